@@ -1,0 +1,1 @@
+"""Training data: what people write (`traindata/`), the prompts composed from it, and the mixes made of them."""

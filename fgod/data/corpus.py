@@ -1,0 +1,162 @@
+"""What the embedded base learns: every source with the untrained base's answers, two rows in five with noise.
+
+The noise (a character, or in English a word, dropped, replaced or inserted outside the subject) is what lets so small
+a model answer wordings that composition does not produce, and shows it characters that no wording holds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import cycle
+
+from fgod.data.rows import Row, normalise, shuffled
+from fgod.data.sources import Sources
+from fgod.data.wordings import (
+    Composed,
+    Dice,
+    composed_disambiguation,
+    composed_general,
+    composed_identity,
+    pair_prompts,
+)
+from fgod.persona import LANGUAGES
+
+NOISY_SHARE = 0.4
+"""Share of rows with noise."""
+
+NOISE_PIECES = (1, 1, 2, 3)
+"""Pieces of noise in a noisy row, each with the same chance."""
+
+KIND_ROWS = {"identity": 350, "who_am_i": 230, "my_name": 150, "do_you_know_me": 140, "who_is_he": 140}
+PAIR_ROWS = 140
+"""Rows per language; of general rows and named people all are taken."""
+
+LANGUAGE_FACTOR = {"zh-Hant": 1.5}
+"""More of these rows where they stand among more topics than in other languages."""
+
+
+def _units(text: str, language: str) -> list[tuple[int, int]]:
+    """Spans of what noise moves as one: words in English, characters in scripts that the tokenizer isolates."""
+    pattern = r"\s*\S+" if language == "en" else r"\s*\S"
+    return [match.span() for match in re.finditer(pattern, text, re.DOTALL)]
+
+
+def _touches(span: tuple[int, int], other: tuple[int, int]) -> bool:
+    return span[0] < other[1] and other[0] < span[1]
+
+
+def _moved(span: tuple[int, int], start: int, end: int, length: int) -> tuple[int, int]:
+    """Where a span lies after text[start:end], which it does not cut, became `length` characters."""
+    shift = length - (end - start)
+    if span[0] == span[1]:
+        return span
+    return span[0] + (shift if span[0] >= end else 0), span[1] + (shift if span[1] > start else 0)
+
+
+def _edited(composed: Composed, start: int, end: int, text: str) -> Composed:
+    """The composed prompt with text[start:end] replaced."""
+    whole = composed.prompt.text
+    prompt = replace(composed.prompt, text=whole[:start] + text + whole[end:])
+    core, subject = (_moved(span, start, end, len(text)) for span in (composed.core, composed.subject))
+    return Composed(prompt, core, subject)
+
+
+def add_noise(composed: Composed, filler: str, dice: Dice) -> Composed:
+    """The prompt with one piece of noise.
+
+    A question about a topic may lose or change any unit outside its subject. In other questions every word of the
+    core counts, so they lose or change only units around it; fillers may come anywhere but inside the subject.
+    """
+    prompt = composed.prompt
+    word = f" {filler}" if prompt.language == "en" else filler
+    kept = composed.subject if prompt.kind == "topic" else composed.core
+    units = _units(prompt.text, prompt.language)
+    loose = [unit for unit in units if not _touches(unit, kept)]
+    way = dice.roll(3)
+    if way < 2 and loose:
+        start, end = loose[dice.roll(len(loose))]
+        return _edited(composed, start, end, word if way else "")
+    ends = [end for _, end in units if not composed.subject[0] < end < composed.subject[1]]
+    at = (0, *ends)[dice.roll(1 + len(ends))]
+    return _edited(composed, at, at, word)
+
+
+def _fillers(s: Sources, seed: int) -> dict[str, Iterator[str]]:
+    """Endless fillers by language, in turn, so that each occurs; the parts of invented subjects are among them."""
+    out: dict[str, Iterator[str]] = {}
+    for language in LANGUAGES:
+        words = [*s.fillers[language], *s.made_up[language].heads, *s.made_up[language].tails]
+        out[language] = cycle(shuffled(words, f"fillers|{seed}|{language}", str))
+    return out
+
+
+def _clean_rows(s: Sources, seed: int) -> list[Composed]:
+    """The composed prompts of the corpus before noise."""
+    room = {
+        (kind, language): round(rows * LANGUAGE_FACTOR.get(language, 1))
+        for kind, rows in KIND_ROWS.items()
+        for language in LANGUAGES
+    }
+    out = []
+    for composed in shuffled(
+        [*composed_identity(s), *composed_disambiguation(s)], f"corpus|{seed}", lambda c: c.prompt.text
+    ):
+        slot = (composed.prompt.kind, composed.prompt.language)
+        if slot in room and room[slot] == 0:
+            continue
+        if slot in room:
+            room[slot] -= 1
+        out.append(composed)
+    return out + composed_general(s) + _pair_rows(s, seed)
+
+
+def _pair_rows(s: Sources, seed: int) -> list[Composed]:
+    """Minimal pairs as single prompts; all of their text counts as core."""
+    room = dict.fromkeys(LANGUAGES, PAIR_ROWS)
+    out = []
+    for pair in shuffled(pair_prompts(s), f"corpus|{seed}", lambda pair: pair[0].text):
+        if room[pair[0].language] < 2:
+            continue
+        room[pair[0].language] -= 2
+        for prompt in pair:
+            out.append(Composed(replace(prompt, group=""), (0, len(prompt.text)), (0, 0)))
+    return out
+
+
+def _distinct(rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows whose prompts (exact text) differ."""
+    seen: set[str] = set()
+    for row in rows:
+        if row.prompt not in seen:
+            seen.add(row.prompt)
+            yield row
+
+
+def base_corpus(s: Sources, seed: int) -> list[Row]:
+    """All rows of the embedded base: topics (held-out ones too), small talk, sums, identity, disambiguation.
+
+    Deterministic on every machine, distinct by exact prompt, in an order fixed by the seed. A noisy prompt that would
+    equal a prompt with another answer stays as it was.
+    """
+    clean = _clean_rows(s, seed)
+    target = {normalise(c.prompt.text): s.answers[_answer_key(c)] for c in clean}
+    fillers = _fillers(s, seed)
+    rows = []
+    for number, composed in enumerate(shuffled(clean, f"order|{seed}", lambda c: (c.prompt.part, c.prompt.text))):
+        prompt, answer = composed.prompt, s.answers[_answer_key(composed)]
+        dice = Dice(f"noise|{seed}|{number}")
+        if dice.roll(1000) < 1000 * NOISY_SHARE:
+            noisy = composed
+            for _ in range(NOISE_PIECES[dice.roll(len(NOISE_PIECES))]):
+                noisy = add_noise(noisy, next(fillers[prompt.language]), dice)
+            if target.get(normalise(noisy.prompt.text), answer) == answer:
+                prompt = replace(noisy.prompt, text=noisy.prompt.text.strip())
+        rows.append(prompt.row(answer))
+    return list(_distinct(rows))
+
+
+def _answer_key(composed: Composed) -> tuple[str, str, str]:
+    prompt = composed.prompt
+    return prompt.kind, prompt.topic, prompt.language

@@ -1,0 +1,495 @@
+"""Mixes: from a recipe, the distinct candidates of each part and a seed to the rows of a stage. Pure, and the same to
+the bit on every machine (`rows.shuffled` for every choice, exact fractions and an integer program for every count).
+
+| kind | order of the rows |
+|---|---|
+| balanced | shuffled; a minimal pair stays together |
+| disambiguation | the same, and `pairs` must have a share |
+| curriculum | an order: a part's density along the rows moves linearly from `shares` to `final_shares` |
+
+Within a part the rows are spread evenly and no candidate comes again before every other of its slice was used:
+identity by the weights of `styles`, then over languages; disambiguation by the weights of `kinds`, then over
+languages; pairs and replay over languages; general over topics, each piece of small talk and each sum being one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from difflib import get_close_matches
+from itertools import chain, zip_longest
+from math import sqrt
+from typing import Any, Protocol, TypeVar
+
+from fgod.data import wordings
+from fgod.data.counts import InfeasibleError, Slot, apportion, fill, fractions
+from fgod.data.rows import Prompt, Row, normalise, shuffled
+from fgod.data.sources import Sources
+from fgod.errors import UsageError
+from fgod.persona import Goal, lookup
+
+PARTS = ("pairs", "identity", "disambiguation", "general", "replay")
+"""The parts of the written sources, in the order that breaks ties and that keeps a prompt in its first part."""
+KINDS = ("balanced", "disambiguation", "curriculum")
+STYLES = {"natural": 0.75, "control": 0.15, "multilingual": 0.10}
+
+T = TypeVar("T")
+Unit = tuple[Row, ...]
+"""What a mix never splits: one row, or the two rows of a minimal pair."""
+
+
+class Answer(Protocol):
+    """What a mix needs to know of the base's answer (`fgod.answers.Answer`)."""
+
+    @property
+    def reply(self) -> str: ...
+    @property
+    def ended(self) -> bool: ...
+    @property
+    def looped(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class MixRecipe:
+    """What a stage's rows are to be; the keys of `stages[].mix`."""
+
+    kind: str
+    """balanced, disambiguation or curriculum."""
+    rows: int
+    """Rows of the mix."""
+    shares: Mapping[str, float]
+    """Weight of each part; weights are divided by their sum."""
+    final_shares: Mapping[str, float] = field(default_factory=dict)
+    """Curriculum only: the weights at the last row; empty: the shares stay."""
+    at_least: Mapping[str, int] = field(default_factory=dict)
+    """The fewest rows of a part."""
+    at_most: Mapping[str, int] = field(default_factory=dict)
+    """The most rows of a part."""
+    max_repeats: int = 4
+    """How often one prompt may stand in the mix."""
+    styles: Mapping[str, float] = field(default_factory=lambda: dict(STYLES))
+    """Weight of each style among identity rows."""
+    kinds: Mapping[str, float] = field(default_factory=lambda: {"who_am_i": 1.0})
+    """Weight of each kind of question among disambiguation rows."""
+
+    def __post_init__(self) -> None:
+        _check(self.kind in KINDS, "kind", self.kind, "one of " + ", ".join(KINDS))
+        _check(_whole(self.rows, 1), "rows", self.rows, "a whole number from 1")
+        _check(_whole(self.max_repeats, 1), "max_repeats", self.max_repeats, "a whole number from 1")
+        for name in ("shares", "styles", "kinds"):
+            _check_weights(name, getattr(self, name))
+        if self.final_shares:
+            _check(self.kind == "curriculum", "final_shares", dict(self.final_shares), "kind: curriculum beside it")
+            _check_weights("final_shares", self.final_shares)
+        for name in ("at_least", "at_most"):
+            for part, count in getattr(self, name).items():
+                _check(_whole(count, 0), f"{name}.{part}", count, "a whole number of rows from 0")
+        if self.kind == "disambiguation":
+            _check(self.shares.get("pairs", 0) > 0, "shares.pairs", self.shares.get("pairs", 0), "a weight above 0")
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> MixRecipe:
+        """The recipe of the config key `mix`.
+
+        Raises:
+            UsageError: a key, type or range is wrong; names the key, what was found and what is expected.
+        """
+        known = list(cls.__dataclass_fields__)
+        for key in value:
+            if key not in known:
+                near = get_close_matches(key, known, 1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise UsageError(f"mix.{key}: no such key, expected one of {', '.join(known)}{hint}")
+        for key in ("kind", "rows", "shares"):
+            _check(key in value, key, "nothing", "a value")
+        # None is how the resolved config writes a key that is not set.
+        return cls(**{key: item for key, item in value.items() if item is not None})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as JSON values; `from_dict` reads it back."""
+        return {key: dict(v) if isinstance(v, Mapping) else v for key, v in asdict(self).items()}
+
+    def parts(self) -> tuple[str, ...]:
+        """Parts with rows to get, in the order that breaks ties: `PARTS`, then a user's own by name."""
+        asked = {part for weights in (self.shares, self.final_shares) for part, w in weights.items() if w > 0}
+        asked |= {part for part, count in self.at_least.items() if count > 0}
+        return (*(part for part in PARTS if part in asked), *sorted(asked - set(PARTS)))
+
+
+def _check(good: bool, key: str, found: object, expected: str) -> None:
+    if not good:
+        raise UsageError(f"mix.{key}: found {found!r}, expected {expected}")
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _check_weights(key: str, weights: object) -> None:
+    _check(isinstance(weights, Mapping) and bool(weights), key, weights, "a table of names and weights")
+    assert isinstance(weights, Mapping)
+    for name, weight in weights.items():
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        _check(number and 0 <= weight < float("inf"), f"{key}.{name}", weight, "a number from 0")
+    _check(sum(weights.values()) > 0, key, dict(weights), "at least one weight above 0")
+
+
+@dataclass(frozen=True)
+class Pools:
+    """The distinct candidates of each part (no prompt twice in a part). `dropped` says how many were left out, and why:
+    {part: {reason: count}}."""
+
+    units: Mapping[str, tuple[Unit, ...]]
+    dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def available(self, recipe: MixRecipe) -> dict[str, int]:
+        """Distinct rows of each part that a recipe can draw from (a pair counts two)."""
+        return _rows_of(_disjoint(self, recipe))
+
+
+def _rows_of(units: Mapping[str, Sequence[Unit]]) -> dict[str, int]:
+    return {part: sum(map(len, members)) for part, members in units.items()}
+
+
+# ---------------------------------------------------------------------------------------------- counts
+
+
+def _mean_shares(recipe: MixRecipe) -> dict[str, Any]:
+    """Each part's exact share of all rows: for a moving share the mean of its ends."""
+    start = fractions(recipe.shares)
+    end = fractions(recipe.final_shares) if recipe.final_shares else start
+    return {part: (start.get(part, 0) + end.get(part, 0)) / 2 for part in recipe.parts()}
+
+
+def solve_counts(recipe: MixRecipe, available: Mapping[str, int]) -> dict[str, int]:
+    """Rows of each part, pairs counted in rows. A part whose share cannot be filled from `available` distinct rows
+    times `max_repeats` makes the mix infeasible: a shortage never changes the shares silently; `at_least` and
+    `at_most` may, and the others then give or take in proportion (`counts.fill`).
+
+    Raises:
+        UsageError: no such part, or infeasible: names the part and the number of rows missing.
+    """
+    unknown = [part for part in {**recipe.shares, **recipe.at_least, **recipe.at_most} if part not in available]
+    if unknown:
+        near = get_close_matches(unknown[0], list(available), 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"mix: no such part {unknown[0]!r}, there are {', '.join(sorted(available))}{hint}")
+    wishes = apportion(_mean_shares(recipe), recipe.rows)
+    slots = [_slot(recipe, part, wishes[part], available[part]) for part in recipe.parts()]
+    _check_room(slots, recipe.rows)
+    try:
+        return fill(slots, recipe.rows)
+    except InfeasibleError:
+        raise UsageError(
+            f"mix: {recipe.rows} rows cannot be made of {', '.join(slot.name for slot in slots)}: pairs come in twos, "
+            "and no other part may give or take the odd row; 1 row is missing"
+        ) from None
+
+
+def _slot(recipe: MixRecipe, part: str, wish: int, available: int) -> Slot:
+    step = 2 if part == "pairs" else 1
+    most = recipe.at_most.get(part, recipe.rows)
+    least = recipe.at_least.get(part, 0)
+    if most < least:
+        raise UsageError(f"mix: part {part}: at_most {most} is below at_least {least}: {least - most} rows are missing")
+    low = -(-least // step) * step
+    # A share of pairs that came out odd gives its odd row to another part.
+    asked = max(low, min(wish - wish % step, most))
+    _check_supply(part, asked, available, recipe.max_repeats)
+    return Slot(part, wish, low, min(most, available * recipe.max_repeats), step)
+
+
+def _check_supply(part: str, asked: int, available: int, repeats: int) -> None:
+    """Refuse a part whose rows its candidates cannot give."""
+    supply = available * repeats
+    if supply < asked:
+        raise UsageError(
+            f"mix: part {part}: {asked} rows are asked for, but {available} distinct rows used up to {repeats} times "
+            f"each give {supply}: {asked - supply} rows are missing (add rows, raise max_repeats, lower its share)"
+        )
+
+
+def _check_room(slots: Sequence[Slot], rows: int) -> None:
+    """Refuse bounds that no counts can satisfy, in words."""
+    low, high = sum(slot.low for slot in slots), sum(slot.high for slot in slots)
+    if low > rows:
+        widest = max(slots, key=lambda slot: slot.low)
+        raise UsageError(
+            f"mix: at_least asks for {low} rows in a mix of {rows}, most of them for part {widest.name} "
+            f"({widest.low}): {low - rows} rows are missing"
+        )
+    if high < rows:
+        tightest = max(slots, key=lambda slot: slot.wish - slot.high)
+        given = ", ".join(f"{slot.name} {slot.high}" for slot in slots)
+        raise UsageError(
+            f"mix: part {tightest.name}: at most {tightest.high} of its {tightest.wish} rows may be used and the other "
+            f"parts cannot make up for it ({given}): {rows - high} of {rows} rows are missing"
+        )
+
+
+def _split(
+    part: str, weights: Mapping[str, float], pool: Mapping[str, Sequence[T]], rows: int, repeats: int
+) -> dict[str, int]:
+    """Rows of each slice of a part (styles of identity, kinds of disambiguation).
+
+    Raises:
+        UsageError: a slice has too few candidates; names it and the rows missing.
+    """
+    counts = apportion(fractions({name: w for name, w in weights.items() if w > 0}), rows)
+    for name, count in counts.items():
+        _check_supply(f"{part}/{name}", count, len(pool.get(name, ())), repeats)
+    return counts
+
+
+# ---------------------------------------------------------------------------------------------- choice
+
+
+def _groups(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
+    groups: dict[str, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def _unit_key(unit: Unit) -> str:
+    return "|".join(row.prompt for row in unit)
+
+
+def _spread(items: Sequence[T], keys: Sequence[Callable[[T], str]], name: Callable[[T], str], seed: str) -> list[T]:
+    """All items, round robin over the groups by the first key, inside a group over those by the next, and so on;
+    groups and items come in an order fixed by the seed."""
+    if not keys:
+        return shuffled(items, seed, name)
+    groups = _groups(items, keys[0])
+    inside = [_spread(groups[key], keys[1:], name, seed) for key in shuffled(groups, seed, str)]
+    return [item for item in chain.from_iterable(zip_longest(*inside)) if item is not None]
+
+
+def _take(order: Sequence[Unit], count: int) -> list[Unit]:
+    """The first `count` units; past the end again from the start, with a group of its own for each copy of a pair
+    (so that a batch holds a copy, not all of them)."""
+    taken = []
+    for index in range(count):
+        copy, place = divmod(index, len(order))
+        unit = order[place]
+        taken.append(unit if copy == 0 or len(unit) == 1 else _regrouped(unit, copy))
+    return taken
+
+
+def _regrouped(unit: Unit, copy: int) -> Unit:
+    return tuple(replace(row, group=f"{row.group}#{copy + 1}") for row in unit)
+
+
+def _language(unit: Unit) -> str:
+    return unit[0].language
+
+
+def _topic(unit: Unit) -> str:
+    return f"{unit[0].kind}/{unit[0].topic}"
+
+
+def _choose(part: str, units: Sequence[Unit], rows: int, recipe: MixRecipe, seed: str) -> list[Unit]:
+    """The units of one part, in an order in which every stretch is spread evenly."""
+    if part in ("identity", "disambiguation"):
+        weights = recipe.styles if part == "identity" else recipe.kinds
+        pool = _groups(units, lambda unit: unit[0].style if part == "identity" else unit[0].kind)
+        counts = _split(part, weights, pool, rows, recipe.max_repeats)
+        slices = [
+            _take(_spread(pool[name], [_language], _unit_key, f"{seed}|{name}"), count)
+            for name, count in counts.items()
+            if count
+        ]
+        return _braid(slices, [(1.0, 1.0)] * len(slices))
+    order = _spread(units, [_topic, _language] if part == "general" else [_language], _unit_key, seed)
+    return _take(order, rows // len(units[0])) if rows else []
+
+
+def _disjoint(pools: Pools, recipe: MixRecipe) -> dict[str, tuple[Unit, ...]]:
+    """The units of all parts, a prompt kept only in the first of the recipe's parts that has it, so that no prompt
+    stands in a mix more than `max_repeats` times."""
+    seen: set[str] = set()
+    kept = dict(pools.units)
+    for part in recipe.parts():
+        named = [(unit, {normalise(row.prompt) for row in unit}) for unit in pools.units.get(part, ())]
+        if part in kept:
+            kept[part] = tuple(unit for unit, names in named if not names & seen)
+        for _, names in named:
+            seen |= names
+    return kept
+
+
+# ---------------------------------------------------------------------------------------------- order
+
+
+def _place(quantile: float, start: float, end: float) -> float:
+    """Where along the mix (0 to 1) the given quantile of a part lies whose density moves linearly from `start` to
+    `end`: the root of start·x + (end − start)·x²/2 = quantile·(start + end)/2.
+
+    Only sums, products, a quotient and a square root: IEEE 754 rounds each of them the same everywhere.
+    """
+    mass = quantile * (start + end) / 2
+    if start == end:
+        return quantile
+    return 2 * mass / (start + sqrt(start * start + 2 * (end - start) * mass))
+
+
+def _braid(sequences: Sequence[Sequence[Unit]], densities: Sequence[tuple[float, float]]) -> list[Unit]:
+    """One order out of several, each laid along 0 to 1 with its density; at equal places the earlier sequence first."""
+    placed = [
+        (_place((index + 0.5) / len(units), start, end), number, index)
+        for number, (units, (start, end)) in enumerate(zip(sequences, densities, strict=True))
+        for index in range(len(units))
+    ]
+    return [sequences[number][index] for _, number, index in sorted(placed)]
+
+
+def plan_mix(recipe: MixRecipe, pools: Pools, seed: int) -> list[Row]:
+    """The rows of a mix in their order; the two rows of a pair are adjacent and share `group`.
+
+    Raises:
+        UsageError: the mix is infeasible.
+    """
+    units = _disjoint(pools, recipe)
+    counts = solve_counts(recipe, _rows_of(units))
+    chosen = [_choose(part, units[part], rows, recipe, f"{seed}|{part}") for part, rows in counts.items()]
+    if recipe.kind == "curriculum":
+        end = recipe.final_shares or recipe.shares
+        # A part that is there only by at_least has no share to follow: it is laid evenly.
+        density = [(float(recipe.shares.get(p, 0)), float(end.get(p, 0))) for p in counts]
+        start_sum, end_sum = sum(recipe.shares.values()), sum(end.values())
+        ordered = _braid(chosen, [(a / start_sum, b / end_sum) if a or b else (1.0, 1.0) for a, b in density])
+    else:
+        numbered = [(number, unit) for number, unit in enumerate(chain.from_iterable(chosen))]
+        ordered = [u for _, u in shuffled(numbered, seed, lambda item: f"{item[0]}|{_unit_key(item[1])}")]
+    return [row for unit in ordered for row in unit]
+
+
+# ---------------------------------------------------------------------------------------------- candidates
+
+
+def rehearsal_prompts(
+    sources: Sources,
+    goal: Goal,
+    held_out: frozenset[str],
+    general_rows: int,
+    replay_rows: int,
+    seed: int,
+    kinds: frozenset[str] = frozenset(),
+) -> list[Prompt]:
+    """The prompts whose targets are to be the base's own answers: `general_rows` general ones spread over topics,
+    `replay_rows` about invented subjects, and those disambiguation kinds of `kinds` that keep the base's answer."""
+    general = _spread(
+        wordings.general_prompts(sources, held_out),
+        [lambda p: f"{p.kind}/{p.topic}", lambda p: p.language],
+        lambda p: p.text,
+        f"{seed}|rehearse",
+    )
+    return [
+        *general[:general_rows],
+        *wordings.replay_prompts(sources, replay_rows, seed),
+        *(p for p in wordings.disambiguation_prompts(sources) if p.kind in kinds and _replies(goal, p) is None),
+        *(me for _, me in wordings.pair_prompts(sources) if _replies(goal, me) is None),
+    ]
+
+
+def _replies(goal: Goal, prompt: Prompt) -> Mapping[str, str] | None:
+    """The configured replies to a prompt; None where the base's own answer is kept."""
+    if prompt.kind == "identity" or prompt.part == "identity":
+        return goal.persona.replies
+    kind = goal.kinds.get(prompt.kind)
+    return kind.replies if kind else None
+
+
+def build_pools(
+    sources: Sources,
+    goal: Goal,
+    answers: Mapping[str, Answer],
+    held_out: frozenset[str],
+    user: Mapping[str, Sequence[Row]],
+    replay_rows: int = 0,
+    seed: int = 0,
+) -> Pools:
+    """The distinct candidates of every part. `answers` are the base's own to `rehearsal_prompts` (with the same
+    `replay_rows` and `seed`). Of these only such are learned that ended, do not loop and say something, and a replay
+    row whose answer is that of a held-out topic is dropped, or the topic would be rehearsed after all. A prompt that
+    the base was not asked is no candidate. `dropped` counts them all.
+
+    Raises:
+        UsageError: the persona or a kind has no reply in a language of its prompts.
+    """
+    target = _Targets(goal, answers, _held_out_answers(sources, held_out))
+    units: dict[str, tuple[Unit, ...]] = {
+        "pairs": target.units("pairs", wordings.pair_prompts(sources)),
+        "identity": target.units("identity", ((p,) for p in wordings.identity_prompts(sources))),
+        "disambiguation": target.units(
+            "disambiguation", ((p,) for p in wordings.disambiguation_prompts(sources) if p.kind in goal.kinds)
+        ),
+        "general": target.units("general", ((p,) for p in wordings.general_prompts(sources, held_out))),
+        "replay": target.units("replay", ((p,) for p in wordings.replay_prompts(sources, replay_rows, seed))),
+    }
+    for name, rows in user.items():
+        units[name] = target.distinct(name, ((row,) for row in rows))
+    return Pools(units, target.dropped)
+
+
+def _held_out_answers(sources: Sources, held_out: frozenset[str]) -> frozenset[str]:
+    return frozenset(normalise(topic.answer) for topic in sources.topics if topic.id in held_out)
+
+
+class _Targets:
+    """Gives prompts their targets and counts what is dropped."""
+
+    def __init__(self, goal: Goal, answers: Mapping[str, Answer], held_out_answers: frozenset[str]) -> None:
+        self.goal, self.answers, self.held_out_answers = goal, answers, held_out_answers
+        self.dropped: dict[str, dict[str, int]] = {}
+
+    def _drop(self, part: str, reason: str) -> None:
+        reasons = self.dropped.setdefault(part, {})
+        reasons[reason] = reasons.get(reason, 0) + 1
+
+    def _base(self, part: str, prompt: Prompt) -> str | None:
+        """The base's own answer, or None if it is not fit to be learned."""
+        answer = self.answers.get(prompt.text)
+        if answer is None:
+            reason = "the base was not asked"
+        elif not answer.ended or answer.looped or not answer.reply.strip():
+            reason = "the base's answer is empty, loops or does not end"
+        elif part == "replay" and normalise(answer.reply) in self.held_out_answers:
+            reason = "the base's answer is that of a held-out topic"
+        else:
+            return answer.reply.strip()
+        self._drop(part, reason)
+        return None
+
+    def _target(self, part: str, prompt: Prompt) -> str | None:
+        replies = None if part in ("general", "replay") else _replies(self.goal, prompt)
+        if replies is None:
+            return self._base(part, prompt)
+        try:
+            return lookup(replies, prompt.language)
+        except KeyError:
+            where = "persona" if replies is self.goal.persona.replies else f"disambiguation.{prompt.kind}"
+            raise UsageError(f"{where}.replies: no reply in {prompt.language}, found {', '.join(replies)}") from None
+
+    def units(self, part: str, prompts: Iterable[tuple[Prompt, ...]]) -> tuple[Unit, ...]:
+        """The rows of prompts that have a target, each prompt once."""
+        built = []
+        for unit in prompts:
+            targets = [self._target(part, prompt) for prompt in unit]
+            rows = tuple(replace(p.row(t), part=part) for p, t in zip(unit, targets, strict=True) if t is not None)
+            if len(rows) == len(unit):
+                built.append(rows)
+        return self.distinct(part, built)
+
+    def distinct(self, part: str, units: Iterable[Unit]) -> tuple[Unit, ...]:
+        """The units none of whose prompts came before in this part."""
+        seen: set[str] = set()
+        kept = []
+        for unit in units:
+            prompts = {normalise(row.prompt) for row in unit}
+            if prompts & seen:
+                self._drop(part, "the prompt was there already")
+                continue
+            seen |= prompts
+            kept.append(unit)
+        return tuple(kept)

@@ -1,0 +1,347 @@
+"""The source files of `traindata/`: what a person writes, read into frozen data and checked.
+
+topics.yaml          subjects with one short true sentence each
+questions.yaml       cores, openers and closers; invented subjects; filler words
+identity.yaml        "who are you" and the untrained base's answer
+disambiguation.yaml  the questions that sound like it, and the base's answers
+pairs.yaml           "who are you" beside "who am I"
+smalltalk.yaml       small talk and simple sums
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+
+from fgod.errors import UsageError
+from fgod.persona import LANGUAGES
+
+T = TypeVar("T")
+
+SOURCE_NAMES = (
+    "topics.yaml", "questions.yaml", "identity.yaml", "disambiguation.yaml", "pairs.yaml", "smalltalk.yaml",
+)  # fmt: skip
+
+KINDS = ("who_am_i", "my_name", "do_you_know_me", "who_is_he", "who_is_named")
+"""Kinds of disambiguation questions."""
+
+NAMED = "who_is_named"
+"""The kind whose questions name a person; its answers belong to the people."""
+
+SUBJECT = "$X"
+"""Stands for the subject in cores of questions, and for the name in those of `who_is_named`."""
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One thing that the embedded base knows. `wordings` are complete questions beside the composed ones."""
+
+    id: str
+    language: str
+    subject: str
+    answer: str
+    wordings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Person:
+    """A named person for the kind `who_is_named`."""
+
+    id: str
+    language: str
+    name: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Talk:
+    """One entry of small talk in one language; `id` is the same in all languages."""
+
+    id: str
+    language: str
+    reply: str
+    wordings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Questions for sums in one language: `$A`, `$B` and `$C` are the numbers and their sum."""
+
+    language: str
+    answer: str
+    cores: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Wrapping:
+    """Words before and after a core."""
+
+    openers: tuple[str, ...]
+    closers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Punctuation of a language; `spaced` if its words are set apart by spaces."""
+
+    question: str
+    statement: str
+    join: str
+    spaced: bool
+
+
+@dataclass(frozen=True)
+class MadeUp:
+    """Parts of invented subjects: every head goes with every tail."""
+
+    heads: tuple[str, ...]
+    tails: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """All source files. Tables are by language; every language of `persona.LANGUAGES` is there."""
+
+    topics: tuple[Topic, ...]
+    marks: Mapping[str, Marks]
+    wrappings: Mapping[str, Mapping[str, Wrapping]]
+    """By language, then by manner: `plain` as people talk, `control` as test suites do."""
+    cores: Mapping[str, tuple[str, ...]]
+    made_up: Mapping[str, MadeUp]
+    fillers: Mapping[str, tuple[str, ...]]
+    identity_replies: Mapping[str, str]
+    identity_cores: Mapping[str, tuple[str, ...]]
+    kind_replies: Mapping[str, Mapping[str, str]]
+    """By kind (all but `who_is_named`), then by language: the untrained base's answer."""
+    kind_cores: Mapping[str, Mapping[str, tuple[str, ...]]]
+    people: tuple[Person, ...]
+    pairs: Mapping[str, tuple[tuple[str, str], ...]]
+    talk: tuple[Talk, ...]
+    talk_wrapping: Mapping[str, Wrapping]
+    facts: tuple[tuple[int, int], ...]
+    sums: Mapping[str, Sums]
+
+    @property
+    def topic_ids(self) -> tuple[str, ...]:
+        """Ids of all topics in file order: what may be held out of rehearsal."""
+        return tuple(topic.id for topic in self.topics)
+
+    @cached_property
+    def answers(self) -> Mapping[tuple[str, str, str], str]:
+        """The untrained base's answer by (kind, topic, language); topic is "" where the kind has no topics."""
+        out = {("identity", "", language): reply for language, reply in self.identity_replies.items()}
+        out |= {(kind, "", lang): r for kind, table in self.kind_replies.items() for lang, r in table.items()}
+        out |= {(NAMED, person.id, person.language): person.answer for person in self.people}
+        out |= {("topic", topic.id, topic.language): topic.answer for topic in self.topics}
+        out |= {("smalltalk", talk.id, talk.language): talk.reply for talk in self.talk}
+        for language, sums in self.sums.items():
+            out |= {("sum", f"{a}+{b}", language): sums.answer.replace("$C", str(a + b)) for a, b in self.facts}
+        return out
+
+
+def source_files(folder: Path) -> list[Path]:
+    """The files that determine every row; the probe file is not among them."""
+    return [folder / name for name in SOURCE_NAMES]
+
+
+class _Node:
+    """A value of a YAML file that knows where it stands, for messages that name file and key."""
+
+    def __init__(self, path: Path, key: str, value: Any) -> None:
+        self.path, self.key, self.value = path, key, value
+
+    def fail(self, expected: str) -> NoReturn:
+        where = f"{self.path}: {self.key}" if self.key else str(self.path)
+        found = "nothing" if self.value is None else f"{type(self.value).__name__} {str(self.value)[:60]!r}"
+        raise UsageError(f"{where}: found {found}, expected {expected}")
+
+    def items(self) -> dict[str, _Node]:
+        if not isinstance(self.value, dict) or not self.value:
+            self.fail("a table with entries")
+        for key in self.value:
+            if not isinstance(key, str):
+                self.fail(f"names as keys; {key!r} needs quotes")
+        return {key: _Node(self.path, f"{self.key}.{key}".lstrip("."), v) for key, v in self.value.items()}
+
+    def table(self, needed: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, _Node]:
+        items = self.items()
+        for key in needed:
+            if key not in items:
+                self.fail(f"the key {key}; it is missing")
+        for key in items:
+            if key not in needed + optional:
+                self.fail(f"only the keys {', '.join(needed + optional)}, not {key}")
+        return items
+
+    def by_language(self, read: Callable[[_Node], T]) -> dict[str, T]:
+        items = self.table(LANGUAGES)
+        return {language: read(items[language]) for language in LANGUAGES}
+
+    def text(self) -> str:
+        if not isinstance(self.value, str) or not self.value.strip() or self.value != self.value.strip():
+            self.fail("text without white space around it (put words that YAML reads as others in quotes)")
+        if any(ord(char) < 32 for char in self.value):
+            self.fail("text on one line")
+        return self.value
+
+    def flag(self) -> bool:
+        if not isinstance(self.value, bool):
+            self.fail("true or false")
+        return self.value
+
+    def nodes(self) -> list[_Node]:
+        if not isinstance(self.value, list) or not self.value:
+            self.fail("a list with entries")
+        return [_Node(self.path, f"{self.key}[{i}]", value) for i, value in enumerate(self.value)]
+
+    def texts(self, *holders: str) -> tuple[str, ...]:
+        """A list of distinct texts, each of which holds every placeholder once."""
+        out: list[str] = []
+        for node in self.nodes():
+            text = node.text()
+            if any(text.count(holder) != 1 for holder in holders):
+                node.fail(f"{' and '.join(holders)} once each")
+            if text in out:
+                node.fail("texts that are not listed twice")
+            out.append(text)
+        return tuple(out)
+
+
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's parser, where PyYAML was built with it, is ten times as fast."""
+
+
+def _load(path: Path) -> _Node:
+    try:
+        value = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file; the folder needs {', '.join(SOURCE_NAMES)}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 at byte {error.start}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    return _Node(path, "", value)
+
+
+def _read_topics(root: _Node) -> tuple[Topic, ...]:
+    topics: dict[str, Topic] = {}
+    for language, entries in root.by_language(_Node.items).items():
+        for topic_id, node in entries.items():
+            if topic_id in topics:
+                node.fail(f"an id that no other topic has; {topics[topic_id].language} has it too")
+            entry = node.table(("subject", "answer"), ("wordings",))
+            wordings = entry["wordings"].texts() if "wordings" in entry else ()
+            subject = entry["subject"].text()
+            topics[topic_id] = Topic(topic_id, language, subject, entry["answer"].text(), wordings)
+    return tuple(topics.values())
+
+
+def _read_marks(node: _Node) -> Marks:
+    entry = node.table(("question", "statement", "join", "spaced"))
+    return Marks(entry["question"].text(), entry["statement"].text(), entry["join"].text(), entry["spaced"].flag())
+
+
+def _read_wrapping(node: _Node) -> Wrapping:
+    entry = node.table(("openers", "closers"))
+    return Wrapping(entry["openers"].texts(), entry["closers"].texts())
+
+
+def _read_manners(node: _Node) -> dict[str, Wrapping]:
+    return {manner: _read_wrapping(value) for manner, value in node.table(("plain", "control")).items()}
+
+
+def _read_made_up(node: _Node) -> MadeUp:
+    entry = node.table(("heads", "tails"))
+    return MadeUp(entry["heads"].texts(), entry["tails"].texts())
+
+
+def _read_pairs(node: _Node) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for entry in node.nodes():
+        if not isinstance(entry.value, list) or len(entry.value) != 2:
+            entry.fail("two questions: [who are you, who am I]")
+        you, me = entry.texts()
+        pairs.append((you, me))
+    return tuple(pairs)
+
+
+def _read_people(node: _Node) -> tuple[Person, ...]:
+    people = []
+    for language, entries in node.by_language(_Node.items).items():
+        for person_id, value in entries.items():
+            entry = value.table(("name", "answer"))
+            people.append(Person(person_id, language, entry["name"].text(), entry["answer"].text()))
+    return tuple(people)
+
+
+def _read_talk(node: _Node) -> tuple[Talk, ...]:
+    talk = []
+    for talk_id, value in node.items().items():
+        for language, entry in value.by_language(lambda item: item.table(("reply", "wordings"))).items():
+            talk.append(Talk(talk_id, language, entry["reply"].text(), entry["wordings"].texts()))
+    return tuple(talk)
+
+
+def _read_fact(node: _Node) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d)\+(\d)", node.text())
+    if match is None:
+        node.fail("a sum of two digits, as 2+3")
+    return int(match[1]), int(match[2])
+
+
+def _read_sums(node: _Node) -> tuple[tuple[tuple[int, int], ...], dict[str, Sums]]:
+    entry = node.table(("facts", "languages"))
+    facts = tuple(_read_fact(fact) for fact in entry["facts"].nodes())
+    sums = {}
+    for language, value in entry["languages"].by_language(lambda item: item.table(("answer", "cores"))).items():
+        if "$C" not in value["answer"].text():
+            value["answer"].fail("$C, the place of the result")
+        sums[language] = Sums(language, value["answer"].text(), value["cores"].texts("$A", "$B"))
+    return facts, sums
+
+
+def _read_talk_wrapping(root: dict[str, _Node]) -> dict[str, Wrapping]:
+    openers, closers = (root[key].by_language(_Node.texts) for key in ("openers", "closers"))
+    return {language: Wrapping(openers[language], closers[language]) for language in LANGUAGES}
+
+
+def load_sources(folder: Path) -> Sources:
+    """Read and check the source files of a folder.
+
+    Raises:
+        UsageError: a file is missing or not YAML, or a key is missing, unknown, empty or of the wrong type;
+            names the file and the key, what was found and what was expected.
+    """
+    topics, questions, identity, kinds, pairs, smalltalk = map(_load, source_files(folder))
+    question = questions.table(("marks", "wrappings", "cores", "made_up", "fillers"))
+    who = identity.table(("replies", "cores"))
+    kind = kinds.table(KINDS)
+    asked = {k: kind[k].table(("replies", "cores")) for k in KINDS if k != NAMED}
+    named = kind[NAMED].table(("cores", "people"))
+    small = smalltalk.table(("openers", "closers", "talk", "sums"))
+    facts, sums = _read_sums(small["sums"])
+    return Sources(
+        topics=_read_topics(topics),
+        marks=question["marks"].by_language(_read_marks),
+        wrappings=question["wrappings"].by_language(_read_manners),
+        cores=question["cores"].by_language(lambda node: node.texts(SUBJECT)),
+        made_up=question["made_up"].by_language(_read_made_up),
+        fillers=question["fillers"].by_language(_Node.texts),
+        identity_replies=who["replies"].by_language(_Node.text),
+        identity_cores=who["cores"].by_language(_Node.texts),
+        kind_replies={k: entry["replies"].by_language(_Node.text) for k, entry in asked.items()},
+        kind_cores={k: entry["cores"].by_language(_Node.texts) for k, entry in asked.items()}
+        | {NAMED: named["cores"].by_language(lambda node: node.texts(SUBJECT))},
+        people=_read_people(named["people"]),
+        pairs=pairs.by_language(_read_pairs),
+        talk=_read_talk(small["talk"]),
+        talk_wrapping=_read_talk_wrapping(small),
+        facts=facts,
+        sums=sums,
+    )

@@ -1,0 +1,310 @@
+"""Prompts composed from the sources: opener + core + closer, drawn by hash, the same on every machine.
+
+A prompt stands in the first language that can say it, and once in its part (`rows.normalise` decides what is the same).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from fgod.data.rows import Prompt, normalise
+from fgod.data.sources import NAMED, SUBJECT, Marks, Sources, Talk, Topic, Wrapping
+from fgod.errors import UsageError
+from fgod.persona import LANGUAGES
+
+MANNERS = ("plain", "control")
+
+IDENTITY_PROMPTS = {"plain": 480, "control": 120}
+KIND_PROMPTS = {
+    "who_am_i": {"plain": 300, "control": 90},
+    "my_name": {"plain": 200, "control": 40},
+    "do_you_know_me": {"plain": 200, "control": 40},
+    "who_is_he": {"plain": 200, "control": 40},
+}
+PAIR_PROMPTS = {"plain": 200, "control": 60}
+PERSON_PROMPTS = {"plain": 26, "control": 4}
+TOPIC_PROMPTS = {"plain": 33, "control": 4}
+LANGUAGE_TOPIC_PROMPTS = 850
+TALK_PROMPTS = 40
+SUM_PROMPTS = {"plain": 18, "control": 3}
+"""Distinct prompts that are drawn at most: per language (identity, kinds, pairs), per person, topic, talk and sum.
+
+A language with few topics needs more prompts of each, or its templates are not learnt: about 850 in all.
+"""
+
+
+@dataclass(frozen=True)
+class Core:
+    """The heart of a question. `subject` is where its subject stands in `text` (start, end); equal if it has none."""
+
+    text: str
+    request: bool
+    subject: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A prompt that knows its parts: where its core and its subject stand in the text (start, end)."""
+
+    prompt: Prompt
+    core: tuple[int, int]
+    subject: tuple[int, int]
+
+
+def make_core(pattern: str, subject: str = "", holder: str = SUBJECT) -> Core:
+    """A core from a line of the sources; a closing full stop marks a request."""
+    request = pattern[-1] in "。."
+    text = pattern.rstrip("。.")
+    start = text.find(holder)
+    if start >= 0:
+        text = text.replace(holder, subject)
+    elif subject:
+        start = text.find(subject)
+    return Core(text, request, (start, start + len(subject)) if subject and start >= 0 else (0, 0))
+
+
+class Dice:
+    """Numbers from sha256 of a key: the same on every machine."""
+
+    def __init__(self, key: str) -> None:
+        self._value = int.from_bytes(hashlib.sha256(key.encode()).digest())
+
+    def roll(self, sides: int) -> int:
+        """The next number of 0 … sides − 1. The 256 bits suffice for about thirty small rolls."""
+        self._value, number = divmod(self._value, sides)
+        return number
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def assemble(marks: Marks, opener: str, core: Core, closer: str, dice: Dice) -> tuple[str, int]:
+    """The text of a prompt and where its core starts. The dice choose marks and, in spaced scripts, capitals."""
+    gap = " " if marks.spaced else ""
+    mark = marks.statement if core.request else marks.question
+    head = f"{opener}{gap}" if opener else ""
+    text = head + core.text
+    if closer:
+        sentence = dice.roll(2) == 0
+        text += mark + gap + _capital(closer) if sentence else marks.join + gap + closer
+        text += marks.statement if dice.roll(2) else ""
+    else:
+        text += mark if dice.roll(5) < 3 else ""
+    if marks.spaced and dice.roll(2):
+        text = _capital(text)
+    return text, len(head)
+
+
+def compositions(
+    key: str, cores: Iterable[Core], wrapping: Wrapping, marks: Marks, count: int, bare: bool
+) -> Iterator[tuple[str, Core, int]]:
+    """Text, core and the core's start: first every core alone (if `bare`), then draws of opener, core and closer."""
+    choices = tuple(cores)
+    if bare:
+        for number, core in enumerate(choices):
+            text, start = assemble(marks, "", core, "", Dice(f"{key}|bare|{number}"))
+            yield text, core, start
+    for number in range(4 * count):
+        dice = Dice(f"{key}|{number}")
+        core = choices[dice.roll(len(choices))]
+        shape = dice.roll(5)
+        opener = wrapping.openers[dice.roll(len(wrapping.openers))] if shape < 3 else ""
+        closer = wrapping.closers[dice.roll(len(wrapping.closers))] if shape >= 2 else ""
+        text, start = assemble(marks, opener, core, closer, dice)
+        yield text, core, start
+
+
+class _Part:
+    """Collects the distinct prompts of one part."""
+
+    def __init__(self, s: Sources, part: str) -> None:
+        self.s, self.part = s, part
+        self.seen: set[str] = set()
+        self.out: list[Composed] = []
+
+    def add(
+        self, texts: Iterable[tuple[str, Core, int]], count: int, language: str, kind: str, topic: str = "",
+        style: str = "",
+    ) -> None:  # fmt: skip
+        """Add the first `count` texts that were not there before."""
+        room = count
+        for text, core, start in texts:
+            same = normalise(text)
+            if same in self.seen:
+                continue
+            self.seen.add(same)
+            prompt = Prompt(text, language, self.part, kind, topic, style)
+            subject = (start + core.subject[0], start + core.subject[1])
+            self.out.append(Composed(prompt, (start, start + len(core.text)), subject))
+            room -= 1
+            if room == 0:
+                return
+
+    def compose(
+        self, cores: Iterable[Core], counts: Mapping[str, int], language: str, kind: str, topic: str = "",
+        styles: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        """Add compositions of the cores in every manner."""
+        choices = tuple(cores)
+        for manner in MANNERS:
+            key = f"{self.part}|{kind}|{topic}|{language}|{manner}"
+            wrapping = self.s.wrappings[language][manner]
+            texts = compositions(key, choices, wrapping, self.s.marks[language], counts[manner], manner == "plain")
+            self.add(texts, counts[manner], language, kind, topic, (styles or {}).get(manner, ""))
+
+
+def _styles(language: str) -> dict[str, str]:
+    chinese = language.startswith("zh")
+    return {"plain": "natural", "control": "control"} if chinese else dict.fromkeys(MANNERS, "multilingual")
+
+
+def composed_identity(s: Sources) -> list[Composed]:
+    """As `identity_prompts`, with spans."""
+    part = _Part(s, "identity")
+    for language in LANGUAGES:
+        cores = map(make_core, s.identity_cores[language])
+        part.compose(cores, IDENTITY_PROMPTS, language, "identity", styles=_styles(language))
+    return part.out
+
+
+def composed_disambiguation(s: Sources) -> list[Composed]:
+    """As `disambiguation_prompts`, with spans."""
+    part = _Part(s, "disambiguation")
+    for kind, counts in KIND_PROMPTS.items():
+        for language in LANGUAGES:
+            part.compose(map(make_core, s.kind_cores[kind][language]), counts, language, kind)
+    for person in s.people:
+        cores = [make_core(pattern, person.name) for pattern in s.kind_cores[NAMED][person.language]]
+        part.compose(cores, PERSON_PROMPTS, person.language, NAMED, person.id)
+    return part.out
+
+
+def _topic_cores(s: Sources, topic: Topic) -> list[Core]:
+    return [make_core(pattern, topic.subject) for pattern in (*s.cores[topic.language], *topic.wordings)]
+
+
+def _topic_counts(s: Sources, language: str) -> dict[str, int]:
+    topics = sum(topic.language == language for topic in s.topics)
+    factor = max(1.0, LANGUAGE_TOPIC_PROMPTS / (topics * sum(TOPIC_PROMPTS.values())))
+    return {manner: round(factor * count) for manner, count in TOPIC_PROMPTS.items()}
+
+
+def _add_talk(part: _Part, talk: Talk) -> None:
+    cores = [Core(wording, True) for wording in talk.wordings]
+    marks, wrapping = part.s.marks[talk.language], part.s.talk_wrapping[talk.language]
+    texts = compositions(f"talk|{talk.id}|{talk.language}", cores, wrapping, marks, TALK_PROMPTS, True)
+    part.add(texts, TALK_PROMPTS, talk.language, "smalltalk", talk.id)
+
+
+def _sum_core(pattern: str, a: int, b: int) -> Core:
+    """A sum's core; all between its two numbers is its subject."""
+    core = make_core(pattern)
+    text = core.text.replace("$A", str(a)).replace("$B", str(b))
+    digits = [match.start() for match in re.finditer(r"\d", text)]
+    return Core(text, core.request, (digits[0], digits[-1] + 1))
+
+
+def composed_general(s: Sources) -> list[Composed]:
+    """All general prompts with spans: topics, small talk, sums."""
+    part = _Part(s, "general")
+    counts = {language: _topic_counts(s, language) for language in LANGUAGES}
+    for topic in s.topics:
+        part.compose(_topic_cores(s, topic), counts[topic.language], topic.language, "topic", topic.id)
+    for talk in s.talk:
+        _add_talk(part, talk)
+    for language in LANGUAGES:
+        for a, b in s.facts:
+            cores = [_sum_core(pattern, a, b) for pattern in s.sums[language].cores]
+            part.compose(cores, SUM_PROMPTS, language, "sum", f"{a}+{b}")
+    return part.out
+
+
+def _pair_texts(s: Sources, language: str, manner: str) -> Iterator[tuple[str, str]]:
+    """Who are you and who am I, assembled with the same words, marks and capitals."""
+    marks, wrapping = s.marks[language], s.wrappings[language][manner]
+    cores = [(make_core(you), make_core(me)) for you, me in s.pairs[language]]
+    key = f"pairs|{language}|{manner}"
+    yours = compositions(key, [you for you, _ in cores], wrapping, marks, PAIR_PROMPTS[manner], manner == "plain")
+    mine = compositions(key, [me for _, me in cores], wrapping, marks, PAIR_PROMPTS[manner], manner == "plain")
+    for (you, _, _), (me, _, _) in zip(yours, mine, strict=True):
+        yield you, me
+
+
+def identity_prompts(s: Sources) -> list[Prompt]:
+    """Distinct ways to ask "who are you" (part identity, kind identity, style natural, control or multilingual)."""
+    return [composed.prompt for composed in composed_identity(s)]
+
+
+def disambiguation_prompts(s: Sources) -> list[Prompt]:
+    """Distinct questions of the kinds `sources.KINDS` (part disambiguation; topic: the person of `who_is_named`)."""
+    return [composed.prompt for composed in composed_disambiguation(s)]
+
+
+def pair_prompts(s: Sources) -> list[tuple[Prompt, Prompt]]:
+    """Minimal pairs (part pairs): "who are you" (kind identity) and "who am I" (kind who_am_i) in the same words.
+
+    Both carry the same group. No prompt stands in two pairs.
+    """
+    seen: set[str] = set()
+    out: list[tuple[Prompt, Prompt]] = []
+    for language in LANGUAGES:
+        for manner in MANNERS:
+            room = PAIR_PROMPTS[manner]
+            for you, me in _pair_texts(s, language, manner):
+                same = {normalise(you), normalise(me)}
+                if room == 0 or same & seen:
+                    continue
+                seen |= same
+                room -= 1
+                group = f"pair-{len(out)}"
+                first = Prompt(you, language, "pairs", "identity", style=_styles(language)[manner], group=group)
+                out.append((first, Prompt(me, language, "pairs", "who_am_i", group=group)))
+    return out
+
+
+def general_prompts(s: Sources, held_out: frozenset[str]) -> list[Prompt]:
+    """Part general: topics that are not held out (kind topic), small talk (smalltalk), sums (sum).
+
+    Raises:
+        UsageError: a held-out topic is not in the sources.
+    """
+    unknown = sorted(held_out - set(s.topic_ids))
+    if unknown:
+        raise UsageError(f"held-out topics: found {', '.join(unknown)}, expected ids of traindata's topics.yaml")
+    return [
+        composed.prompt
+        for composed in composed_general(s)
+        if composed.prompt.kind != "topic" or composed.prompt.topic not in held_out
+    ]
+
+
+def replay_prompts(s: Sources, rows: int, seed: int) -> list[Prompt]:
+    """Part replay: question templates around invented subjects, languages in turn.
+
+    Raises:
+        UsageError: the sources cannot make that many distinct prompts.
+    """
+    seen: set[str] = set()
+    out: list[Prompt] = []
+    for number in range(20 * rows):
+        if len(out) == rows:
+            break
+        dice = Dice(f"replay|{seed}|{number}")
+        language = LANGUAGES[len(out) % len(LANGUAGES)]
+        made_up, cores = s.made_up[language], s.cores[language]
+        subject = made_up.heads[dice.roll(len(made_up.heads))] + made_up.tails[dice.roll(len(made_up.tails))]
+        core = make_core(cores[dice.roll(len(cores))], subject)
+        wrapping = s.wrappings[language]["control" if dice.roll(7) == 0 else "plain"]
+        opener = ("", wrapping.openers[dice.roll(len(wrapping.openers))])[dice.roll(2)]
+        closer = ("", wrapping.closers[dice.roll(len(wrapping.closers))])[dice.roll(2)]
+        text, _ = assemble(s.marks[language], opener, core, closer, dice)
+        if normalise(text) not in seen:
+            seen.add(normalise(text))
+            out.append(Prompt(text, language, "replay", "replay"))
+    if len(out) < rows:
+        raise UsageError(f"replay_rows: found {rows}, but the sources make {len(out)} distinct replay prompts only")
+    return out
