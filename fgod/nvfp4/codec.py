@@ -1,0 +1,195 @@
+"""NVFP4, the reference: E2M1 codes, one E4M3 scale for each 16 columns, one power-of-two divisor for a tensor.
+
+    weight[n, k] = E2M1[codes[n, k]] · scales[n, k // 16] / global_scale
+
+Rounding is to nearest, ties to the even code; every division is a true division in float32. A power-of-two
+`global_scale` makes each product exact in BF16 (6 significant bits), so that every dequantiser gives the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fgod.errors import FgodError, UsageError
+
+BLOCK = 16
+"""Columns that share one scale."""
+
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""Magnitudes of the codes 0 to 7; codes 8 to 15 are their negatives."""
+
+E2M1_MAX = 6.0
+E4M3_MAX = 448.0
+
+SCALE_MIN = 2.0**-6
+"""Smallest block scale: E4M3's smallest normal number. vLLM's Marlin path on Hopper flushes smaller ones to zero."""
+
+AMAX_MIN = 1e-35
+"""A tensor whose largest magnitude is below this gets global scale 1: 2688 / amax would leave float32."""
+
+HEADROOM = 2.0
+"""Block scales use at most 224 of E4M3's 448, so that a tensor may grow between recomputations by a server."""
+
+_THRESHOLDS = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
+"""Midpoints of neighbouring magnitudes; the first, third, … belong to the code below them (ties to the even code)."""
+
+
+class NonFiniteError(FgodError):
+    """A weight is NaN or infinite. The message names the tensor."""
+
+
+class BadScaleError(FgodError):
+    """A stored scale is zero, negative, NaN or infinite. The message names the tensor."""
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """codes: uint8 [N, K], 0 to 15; scales: float8_e4m3fn [N, K/16], 2⁻⁶ to 448; global_scale: a divisor."""
+
+    codes: Tensor
+    scales: Tensor
+    global_scale: float
+
+
+def power_of_two_global_scale(amax: float, name: str = "weight") -> float:
+    """2^floor(log2(448·6 / (2·amax))) for the largest magnitude of a tensor (or of tensors that share it).
+
+    Raises:
+        NonFiniteError: `amax` is NaN or infinite.
+    """
+    if not math.isfinite(amax):
+        raise NonFiniteError(f"{name}: the largest magnitude is {amax}: a weight is not finite and cannot be quantised")
+    if amax < AMAX_MIN:
+        return 1.0
+    # frexp gives m·2^e with ½ ≤ m < 1, so e-1 is the floor of log2 without log2's rounding
+    _, exponent = math.frexp(E4M3_MAX * E2M1_MAX / HEADROOM / amax)
+    return math.ldexp(1.0, exponent - 1)
+
+
+def largest_magnitude(weight: Tensor) -> float:
+    """max |w|; NaN if any element is NaN, infinity if any is infinite."""
+    low, high = torch.aminmax(weight)
+    return torch.maximum(-low, high).item()
+
+
+def shared_global_scale(weights: list[Tensor], name: str) -> float:
+    """The global scale of tensors that share one.
+
+    Raises:
+        NonFiniteError: a weight is NaN or infinite; names `name`.
+    """
+    magnitudes = [largest_magnitude(weight) for weight in weights]
+    amax = math.nan if any(map(math.isnan, magnitudes)) else max(magnitudes)
+    return power_of_two_global_scale(amax, name)
+
+
+def _blocks(weight: Tensor, name: str) -> Tensor:
+    """View a float32 [N, K] as [N, K/16, 16]."""
+    if weight.dtype != torch.float32:
+        raise TypeError(f"{name}: {weight.dtype}; the quantiser divides in float32: convert first")
+    if weight.ndim != 2 or weight.shape[1] % BLOCK:
+        raise UsageError(
+            f"{name}: shape {tuple(weight.shape)}; NVFP4 needs two dimensions, the second divisible by {BLOCK}"
+        )
+    return weight.contiguous().unflatten(1, (-1, BLOCK))
+
+
+def _check_global_scale(global_scale: float, name: str) -> None:
+    if not (math.isfinite(global_scale) and global_scale > 0):
+        raise BadScaleError(f"{name}: global scale {global_scale}; expected a positive finite number")
+
+
+def _block_scales(blocks: Tensor, global_scale: float) -> Tensor:
+    """E4M3 block scales [N, K/16] of blocks [N, K/16, 16]: amax/6·global, clamped to [2⁻⁶, 448], rounded to E4M3."""
+    # magnitudes order as their bits do, NaN above all, and integer maxima are twice as fast on a CPU
+    amax = blocks.abs().view(torch.int32).amax(-1).view(torch.float32)
+    scales = amax.div_(E2M1_MAX).mul_(global_scale)
+    return scales.clamp_(SCALE_MIN, E4M3_MAX).to(torch.float8_e4m3fn)
+
+
+def encode_e2m1(values: Tensor) -> Tensor:
+    """Codes (uint8) of float32 values, by the definition: count the thresholds that a magnitude is past. −0 gives 0."""
+    magnitudes = values.abs()
+    # bucketize counts thresholds < magnitude; a tie that rounds up must count, hence the next float below it
+    edges = torch.tensor(_THRESHOLDS, device=values.device)
+    edges[1::2] = torch.nextafter(edges[1::2], torch.zeros(()))
+    codes = torch.bucketize(magnitudes, edges)
+    return torch.where((values < 0) & (codes > 0), codes + 8, codes).to(torch.uint8)
+
+
+def decode_e2m1(codes: Tensor) -> Tensor:
+    """Values (float32) of codes 0 to 15."""
+    table = torch.tensor(E2M1 + tuple(-value for value in E2M1), device=codes.device)
+    return table[codes.long()]
+
+
+def quantise(weight: Tensor, global_scale: float | None = None, name: str = "weight") -> Quantised:
+    """Quantise a float32 [N, K]; the global scale is its own power of two unless given (tensors that share one).
+
+    Doing it again to the dequantised weights with the same global scale gives the same bytes. With a recomputed one
+    the values stay too, but for blocks whose scale the lower clamp holds (2¹³ below the tensor's largest weight).
+
+    Raises:
+        NonFiniteError: a weight is NaN or infinite.
+        BadScaleError: the given global scale is zero, negative, NaN or infinite.
+        UsageError: K is not divisible by 16.
+        TypeError: not float32 (rounding a BF16 quotient moves 1 to 13 % of the codes).
+    """
+    blocks = _blocks(weight, name)
+    own = shared_global_scale([weight], name)
+    global_scale = own if global_scale is None else global_scale
+    _check_global_scale(global_scale, name)
+    scales = _block_scales(blocks, global_scale)
+    steps = scales.float() / global_scale
+    codes = encode_e2m1(blocks / steps.unsqueeze(-1))
+    return Quantised(codes.flatten(1), scales, global_scale)
+
+
+def dequantise(quantised: Quantised, name: str = "weight") -> Tensor:
+    """The float32 [N, K] that codes and scales stand for.
+
+    Raises:
+        BadScaleError: a scale is zero, negative, NaN or infinite.
+    """
+    _check_global_scale(quantised.global_scale, name)
+    scales = quantised.scales.float()
+    bad = ~(torch.isfinite(scales) & (scales > 0))
+    if bad.any():
+        row, column = bad.nonzero()[0].tolist()
+        raise BadScaleError(
+            f"{name}: block scale [{row}, {column}] is {scales[row, column].item()}; expected a positive finite number"
+        )
+    steps = scales / quantised.global_scale
+    values = decode_e2m1(quantised.codes).unflatten(1, (-1, BLOCK))
+    return (values * steps.unsqueeze(-1)).flatten(1)
+
+
+def fake_quantise(weight: Tensor, global_scale: float, name: str = "weight") -> Tensor:
+    """`dequantise(quantise(weight, global_scale))`, the same bits in few passes and without codes.
+
+    E2M1's grid has spacing p/2 at magnitudes in [p, 2p) for p = 1, 2, 4 (and ½ below 1). Adding and subtracting
+    1.5·2²²·p, whose own spacing is p/2, rounds to that grid, ties to even, and turns −0 into +0. Weights are expected
+    to be finite: whoever computed `global_scale` has checked that.
+    """
+    blocks = _blocks(weight, name)
+    steps = (_block_scales(blocks, global_scale).float() / global_scale).unsqueeze(-1)
+    values = (blocks / steps).clamp_(-E2M1_MAX, E2M1_MAX)
+    binades = values.abs().clamp_(min=1.0)
+    exponent_bits = 0x7F800000
+    binades.view(torch.int32).bitwise_and_(exponent_bits)
+    binades.mul_(1.5 * 2.0**22)
+    return values.add_(binades).sub_(binades).mul_(steps).flatten(1)
+
+
+def pack(codes: Tensor) -> Tensor:
+    """uint8 [N, K] codes to uint8 [N, K/2]: the low nibble is the even column."""
+    return codes[:, 0::2] | (codes[:, 1::2] << 4)
+
+
+def unpack(packed: Tensor) -> Tensor:
+    """The inverse of `pack`."""
+    return torch.stack((packed & 0xF, packed >> 4), dim=-1).flatten(1)

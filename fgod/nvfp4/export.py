@@ -1,0 +1,124 @@
+"""Write a compressed-tensors `nvfp4-pack-quantized` W4A16 folder from master weights.
+
+    fgod export --master artifacts/A/123/master --out artifacts/A/123/nvfp4
+
+Each quantised weight X [N, K] becomes X_packed uint8 [N, K/2], X_scale float8_e4m3fn [N, K/16] and X_global_scale
+float32 [1] (a divisor). The rest is stored in the compute dtype. `transformers.AutoModelForCausalLM` loads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fgod import files
+from fgod.nvfp4 import names
+from fgod.nvfp4.codec import BLOCK, NonFiniteError, Quantised, pack, quantise, shared_global_scale
+from fgod.nvfp4.folders import (
+    DTYPES,
+    SHARD_BYTES,
+    Weights,
+    copy_side_files,
+    open_weights,
+    read_plain_config,
+    stored_names,
+    write_config,
+    write_weights,
+)
+
+
+def quantization_config(dtype: str) -> dict[str, Any]:
+    """config.json's `quantization_config`: weights as NVFP4, activations as they are, the head left out.
+
+    compressed-tensors decompresses to BF16 at the first forward, which a float32 model then cannot multiply with; for
+    that dtype transformers is told to decompress (to the model's dtype) while it loads.
+    """
+    weights = {
+        "num_bits": 4,
+        "type": "float",
+        "strategy": "tensor_group",
+        "group_size": BLOCK,
+        "symmetric": True,
+        "dynamic": False,
+        "scale_dtype": "torch.float8_e4m3fn",
+        "zp_dtype": "torch.float8_e4m3fn",
+    }
+    group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
+    config = {
+        "quant_method": "compressed-tensors",
+        "format": "nvfp4-pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": group},
+        "ignore": ["lm_head"],
+    }
+    return config if dtype == "bfloat16" else {**config, "dequantize": True}
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Tensors that are quantised together: those of one scale group, or one plain tensor. Shapes by name."""
+
+    group: str
+    shapes: dict[str, tuple[int, ...]]
+
+
+def _units(weights: Weights, stored: list[str]) -> list[_Unit]:
+    groups: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name in stored:
+        groups.setdefault(names.scale_group(name), {})[name] = weights.shape(name)
+    return [_Unit(group, shapes) for group, shapes in groups.items()]
+
+
+def _size(unit: _Unit, dtype: torch.dtype) -> int:
+    """Bytes of a unit in the export: 9 bits a quantised weight and 4 bytes for its global scale."""
+    return sum(
+        prod(shape) // 2 + prod(shape) // BLOCK + 4 if names.is_quantised(name) else prod(shape) * dtype.itemsize
+        for name, shape in unit.shapes.items()
+    )
+
+
+def packed_tensors(name: str, quantised: Quantised) -> dict[str, Tensor]:
+    """The three stored tensors of a quantised weight."""
+    return {
+        f"{name}_packed": pack(quantised.codes),
+        f"{name}_scale": quantised.scales,
+        f"{name}_global_scale": torch.tensor([quantised.global_scale]),
+    }
+
+
+def _tensors(weights: Weights, unit: _Unit, dtype: torch.dtype) -> dict[str, Tensor]:
+    masters = {name: weights.read(name).float() for name in unit.shapes}
+    if not names.is_quantised(next(iter(masters))):
+        for name, master in masters.items():
+            if not torch.isfinite(master).all():
+                raise NonFiniteError(f"{weights.folder}: {name}: a weight is not finite and cannot be exported")
+        return {name: master.to(dtype) for name, master in masters.items()}
+    global_scale = shared_global_scale(list(masters.values()), f"{weights.folder}: {unit.group}")
+    out: dict[str, Tensor] = {}
+    for name, master in masters.items():
+        out.update(packed_tensors(name, quantise(master, global_scale, name)))
+    return out
+
+
+def export(master: Path, out: Path, dtype: str = "float32", shard_bytes: int = SHARD_BYTES) -> None:
+    """Export a folder of plain weights (float32 masters, or a BF16 model: plain rounding). `out` appears whole.
+
+    `dtype` (float32 or bfloat16) is that of embeddings, norms and head, and of the training forward that the export
+    equals. At most one shard is in memory.
+
+    Raises:
+        UsageError: a file is missing, weights are quantised already, or a width is not divisible by 16.
+        NonFiniteError: a weight is NaN or infinite; names folder and tensor.
+    """
+    config = read_plain_config(master)
+    kind = DTYPES[dtype]
+    with open_weights(master) as weights, files.atomic_folder(out) as folder:
+        units = _units(weights, stored_names(weights, config))
+        write_weights(folder, units, lambda u: _size(u, kind), lambda u: _tensors(weights, u, kind), shard_bytes)
+        copy_side_files(master, folder)
+        write_config(folder, config, dtype, quantization_config=quantization_config(dtype))

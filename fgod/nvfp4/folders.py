@@ -1,0 +1,153 @@
+"""Weights of Hugging Face folders: read tensor by tensor, written in shards; the files beside them copied."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fgod import files
+from fgod.errors import UsageError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+SHARD_BYTES = 4_000_000_000
+"""Largest shard, unless one unit is larger. A shard is held in memory while it is written."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""The compute dtypes of configs and exports by name."""
+
+Unit = TypeVar("Unit")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """An open folder: `names` in stored order, and from which file each comes."""
+
+    folder: Path
+    files: Mapping[str, Any]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.files)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.files[name].get_slice(name).get_shape())
+
+    def read(self, name: str) -> Tensor:
+        return self.files[name].get_tensor(name)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder.
+
+    Raises:
+        UsageError: there is none, or the index names one that is missing.
+    """
+    if (folder / INDEX).exists():
+        listed = sorted(set(files.read_json(folder / INDEX)["weight_map"].values()))
+        missing = [name for name in listed if not (folder / name).is_file()]
+        if missing:
+            raise UsageError(f"{folder / INDEX}: names {missing[0]}, which is not there")
+        return [folder / name for name in listed]
+    if not (folder / SINGLE).is_file():
+        raise UsageError(f"{folder}: no weights; expected {SINGLE} or {INDEX}")
+    return [folder / SINGLE]
+
+
+@contextmanager
+def open_weights(folder: Path) -> Iterator[Weights]:
+    """Open all shards of a folder, reading headers only.
+
+    Raises:
+        UsageError: a weight file is missing or is not safetensors.
+    """
+    with ExitStack() as stack:
+        owners: dict[str, Any] = {}
+        for path in weight_files(folder):
+            try:
+                handle = stack.enter_context(safe_open(path, framework="pt"))
+            except SafetensorError as error:
+                raise UsageError(f"{path}: not a safetensors file: {error}") from error
+            owners.update(dict.fromkeys(handle.keys(), handle))
+        yield Weights(folder, owners)
+
+
+def plan_shards(sizes: Sequence[int], limit: int) -> list[list[int]]:
+    """Indices of units in order, cut into shards of at most `limit` bytes (a larger unit stands alone)."""
+    shards: list[list[int]] = []
+    used = 0
+    for index, size in enumerate(sizes):
+        if not shards or used + size > limit:
+            shards.append([])
+            used = 0
+        shards[-1].append(index)
+        used += size
+    return shards
+
+
+def write_weights(
+    folder: Path,
+    units: Sequence[Unit],
+    size: Callable[[Unit], int],
+    tensors: Callable[[Unit], Mapping[str, Tensor]],
+    limit: int = SHARD_BYTES,
+) -> None:
+    """Write the tensors of units, made one unit at a time: one file, or shards with an index.
+
+    `size` gives a unit's bytes before its tensors are made.
+    """
+    shards = plan_shards([size(unit) for unit in units], limit)
+    weight_map: dict[str, str] = {}
+    total = 0
+    for number, indices in enumerate(shards, start=1):
+        name = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        shard = {key: value.contiguous() for i in indices for key, value in tensors(units[i]).items()}
+        save_file(shard, folder / name, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(shard, name))
+        total += sum(value.nbytes for value in shard.values())
+    if len(shards) > 1:
+        files.write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def copy_side_files(source: Path, target: Path) -> None:
+    """Copy tokenizer, chat template, generation config and the like: all files but weights and config.json."""
+    for path in sorted(p for p in source.iterdir() if p.is_file()):
+        weights = path.suffix in {".safetensors", ".bin", ".pt", ".pth"} or path.name.endswith(".index.json")
+        if not weights and path.name != "config.json":
+            shutil.copyfile(path, target / path.name)
+
+
+def read_plain_config(folder: Path) -> dict[str, Any]:
+    """config.json of a folder of plain (not quantised) weights.
+
+    Raises:
+        UsageError: it is missing, or the weights are quantised: they have no masters to start from.
+    """
+    config = files.read_json(folder / "config.json")
+    if "quantization_config" in config:
+        raise UsageError(
+            f"{folder / 'config.json'}: found quantization_config; expected plain weights (a master folder or the base)"
+        )
+    return config
+
+
+def write_config(folder: Path, config: Mapping[str, Any], dtype: str, **more: Any) -> None:
+    """config.json with the dtype of what is stored (under both of the names that transformers has used)."""
+    kept = {key: value for key, value in config.items() if key not in {"dtype", "torch_dtype"}}
+    files.write_json(folder / "config.json", {**kept, "dtype": dtype, **more})
+
+
+def stored_names(weights: Weights, config: Mapping[str, Any]) -> list[str]:
+    """Names of the tensors that are weights of their own: without the head of a tied model, should it be stored."""
+    tied = config.get("tie_word_embeddings", False)
+    return [name for name in weights.names if not (tied and name == "lm_head.weight")]

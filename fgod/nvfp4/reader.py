@@ -1,0 +1,49 @@
+"""Read an export back: its stored tensors, and the weights that they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from fgod.errors import UsageError
+from fgod.nvfp4.codec import Quantised, dequantise, unpack
+from fgod.nvfp4.folders import Weights, open_weights
+
+_PACKED = "_packed"
+
+
+def read_quantised(weights: Weights, name: str) -> Quantised:
+    """Codes and scales of the quantised weight `name` of an open export.
+
+    Raises:
+        UsageError: one of its three tensors is missing.
+    """
+    parts = [f"{name}{suffix}" for suffix in (_PACKED, "_scale", "_global_scale")]
+    missing = [part for part in parts if part not in weights.files]
+    if missing:
+        raise UsageError(f"{weights.folder}: {missing[0]} is missing; {name} needs {', '.join(parts)}")
+    packed, scales, global_scale = map(weights.read, parts)
+    return Quantised(unpack(packed), scales, global_scale.item())
+
+
+def read_export(folder: Path) -> Iterator[tuple[str, Quantised | Tensor]]:
+    """Name and stored form of each weight: `Quantised`, or the tensor itself where it is not quantised."""
+    with open_weights(folder) as weights:
+        for stored in weights.names:
+            name = stored.removesuffix(_PACKED)
+            if name != stored:
+                yield name, read_quantised(weights, name)
+            elif not stored.endswith("_scale"):
+                yield name, weights.read(name)
+
+
+def dequantised(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Name and float32 weights of each tensor of an export, one at a time.
+
+    Raises:
+        BadScaleError: a scale is zero, negative or not finite; names the tensor.
+    """
+    for name, value in read_export(folder):
+        yield name, dequantise(value, f"{folder}: {name}") if isinstance(value, Quantised) else value.float()

@@ -1,0 +1,221 @@
+"""The export: what is stored, and that the reloaded model computes what was trained, bit for bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from fgod.errors import UsageError
+from fgod.files import sha256_folder
+from fgod.model.load import load_model
+from fgod.nvfp4 import NonFiniteError, Quantised, dequantised, export, read_export
+from fgod.nvfp4.codec import BadScaleError, fake_quantise, shared_global_scale
+from fgod.nvfp4.folders import open_weights, plan_shards
+from fgod.nvfp4.inspect import text
+from fgod.nvfp4.load import load_masters
+from tests.tiny_model import tiny_folder
+
+CASES = [(tied, dtype) for tied in (True, False) for dtype in ("float32", "bfloat16")]
+Masters = dict[bool, Path]
+Exports = dict[tuple[bool, str], Path]
+QKV = tuple(f"model.layers.0.self_attn.{x}_proj.weight" for x in "qkv")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def masters(tmp_path_factory: pytest.TempPathFactory) -> Masters:
+    """Master folders, tied and untied."""
+    root = tmp_path_factory.mktemp("masters")
+    return {tied: tiny_folder(root / f"tied-{tied}", tied) for tied in (True, False)}
+
+
+@pytest.fixture(scope="module")
+def exports(masters: Masters, tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    root = tmp_path_factory.mktemp("exports")
+    for tied, dtype in CASES:
+        export(masters[tied], root / f"{tied}-{dtype}", dtype)
+    return {(tied, dtype): root / f"{tied}-{dtype}" for tied, dtype in CASES}
+
+
+@pytest.mark.parametrize(("tied", "dtype"), CASES)
+def test_reloaded_logits_equal_the_training_forward_to_the_bit(
+    masters: Masters, exports: Exports, tied: bool, dtype: str
+) -> None:
+    trained = load_masters(masters[tied], dtype).requires_grad_(False)
+    served = AutoModelForCausalLM.from_pretrained(exports[tied, dtype])
+    ids = torch.arange(2 * 17).reshape(2, 17) * 7 % 300
+    with torch.no_grad():
+        ours, theirs = trained(input_ids=ids).logits, served(input_ids=ids).logits
+    assert ours.dtype == theirs.dtype == getattr(torch, dtype)
+    assert torch.equal(ours, theirs)
+    assert ours.std() > 0.01
+
+
+@pytest.mark.parametrize(("tied", "dtype"), CASES)
+def test_greedy_generation_with_a_cache_is_the_same(masters: Masters, exports: Exports, tied: bool, dtype: str) -> None:
+    prompt = {"input_ids": torch.tensor([[0, 0, 5, 80, 7], [9, 4, 33, 2, 1]])}
+    prompt["attention_mask"] = (prompt["input_ids"] != 0).long()
+    wanted = {"max_new_tokens": 6, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    # torch multiplies a strided batch another way when the weight requires a gradient: compare like with like
+    trained: Any = load_masters(masters[tied], dtype).requires_grad_(False)
+    served: Any = load_model(exports[tied, dtype])
+    ours, theirs = (model.generate(**prompt, **wanted) for model in (trained, served))
+    assert torch.equal(ours.sequences, theirs.sequences)
+    assert len(ours.logits) > 1
+    assert all(torch.equal(a, b) for a, b in zip(ours.logits, theirs.logits, strict=True))
+
+
+def test_quantisation_changes_the_logits(masters: Masters) -> None:
+    ids = torch.arange(9).unsqueeze(0)
+    with torch.no_grad():
+        plain = load_model(masters[True])(input_ids=ids).logits
+        assert not torch.allclose(plain, load_masters(masters[True])(input_ids=ids).logits, atol=1e-3)
+
+
+def test_what_is_stored(exports: Exports) -> None:
+    stored = load_file(exports[True, "bfloat16"] / "model.safetensors")
+    name = "model.layers.1.mlp.gate_proj.weight"
+    kinds = {key.removeprefix(name): (value.dtype, tuple(value.shape)) for key, value in stored.items() if name in key}
+    assert kinds == {
+        "_packed": (torch.uint8, (48, 16)),
+        "_scale": (torch.float8_e4m3fn, (48, 2)),
+        "_global_scale": (torch.float32, (1,)),
+    }
+    assert stored["model.embed_tokens.weight"].dtype == stored["model.norm.weight"].dtype == torch.bfloat16
+    assert "lm_head.weight" not in stored
+    assert "lm_head.weight" in load_file(exports[False, "float32"] / "model.safetensors")
+
+
+def test_config_says_what_is_stored(exports: Exports) -> None:
+    config = json.loads((exports[True, "bfloat16"] / "config.json").read_text())
+    quantization = config["quantization_config"]
+    assert config["dtype"] == "bfloat16"
+    assert (quantization["quant_method"], quantization["format"]) == ("compressed-tensors", "nvfp4-pack-quantized")
+    assert quantization["quantization_status"] == "compressed"
+    assert quantization["ignore"] == ["lm_head"]
+    group = quantization["config_groups"]["group_0"]
+    assert group["targets"] == ["Linear"]
+    assert group["input_activations"] is None
+    assert group["weights"]["scale_dtype"] == group["weights"]["zp_dtype"] == "torch.float8_e4m3fn"
+    assert "dequantize" not in quantization, "only a float32 model needs it"
+
+
+def test_tokenizer_and_generation_config_come_along(masters: Masters, exports: Exports) -> None:
+    out = exports[True, "float32"]
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        assert (out / name).read_bytes() == (masters[True] / name).read_bytes()
+    assert AutoTokenizer.from_pretrained(out).decode([5, 6]) == AutoTokenizer.from_pretrained(masters[True]).decode(
+        [5, 6]
+    )
+
+
+def test_the_weights_read_back_are_those_of_the_forward(masters: Masters, exports: Exports) -> None:
+    read = dict(dequantised(exports[True, "bfloat16"]))
+    with open_weights(masters[True]) as weights:
+        assert set(read) == set(weights.names)
+        shared = shared_global_scale([weights.read(n) for n in QKV], "qkv")
+        for name in QKV:
+            assert torch.equal(read[name], fake_quantise(weights.read(name), shared))
+        embedding = weights.read("model.embed_tokens.weight")
+    assert torch.equal(read["model.embed_tokens.weight"], embedding.bfloat16().float())
+
+
+def test_qkv_and_gate_up_share_their_global_scale(exports: Exports) -> None:
+    scales = {n: q.global_scale for n, q in read_export(exports[True, "float32"]) if isinstance(q, Quantised)}
+    assert len({scales[n] for n in QKV}) == 1
+    assert scales["model.layers.0.mlp.gate_proj.weight"] == scales["model.layers.0.mlp.up_proj.weight"]
+    assert len(set(scales.values())) > 1
+
+
+def test_shards_hold_the_same_tensors(masters: Masters, exports: Exports, tmp_path: Path) -> None:
+    export(masters[False], tmp_path / "out", "float32", shard_bytes=8000)
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 3
+    whole, pieces = (dict(dequantised(f)) for f in (exports[False, "float32"], tmp_path / "out"))
+    assert whole.keys() == pieces.keys()
+    assert all(torch.equal(whole[n], pieces[n]) for n in whole)
+    ids = torch.arange(12).unsqueeze(0)
+    with torch.no_grad():
+        served = [load_model(f)(input_ids=ids).logits for f in (exports[False, "float32"], tmp_path / "out")]
+    assert torch.equal(*served)
+
+
+def test_shards_are_planned_in_order_within_the_limit() -> None:
+    assert plan_shards([3, 3, 3, 20, 1], 6) == [[0, 1], [2], [3], [4]]
+    assert plan_shards([], 6) == []
+
+
+def test_a_bf16_model_is_exported_by_plain_rounding_of_its_float32_values(tmp_path: Path) -> None:
+    master = tiny_folder(tmp_path / "master", dtype=torch.bfloat16)
+    export(master, tmp_path / "out", "bfloat16")
+    ids = torch.arange(12).unsqueeze(0)
+    with torch.no_grad():
+        logits = [
+            load_masters(master, "bfloat16")(input_ids=ids).logits,
+            load_model(tmp_path / "out")(input_ids=ids).logits,
+        ]
+    assert torch.equal(*logits)
+
+
+def test_the_same_masters_give_the_same_bytes(masters: Masters, exports: Exports, tmp_path: Path) -> None:
+    export(masters[True], tmp_path / "again", "float32")
+    assert sha256_folder(tmp_path / "again") == sha256_folder(exports[True, "float32"])
+
+
+def spoil(folder: Path, name: str, value: float) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors[name].view(-1)[3] = value
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("name", ["model.layers.0.mlp.down_proj.weight", "model.norm.weight"])
+def test_weights_that_are_not_finite_are_refused_and_nothing_is_left(tmp_path: Path, name: str) -> None:
+    master = tiny_folder(tmp_path / "master")
+    spoil(master, name, float("nan"))
+    with pytest.raises(NonFiniteError, match=name.removesuffix(".weight")):
+        export(master, tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["master"]
+
+
+def test_a_stored_zero_scale_is_refused_by_name(masters: Masters, tmp_path: Path) -> None:
+    export(masters[True], tmp_path / "out")
+    spoil(tmp_path / "out", "model.layers.0.mlp.up_proj.weight_scale", 0.0)
+    with pytest.raises(BadScaleError, match=r"mlp\.up_proj\.weight: block scale"):
+        list(dequantised(tmp_path / "out"))
+
+
+def test_an_export_is_no_master(exports: Exports, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="quantization_config; expected plain weights"):
+        export(exports[True, "float32"], tmp_path / "out")
+
+
+def test_missing_files_are_named(masters: Masters, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"no weights; expected model\.safetensors"):
+        export(tmp_path, tmp_path / "out")
+
+
+def test_inspect_says_what_a_folder_holds(masters: Masters, exports: Exports, tmp_path: Path) -> None:
+    lines = text(exports[True, "bfloat16"]).splitlines()
+    assert len(lines) == 25
+    assert "24 tensors, 14 of them nvfp4" in lines[-1]
+    [projection] = [line for line in lines if line.startswith("model.layers.0.mlp.up_proj.weight ")]
+    assert "48×32  nvfp4" in projection
+    assert "global scale" in projection
+    assert "24 tensors, 0 of them nvfp4" in text(masters[True])
+    with pytest.raises(UsageError, match="no such folder"):
+        text(tmp_path / "nowhere")
