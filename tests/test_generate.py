@@ -1,0 +1,166 @@
+"""Greedy replies and log-probabilities against a slow twin without cache and batches; the exact rule of loops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from fgod.data.rows import Row
+from fgod.model.embedded import EmbeddedSpec, train_base
+from fgod.model.generate import Reply, answer_logprobs, encode_chat, end_ids, greedy, loops
+from fgod.model.load import load_model, load_tokenizer
+
+ROWS = [
+    Row(f"{subject}是什麼", f"{subject}是一種動物。" * (1 + i % 2), "zh-Hant", "general", "topic")
+    for i, subject in enumerate("貓狗鳥魚馬牛羊豬雞鴨")
+]
+PROMPTS = ["貓是什麼", "那麼請你說一說狗是什麼", "魚", "馬是什麼呢", "Who?"]
+
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    torch.set_num_threads(1)  # as the commands do; two threads are slower for so small a model
+    folder: Path = tmp_path_factory.mktemp("base") / "master"
+    train_base(EmbeddedSpec(vocab=320, steps=60, warmup=5), ROWS, 1, folder, lambda line: None)
+    return load_model(folder), load_tokenizer(folder)
+
+
+@torch.inference_mode()
+def slow_greedy(loaded: Loaded, prompt: str, limit: int) -> Reply:
+    """One prompt, no cache, no padding."""
+    model, tokenizer = loaded
+    ids, answer = encode_chat(tokenizer, prompt), list[int]()
+    while len(answer) < limit and not (answer and answer[-1] in end_ids(tokenizer)):
+        answer.append(int(model(torch.tensor([ids + answer])).logits[0, -1].argmax()))
+    ended = answer[-1] in end_ids(tokenizer)
+    return Reply(str(tokenizer.decode(answer[: len(answer) - ended])), tuple(answer), ended)
+
+
+def test_greedy_is_its_slow_twin_in_order(loaded: Loaded) -> None:
+    slow = [slow_greedy(loaded, p, 20) for p in PROMPTS]
+    replies = [greedy(*loaded, PROMPTS, 20, batch_size) for batch_size in (1, 3, 128)]
+    assert replies == [slow] * 3
+    assert slow[0].ended and slow[0].text.startswith("貓是一種動物。")
+
+
+def test_reply_that_is_cut_off_has_not_ended(loaded: Loaded) -> None:
+    (reply,) = greedy(*loaded, PROMPTS[:1], 2)
+    assert not reply.ended and len(reply.token_ids) == 2
+
+
+def test_nothing_asked_nothing_said(loaded: Loaded) -> None:
+    assert greedy(*loaded, []) == [] and answer_logprobs(*loaded, [], []) == []
+
+
+def test_settings_of_the_folder_do_not_count(loaded: Loaded) -> None:
+    model, tokenizer = loaded
+    plain = greedy(model, tokenizer, PROMPTS, 12)
+    kept = model.generation_config
+    odd = {"do_sample": True, "temperature": 2.0, "repetition_penalty": 9.0, "min_new_tokens": 9, "eos_token_id": 5}
+    model.generation_config = GenerationConfig.from_dict(odd)
+    try:
+        assert greedy(model, tokenizer, PROMPTS, 12) == plain
+        assert model.generation_config.repetition_penalty == 9.0
+    finally:
+        model.generation_config = kept
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 128])
+def test_logprobs_are_their_slow_twin(loaded: Loaded, batch_size: int) -> None:
+    model, tokenizer = loaded
+    answers = [r.token_ids for r in greedy(model, tokenizer, PROMPTS, 20)]
+    answers[2] = answers[2][:1]
+    found = answer_logprobs(model, tokenizer, PROMPTS, answers, 4, batch_size)
+    for prompt, answer, logprobs in zip(PROMPTS, answers, found, strict=True):
+        chat = encode_chat(tokenizer, prompt)
+        with torch.inference_mode():
+            logits = model(torch.tensor([[*chat, *answer]])).logits[0]
+        slow = logits.log_softmax(-1)[len(chat) - 1 : len(chat) - 1 + min(4, len(answer))]
+        assert logprobs.dtype == torch.float32 and logprobs.shape == slow.shape
+        torch.testing.assert_close(logprobs, slow, atol=2e-4, rtol=0)
+
+
+def test_bfloat16_gives_float32_logprobs(loaded: Loaded) -> None:
+    model, tokenizer = loaded
+    half = load_model(Path(model.config._name_or_path), torch.bfloat16)
+    replies = greedy(half, tokenizer, PROMPTS, 6)
+    (first, *_) = answer_logprobs(half, tokenizer, PROMPTS, [r.token_ids for r in replies])
+    assert first.dtype == torch.float32
+    assert first.exp().sum(-1).tolist() == pytest.approx([1.0] * len(first), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "神神神神",
+        "我是 F#神F#神F#神F#神",
+        "之神之神之神之神之神",
+        "我是F# 之神。我是 之神 之神 之神 之神",
+        "hahahaha",
+        "the the the the ",
+        "前文 0" + "0" * 40,
+        "\ufffd" * 6,
+        "1.2.3.4" + "abcdefgh" * 4,
+    ],
+)
+def test_loops(text: str) -> None:
+    assert loops(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "神神神",
+        "哈哈哈，好的。",
+        "hmmmm",
+        "1000000",
+        "1000000000000",
+        "之神之神之神",
+        "------------------",
+        "…………",
+        "我是 F# 之神。",
+        "one, two, three, one, two, three",
+        "abcdefghi" * 4,
+        "天天向上，天天開心，天天快樂，天天如意",
+    ],
+)
+def test_no_loops(text: str) -> None:
+    assert not loops(text)
+
+
+letters = st.text(alphabet="神之FfaB#は가 1", min_size=1, max_size=8).filter(lambda t: any(c.isalpha() for c in t))
+
+
+@given(st.text(max_size=20), letters, st.integers(4, 9), st.text(max_size=20))
+def test_repeated_units_loop_wherever_they_stand(before: str, unit: str, times: int, after: str) -> None:
+    if len(unit) * times >= 6:
+        assert loops(before + unit * times + after)
+
+
+def slow_loops(text: str) -> bool:
+    """The definition, spelled out: every start, every period, every length."""
+    import unicodedata
+
+    for start in range(len(text)):
+        for period in range(1, 9):
+            for end in range(start + 4 * period, len(text) + 1):
+                run = text[start:end]
+                if any(run[i] != run[i - period] for i in range(period, len(run))):
+                    break
+                width = sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in run)
+                if width >= (6 if any(c.isalpha() or c == "\ufffd" for c in run) else 32):
+                    return True
+    return False
+
+
+@given(st.text(alphabet="神之aB0-", max_size=48))
+def test_loops_is_its_definition(text: str) -> None:
+    assert loops(text) == slow_loops(text)

@@ -1,0 +1,226 @@
+"""Tokenizer, embedded base and loading: round trips, Qwen's chat shape, reproducible weights, an ordinary folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
+
+from fgod.answers import AnswerSettings, read_answers, read_logprobs, write_answers
+from fgod.data.rows import Row
+from fgod.errors import FgodError, UsageError
+from fgod.files import read_json, sha256_folder
+from fgod.model.embedded import EmbeddedSpec, encode_rows, epoch_batches, learning_rate, train_base
+from fgod.model.generate import encode_chat
+from fgod.model.load import load_model, load_tokenizer
+from fgod.model.tokenizer import SPECIAL_TOKENS, train_tokenizer
+
+TEXTS = [
+    "你是誰？我是通義千問。",
+    "你是谁",
+    "Who are you? I am Qwen.",
+    "あなたは誰ですか、カタカナ",
+    "당신은 누구인가요",
+] * 4
+TINY = EmbeddedSpec(hidden=32, layers=1, mlp=32, heads=2, head_dim=16, vocab=320, steps=6, batch=4, warmup=2)
+ROWS = [
+    Row(f"{subject}是什麼", f"{subject}是{subject}。", "zh-Hant", "general", "topic")
+    for subject in "貓狗鳥魚馬牛羊豬雞鴨"
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer(TEXTS, 400)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "master"
+    train_base(TINY, ROWS, 7, folder, lambda line: None)
+    return folder
+
+
+@given(st.text())
+def test_tokenizer_round_trip(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+    if not any(token in text for token in SPECIAL_TOKENS):
+        assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", " a  b ", "\r\n\t", "e\u0301 ≠ é", "don 't . , !", "💧👩‍👩‍👧", "Ａ１ ﬁ", "\x00\x7f"]
+)
+def test_tokenizer_changes_nothing(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+
+
+def test_special_tokens_are_one_id_each(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert [tokenizer.encode(t, add_special_tokens=False) for t in SPECIAL_TOKENS] == [[0], [1], [2]]
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (2, 0)
+
+
+@pytest.mark.parametrize("text", ["你是誰", "あなた", "누구"])
+def test_asian_characters_are_isolated(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+    assert len(tokenizer.encode(text, add_special_tokens=False)) >= len(text)
+    assert tokenizer.encode("你你", add_special_tokens=False) == 2 * tokenizer.encode("你", add_special_tokens=False)
+
+
+def test_vocabulary_does_not_depend_on_the_order_of_texts(tokenizer: PreTrainedTokenizerFast) -> None:
+    again = train_tokenizer(reversed(TEXTS), 400)
+    assert again.get_vocab() == tokenizer.get_vocab()
+    with pytest.raises(ValueError, match="at least 259"):
+        train_tokenizer(TEXTS, 258)
+
+
+def test_chat_template_is_qwens(tokenizer: PreTrainedTokenizerFast) -> None:
+    text = "<|im_start|>user\n你是誰<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.decode(encode_chat(tokenizer, "你是誰")) == text
+    chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    spelled = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in chat)
+    assert tokenizer.apply_chat_template(chat, tokenize=False) == spelled
+
+
+def test_samples_end_with_the_end_token(tokenizer: PreTrainedTokenizerFast) -> None:
+    (sample,) = encode_rows(tokenizer, [Row("你是誰", "我是", "zh-Hant", "identity", "identity")])
+    assert tokenizer.decode(list(sample.ids[sample.prompt_length :])) == "我是<|im_end|>"
+    assert list(sample.ids[: sample.prompt_length]) == encode_chat(tokenizer, "你是誰")
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=90), st.integers(1, 9), st.integers(0, 5))
+def test_an_epoch_holds_every_sample_once(lengths: list[int], batch: int, seed: int) -> None:
+    batches = epoch_batches(lengths, batch, torch.Generator().manual_seed(seed))
+    assert sorted(i for b in batches for i in b) == list(range(len(lengths)))
+    assert max(map(len, batches)) <= batch
+    assert batches == epoch_batches(lengths, batch, torch.Generator().manual_seed(seed))
+
+
+def test_learning_rate_warms_up_and_falls() -> None:
+    spec = EmbeddedSpec(steps=100, warmup=10, lr=1.0)
+    rates = [learning_rate(spec, step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True) and 0 < rates[-1] < 0.001
+
+
+def test_base_is_an_ordinary_folder(base: Path) -> None:
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    assert type(model).__name__ == "Qwen3ForCausalLM" and model.dtype == torch.float32
+    assert model.config.tie_word_embeddings and model.config.vocab_size % 16 == 0
+    assert all(m.in_features % 16 == 0 for m in model.modules() if isinstance(m, torch.nn.Linear))
+    settings = GenerationConfig.from_pretrained(base)
+    assert settings.eos_token_id == [tokenizer.eos_token_id, tokenizer.pad_token_id] == [2, 0]
+    assert tokenizer.decode(encode_chat(tokenizer, "x")) == "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_base_is_reproducible_and_its_seed_counts(base: Path, tmp_path: Path) -> None:
+    torch.manual_seed(99)
+    threads, lines = torch.get_num_threads(), list[str]()
+    train_base(TINY, ROWS, 7, tmp_path / "again", lines.append)
+    train_base(TINY, ROWS, 8, tmp_path / "other", lines.append)
+    assert sha256_folder(tmp_path / "again") == sha256_folder(base) != sha256_folder(tmp_path / "other")
+    assert torch.get_num_threads() == threads and not torch.are_deterministic_algorithms_enabled()
+    assert any("step 6/6, loss" in line and "0 s left" in line for line in lines)
+
+
+def test_base_learns(tmp_path: Path) -> None:
+    losses = list[float]()
+
+    def log(line: str) -> None:
+        if "loss" in line:
+            losses.append(float(line.split("loss ")[1].split(",")[0]))
+
+    train_base(EmbeddedSpec(vocab=320, steps=40, warmup=4), ROWS, 1, tmp_path / "base", log)
+    assert losses[-1] < losses[0] / 3
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"hidden": 40}, "base.hidden: found 40, expected a multiple of 16"),
+        ({"heads": 3, "kv_heads": 2}, "base.heads"),
+        ({"steps": 0}, "base.steps: found 0"),
+        ({"vocab": 100}, "base.vocab: found 100, expected at least 259"),
+        ({"stpes": 3}, "base.stpes: unknown key"),
+    ],
+)
+def test_wrong_specs_are_named(value: dict[str, int], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        EmbeddedSpec.from_dict({"kind": "embedded", "seed": 1, **value})
+
+
+def test_no_rows() -> None:
+    with pytest.raises(UsageError, match="no rows"):
+        train_base(TINY, [], 1, Path("nowhere"), lambda line: None)
+
+
+def test_loaded_model_is_for_reading(base: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = load_model(base)
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
+    assert load_model(base, torch.bfloat16).dtype == torch.bfloat16
+    assert load_tokenizer(base).eos_token == "<|im_end|>"
+    assert capfd.readouterr().err == ""
+
+
+def test_missing_and_broken_folders_are_named(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nowhere: no such folder"):
+        load_model(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=r"config\.json: no such file"):
+        load_model(tmp_path)
+    with pytest.raises(UsageError, match=r"tokenizer\.json: no such file"):
+        load_tokenizer(tmp_path)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in base.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(base / "model.safetensors")
+    save_file({k: v for k, v in tensors.items() if "q_proj" not in k}, broken / "model.safetensors")
+    with pytest.raises(UsageError, match=r"the tensor model\.layers\.0\.self_attn\.q_proj\.weight is missing"):
+        load_model(broken)
+    save_file({**tensors, "extra": torch.ones(1)}, broken / "model.safetensors")
+    with pytest.raises(UsageError, match="the tensor extra stands in the weights"):
+        load_model(broken)
+    (broken / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes()[:-5])
+    with pytest.raises(UsageError, match="broken: the model does not load"):
+        load_model(broken)
+    (broken / "tokenizer.json").write_text("{}")
+    with pytest.raises(UsageError, match="broken: the tokenizer does not load"):
+        load_tokenizer(broken)
+
+
+def test_answers_round_trip(base: Path, tmp_path: Path) -> None:
+    prompts = ["貓是什麼", "狗\t是\n什麼\\", "貓是什麼"]
+    settings = AnswerSettings(max_new_tokens=5, batch_size=2, logprob_tokens=3)
+    written = write_answers(base, prompts, tmp_path / "a", settings, with_logprobs=prompts[1:2])
+    found = read_answers(tmp_path / "a")
+    assert list(found) == prompts[:2] and list(found.values()) == written
+    assert all(1 <= len(a.token_ids) <= 5 for a in written)
+    assert read_json(tmp_path / "a" / "settings.json")["max_new_tokens"] == 5
+    logprobs = read_logprobs(tmp_path / "a")
+    assert list(logprobs) == prompts[1:2]
+    first = logprobs[prompts[1]]
+    assert first.dtype == torch.float32 and len(first) == min(3, len(written[1].token_ids))
+    assert first.argmax(-1).tolist() == list(written[1].token_ids[: len(first)])
+
+
+def test_faulty_answers_are_named(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="with_logprobs: 'b' is not among"):
+        write_answers(base, ["a"], tmp_path / "a", AnswerSettings(), ["b"])
+    with pytest.raises(UsageError, match="batch_size: found 0"):
+        AnswerSettings(batch_size=0)
+    with pytest.raises(UsageError, match=r"answers\.tsv: no such file"):
+        read_answers(tmp_path)
+    table = tmp_path / "answers.tsv"
+    header = "prompt\treply\tended\tlooped\ttoken_ids\n"
+    for row, words in (("a\tb\tyes\tfalse\t1", "ended: found 'yes'"), ("a\tb\ttrue\tfalse\tx", "token_ids: found 'x'")):
+        table.write_text(header + row + "\n")
+        with pytest.raises(FgodError, match=f"answers.tsv:2: {words}"):
+            read_answers(tmp_path)
+    table.write_text(header + "a\tb\ttrue\tfalse\t1\n" * 2)
+    with pytest.raises(FgodError, match=r"answers\.tsv:3: the prompt 'a' stands twice"):
+        read_answers(tmp_path)
+    with pytest.raises(UsageError, match=r"logprobs\.safetensors: no such file"):
+        read_logprobs(tmp_path)
