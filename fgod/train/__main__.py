@@ -1,0 +1,62 @@
+"""The trainer, alone: `fgod train` starts this module under the guard and makes a result of however it ends.
+
+python -m fgod.train --recipe F --weights DIR --rows F --work DIR --run DIR --master DIR --phase-file F --result F
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from fgod.config import explained
+from fgod.data.rows import read_rows
+from fgod.files import read_json, write_json
+from fgod.train import TrainRecipe, run
+
+PROGRESS_SECS = 2.0
+"""Least seconds between two lines of progress."""
+
+
+class ProgressLines:
+    """Says fit, stage, step, loss and time left on stderr, every few seconds and at the end."""
+
+    def __init__(self, fit: int, stage: str) -> None:
+        self.label, self.last = f"fit {fit} · {stage}", 0.0
+
+    def __call__(self, step: int, steps: int, loss: float, left: float) -> None:
+        if step == steps or time.monotonic() - self.last >= PROGRESS_SECS:
+            self.last = time.monotonic()
+            print(
+                f"{self.label} · step {step}/{steps} · loss {loss:.3f} · {left:.0f} s left", file=sys.stderr, flush=True
+            )
+
+
+def main() -> None:
+    """Train one stage; the outcome goes to --result."""
+    parser = argparse.ArgumentParser(prog="python -m fgod.train", description=main.__doc__)
+    for name in ("recipe", "weights", "rows", "work", "run", "master", "phase-file", "result"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--fit", type=int, default=0)
+    args = parser.parse_args()
+    recipe = read_json(args.recipe)
+    outcome = run(
+        args.weights,
+        read_rows(args.rows),
+        TrainRecipe.from_dict(recipe["train"]),
+        recipe["seed"],
+        args.work,
+        args.run,
+        args.master,
+        recipe["stage"],
+        args.run.name,
+        ProgressLines(args.fit, recipe["stage"]),
+        args.phase_file,
+    )
+    write_json(args.result, outcome.to_dict())
+
+
+if __name__ == "__main__":
+    with explained():
+        main()

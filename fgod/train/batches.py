@@ -1,0 +1,170 @@
+"""Rows to token ids, and which rows each step takes. Deterministic: no random number generator is involved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from fgod.data.rows import Row, shuffled
+from fgod.errors import UsageError
+from fgod.model.generate import encode_chat
+from fgod.train.recipe import TrainRecipe
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A row as token ids: chat prompt, answer, end token. What follows `prompt_length` is to be learned."""
+
+    ids: tuple[int, ...]
+    prompt_length: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows padded at the right: a causal model needs no mask for them, as nothing looks at what comes after it.
+
+    input_ids: int64 [rows, longest - 1], for nothing is predicted from a row's last token; positions: int64 [labels],
+    places in the flattened ids whose next token is a label; labels: int64 [labels]; tokens: those of the rows.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    labels: Tensor
+    tokens: int
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], seq_len: int) -> list[Sample]:
+    """Rows as token ids.
+
+    Raises:
+        UsageError: a row has no answer or is longer than `seq_len`; names the row. Or the tokenizer has no end token.
+    """
+    end = tokenizer.eos_token_id
+    if end is None:
+        raise UsageError("the tokenizer has no end-of-sequence token; expected <|im_end|>: answers would never end")
+    samples = []
+    for number, row in enumerate(rows, start=1):
+        prompt = encode_chat(tokenizer, row.prompt)
+        answer = tokenizer.encode(row.target, add_special_tokens=False)
+        ids = (*prompt, *answer, end)
+        if not answer:
+            raise UsageError(f"row {number} ({row.prompt!r}): the target {row.target!r} has no token")
+        if len(ids) > seq_len:
+            raise UsageError(
+                f"row {number} ({row.prompt!r}): {len(ids)} tokens; train.seq_len allows {seq_len}: shorten the row "
+                "or raise it"
+            )
+        samples.append(Sample(ids, len(prompt)))
+    return samples
+
+
+def collate(samples: Sequence[Sample], pad: int) -> Batch:
+    """Pad samples to the longest one."""
+    width = max(len(sample.ids) for sample in samples) - 1
+    ids = [[*sample.ids[:-1], *[pad] * (width + 1 - len(sample.ids))] for sample in samples]
+    positions = [
+        row * width + column
+        for row, sample in enumerate(samples)
+        for column in range(sample.prompt_length - 1, len(sample.ids) - 1)
+    ]
+    labels = [token for sample in samples for token in sample.ids[sample.prompt_length :]]
+    tokens = sum(len(sample.ids) for sample in samples)
+    return Batch(torch.tensor(ids), torch.tensor(positions), torch.tensor(labels), tokens)
+
+
+def units(rows: Sequence[Row], batch: int) -> list[list[int]]:
+    """Indices of rows that must stay in one batch: those of a group together, at the place of its first row.
+
+    Raises:
+        UsageError: a group is larger than the batch; names it.
+    """
+    by_group: dict[str, list[int]] = {}
+    out = []
+    for index, row in enumerate(rows):
+        if row.group and row.group in by_group:
+            by_group[row.group].append(index)
+            continue
+        out.append([index])
+        if row.group:
+            by_group[row.group] = out[-1]
+    for group, members in by_group.items():
+        if len(members) > batch:
+            raise UsageError(f"train.batch: {batch}; the group {group!r} has {len(members)} rows for one batch")
+    return out
+
+
+def _take_fitting(waiting: list[list[int]], free: int) -> list[int] | None:
+    """Remove and return the first unit that fits into `free` places."""
+    for place, unit in enumerate(waiting):
+        if len(unit) <= free:
+            return waiting.pop(place)
+    return None
+
+
+def _random(rows: Sequence[Row], batch: int, seed: int) -> Iterator[list[int]]:
+    """Each epoch another order; a batch goes on into the next epoch only when this one has no unit left."""
+    together = units(rows, batch)
+    numbered = list(enumerate(together))
+    waiting: list[list[int]] = []
+    epoch = 0
+    while True:
+        chosen: list[int] = []
+        while len(chosen) < batch:
+            if not waiting:
+                order = shuffled(numbered, f"{seed}|epoch {epoch}", key=lambda item: item[0])
+                waiting = [unit for _, unit in order]
+                epoch += 1
+            unit = _take_fitting(waiting, batch - len(chosen))
+            if unit is None:
+                break
+            chosen += unit
+        yield chosen
+
+
+def _sequential(rows: Sequence[Row], batch: int) -> Iterator[list[int]]:
+    """The given order, wrapping; a batch ends early where a group would be cut."""
+    together = units(rows, batch)
+    place = 0
+    while True:
+        chosen: list[int] = []
+        while len(chosen) + len(together[place]) <= batch:
+            chosen += together[place]
+            place = (place + 1) % len(together)
+        yield chosen
+
+
+def _curriculum(rows: Sequence[Row], batch: int, steps: int) -> Iterator[list[int]]:
+    """Draw i of steps·batch takes row ⌊i·rows/(steps·batch)⌋, with its group; a batch may end early, as above."""
+    unit_of = {index: unit for unit in units(rows, batch) for index in unit}
+    for step in range(steps):
+        chosen: list[int] = []
+        while len(chosen) < batch:
+            draw = step * batch + len(chosen)
+            unit = unit_of[draw * len(rows) // (steps * batch)]
+            if len(chosen) + len(unit) > batch:
+                break
+            chosen += unit
+        yield chosen
+
+
+def batches(rows: Sequence[Row], recipe: TrainRecipe, seed: int) -> Iterator[list[int]]:
+    """Row indices of each of the recipe's steps: `batch` of them, or fewer where a group would be cut."""
+    match recipe.sample_mode:
+        case "random":
+            source = _random(rows, recipe.batch, seed)
+        case "sequential":
+            source = _sequential(rows, recipe.batch)
+        case _:
+            source = _curriculum(rows, recipe.batch, recipe.steps)
+    for _ in range(recipe.steps):
+        yield next(source)
+
+
+def micro_batches(samples: Sequence[Sample], size: int | None, pad: int) -> list[Batch]:
+    """A batch cut into pieces of at most `size` rows."""
+    size = size or len(samples)
+    return [collate(samples[i : i + size], pad) for i in range(0, len(samples), size)]

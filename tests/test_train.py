@@ -1,0 +1,465 @@
+"""The trainer. `python -m tests.test_train` writes the golden file again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import fgod
+from fgod.data.rows import Row
+from fgod.errors import UsageError
+from fgod.files import sha256_folder
+from fgod.guard.phases import read_phase
+from fgod.model.load import load_model
+from fgod.nvfp4 import export
+from fgod.nvfp4.load import load_masters
+from fgod.train import DIVERGED, TRAINED, HoleError, Outcome, TrainRecipe, publish, run
+from fgod.train.batches import batches, collate, encode, micro_batches
+from fgod.train.efficiency import Projection
+from fgod.train.loop import answer_loss
+from fgod.train.optimizer import AdamW, Storage, lr_factors
+from fgod.train.participation import Participant, check_holes
+from tests.tiny_model import noise, tiny_folder, tiny_rows, tiny_tokenizer
+
+RECIPE = TrainRecipe(steps=6, lr=1e-3, batch=4, seq_len=64, warmup=2, weight_decay=0.01, pull=2.0)
+GOLDEN = Path(__file__).parent / "golden" / "training.json"
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("start") / "master")
+
+
+@pytest.fixture(scope="module")
+def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("start") / "untied", tied=False)
+
+
+def train(
+    start: Path, out: Path, recipe: TrainRecipe = RECIPE, rows: list[Row] | None = None, seed: int = 7, **more: Any
+) -> Outcome:
+    rows = tiny_rows() if rows is None else rows
+    return run(start, rows, recipe, seed, out / "work", out / "run", out / "master", "A", "abc", **more)
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))
+
+
+# ---- recipe
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stepz": 3}, r"train\.stepz: unknown key.*did you mean steps\?"),
+        ({"steps": 0}, r"train\.steps: found 0, expected an integer of at least 1"),
+        ({"steps": 2.0}, r"train\.steps: found 2\.0"),
+        ({"lr": -1e-4}, r"train\.lr: found -0\.0001, expected a number above 0"),
+        ({"lr": math.nan}, r"train\.lr: found nan"),
+        ({"micro_batch": 0}, r"train\.micro_batch: found 0"),
+        ({"schedule": "step"}, r"train\.schedule: found 'step', expected one of constant, linear, cosine"),
+        ({"betas": [0.9, 1.0]}, r"train\.betas: found \(0\.9, 1\.0\), expected two numbers"),
+        ({"grad_clip": 0}, r"train\.grad_clip: found 0"),
+        ({"lr_scale": {"*norm*": 0}}, r"train\.lr_scale\.\*norm\*: found 0"),
+        ({"compute_dtype": "float16"}, r"train\.compute_dtype: found 'float16', expected one of float32, bfloat16"),
+    ],
+)
+def test_a_wrong_recipe_names_key_found_and_allowed(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        TrainRecipe.from_dict({"steps": 10, "lr": 1e-4, **changes})
+
+
+def test_a_recipe_comes_from_a_config() -> None:
+    recipe = TrainRecipe.from_dict({"steps": 10, "lr": 1e-4, "betas": [0.8, 0.9], "micro_batch": None})
+    assert recipe == TrainRecipe(10, 1e-4, betas=(0.8, 0.9))
+    with pytest.raises(UsageError, match=r"train\.lr: missing"):
+        TrainRecipe.from_dict({"steps": 10})
+
+
+def test_learning_rate_warms_up_and_falls_but_never_to_zero() -> None:
+    rates = [TrainRecipe(10, 1.0, warmup=4, schedule="cosine").lr_at(step) for step in range(10)]
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert all(a > b > 0 for a, b in pairwise(rates[4:]))
+    assert [TrainRecipe(4, 2.0, schedule="linear").lr_at(s) for s in range(4)] == [2.0, 1.5, 1.0, 0.5]
+    assert {TrainRecipe(5, 0.5, schedule="constant").lr_at(s) for s in range(5)} == {0.5}
+    assert TrainRecipe(3, 0.5, warmup=9).lr_at(2) == pytest.approx(0.5 / 3)
+
+
+# ---- batches
+
+
+def plan(rows: list[Row], **changes: Any) -> list[list[int]]:
+    recipe = replace(TrainRecipe(steps=12, lr=1.0, batch=4), **changes)
+    return list(batches(rows, recipe, 3))
+
+
+def flat(chosen: list[list[int]]) -> list[int]:
+    return [index for indices in chosen for index in indices]
+
+
+@pytest.mark.parametrize("mode", ["random", "sequential", "curriculum"])
+@pytest.mark.parametrize("batch", [2, 3, 4, 5])
+def test_pairs_stay_in_one_batch_and_batches_are_never_too_large(mode: str, batch: int) -> None:
+    rows = tiny_rows(17)
+    chosen = plan(rows, sample_mode=mode, batch=batch, steps=40)
+    assert len(chosen) == 40
+    for indices in chosen:
+        assert 1 <= len(indices) <= batch
+        pairs = Counter(rows[i].group for i in indices if rows[i].group)
+        assert all(count % 2 == 0 for count in pairs.values())
+
+
+def test_random_takes_every_row_once_an_epoch_in_another_order_each() -> None:
+    rows = tiny_rows(16)
+    chosen = plan(rows, steps=8)
+    first, second = flat(chosen[:4]), flat(chosen[4:])
+    assert sorted(first) == sorted(second) == list(range(16))
+    assert first != second
+    assert chosen == plan(rows, steps=8)
+    assert chosen != list(batches(rows, TrainRecipe(steps=8, lr=1.0, batch=4), 4))
+
+
+def test_random_fills_batches_with_what_fits() -> None:
+    rows = tiny_rows(17)  # four pairs, nine singles, batches of five
+    assert Counter(map(len, plan(rows, batch=5, steps=34)))[5] >= 25
+
+
+def test_sequential_keeps_the_order_and_wraps() -> None:
+    rows = tiny_rows(10)
+    assert plan(rows, sample_mode="sequential", steps=4) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 1], [2, 3, 4, 5]]
+    assert plan(rows, sample_mode="sequential", batch=3, steps=3) == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_curriculum_stretches_one_pass_over_all_steps() -> None:
+    singles = [replace(row, group="") for row in tiny_rows(10)]
+    chosen = flat(plan(singles, sample_mode="curriculum", steps=5, batch=8))
+    assert chosen == [i * 10 // 40 for i in range(40)]
+    skipped = flat(plan(singles, sample_mode="curriculum", steps=2, batch=2))
+    assert skipped == [0, 2, 5, 7]
+
+
+def test_curriculum_draws_pairs_whole_and_in_proportion() -> None:
+    rows = tiny_rows(16)  # the first half are pairs
+    chosen = plan(rows, sample_mode="curriculum", steps=20, batch=4)
+    paired = [sum(bool(rows[i].group) for i in indices) / len(indices) for indices in chosen]
+    assert paired[:10] == [1.0] * 10
+    assert paired[10:] == [0.0] * 10
+    assert set(flat(chosen)) == set(range(16))
+
+
+def test_a_group_larger_than_the_batch_is_refused_by_name() -> None:
+    rows = [replace(row, group="triple") for row in tiny_rows(3)]
+    with pytest.raises(UsageError, match=r"train\.batch: 2; the group 'triple' has 3 rows"):
+        plan(rows, batch=2)
+
+
+def test_labels_are_the_answer_and_its_end_alone() -> None:
+    tokenizer = tiny_tokenizer()
+    row = tiny_rows()[1]
+    [sample] = encode(tokenizer, [row], 64)
+    text = tokenizer.decode(list(sample.ids))
+    assert text == f"<|im_start|>user\n{row.prompt}<|im_end|>\n<|im_start|>assistant\n{row.target}<|im_end|>"
+    assert tokenizer.decode(list(sample.ids[sample.prompt_length :])) == f"{row.target}<|im_end|>"
+    samples = encode(tokenizer, tiny_rows(3), 64)
+    batch = collate(samples, tokenizer.pad_token_id)
+    assert tokenizer.decode(batch.labels) == "".join(f"{r.target}<|im_end|>" for r in tiny_rows(3))
+    before = [token for s in samples for token in s.ids[s.prompt_length - 1 : -1]]
+    assert batch.input_ids.flatten()[batch.positions].tolist() == before
+    assert batch.tokens == sum(len(s.ids) for s in samples)
+
+
+def test_an_overlong_row_is_refused_by_number_and_text() -> None:
+    rows = [*tiny_rows(2), replace(tiny_rows()[0], target="長" * 50)]
+    with pytest.raises(UsageError, match=r"row 3 \('你是誰 0'\): \d+ tokens; train\.seq_len allows 64"):
+        encode(tiny_tokenizer(), rows, 64)
+
+
+# ---- optimizer
+
+
+def fit_line(recipe: TrainRecipe, storage: type[Storage] = Storage, steps: int = 5) -> tuple[AdamW, list[float | None]]:
+    """A few steps on a least-squares problem of one matrix and one vector."""
+    parameters = {"w": nn.Parameter(noise((8, 4), 1)), "b": nn.Parameter(noise((8,), 2))}
+    optimizer = AdamW(parameters, recipe, dict.fromkeys(parameters, 1.0), storage)
+    efficiencies = []
+    for step in range(steps):
+        optimizer.zero_grad()
+        residual = noise((16, 4), 3) @ parameters["w"].T + parameters["b"] - noise((16, 8), 4)
+        residual.square().mean().backward()  # type: ignore[no-untyped-call]
+        efficiencies.append(optimizer.step(recipe.lr_at(step), optimizer.grad_norm()).update_efficiency)
+    return optimizer, efficiencies
+
+
+def reference_line(recipe: TrainRecipe, steps: int = 5) -> list[Tensor]:
+    """The same with torch's AdamW and clipping."""
+    w, b = nn.Parameter(noise((8, 4), 1)), nn.Parameter(noise((8,), 2))
+    groups = [{"params": [w], "weight_decay": recipe.weight_decay}, {"params": [b], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1.0, betas=recipe.betas, eps=recipe.eps)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr_at(step)
+        optimizer.zero_grad()
+        (noise((16, 4), 3) @ w.T + b - noise((16, 8), 4)).square().mean().backward()  # type: ignore[no-untyped-call]
+        if recipe.grad_clip is not None:
+            nn.utils.clip_grad_norm_([w, b], recipe.grad_clip)
+        optimizer.step()
+    return [w.detach(), b.detach()]
+
+
+@pytest.mark.parametrize("clip", [None, 0.05])
+def test_steps_equal_those_of_torch(clip: float | None) -> None:
+    recipe = TrainRecipe(steps=5, lr=0.01, weight_decay=0.1, grad_clip=clip)
+    ours, _ = fit_line(recipe)
+    for mine, theirs in zip(ours.masters().values(), reference_line(recipe), strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_the_pull_leads_back_to_the_start_and_is_decoupled() -> None:
+    start = noise((8, 4), 1)
+    distances = [(fit_line(TrainRecipe(5, 0.01, pull=p))[0].masters()["w"] - start).norm() for p in (0.0, 5.0, 20.0)]
+    assert distances[0] > distances[1] > distances[2] > 0
+    parameter = nn.Parameter(start.clone())
+    optimizer = AdamW({"w": parameter}, TrainRecipe(1, 0.1, pull=3.0), {"w": 1.0})
+    parameter.data.add_(1.0)
+    parameter.grad = torch.zeros_like(parameter)
+    optimizer.step(0.1, 0.0)
+    assert torch.allclose(parameter.detach(), start + 0.7)
+
+
+class RoundedStorage(Storage):
+    """Weights kept in BF16, rounded to nearest."""
+
+    def write(self, weight: Tensor, m: Tensor, v: Tensor) -> None:
+        self.weight.copy_(weight.bfloat16().float())
+
+
+def test_update_efficiency_tells_updates_that_land_from_updates_that_vanish() -> None:
+    _, landed = fit_line(TrainRecipe(5, 1e-5))
+    assert all(e == pytest.approx(1.0, abs=0.01) for e in landed)
+    _, vanished = fit_line(TrainRecipe(5, 1e-6), RoundedStorage)
+    assert all(abs(e or 0.0) < 0.2 for e in vanished[1:])
+
+
+def test_no_update_has_no_efficiency_and_a_wild_one_is_not_finite() -> None:
+    assert Projection().ratio() is None
+    wild = Projection()
+    wild.add(torch.tensor([math.inf]), torch.tensor([1.0]))
+    assert not wild.finite()
+
+
+def test_learning_rates_scale_by_pattern() -> None:
+    names = ["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.norm.weight"]
+    factors = lr_factors(names, {"model.*": 2.0, "*norm*": 0.5}, tied=True)
+    assert list(factors.values()) == [2.0, 2.0, 1.0]
+    with pytest.raises(UsageError, match=r"lr_scale\.\*bias: matches no tensor; there are model\.embed_tokens"):
+        lr_factors(names, {"*bias": 2.0}, tied=True)
+    for pattern in ("lm_head.weight", "lm_head*"):
+        with pytest.raises(UsageError, match=r"matches only lm_head\.weight.*write model\.embed_tokens\.weight"):
+            lr_factors(names, {pattern: 2.0}, tied=True)
+    assert lr_factors([*names, "lm_head.weight"], {"lm_head*": 3.0}, tied=False)["lm_head.weight"] == 3.0
+
+
+# ---- loss
+
+
+def test_the_loss_is_that_of_all_logits_on_the_labels(start: Path) -> None:
+    model = load_masters(start)
+    samples = encode(tiny_tokenizer(), tiny_rows(5), 64)
+    batch = collate(samples, 0)
+    expected = 0.0
+    for sample in samples:
+        ids = torch.tensor([sample.ids])
+        logits = model(input_ids=ids).logits[0].log_softmax(-1)
+        expected -= sum(logits[i - 1, sample.ids[i]].item() for i in range(sample.prompt_length, len(sample.ids)))
+    assert answer_loss(model, batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_micro_batches_add_up_to_the_batch(start: Path, tmp_path: Path) -> None:
+    pieces = micro_batches(encode(tiny_tokenizer(), tiny_rows(5), 64), 2, 0)
+    assert [len(p.input_ids) for p in pieces] == [2, 2, 1]
+    train(start, tmp_path / "whole", RECIPE)
+    train(start, tmp_path / "pieces", replace(RECIPE, micro_batch=1))
+    whole, cut = (load_file(tmp_path / n / "master" / "model.safetensors") for n in ("whole", "pieces"))
+    moved = load_file(start / "model.safetensors")
+    for name in whole:
+        assert (whole[name] - cut[name]).norm() < 0.02 * (whole[name] - moved[name]).norm(), name
+    first = [table(tmp_path / n / "run" / "train.tsv")[0] for n in ("whole", "pieces")]
+    assert float(first[0]["loss"]) == pytest.approx(float(first[1]["loss"]), rel=1e-5)
+    assert first[0]["tokens"] == first[1]["tokens"]
+
+
+# ---- runs
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_run_lowers_the_loss_and_gives_the_same_bits_again(start: Path, tmp_path: Path, dtype: str) -> None:
+    recipe = replace(RECIPE, steps=12, lr=4e-3, compute_dtype=dtype)
+    before = sha256_folder(start)
+    first, second = train(start, tmp_path / "1", recipe), train(start, tmp_path / "2", recipe)
+    assert (first.status, first.reason, first.steps_done, first.threads) == (TRAINED, "", 12, 1)
+    assert first.weights_sha256 == second.weights_sha256 == sha256_folder(tmp_path / "1" / "master")
+    losses = [float(row["loss"]) for row in table(tmp_path / "1" / "run" / "train.tsv")]
+    assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
+    assert sha256_folder(start) == before, "the start is only read"
+    other = train(start, tmp_path / "3", recipe, seed=8)
+    assert other.weights_sha256 != first.weights_sha256
+
+
+def test_the_export_of_a_trained_master_equals_its_training_forward(untied: Path, tmp_path: Path) -> None:
+    train(untied, tmp_path)
+    export(tmp_path / "master", tmp_path / "nvfp4")
+    ids = torch.arange(20).unsqueeze(0)
+    with torch.no_grad():
+        logits = [m(input_ids=ids).logits for m in (load_masters(tmp_path / "master"), load_model(tmp_path / "nvfp4"))]
+    assert torch.equal(*logits)
+
+
+def test_the_tables_of_a_run(start: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int, float, float]] = []
+    train(start, tmp_path, progress=lambda *told: seen.append(told), phase_file=tmp_path / "phase")
+    rows = table(tmp_path / "run" / "train.tsv")
+    columns = "stage lineage step loss lr grad_norm update_efficiency tokens seconds memory_mib"
+    assert list(rows[0]) == columns.split()
+    assert [(r["stage"], r["lineage"], r["step"]) for r in rows] == [("A", "abc", str(i)) for i in range(1, 7)]
+    assert [float(r["lr"]) for r in rows] == [RECIPE.lr_at(i) for i in range(6)]
+    assert all(float(r["update_efficiency"]) == pytest.approx(1, abs=1e-3) for r in rows)
+    assert all(float(r["memory_mib"]) > 50 for r in rows)
+    assert [(s, n) for s, n, _, _ in seen] == [(i, 6) for i in range(1, 7)]
+    assert seen[-1][3] == 0
+    assert read_phase(tmp_path / "phase") == "saving"
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_every_tensor_takes_part_and_the_tied_head_is_listed(start: Path, untied: Path, tmp_path: Path) -> None:
+    for folder in (start, untied):
+        train(folder, tmp_path / folder.name)
+        rows = {r["tensor"]: r for r in table(tmp_path / folder.name / "run" / "participation.tsv")}
+        assert list(next(iter(rows.values()))) == [
+            "stage", "lineage", "tensor", "alias_of", "trainable", "got_gradient", "changed_share", "exported_as",
+        ]  # fmt: skip
+        assert len(rows) == 25
+        assert rows["lm_head.weight"]["alias_of"] == ("model.embed_tokens.weight" if folder == start else "")
+        assert all(r["trainable"] == r["got_gradient"] == "true" for r in rows.values())
+        assert all(float(r["changed_share"]) > 0 for r in rows.values())
+        assert rows["model.layers.1.mlp.down_proj.weight"]["exported_as"] == "nvfp4"
+        assert rows["model.norm.weight"]["exported_as"] == "float32"
+
+
+def test_a_bf16_start_is_widened(tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path / "bf16", dtype=torch.bfloat16)
+    assert train(folder, tmp_path).status == TRAINED
+    assert json.loads((tmp_path / "master" / "config.json").read_text())["dtype"] == "float32"
+    stored = load_file(tmp_path / "master" / "model.safetensors")
+    assert {t.dtype for t in stored.values()} == {torch.float32}
+    assert (tmp_path / "master" / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("lr", "reason"), [(1e15, "step 2 of 6: the loss is nan"), (1e30, "step 1 of 6: the weights' update is not")]
+)
+def test_a_run_that_diverges_says_when_and_why_and_leaves_no_weights(
+    start: Path, tmp_path: Path, lr: float, reason: str
+) -> None:
+    outcome = train(start, tmp_path, replace(RECIPE, lr=lr, warmup=0, pull=0.0, schedule="constant"))
+    assert outcome.status == DIVERGED
+    assert outcome.weights_sha256 == ""
+    assert outcome.reason.startswith(reason)
+    assert outcome.steps_done <= 3
+    assert not (tmp_path / "master").exists()
+    assert (tmp_path / "run" / "train.tsv").exists()
+
+
+def test_a_tensor_that_does_not_change_fails_the_run_by_name(start: Path, tmp_path: Path) -> None:
+    with pytest.raises(HoleError, match=r"model\.norm\.weight did not change"):
+        train(start, tmp_path, replace(RECIPE, lr=1e-12, pull=0.0))
+    assert not (tmp_path / "master").exists()
+    assert table(tmp_path / "run" / "participation.tsv")
+
+
+def test_each_kind_of_hole_is_named() -> None:
+    whole = Participant("a", "", True, True, 0.5, "nvfp4")
+    check_holes([whole])
+    holes = [replace(whole, trainable=False), replace(whole, got_gradient=False), replace(whole, exported_as="")]
+    for hole, words in zip(holes, ("is not trainable", "got no gradient", "is not exported"), strict=True):
+        with pytest.raises(HoleError, match=f"1 of 2 tensors .* a {words}"):
+            check_holes([whole, hole])
+
+
+def test_what_a_killed_run_left_becomes_its_table(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "train.partial.tsv").write_text("stage\tlineage\nA\tabc\nA\tab")
+    publish(tmp_path / "work", tmp_path / "run")
+    assert (tmp_path / "run" / "train.tsv").read_text() == "stage\tlineage\nA\tabc\n"
+    publish(tmp_path / "work", tmp_path / "run")
+    assert (tmp_path / "run" / "train.tsv").read_text().startswith("stage\tlineage\tstep\tloss")
+
+
+def test_a_quantised_start_and_an_empty_mix_are_refused(start: Path, tmp_path: Path) -> None:
+    export(start, tmp_path / "nvfp4")
+    with pytest.raises(UsageError, match="quantization_config; expected plain weights"):
+        train(tmp_path / "nvfp4", tmp_path)
+    with pytest.raises(UsageError, match="no rows"):
+        train(start, tmp_path, rows=[])
+
+
+# ---- golden numbers
+
+
+def golden_run(folder: Path) -> dict[str, Any]:
+    """A fixed recipe's weights: their digest, and the norm and one projection of what each tensor moved by."""
+    start = tiny_folder(folder / "start")
+    outcome = train(start, folder, replace(RECIPE, steps=8, lr_scale={"*norm*": 0.5}))
+    before, after = (load_file(path / "model.safetensors") for path in (start, folder / "master"))
+    moved = {name: (after[name] - before[name]).flatten().double() for name in sorted(after)}
+    sums = {n: [m.norm().item(), m.dot(noise(tuple(m.shape), 9).double()).item()] for n, m in moved.items()}
+    digest = outcome.weights_sha256
+    return {"machine": f"{outcome.cpu} torch {outcome.torch_version}", "digest": digest, "moved": sums}
+
+
+def test_a_fixed_recipe_gives_the_golden_weights(tmp_path: Path) -> None:
+    golden, now = json.loads(GOLDEN.read_text()), golden_run(tmp_path)
+    advice = (
+        "the weights of a fixed recipe changed. If that is meant, raise fgod.NUMERICS_VERSION (every lineage is then "
+        "trained anew) and write the golden file again: python -m tests.test_train"
+    )
+    assert golden["numerics_version"] == fgod.NUMERICS_VERSION, (
+        "write the golden file again: python -m tests.test_train"
+    )
+    if now["machine"] in golden["digests"]:
+        assert now["digest"] == golden["digests"][now["machine"]], advice
+    for name, (norm, projection) in golden["moved"].items():
+        assert now["moved"][name][0] == pytest.approx(norm, rel=0.01), f"{name}: {advice}"
+        assert now["moved"][name][1] == pytest.approx(projection, abs=0.02 * norm), f"{name}: {advice}"
+
+
+def write_golden(folder: Path) -> None:
+    """Write the golden numbers; a machine of another kind is added beside those that are there."""
+    now = golden_run(folder)
+    old: dict[str, Any] = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {"numerics_version": None}
+    same = old["numerics_version"] == fgod.NUMERICS_VERSION
+    digests = {**(old["digests"] if same else {}), now["machine"]: now["digest"]}
+    if same and old["digests"].get(now["machine"], now["digest"]) != now["digest"]:
+        raise SystemExit(f"weights changed on {now['machine']}: raise fgod.NUMERICS_VERSION first")
+    moved = old["moved"] if same else now["moved"]
+    golden = {"numerics_version": fgod.NUMERICS_VERSION, "digests": digests, "moved": moved}
+    GOLDEN.write_text(json.dumps(golden, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as scratch:
+        write_golden(Path(scratch))
