@@ -1,0 +1,73 @@
+"""One trainer per run folder: a file lock whose descriptor the command inherits.
+
+flock(2) belongs to the open file, so the lock is held as long as anyone lives who could write: also after the guard
+was killed, while the trainer goes on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fgod.errors import FgodError
+from fgod.guard.tree import process_numbers, read_process
+
+
+class LockHeldError(FgodError):
+    """Another process holds the lock of the run folder: the command was not started. Exit code 1."""
+
+
+@contextmanager
+def held(path: Path) -> Iterator[int]:
+    """Hold the lock and yield its descriptor. The file stays behind: removing it would let two in.
+
+    Raises:
+        LockHeldError: someone else holds it; names the processes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LockHeldError(_held_by(path, handle)) from None
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        yield handle
+    finally:
+        os.close(handle)  # no LOCK_UN: that would unlock the copies that the command inherited
+
+
+def _held_by(path: Path, handle: int) -> str:
+    holders = [str(p) for pid in holder_numbers(handle) if (p := read_process(pid))]
+    named = ", ".join(holders) or f"unknown; last taken by process {os.pread(handle, 32, 0).decode().strip()}"
+    return (
+        f"{path}: another run is using this folder, found process {named}; "
+        "expected none. Wait until it ends, or end it, then start again"
+    )
+
+
+def holder_numbers(handle: int) -> list[int]:
+    """Other processes that have the file open, as far as this user may see."""
+    file = os.fstat(handle)
+    others = (pid for pid in process_numbers() if pid != os.getpid())
+    return sorted(pid for pid in others if _has_open(pid, (file.st_dev, file.st_ino)))
+
+
+def _has_open(pid: int, file: tuple[int, int]) -> bool:
+    try:
+        with os.scandir(f"/proc/{pid}/fd") as entries:
+            return any(_identity(entry.path) == file for entry in entries)
+    except OSError:  # gone, or another user's
+        return False
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        stat = os.stat(path)
+    except OSError:  # closed meanwhile
+        return None
+    return stat.st_dev, stat.st_ino

@@ -1,0 +1,40 @@
+"""The trainer says what it is doing in a small file; the guard writes it beside each reading."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+PHASES = (
+    "start",
+    "model_loaded",
+    "batch_ready",
+    "zero_grad_done",
+    "backward_done",
+    "optimizer_step_done",
+    "saving",
+    "exporting",
+)
+"""The names that the trainer uses; the guard takes any."""
+
+MAX_LENGTH = 64
+
+
+def write_phase(path: Path, phase: str) -> None:
+    """Say the phase: by rename, so that a reader sees the old or the new one; not synced, as it is told every step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(phase + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_phase(path: Path | None) -> str:
+    """The phase that was said last; `start` as long as none was."""
+    if path is None:
+        return PHASES[0]
+    try:
+        with path.open("rb") as stream:
+            text = stream.read(4 * MAX_LENGTH).decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return PHASES[0]
+    line = next(iter(text.splitlines()), "")[:MAX_LENGTH].strip()
+    return "".join(c for c in line if c.isprintable()) or PHASES[0]

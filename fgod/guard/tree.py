@@ -1,0 +1,139 @@
+"""The processes that a command started, found in /proc: descendants, and members of its session or group.
+
+A worker is often a grandchild, and one whose parent died belongs to init: its session still tells whose it is. A
+process once seen stays a member as long as it lives, also after it left the session.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+RESCAN_SECS = 5.0
+"""How often processes that were found to be strangers are looked at again (a process number may have been reused)."""
+
+KILL_SECS = 5.0
+"""How long a killed process may take to vanish (freeing many GiB takes time) before it counts as a survivor."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A living process. `started` is in clock ticks after boot: with the number it names one process for good."""
+
+    pid: int
+    parent: int
+    group: int
+    session: int
+    started: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.pid} ({self.name})"
+
+
+def read_process(pid: int) -> Member | None:
+    """A living process from /proc/PID/stat (proc_pid_stat(5)); None when it is gone, a zombie, or hidden from us."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stream:
+            text = stream.read().decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    head, _, tail = text.rpartition(")")  # the name itself may hold parentheses and blanks
+    fields = tail.split()
+    if fields[0] in "ZX":
+        return None
+    name = head.partition("(")[2]
+    return Member(pid, int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]), name)
+
+
+def process_numbers() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdecimal())
+
+
+class ProcessTree:
+    """The living processes of the command whose first process is `root`, the leader of its own session.
+
+    Do not reap `root` before the last `kill`: while it is a zombie its number can be nobody else's.
+    """
+
+    def __init__(self, root: int) -> None:
+        self.root = root
+        self._members: dict[int, Member] = {}
+        self._strangers: set[str] = set()  # names in /proc
+        self._rescan_at = 0.0
+
+    def members(self) -> list[Member]:
+        """Living members, sorted by number. Costs one listing of /proc and one read for each member or new process."""
+        now = time.monotonic()
+        if now >= self._rescan_at:
+            self._strangers.clear()
+            self._rescan_at = now + RESCAN_SECS
+        self._drop_dead()
+        listed = set(os.listdir("/proc"))
+        self._strangers &= listed
+        new = listed - self._strangers - {str(pid) for pid in self._members}
+        self._strangers.update(name for name in new if not name.isdecimal())
+        self._adopt([p for name in new - self._strangers if (p := read_process(int(name)))])
+        return sorted(self._members.values(), key=lambda m: m.pid)
+
+    def _drop_dead(self) -> None:
+        current = {pid: read_process(pid) for pid in self._members}
+        self._members = {
+            pid: now for pid, was in self._members.items() if (now := current[pid]) and now.started == was.started
+        }
+
+    def _adopt(self, unknown: list[Member]) -> None:
+        """Sort new processes into members and strangers; as a child may come before its parent, until no more join."""
+        joined = True
+        while joined:
+            joining = [p for p in unknown if self._belongs(p)]
+            self._members.update((p.pid, p) for p in joining)
+            unknown = [p for p in unknown if p.pid not in self._members]
+            joined = bool(joining)
+        self._strangers.update(str(p.pid) for p in unknown)
+
+    def _belongs(self, p: Member) -> bool:
+        return self.root in (p.pid, p.session, p.group) or p.parent in self._members
+
+    def kill_group(self) -> None:
+        """SIGKILL to the group of the command at once; the fast part of `kill`."""
+        with suppress(ProcessLookupError, PermissionError):  # what is left or forbidden, `kill` finds and names
+            os.killpg(self.root, signal.SIGKILL)
+
+    def kill(self, timeout: float = KILL_SECS) -> list[Member]:
+        """SIGKILL to all members until none lives, or `timeout` seconds passed: returns the survivors."""
+        deadline = time.monotonic() + timeout
+        pause = 0.001
+        self.kill_group()
+        while members := self.members():
+            if time.monotonic() > deadline:
+                return members
+            for member in members:
+                kill_process(member)
+            self.kill_group()
+            time.sleep(pause)
+            pause = min(2 * pause, 0.02)
+        return []
+
+    def wait_gone(self, timeout: float) -> list[Member]:
+        """Give members up to `timeout` seconds to end by themselves: returns those that live on."""
+        deadline = time.monotonic() + timeout
+        while (members := self.members()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return members
+
+
+def kill_process(member: Member) -> None:
+    """SIGKILL to exactly this process: the handle is taken before its start time is compared; numbers are reused."""
+    with suppress(ProcessLookupError, PermissionError):  # gone, or not ours to end: the caller looks again
+        handle = os.pidfd_open(member.pid)
+        try:
+            now = read_process(member.pid)
+            if now and now.started == member.started:
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+        finally:
+            os.close(handle)

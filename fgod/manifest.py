@@ -1,0 +1,349 @@
+"""The manifest: what ran, on what, with what, and how it ended.
+
+Each command leaves two files in results/manifest.d/, one at its start and one at its end, so that also a killed one is
+on record: a start without an end. `write_jsonl` joins them to results/manifest.jsonl, one line a command.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import secrets
+import socket
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import fgod
+from fgod.digests import cached_sha256_files, cached_sha256_folder
+from fgod.errors import FgodError
+from fgod.files import canonical_json, folder_files, write_json, write_text
+from fgod.guard.tree import read_process
+
+FOLDER = Path("results/manifest.d")
+JOINED = Path("results/manifest.jsonl")
+DIGESTS = Path(".snakemake/fgod/digests.json")
+
+START, END = ".start.json", ".end.json"
+PACKAGES = ("torch", "transformers", "compressed-tensors", "snakemake")
+VARIABLES = (
+    "PYTHONHASHSEED",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "ATEN_CPU_CAPABILITY",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_VISIBLE_DEVICES",
+)
+"""Environment variables that can change a result; recorded when set."""
+
+GIT_SECS = 20
+
+
+@dataclass
+class Record:
+    """The running command's entry. A command that ends without an exception sets what it will exit with."""
+
+    name: str
+    exit_code: int = 0
+
+
+@contextmanager
+def recorded(
+    root: Path,
+    argv: Sequence[str],
+    stage: str = "",
+    lineage: str = "",
+    inputs: Sequence[Path] = (),
+    outputs: Sequence[Path] = (),
+) -> Iterator[Record]:
+    """Record a command of the project at `root`; exceptions pass through after their exit code and message are kept.
+
+    Inputs are digested at the start, outputs at the end; what is missing is recorded as missing.
+    """
+    begin = datetime.now(UTC)
+    record = Record(f"{begin.strftime('%Y%m%dT%H%M%S.%f')[:-3]}Z-{os.getpid()}-{secrets.token_hex(4)}")
+    start = _start(root, argv, stage, lineage, begin)
+    _write(root, record.name + START, start)
+    error = ""
+    try:
+        _write(root, record.name + START, {**start, "inputs": describe(root, inputs)})
+        yield record
+    except BaseException as caught:
+        record.exit_code, error = exit_code_of(caught), _message(caught)
+        raise
+    finally:
+        _write(root, record.name + END, _end(root, record, error, begin, outputs))
+
+
+def _start(root: Path, argv: Sequence[str], stage: str, lineage: str, begin: datetime) -> dict[str, Any]:
+    return {
+        "argv": list(argv),
+        "cwd": shown_path(root, Path.cwd()),
+        "start": _iso(begin),
+        "stage": stage,
+        "lineage": lineage,
+        "process": own_process(),
+        "commit": commit(root),
+        "versions": versions(),
+        "machine": machine(),
+        "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "inputs": None,
+    }
+
+
+def _end(root: Path, record: Record, error: str, begin: datetime, outputs: Sequence[Path]) -> dict[str, Any]:
+    end = datetime.now(UTC)
+    return {
+        "end": _iso(end),
+        "seconds": round((end - begin).total_seconds(), 3),
+        "exit_code": record.exit_code,
+        "error": error,
+        "outputs": describe(root, outputs),
+    }
+
+
+def _iso(time: datetime) -> str:
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The exit code with which a process ends that does not catch this."""
+    match error:
+        case FgodError():
+            return error.exit_code
+        case SystemExit(code=None):
+            return 0
+        case SystemExit(code=int(code)):
+            return code & 0xFF
+        case KeyboardInterrupt():
+            return 130
+    return 1
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, str) else ""
+    text = str(error)
+    return text if isinstance(error, FgodError) else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def _write(root: Path, name: str, value: Mapping[str, Any]) -> None:
+    write_json(root / FOLDER / name, _encodable(value))
+
+
+def _encodable(value: Any) -> Any:
+    """The value with text that is not Unicode (a file name of other bytes, say) written in escapes."""
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case Mapping():
+            return {_encodable(key): _encodable(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_encodable(item) for item in value]
+    return value
+
+
+# What a command read and wrote
+
+
+def shown_path(root: Path, path: Path) -> str:
+    """Relative to the root if it lies below, else absolute."""
+    absolute, root = Path(os.path.abspath(path)), Path(os.path.abspath(root))
+    return (absolute.relative_to(root) if absolute.is_relative_to(root) else absolute).as_posix()
+
+
+def describe(root: Path, paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Path, kind (file, folder, missing, unreadable), bytes and SHA-256 of each; digests are remembered below root."""
+    return [{"path": shown_path(root, path), **_content(path, root / DIGESTS)} for path in paths]
+
+
+def _content(path: Path, cache: Path) -> dict[str, Any]:
+    try:
+        if path.is_dir():
+            files = folder_files(path)
+            size = sum(file.stat().st_size for file in files)
+            return {"kind": "folder", "files": len(files), "bytes": size, "sha256": cached_sha256_folder(path, cache)}
+        return {"kind": "file", "bytes": path.stat().st_size, "sha256": cached_sha256_files([path], cache)[path]}
+    except FileNotFoundError:
+        return {"kind": "missing", "bytes": None, "sha256": None}
+    except OSError as error:
+        return {"kind": "unreadable", "bytes": None, "sha256": None, "error": str(error)}
+
+
+# Where and with what a command ran
+
+
+def own_process() -> dict[str, Any]:
+    """What tells this process from any other, on this machine and after it was started again."""
+    return {"pid": os.getpid(), "started": _started(os.getpid()), "boot": _boot(), "host": socket.gethostname()}
+
+
+def _started(pid: int) -> int | None:
+    process = read_process(pid)
+    return process.started if process else None
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def commit(root: Path) -> dict[str, Any] | None:
+    """Commit of the project's git folder and whether tracked files differ from it; None without git or a commit."""
+    sha = _git(root, "rev-parse", "HEAD")
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return None if sha is None or changes is None else {"sha": sha, "dirty": bool(changes)}
+
+
+def _git(root: Path, *args: str) -> str | None:
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    command = ["git", "-C", str(root), *args]
+    try:
+        done = subprocess.run(command, capture_output=True, env=environment, timeout=GIT_SECS, check=True)
+    except (OSError, subprocess.SubprocessError):  # no git, no repository, no commit: recorded as null
+        return None
+    return done.stdout.decode(errors="replace").strip()
+
+
+@functools.cache
+def versions() -> dict[str, str | None]:
+    """Python, fgod and the packages that decide numbers; None: not installed. Imports none of them."""
+    return {"python": platform.python_version(), "fgod": fgod.__version__, **{p: _version(p) for p in PACKAGES}}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@functools.cache
+def machine() -> dict[str, Any]:
+    """Name, system, processor, cores that we may use, memory in MiB, GPUs (None: NVML cannot be asked)."""
+    return {
+        "host": socket.gethostname(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_mib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20,
+        "gpus": _gpus(),
+    }
+
+
+def _cpu_model() -> str:
+    """From /proc/cpuinfo, which has no model name on ARM: then the architecture."""
+    for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.machine()
+
+
+def _gpus() -> list[str] | None:
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        return [_gpu_name(pynvml, number) for number in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _gpu_name(nvml: Any, number: int) -> str:
+    name = nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(number))
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+
+
+# The join
+
+
+def join(root: Path) -> list[dict[str, Any]]:
+    """One entry a command, by start, each with a `state`:
+
+    done (exit code 0), failed (another), killed (no end, and its process is gone), running (no end, its process lives),
+    unknown (no end, and it was started on another machine), unreadable (`file` names what cannot be read, `error` says
+    why; the rest is what the other file says). Nothing is deleted.
+    """
+    folder = root / FOLDER
+    files = sorted(p.name for p in folder.glob("*.json") if not p.name.startswith(".")) if folder.is_dir() else []
+    names = {_command_name(file): None for file in files}
+    entries = [{"name": name} | _joined(folder, name, files) | {"name": name} for name in names]
+    return sorted(entries, key=lambda e: (str(e.get("start") or e["name"]), e["name"]))
+
+
+def _command_name(file: str) -> str:
+    return file.removesuffix(START).removesuffix(END)
+
+
+def _joined(folder: Path, name: str, files: Sequence[str]) -> dict[str, Any]:
+    if name in files:
+        return _unreadable(name, f"the name ends neither in {START} nor in {END}")
+    start, fault = _load(folder / (name + START), _START_KEYS)
+    if not fault and name + END not in files:
+        return {**start, "state": _state_without_end(start["process"])}
+    end, end_fault = _load(folder / (name + END), _END_KEYS) if name + END in files else ({}, "")
+    if fault or end_fault:
+        file = name + (START if fault else END)
+        return {**start, **end, **_unreadable(file, fault or end_fault)}
+    return {**start, **end, "state": "failed" if end["exit_code"] else "done"}
+
+
+def _unreadable(file: str, error: str) -> dict[str, Any]:
+    return {"state": "unreadable", "file": (FOLDER / file).as_posix(), "error": error}
+
+
+_START_KEYS: dict[str, type] = {"argv": list, "start": str, "process": dict}
+_END_KEYS: dict[str, type] = {"end": str, "exit_code": int}
+
+
+def _load(path: Path, keys: Mapping[str, type]) -> tuple[dict[str, Any], str]:
+    """The file's object and "", or {} and what is wrong with it."""
+    try:
+        value = json.loads(path.read_bytes())
+        canonical_json(value)  # refuses NaN and infinity
+    except FileNotFoundError:
+        return {}, "no such file"
+    except RecursionError:
+        return {}, "not JSON: nested too deep"
+    except ValueError as error:
+        return {}, f"not JSON: {error}"
+    except OSError as error:
+        return {}, str(error)
+    if not isinstance(value, dict):
+        return {}, f"expected an object, found {type(value).__name__}"
+    wrong = [key for key, kind in keys.items() if not isinstance(value.get(key), kind)]
+    return ({}, f"missing or of a wrong type: {', '.join(wrong)}") if wrong else (value, "")
+
+
+def _state_without_end(process: Mapping[str, Any]) -> str:
+    if process.get("host") != socket.gethostname():
+        return "unknown"
+    pid, started = process.get("pid"), process.get("started")
+    alive = process.get("boot") == _boot() and isinstance(pid, int) and _started(pid) == started is not None
+    return "running" if alive else "killed"
+
+
+def as_jsonl(entries: Iterable[Mapping[str, Any]]) -> str:
+    """One line of JSON an entry."""
+    return "".join(json.dumps(_encodable(entry), ensure_ascii=False) + "\n" for entry in entries)
+
+
+def write_jsonl(root: Path) -> Path:
+    """Write results/manifest.jsonl, one line a command, and return its path."""
+    write_text(root / JOINED, as_jsonl(join(root)))
+    return root / JOINED
