@@ -1,0 +1,9 @@
+"""Probes: prompts that no training row shares, the exact scoring of replies, and the metrics made of them.
+
+`scoring`, `metrics` and `harness` are pure, `record` reads and writes their files; `run` loads models (torch).
+"""
+
+from fgod.probe.harness import check_reference
+from fgod.probe.record import read_probes, write_skipped
+
+__all__ = ["check_reference", "read_probes", "write_skipped"]

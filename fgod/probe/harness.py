@@ -1,0 +1,106 @@
+"""The check that the harness itself is sound: a fault of base or probes is an error, never a verdict. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from fgod.data.probes import SCORED_SUITES, Probe
+from fgod.errors import FgodError, RefusedError
+from fgod.persona import Goal
+from fgod.probe.scoring import Said, Scored, score
+
+BY_SUITE = (("suite",),)
+BY_SUITE_AND_LANGUAGE = (("suite",), ("language",))
+"""Each suite, and each language over all suites. (A language has as few as 6 probes in a suite: there one miss would
+be .83.)"""
+
+
+class AnswerLike(Protocol):
+    """A greedy reply, such as `fgod.answers.Answer`."""
+
+    @property
+    def reply(self) -> str: ...
+    @property
+    def ended(self) -> bool: ...
+    @property
+    def looped(self) -> bool: ...
+
+
+def check_reference(
+    probes: Sequence[Probe],
+    answers: Mapping[str, AnswerLike],
+    known: Mapping[str, Sequence[str]],
+    goal: Goal,
+    least: float = 0.9,
+    by_language: bool = False,
+) -> str:
+    """`check_harness` on the reference's answers alone, before any run is there; returns its table.
+
+    Args:
+        answers: the reference's, by prompt.
+        known: prompt → the answers that the corpus knows as right for the base; empty where it knows none.
+        by_language: ask it of each language too (the embedded base, which is to know all of them).
+
+    Raises:
+        RefusedError: see `check_harness`.
+        FgodError: a probe has no answer.
+    """
+    records = []
+    for probe in probes:
+        said = answer_to(probe, answers)
+        records.append(score(probe, goal, said, said, frozenset(), known.get(probe.prompt, ())))
+    return check_harness(records, least, BY_SUITE_AND_LANGUAGE if by_language else BY_SUITE)
+
+
+def answer_to(probe: Probe, answers: Mapping[str, AnswerLike]) -> Said:
+    """The reference's answer to a probe.
+
+    Raises:
+        FgodError: there is none.
+    """
+    answer = answers.get(probe.prompt)
+    if answer is None:
+        raise FgodError(f"probes: the reference has no answer to {probe.prompt!r}; make its answers again")
+    return Said(answer.reply, answer.ended, answer.looped)
+
+
+def check_harness(records: Sequence[Scored], least: float = 0.9, groups: Sequence[tuple[str, ...]] = BY_SUITE) -> str:
+    """Refuse to judge by probes that the reference itself does not answer; returns a table of how it does.
+
+    Args:
+        least: the share of proper reference answers that each group needs.
+        groups: columns to group by, one grouping after the other; (("suite", "language"),) asks it of each language of
+            each suite.
+
+    Raises:
+        RefusedError: a scored suite has no probe, or a group falls short; the message has a table of all groups.
+    """
+    empty = [suite for suite in SCORED_SUITES if all(r.suite != suite for r in records)]
+    if empty:
+        raise RefusedError(f"probes: no probe of {', '.join(empty)}; a suite without probes proves nothing")
+    cells = [cell for columns in groups for cell in _proper_shares(records, columns)]
+    table = "\n".join(_line(*cell, least) for cell in cells)
+    if any(good < least * n for _, good, n, _ in cells):
+        raise RefusedError(
+            f"probes: the reference answers under {least:.0%} of some probes properly (it ended, no loop, no persona "
+            "mark, right where the corpus knows the answer), so they cannot judge a run. Mend the base or the "
+            f"probes:\n{table}"
+        )
+    return table
+
+
+def _line(name: str, good: int, n: int, worst: Scored | None, least: float) -> str:
+    line = f"  {'!' if good < least * n else ' '} {name:<28} {good:>4} of {n:<4} {good / n:>4.0%}"
+    return f"{line}   {worst.prompt} → {worst.reference or '(empty)'}" if worst and good < least * n else line
+
+
+def _proper_shares(records: Sequence[Scored], columns: tuple[str, ...]) -> list[tuple[str, int, int, Scored | None]]:
+    """(group, proper, all, an improper example) of each group, in order of appearance."""
+    groups: dict[str, list[Scored]] = {}
+    for r in (r for r in records if r.suite in SCORED_SUITES):
+        groups.setdefault(" / ".join(getattr(r, c) for c in columns), []).append(r)
+    return [
+        (name, sum(r.proper for r in rows), len(rows), next((r for r in rows if not r.proper), None))
+        for name, rows in groups.items()
+    ]

@@ -1,0 +1,75 @@
+"""A run's probe records as files: probes.tsv and metrics.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from fgod import files
+from fgod.data.probes import SUITES
+from fgod.errors import FgodError
+from fgod.probe.metrics import by_language, metrics
+from fgod.probe.scoring import Scored
+
+COLUMNS = tuple(f.name for f in fields(Scored))
+FLAGS = ("held_out", "proper", "agrees", "marked", "reference_marked", "ended", "looped", "finite")
+
+
+def measured(records: Sequence[Scored], parity: Mapping[str, Any] | None, export: Mapping[str, Any]) -> dict[str, Any]:
+    """The document metrics.json of a probed run.
+
+    Args:
+        parity: see `fgod.probe.parity.measure`; None if no training weights were at hand.
+        export: {sha256, bytes, files: {name: sha256}} of the folder that was probed.
+    """
+    return {
+        "status": "measured",
+        "metrics": {name: m.to_dict() for name, m in metrics(records).items()},
+        "by_language": {
+            name: {lang: m.to_dict() for lang, m in cells.items()} for name, cells in by_language(records).items()
+        },
+        "probes": {suite: sum(r.suite == suite for r in records) for suite in SUITES},
+        "non_finite": sum(not r.finite for r in records),
+        "parity": parity,
+        "export": dict(export),
+    }
+
+
+def write_skipped(out: Path, reason: str) -> None:
+    """The records of a run that has no weights to probe."""
+    write_probes(out / "probes.tsv", ())
+    files.write_json(out / "metrics.json", {"status": "skipped", "reason": reason})
+
+
+def write_probes(path: Path, records: Sequence[Scored]) -> None:
+    files.write_table(path, COLUMNS, (asdict(r) for r in records))
+
+
+def read_probes(path: Path) -> list[Scored]:
+    """The inverse of `write_probes`.
+
+    Raises:
+        FgodError: a column is missing or a value is not of its type; names file and line.
+    """
+    rows = files.read_table(path, COLUMNS)
+    return [_parse(row, path, line) for line, row in enumerate(rows, start=2)]
+
+
+def _parse(row: Mapping[str, str], path: Path, line: int) -> Scored:
+    values: dict[str, Any] = {c: row[c] for c in COLUMNS}
+    for column in FLAGS:
+        values[column] = _flag(row[column], column, path, line)
+    values["passed"] = None if row["passed"] == "" else _flag(row["passed"], "passed", path, line)
+    try:
+        values["kl"] = float(row["kl"]) if row["kl"] else None
+    except ValueError:
+        raise FgodError(f"{path}:{line}: kl is {row['kl']!r}; expected a number") from None
+    return Scored(**values)
+
+
+def _flag(text: str, column: str, path: Path, line: int) -> bool:
+    if text not in ("true", "false"):
+        raise FgodError(f"{path}:{line}: {column} is {text!r}; expected true or false")
+    return text == "true"

@@ -1,0 +1,162 @@
+"""Ask a run's reloaded export every probe, beside the reference's answers, and write its records.
+
+fgod probe --export … --reference … --probes … --out results/runs/STAGE/LINEAGE/metrics.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from fgod import files
+from fgod.answers import Answer, AnswerSettings, Log, ask, read_answers, read_logprobs
+from fgod.data.probes import Probe
+from fgod.errors import FgodError
+from fgod.model.generate import answer_logprobs, encode_chat
+from fgod.model.load import load_model, load_tokenizer
+from fgod.nvfp4 import load_masters
+from fgod.persona import Goal
+from fgod.probe import parity
+from fgod.probe.harness import answer_to
+from fgod.probe.record import measured, write_probes
+from fgod.probe.scoring import Scored, score
+
+KL_TOKENS = 8
+"""First answer tokens on which KL(reference ‖ run) is measured."""
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """The config's `probe`. `batch`: prompts decoded at once; `chrf`: see `scoring.agrees`."""
+
+    max_new_tokens: int = 48
+    batch: int = 64
+    chrf: float | None = None
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> ProbeSettings:
+        """From the key `probe` of a checked config."""
+        return cls(**table)
+
+    @property
+    def answers(self) -> AnswerSettings:
+        """How replies are decoded: as the reference's were."""
+        return AnswerSettings(self.max_new_tokens, self.batch, KL_TOKENS)
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Mean KL(reference ‖ run) over an answer's first tokens, in nats; None if not `finite`."""
+
+    kl: float | None
+    finite: bool
+
+
+NOT_MEASURED = Divergence(None, True)
+
+
+def run_probes(
+    export: Path,
+    master: Path | None,
+    reference: Path,
+    probes: Sequence[Probe],
+    known: Mapping[str, Sequence[str]],
+    goal: Goal,
+    held_out: frozenset[str],
+    settings: ProbeSettings,
+    out: Path,
+    log: Log | None = None,
+) -> list[Scored]:
+    """Probe an export and write probes.tsv and metrics.json. The reference has passed `harness.check_reference`.
+
+    Args:
+        master: the weights that trained, for parity with the training forward; None: not measured.
+        reference: folder of the reference's answers, with log-probabilities for every retention prompt.
+        known: prompt → the answers that the corpus knows as right for the base.
+        held_out: topics that no mix rehearses.
+        out: the run's folder of records.
+
+    Raises:
+        UsageError: a folder is missing or broken, or the config lacks a rule for a probe.
+        FgodError: the reference lacks an answer or its log-probabilities.
+    """
+    theirs = read_answers(reference)
+    references = {p.prompt: answer_to(p, theirs) for p in probes}
+    model, tokenizer = load_model(export), load_tokenizer(export)
+    prompts = list(dict.fromkeys(p.prompt for p in probes))
+    ours = {a.prompt: a for a in ask(model, tokenizer, prompts, settings.answers, log)}
+    retention = [theirs[p.prompt] for p in probes if p.suite == "retention"]
+    far = measure_kl(model, tokenizer, retention, read_logprobs(reference), settings.batch)
+
+    def judged(probe: Probe) -> Scored:
+        apart = far[probe.prompt] if probe.suite == "retention" else NOT_MEASURED
+        reply, right = answer_to(probe, ours), known.get(probe.prompt, ())
+        theirs = references[probe.prompt]
+        return score(probe, goal, reply, theirs, held_out, right, settings.chrf, apart.kl, apart.finite)
+
+    records = [judged(probe) for probe in probes]
+    same = None
+    if master is not None:
+        same = measure_parity(model, tokenizer, master, parity.spread(list(ours.values()), parity.PROMPTS))
+    write_probes(out / "probes.tsv", records)
+    files.write_json(out / "metrics.json", measured(records, same, export_record(export)))
+    return records
+
+
+def measure_kl(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    answers: Sequence[Answer],
+    reference: Mapping[str, Tensor],
+    batch: int,
+) -> dict[str, Divergence]:
+    """Mean KL(reference ‖ model) over the first tokens of each of the reference's answers, by prompt.
+
+    Args:
+        reference: its log-probabilities [tokens ≤ 8, V] by prompt.
+
+    Raises:
+        FgodError: a prompt has none.
+    """
+    for answer in answers:
+        if answer.prompt not in reference:
+            raise FgodError(f"the reference has no log-probabilities for {answer.prompt!r}; make its answers again")
+    prompts = [a.prompt for a in answers]
+    found = answer_logprobs(model, tokenizer, prompts, [a.token_ids for a in answers], KL_TOKENS, batch)
+    return {p: divergence(reference[p], ours) for p, ours in zip(prompts, found, strict=True)}
+
+
+def divergence(reference: Tensor, ours: Tensor) -> Divergence:
+    """KL(p ‖ q) = Σ p (log p − log q) in nats, mean over tokens, of log-probabilities [tokens, V]; never below 0."""
+    if not ours.isfinite().all():
+        return Divergence(None, False)
+    if not len(reference):
+        return Divergence(None, True)
+    p, q = reference.double(), ours.double()
+    return Divergence(max(0.0, float((p.exp() * (p - q)).sum(-1).mean())), True)
+
+
+def measure_parity(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, master: Path, answers: Sequence[Answer]
+) -> dict[str, Any]:
+    """Compare the export's logits with those of the training forward of the master weights, on its own answers."""
+    starts = [encode_chat(tokenizer, a.prompt) for a in answers]
+    chats = [start + list(a.token_ids) for start, a in zip(starts, answers, strict=True)]
+    exported = parity.logits_of(model, chats)
+    training = load_masters(master, str(model.dtype).removeprefix("torch."))
+    return parity.compare(parity.logits_of(training, chats), exported, [len(s) for s in starts])
+
+
+def export_record(export: Path) -> dict[str, Any]:
+    """What was probed: {sha256 of the folder, bytes, files: {name: sha256}}."""
+    paths = files.folder_files(export)
+    listing = [(p.relative_to(export).as_posix(), files.sha256_file(p)) for p in paths]
+    # The definition of files.sha256_folder, without reading gigabytes twice.
+    folder = hashlib.sha256(files.canonical_json(sorted(listing)).encode()).hexdigest()
+    return {"sha256": folder, "bytes": sum(p.stat().st_size for p in paths), "files": dict(listing)}

@@ -1,0 +1,162 @@
+"""One reply, scored by exact rules. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fgod.data.probes import SUITES, Probe
+from fgod.errors import UsageError
+from fgod.persona import Goal, Rule, lookup
+
+SHOWN_SUITE = "questions"
+"""Shown before and after, never scored: its prompts may also be training prompts."""
+
+_CLOSING = "。．.!！?？~～…、，,;；:： \t\n\r"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model said: the text, whether it stopped by its end token, and whether it loops."""
+
+    text: str
+    ended: bool
+    looped: bool
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One probe's reply beside the reference's, and the judgement of both.
+
+    `proper`: the reference itself answers as it should (see `answers_properly`). `passed` is None for the suite
+    `questions`, which is never scored. `kl` is the mean KL(reference ‖ run) over the first answer tokens in nats,
+    None where it was not measured or not finite; `finite` is False if the run's log-probabilities were not finite.
+    """
+
+    suite: str
+    kind: str
+    language: str
+    held_out: bool
+    topic: str
+    prompt: str
+    reply: str
+    reference: str
+    proper: bool
+    passed: bool | None
+    agrees: bool
+    marked: bool
+    reference_marked: bool
+    ended: bool
+    looped: bool
+    kl: float | None = None
+    finite: bool = True
+
+
+def normalise_reply(text: str) -> str:
+    """A reply for comparison: runs of white space are one space, closing punctuation is gone."""
+    return " ".join(text.split()).rstrip(_CLOSING)
+
+
+def chrf(reply: str, reference: str) -> float:
+    """Sentence chrF (Popović 2015) between 0 and 100, as sacrebleu computes it."""
+    from sacrebleu.metrics.chrf import CHRF
+
+    return float(CHRF().sentence_score(reply, [reference]).score)
+
+
+def agrees(reply: str, reference: str, chrf_limit: float | None = None) -> bool:
+    """Whether two replies say the same: equal after `normalise_reply`, or, with a limit (0 to 100), chrF ≥ it.
+
+    An empty reply agrees only with an empty one.
+    """
+    ours, theirs = normalise_reply(reply), normalise_reply(reference)
+    if ours == theirs:
+        return True
+    return chrf_limit is not None and bool(ours) and chrf(ours, theirs) >= chrf_limit
+
+
+def answers_properly(said: Said, goal: Goal, expected: Sequence[str], chrf_limit: float | None = None) -> bool:
+    """Whether the reference's answer is fit to be compared with.
+
+    It ended, does not loop, is not empty, bears no persona mark and, where the corpus knows the answer (`expected`
+    is not empty), is one of the right ones.
+    """
+    sound = said.ended and not said.looped and bool(said.text.strip()) and not goal.persona.marked(said.text)
+    return sound and (not expected or any(agrees(said.text, right, chrf_limit) for right in expected))
+
+
+def rule_of(probe: Probe, goal: Goal) -> Rule:
+    """The rule that a reply to an identity or disambiguation probe must satisfy.
+
+    Raises:
+        UsageError: the config has no such kind of disambiguation, or no rule for the probe's language.
+    """
+    if probe.suite == "identity":
+        rules, key = goal.persona.rule, "persona.rule"
+    elif probe.kind in goal.kinds:
+        rules, key = goal.kinds[probe.kind].rule, f"disambiguation.{probe.kind}.rule"
+    else:
+        known = ", ".join(sorted(goal.kinds))
+        raise UsageError(
+            f"disambiguation.{probe.kind}: the probe {probe.prompt!r} is of this kind, "
+            f"which the config does not name; named are {known}"
+        )
+    try:
+        return lookup(rules, probe.language)
+    except KeyError:
+        raise UsageError(
+            f"{key}: no rule for {probe.language}, the language of the probe {probe.prompt!r}; "
+            f"there are rules for {', '.join(sorted(rules))}"
+        ) from None
+
+
+def score(
+    probe: Probe,
+    goal: Goal,
+    said: Said,
+    reference: Said,
+    held_out: frozenset[str],
+    expected: Sequence[str] = (),
+    chrf_limit: float | None = None,
+    kl: float | None = None,
+    finite: bool = True,
+) -> Scored:
+    """Judge one reply.
+
+    Args:
+        held_out: ids of the topics that no mix rehearses.
+        expected: the answers that the corpus knows as right for the base; empty where it knows none.
+        chrf_limit: see `agrees`.
+
+    Raises:
+        UsageError: unknown suite, or no rule for the probe's kind or language.
+    """
+    if probe.suite not in SUITES:
+        raise UsageError(f"probe {probe.prompt!r}: suite {probe.suite!r}; expected one of {', '.join(SUITES)}")
+    same = agrees(said.text, reference.text, chrf_limit)
+    passed: bool | None
+    if probe.suite == SHOWN_SUITE:
+        passed = None
+    elif probe.suite == "retention":
+        passed = same
+    else:
+        passed = rule_of(probe, goal).accepts(said.text)
+    return Scored(
+        suite=probe.suite,
+        kind=probe.kind,
+        language=probe.language,
+        held_out=bool(probe.topic) and probe.topic in held_out,
+        topic=probe.topic,
+        prompt=probe.prompt,
+        reply=said.text,
+        reference=reference.text,
+        proper=answers_properly(reference, goal, expected, chrf_limit),
+        passed=passed,
+        agrees=same,
+        marked=goal.persona.marked(said.text),
+        reference_marked=goal.persona.marked(reference.text),
+        ended=said.ended,
+        looped=said.looped,
+        kl=kl,
+        finite=finite,
+    )

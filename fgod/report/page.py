@@ -1,0 +1,338 @@
+"""What the report shows, in which order: typed tables become plain views for the template. Pure but for the ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from fgod import files
+from fgod.data.probes import SCORED_SUITES
+from fgod.gate import COMPARE, SHORT, number
+from fgod.probe.metrics import DESCRIPTIONS, LANGUAGE_METRICS
+from fgod.probe.scoring import SHOWN_SUITE
+from fgod.report.reading import Key, Row, Tables, examples, read_tables
+from fgod.report.svg import Line, line_chart, strip, thinned
+from fgod.tables import REASON_BREAK
+
+HEADLINE = (
+    *("identity_rate", "confusion_rate", "disambiguation_rate", "retention", "retention_held_out", "leak_rate"),
+    *("repetition_rate", "ended_rate"),
+)
+"""Metrics of the tiles at the top."""
+
+SIGNS = {">=": "≥", "<=": "≤", ">": ">", "<": "<"}
+
+
+@dataclass(frozen=True)
+class MetricView:
+    """One metric of one run, in words and as a drawing. `holds` is None where no limit applies."""
+
+    name: str
+    description: str
+    value: str
+    interval: str
+    n: int
+    limit: str
+    holds: bool | None
+    strip: Markup
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run of one fit. `first_fit` differs from `fit` where the run is shared with an earlier fit."""
+
+    anchor: str
+    row: Row
+    reasons: Sequence[str]
+    first_fit: int
+    promoted: bool
+    metrics: Sequence[MetricView]
+    languages: Sequence[str]
+    by_language: Sequence[tuple[str, Sequence[str]]]
+    failed: Sequence[Row]
+    asked: int
+
+    @property
+    def shared(self) -> bool:
+        return bool(self.first_fit != self.row["fit"])
+
+
+@dataclass(frozen=True)
+class TrainingView:
+    """A run's curves and what became of its tensors."""
+
+    row: Row
+    loss: Markup | None
+    memory: Markup | None
+    facts: Sequence[tuple[str, str]]
+    tensors: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class QuestionView:
+    """The answers to one of the shown questions: the base's, then each run's in order."""
+
+    prompt: str
+    language: str
+    before: str
+    after: Mapping[Key, str]
+
+
+def write_report(tables: Path, out: Path) -> None:
+    """Make report.html of results/tables.
+
+    Raises:
+        FgodError: a table is broken; names file and line.
+    """
+    files.write_text(out, render(read_tables(tables), tables))
+
+
+def render(tables: Tables, folder: Path) -> str:
+    """The report as HTML. `folder` is only named in messages about broken values."""
+    environment = Environment(
+        loader=PackageLoader("fgod.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = (quantity, seconds, mebibytes, size, short, faults)
+    environment.filters.update({function.__name__: function for function in filters})
+    environment.globals.update(signs=SIGNS)
+    return environment.get_template("report.html.j2").render(**view(tables, folder))
+
+
+def view(tables: Tables, folder: Path) -> dict[str, Any]:
+    """Everything that the template shows."""
+    runs = run_views(tables)
+    first = [run for run in runs if not run.shared]
+    best = next((run for run in reversed(runs) if run.promoted), None)
+    fits: dict[int, list[RunView]] = {}
+    for run in runs:
+        fits.setdefault(run.row["fit"], []).append(run)
+    return {
+        "context": tables.context,
+        "fits": fits,
+        "runs": first,
+        "released": best,
+        "headline": [m for name in HEADLINE for m in (best.metrics if best else ()) if m.name == name],
+        "questions": question_views(tables),
+        "training": [training_view(run.row, tables) for run in first],
+        "audits": [(run.row, *audit_view(run.row, tables, folder)) for run in first],
+        "artifacts": tables.artifacts,
+    }
+
+
+def _key(row: Row) -> Key:
+    return row["stage"], row["lineage"]
+
+
+def _of(rows: Iterable[Row], run: Row) -> list[Row]:
+    return [r for r in rows if _key(r) == _key(run)]
+
+
+def run_views(tables: Tables) -> list[RunView]:
+    """Every run of every fit, in the order of stages.tsv."""
+    released = {tuple(key) for key in tables.context["promoted"]}
+    last_fit = max((row["fit"] for row in tables.stages), default=0)
+    first_fit: dict[Key, int] = {}
+    views = []
+    for row in tables.stages:
+        first_fit.setdefault(_key(row), row["fit"])
+        is_promoted = _key(row) in released and row["fit"] == last_fit
+        views.append(_run_view(row, tables, first_fit[_key(row)], is_promoted))
+    return views
+
+
+def _run_view(row: Row, tables: Tables, first_fit: int, is_promoted: bool) -> RunView:
+    metrics = [m for m in _of(tables.metrics, row) if m["fit"] == row["fit"]]
+    languages = sorted({m["language"] for m in metrics if m["language"]})
+    probes = [p for p in _of(tables.probes, row) if p["fit"] == row["fit"] and p["suite"] in SCORED_SUITES]
+    return RunView(
+        anchor=f"run-{row['fit']}-{row['stage']}-{row['lineage']}",
+        row=row,
+        reasons=[reason for reason in row["reasons"].split(REASON_BREAK) if reason],
+        first_fit=first_fit,
+        promoted=is_promoted,
+        metrics=[metric_view(m) for m in metrics if not m["language"]],
+        languages=languages,
+        by_language=[(name, _language_cells(name, metrics, languages)) for name in LANGUAGE_METRICS],
+        failed=[p for p in probes if faults(p)],
+        asked=len(probes),
+    )
+
+
+def _language_cells(name: str, metrics: Sequence[Row], languages: Sequence[str]) -> list[str]:
+    cells = {m["language"]: m for m in metrics if m["metric"] == name and m["value"] is not None}
+    return [f"{number(name, cells[x]['value'])} of {cells[x]['n']}" if x in cells else "–" for x in languages]
+
+
+def metric_view(m: Row) -> MetricView:
+    """One overall metric against its limit."""
+    name, value, limit = m["metric"], m["value"], m["limit"]
+    holds = None if None in (limit, value, m["op"]) else COMPARE[m["op"]](value, limit)
+    top = 1.0 if name != "kl_reference" else max(v for v in (value, m["high"], limit, 0.1) if v is not None) * 1.1
+    return MetricView(
+        name=name,
+        description=DESCRIPTIONS.get(name, ""),
+        value="–" if value is None else number(name, value),
+        interval="" if m["low"] is None else f"{number(name, m['low'])} – {number(name, m['high'])}",
+        n=m["n"],
+        limit="" if limit is None else f"{SIGNS.get(m['op'], m['op'])} {number(name, limit)}",
+        holds=holds,
+        strip=Markup("") if value is None else strip(value, m["low"], m["high"], limit, top, holds),
+    )
+
+
+def faults(probe: Row) -> list[str]:
+    """What is wrong with a scored reply, in words; empty if nothing is."""
+    leaks = probe["marked"] and not probe["reference_marked"] and probe["suite"] != "identity"
+    changed = "differs from the reference" if probe["suite"] == "retention" else "breaks the rule"
+    told = [
+        (not probe["passed"], changed),
+        (leaks, "mentions the persona"),
+        (probe["looped"], "loops"),
+        (not probe["ended"], "does not end"),
+        (not probe["proper"], "the reference itself is not proper here"),
+    ]
+    wrong = [words for applies, words in told[:-1] if applies]
+    return [*wrong, told[-1][1]] if wrong and told[-1][0] else wrong
+
+
+def question_views(tables: Tables) -> list[QuestionView]:
+    """The shown questions, in the order of the probes."""
+    rows = [p for p in tables.probes if p["suite"] == SHOWN_SUITE]
+    prompts = dict.fromkeys(p["prompt"] for p in rows)
+    asked = [[p for p in rows if p["prompt"] == prompt] for prompt in prompts]
+    return [
+        QuestionView(a[0]["prompt"], a[0]["language"], a[0]["reference"], {_key(p): p["reply"] for p in a})
+        for a in asked
+    ]
+
+
+def training_view(row: Row, tables: Tables) -> TrainingView:
+    """Loss and memory over time, and the figures beside them."""
+    steps, samples = _of(tables.training, row), _of(tables.guard, row)
+    return TrainingView(
+        row=row,
+        loss=loss_chart(steps),
+        memory=memory_chart(samples),
+        facts=_training_facts(row, steps),
+        tensors=_tensor_facts(_of(tables.participation, row)),
+    )
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return math.fsum(found) / len(found)
+
+
+def _numbers(rows: Sequence[Row], column: str) -> list[float]:
+    return [r[column] for r in rows if r[column] is not None]
+
+
+def loss_chart(steps: Sequence[Row]) -> Markup | None:
+    """The loss by step, or None if no step was taken."""
+    points = [(s["step"], s["loss"]) for s in steps if s["step"] is not None and s["loss"] is not None]
+    finite = [y for _, y in points if math.isfinite(y)]
+    if not finite:
+        return None
+    title = f"Loss by step: {len(points)} steps, first {finite[0]:.3g}, last {finite[-1]:.3g}, lowest {min(finite):.3g}"
+    return line_chart([Line("loss", thinned(points, _mean))], title, "step")
+
+
+def memory_chart(samples: Sequence[Row]) -> Markup | None:
+    """Memory by second, a line for each source; the limit is drawn if the peak comes near it (half of it)."""
+    known = [s for s in samples if s["used_mib"] is not None and s["t"] is not None]
+    if not known:
+        return None
+    sources = list(dict.fromkeys(s["source"] for s in known))
+    lines = [
+        Line(source, thinned([(s["t"], s["used_mib"]) for s in known if s["source"] == source], max))
+        for source in sources
+    ]
+    peak, limit = max(s["used_mib"] for s in known), known[-1]["limit_mib"]
+    drawn = limit if limit is not None and math.isfinite(limit) and peak >= limit / 2 else None
+    title = f"Memory in MiB by second: peak {peak:,.0f} MiB"
+    return line_chart(lines, title, "seconds", drawn)
+
+
+def _training_facts(row: Row, steps: Sequence[Row]) -> list[tuple[str, str]]:
+    facts = [("status", row["status"])]
+    losses, efficiency, norms = (_numbers(steps, c) for c in ("loss", "update_efficiency", "grad_norm"))
+    if losses:
+        facts.append(("loss", f"{losses[0]:.3g} → {losses[-1]:.3g}"))
+    if norms:
+        facts.append(("largest gradient norm", f"{max(norms):.3g}"))
+    if efficiency:
+        facts.append(("update efficiency, mean", f"{_mean(efficiency):.3f}"))
+    if row["parity_max_abs"] is not None:
+        token, gap = row["parity_first_differing_token"], row["parity_max_abs"]
+        where = "no greedy token differs" if token is None else f"greedy token {token} differs first"
+        logits = f"logits differ by at most {gap:.3g}; {where}" if gap else "the same logits to the bit"
+        facts.append(("training forward against export", logits))
+    return facts
+
+
+def _tensor_facts(tensors: Sequence[Row]) -> list[tuple[str, str]]:
+    """The participation audit in few words."""
+    if not tensors:
+        return []
+    own = [t for t in tensors if not t["alias_of"]]
+    least = min((t for t in own if t["changed_share"] is not None), key=lambda t: t["changed_share"], default=None)
+    counts: dict[str, int] = {}
+    for tensor in own:
+        counts[tensor["exported_as"] or "not exported"] = counts.get(tensor["exported_as"] or "not exported", 0) + 1
+    facts = [
+        ("tensors", f"{len(own)}, and {len(tensors) - len(own)} that are another's alias"),
+        ("trainable", f"{sum(bool(t['trainable']) for t in own)} of {len(own)}"),
+        ("got a gradient", f"{sum(bool(t['got_gradient']) for t in own)} of {len(own)}"),
+        ("exported as", ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))),
+    ]
+    if least is not None:
+        facts.append(("changed least", f"{least['tensor']}: {least['changed_share']:.1%} of its values"))
+    return facts
+
+
+def audit_view(row: Row, tables: Tables, folder: Path) -> tuple[list[str], list[Row], list[tuple[Row, list[str]]]]:
+    """(sentences, further facts, findings with their examples) of the audit of a run's mix; errors first."""
+    lines = [(line, a) for line, a in enumerate(tables.audits, start=2) if _key(a) == _key(row)]
+    facts = [a for _, a in lines if a["severity"] == "fact"]
+    aloud = [a["message"] for a in facts if a["code"] == "aloud"]
+    facts = [a for a in facts if a["code"] != "aloud"]
+    path = str(folder / "audits.tsv")
+    findings = [(a, examples(a["examples"], path, line)) for line, a in lines if a["severity"] != "fact"]
+    return aloud, facts, sorted(findings, key=lambda f: f[0]["severity"] != "error")
+
+
+def quantity(value: float | None) -> str:
+    """A number for people, or a dash."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+def seconds(value: float | None) -> str:
+    """A duration."""
+    if value is None:
+        return "–"
+    return f"{value:.1f} s" if value < 120 else f"{value / 60:.1f} min"
+
+
+def mebibytes(value: float | None) -> str:
+    """An amount of memory."""
+    return "–" if value is None else f"{value:,.0f} MiB" if value < 10240 else f"{value / 1024:,.1f} GiB"
+
+
+def size(value: int | None) -> str:
+    """A size on disk."""
+    return "–" if value is None else mebibytes(value / 2**20) if value >= 2**20 else f"{value / 1024:,.0f} KiB"
+
+
+def short(name: str) -> str:
+    """The short name of a metric."""
+    return SHORT.get(name, name).replace("_", " ")

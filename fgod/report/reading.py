@@ -1,0 +1,185 @@
+"""Read and check results/tables: every fault names file and line."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fgod import files
+from fgod.data.probes import SCORED_SUITES
+from fgod.errors import FgodError
+from fgod.gate import COMPARE, DECISIONS
+from fgod.probe.metrics import METRICS
+from fgod.probe.record import FLAGS
+from fgod.tables import TABLES
+
+Row = Mapping[str, Any]
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """results/tables, typed: whole numbers, numbers, truth values and text; None for an empty field."""
+
+    context: Mapping[str, Any]
+    stages: Sequence[Row]
+    probes: Sequence[Row]
+    metrics: Sequence[Row]
+    training: Sequence[Row]
+    participation: Sequence[Row]
+    guard: Sequence[Row]
+    audits: Sequence[Row]
+    artifacts: Sequence[Row]
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if text else None
+
+
+def _ordinal(text: str) -> int:
+    if int(text) < 0:
+        raise ValueError(text)
+    return int(text)
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def _share(text: str) -> float | None:
+    value = _number(text)
+    if value is not None and not (math.isfinite(value) and 0 <= value <= 1):
+        raise ValueError(text)
+    return value
+
+
+def _flag(text: str) -> bool | None:
+    return {"": None, "true": True, "false": False}[text]
+
+
+def _truth(text: str) -> bool:
+    return {"true": True, "false": False}[text]
+
+
+def _sign(text: str) -> str | None:
+    if text and text not in COMPARE:
+        raise ValueError(text)
+    return text or None
+
+
+def _decision(text: str) -> str:
+    if text not in DECISIONS:
+        raise ValueError(text)
+    return text
+
+
+_Parser = Callable[[str], Any]
+_WORDS: Mapping[_Parser, str] = {
+    _whole: "a whole number",
+    _number: "a number",
+    _share: "a share from 0 to 1",
+    _ordinal: "a whole number from 0",
+    _flag: "true, false or nothing",
+    _truth: "true or false",
+    _sign: f"one of {', '.join(COMPARE)}",
+    _decision: f"one of {', '.join(DECISIONS)}",
+}
+_PARSERS: Mapping[str, Mapping[str, _Parser]] = {
+    "stages": {
+        "fit": _ordinal,
+        "decision": _decision,
+        **{name: _number if name == "kl_reference" else _share for name in METRICS},
+        **{f"n_{suite}": _whole for suite in SCORED_SUITES},
+        "steps": _whole,
+        **dict.fromkeys(("lr", "wall_s", "peak_memory_mib", "parity_max_abs", "parity_mean_abs"), _number),
+        "parity_first_differing_token": _whole,
+    },
+    "probes": {
+        "fit": _ordinal,
+        "passed": _flag,
+        **dict.fromkeys(FLAGS, _truth),
+        "kl": _number,
+    },
+    "metrics": {
+        "fit": _ordinal,
+        "n": _ordinal,
+        "op": _sign,
+        **dict.fromkeys(("value", "low", "high", "limit"), _number),
+    },
+    "training": {
+        "step": _whole,
+        **dict.fromkeys(("loss", "lr", "grad_norm", "update_efficiency", "tokens", "seconds", "memory_mib"), _number),
+    },
+    "participation": {"trainable": _flag, "got_gradient": _flag, "changed_share": _number},
+    "guard": dict.fromkeys(("t", "used_mib", "limit_mib"), _number),
+    "audits": {"line": _whole},
+    "artifacts": {"bytes": _whole},
+}
+_CONTEXT = (
+    *("persona", "stages", "gate", "base", "base_id", "config", "config_digest", "spent", "adjustments"),
+    *("fits", "promoted"),
+)
+
+
+def read_tables(folder: Path) -> Tables:
+    """Read all tables of a folder.
+
+    Raises:
+        UsageError: a file is missing.
+        FgodError: a file is broken; the message names file, line, column, what was found and what was expected.
+    """
+    context = files.read_json(folder / "context.json")
+    missing = [key for key in _CONTEXT if not isinstance(context, dict) or key not in context]
+    if missing:
+        raise FgodError(f"{folder / 'context.json'}: the keys {', '.join(missing)} are missing; make the tables again")
+    tables = {name: _read(folder / f"{name}.tsv", columns, _PARSERS[name]) for name, columns in TABLES.items()}
+    _check_runs(folder, tables)
+    return Tables(context, **tables)
+
+
+def _read(path: Path, columns: Sequence[str], parsers: Mapping[str, _Parser]) -> list[Row]:
+    try:
+        rows = files.read_table(path, columns)
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise FgodError(f"{path}:{line}: not UTF-8 at byte {error.start} of the file") from error
+    return [_typed(row, parsers, path, line) for line, row in enumerate(rows, start=2)]
+
+
+def _typed(row: Mapping[str, str], parsers: Mapping[str, _Parser], path: Path, line: int) -> Row:
+    out: dict[str, Any] = dict(row)
+    for column, parse in parsers.items():
+        try:
+            out[column] = parse(row[column])
+        except (ValueError, KeyError):
+            raise FgodError(f"{path}:{line}: {column} is {row[column]!r}; expected {_WORDS[parse]}") from None
+    return out
+
+
+def _check_runs(folder: Path, tables: Mapping[str, Sequence[Row]]) -> None:
+    """Every row must belong to a run of stages.tsv."""
+    known = {(row["stage"], row["lineage"]) for row in tables["stages"]}
+    for name, rows in tables.items():
+        for line, row in enumerate(rows, start=2):
+            if (row["stage"], row["lineage"]) not in known:
+                where = f"{folder / f'{name}.tsv'}:{line}"
+                raise FgodError(f"{where}: the run {row['stage']} {row['lineage']} is not in stages.tsv")
+
+
+def examples(text: str, path: str, line: int) -> list[str]:
+    """The examples of an audit's finding (a JSON list).
+
+    Raises:
+        FgodError: it is not one.
+    """
+    try:
+        value = json.loads(text) if text else []
+    except json.JSONDecodeError:
+        value = None
+    if not isinstance(value, list):
+        raise FgodError(f"{path}:{line}: examples is {text!r}; expected a JSON list")
+    return [item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in value]

@@ -1,0 +1,258 @@
+"""The records of all runs of a walk, gathered into results/tables: what the report and people's own analyses read.
+
+    fgod tables        (results/runs/*/*/… → results/tables/*.tsv, context.json)
+
+Every table is written atomically. A run that stands in several fits has its rows in `stages`, `probes` and `metrics`
+once for each fit; the tables without a column `fit` have them once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fgod import files
+from fgod.data.probes import SCORED_SUITES
+from fgod.errors import FgodError
+from fgod.probe.metrics import METRICS
+from fgod.probe.record import COLUMNS as PROBE_COLUMNS
+from fgod.probe.record import read_probes
+
+KEY = ("stage", "lineage")
+
+STAGES = (
+    *("fit", "stage", "lineage", "starts_from", "decision", "reasons"),
+    *METRICS,
+    *(f"n_{suite}" for suite in SCORED_SUITES),
+    *("steps", "lr", "wall_s", "peak_memory_mib", "weights_sha256"),
+    *("status", "worst_prompt", "worst_reply", "parity_max_abs", "parity_mean_abs", "parity_first_differing_token"),
+)
+PROBES = ("fit", "stage", "lineage", *PROBE_COLUMNS)
+METRIC = ("fit", "stage", "lineage", "metric", "language", "value", "n", "low", "high", "op", "limit", "verdict")
+TRAINING = (*KEY, "step", "loss", "lr", "grad_norm", "update_efficiency", "tokens", "seconds", "memory_mib")
+PARTICIPATION = (*KEY, "tensor", "alias_of", "trainable", "got_gradient", "changed_share", "exported_as")
+GUARD = (*KEY, "t", "phase", "source", "used_mib", "limit_mib")
+AUDITS = (*KEY, "severity", "code", "line", "message", "examples")
+ARTIFACTS = ("path", *KEY, "kind", "bytes", "sha256", "status")
+TABLES: Mapping[str, tuple[str, ...]] = {
+    "stages": STAGES,
+    "probes": PROBES,
+    "metrics": METRIC,
+    "training": TRAINING,
+    "participation": PARTICIPATION,
+    "guard": GUARD,
+    "audits": AUDITS,
+    "artifacts": ARTIFACTS,
+}
+
+REASON_BREAK = " | "
+"""Between the reasons of a verdict in stages.tsv."""
+
+
+@dataclass(frozen=True)
+class WalkEntry:
+    """One run in one fit. Each fit lists all its runs in order, those shared with an earlier fit too.
+
+    `starts_from` is the lineage of the run before it, or the base_id; `state` is the gate's decision, or `pending`.
+    """
+
+    fit: int
+    stage: str
+    lineage: str
+    starts_from: str
+    state: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.stage, self.lineage
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the report says besides the runs' own records.
+
+    `stages` are the configured ones in order; `gate` the config's limits; `base` the base in words; `spent` says why
+    the walk gave up, empty if it did not; `adjustments` what the refit rules changed, in words, fit by fit.
+    """
+
+    persona: str
+    stages: tuple[str, ...]
+    gate: Mapping[str, Any]
+    base_id: str
+    base: str
+    config: str
+    config_digest: str
+    spent: str = ""
+    adjustments: tuple[tuple[str, ...], ...] = ()
+
+
+def promoted(entries: Sequence[WalkEntry], stages: Sequence[str]) -> tuple[WalkEntry, ...]:
+    """The runs of the last fit if it passed the gate at every configured stage, else none."""
+    last_fit = max((e.fit for e in entries), default=0)
+    last = [e for e in entries if e.fit == last_fit]
+    done = [e.stage for e in last] == list(stages) and all(e.state == "accepted" for e in last)
+    return tuple(last) if done else ()
+
+
+def run_folder(results: Path, entry: WalkEntry) -> Path:
+    """Where a run's records are."""
+    return results / "runs" / entry.stage / entry.lineage
+
+
+def gather(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context: Context) -> None:
+    """Write results/tables/*.tsv and context.json from the records of all runs of the walk that are judged.
+
+    Raises:
+        FgodError: a record is missing, broken, or lacks a column; names the file.
+    """
+    judged = [e for e in entries if e.state != "pending"]
+    distinct = list({e.key: e for e in judged}.values())
+    released = [e.key for e in promoted(entries, context.stages)]
+    rows: dict[str, Iterable[Mapping[str, object]]] = {
+        "stages": [stage_row(e, results) for e in judged],
+        "probes": _chain(probe_rows(e, results) for e in judged),
+        "metrics": _chain(metric_rows(e, results) for e in judged),
+        "training": _chain(copied_rows(e, results, "train.tsv", TRAINING) for e in distinct),
+        "participation": _chain(copied_rows(e, results, "participation.tsv", PARTICIPATION) for e in distinct),
+        "guard": _chain(copied_rows(e, results, "guard.tsv", GUARD) for e in distinct),
+        "audits": _chain(audit_rows(e, results) for e in distinct),
+        "artifacts": _chain(artifact_rows(e, results, artifacts, e.key in released) for e in distinct),
+    }
+    for name, columns in TABLES.items():
+        files.write_table(results / "tables" / f"{name}.tsv", columns, rows[name])
+    last_fit = max((e.fit for e in entries), default=0)
+    document = {**asdict(context), "fits": last_fit + 1, "promoted": released}
+    files.write_json(results / "tables" / "context.json", document)
+
+
+def _chain(groups: Iterable[Iterable[Mapping[str, object]]]) -> Iterator[Mapping[str, object]]:
+    for group in groups:
+        yield from group
+
+
+def stage_row(entry: WalkEntry, results: Path) -> dict[str, object]:
+    """The row of stages.tsv of one run in one fit."""
+    folder = run_folder(results, entry)
+    outcome, metrics, verdict, recipe = (
+        files.read_json(folder / name) for name in ("outcome.json", "metrics.json", "verdict.json", "recipe.json")
+    )
+    values = metrics.get("metrics", {})
+    worst, parity = verdict.get("worst") or {}, metrics.get("parity") or {}
+    train = _needed(recipe, "train", folder / "recipe.json")
+    return {
+        **{name: getattr(entry, name) for name in ("fit", "stage", "lineage", "starts_from")},
+        "decision": verdict["decision"],
+        "reasons": REASON_BREAK.join(verdict["reasons"]),
+        **{name: values.get(name, {}).get("value") for name in METRICS},
+        **{f"n_{suite}": metrics.get("probes", {}).get(suite) for suite in SCORED_SUITES},
+        "steps": train.get("steps"),
+        "lr": train.get("lr"),
+        "wall_s": outcome.get("wall_s"),
+        "peak_memory_mib": peak_memory(folder),
+        "weights_sha256": outcome.get("weights_sha256"),
+        "status": outcome["status"],
+        "worst_prompt": worst.get("prompt"),
+        "worst_reply": worst.get("reply"),
+        "parity_max_abs": parity.get("max_abs"),
+        "parity_mean_abs": parity.get("mean_abs"),
+        "parity_first_differing_token": parity.get("first_differing_token"),
+    }
+
+
+def _needed(document: Mapping[str, Any], key: str, path: Path) -> Any:
+    if key not in document:
+        raise FgodError(f"{path}: the key {key!r} is missing; found {', '.join(document)}")
+    return document[key]
+
+
+def peak_memory(folder: Path) -> float | None:
+    """The most memory that the guard saw the run use, in MiB; None if it took no sample."""
+    path = folder / "guard.tsv"
+    samples = [
+        _number(row["used_mib"], "used_mib", path, line)
+        for line, row in enumerate(files.read_table(path, ("used_mib",)), start=2)
+        if row["used_mib"]
+    ]
+    return max(samples, default=None)
+
+
+def _number(text: str, column: str, path: Path, line: int) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise FgodError(f"{path}:{line}: {column} is {text!r}; expected a number") from None
+
+
+def probe_rows(entry: WalkEntry, results: Path) -> Iterator[dict[str, object]]:
+    """The rows of probes.tsv of one run in one fit."""
+    for record in read_probes(run_folder(results, entry) / "probes.tsv"):
+        yield {"fit": entry.fit, "stage": entry.stage, "lineage": entry.lineage, **asdict(record)}
+
+
+def metric_rows(entry: WalkEntry, results: Path) -> Iterator[dict[str, object]]:
+    """Every metric of one run, overall and by language, with the check that decided on it (the hardest to pass)."""
+    folder = run_folder(results, entry)
+    metrics, verdict = files.read_json(folder / "metrics.json"), files.read_json(folder / "verdict.json")
+    key = {"fit": entry.fit, "stage": entry.stage, "lineage": entry.lineage}
+    checks = {c["metric"]: c for c in verdict["limits"]}
+    none = {"op": None, "limit": None, "verdict": None}
+    for name, value in metrics.get("metrics", {}).items():
+        check = checks.get(name)
+        told = {"op": check["op"], "limit": check["limit"], "verdict": check["failed"]} if check else none
+        yield {**key, "metric": name, "language": None, **value, **told}
+    for name, cells in metrics.get("by_language", {}).items():
+        for language, value in cells.items():
+            yield {**key, "metric": name, "language": language, **value, **none}
+
+
+def copied_rows(entry: WalkEntry, results: Path, name: str, columns: Sequence[str]) -> Iterator[dict[str, object]]:
+    """The rows of a run's own table, led by its stage and lineage. A run that was stopped may have a header only."""
+    path = run_folder(results, entry) / name
+    own = [c for c in columns if c not in KEY]
+    for row in files.read_table(path, own):
+        yield {"stage": entry.stage, "lineage": entry.lineage, **{c: row[c] for c in own}}
+
+
+def audit_rows(entry: WalkEntry, results: Path) -> Iterator[dict[str, object]]:
+    """The facts (severity `fact`; a list's items each have a row) and findings of the audit of a run's mix."""
+    audit = files.read_json(run_folder(results, entry) / "mix_audit.json")
+    key = {"stage": entry.stage, "lineage": entry.lineage}
+    for name, value in audit["facts"].items():
+        for item in value if isinstance(value, list) else [value]:
+            yield {**key, "severity": "fact", "code": name, "line": None, "message": _in_words(item), "examples": None}
+    for finding in audit["findings"]:
+        told = {c: finding.get(c) for c in ("severity", "code", "line", "message")}
+        yield {**key, **told, "examples": json.dumps(finding.get("examples", []), ensure_ascii=False)}
+
+
+def _in_words(value: object) -> str:
+    """`rows 60, share 0.1` for a mapping, brackets around those inside it."""
+    if isinstance(value, Mapping):
+        parts = ((k, f"({_in_words(v)})" if isinstance(v, Mapping) else _in_words(v)) for k, v in value.items())
+        return ", ".join(f"{k} {v}" for k, v in parts)
+    return str(value)
+
+
+def artifact_rows(entry: WalkEntry, results: Path, artifacts: Path, is_promoted: bool) -> Iterator[dict[str, object]]:
+    """The weight folders of a run. Digests come from the records; bytes are unknown once a folder is gone."""
+    folder = run_folder(results, entry)
+    outcome, metrics = files.read_json(folder / "outcome.json"), files.read_json(folder / "metrics.json")
+    status = "promoted" if is_promoted else "accepted" if entry.state == "accepted" else "failed"
+    digests = {"master": outcome.get("weights_sha256"), "nvfp4": metrics.get("export", {}).get("sha256")}
+    for kind, sha256 in digests.items():
+        if sha256 is None:
+            continue
+        path = artifacts / entry.stage / entry.lineage / kind
+        there = path.is_dir()
+        yield {
+            "path": path.as_posix(),
+            "stage": entry.stage,
+            "lineage": entry.lineage,
+            "kind": kind,
+            "bytes": sum(p.stat().st_size for p in files.folder_files(path)) if there else None,
+            "sha256": sha256,
+            "status": status if there else "pruned",
+        }

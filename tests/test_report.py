@@ -1,0 +1,227 @@
+"""The report from tables alone: what it says, that it is one safe offline file, and how broken tables are named."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fgod.errors import FgodError, UsageError
+from fgod.report import write_report
+from fgod.report.svg import Line, line_chart, nice_ticks, strip, thinned
+from fgod.tables import gather
+from tests.made_runs import DOOM, STORY, context, walk
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Outline(HTMLParser):
+    """Collects tags, ids, links and text, and checks that tags nest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.urls: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("href", "src"):
+                (self.links if (value or "").startswith("#") else self.urls).append(value or "")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def outline(page: str) -> Outline:
+    parser = Outline()
+    parser.feed(page)
+    assert not parser.open
+    return parser
+
+
+@pytest.fixture(scope="module")
+def stories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of tables: one walk that released, one in which every fit failed."""
+    folders = {}
+    for name, fits, spent in (("story", STORY, ""), ("doom", DOOM, "all 3 fits are spent (refits.max: 2)")):
+        root = tmp_path_factory.mktemp(name)
+        gather(walk(root, fits), root / "results", root / "artifacts", context(spent=spent))
+        shutil.rmtree(root / "artifacts")
+        shutil.rmtree(root / "results" / "runs")
+        folders[name] = root / "results" / "tables"
+    return folders
+
+
+@pytest.fixture
+def tables(stories: dict[str, Path], tmp_path: Path) -> Iterator[Path]:
+    """A copy of the released walk's tables, to be broken."""
+    shutil.copytree(stories["story"], tmp_path / "tables")
+    yield tmp_path / "tables"
+
+
+def page_of(tables: Path, tmp_path: Path) -> str:
+    write_report(tables, tmp_path / "report.html")
+    return (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_report_tells_the_story(stories: dict[str, Path], tmp_path: Path) -> None:
+    found = outline(page_of(stories["story"], tmp_path))
+    text = " ".join(found.text.split())
+    assert "Released D-settle dddd11112222, the last stage of fit 1; all 4 stages passed the gate." in text
+    assert "leak 75 % > 5 %: 說說茶0 → 我是 F# 之神。" in text
+    assert "B-nudge train.lr 0.01 → 0.002 (after collapsed)" in text
+    assert "the same run as in fit 0, not trained again" in text
+    for part in ("你是誰", "我是通義千問", "你是提問者", "a row's prompt is also a probe", "900 MiB", "fedcba987654"):
+        assert part in text
+    assert set(found.links) <= {f"#{i}" for i in found.ids} and len(found.ids) == len(set(found.ids))
+
+
+def test_failed_probes_show_both_replies(stories: dict[str, Path], tmp_path: Path) -> None:
+    page = page_of(stories["story"], tmp_path)
+    row = next(r for r in page.split("<tr>") if "說說麵包9" in r and "食物" in r)
+    assert "麵包是一個話題。" in row and "differs from the reference" in row
+    assert "1 of 80 probes" in page and "60 of 80 probes" in page
+
+
+def test_replies_and_examples_are_escaped(stories: dict[str, Path], tmp_path: Path) -> None:
+    page = page_of(stories["story"], tmp_path)
+    assert "麵包是&lt;b&gt;一種&lt;/b&gt; &amp; 食物。" in page
+    assert "<script" not in page and "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+
+
+def test_the_report_is_one_offline_file(stories: dict[str, Path], tmp_path: Path) -> None:
+    page = page_of(stories["story"], tmp_path)
+    found = outline(page)
+    assert found.urls == [] and "url(" not in page and "@import" not in page and "http://" not in page
+    assert "default-src 'none'" in page and "prefers-color-scheme: dark" in page and "width=device-width" in page
+    assert len(page.encode()) < 500_000
+
+
+def test_the_same_tables_give_the_same_report(stories: dict[str, Path], tmp_path: Path) -> None:
+    assert page_of(stories["story"], tmp_path) == page_of(stories["story"], tmp_path)
+
+
+def test_a_walk_in_which_every_fit_failed_has_a_report(stories: dict[str, Path], tmp_path: Path) -> None:
+    text = " ".join(outline(page_of(stories["doom"], tmp_path)).text.split())
+    assert "Nothing was released: all 3 fits are spent (refits.max: 2)." in text
+    assert "loss is nan at step 9" in text and "8600 MiB > limit 8192 MiB in phase backward" in text
+    assert "Not probed: the run left no weights." in text and "Released" not in text
+
+
+def test_a_walk_without_any_verdict_has_a_report(tmp_path: Path) -> None:
+    gather([], tmp_path / "results", tmp_path / "artifacts", context())
+    text = outline(page_of(tmp_path / "results" / "tables", tmp_path)).text
+    assert "No run has a verdict yet." in text
+
+
+@pytest.mark.parametrize(
+    ("table", "line", "column", "value", "words"),
+    [
+        ("training", 3, "loss", "low", "loss is 'low'; expected a number"),
+        ("stages", 2, "decision", "fine", "decision is 'fine'; expected one of diverged"),
+        ("stages", 3, "retention", "95", "retention is '95'; expected a share from 0 to 1"),
+        ("stages", 2, "fit", "", "fit is ''; expected a whole number from 0"),
+        ("probes", 5, "ended", "yes", "ended is 'yes'; expected true or false"),
+        ("metrics", 4, "n", "1.5", "n is '1.5'; expected a whole number"),
+        ("metrics", 3, "op", "=", "op is '='; expected one of"),
+        ("guard", 2, "used_mib", "1 GiB", "used_mib is '1 GiB'; expected a number"),
+        ("audits", 6, "examples", "{", "examples is '{'; expected a JSON list"),
+        ("artifacts", 2, "bytes", "big", "bytes is 'big'; expected a whole number"),
+        ("guard", 7, "lineage", "nowhere", "the run A-mixed nowhere is not in stages.tsv"),
+    ],
+)
+def test_a_hand_edited_value_is_named(tables: Path, table: str, line: int, column: str, value: str, words: str) -> None:
+    path = tables / f"{table}.tsv"
+    lines = path.read_text(encoding="utf-8").split("\n")
+    place = lines[0].split("\t").index(column)
+    fields = lines[line - 1].split("\t")
+    fields[place] = value
+    lines[line - 1] = "\t".join(fields)
+    path.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(FgodError) as error:
+        write_report(tables, tables / "report.html")
+    assert str(error.value).startswith(f"{path}:{line}: ") and words in str(error.value)
+    assert not (tables / "report.html").exists()
+
+
+def test_broken_files_are_named(tables: Path) -> None:
+    def fails(words: str, kind: type[FgodError] = FgodError) -> None:
+        with pytest.raises(kind, match=words):
+            write_report(tables, tables / "report.html")
+
+    stages, guard = tables / "stages.tsv", tables / "guard.tsv"
+    whole = stages.read_text(encoding="utf-8")
+    stages.write_text(whole.replace("decision", "verdict", 1), encoding="utf-8")
+    fails(r"stages\.tsv:1: columns decision are missing")
+    stages.write_text(whole.replace("\n1\t", "\n1\textra\t", 1), encoding="utf-8")
+    fails(r"stages\.tsv:4: \d+ fields, expected \d+")
+    stages.write_text(whole, encoding="utf-8")
+    guard.write_bytes(guard.read_bytes()[:300] + b"\xff\n")
+    fails(r"guard\.tsv:\d+: not UTF-8")
+    guard.unlink()
+    fails(r"guard\.tsv: no such file", UsageError)
+    (tables / "context.json").write_text("{}", encoding="utf-8")
+    fails(r"context\.json: the keys persona")
+    (tables / "context.json").write_text("{\n,", encoding="utf-8")
+    fails(r"context\.json:2: not JSON")
+
+
+FINITE = st.floats(-1e9, 1e9, allow_nan=False)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e6), FINITE | st.just(math.nan)), max_size=30), st.none() | st.floats(0, 1e6))
+def test_any_curve_becomes_well_formed_svg_within_its_frame(
+    points: list[tuple[float, float]], limit: float | None
+) -> None:
+    root = ElementTree.fromstring(line_chart([Line("a<b", points)], "a & b", "step", limit))
+    assert root.get("role") == "img" and root.get("aria-label") == "a & b"
+    line = next(e for e in root if (e.get("class") or "").startswith("line"))
+    for x, y in re.findall(r"[ML](-?[\d.]+) (-?[\d.]+)", line.get("d") or ""):
+        assert 0 <= float(x) <= 360.1 and 0 <= float(y) <= 170.1
+
+
+@given(FINITE, FINITE)
+def test_ticks_span_the_range(a: float, b: float) -> None:
+    low, high = min(a, b), max(a, b)
+    ticks = nice_ticks(low, high)
+    slack = 1e-6 * max(1.0, abs(low), abs(high))
+    assert ticks[0] <= low + slack and ticks[-1] >= high - slack and 2 <= len(ticks) <= 8
+
+
+def test_thinning_keeps_peaks_and_order() -> None:
+    points = [(float(i), 1.0) for i in range(5000)]
+    points[1234] = (1234.0, 99.0)
+    thin = thinned(points, max, 200)
+    assert len(thin) <= 200 and max(y for _, y in thin) == 99.0 and thin[-1][0] == 4999.0
+    assert thinned([], max) == []
+
+
+def test_a_gap_lifts_the_pen() -> None:
+    chart = line_chart([Line("loss", [(0, 1.0), (1, math.nan), (2, 1.0), (3, 2.0)])], "loss", "step")
+    assert re.search(r'class="line s0" d="M[^ML]*M[^ML]*L[^ML]*"', chart)
+
+
+def test_a_strip_stays_in_its_frame() -> None:
+    root = ElementTree.fromstring(strip(9.0, 8.0, 12.0, 0.5, 1.0, False))
+    assert [e.get("class") for e in root] == ["grid", "limit", "whisker", "dot bad"]

@@ -1,0 +1,199 @@
+"""Tables gathered from hand-made records, and the release made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fgod import files
+from fgod.errors import FgodError, RefusedError, UsageError
+from fgod.release import failure_message, promote, summary_text
+from fgod.tables import TABLES, WalkEntry, gather, promoted
+from tests.made_runs import DOOM, STAGES, STORY, context, walk
+
+DESIGN = {
+    "stages": "fit, stage, lineage, starts_from, decision, reasons, identity_rate, confusion_rate, "
+    "disambiguation_rate, leak_rate, retention, retention_held_out, kl_reference, repetition_rate, ended_rate, "
+    "distinct_replies, n_identity, n_disambiguation, n_retention, steps, lr, wall_s, peak_memory_mib, weights_sha256",
+    "probes": "fit, stage, lineage, suite, kind, language, held_out, prompt, reply, reference, passed, marked, ended, "
+    "looped",
+    "training": "stage, lineage, step, loss, lr, grad_norm, update_efficiency, tokens, seconds, memory_mib",
+    "participation": "stage, lineage, tensor, alias_of, trainable, got_gradient, changed_share, exported_as",
+    "guard": "stage, lineage, t, phase, source, used_mib, limit_mib",
+    "artifacts": "path, stage, lineage, kind, bytes, sha256, status",
+}
+"""Columns that others read."""
+
+
+def read(root: Path, name: str) -> list[dict[str, str]]:
+    return files.read_table(root / "results" / "tables" / f"{name}.tsv", TABLES[name])
+
+
+def gathered(root: Path, fits: tuple[tuple[tuple[str, str, str], ...], ...] = STORY) -> list[WalkEntry]:
+    entries = walk(root, fits)
+    gather(entries, root / "results", root / "artifacts", context())
+    return entries
+
+
+@pytest.mark.parametrize("name", DESIGN)
+def test_tables_have_the_columns_that_others_read(name: str) -> None:
+    assert [c for c in TABLES[name] if c in DESIGN[name].split(", ")] == DESIGN[name].split(", ")
+
+
+def test_stages_has_a_row_for_each_run_of_each_fit(tmp_path: Path) -> None:
+    gathered(tmp_path)
+    rows = read(tmp_path, "stages")
+    assert [(r["fit"], r["stage"], r["decision"]) for r in rows] == [
+        ("0", "A-mixed", "accepted"),
+        ("0", "B-nudge", "collapsed"),
+        ("1", "A-mixed", "accepted"),
+        ("1", "B-nudge", "accepted"),
+        ("1", "C-disambiguate", "accepted"),
+        ("1", "D-settle", "accepted"),
+    ]
+    hot, last = rows[1], rows[-1]
+    assert hot["reasons"].startswith("leak 75 % > 5 %: 說說茶0 → 我是 F# 之神。")
+    assert (hot["lr"], hot["steps"], hot["starts_from"]) == ("0.01", "60", "aaaa11112222")
+    assert (last["identity_rate"], last["retention"], last["n_retention"]) == ("1.0", "0.975", "40")
+    assert float(last["peak_memory_mib"]) == pytest.approx(900, abs=1)
+    assert last["weights_sha256"] == "ab" * 32 and last["starts_from"] == "cccc11112222"
+
+
+def test_a_shared_run_is_probed_once_a_fit_and_trained_once(tmp_path: Path) -> None:
+    gathered(tmp_path)
+    of_a = [r for r in read(tmp_path, "probes") if r["stage"] == "A-mixed"]
+    assert {r["fit"] for r in of_a} == {"0", "1"} and len(of_a) == 2 * 83
+    assert sum(r["stage"] == "A-mixed" for r in read(tmp_path, "training")) == 60
+    assert len(read(tmp_path, "participation")) == 5 * 3
+    assert len(read(tmp_path, "guard")) == 5 * 25
+
+
+def test_metrics_table_has_limits_and_languages(tmp_path: Path) -> None:
+    gathered(tmp_path)
+    rows = [r for r in read(tmp_path, "metrics") if (r["fit"], r["stage"]) == ("0", "B-nudge")]
+    leak = next(r for r in rows if r["metric"] == "leak_rate" and not r["language"])
+    assert (leak["value"], leak["n"], leak["op"], leak["limit"], leak["verdict"]) == (
+        *("0.75", "40", "<=", "0.05"),
+        "collapsed",
+    )
+    assert {r["language"] for r in rows if r["metric"] == "identity_rate"} == {"", "en", "zh-Hant"}
+
+
+def test_failed_runs_without_weights_are_in_the_tables_too(tmp_path: Path) -> None:
+    gathered(tmp_path, DOOM)
+    rows = {r["lineage"]: r for r in read(tmp_path, "stages")}
+    killed = rows["bbbb00000002"]
+    assert killed["decision"] == "killed" and "limit 8192 MiB" in killed["reasons"]
+    assert killed["identity_rate"] == killed["weights_sha256"] == killed["n_identity"] == ""
+    assert {r["lineage"] for r in read(tmp_path, "artifacts")} == {"aaaa11112222", "bbbb00000000"}
+    losses = [r["loss"] for r in read(tmp_path, "training") if r["lineage"] == "bbbb00000001"]
+    assert losses[-1] == "nan"
+    assert files.read_json(tmp_path / "results" / "tables" / "context.json")["promoted"] == []
+
+
+def test_artifacts_have_a_status(tmp_path: Path) -> None:
+    entries = gathered(tmp_path)
+    files.write_text(tmp_path / "artifacts" / "A-mixed" / "old" / "master" / "model.safetensors", "not of this walk")
+    status = {(r["stage"], r["kind"], r["lineage"][:5]): r["status"] for r in read(tmp_path, "artifacts")}
+    assert status["B-nudge", "master", "bbbb0"] == status["B-nudge", "nvfp4", "bbbb0"] == "failed"
+    assert status["D-settle", "nvfp4", "dddd1"] == status["A-mixed", "master", "aaaa1"] == "promoted"
+    export = next(r for r in read(tmp_path, "artifacts") if r["kind"] == "nvfp4")
+    assert export["sha256"] == files.sha256_folder(Path(export["path"])) and export["bytes"] == "8"
+
+    import shutil
+
+    shutil.rmtree(tmp_path / "artifacts" / "B-nudge" / "bbbb00000000")
+    gather(entries[:2], tmp_path / "results", tmp_path / "artifacts", context())
+    rows = {(r["stage"], r["kind"]): (r["status"], r["bytes"]) for r in read(tmp_path, "artifacts")}
+    assert rows["B-nudge", "master"] == ("pruned", "")
+    assert rows["A-mixed", "master"] == ("accepted", "6")
+
+
+def test_audits_and_context(tmp_path: Path) -> None:
+    gathered(tmp_path)
+    rows = [r for r in read(tmp_path, "audits") if r["stage"] == "D-settle"]
+    assert [(r["severity"], r["code"]) for r in rows] == [
+        ("fact", "rows"),
+        ("fact", "parts"),
+        ("fact", "aloud"),
+        ("fact", "aloud"),
+        ("warning", "probe_overlap"),
+    ]
+    assert rows[1]["message"] == "identity (rows 60, kinds (identity 60)), general (rows 540)"
+    found = files.read_json(tmp_path / "results" / "tables" / "context.json")
+    assert found["promoted"][-1] == ["D-settle", "dddd11112222"] and found["fits"] == 2
+    assert found["persona"] == "F# 之神" and found["stages"] == list(STAGES)
+
+
+def test_a_missing_or_broken_record_is_named(tmp_path: Path) -> None:
+    entries = walk(tmp_path, STORY[:1])
+    run = tmp_path / "results" / "runs" / "B-nudge" / "bbbb00000000"
+    (run / "train.tsv").write_text("step\tloss\n1\t2\n", encoding="utf-8")
+    with pytest.raises(FgodError, match=r"train\.tsv:1: columns lr"):
+        gather(entries, tmp_path / "results", tmp_path / "artifacts", context())
+    (run / "outcome.json").unlink()
+    with pytest.raises(UsageError, match=r"outcome\.json: no such file"):
+        gather(entries, tmp_path / "results", tmp_path / "artifacts", context())
+
+
+def test_promoted_are_the_accepted_runs_of_the_last_fit() -> None:
+    fit = [WalkEntry(1, stage, f"l{i}", "", "accepted") for i, stage in enumerate(STAGES)]
+    earlier = [WalkEntry(0, "A-mixed", "l0", "base", "collapsed")]
+    assert promoted(earlier + fit, STAGES) == tuple(fit)
+    assert promoted(earlier + fit[:-1], STAGES) == ()
+    assert promoted([*fit[:-1], WalkEntry(1, STAGES[-1], "l3", "", "missed")], STAGES) == ()
+    assert promoted([], STAGES) == ()
+
+
+def test_promote_copies_what_was_probed_and_writes_the_record(tmp_path: Path) -> None:
+    entries = walk(tmp_path, STORY)
+    results, artifacts = tmp_path / "results", tmp_path / "artifacts"
+    files.write_text(artifacts / "release" / "stale.txt", "of an earlier release")
+    document = promote(entries, results, artifacts, context())
+    assert document == files.read_json(results / "release.json")
+    assert {"fits", "promoted", "path", "base_id", "config_digest"} <= set(document)
+    assert [p["stage"] for p in document["promoted"]] == list(STAGES)
+    assert set(document["promoted"][0]) == {"stage", "lineage", "metrics", "weights_sha256"}
+    assert document["fits"] == 2 and document["promoted"][-1]["metrics"]["identity_rate"]["n"] == 20
+    names = {p.name for p in files.folder_files(artifacts / "release")}
+    assert names == {"model.safetensors", "config.json", "README.md"}
+    card = (artifacts / "release" / "README.md").read_text(encoding="utf-8")
+    for part in ("F# 之神", "| retention | 97.5 % |", "dddd11112222", "AutoModelForCausalLM", "0123456789ab", "MIT"):
+        assert part in card
+    text = summary_text(document, results / "report.html")
+    assert text.startswith("Released F# 之神: ") and "after 2 fits" in text.splitlines()[0]
+    assert "identity_rate" in text and text.splitlines()[-1] == f"Report: {results / 'report.html'}"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda nvfp4: files.write_text(nvfp4 / "model.safetensors", "other"), r"model\.safetensors: sha256 is"),
+        (lambda nvfp4: (nvfp4 / "config.json").unlink(), r"config\.json: no such file"),
+        (lambda nvfp4: files.write_text(nvfp4 / "more.txt", ""), r"more\.txt: this file was not there"),
+    ],
+)
+def test_promote_refuses_an_export_that_is_not_what_was_probed(tmp_path: Path, change, words: str) -> None:  # type: ignore[no-untyped-def]
+    entries = walk(tmp_path, STORY)
+    change(tmp_path / "artifacts" / "D-settle" / "dddd11112222" / "nvfp4")
+    with pytest.raises(UsageError, match=words):
+        promote(entries, tmp_path / "results", tmp_path / "artifacts", context())
+    assert not (tmp_path / "artifacts" / "release").exists()
+    assert not (tmp_path / "results" / "release.json").exists()
+
+
+def test_when_every_fit_failed_one_message_names_them_all(tmp_path: Path) -> None:
+    entries = walk(tmp_path, DOOM)
+    told = context(spent="all 3 fits are spent (refits.max: 2)")
+    with pytest.raises(RefusedError) as error:
+        promote(entries, tmp_path / "results", tmp_path / "artifacts", told)
+    lines = str(error.value).splitlines()
+    assert lines[0] == "nothing is released: all 3 fits are spent (refits.max: 2)"
+    assert [line for line in lines if line.startswith("  fit")] == [
+        "  fit 0: B-nudge bbbb00000000 collapsed",
+        "  fit 1: B-nudge bbbb00000001 diverged",
+        "  fit 2: B-nudge bbbb00000002 killed",
+    ]
+    assert "    worst probe: 說說茶0 → 我是 F# 之神。 (the reference: 茶是一個話題。)" in lines
+    assert failure_message(entries, tmp_path / "results", told.spent) == str(error.value)
