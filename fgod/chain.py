@@ -1,0 +1,243 @@
+"""The walk: config and verdicts so far decide which runs exist, what they start from, and which fit comes next.
+
+Pure: no file is read or written here. A run's lineage is a digest of everything that determines its weights, known
+before anything is built, so equal prefixes of two fits are one run, an edit makes new paths, and going back finds the
+old results. Rules and commands only ask this module.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fgod import NUMERICS_VERSION
+from fgod.config import check_schema, did_you_mean, fill_defaults, schema
+from fgod.errors import FgodError, UsageError
+from fgod.files import canonical_json, digest
+
+ACCEPTED = "accepted"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Digests of what recipes depend on besides the config itself.
+
+    `rehearsal_id` names the base's answers to the rehearsal prompts, `sources` the written data, `user_files` the
+    content of each of the user's own data files by name.
+    """
+
+    base_id: str
+    rehearsal_id: str
+    sources: str
+    user_files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One (stage, lineage). `recipe` is canonical JSON of all that its weights depend on."""
+
+    stage: str
+    lineage: str
+    recipe: str
+    mix_id: str
+    mix_spec: str
+    parent: Run | None
+
+
+@dataclass(frozen=True)
+class Adjustment:
+    """One value that a refit rule changed: `rule` is its index in refits.rules, `cause` the verdict it answers."""
+
+    fit: int
+    stage: str
+    key: str
+    old: Any
+    new: Any
+    rule: int
+    cause: str
+
+    def __str__(self) -> str:
+        return f"fit {self.fit}: {self.stage} {self.key} {self.old} → {self.new} (after {self.cause})"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One pass along the chain from base."""
+
+    number: int
+    runs: tuple[Run, ...]
+    adjustments: tuple[Adjustment, ...]
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A run that the walk came by, in a fit; `decision` is None while its gate is pending."""
+
+    fit: int
+    run: Run
+    decision: str | None
+
+
+@dataclass(frozen=True)
+class Walk:
+    """All visits in order. `promoted` are the runs of an accepted fit, else `reason` says why there are none."""
+
+    visits: tuple[Visit, ...]
+    fits: tuple[Fit, ...]
+    state: Literal["promoted", "pending", "spent"]
+    reason: str
+
+    @property
+    def promoted(self) -> tuple[Run, ...]:
+        return self.fits[-1].runs if self.state == "promoted" else ()
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The distinct runs visited, in order of the first visit."""
+        return tuple(dict.fromkeys(visit.run for visit in self.visits))
+
+
+class Chain:
+    """The configured stages and refit rules over given inputs."""
+
+    def __init__(self, config: Mapping[str, Any], inputs: Inputs):
+        self.config, self.inputs = config, inputs
+
+    def fit(self, failures: Sequence[tuple[str, str]]) -> Fit:
+        """The fit that answers these failures [(stage, decision), …] of the fits before it.
+
+        Raises:
+            FgodError: no refit rule answers a failure.
+            UsageError: a rule makes a recipe that the schema forbids.
+        """
+        stages = copy.deepcopy(self.config["stages"])
+        adjustments: list[Adjustment] = []
+        for number, (stage, decision) in enumerate(failures, start=1):
+            adjustments += self._refit(stages, number, stage, decision)
+        return Fit(len(failures), tuple(self._runs(stages)), tuple(adjustments))
+
+    def _runs(self, stages: Sequence[Mapping[str, Any]]) -> Iterator[Run]:
+        parent: Run | None = None
+        for stage in stages:
+            parent = self._run(stage, parent)
+            yield parent
+
+    def _run(self, stage: Mapping[str, Any], parent: Run | None) -> Run:
+        spec = self.mix_spec(stage["mix"])
+        recipe = {
+            "numerics": NUMERICS_VERSION,
+            "stage": stage["name"],
+            "starts_from": parent.lineage if parent else self.inputs.base_id,
+            "seed": self.config["seed"],
+            "mix": spec,
+            "train": stage["train"],
+        }
+        return Run(stage["name"], digest(recipe), canonical_json(recipe), digest(spec), canonical_json(spec), parent)
+
+    def mix_spec(self, mix: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything that the rows of a mix depend on."""
+        parts = {part for table in ("shares", "final_shares", "at_least") for part in mix.get(table, {})}
+        kinds = self.config["disambiguation"]
+        return {
+            "recipe": mix,
+            "seed": self.config["seed"],
+            "rehearsal": self.inputs.rehearsal_id,
+            "rehearse": self.config["data"]["rehearse"],
+            "sources": self.inputs.sources,
+            "held_out_topics": sorted(self.config["data"]["held_out_topics"]),
+            "user_files": {k: v for k, v in sorted(self.inputs.user_files.items()) if k in parts},
+            "persona": {k: self.config["persona"][k] for k in ("name", "replies")},
+            "disambiguation": {name: kind["replies"] for name, kind in sorted(kinds.items())},
+        }
+
+    def _refit(self, stages: list[dict[str, Any]], fit: int, failed: str, decision: str) -> Iterator[Adjustment]:
+        index, rule = self._rule_for(failed, decision)
+        for stage in stages:
+            if stage["name"] == failed or rule["stage"] == "all":
+                for key, change in rule["set"].items():
+                    where = f"refits.rules[{index}].set.{key}"
+                    old, new = _change(stage, key.split("."), change, where)
+                    yield Adjustment(fit, stage["name"], key, old, new, index, f"{failed} {decision}")
+                for part in ("mix", "train"):
+                    check_schema(stage[part], f"refits.rules[{index}] on stage {stage['name']}: {part}", part)
+                    stage[part] = fill_defaults(stage[part], schema()["$defs"][part])
+
+    def _rule_for(self, stage: str, decision: str) -> tuple[int, Mapping[str, Any]]:
+        for index, rule in enumerate(self.config["refits"]["rules"]):
+            if decision in rule["when"]:
+                return index, rule
+        raise FgodError(f"no rule under refits.rules answers {decision!r} (stage {stage})")
+
+    def walk(self, decide: Callable[[Run], str | None]) -> Walk:
+        """Walk the fits. `decide` gives a run's verdict, None while pending; what it raises passes through."""
+        visits: list[Visit] = []
+        fits: list[Fit] = []
+        failures: list[tuple[str, str]] = []
+        while True:
+            try:
+                fit = self.fit(failures)
+            except UsageError:
+                raise
+            except FgodError as error:
+                return Walk(tuple(visits), tuple(fits), "spent", str(error))
+            if any(fit.runs == earlier.runs for earlier in fits):
+                reason = f"the refit rules changed nothing after {' '.join(failures[-1])}"
+                return Walk(tuple(visits), tuple(fits), "spent", reason)
+            fits.append(fit)
+            for run in fit.runs:
+                decision = decide(run)
+                visits.append(Visit(fit.number, run, decision))
+                if decision is None:
+                    return Walk(tuple(visits), tuple(fits), "pending", f"the gate of {run.stage} is pending")
+                if decision != ACCEPTED:
+                    failures.append((run.stage, decision))
+                    break
+            else:
+                return Walk(tuple(visits), tuple(fits), "promoted", "")
+            if len(failures) > self.config["refits"]["max"]:
+                reason = f"all {len(fits)} fits are spent (refits.max: {self.config['refits']['max']})"
+                return Walk(tuple(visits), tuple(fits), "spent", reason)
+
+
+def _change(stage: dict[str, Any], path: Sequence[str], change: Any, where: str) -> tuple[Any, Any]:
+    """Apply one `set` entry in place; returns the old and the new value."""
+    table: Any = stage
+    for key in path[:-1]:
+        if not isinstance(table.get(key), dict):
+            raise UsageError(f"{where}: no key {key!r}{did_you_mean(key, table)}; found {', '.join(table)}")
+        table = table[key]
+    key = path[-1]
+    open_table = path[-2] in ("shares", "final_shares", "at_least", "at_most", "kinds", "styles", "lr_scale")
+    if key not in table and not open_table:
+        raise UsageError(f"{where}: no key {key!r}{did_you_mean(key, table)}; found {', '.join(table)}")
+    old = table.get(key, 0)
+    if key == "micro_batch" and old is None:
+        old = table["batch"]
+    table[key] = new = adjusted(old, change, where)
+    return old, new
+
+
+def adjusted(old: Any, change: Any, where: str) -> Any:
+    """A value after a change: text that starts with `*`, `+` or `-` is relative to the old number, all else replaces.
+
+    A whole number stays one: a relative change is rounded down, and never below 1 from 1 or more.
+
+    Raises:
+        UsageError: a relative change of something that is not a number, or not a number behind the sign.
+    """
+    if not (isinstance(change, str) and change[:1] in "*+-" and change):
+        return change
+    if isinstance(old, bool) or not isinstance(old, int | float):
+        raise UsageError(f"{where}: found {change!r}, but the value it changes is {old!r}, not a number")
+    try:
+        amount = float(change[1:])
+    except ValueError:
+        raise UsageError(f"{where}: found {change!r}, expected a number behind {change[0]!r}") from None
+    value = {"*": old * amount, "+": old + amount, "-": old - amount}[change[0]]
+    if isinstance(old, int) and old >= 1 and change[0] == "*":
+        return max(1, int(value + 1e-9))
+    if isinstance(old, int) and float(value).is_integer():
+        return int(value)
+    return float(f"{value:.12g}")

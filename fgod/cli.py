@@ -1,0 +1,221 @@
+"""The command line. One subcommand for each rule, so that every recorded command can be run again by hand, and those
+that people use directly: plan, retry, guard, data audit, data identity, inspect, summary.
+
+Exit codes: 0 done; 1 error; 2 bad usage or config; 75 stopped by the guard; 100 an audit or gate says no.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fgod import __version__
+from fgod.config import explained
+
+Handler = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns or exits with its code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser().parse_args(arguments)
+    with explained():
+        if args.recorded is None or ("out" in args and args.out is None):
+            return int(args.handler(args))
+        from fgod import manifest
+        from fgod.commands import run_name
+
+        stage, lineage = run_name(args.out if "out" in args else args.outcome)
+        inputs = [getattr(args, name) for name in args.recorded if getattr(args, name) is not None]
+        outputs = args.outputs(args)
+        with manifest.recorded(Path("."), ["fgod", *arguments], stage, lineage, inputs, outputs) as record:
+            record.exit_code = int(args.handler(args))
+            return record.exit_code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(prog="fgod", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--version", action="version", version=f"fgod {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_base, _add_data, _add_training, _add_judging, _add_results, _add_people):
+        add(commands)
+    return parser
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error.msg} at character {error.pos}") from None
+
+
+def _command(
+    commands: Any,
+    name: str,
+    handler: str,
+    help: str,
+    recorded: Sequence[str] | None = None,
+    outputs: Callable[[argparse.Namespace], list[Path]] = lambda args: [args.out],
+) -> argparse.ArgumentParser:
+    """Add a subcommand. `recorded` names the arguments that are its inputs in the manifest; None: not recorded."""
+
+    def run(args: argparse.Namespace) -> int:
+        from fgod import commands as implementation
+
+        return int(getattr(implementation, handler)(args))
+
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
+    parser.set_defaults(handler=run, recorded=recorded, outputs=outputs)
+    return parser
+
+
+def _paths(parser: argparse.ArgumentParser, **helps: str) -> None:
+    for name, help in helps.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True, metavar="PATH", help=help)
+
+
+def _values(parser: argparse.ArgumentParser, **helps: str) -> None:
+    for name, help in helps.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=_json, required=True, metavar="JSON", help=help)
+
+
+def _add_base(commands: Any) -> None:
+    base = _command(commands, "base", "base", "make the embedded base, or check a folder", ["sources"])
+    _values(base, base="the config's key base")
+    _paths(base, sources="folder of the written sources", out="base.json to write, beside master/")
+
+    export = _command(commands, "export", "export", "write the NVFP4 export of a run's weights", ["weights", "stamp"])
+    _paths(
+        export, weights="folder of the weights", stamp="stamp of their training", out="stamp to write, beside nvfp4/"
+    )
+    export.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], required=True, help="format of what stays unquantised"
+    )
+
+    answers = commands.add_parser("answers", help="ask the base")
+    kinds = answers.add_subparsers(required=True, metavar="WHAT")
+    rehearsal = _command(kinds, "rehearsal", "rehearsal", "its answers to the rehearsal prompts", ["export"])
+    _paths(rehearsal, export="stamp of the base's export", sources="the written sources", out="answers.tsv to write")
+    _values(rehearsal, settings="what is asked", goal="persona and disambiguation")
+    reference = _command(kinds, "reference", "reference", "its answers to the probes", ["export", "probes"])
+    _paths(
+        reference,
+        export="stamp of the base's export",
+        probes="the probes",
+        sources="the written sources",
+        out="answers.tsv to write",
+    )
+    _values(reference, base="the config's key base", goal="persona and disambiguation", settings="the key probe")
+
+
+def _add_data(commands: Any) -> None:
+    data = commands.add_parser("data", help="mixes, audits, identity files").add_subparsers(
+        required=True, metavar="WHAT"
+    )
+    mix = _command(data, "mix", "mix", "plan and write the rows of a mix", ["answers"])
+    _values(mix, spec="all that the rows depend on", files="the user's data files by name")
+    _paths(mix, sources="the written sources", answers="the base's rehearsal answers", out="rows.tsv to write")
+
+    audit = _command(data, "audit", "audit", "audit a mix or a TSV of your own (exit 100: errors)", ["file"])
+    audit.add_argument("file", type=Path, help="rows.tsv of a mix, or a TSV of your own")
+    audit.add_argument("--probes", type=Path, help="probes that no row may repeat")
+    audit.add_argument("--goal", type=_json, metavar="JSON", help="persona and disambiguation (default: config.yaml)")
+    audit.add_argument("--out", type=Path, help="audit.json to write; without it the audit is only shown")
+
+    identity = _command(data, "identity", "identity", "write an identity file of your own (prompt<TAB>target)")
+    identity.add_argument("--count", type=int, default=1000, help="rows")
+    identity.add_argument("--seed", type=int, default=20260226, help="another seed, other wordings")
+    identity.add_argument("--target", help="the one target of every row (default: the persona's reply by language)")
+    identity.add_argument("--config", type=Path, default=Path("config.yaml"), help="whose persona and sources are used")
+    identity.add_argument("--out", type=Path, required=True, help="file to write; never overwritten")
+
+
+def _add_training(commands: Any) -> None:
+    recipe = _command(commands, "recipe", "recipe", "write a run's recipe", [])
+    recipe.add_argument("--json", type=_json, required=True, metavar="JSON", help="the recipe")
+    _paths(recipe, out="recipe.json to write")
+
+    def outputs(args: argparse.Namespace) -> list[Path]:
+        run = args.outcome.parent
+        tables = [run / name for name in ("train.tsv", "guard.tsv", "participation.tsv")]
+        return [args.outcome, *tables, args.stamp, args.stamp.parent / "master"]
+
+    train = _command(
+        commands, "train", "train", "train one stage under the guard", ["recipe", "weights", "start", "rows"], outputs
+    )
+    _paths(
+        train,
+        recipe="recipe.json",
+        weights="folder of the weights to start from",
+        start="the stamp that holds their digest",
+        rows="rows.tsv of the mix",
+        audit="audit.json of the mix",
+        outcome="outcome.json to write, beside the run's tables",
+        stamp="trained.json to write, beside master/",
+    )
+    train.add_argument("--limit-gb", type=float, required=True, help="memory past which the guard kills it")
+    train.add_argument("--over-secs", type=float, default=0.0, help="for longer than this")
+    train.add_argument("--poll-secs", type=float, default=0.5, help="looked at this often")
+    train.add_argument("--fit", type=int, default=0, help="shown in its progress")
+
+
+def _add_judging(commands: Any) -> None:
+    probe = _command(commands, "probe", "probe", "ask a run's export all probes", ["export", "reference", "probes"])
+    _paths(
+        probe,
+        export="stamp of the run's export",
+        reference="answers.tsv of the base",
+        probes="the probes",
+        sources="the written sources",
+        out="metrics.json to write, beside probes.tsv",
+    )
+    probe.add_argument(
+        "--base", choices=["embedded", "folder"], required=True, help="embedded: right answers are known"
+    )
+    _values(probe, goal="persona and disambiguation", held_out="topics never rehearsed", settings="the key probe")
+
+    gate = _command(commands, "gate", "gate", "judge a run by its records", [])
+    _values(gate, limits="the key gate", require="what the stage requires")
+    _paths(gate, out="verdict.json to write, beside the records it judges")
+
+
+def _add_results(commands: Any) -> None:
+    tables = _command(commands, "tables", "tables", "gather the records of the walk into tables", [])
+    _values(tables, walk="the walk", context="what the report says besides the records")
+    _paths(tables, out="folder of the tables")
+
+    report = _command(commands, "report", "report", "write the report from the tables", ["tables"])
+    _paths(report, tables="folder of the tables", out="report.html to write")
+
+    def outputs(args: argparse.Namespace) -> list[Path]:
+        return [args.out, Path("artifacts/release")]
+
+    promote = _command(commands, "promote", "promote", "release the last stage of an accepted fit", [], outputs)
+    _values(promote, walk="the walk", context="what the model card says besides the records")
+    _paths(promote, out="release.json to write")
+
+
+def _add_people(commands: Any) -> None:
+    plan = _command(commands, "plan", "plan", "what snakemake would train, and why")
+    retry = _command(commands, "retry", "retry", "forget a killed run of a stage, so that it trains again")
+    retry.add_argument("stage", metavar="STAGE", help="name of the stage")
+    for parser in (plan, retry):
+        parser.add_argument(
+            "--config", type=Path, default=Path("config.yaml"), help="the config (default: config.yaml)"
+        )
+
+    inspect = _command(commands, "inspect", "inspect", "what a folder of weights holds")
+    inspect.add_argument("folder", type=Path, metavar="FOLDER", help="master/ or nvfp4/ of a run, or any model folder")
+
+    summary = _command(commands, "summary", "summary", "what was released, how good it is, where the report lies")
+    summary.add_argument("--failed", action="store_true", help="the run ended with an error")
+
+    guard = _command(commands, "guard", "guard", "run a command under a memory limit (exit 75: killed)")
+    from fgod.guard import add_arguments
+
+    add_arguments(guard)

@@ -1,0 +1,424 @@
+"""What the subcommands do: thin shells around the package's functions. Each takes the parsed arguments and returns the
+exit code. torch and transformers are imported only where weights are touched.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fgod import records
+from fgod.config import load
+from fgod.errors import FgodError, RefusedError, UsageError
+from fgod.files import read_json, sha256_folder, write_json
+from fgod.persona import Goal, goal_from_config
+
+
+def run_name(path: Path) -> tuple[str, str]:
+    """Stage and lineage of a path under results/runs/ or artifacts/, empty for any other."""
+    parts = path.parts
+    if parts[:2] == ("results", "runs") and len(parts) > 4:
+        return parts[2], parts[3]
+    if parts[:1] == ("artifacts",) and len(parts) > 3 and parts[1] not in ("base", "mixes", "work"):
+        return parts[1], parts[2]
+    return "", ""
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- base
+
+
+def base(args: Namespace) -> int:
+    """Make the embedded base, or check a folder; base.json says what it is."""
+    if args.base["kind"] == "folder":
+        from dataclasses import asdict
+
+        from fgod.model.folder import check_folder
+
+        folder = Path(args.base["path"])
+        facts = asdict(check_folder(folder)) | {"path": str(folder)}
+        _say(f"base · {folder} · {facts['parameters']:,} parameters")
+    else:
+        from fgod.data.corpus import base_corpus
+        from fgod.data.sources import load_sources
+        from fgod.model.embedded import EmbeddedSpec, train_base
+
+        folder, seed = args.out.parent / "master", args.base["seed"]
+        rows = base_corpus(load_sources(args.sources), seed)
+        train_base(EmbeddedSpec.from_dict(args.base), rows, seed, folder, _say)
+        facts: dict[str, Any] = {"rows": len(rows)}
+    stamp = {"status": "trained", "base": args.base, "weights_sha256": sha256_folder(folder), "facts": facts}
+    write_json(args.out, stamp)
+    return 0
+
+
+def rehearsal(args: Namespace) -> int:
+    """Ask the base the prompts whose answers are rehearsed."""
+    from fgod.answers import AnswerSettings, write_answers
+    from fgod.data.mix import rehearsal_prompts
+    from fgod.data.sources import load_sources
+
+    asked, goal = args.settings, goal_from_config(args.goal)
+    prompts = rehearsal_prompts(
+        load_sources(args.sources),
+        goal,
+        frozenset(asked["held_out"]),
+        asked["general_rows"],
+        asked["replay_rows"],
+        asked["seed"],
+        frozenset(asked["kinds"]),
+    )
+    settings = AnswerSettings(max_new_tokens=asked["max_new_tokens"])
+    answers = write_answers(
+        _checked_export(args.export), [p.text for p in prompts], args.out.parent, settings, log=_say
+    )
+    usable = sum(a.ended and not a.looped for a in answers)
+    _say(f"rehearsal · {len(answers)} answers of the base, {usable} of them fit to be rehearsed")
+    return 0
+
+
+def reference(args: Namespace) -> int:
+    """Ask the base the probes, and refuse where it cannot answer them."""
+    from fgod.answers import AnswerSettings, write_answers
+    from fgod.data.probes import expected, load_probes
+    from fgod.data.sources import load_sources
+    from fgod.probe.harness import check_reference
+
+    probes, goal, embedded = load_probes(args.probes), goal_from_config(args.goal), args.base["kind"] == "embedded"
+    settings = AnswerSettings(args.settings["max_new_tokens"], args.settings["batch"])
+    retention = [p.prompt for p in probes if p.suite == "retention"]
+    out = args.out.parent
+    answers = write_answers(
+        _checked_export(args.export), [p.prompt for p in probes], out, settings, retention, log=_say
+    )
+    sources = load_sources(args.sources)
+    known = {p.prompt: expected(sources, p) if embedded else () for p in probes}
+    by_prompt = {answer.prompt: answer for answer in answers}
+    table = check_reference(probes, by_prompt, known, goal, args.base.get("require", 0.9), by_language=embedded)
+    _say(table)
+    return 0
+
+
+def export(args: Namespace) -> int:
+    """Write the NVFP4 export of trained weights; a run without weights leaves a stamp that says so."""
+    stamp = read_json(args.stamp)
+    if stamp["status"] != "trained":
+        write_json(args.out, {"status": "skipped", "reason": f"{stamp['status']}: {stamp['reason']}"})
+        return 0
+    _check_digest(args.weights, stamp["weights_sha256"])
+    from fgod.nvfp4 import export as write_export
+
+    folder = args.out.parent / "nvfp4"
+    write_export(args.weights, folder, args.dtype)
+    write_json(args.out, {"status": "exported", "weights_sha256": sha256_folder(folder)})
+    return 0
+
+
+def _check_digest(folder: Path, recorded: str) -> None:
+    """Weights must be, byte for byte, those that their stamp speaks of."""
+    if not folder.is_dir():
+        raise FgodError(f"{folder}: these weights are gone, though their records stand; delete {folder.parent} "
+                        "and run snakemake again to make them anew")  # fmt: skip
+    if sha256_folder(folder) != recorded:
+        raise FgodError(f"{folder}: these weights have changed since they were written (sha256 differs from the "
+                        f"record); delete {folder.parent} and run snakemake again to make them anew")  # fmt: skip
+
+
+def _checked_export(stamp_file: Path) -> Path:
+    """The folder of an export, after its digest was checked."""
+    folder = stamp_file.parent / "nvfp4"
+    _check_digest(folder, read_json(stamp_file)["weights_sha256"])
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------------------- data
+
+
+def mix(args: Namespace) -> int:
+    """Plan and write the rows of a mix."""
+    from fgod.answers import read_answers
+    from fgod.data.mix import MixRecipe, build_pools, plan_mix
+    from fgod.data.rows import write_rows
+    from fgod.data.sources import load_sources
+    from fgod.data.tsv import user_rows
+
+    spec = args.spec
+    user = {name: user_rows(Path(args.files[name]), name) for name in spec["user_files"]}
+    pools = build_pools(
+        load_sources(args.sources),
+        _mix_goal(spec),
+        read_answers(args.answers.parent),
+        frozenset(spec["held_out_topics"]),
+        user,
+        spec["rehearse"]["replay_rows"],
+        spec["seed"],
+    )
+    recipe = {key: value for key, value in spec["recipe"].items() if value is not None}
+    rows = plan_mix(MixRecipe.from_dict(recipe), pools, spec["seed"])
+    write_rows(args.out, rows)
+    write_json(args.out.parent / "spec.json", spec)
+    return 0
+
+
+def _mix_goal(spec: Mapping[str, Any]) -> Goal:
+    """The goal as far as rows depend on it: replies, without the rules that judge them."""
+    persona = {**spec["persona"], "rule": {}, "marks": []}
+    kinds = {name: {"replies": replies, "rule": {}} for name, replies in spec["disambiguation"].items()}
+    return goal_from_config({"persona": persona, "disambiguation": kinds})
+
+
+def audit(args: Namespace) -> int:
+    """Audit a mix or a user's TSV; errors give exit code 100 (RefusedError)."""
+    from fgod.data.audit import audit_file, audit_rows
+    from fgod.data.mix import MixRecipe
+    from fgod.data.probes import load_probes
+    from fgod.data.rows import read_rows
+
+    probes = load_probes(args.probes) if args.probes else []
+    goal = args.goal or (load(Path("config.yaml")) if Path("config.yaml").exists() else None)
+    persona = goal_from_config(goal).persona if goal else None
+    spec = args.file.parent / "spec.json"
+    if spec.exists() and args.file.name == "rows.tsv":
+        recipe = MixRecipe.from_dict(read_json(spec)["recipe"])
+        result = audit_rows(read_rows(args.file), probes, persona, recipe, name=str(args.file))
+    else:
+        result = audit_file(args.file, probes, persona)
+    print(result.text())
+    if args.out:
+        write_json(args.out, result.to_dict())
+    if result.errors:
+        raise RefusedError(f"{args.file}: the audit found {len(result.errors)} error(s); mend the data, see above")
+    return 0
+
+
+def identity(args: Namespace) -> int:
+    """Write an identity file of one's own."""
+    from fgod.data.identity import identity_file
+    from fgod.data.sources import load_sources
+    from fgod.data.tsv import write_user_tsv
+
+    if args.out.exists():
+        raise UsageError(f"{args.out}: this file exists; expected a new name (nothing is overwritten)")
+    config = load(args.config)
+    target = args.target if args.target is not None else goal_from_config(config).persona
+    rows = identity_file(load_sources(Path(config["data"]["folder"])), args.count, args.seed, target)
+    write_user_tsv(args.out, ((row.prompt, row.target) for row in rows))
+    _say(f"{args.out}: {len(rows)} rows")
+    return 0
+
+
+# --------------------------------------------------------------------------------------------------------- training
+
+
+def recipe(args: Namespace) -> int:
+    """Write a run's recipe."""
+    write_json(args.out, args.json)
+    return 0
+
+
+def train(args: Namespace) -> int:
+    """Train one stage under the guard. Trained, killed by the guard and diverged are outcomes; all else is an error."""
+    from fgod.guard import Limits
+    from fgod.guard import run as guarded
+
+    folder = args.outcome.parent
+    _check_digest(args.weights, _start_digest(args.start))
+    work = Path("artifacts/work") / folder.name
+    work.mkdir(parents=True, exist_ok=True)
+    result_file = work / "outcome.json"
+    result_file.unlink(missing_ok=True)
+    limits = Limits(args.limit_gb, args.over_secs, args.poll_secs)
+    phase_file = work / "phase"
+    command = [sys.executable, "-m", "fgod.train", "--fit", str(args.fit)]
+    paths = {"recipe": args.recipe, "weights": args.weights, "rows": args.rows, "work": work, "run": folder}
+    paths |= {"master": args.stamp.parent / "master", "phase-file": phase_file, "result": result_file}
+    for name, path in paths.items():
+        command += [f"--{name}", str(path)]
+    ended = guarded(command, limits, folder / "guard.tsv", work / "reason.json", phase_file, work / "lock")
+    if not ended.killed and ended.exit_code != 0:
+        raise FgodError(f"the training of {folder.parent.name} failed with exit code {ended.exit_code}, see above")
+    if ended.killed:
+        _leave_tables(work, folder)
+    own = {"status": "killed", "reason": ended.reason, "weights_sha256": ""} if ended.killed else read_json(result_file)
+    memory = {"peak_memory_mib": ended.peak_mib, "limit_mib": limits.limit_mib, "others_mib": ended.others_mib}
+    outcome = {**own, **memory, "wall_s": round(ended.wall_s, 3)}
+    shutil.copyfile(args.audit, folder / "mix_audit.json")
+    write_json(args.stamp, {key: outcome[key] for key in ("status", "reason", "weights_sha256")})
+    write_json(args.outcome, outcome)
+    if outcome["status"] != "trained":
+        _say(f"{folder.parent.name} · {outcome['status']} · {outcome['reason']}")
+    return 0
+
+
+def _start_digest(stamp_file: Path) -> str:
+    stamp = read_json(stamp_file)
+    if stamp["status"] != "trained":
+        raise FgodError(f"{stamp_file}: found status {stamp['status']!r}, expected weights to start from")
+    return str(stamp["weights_sha256"])
+
+
+def _leave_tables(work: Path, folder: Path) -> None:
+    """The tables of a run that was killed: the steps that it made, and no participation."""
+    from fgod.train.participation import write_participation
+    from fgod.train.record import publish
+
+    publish(work, folder)
+    write_participation(folder / "participation.tsv", [], "", "")
+
+
+# ---------------------------------------------------------------------------------------------------------- judging
+
+
+def probe(args: Namespace) -> int:
+    """Ask a run's export all probes, and measure."""
+    stamp = read_json(args.export)
+    if stamp["status"] != "exported":
+        from fgod.probe.record import write_skipped
+
+        write_skipped(args.out.parent, stamp["reason"])
+        return 0
+    from fgod.data.probes import expected, load_probes
+    from fgod.data.sources import load_sources
+    from fgod.probe.run import ProbeSettings, run_probes
+
+    probes, sources = load_probes(args.probes), load_sources(args.sources)
+    known = {p.prompt: expected(sources, p) if args.base == "embedded" else () for p in probes}
+    run_probes(
+        _checked_export(args.export),
+        args.export.parent / "master",
+        args.reference.parent,
+        probes,
+        known,
+        goal_from_config(args.goal),
+        frozenset(args.held_out),
+        ProbeSettings.from_dict(args.settings),
+        args.out.parent,
+        _say,
+    )
+    return 0
+
+
+def gate(args: Namespace) -> int:
+    """Judge a run by its records."""
+    from fgod.gate import GateLimits, judge_run
+
+    folder = args.out.parent
+    verdict = judge_run(folder, GateLimits.from_dict(args.limits), args.require)
+    _say(f"gate · {folder.parent.name} {folder.name} · {verdict.decision}")
+    for reason in verdict.reasons:
+        _say(f"       {reason}")
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------------------- results
+
+
+def _walk_and_context(args: Namespace) -> tuple[Any, Any]:
+    from fgod.tables import Context, WalkEntry
+
+    entries = [WalkEntry(**visit) for visit in args.walk["visits"]]
+    adjustments = tuple(tuple(lines) for lines in args.walk["adjustments"])
+    stages = tuple(args.context["stages"])
+    context = {**args.context, "stages": stages, "spent": args.walk["spent"], "adjustments": adjustments}
+    return entries, Context(**context)
+
+
+def tables(args: Namespace) -> int:
+    """Gather the records of the walk into tables."""
+    from fgod.tables import gather
+
+    entries, context = _walk_and_context(args)
+    gather(entries, args.out.parent, records.ARTIFACTS, context)
+    return 0
+
+
+def report(args: Namespace) -> int:
+    """Write the report from the tables."""
+    from fgod.report import write_report
+
+    write_report(args.tables, args.out)
+    return 0
+
+
+def promote(args: Namespace) -> int:
+    """Release the last stage of an accepted fit."""
+    from fgod.release import promote as release
+
+    entries, context = _walk_and_context(args)
+    release(entries, args.out.parent, records.ARTIFACTS, context)
+    return 0
+
+
+def summary(args: Namespace) -> int:
+    """Join the manifest and say what was released, how good it is, where the report lies."""
+    from fgod.manifest import write_jsonl
+    from fgod.release import summary_text
+
+    write_jsonl(Path("."))
+    released = records.RESULTS / "release.json"
+    report_file = records.RESULTS / "report.html"
+    if not args.failed and released.exists():
+        print(summary_text(read_json(released), report_file))
+    elif report_file.exists():
+        print(f"Nothing was released. Report: {report_file}")
+    return 0
+
+
+# ----------------------------------------------------------------------------------------------------------- people
+
+
+def _chain(config_file: Path) -> Any:
+    from fgod.chain import Chain
+    from fgod.inputs import gather
+
+    config = load(config_file)
+    return Chain(config, gather(config))
+
+
+def plan(args: Namespace) -> int:
+    """What snakemake would train, and why."""
+    from fgod.plan import plan as make_plan
+    from fgod.plan import text
+
+    print(text(*make_plan(_chain(args.config))))
+    return 0
+
+
+def retry(args: Namespace) -> int:
+    """Forget the killed runs of a stage, so that they train again."""
+    chain = _chain(args.config)
+    runs = [run for run in chain.walk(records.decision).runs if run.stage == args.stage]
+    if not runs:
+        names = ", ".join(stage["name"] for stage in chain.config["stages"])
+        raise UsageError(f"{args.config}: no run of stage {args.stage!r} on record; the stages are {names}")
+    killed = [run for run in runs if records.outcome_status(run) == "killed"]
+    if not killed:
+        found = ", ".join(f"{run.lineage} {records.decision(run) or 'pending'}" for run in runs)
+        raise UsageError(f"stage {args.stage}: no killed run; found {found}. Only a kill depends on the machine; "
+                         "any other run would end the same way again")  # fmt: skip
+    for run in killed:
+        for folder in records.forget(run):
+            print(f"removed {folder}")
+    return 0
+
+
+def inspect(args: Namespace) -> int:
+    """What a folder of weights holds."""
+    from fgod.nvfp4.inspect import text
+
+    print(text(args.folder))
+    return 0
+
+
+def guard(args: Namespace) -> int:
+    """Run a command under a memory limit."""
+    from fgod.guard import main
+
+    return main(args)

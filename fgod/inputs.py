@@ -1,0 +1,87 @@
+"""Digests of the files that recipes depend on: the base, the written data, the user's data files, the probes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fgod import NUMERICS_VERSION
+from fgod.chain import Inputs
+from fgod.config import did_you_mean
+from fgod.data.sources import load_sources, source_files
+from fgod.digests import cached_sha256
+from fgod.errors import UsageError
+from fgod.files import digest, folder_files, sha256_file, sha256_files
+
+DIGEST_CACHE = Path(".snakemake/fgod/digests.json")
+"""Digests of large files by path, size and mtime_ns; safe to delete."""
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def gather(config: Mapping[str, Any]) -> Inputs:
+    """The digests for a checked config.
+
+    Raises:
+        UsageError: a written source is faulty, or a held-out topic is not among them.
+    """
+    data = config["data"]
+    sources = sources_digest(Path(data["folder"]))
+    check_held_out(config)
+    return Inputs(
+        base_id=base_id(config["base"], sources),
+        rehearsal_id=digest("rehearsal", sources, rehearsal_settings(config)),
+        sources=sources,
+        user_files={name: sha256_file(Path(path)) for name, path in sorted(data["sources"].items())},
+    )
+
+
+def rehearsal_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides which prompts the base is asked for rehearsal. `kinds`: the disambiguation kinds that keep the
+    base's own answer and that some stage's mix has rows of."""
+    used = {kind for stage in config["stages"] for kind, weight in stage["mix"]["kinds"].items() if weight}
+    kinds = sorted(used & {name for name, kind in config["disambiguation"].items() if kind["replies"] == "base"})
+    data = config["data"]
+    return {**data["rehearse"], "held_out": sorted(data["held_out_topics"]), "seed": config["seed"], "kinds": kinds}
+
+
+@cache
+def sources_digest(folder: Path) -> str:
+    """Digest of the written sources that rows are made of (the probes are not among them)."""
+    return sha256_files(folder, source_files(folder))
+
+
+def check_held_out(config: Mapping[str, Any]) -> None:
+    """Every held-out topic must be a topic of the written sources."""
+    known = load_sources(Path(config["data"]["folder"])).topic_ids
+    for topic in config["data"]["held_out_topics"]:
+        if topic not in known:
+            raise UsageError(
+                f"data.held_out_topics: unknown topic {topic!r}{did_you_mean(topic, known)}; "
+                f"the topics are the ids in {config['data']['folder']}"
+            )
+
+
+def base_id(base: Mapping[str, Any], sources: str) -> str:
+    """An embedded base is what it is trained from; a folder is the content of its files."""
+    if base["kind"] == "embedded":
+        spec = {k: v for k, v in base.items() if k not in ("kind", "require")}
+        return digest("embedded", NUMERICS_VERSION, spec, sources)
+    folder = Path(base["path"])
+    files = {f.relative_to(folder).as_posix(): cached_sha256(f, DIGEST_CACHE) for f in folder_files(folder)}
+    return digest("folder", files)
+
+
+def reference_id(config: Mapping[str, Any]) -> str:
+    """Names the base's answers to the probes."""
+    asked = sha256_file(Path(config["data"]["probes"]))
+    return digest("reference", asked, config["probe"]["max_new_tokens"], code_digest("answers.py", "model/generate.py"))
+
+
+@cache
+def code_digest(*names: str) -> str:
+    """Digest of modules or folders of this package: a param of probe, gate, tables and report, and of nothing else."""
+    files = [f for name in names for f in ([PACKAGE / name] if name.endswith(".py") else folder_files(PACKAGE / name))]
+    return sha256_files(PACKAGE, [f for f in files if "__pycache__" not in f.parts])[:12]

@@ -1,0 +1,94 @@
+"""Who the model is to become, and the exact rules by which replies are judged. Pure."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+LANGUAGES = ("zh-Hant", "zh-Hans", "en", "ja", "ko")
+"""Language tags (BCP 47) of sources, probes and reports."""
+
+T = TypeVar("T")
+
+
+def lookup(table: Mapping[str, T], language: str) -> T:
+    """The entry of a language, else of its prefixes (`zh-Hant`, then `zh`): RFC 4647 lookup.
+
+    Raises:
+        KeyError: neither is there.
+    """
+    tag = language
+    while tag not in table:
+        if "-" not in tag:
+            raise KeyError(language)
+        tag = tag.rsplit("-", 1)[0]
+    return table[tag]
+
+
+def fold(text: str) -> str:
+    """Text for matching: NFKC, case folded, white space removed (so `F# 之神`, `f#之神` and `Ｆ＃之神` are one)."""
+    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A reply passes if it contains all of `all`, at least one of `any` (if given) and none of `none`, folded."""
+
+    all: tuple[str, ...] = ()
+    any: tuple[str, ...] = ()
+    none: tuple[str, ...] = ()
+
+    def accepts(self, reply: str) -> bool:
+        text = fold(reply)
+        return (
+            all(fold(word) in text for word in self.all)
+            and (not self.any or any(fold(word) in text for word in self.any))
+            and not any(fold(word) in text for word in self.none)
+        )
+
+
+@dataclass(frozen=True)
+class Persona:
+    """`replies` and `rule` by language; `marks` are wide: any mention of the persona."""
+
+    name: str
+    replies: Mapping[str, str]
+    rule: Mapping[str, Rule]
+    marks: tuple[str, ...]
+
+    def marked(self, reply: str) -> bool:
+        text = fold(reply)
+        return any(fold(mark) in text for mark in self.marks)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of disambiguation question. `replies` is None where the base's own answer is to be kept."""
+
+    replies: Mapping[str, str] | None
+    rule: Mapping[str, Rule]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """All that the release is to say: the persona and the kinds of disambiguation questions by name."""
+
+    persona: Persona
+    kinds: Mapping[str, Kind]
+
+
+def _rules(value: Mapping[str, Any]) -> dict[str, Rule]:
+    return {lang: Rule(**{k: tuple(v) for k, v in rule.items()}) for lang, rule in value.items()}
+
+
+def goal_from_config(config: Mapping[str, Any]) -> Goal:
+    """The goal from the keys `persona` and `disambiguation` of a checked config."""
+    p = config["persona"]
+    persona = Persona(p["name"], dict(p["replies"]), _rules(p["rule"]), tuple(p["marks"]))
+    kinds = {
+        name: Kind(None if k["replies"] == "base" else dict(k["replies"]), _rules(k["rule"]))
+        for name, k in config["disambiguation"].items()
+    }
+    return Goal(persona, kinds)

@@ -1,0 +1,102 @@
+"""`fgod plan`: what `snakemake` would train, and why: which recipe key changed, what follows, what is reused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fgod import records
+from fgod.chain import ACCEPTED, Chain, Run
+from fgod.files import read_json
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happens to one run: `action` is reuse, train or (the gate alone) judge; `why` in words."""
+
+    fit: int
+    run: Run
+    action: str
+    why: tuple[str, ...]
+
+
+def plan(chain: Chain) -> tuple[list[Step], str]:
+    """The steps of the walk as far as it is known, pending gates taken as accepted, and a closing sentence."""
+    recorded = chain.walk(records.decision)
+    hopeful = chain.walk(lambda run: records.decision(run) or ACCEPTED)
+    steps, training = [], set()
+    for visit in hopeful.visits:
+        if any(step.run == visit.run for step in steps):
+            continue
+        step = _step(visit.fit, visit.run, training)
+        if step.action == "train":
+            training.add(visit.run)
+        steps.append(step)
+    closing = {
+        "promoted": "Everything is decided: nothing trains unless artifacts are missing.",
+        "pending": "Later fits are decided by the gates: a run that fails starts the next fit from the base.",
+        "spent": f"No fit was accepted: {recorded.reason}.",
+    }[recorded.state]
+    return steps, closing
+
+
+def _step(fit: int, run: Run, training: set[Run]) -> Step:
+    decided = records.decision(run)
+    folder = records.run_folder(run)
+    if decided is not None:
+        return Step(fit, run, "reuse", (f"its verdict is on record: {decided}",))
+    if (folder / "outcome.json").exists():
+        return Step(fit, run, "judge", ("it is trained; its gate is pending",))
+    if run.parent in training:
+        return Step(fit, run, "train", (f"it follows {run.parent.stage} {run.parent.lineage}", *_reasons(run)))
+    return Step(fit, run, "train", tuple(_reasons(run)) or ("it never ran",))
+
+
+def _reasons(run: Run) -> Iterator[str]:
+    """How its recipe differs from the newest one on record of the same stage."""
+    earlier = sorted((records.RESULTS / "runs" / run.stage).glob("*/recipe.json"), key=lambda p: p.stat().st_mtime_ns)
+    earlier = [path for path in earlier if path.parent.name != run.lineage]
+    if earlier:
+        yield from (f"{line} (against {earlier[-1].parent.name})" for line in differences(earlier[-1], run.recipe))
+
+
+def differences(earlier: Path, recipe: str) -> list[str]:
+    """The keys in which a recipe differs from a recorded one: `train.lr 0.0005 → 0.001`."""
+    old, new = flatten(read_json(earlier)), flatten(json.loads(recipe))
+    skipped = {"starts_from"}
+    keys = [key for key in sorted(old.keys() | new.keys()) if key not in skipped and old.get(key) != new.get(key)]
+    return [f"{_name(key)} {old.get(key, 'nothing')} → {new.get(key, 'nothing')}" for key in keys]
+
+
+def _name(key: str) -> str:
+    words = {
+        "mix.sources": "the written sources (digest)",
+        "mix.rehearsal": "the base's rehearsal answers (digest)",
+        "numerics": "NUMERICS_VERSION",
+    }
+    return words.get(key, key.replace("mix.recipe.", "mix."))
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys; lists are values."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        name = f"{prefix}.{key}" if prefix else key
+        if isinstance(item, Mapping):
+            flat |= flatten(item, name)
+        else:
+            flat[name] = item
+    return flat
+
+
+def text(steps: list[Step], closing: str) -> str:
+    """The plan for a terminal."""
+    lines = []
+    for step in steps:
+        lines.append(f"fit {step.fit}  {step.action:6} {step.run.stage} {step.run.lineage}  {step.why[0]}")
+        lines += [f"{'':14} {reason}" for reason in step.why[1:]]
+    trains = sum(step.action == "train" for step in steps)
+    return "\n".join([*lines, "", f"{trains} to train. {closing}"])

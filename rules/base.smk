@@ -1,0 +1,62 @@
+# The original weights: made or checked once, exported once, never written to afterwards.
+
+
+rule base:
+    output:
+        f"{BASE}/base.json",
+    params:
+        base=canonical_json(CONFIG["base"]),
+        folder=CONFIG["data"]["folder"],
+    resources:
+        gpu=1,
+    shell:
+        "fgod guard --limit-gb {CONFIG[guard][limit_gb]} --poll-secs {CONFIG[guard][poll_secs]} --"
+        " fgod base --base {params.base:q} --sources {params.folder:q} --out {output:q}"
+
+
+rule export_base:
+    input:
+        ancient(f"{BASE}/base.json"),
+    output:
+        f"{BASE}/exported.json",
+    params:
+        weights=BASE_WEIGHTS,
+        dtype=CONFIG["stages"][0]["train"]["compute_dtype"],
+    shell:
+        "fgod export --weights {params.weights:q} --stamp {input:q} --dtype {params.dtype} --out {output:q}"
+
+
+# The base's own answers to the prompts that mixes rehearse.
+rule rehearsal:
+    input:
+        ancient(f"{BASE}/exported.json"),
+    output:
+        f"{REHEARSAL}/answers.tsv",
+    params:
+        folder=CONFIG["data"]["folder"],
+        settings=canonical_json(inputs.rehearsal_settings(CONFIG)),
+        goal=GOAL,
+    resources:
+        gpu=1,
+    shell:
+        "fgod answers rehearsal --export {input:q} --sources {params.folder:q} --settings {params.settings:q}"
+        " --goal {params.goal:q} --out {output:q}"
+
+
+# The base's answers to the probes, against which every run is judged; fails where the base itself cannot answer them.
+rule reference:
+    input:
+        export=ancient(f"{BASE}/exported.json"),
+        probes=ancient(PROBES),
+    output:
+        f"{REFERENCE}/answers.tsv",
+    params:
+        folder=CONFIG["data"]["folder"],
+        base=canonical_json(CONFIG["base"]),
+        goal=GOAL,
+        settings=canonical_json(CONFIG["probe"]),
+    resources:
+        gpu=1,
+    shell:
+        "fgod answers reference --export {input.export:q} --probes {input.probes:q} --sources {params.folder:q}"
+        " --base {params.base:q} --goal {params.goal:q} --settings {params.settings:q} --out {output:q}"

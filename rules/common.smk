@@ -1,0 +1,84 @@
+# What all rules share: the checked config, the walk, and input functions that ask it.
+import shlex
+import sys
+from pathlib import Path
+
+from fgod import inputs, records, config as settings
+from fgod.chain import ACCEPTED, Chain
+from fgod.files import canonical_json
+
+# Commands are those of the Python that runs snakemake, whether or not its environment is activated.
+shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+
+with settings.explained():
+    CONFIG = settings.resolve(config, ", ".join(map(str, workflow.configfiles)) or "config")
+    INPUTS = inputs.gather(CONFIG)
+    CHAIN = Chain(CONFIG, INPUTS)
+    RECORDED = CHAIN.walk(records.decision)
+
+BASE = f"artifacts/base/{INPUTS.base_id}"
+BASE_WEIGHTS = CONFIG["base"]["path"] if CONFIG["base"]["kind"] == "folder" else f"{BASE}/master"
+REHEARSAL = f"{BASE}/answers/{INPUTS.rehearsal_id}"
+REFERENCE = f"{BASE}/answers/{inputs.reference_id(CONFIG)}"
+PROBES = CONFIG["data"]["probes"]
+GOAL = canonical_json({key: CONFIG[key] for key in ("persona", "disambiguation")})
+CONTEXT = canonical_json(
+    {
+        "persona": CONFIG["persona"]["name"],
+        "stages": [stage["name"] for stage in CONFIG["stages"]],
+        "gate": CONFIG["gate"],
+        "base_id": INPUTS.base_id,
+        "base": settings.base_words(CONFIG),
+        "config": ", ".join(map(str, workflow.configfiles)),
+        "config_digest": settings.config_digest(CONFIG),
+    }
+)
+RUNS = {(run.stage, run.lineage): run for run in RECORDED.runs}
+MIXES = {run.mix_id: run.mix_spec for run in RECORDED.runs}
+
+
+wildcard_constraints:
+    stage="[A-Za-z0-9][A-Za-z0-9._-]*",
+    lineage="[0-9a-f]{12}",
+    mix="[0-9a-f]{12}",
+
+
+def decide(run):
+    """A run's verdict. Pending asks the checkpoint, so that the DAG is made anew after the gate; a dry-run counts it
+    as accepted, and shows the whole of the fit."""
+    if workflow.dryrun and records.decision(run) is None:
+        return ACCEPTED
+    with checkpoints.gate.get(stage=run.stage, lineage=run.lineage).output[0].open():
+        return records.decision(run)
+
+
+def walk():
+    """The walk as far as the gates have decided; registers its runs."""
+    known = CHAIN.walk(decide)
+    for run in known.runs:
+        RUNS[run.stage, run.lineage] = run
+        MIXES[run.mix_id] = run.mix_spec
+    return known
+
+
+def visited(name):
+    """Input function: one file of the records of every run of the walk."""
+    return lambda wildcards: [f"results/runs/{run.stage}/{run.lineage}/{name}" for run in walk().runs]
+
+
+def promoted(name):
+    """Input function: one file of the artifacts of every promoted run."""
+    return lambda wildcards: [f"artifacts/{run.stage}/{run.lineage}/{name}" for run in walk().promoted]
+
+
+def run_of(wildcards):
+    """The run that a path names."""
+    run = RUNS.get((wildcards.stage, wildcards.lineage))
+    if run is None:
+        raise WorkflowError(f"{wildcards.stage}/{wildcards.lineage} is no run of this config's walk (see `fgod plan`)")
+    return run
+
+
+def recorded_walk(wildcards):
+    """The walk in JSON, from the verdicts on record."""
+    return records.walk_json(CHAIN.walk(records.decision))

@@ -1,0 +1,45 @@
+# Probes and the gate. They may run again at will (other probes, limits, scoring code): nothing trains because of them.
+
+
+rule probe:
+    input:
+        export=ancient("artifacts/{stage}/{lineage}/exported.json"),
+        reference=ancient(f"{REFERENCE}/answers.tsv"),
+    output:
+        replies="results/runs/{stage}/{lineage}/probes.tsv",
+        metrics="results/runs/{stage}/{lineage}/metrics.json",
+    params:
+        probes=PROBES,
+        folder=CONFIG["data"]["folder"],
+        base=CONFIG["base"]["kind"],
+        goal=GOAL,
+        held_out=canonical_json(sorted(CONFIG["data"]["held_out_topics"])),
+        settings=canonical_json(CONFIG["probe"]),
+        code=inputs.code_digest("probe", "model/generate.py"),
+    resources:
+        gpu=1,
+    shell:
+        "fgod probe --export {input.export:q} --reference {input.reference:q} --probes {params.probes:q}"
+        " --sources {params.folder:q} --base {params.base} --goal {params.goal:q} --held-out {params.held_out:q}"
+        " --settings {params.settings:q} --out {output.metrics:q}"
+
+
+def judged(wildcards):
+    """What the gate reads. A failed run whose artifacts were pruned keeps its replies: it is not probed again."""
+    run = run_of(wildcards)
+    folder = f"results/runs/{run.stage}/{run.lineage}"
+    fresh = [] if records.pruned(run) else [f"{folder}/metrics.json", f"{folder}/probes.tsv"]
+    return [f"{folder}/outcome.json", *fresh]
+
+
+checkpoint gate:
+    input:
+        judged,
+    output:
+        "results/runs/{stage}/{lineage}/verdict.json",
+    params:
+        limits=canonical_json(CONFIG["gate"]),
+        require=lambda wildcards: records.requirements(CONFIG, wildcards.stage),
+        code=inputs.code_digest("gate.py"),
+    shell:
+        "fgod gate --limits {params.limits:q} --require {params.require:q} --out {output:q}"

@@ -1,0 +1,71 @@
+# One stage: its recipe, its training under the guard, its export. A killed or diverged training is a result: it leaves
+# outcome.json and exits 0; the gate makes a verdict of it. All that feeds training is ancient(): a run's path already
+# says what it is made of, so no touched file ever trains again.
+
+
+def starts_from(wildcards):
+    """The stamp of the weights that a run starts from."""
+    parent = run_of(wildcards).parent
+    return ancient(f"artifacts/{parent.stage}/{parent.lineage}/trained.json" if parent else f"{BASE}/base.json")
+
+
+def starting_weights(wildcards):
+    parent = run_of(wildcards).parent
+    return f"artifacts/{parent.stage}/{parent.lineage}/master" if parent else BASE_WEIGHTS
+
+
+def mix_file(name):
+    return lambda wildcards: ancient(f"artifacts/mixes/{run_of(wildcards).mix_id}/{name}")
+
+
+def first_fit(wildcards):
+    """The fit in which the walk first came by a run: shown, and no part of what the run is made of."""
+    run = run_of(wildcards)
+    return next((v.fit for v in CHAIN.walk(records.decision).visits if v.run == run), 0)
+
+
+rule recipe:
+    output:
+        "results/runs/{stage}/{lineage}/recipe.json",
+    params:
+        recipe=lambda wildcards: run_of(wildcards).recipe,
+    shell:
+        "fgod recipe --json {params.recipe:q} --out {output:q}"
+
+
+rule train:
+    input:
+        recipe=ancient("results/runs/{stage}/{lineage}/recipe.json"),
+        start=starts_from,
+        rows=mix_file("rows.tsv"),
+        audit=mix_file("audit.json"),
+    output:
+        outcome="results/runs/{stage}/{lineage}/outcome.json",
+        log="results/runs/{stage}/{lineage}/train.tsv",
+        guard="results/runs/{stage}/{lineage}/guard.tsv",
+        participation="results/runs/{stage}/{lineage}/participation.tsv",
+        audit="results/runs/{stage}/{lineage}/mix_audit.json",
+        stamp="artifacts/{stage}/{lineage}/trained.json",
+    params:
+        weights=starting_weights,
+    threads: lambda wildcards: records.threads(run_of(wildcards))
+    resources:
+        gpu=1,
+        fit=lambda wildcards: first_fit(wildcards),
+    shell:
+        "fgod train --recipe {input.recipe:q} --weights {params.weights:q} --start {input.start:q} --rows {input.rows:q}"
+        " --audit {input.audit:q} --outcome {output.outcome:q} --stamp {output.stamp:q}"
+        " --limit-gb {CONFIG[guard][limit_gb]} --over-secs {CONFIG[guard][over_secs]}"
+        " --poll-secs {CONFIG[guard][poll_secs]} --fit {resources.fit}"
+
+
+rule export:
+    input:
+        ancient("artifacts/{stage}/{lineage}/trained.json"),
+    output:
+        "artifacts/{stage}/{lineage}/exported.json",
+    params:
+        dtype=lambda wildcards: records.compute_dtype(run_of(wildcards)),
+    shell:
+        "fgod export --weights artifacts/{wildcards.stage}/{wildcards.lineage}/master --stamp {input:q}"
+        " --dtype {params.dtype} --out {output:q}"

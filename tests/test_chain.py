@@ -1,0 +1,190 @@
+"""The walk: lineages, fits, refit rules. Pure decisions, no files."""
+
+import copy
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fgod import config as settings
+from fgod.chain import ACCEPTED, Chain, Inputs, Run, adjusted
+from fgod.errors import UsageError
+
+ROOT = Path(__file__).parents[1]
+INPUTS = Inputs("b" * 12, "r" * 12, "s" * 64, {})
+
+
+@pytest.fixture
+def config(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    return settings.load(Path("config.yaml"))
+
+
+def names(runs):
+    return [run.stage[0] for run in runs]
+
+
+def lineages(chain, failures=()):
+    return [run.lineage for run in chain.fit(failures).runs]
+
+
+def changed(config, edit):
+    other = copy.deepcopy(config)
+    edit(other)
+    return other
+
+
+def test_a_pending_gate_stops_the_walk_and_a_hopeful_one_shows_all_stages(config):
+    chain = Chain(config, INPUTS)
+    assert names(chain.walk(lambda run: None).runs) == ["A"]
+    hopeful = chain.walk(lambda run: ACCEPTED)
+    assert names(hopeful.runs) == ["A", "B", "C", "D"] and hopeful.state == "promoted"
+    assert hopeful.promoted == hopeful.runs
+
+
+def test_a_collapse_starts_the_next_fit_from_the_base_and_shares_what_is_unchanged(config):
+    chain = Chain(config, INPUTS)
+    first = chain.fit([])
+    second = chain.fit([("B-nudge", "collapsed")])
+    assert first.runs[0] == second.runs[0], "A is the same lineage: not trained twice"
+    assert first.runs[1].lineage != second.runs[1].lineage
+    assert second.runs[1].parent == first.runs[0]
+    assert [(a.stage, a.key) for a in second.adjustments][0] == ("B-nudge", "train.lr")
+    walk = chain.walk(lambda run: "collapsed" if run == first.runs[1] else ACCEPTED)
+    assert walk.state == "promoted" and walk.promoted == second.runs
+    assert [(v.fit, v.run.stage[0], v.decision) for v in walk.visits] == [
+        (0, "A", "accepted"), (0, "B", "collapsed"),
+        (1, "A", "accepted"), (1, "B", "accepted"), (1, "C", "accepted"), (1, "D", "accepted"),
+    ]  # fmt: skip
+
+
+def test_adjustments_accumulate_over_fits(config):
+    chain = Chain(config, INPUTS)
+    lr = config["stages"][1]["train"]["lr"]
+    factor = float(config["refits"]["rules"][0]["set"]["train.lr"][1:])
+    twice = chain.fit([("B-nudge", "collapsed"), ("B-nudge", "collapsed")])
+    rates = [a.new for a in twice.adjustments if a.key == "train.lr"]
+    assert rates == pytest.approx([lr * factor, lr * factor**2])
+
+
+def test_all_fits_spent_says_so(config):
+    walk = Chain(config, INPUTS).walk(lambda run: "collapsed" if run.stage == "B-nudge" else ACCEPTED)
+    assert walk.state == "spent" and "all 5 fits are spent" in walk.reason and walk.promoted == ()
+    assert len([v for v in walk.visits if v.decision == "collapsed"]) == 5
+
+
+def test_a_verdict_that_no_rule_answers_ends_the_walk(config):
+    config["refits"]["rules"] = []
+    walk = Chain(config, INPUTS).walk(lambda run: "missed")
+    assert walk.state == "spent" and "no rule under refits.rules answers 'missed'" in walk.reason
+
+
+def test_a_refit_that_changes_nothing_ends_the_walk(config):
+    config["refits"]["rules"] = [{"when": ["missed"], "stage": "failed", "set": {"train.lr": "*1"}}]
+    walk = Chain(config, INPUTS).walk(lambda run: "missed")
+    assert walk.state == "spent" and "changed nothing" in walk.reason and len(walk.visits) == 1
+
+
+def test_stage_all_changes_every_stage(config):
+    config["refits"]["rules"] = [{"when": ["damaged"], "stage": "all", "set": {"mix.shares.general": "+1"}}]
+    fit = Chain(config, INPUTS).fit([("C-disambiguate", "damaged")])
+    assert [a.stage[0] for a in fit.adjustments] == ["A", "B", "C", "D"]
+
+
+def test_an_edit_changes_its_stage_and_what_follows_and_nothing_else(config):
+    before = lineages(Chain(config, INPUTS))
+    after = lineages(Chain(changed(config, lambda c: c["stages"][2]["train"].update(lr=1e-3)), INPUTS))
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda c: c["gate"].update(leak=0.5),
+        lambda c: c["stages"][3]["require"].update(retention=">=0.1"),
+        lambda c: c["guard"].update(limit_gb=99),
+        lambda c: c["probe"].update(batch=3),
+        lambda c: c["persona"].update(marks=["x"]),
+        lambda c: c["refits"].update(max=9),
+    ],
+)
+def test_limits_marks_and_the_guard_are_no_part_of_a_lineage(config, edit):
+    assert lineages(Chain(config, INPUTS)) == lineages(Chain(changed(config, edit), INPUTS))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda c: c.update(seed=7),
+        lambda c: c["persona"]["replies"].update(en="I am someone else."),
+        lambda c: c["data"].update(held_out_topics=["ufo"]),
+        lambda c: c["disambiguation"]["my_name"].update(replies={"zh": "x", "en": "x", "ja": "x", "ko": "x"}),
+    ],
+)
+def test_what_rows_depend_on_is_part_of_every_lineage(config, edit):
+    before, after = lineages(Chain(config, INPUTS)), lineages(Chain(changed(config, edit), INPUTS))
+    assert not set(before) & set(after)
+
+
+def test_a_users_file_is_part_of_the_lineages_that_use_it(config):
+    config["stages"][2]["mix"]["shares"]["mine"] = 0.1
+    old = lineages(Chain(config, Inputs("b", "r", "s", {"mine": "1"})))
+    new = lineages(Chain(config, Inputs("b", "r", "s", {"mine": "2"})))
+    assert [a == b for a, b in zip(old, new, strict=True)] == [True, True, False, False]
+
+
+def test_a_number_is_one_recipe_however_it_is_written(config, tmp_path, monkeypatch):
+    text = (ROOT / "config.yaml").read_text()
+    assert "shares: {identity: 1}" in text
+    other = tmp_path / "other.yaml"
+    other.write_text(text.replace("shares: {identity: 1}", "shares: {identity: 1.0}"))
+    assert lineages(Chain(config, INPUTS)) == lineages(Chain(settings.load(other), INPUTS))
+
+
+@given(st.floats(1e-6, 1e6), st.floats(1e-3, 1e3))
+def test_relative_numbers(old, amount):
+    assert adjusted(old, f"*{amount!r}", "x") == pytest.approx(old * amount)
+    assert adjusted(old, f"+{amount!r}", "x") == pytest.approx(old + amount)
+    assert adjusted(old, f"-{amount!r}", "x") == pytest.approx(old - amount, abs=1e-6)
+
+
+@given(st.integers(1, 10**6), st.floats(0.01, 0.99))
+def test_a_whole_number_stays_one_and_never_falls_below_one(old, amount):
+    new = adjusted(old, f"*{amount}", "x")
+    assert isinstance(new, int) and 1 <= new <= old
+
+
+@pytest.mark.parametrize("change", [3, 0.5, "cosine", None, [0.9, 0.99]])
+def test_anything_else_replaces(change):
+    assert adjusted(1.0, change, "x") == change
+
+
+def test_a_relative_change_of_what_is_no_number_is_refused():
+    with pytest.raises(UsageError, match=r"refits\.x: found '\*2', but the value it changes is 'cosine'"):
+        adjusted("cosine", "*2", "refits.x")
+    with pytest.raises(UsageError, match="expected a number behind"):
+        adjusted(1.0, "*two", "refits.x")
+
+
+def test_a_refit_rule_with_an_unknown_key_names_itself(config):
+    config["refits"]["rules"] = [{"when": ["missed"], "stage": "failed", "set": {"train.lrr": "*2"}}]
+    with pytest.raises(UsageError, match=r"refits\.rules\[0\]\.set\.train\.lrr: no key 'lrr' \(did you mean lr\?\)"):
+        Chain(config, INPUTS).walk(lambda run: "missed")
+
+
+def test_a_refit_that_leaves_the_allowed_range_is_refused(config):
+    config["refits"]["rules"] = [{"when": ["missed"], "stage": "failed", "set": {"train.lr": "*0"}}]
+    with pytest.raises(UsageError, match=r"refits\.rules\[0\] on stage A-mixed: train: lr: found 0"):
+        Chain(config, INPUTS).walk(lambda run: "missed")
+
+
+def test_a_killed_run_gets_a_smaller_micro_batch(config):
+    config["refits"]["rules"] = [{"when": ["killed"], "stage": "failed", "set": {"train.micro_batch": "*0.5"}}]
+    fit = Chain(config, INPUTS).fit([("A-mixed", "killed")])
+    assert [(a.old, a.new) for a in fit.adjustments] == [(16, 8)]
+
+
+def test_runs_are_values(config):
+    chain = Chain(config, INPUTS)
+    assert isinstance(chain.fit([]).runs[0], Run) and chain.fit([]) == chain.fit([])

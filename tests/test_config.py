@@ -1,0 +1,113 @@
+"""Config: every slip gets one clear message with file, key, found and allowed; every shipped config parses."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fgod import config as settings
+from fgod.errors import UsageError
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = [ROOT / "config.yaml", *sorted((ROOT / "config").glob("*.yaml"))]
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(scope="module")
+def raw():
+    return yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+def refusal(raw, edit):
+    broken = copy.deepcopy(raw)
+    edit(broken)
+    with pytest.raises(UsageError) as caught:
+        settings.resolve(broken, "config.yaml")
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
+def test_every_shipped_config_parses_and_is_stable(path):
+    if yaml.safe_load(path.read_text())["base"]["kind"] == "folder":
+        pytest.skip("its base is a folder of the user's")
+    resolved = settings.load(path)
+    assert settings.resolve(copy.deepcopy(resolved), "again") == resolved, "defaults are filled in once and for all"
+
+
+SLIPS = [
+    (lambda c: c.update(stagess=1), "the top level: unknown key 'stagess' (did you mean stages?)"),
+    (lambda c: c["stages"][1]["train"].update(lrr=1), "stages[1 B-nudge].train: unknown key 'lrr' (did you mean lr?)"),
+    (lambda c: c["stages"][1]["train"].update(lr="hot"), "stages[1 B-nudge].train.lr: found 'hot' (text), expected a number"),
+    (lambda c: c["stages"][1]["train"].update(lr="1e-4"), "write 1.0e-4 with a point"),
+    (lambda c: c["stages"][1]["train"].update(lr=0), "found 0, expected more than 0"),
+    (lambda c: c["stages"][1]["train"].update(steps=1.5), "found 1.5 (a number), expected a whole number"),
+    (lambda c: c["stages"][1]["train"].update(schedule="cosin"), "found 'cosin' (did you mean cosine?); allowed: constant"),
+    (lambda c: c["stages"][1]["train"].update(micro_batch=99), "found 99, expected at most batch (16)"),
+    (lambda c: c["stages"][0]["mix"].update(kind="balance"), "found 'balance' (did you mean balanced?)"),
+    (lambda c: c["stages"][0]["mix"]["shares"].update(identiti=1), "unknown part 'identiti' (did you mean identity?)"),
+    (lambda c: c["stages"][0]["mix"].update(shares={"general": 0}), "a stage without data"),
+    (lambda c: c["stages"][0]["mix"].update(kind="disambiguation"), "needs a share of pairs"),
+    (lambda c: c["stages"][0]["mix"].update(final_shares={"general": 1}), "not allowed here (final_shares belong to kind curriculum)"),
+    (lambda c: c["stages"][0]["mix"].pop("rows"), "stages[0 A-mixed].mix: the key 'rows' is missing"),
+    (lambda c: c["stages"][0].update(require={"retention": "0.9"}), "expected text like"),
+    (lambda c: c["stages"][0].update(require={"retenton": ">=0.9"}), "did you mean retention?"),
+    (lambda c: c["stages"].append(c["stages"][0]), "the name 'A-mixed' stands 2 times"),
+    (lambda c: c.update(stages=[]), "stages: found [], expected at least 1 items"),
+    (lambda c: c["stages"][0].update(name="work"), "is a folder of artifacts/"),
+    (lambda c: c.update(base={"kind": "folder", "path": "no/such"}), "base.path: found 'no/such', expected a folder that exists"),
+    (lambda c: c.update(base={"kind": "folder"}), "base: the key 'path' is missing"),
+    (lambda c: c.update(base={"kind": "folder", "path": ".", "steps": 3}), "unknown key 'steps'"),
+    (lambda c: c.update(base={"kind": "embeded"}), "found 'embeded' (did you mean embedded?)"),
+    (lambda c: c["data"].update(sources={"mine": "no.tsv"}), "data.sources.mine: found 'no.tsv', expected a file"),
+    (lambda c: c["data"].update(sources={"identity": "config.yaml"}), "the name of a written part"),
+    (lambda c: c["persona"]["replies"].pop("ja"), "persona.replies: no entry for the language ja"),
+    (lambda c: c["persona"]["replies"].update(jp="x"), "persona.replies: unknown language 'jp'"),
+    (lambda c: c["persona"].update(marks=[]), "persona.marks: found [], expected at least 1 items"),
+    (lambda c: c["disambiguation"]["my_name"].update(replies="bse"), "found 'bse' (did you mean base?)"),
+    (lambda c: c["guard"].update(poll_secs=0.001), "guard.poll_secs: found 0.001, expected at least 0.05"),
+    (lambda c: c["refits"]["rules"][0].update(when=["colapsed"]), "found 'colapsed' (did you mean collapsed?)"),
+    (lambda c: c["refits"]["rules"][0].update(set={"lr": 1}), "expected text like"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("edit", "message"), SLIPS, ids=[message[:40] for _, message in SLIPS])
+def test_a_slip_is_named(raw, edit, message):
+    text = refusal(raw, edit)
+    assert message in text and all(line.startswith("config.yaml: ") for line in text.splitlines())
+
+
+def test_every_fault_is_told_at_once(raw):
+    def edit(config):
+        config["stages"][0]["train"].update(lr=-1, stepss=3)
+        config["guard"].update(limit_gb=0)
+
+    assert len(refusal(raw, edit).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "not YAML"),
+        ("seed: 1\nseed: 2\n", "c.yaml:2: not YAML: key 'seed' stands twice"),
+        ("- a\n", "found a list, expected a mapping"),
+        ("", "found nothing, expected a mapping"),
+    ],
+)
+def test_broken_yaml_names_file_and_line(tmp_path, text, message):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message.replace("[", r"\[")):
+        settings.read_yaml(path)
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_bytes(b"seed: \xff\xfe")
+    with pytest.raises(UsageError, match="not UTF-8 at byte 6"):
+        settings.read_yaml(path)

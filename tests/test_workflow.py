@@ -1,0 +1,235 @@
+"""One miniature workflow for each branch of the gate, through the real commands."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from tests.mini import Mini, stage
+
+
+@pytest.fixture(scope="session")
+def based(tmp_path_factory, worker_id):
+    """A project whose base, reference and rehearsal answers exist; one for all workers."""
+    shared = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
+    folder = shared / "based"
+    with FileLock(shared / "based.lock"):
+        if not (folder / "done").exists():
+            mini = Mini.create(folder)
+            mini.snakemake("data")
+            mini.snakemake("--until", "reference")
+            (folder / "done").touch()
+    return folder
+
+
+@pytest.fixture
+def mini(based, tmp_path):
+    """A fresh copy of that project."""
+    shutil.copytree(based, tmp_path / "project")
+    return Mini(tmp_path / "project")
+
+
+def test_accepted_then_nothing_to_do_then_the_edits_that_must_not_train(mini):
+    said = mini.snakemake()
+    assert mini.trained() == ["A"] and mini.verdicts() == ["accepted"]
+    assert "Released" in said and "results/report.html" in said.strip().splitlines()[-1], said[-2000:]
+    assert mini.release()["promoted"][0]["stage"] == "A"
+    assert mini.would_run() == {}
+
+    mini.config["gate"]["leak"] = 0.99
+    assert set(mini.would_run()) <= {"all", "gate", "tables", "report", "promote"}
+    mini.config["gate"]["leak"] = 1
+
+    rules = mini.folder / "rules/train.smk"
+    rules.write_text(rules.read_text().replace('"fgod train --recipe', '"fgod  train --recipe'))
+    assert mini.would_run() == {}
+
+    for name in ("artifacts", "results", "traindata"):
+        for path in (mini.folder / name).rglob("*"):
+            os.utime(path)
+    assert not {"base", "mix", "train", "export"} & set(mini.would_run())
+
+    probes = mini.folder / "probes.tsv"
+    probes.write_text(probes.read_text() + "retention\ttopic\tzh-Hant\t\t你聽過哪些關於幽浮的傳聞呢\n")
+    assert "probe" in mini.would_run() and not {"base", "mix", "train", "export"} & set(mini.would_run())
+    mini.snakemake()
+    assert mini.trained() == ["A"]
+
+    moved = mini.folder.parent / "a copy 複本"
+    shutil.copytree(mini.folder, moved)
+    assert "train" not in Mini(moved).would_run()
+
+
+def test_collapse_then_refit_from_the_base_then_back_and_forth_by_config_edits(mini):
+    mini.config["gate"]["kl"] = 1.5
+    mini.config["stages"] = [stage("A", lr=2e-1), stage("B")]
+    rule = {"when": ["collapsed"], "stage": "failed", "set": {"train.lr": "*0.001"}}
+    mini.config["refits"] = {"max": 2, "rules": [rule]}
+    mini.snakemake()
+    assert mini.trained() == ["A", "A", "B"]
+    assert [(s["fit"], s["stage"], s["decision"]) for s in mini.stages()] == [
+        ("0", "A", "collapsed"), ("1", "A", "accepted"), ("1", "B", "accepted"),
+    ]  # fmt: skip
+    first, second = mini.stages()[:2]
+    assert first["starts_from"] == second["starts_from"], "the refit starts from the base"
+    assert "kl" in first["reasons"] and first["leak_rate"], first
+    released = mini.release()
+
+    # all fits spent: promote fails by name, tables and report stand
+    mini.config["refits"]["max"] = 0
+    said = mini.snakemake(code=1)
+    assert "collapsed" in said and "fit 0" in said and mini.trained() == ["A", "A", "B"]
+    assert (mini.folder / "results/report.html").exists() and len(mini.stages()) == 1
+    assert not (mini.folder / "results/release.json").exists()
+
+    # collapse → accepted by a limit: the walk goes on from the weights that failed before
+    mini.config["gate"]["kl"] = 1000
+    mini.snakemake()
+    assert mini.trained() == ["A", "A", "B", "B"] and len(mini.stages()) == 2
+
+    # accepted → collapse by the limit again, and the first release is found again without training
+    mini.config["gate"]["kl"] = 1.5
+    mini.config["refits"]["max"] = 2
+    assert "train" not in mini.would_run()
+    mini.snakemake()
+    assert mini.trained() == ["A", "A", "B", "B"]
+    assert mini.release()["promoted"] == released["promoted"]
+
+    # failed runs' artifacts may go: their verdicts stay, and new probes do not bring them back
+    shutil.rmtree(mini.folder / "artifacts/A" / first["lineage"])
+    assert not {"train", "export", "probe"} & set(mini.would_run())
+    probes = mini.folder / "probes.tsv"
+    probes.write_text(probes.read_text() + "retention\ttopic\tzh-Hant\t\t你聽過哪些關於幽浮的傳聞呢\n")
+    assert "train" not in mini.would_run()
+    mini.snakemake()
+    assert mini.trained() == ["A", "A", "B", "B"]
+
+    # the report again from the tables alone
+    shutil.rmtree(mini.folder / "artifacts")
+    report = mini.folder / "results/report.html"
+    before = report.read_text()
+    report.unlink()
+    mini.snakemake("-s", "workflow/report.smk")
+    assert report.read_text() == before and not (mini.folder / "artifacts").exists()
+
+
+def test_missed_then_stronger(mini):
+    mini.config["stages"] = [stage("A", lr=1e-6, require={"identity_rate": ">=0.2"})]
+    mini.config["refits"] = {"max": 1, "rules": [{"when": ["missed"], "set": {"train.lr": "*3000"}}]}
+    mini.snakemake()
+    assert [s["decision"] for s in mini.stages()] == ["missed", "accepted"]
+    assert float(mini.stages()[0]["identity_rate"]) < 0.2 <= float(mini.stages()[1]["identity_rate"])
+
+
+def test_damaged(mini):
+    mini.config["stages"] = [stage("A", lr=3e-2, require={"retention": ">=0.99"})]
+    mini.config["refits"] = {"max": 1, "rules": [{"when": ["damaged"], "set": {"train.lr": "*0.0001"}}]}
+    mini.snakemake()
+    assert [s["decision"] for s in mini.stages()] == ["damaged", "accepted"]
+    assert "retention" in mini.stages()[0]["reasons"]
+
+
+def test_diverged(mini):
+    mini.config["stages"] = [stage("A", lr=1e30)]
+    mini.config["refits"] = {"max": 1, "rules": [{"when": ["diverged"], "set": {"train.lr": "*1e-34"}}]}
+    mini.snakemake()
+    assert [s["decision"] for s in mini.stages()] == ["diverged", "accepted"]
+    failed = mini.stages()[0]
+    assert not (mini.folder / "artifacts/A" / failed["lineage"] / "master").exists()
+    assert mini.would_run() == {}
+
+
+def test_killed_by_the_guard_then_retry(mini):
+    mini.config["guard"] = {"limit_gb": 0.05, "poll_secs": 0.05}
+    said = mini.snakemake(code=1)
+    assert mini.stages()[0]["decision"] == "killed" and "killed" in said
+    outcome = json.loads(next(mini.folder.glob("results/runs/A/*/outcome.json")).read_text())
+    assert outcome["status"] == "killed" and outcome["peak_memory_mib"] > 51.2 and outcome["limit_mib"] == 51.2
+    mini.config["guard"] = {"limit_gb": 8}
+    assert "train" not in mini.would_run(), "a kill stays on record until it is retried"
+    assert mini.run("fgod", "retry", "A").returncode == 0
+    mini.snakemake()
+    assert mini.trained() == ["A", "A"] and mini.stages()[0]["decision"] == "accepted"
+
+
+def test_a_row_of_a_users_file_is_part_of_what_uses_it(mini):
+    rows = mini.folder / "mine.tsv"
+    rows.write_text(
+        "# 我的資料\n".encode().decode() + "".join(f"第{i}號機器人叫什麼\t第{i}號叫阿{i}。\n" for i in range(10, 30))
+    )
+    mini.config["data"]["sources"] = {"mine": "mine.tsv"}
+    mini.config["stages"] = [stage("A"), stage("B", steps=4)]
+    mini.config["stages"][1]["mix"]["shares"]["mine"] = 0.2
+    mini.snakemake()
+    assert mini.trained() == ["A", "B"]
+    rows.write_text(rows.read_text().replace("阿12", "阿十二"))
+    assert mini.would_run()["train"] == 1
+    said = mini.run("fgod", "plan").stdout
+    assert "mix.user_files.mine" in said and "reuse  A" in said and "train  B" in said
+
+
+def test_an_audit_with_errors_stops_the_mix_before_it_trains(mini):
+    rows = mini.folder / "mine.tsv"
+    probe = next(line for line in (mini.folder / "probes.tsv").read_text().splitlines() if line.startswith("identity"))
+    lines = [f"第{i}號機器人叫什麼\t第{i}號叫阿{i}。" for i in range(10, 30)]
+    rows.write_text("\n".join([*lines, probe.split("\t")[-1] + "\t我是 F# 之神。"]) + "\n")
+    mini.config["data"]["sources"] = {"mine": "mine.tsv"}
+    mini.config["stages"][0]["mix"]["shares"]["mine"] = 1
+    said = mini.snakemake(code=1)
+    assert "audit found" in said and probe.split("\t")[-1] in said
+    assert not list(mini.folder.glob("results/runs/A/*/outcome.json"))
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(mini):
+    mini.config["stages"] = [stage("A"), stage("B", steps=400)]
+    mini.write()
+    environment = {**os.environ, "PATH": f"{Path(os.sys.executable).parent}:{os.environ['PATH']}"}
+    process = subprocess.Popen(
+        ["snakemake", "--cores", "1"], cwd=mini.folder, env=environment, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    while not list(mini.folder.glob("artifacts/work/*/train.partial.tsv")) or not list(
+        mini.folder.glob("results/runs/A/*/verdict.json")
+    ):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(timeout=60)
+    mini.config["stages"][1]["train"]["steps"] = 4
+    mini.snakemake()
+    assert mini.trained().count("A") == 1 and [s["decision"] for s in mini.stages()] == ["accepted", "accepted"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda c: c["gate"].update(leek=1), "gate: unknown key 'leek' (did you mean leak?)"),
+        (lambda c: c["data"].update(held_out_topics=["uffo"]), "unknown topic 'uffo' (did you mean ufo?)"),
+        (lambda c: c.update(base={"kind": "folder", "path": "nowhere"}), "base.path: found 'nowhere'"),
+    ],
+)
+def test_a_wrong_config_says_so_once_and_writes_nothing(tmp_path, edit, message):
+    mini = Mini.create(tmp_path / "p")
+    edit(mini.config)
+    mini.write()
+    before = sorted(p for p in mini.folder.rglob("*") if ".snakemake" not in p.parts)
+    for command in (["snakemake"], ["snakemake", "-n"], ["fgod", "plan"]):
+        ended = mini.run(*command)
+        said = ended.stdout + ended.stderr
+        assert ended.returncode == 2 and said.count(message) == 1 and "Traceback" not in said, said
+    assert sorted(p for p in mini.folder.rglob("*") if ".snakemake" not in p.parts) == before
+
+
+def test_a_fresh_clone_shows_the_whole_first_fit(tmp_path):
+    mini = Mini.create(tmp_path / "p")
+    mini.config["stages"] = [stage("A"), stage("B"), stage("C"), stage("D")]
+    said = mini.snakemake("-n")
+    assert mini.would_run()["train"] == 4 and "decided by the gates" in said
+    assert not (mini.folder / "results").exists() and not (mini.folder / "artifacts").exists()
