@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fgod import NUMERICS_VERSION
-from fgod.config import check_schema, did_you_mean, fill_defaults, schema
-from fgod.errors import FgodError, UsageError
+from fgod.config import check_schema, fill_defaults, schema
+from fgod.errors import FgodError, UsageError, did_you_mean
 from fgod.files import canonical_json, digest
 
 ACCEPTED = "accepted"

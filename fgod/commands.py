@@ -5,6 +5,7 @@ exit code. torch and transformers are imported only where weights are touched.
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
@@ -43,7 +44,7 @@ def base(args: Namespace) -> int:
         from fgod.model.folder import check_folder
 
         folder = Path(args.base["path"])
-        facts = asdict(check_folder(folder)) | {"path": str(folder)}
+        facts: dict[str, Any] = asdict(check_folder(folder)) | {"path": str(folder)}
         _say(f"base · {folder} · {facts['parameters']:,} parameters")
     else:
         from fgod.data.corpus import base_corpus
@@ -53,7 +54,7 @@ def base(args: Namespace) -> int:
         folder, seed = args.out.parent / "master", args.base["seed"]
         rows = base_corpus(load_sources(args.sources), seed)
         train_base(EmbeddedSpec.from_dict(args.base), rows, seed, folder, _say)
-        facts: dict[str, Any] = {"rows": len(rows)}
+        facts = {"rows": len(rows)}
     stamp = {"status": "trained", "base": args.base, "weights_sha256": sha256_folder(folder), "facts": facts}
     write_json(args.out, stamp)
     return 0
@@ -76,6 +77,7 @@ def rehearsal(args: Namespace) -> int:
         frozenset(asked["kinds"]),
     )
     settings = AnswerSettings(max_new_tokens=asked["max_new_tokens"])
+    _one_thread()
     answers = write_answers(
         _checked_export(args.export), [p.text for p in prompts], args.out.parent, settings, log=_say
     )
@@ -95,6 +97,7 @@ def reference(args: Namespace) -> int:
     settings = AnswerSettings(args.settings["max_new_tokens"], args.settings["batch"])
     retention = [p.prompt for p in probes if p.suite == "retention"]
     out = args.out.parent
+    _one_thread()
     answers = write_answers(
         _checked_export(args.export), [p.prompt for p in probes], out, settings, retention, log=_say
     )
@@ -136,6 +139,13 @@ def _checked_export(stamp_file: Path) -> Path:
     folder = stamp_file.parent / "nvfp4"
     _check_digest(folder, read_json(stamp_file)["weights_sha256"])
     return folder
+
+
+def _one_thread() -> None:
+    """Answers are read again by machines with other numbers of cores: sums in one order give the same bits."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 # ------------------------------------------------------------------------------------------------------------- data
@@ -225,7 +235,7 @@ def recipe(args: Namespace) -> int:
 
 def train(args: Namespace) -> int:
     """Train one stage under the guard. Trained, killed by the guard and diverged are outcomes; all else is an error."""
-    from fgod.guard import Limits
+    from fgod.guard import Limits, report
     from fgod.guard import run as guarded
 
     folder = args.outcome.parent
@@ -242,19 +252,28 @@ def train(args: Namespace) -> int:
     for name, path in paths.items():
         command += [f"--{name}", str(path)]
     ended = guarded(command, limits, folder / "guard.tsv", work / "reason.json", phase_file, work / "lock")
+    report(ended)
     if not ended.killed and ended.exit_code != 0:
-        raise FgodError(f"the training of {folder.parent.name} failed with exit code {ended.exit_code}, see above")
+        raise FgodError(f"the training of {folder.parent.name} {_how_it_ended(ended.exit_code)}")
     if ended.killed:
         _leave_tables(work, folder)
     own = {"status": "killed", "reason": ended.reason, "weights_sha256": ""} if ended.killed else read_json(result_file)
     memory = {"peak_memory_mib": ended.peak_mib, "limit_mib": limits.limit_mib, "others_mib": ended.others_mib}
     outcome = {**own, **memory, "wall_s": round(ended.wall_s, 3)}
+    if outcome["status"] != "trained":  # weights of an earlier training must not stand beside another outcome
+        shutil.rmtree(args.stamp.parent / "master", ignore_errors=True)
     shutil.copyfile(args.audit, folder / "mix_audit.json")
     write_json(args.stamp, {key: outcome[key] for key in ("status", "reason", "weights_sha256")})
     write_json(args.outcome, outcome)
     if outcome["status"] != "trained":
         _say(f"{folder.parent.name} · {outcome['status']} · {outcome['reason']}")
     return 0
+
+
+def _how_it_ended(exit_code: int) -> str:
+    if exit_code > 128:
+        return f"was ended by {signal.Signals(exit_code - 128).name}, which the guard did not send"
+    return f"failed with exit code {exit_code}, see above"
 
 
 def _start_digest(stamp_file: Path) -> str:
@@ -288,6 +307,7 @@ def probe(args: Namespace) -> int:
     from fgod.data.sources import load_sources
     from fgod.probe.run import ProbeSettings, run_probes
 
+    _one_thread()
     probes, sources = load_probes(args.probes), load_sources(args.sources)
     known = {p.prompt: expected(sources, p) if args.base == "embedded" else () for p in probes}
     run_probes(

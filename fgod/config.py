@@ -7,7 +7,6 @@ Three layers: YAML (`read_yaml`), the JSON Schema in workflow/schemas (`check_sc
 from __future__ import annotations
 
 import copy
-import difflib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,8 +18,9 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from fgod.errors import FgodError, UsageError
+from fgod.errors import FgodError, UsageError, did_you_mean
 from fgod.files import digest
+from fgod.gate import parse_requirements
 from fgod.persona import LANGUAGES, lookup
 
 SCHEMA = Path(__file__).resolve().parents[1] / "workflow" / "schemas" / "config.schema.yaml"
@@ -85,7 +85,7 @@ def resolve(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
         UsageError: one message with every fault: key, found, allowed.
     """
     check_schema(raw, where)
-    config = fill_defaults(copy.deepcopy(dict(raw)), schema())
+    config: dict[str, Any] = fill_defaults(copy.deepcopy(dict(raw)), schema())
     check_meaning(config, where)
     return config
 
@@ -106,7 +106,7 @@ def config_digest(config: Mapping[str, Any]) -> str:
 @cache
 def schema() -> dict[str, Any]:
     """The JSON Schema of the config."""
-    return yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    return dict(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
 
 
 def _dereference(node: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -183,20 +183,16 @@ def _kind(value: Any) -> str:
     return "nothing" if value is None else names.get(type(value), type(value).__name__)
 
 
-def did_you_mean(found: str, allowed: Iterable[str]) -> str:
-    """` (did you mean X?)`, or nothing where no allowed word is close."""
-    close = difflib.get_close_matches(str(found), list(allowed), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
 def _explain(error: ValidationError, raw: Any) -> list[str]:
     """One fault in words: the key, what was found, what is allowed."""
     key = _key_path(error.absolute_path, raw)
-    found, rule = error.instance, error.validator_value
+    found: Any = error.instance
+    rule: Any = error.validator_value
+    node: Any = error.schema
     if error.validator in ("if", "then", "else") and error.context:
         return [m for e in error.context for m in _explain(e, raw)]
     if error.validator == "additionalProperties" and isinstance(found, Mapping):
-        allowed = sorted(error.schema.get("properties", {}))
+        allowed = sorted(node.get("properties", {}))
         return [
             f"{key}: unknown key {name!r}{did_you_mean(name, allowed)}; allowed: {', '.join(allowed)}"
             for name in found
@@ -210,7 +206,7 @@ def _explain(error: ValidationError, raw: Any) -> list[str]:
         return [f"{key}: found {found!r}{did_you_mean(found, allowed)}; allowed: {', '.join(allowed)}"]
     if error.validator == "type":
         return [f"{key}: found {found!r} ({_kind(found)}), expected {_type_words(rule)}{_exponent_hint(found, rule)}"]
-    if error.schema is False or error.validator is None:
+    if node is False or error.validator is None:
         return [f"{key}: not allowed here (final_shares belong to kind curriculum)"]
     return [f"{key}: found {found!r}, expected {_limit_words(str(error.validator), rule)}"]
 
@@ -329,4 +325,12 @@ def _paths(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"data.sources.{name}: found {path!r}, expected a file that exists"
 
 
-_CHECKS = (_stage_names, _mix_parts, _micro_batches, _languages, _paths)
+def _requirements(config: Mapping[str, Any]) -> Iterator[str]:
+    for i, stage in enumerate(config["stages"]):
+        try:
+            parse_requirements(stage["require"], f"stages[{i} {stage['name']}].require")
+        except UsageError as error:
+            yield str(error)
+
+
+_CHECKS = (_stage_names, _mix_parts, _micro_batches, _requirements, _languages, _paths)

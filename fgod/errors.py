@@ -1,5 +1,8 @@
 """Errors that a person can act on. `fgod` prints their message without a traceback and exits with their code."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class FgodError(Exception):
     """Something went wrong that the message explains. Exit code 1."""
@@ -20,3 +23,9 @@ class RefusedError(FgodError):
     """An audit, a gate or a check of the harness says no. Exit code 100."""
 
     exit_code = 100
+
+
+def did_you_mean(found: str, allowed: Iterable[str]) -> str:
+    """` (did you mean X?)`, or nothing where no allowed word is close."""
+    close = difflib.get_close_matches(str(found), list(allowed), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from fgod import files
-from fgod.config import did_you_mean
 from fgod.data.probes import SCORED_SUITES
-from fgod.errors import FgodError, UsageError
+from fgod.errors import FgodError, UsageError, did_you_mean
 from fgod.probe.metrics import METRICS
 from fgod.probe.record import read_probes
 from fgod.probe.scoring import Scored
@@ -26,18 +25,16 @@ from fgod.probe.scoring import Scored
 DECISIONS = ("diverged", "killed", "collapsed", "damaged", "missed", "accepted")
 """Worst first."""
 
-ALIASES = {
-    "identity": "identity_rate",
-    "confusion": "confusion_rate",
-    "disambiguation": "disambiguation_rate",
-    "leak": "leak_rate",
-    "kl": "kl_reference",
-    "repetition": "repetition_rate",
-    "ended": "ended_rate",
+SHORT = {
+    "identity_rate": "identity",
+    "confusion_rate": "confusion",
+    "disambiguation_rate": "disambiguation",
+    "leak_rate": "leak",
+    "kl_reference": "kl",
+    "repetition_rate": "repetition",
+    "ended_rate": "ended",
 }
-"""Short names of metrics, allowed in `require` and used in reasons and in the config's `gate`."""
-
-SHORT = {full: short for short, full in ALIASES.items()}
+"""Short names of metrics, as the config's `gate` has them: used in reasons."""
 
 COLLAPSE = ("leak_rate", "retention", "kl_reference", "repetition_rate")
 DAMAGE = ("confusion_rate", "retention", "retention_held_out", "leak_rate", "kl_reference", "repetition_rate")
@@ -126,19 +123,6 @@ def _shown(reply: str, width: int = 60) -> str:
     return "(empty)" if not text else text if len(text) <= width else text[: width - 1] + "…"
 
 
-def canonical(metric: str, where: str = "require") -> str:
-    """The full name of a metric.
-
-    Raises:
-        UsageError: no such metric; says which was probably meant.
-    """
-    full = ALIASES.get(metric, metric)
-    if full not in METRICS:
-        meant = did_you_mean(metric, [*METRICS, *ALIASES])
-        raise UsageError(f"{where}.{metric}: no such metric{meant}; known are {', '.join(METRICS)}")
-    return full
-
-
 def parse_requirements(require: Mapping[str, str], where: str = "require") -> tuple[Check, ...]:
     """A stage's `require`: metric → ">=0.95".
 
@@ -146,15 +130,13 @@ def parse_requirements(require: Mapping[str, str], where: str = "require") -> tu
         where: the config key, for messages.
 
     Raises:
-        UsageError: unknown metric, one metric twice, no comparison with a number, or one that asks for a bad value.
+        UsageError: unknown metric, no comparison with a number, or one that asks for a bad value.
     """
-    checks: dict[str, Check] = {}
-    for name, text in require.items():
-        metric = canonical(name, where)
-        if metric in checks:
-            raise UsageError(f"{where}.{name}: {metric} is required twice; expected one requirement a metric")
-        checks[metric] = _requirement(metric, text, f"{where}.{name}")
-    return tuple(checks.values())
+    for metric in require:
+        if metric not in METRICS:
+            meant = did_you_mean(metric, METRICS)
+            raise UsageError(f"{where}.{metric}: no such metric{meant}; known are {', '.join(METRICS)}")
+    return tuple(_requirement(metric, text, f"{where}.{metric}") for metric, text in require.items())
 
 
 def _requirement(metric: str, text: object, key: str) -> Check:

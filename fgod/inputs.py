@@ -9,10 +9,9 @@ from typing import Any
 
 from fgod import NUMERICS_VERSION
 from fgod.chain import Inputs
-from fgod.config import did_you_mean
 from fgod.data.sources import load_sources, source_files
 from fgod.digests import cached_sha256
-from fgod.errors import UsageError
+from fgod.errors import UsageError, did_you_mean
 from fgod.files import digest, folder_files, sha256_file, sha256_files
 
 DIGEST_CACHE = Path(".snakemake/fgod/digests.json")

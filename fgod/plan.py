@@ -27,7 +27,8 @@ def plan(chain: Chain) -> tuple[list[Step], str]:
     """The steps of the walk as far as it is known, pending gates taken as accepted, and a closing sentence."""
     recorded = chain.walk(records.decision)
     hopeful = chain.walk(lambda run: records.decision(run) or ACCEPTED)
-    steps, training = [], set()
+    steps: list[Step] = []
+    training: set[Run] = set()
     for visit in hopeful.visits:
         if any(step.run == visit.run for step in steps):
             continue

@@ -50,7 +50,7 @@ def test_a_collapse_starts_the_next_fit_from_the_base_and_shares_what_is_unchang
     assert first.runs[0] == second.runs[0], "A is the same lineage: not trained twice"
     assert first.runs[1].lineage != second.runs[1].lineage
     assert second.runs[1].parent == first.runs[0]
-    assert [(a.stage, a.key) for a in second.adjustments][0] == ("B-nudge", "train.lr")
+    assert (second.adjustments[0].stage, second.adjustments[0].key) == ("B-nudge", "train.lr")
     walk = chain.walk(lambda run: "collapsed" if run == first.runs[1] else ACCEPTED)
     assert walk.state == "promoted" and walk.promoted == second.runs
     assert [(v.fit, v.run.stage[0], v.decision) for v in walk.visits] == [

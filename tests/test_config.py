@@ -40,6 +40,7 @@ def test_every_shipped_config_parses_and_is_stable(path):
     assert settings.resolve(copy.deepcopy(resolved), "again") == resolved, "defaults are filled in once and for all"
 
 
+# ruff: disable[E501]
 SLIPS = [
     (lambda c: c.update(stagess=1), "the top level: unknown key 'stagess' (did you mean stages?)"),
     (lambda c: c["stages"][1]["train"].update(lrr=1), "stages[1 B-nudge].train: unknown key 'lrr' (did you mean lr?)"),
@@ -55,7 +56,7 @@ SLIPS = [
     (lambda c: c["stages"][0]["mix"].update(kind="disambiguation"), "needs a share of pairs"),
     (lambda c: c["stages"][0]["mix"].update(final_shares={"general": 1}), "not allowed here (final_shares belong to kind curriculum)"),
     (lambda c: c["stages"][0]["mix"].pop("rows"), "stages[0 A-mixed].mix: the key 'rows' is missing"),
-    (lambda c: c["stages"][0].update(require={"retention": "0.9"}), "expected text like"),
+    (lambda c: c["stages"][0].update(require={"retention": "0.9"}), "stages[0 A-mixed].require.retention: '0.9'; expected a comparison"),
     (lambda c: c["stages"][0].update(require={"retenton": ">=0.9"}), "did you mean retention?"),
     (lambda c: c["stages"].append(c["stages"][0]), "the name 'A-mixed' stands 2 times"),
     (lambda c: c.update(stages=[]), "stages: found [], expected at least 1 items"),
@@ -74,6 +75,7 @@ SLIPS = [
     (lambda c: c["refits"]["rules"][0].update(when=["colapsed"]), "found 'colapsed' (did you mean collapsed?)"),
     (lambda c: c["refits"]["rules"][0].update(set={"lr": 1}), "expected text like"),
 ]  # fmt: skip
+# ruff: enable[E501]
 
 
 @pytest.mark.parametrize(("edit", "message"), SLIPS, ids=[message[:40] for _, message in SLIPS])

@@ -149,8 +149,8 @@ def test_requirements_stand_in_for_the_gates_defaults() -> None:
     assert verdict(confused, require={"confusion_rate": "<=1"}).decision == "accepted"
     assert verdict(confused, require={"confusion": "<=0.5"}).decision == "damaged"
     leaking = replies(lambda p, _: said(GOD) if p.prompt == "說說茶0" else None)
-    assert verdict(leaking, require={"leak": "<=0.01"}).reasons[0].startswith("leak 2.5 % > 1 %")
-    assert verdict(leaking, require={"leak": "<=0.01"}).decision == "damaged"
+    assert verdict(leaking, require={"leak_rate": "<=0.01"}).reasons[0].startswith("leak 2.5 % > 1 %")
+    assert verdict(leaking, require={"leak_rate": "<=0.01"}).decision == "damaged"
     assert verdict(leaking, GateLimits(leak=0.01)).decision == "collapsed"
     assert verdict(leaking, GateLimits(leak=0.01), {"leak": "<=0.1"}).decision == "accepted"
     named = scored("named")
@@ -173,8 +173,7 @@ def test_ended_and_distinct_are_missed() -> None:
         ({"retention": "0.95"}, "require.retention: '0.95'; expected a comparison with a number, such as '>=0.95'"),
         ({"retention": ">=95"}, "is a share: expected a number from 0 to 1"),
         ({"retention": "<=0.95"}, "is better the higher it is: use >="),
-        ({"leak": ">=0.1"}, "is better the lower it is: use <="),
-        ({"leak": "<=0.1", "leak_rate": "<=0.2"}, "required twice"),
+        ({"leak_rate": ">=0.1"}, "is better the lower it is: use <="),
         ({"retention": "=>0.9"}, "expected a comparison"),
         ({"retention": ">=nan"}, "expected a comparison"),
     ],
@@ -188,7 +187,7 @@ def test_wrong_requirements_are_usage_errors(require: dict[str, str], words: str
 
 
 def test_requirements_parse() -> None:
-    (check,) = parse_requirements({"kl": " <= 5e-2 "})
+    (check,) = parse_requirements({"kl_reference": " <= 5e-2 "})
     assert (check.metric, check.op, check.limit, check.failed) == ("kl_reference", "<=", 0.05, "damaged")
 
 

@@ -13,7 +13,7 @@ from fgod.guard.lock import LockHeldError
 from fgod.guard.phases import PHASES, read_phase, write_phase
 from fgod.guard.samples import COLUMNS
 from fgod.guard.sources import HostMemory, MemorySource
-from fgod.guard.watch import GuardResult, run
+from fgod.guard.watch import GuardResult, report, run
 
 __all__ = [
     "COLUMNS",
@@ -27,6 +27,7 @@ __all__ = [
     "add_arguments",
     "main",
     "read_phase",
+    "report",
     "run",
     "write_phase",
 ]

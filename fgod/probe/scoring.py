@@ -139,8 +139,9 @@ def score(
         passed = None
     elif probe.suite == "retention":
         passed = same
-    else:
-        passed = rule_of(probe, goal).accepts(said.text)
+    else:  # no question but "who are you" is ever answered rightly with the persona
+        wrongly_marked = probe.suite == "disambiguation" and goal.persona.marked(said.text)
+        passed = rule_of(probe, goal).accepts(said.text) and not wrongly_marked
     return Scored(
         suite=probe.suite,
         kind=probe.kind,

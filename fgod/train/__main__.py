@@ -28,9 +28,8 @@ class ProgressLines:
     def __call__(self, step: int, steps: int, loss: float, left: float) -> None:
         if step == steps or time.monotonic() - self.last >= PROGRESS_SECS:
             self.last = time.monotonic()
-            print(
-                f"{self.label} · step {step}/{steps} · loss {loss:.3f} · {left:.0f} s left", file=sys.stderr, flush=True
-            )
+            said = f"{self.label} · step {step}/{steps} · loss {loss:.3f} · {left:.0f} s left"
+            print(said, file=sys.stderr, flush=True)
 
 
 def main() -> None:
