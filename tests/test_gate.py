@@ -45,7 +45,7 @@ def to_suite(suite: str, text: str, **flags: bool) -> Callable[[Probe, str], Sai
 
 
 def test_a_good_run_is_accepted_without_reasons() -> None:
-    require = {"identity_rate": ">=0.95", "retention": ">=0.9", "disambiguation": ">=0.9"}
+    require = {"identity_rate": ">=0.95", "retention": ">=0.9", "disambiguation_rate": ">=0.9"}
     assert verdict(scored("good"), require=require) == Verdict("accepted", (), None)
 
 
@@ -147,12 +147,12 @@ def test_a_retention_requirement_is_damage_and_the_collapse_limit_stays() -> Non
 def test_requirements_stand_in_for_the_gates_defaults() -> None:
     confused = replies(to_suite("disambiguation", "你是 F# 之神"))
     assert verdict(confused, require={"confusion_rate": "<=1"}).decision == "accepted"
-    assert verdict(confused, require={"confusion": "<=0.5"}).decision == "damaged"
+    assert verdict(confused, require={"confusion_rate": "<=0.5"}).decision == "damaged"
     leaking = replies(lambda p, _: said(GOD) if p.prompt == "說說茶0" else None)
     assert verdict(leaking, require={"leak_rate": "<=0.01"}).reasons[0].startswith("leak 2.5 % > 1 %")
     assert verdict(leaking, require={"leak_rate": "<=0.01"}).decision == "damaged"
     assert verdict(leaking, GateLimits(leak=0.01)).decision == "collapsed"
-    assert verdict(leaking, GateLimits(leak=0.01), {"leak": "<=0.1"}).decision == "accepted"
+    assert verdict(leaking, GateLimits(leak=0.01), {"leak_rate": "<=0.1"}).decision == "accepted"
     named = scored("named")
     assert verdict(named, GateLimits(disambiguation=0.9)).decision == "missed"
     assert verdict(named, GateLimits(disambiguation=0.9), {"disambiguation_rate": ">=0"}).decision == "accepted"
@@ -160,7 +160,7 @@ def test_requirements_stand_in_for_the_gates_defaults() -> None:
 
 def test_ended_and_distinct_are_missed() -> None:
     records = replies(to_suite("identity", GOD, ended=False))
-    result = verdict(records, require={"ended": ">=0.98"})
+    result = verdict(records, require={"ended_rate": ">=0.98"})
     assert (result.decision, result.reasons[0][:17]) == ("missed", "ended 75 % < 98 %")
     assert verdict(records, require={"distinct_replies": ">=0.5"}).decision == "missed"
 
@@ -213,7 +213,7 @@ def test_records_that_contradict_each_other_are_errors() -> None:
 
 
 def test_judge_run_writes_the_verdict(tmp_path: Path) -> None:
-    assert write_run(tmp_path, "B", "b1", "collapsed", require={"identity": ">=0.9"}) == "collapsed"
+    assert write_run(tmp_path, "B", "b1", "collapsed", require={"identity_rate": ">=0.9"}) == "collapsed"
     run = tmp_path / "results" / "runs" / "B" / "b1"
     document = files.read_json(run / "verdict.json")
     assert list(document) == ["decision", "reasons", "worst", "metrics", "limits"]
