@@ -18,6 +18,7 @@ with settings.explained():
 
 BASE = f"artifacts/base/{INPUTS.base_id}"
 BASE_WEIGHTS = CONFIG["base"]["path"] if CONFIG["base"]["kind"] == "folder" else f"{BASE}/master"
+GPU = int(any(Path("/dev").glob("nvidia[0-9]*")))  # what a job that computes takes of the resource gpu
 REHEARSAL = f"{BASE}/answers/{INPUTS.rehearsal_id}"
 REFERENCE = f"{BASE}/answers/{inputs.reference_id(CONFIG)}"
 PROBES = CONFIG["data"]["probes"]
