@@ -22,6 +22,7 @@ include: "rules/release.smk"
 rule all:
     default_target: True
     input:
+        rules.data.input,  # a mix that cannot be made is known before hours of training, and made beside it
         visited("verdict.json"),
         "results/report.html",
         "results/release.json",

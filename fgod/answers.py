@@ -1,42 +1,16 @@
-"""A model's replies to many prompts, kept in a folder: the reference's answers, and targets for rehearsal."""
+"""The record of a model's replies to many prompts: answers.tsv. `fgod.model.ask` makes it."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from fgod.errors import FgodError, UsageError
-from fgod.files import atomic_folder, read_table, write_json, write_table
-from fgod.model.generate import Reply, answer_logprobs, greedy, loops
-from fgod.model.load import load_model, load_tokenizer
+from fgod.errors import FgodError
+from fgod.files import read_table
 
 TABLE = "answers.tsv"
-LOGPROBS = "logprobs.safetensors"
-SETTINGS = "settings.json"
 COLUMNS = ("prompt", "reply", "ended", "looped", "token_ids")
-
-Log = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class AnswerSettings:
-    """How answers are made. `logprob_tokens`: log-probabilities of so many first answer tokens."""
-
-    max_new_tokens: int = 48
-    batch_size: int = 128
-    logprob_tokens: int = 8
-
-    def __post_init__(self) -> None:
-        for key, value in asdict(self).items():
-            if value < 1:
-                raise UsageError(f"{key}: found {value}, expected at least 1")
 
 
 @dataclass(frozen=True)
@@ -48,76 +22,6 @@ class Answer:
     token_ids: tuple[int, ...]
     ended: bool
     looped: bool
-
-
-def write_answers(
-    model_folder: Path,
-    prompts: Sequence[str],
-    out_dir: Path,
-    settings: AnswerSettings,
-    with_logprobs: Sequence[str] = (),
-    log: Log | None = None,
-) -> list[Answer]:
-    """Ask the model of a folder each distinct prompt and write `answers.tsv`, `settings.json` and, for the prompts
-    in `with_logprobs`, `logprobs.safetensors`: all of them in one move.
-
-    Raises:
-        UsageError: the model folder is missing or broken, or a prompt of `with_logprobs` is not among the prompts.
-        FgodError: a log-probability is not finite.
-    """
-    distinct = list(dict.fromkeys(prompts))
-    wanted = set(with_logprobs)
-    strange = sorted(wanted - set(distinct))
-    if strange:
-        raise UsageError(f"with_logprobs: {strange[0]!r} is not among the prompts")
-    model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
-    answers = ask(model, tokenizer, distinct, settings, log)
-    scored = [a for a in answers if a.prompt in wanted]
-    logprobs = answer_logprobs(
-        model, tokenizer, [a.prompt for a in scored], [a.token_ids for a in scored], settings.logprob_tokens
-    )
-    with atomic_folder(out_dir) as folder:
-        write_folder(folder, answers, dict(zip((a.prompt for a in scored), logprobs, strict=True)), settings)
-    return answers
-
-
-def ask(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    settings: AnswerSettings,
-    log: Log | None = None,
-) -> list[Answer]:
-    """Greedy answers of a loaded model, in the order of the prompts. Logs one line a few batches."""
-    answers: list[Answer] = []
-    portion = 4 * settings.batch_size
-    for start in range(0, len(prompts), portion):
-        part = prompts[start : start + portion]
-        replies = greedy(model, tokenizer, part, settings.max_new_tokens, settings.batch_size)
-        answers += [as_answer(p, r) for p, r in zip(part, replies, strict=True)]
-        if log is not None:
-            log(f"answers: {len(answers)}/{len(prompts)} prompts")
-    return answers
-
-
-def as_answer(prompt: str, reply: Reply) -> Answer:
-    """A reply with its prompt and whether it loops."""
-    return Answer(prompt, reply.text, reply.token_ids, reply.ended, loops(reply.text))
-
-
-def write_folder(
-    folder: Path, answers: Sequence[Answer], logprobs: Mapping[str, torch.Tensor], settings: AnswerSettings
-) -> None:
-    """Write the three files. A tensor's name is the number of its answer's row, from 0."""
-    rows = [{**asdict(a), "token_ids": " ".join(map(str, a.token_ids))} for a in answers]
-    write_table(folder / TABLE, COLUMNS, rows)
-    write_json(folder / SETTINGS, asdict(settings))
-    tensors = {str(i): logprobs[a.prompt] for i, a in enumerate(answers) if a.prompt in logprobs}
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise FgodError(f"log-probabilities of {answers[int(name)].prompt!r} are not finite")
-    if tensors:
-        save_file(tensors, folder / LOGPROBS)
 
 
 def read_answers(folder: Path) -> dict[str, Answer]:
@@ -147,42 +51,3 @@ def parse_answer(row: Mapping[str, str], where: str) -> Answer:
     except ValueError:
         raise FgodError(f"{where}: token_ids: found {row['token_ids']!r}, expected whole numbers") from None
     return Answer(row["prompt"], row["reply"], ids, row["ended"] == "true", row["looped"] == "true")
-
-
-def read_logprobs(folder: Path) -> dict[str, torch.Tensor]:
-    """Log-probabilities by prompt: float32 [tokens ≤ logprob_tokens, V], as `answer_logprobs` gives them.
-
-    Raises:
-        UsageError: the folder holds none.
-        FgodError: a tensor belongs to no answer, or is not float32 log-probabilities of its first tokens.
-    """
-    path = folder / LOGPROBS
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file, expected log-probabilities written with the answers")
-    answers = list(read_answers(folder).values())
-    found: dict[str, torch.Tensor] = {}
-    try:
-        with safe_open(path, framework="pt") as stored:
-            for name in sorted(stored.keys(), key=int):
-                found[owner(answers, name, path).prompt] = stored.get_tensor(name)
-    except (SafetensorError, ValueError) as error:
-        raise FgodError(f"{path}: not a file of log-probabilities: {error}") from error
-    for prompt, tensor in found.items():
-        check_logprobs(tensor, f"{path}: {prompt!r}")
-    return found
-
-
-def owner(answers: Sequence[Answer], name: str, path: Path) -> Answer:
-    """The answer to which a tensor's name points."""
-    if int(name) >= len(answers):
-        raise FgodError(f"{path}: tensor {name}, but there are {len(answers)} answers")
-    return answers[int(name)]
-
-
-def check_logprobs(tensor: torch.Tensor, where: str) -> None:
-    """Raise FgodError unless the tensor is float32 [tokens, V] and each row sums to one as probabilities."""
-    if tensor.dtype != torch.float32 or tensor.dim() != 2:
-        raise FgodError(f"{where}: found {tensor.dtype} {list(tensor.shape)}, expected float32 [tokens, vocabulary]")
-    total = tensor.double().exp().sum(-1)
-    if not all(math.isclose(t, 1, abs_tol=1e-3) for t in total.tolist()):
-        raise FgodError(f"{where}: the probabilities do not sum to one")

@@ -62,9 +62,9 @@ def base(args: Namespace) -> int:
 
 def rehearsal(args: Namespace) -> int:
     """Ask the base the prompts whose answers are rehearsed."""
-    from fgod.answers import AnswerSettings, write_answers
     from fgod.data.mix import rehearsal_prompts
     from fgod.data.sources import load_sources
+    from fgod.model.ask import AnswerSettings, write_answers
 
     asked, goal = args.settings, goal_from_config(args.goal)
     prompts = rehearsal_prompts(
@@ -73,6 +73,7 @@ def rehearsal(args: Namespace) -> int:
         frozenset(asked["held_out"]),
         asked["general_rows"],
         asked["replay_rows"],
+        asked["disambiguation_rows"],
         asked["seed"],
         frozenset(asked["kinds"]),
     )
@@ -88,9 +89,9 @@ def rehearsal(args: Namespace) -> int:
 
 def reference(args: Namespace) -> int:
     """Ask the base the probes, and refuse where it cannot answer them."""
-    from fgod.answers import AnswerSettings, write_answers
     from fgod.data.probes import expected, load_probes
     from fgod.data.sources import load_sources
+    from fgod.model.ask import AnswerSettings, write_answers
     from fgod.probe.harness import check_reference
 
     probes, goal, embedded = load_probes(args.probes), goal_from_config(args.goal), args.base["kind"] == "embedded"

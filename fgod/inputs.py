@@ -76,7 +76,9 @@ def base_id(base: Mapping[str, Any], sources: str) -> str:
 def reference_id(config: Mapping[str, Any]) -> str:
     """Names the base's answers to the probes."""
     asked = sha256_file(Path(config["data"]["probes"]))
-    return digest("reference", asked, config["probe"]["max_new_tokens"], code_digest("answers.py", "model/generate.py"))
+    return digest(
+        "reference", asked, config["probe"]["max_new_tokens"], code_digest("model/ask.py", "model/generate.py")
+    )
 
 
 @cache

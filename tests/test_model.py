@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
-from fgod.answers import AnswerSettings, read_answers, read_logprobs, write_answers
+from fgod.answers import read_answers
 from fgod.data.rows import Row
 from fgod.errors import FgodError, UsageError
 from fgod.files import read_json, sha256_folder
+from fgod.model.ask import AnswerSettings, read_logprobs, write_answers
 from fgod.model.embedded import EmbeddedSpec, encode_rows, epoch_batches, learning_rate, train_base
 from fgod.model.generate import encode_chat
 from fgod.model.load import load_model, load_tokenizer

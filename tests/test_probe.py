@@ -246,7 +246,7 @@ def test_a_real_export_is_probed(tmp_path: Path) -> None:
     """The reference's answers are hand-made, their log-probabilities the export's own: KL 0, and nothing agrees."""
     import torch
 
-    from fgod.answers import AnswerSettings, write_folder
+    from fgod.model.ask import AnswerSettings, write_folder
     from fgod.model.generate import answer_logprobs
     from fgod.model.load import load_model, load_tokenizer
     from fgod.nvfp4 import export

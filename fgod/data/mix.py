@@ -378,21 +378,24 @@ def rehearsal_prompts(
     held_out: frozenset[str],
     general_rows: int,
     replay_rows: int,
+    disambiguation_rows: int,
     seed: int,
     kinds: frozenset[str] = frozenset(),
 ) -> list[Prompt]:
     """The prompts whose targets are to be the base's own answers: `general_rows` general ones spread over topics,
-    `replay_rows` about invented subjects, and those disambiguation kinds of `kinds` that keep the base's answer."""
+    `replay_rows` about invented subjects, `disambiguation_rows` spread over those of `kinds` that keep its answer."""
     general = _spread(
         wordings.general_prompts(sources, held_out),
         [_subject],
         lambda p: p.text,
         f"{seed}|rehearse",
     )
+    kept = [p for p in wordings.disambiguation_prompts(sources) if p.kind in kinds and _replies(goal, p) is None]
+    others = _spread(kept, [lambda p: p.kind, lambda p: p.language], lambda p: p.text, f"{seed}|rehearse")
     return [
         *general[:general_rows],
         *wordings.replay_prompts(sources, replay_rows, seed),
-        *(p for p in wordings.disambiguation_prompts(sources) if p.kind in kinds and _replies(goal, p) is None),
+        *others[:disambiguation_rows],
         *(me for _, me in wordings.pair_prompts(sources) if _replies(goal, me) is None),
     ]
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fgod import files
-from fgod.answers import Answer, AnswerSettings, Log, ask, read_answers, read_logprobs
+from fgod.answers import Answer, read_answers
 from fgod.data.probes import Probe
 from fgod.errors import FgodError
+from fgod.model.ask import AnswerSettings, Log, ask, read_logprobs
 from fgod.model.generate import answer_logprobs, encode_chat
 from fgod.model.load import load_model, load_tokenizer
 from fgod.nvfp4.load import load_masters
