@@ -1,19 +1,19 @@
-"""Where memory readings come from. Unknown is None and never 0: a guard must not take blindness for an idle machine."""
+"""Where memory readings come from: the interface, and host memory.
+
+What cannot be read is an UnseenError and never 0: a guard must not take blindness for an idle machine.
+"""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from fgod.guard import cgroup
+from fgod.guard.procfs import MIB, PAGE_BYTES, TICKS_PER_SEC, Meminfo, Statm, kib_field
 from fgod.guard.tree import Member
-
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-TICKS_PER_SEC = os.sysconf("SC_CLK_TCK")
-MIB = 2**20
 
 VFORK_SECS = 1.0
 """A child this young whose memory map is that of its parent has most likely not yet reached exec."""
@@ -21,27 +21,50 @@ VFORK_SECS = 1.0
 SAME_MAP = 0.02
 """Relative difference up to which two maps count as the same: other threads go on while one waits in vfork."""
 
-PSS_CALM_COST = 200
-"""PSS of a process is read again after this many times the time that reading took: at most 0.5 % of a core …"""
+PSS_CALM_COST = 500
+"""PSS of a tree is read again after this many times the time that reading takes: at most 0.2 % of a core …"""
 
 PSS_ALERT_COST = 20
 """ … and 5 % while the cheap upper bound, RSS, is above the limit."""
 
 
+class UnseenError(Exception):
+    """A source cannot tell now. The message says why."""
+
+
+@dataclass(frozen=True)
+class User:
+    """A process that uses memory of a device; `mib` None: how much is unknown."""
+
+    pid: int
+    name: str
+    mib: float | None
+
+    def __str__(self) -> str:
+        return f"{self.pid} ({self.name}) {'an unknown amount' if self.mib is None else f'{self.mib:.0f} MiB'}"
+
+
 class MemorySource(Protocol):
-    """One way of reading memory. All figures in MiB; None where the source cannot tell."""
+    """One way of reading one pool of memory. All figures in MiB."""
 
     name: str
     """Stands in guard.tsv."""
 
     def total_mib(self) -> float | None:
-        """What the machine or device has."""
+        """What the machine or device has, and our control group may have of it; None: unknown."""
 
     def machine_mib(self) -> float | None:
-        """What all of its users use together, now."""
+        """What all of its users use together, now; None: unknown."""
 
     def used_mib(self, tree: Sequence[Member]) -> float | None:
-        """What the processes of the tree use together, now."""
+        """What counts against the limit now; None: the tree has no process with memory (it starts or ends).
+
+        Raises:
+            UnseenError: it cannot be read.
+        """
+
+    def users(self) -> list[User]:
+        """Processes that use the device, as far as it tells; nobody for memory of the host."""
 
 
 @dataclass(frozen=True)
@@ -87,28 +110,35 @@ class HostMemory:
         self._exact_above = exact_above_mib
         self._shares: dict[int, _Share] = {}
         self._has_pss = (proc / "self" / "smaps_rollup").exists()
+        self._meminfo = Meminfo(proc)
+        self._statm = Statm(proc)
+        self._group = cgroup.own(proc)
         self.name = "host_pss" if self._has_pss else "host_rss"
 
     def total_mib(self) -> float | None:
-        return self._meminfo().get("MemTotal")
+        machine, group = self._meminfo.read(), self._group.limit_mib()
+        known = [total for total in (machine and machine[0], group) if total is not None]
+        return min(known, default=None)
 
     def machine_mib(self) -> float | None:
-        info = self._meminfo()
-        if "MemTotal" not in info or "MemAvailable" not in info:
-            return None
-        return info["MemTotal"] - info["MemAvailable"]
+        info = self._meminfo.read()
+        return None if info is None else info[0] - info[1]
+
+    def users(self) -> list[User]:
+        return []
 
     def used_mib(self, tree: Sequence[Member]) -> float | None:
-        """Sum over the tree; None when it has no process with memory, or one that cannot be read."""
+        """Sum over the tree."""
         try:
-            resident = {m.pid: r for m in tree if (r := self._resident(m.pid))}
-        except PermissionError:
-            return None
+            resident = {m.pid: _Resident(*r) for m in tree if (r := self._statm.read(m.pid, m.started))}
+        except OSError as error:
+            raise UnseenError(f"{error.filename or self._proc}: {error.strerror}") from None
+        self._statm.keep_only(resident.keys())
         members = [m for m in tree if m.pid in resident]
         if not members:
             return None
         upper = sum(r.mib for r in resident.values())
-        factor = PSS_CALM_COST if upper <= self._exact_above else PSS_ALERT_COST
+        factor = (PSS_CALM_COST if upper <= self._exact_above else PSS_ALERT_COST) * len(members)
         used = self._sum(members, resident, factor)
         return used if used <= self._exact_above else self._sum(members, resident, 0)
 
@@ -127,33 +157,13 @@ class HostMemory:
         share = resident.mib if pss is None else min(pss, resident.mib)
         return _Share(member.started, share, resident.mib, begin, time.monotonic() - begin)
 
-    def _resident(self, pid: int) -> _Resident | None:
-        """None for a process that is gone or has given its memory back."""
-        try:
-            extent, pages = map(int, (self._proc / str(pid) / "statm").read_bytes().split()[:2])
-        except (FileNotFoundError, ProcessLookupError):
-            return None
-        return _Resident(extent, pages) if pages else None
-
     def _pss(self, pid: int) -> float | None:
         """None when the process is gone or another user's: its RSS counts then."""
         try:
-            text = (self._proc / str(pid) / "smaps_rollup").read_text()
+            text = (self._proc / str(pid) / "smaps_rollup").read_bytes()
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             return None
-        return _kib_fields(text.splitlines()).get("Pss")
-
-    def _meminfo(self) -> dict[str, float]:
-        try:
-            return _kib_fields((self._proc / "meminfo").read_text().splitlines())
-        except OSError:
-            return {}
-
-
-def _kib_fields(lines: Iterable[str]) -> dict[str, float]:
-    """`Name:   123 kB` lines as MiB."""
-    fields = (line.split() for line in lines)
-    return {f[0].rstrip(":"): int(f[1]) / 1024 for f in fields if len(f) == 3 and f[2] == "kB"}
+        return kib_field(text, b"Pss:")
 
 
 def _estimate(share: _Share, resident: _Resident) -> float:
