@@ -58,8 +58,8 @@ class Statm:
         self._proc = proc
         self._files: dict[int, tuple[int, OpenFile]] = {}
 
-    def read(self, pid: int, started: int) -> tuple[int, int] | None:
-        """(extent, resident); None for a process that is gone or has given its memory back.
+    def read(self, pid: int, started: int) -> bytes:
+        """What the kernel says, for `parsed`; empty for a process that is gone.
 
         Raises:
             PermissionError: it is hidden from us.
@@ -68,9 +68,14 @@ class Statm:
             known = self._files.get(pid)
             if known is None or known[0] != started:
                 known = self._files[pid] = started, OpenFile(self._proc / str(pid) / "statm")
-            extent, pages = map(int, known[1].read(128).split()[:2])
+            return known[1].read(128)
         except (FileNotFoundError, ProcessLookupError):
-            return None
+            return b""
+
+    @staticmethod
+    def parsed(text: bytes) -> tuple[int, int] | None:
+        """(extent, resident); None for a process that is gone or has given its memory back."""
+        extent, pages = map(int, text.split()[:2]) if text else (0, 0)
         return (extent, pages) if pages else None
 
     def keep_only(self, pids: Set[int]) -> None:

@@ -21,8 +21,11 @@ VFORK_SECS = 1.0
 SAME_MAP = 0.02
 """Relative difference up to which two maps count as the same: other threads go on while one waits in vfork."""
 
+PSS_CALM_SECS = 2.0
+"""PSS is read again after this long, and …"""
+
 PSS_CALM_COST = 500
-"""PSS of a tree is read again after this many times the time that reading takes: at most 0.2 % of a core …"""
+"""… after this many times the time that reading the tree takes: at most 0.2 % of a core …"""
 
 PSS_ALERT_COST = 20
 """ … and 5 % while the cheap upper bound, RSS, is above the limit."""
@@ -85,7 +88,7 @@ class _Resident:
 
 @dataclass(frozen=True)
 class _Share:
-    """PSS of a process in MiB, and the RSS when it was read; `due` is the time to read it again."""
+    """PSS of a process in MiB, the RSS when it was read, and what reading took (seconds)."""
 
     started: int
     pss: float
@@ -93,8 +96,19 @@ class _Share:
     read_at: float
     cost: float
 
-    def due(self, now: float, factor: float) -> bool:
-        return now >= self.read_at + factor * self.cost
+
+@dataclass(frozen=True)
+class _Pace:
+    """How old a reading may get: `secs`, and `factor` times what it took."""
+
+    secs: float
+    factor: float
+
+    def due(self, share: _Share, now: float) -> bool:
+        return now >= share.read_at + max(self.secs, self.factor * share.cost)
+
+
+_EXACT = _Pace(0.0, 0.0)
 
 
 class HostMemory:
@@ -113,6 +127,10 @@ class HostMemory:
         self._meminfo = Meminfo(proc)
         self._statm = Statm(proc)
         self._group = cgroup.own(proc)
+        self._last_tree: Sequence[Member] = ()
+        self._last_texts: list[bytes] = []
+        self._last_used: float | None = None
+        self._look_at = 0.0
         self.name = "host_pss" if self._has_pss else "host_rss"
 
     def total_mib(self) -> float | None:
@@ -128,30 +146,41 @@ class HostMemory:
         return []
 
     def used_mib(self, tree: Sequence[Member]) -> float | None:
-        """Sum over the tree."""
+        """Sum over the tree. Maps that did not change since the last reading are not looked at again for a while."""
         try:
-            resident = {m.pid: _Resident(*r) for m in tree if (r := self._statm.read(m.pid, m.started))}
+            texts = [self._statm.read(m.pid, m.started) for m in tree]
         except OSError as error:
             raise UnseenError(f"{error.filename or self._proc}: {error.strerror}") from None
+        now = time.monotonic()
+        if tree is not self._last_tree or texts != self._last_texts or now >= self._look_at:
+            self._last_tree, self._last_texts, self._look_at = tree, texts, now + PSS_CALM_SECS
+            self._last_used = self._used(tree, texts)
+        return self._last_used
+
+    def _used(self, tree: Sequence[Member], texts: Sequence[bytes]) -> float | None:
+        maps = zip(tree, map(self._statm.parsed, texts), strict=True)
+        resident = {m.pid: _Resident(*r) for m, r in maps if r}
         self._statm.keep_only(resident.keys())
         members = [m for m in tree if m.pid in resident]
         if not members:
             return None
         upper = sum(r.mib for r in resident.values())
-        factor = (PSS_CALM_COST if upper <= self._exact_above else PSS_ALERT_COST) * len(members)
-        used = self._sum(members, resident, factor)
-        return used if used <= self._exact_above else self._sum(members, resident, 0)
+        calm = upper <= self._exact_above
+        count = len(members)
+        pace = _Pace(PSS_CALM_SECS, PSS_CALM_COST * count) if calm else _Pace(0.0, PSS_ALERT_COST * count)
+        used = self._sum(members, resident, pace)
+        return used if used <= self._exact_above else self._sum(members, resident, _EXACT)
 
-    def _sum(self, members: list[Member], resident: dict[int, _Resident], factor: float) -> float:
-        """Sum of shares; those older than `factor` times their cost are read again."""
+    def _sum(self, members: list[Member], resident: dict[int, _Resident], pace: _Pace) -> float:
+        """Sum of shares; those that are due are read again."""
         before = self._shares
-        self._shares = {m.pid: self._share(m, resident[m.pid], before.get(m.pid), factor) for m in members}
+        self._shares = {m.pid: self._share(m, resident[m.pid], before.get(m.pid), pace) for m in members}
         current = {m.pid: _estimate(self._shares[m.pid], resident[m.pid]) for m in members}
         return sum(current.values()) - _counted_twice(members, resident, current)
 
-    def _share(self, member: Member, resident: _Resident, last: _Share | None, factor: float) -> _Share:
+    def _share(self, member: Member, resident: _Resident, last: _Share | None, pace: _Pace) -> _Share:
         begin = time.monotonic()
-        if last and last.started == member.started and not last.due(begin, factor):
+        if last and last.started == member.started and not pace.due(last, begin):
             return last
         pss = self._pss(member.pid) if self._has_pss else None
         share = resident.mib if pss is None else min(pss, resident.mib)
@@ -178,8 +207,8 @@ def _counted_twice(members: list[Member], resident: dict[int, _Resident], curren
     ticks = _uptime_ticks()
     twice = 0.0
     for m in members:
-        young = ticks - m.started <= VFORK_SECS * TICKS_PER_SEC
-        if young and m.parent in resident and resident[m.parent].like(resident[m.pid]):
+        young = m.parent in resident and ticks - m.started <= VFORK_SECS * TICKS_PER_SEC
+        if young and resident[m.parent].like(resident[m.pid]):
             twice += max(current[m.parent] + current[m.pid] - resident[m.pid].mib, 0.0)
     return twice
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from fgod.guard.procfs import OpenFile
 
-RESCAN_SECS = 5.0
-"""How often processes that were found to be strangers are looked at again (a process number may have been reused)."""
+RESCAN_SECS = 60.0
+"""How often strangers are looked at again: a number may have gone round and be reused between two looks."""
 
 KILL_SECS = 5.0
 """How long a killed process may take to vanish (freeing many GiB takes time) before it counts as a survivor."""
@@ -75,7 +75,7 @@ class ProcessTree:
         self._loadavg = OpenFile(Path("/proc/loadavg"))
 
     def watched(self) -> list[Member]:
-        """`members`, looked up only when a process or thread was created since, or some seconds have passed.
+        """`members`, looked up only when a process or thread was created since, or a minute has passed.
 
         /proc/loadavg ends with the number given last (proc_loadavg(5)): while it stands no process can have joined.
         Those that ended meanwhile are still listed.
