@@ -37,7 +37,9 @@ class Child:
         self._line = line
         self._heard = b""
         self.pid = 0
-        """Of the command."""
+        """Of the command, once it has started."""
+        self.failed = 0
+        """Why it could not be started (errno), or 0."""
         self.code: int | None = None
         """Its exit code once it has ended, negative for a signal."""
 
@@ -49,24 +51,29 @@ class Child:
         """Readable when there is news for `listen`."""
         return self._line.fileno()
 
-    def listen(self) -> tuple[str, int]:
-        """The next word of the keeper: started, failed or ended, and its number; waits for it.
+    def listen(self) -> None:
+        """Wait for news of the keeper and take note of all of it: several words may come at once.
 
         Raises:
-            KeeperLostError: it ended without a word.
+            KeeperLostError: it ended before it said how the command did.
         """
-        while b"\n" not in self._heard:
-            news = self._line.recv(256)
-            if not news:
-                raise KeeperLostError(
-                    f"guard: its helper process {self.keeper} was ended by something else; the command was ended too"
-                )
-            self._heard += news
-        line, _, self._heard = self._heard.partition(b"\n")
-        word, _, number = line.decode().partition(" ")
-        if word == "ended":
-            self.code = os.waitstatus_to_exitcode(int(number))
-        return word, int(number)
+        news = self._line.recv(256)
+        if not news:
+            raise KeeperLostError(
+                f"guard: its helper process {self.keeper} was ended by something else; the command was ended too"
+            )
+        *lines, self._heard = (self._heard + news).split(b"\n")
+        for line in lines:
+            self._note(*line.decode().split(" "))
+
+    def _note(self, word: str, number: str) -> None:
+        match word:
+            case "started":
+                self.pid = int(number)
+            case "failed":
+                self.failed = int(number)
+            case "ended":
+                self.code = os.waitstatus_to_exitcode(int(number))
 
     def wait(self, timeout: float) -> int | None:
         """The command's exit code; None when it has not ended after `timeout` seconds."""
@@ -105,14 +112,14 @@ def start(command: Sequence[str], environment: Mapping[str, str], inherit: Seque
         )
     child = Child(process, ours)
     try:
-        word, number = child.listen()
+        while not child.pid and not child.failed:
+            child.listen()
     except BaseException:
         child.close()
         raise
-    if word == "failed":
+    if child.failed:
         child.close()
-        raise UsageError(f"guard: cannot start {command[0]!r}: {_why(number)}; expected a program")
-    child.pid = number
+        raise UsageError(f"guard: cannot start {command[0]!r}: {_why(child.failed)}; expected a program")
     return child
 
 

@@ -79,7 +79,7 @@ def _start(guard: int, command: list[str], inherit: list[int], ignored: set[sign
     os.close(failed_read)
     if failed:
         os.waitpid(child, 0)
-        _say(guard, "failed", failed.decode())
+        _say(guard, "failed", int(failed))
         return 0
     _say(guard, "started", child)
     return child

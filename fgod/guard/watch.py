@@ -281,11 +281,11 @@ def _follow(process: Child, watch: Watch, poll_secs: float, signals: child.StopS
     """Read at a steady pace until the command ends, must be ended, or we are told to stop."""
     due = time.monotonic()
     while signals.received is None:
-        if signals.wait(due - time.monotonic()):
-            process.listen()
         if process.code is not None:
             return None
-        if signals.received is None and time.monotonic() >= due:
+        if signals.wait(due - time.monotonic()):
+            process.listen()
+        elif signals.received is None and time.monotonic() >= due:
             if action := watch.poll():
                 return action
             due = max(due + poll_secs, time.monotonic())
