@@ -55,9 +55,11 @@ def cap_allocator(room: float | None) -> dict[int, float]:
     Args:
         room: MiB that the guard allows (`room_mib()`); None sets no cap.
     """
+    if room is None:
+        return {}
     import torch
 
-    if room is None or not torch.cuda.is_available():
+    if not torch.cuda.is_available():
         return {}
     caps = {}
     for device in range(torch.cuda.device_count()):

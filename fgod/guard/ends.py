@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -176,7 +175,7 @@ def _oom(oom: OomKills) -> str:
     return ", ".join(f"{count} killed {where} meanwhile" for count, where in known if count)
 
 
-def came_back_sentence(freed_mib: float, expected_mib: float, secs: float, users: Sequence[str]) -> str:
+def came_back_sentence(freed_mib: float, expected_mib: float, secs: float, users: str) -> str:
     """What is said when memory did not come back after a kill."""
-    named = f"; it is still used by {', '.join(users)}" if users else ""
+    named = f"; it is still used by {users}" if users else ""
     return f"only {max(freed_mib, 0):.0f} of {expected_mib:.0f} MiB came back within {secs:g} s{named}"

@@ -106,7 +106,10 @@ class DeviceMemory:
     def used_mib(self, tree: Sequence[Member]) -> float | None:
         """Up to the limit the list of others may be a moment old; above it, it is read anew."""
         device = self._device.used_mib()
-        processes = self._device.processes(exact=device > self._exact_above)
+        try:
+            processes = self._device.processes(exact=device > self._exact_above)
+        except UnseenError:  # nobody is known to be somebody else: all of it counts as ours
+            return device
         listed = sum(mib for mib in processes.values() if mib is not None)
         if listed > device + SLACK_MIB and listed > self._device.used_mib() + SLACK_MIB:
             raise UnseenError(f"NVML says {device:.0f} MiB of the device, and {listed:.0f} MiB of its processes")

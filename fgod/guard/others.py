@@ -11,6 +11,7 @@ from fgod.errors import FgodError
 from fgod.guard import lock
 from fgod.guard.limits import MIB_PER_GB, Limits
 from fgod.guard.pools import Pool
+from fgod.guard.sources import named_users
 
 LOCK_FOLDER = Path("/tmp")
 """Where all users of a machine find the locks of its GPUs. Not TMPDIR, which differs from job to job."""
@@ -26,7 +27,7 @@ class OccupiedError(FgodError):
 def described(pool: Pool) -> str:
     """What others use of a pool now, in words."""
     used = pool.source.machine_mib()
-    users = ", ".join(map(str, pool.source.users()))
+    users = named_users(pool.source)
     amount = "an unknown amount" if used is None else f"{used:.0f} MiB"
     total = pool.source.total_mib()
     of = "" if total is None else f" of {total:.0f} MiB"

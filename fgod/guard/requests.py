@@ -106,7 +106,7 @@ class Ears:
         number, _, request = text.strip().partition(" ")
         if not number.isdecimal() or request not in list(Request):
             expected = " or ".join(f"'NUMBER {name}'" for name in Request)
-            raise RequestError(f"{self._path}: found {text[:80]!r}, expected {expected}")
+            raise RequestError(f"{self._path}: found {text.strip()[:80]!r}, expected {expected}")
         return int(number), Request(request)
 
     def done(self) -> None:

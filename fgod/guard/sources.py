@@ -47,6 +47,14 @@ class User:
         return f"{self.pid} ({self.name}) {'an unknown amount' if self.mib is None else f'{self.mib:.0f} MiB'}"
 
 
+def named_users(source: MemorySource) -> str:
+    """Its users in words; empty when there is none."""
+    try:
+        return ", ".join(map(str, source.users()))
+    except UnseenError as error:
+        return f"users that cannot be listed ({error})"
+
+
 class MemorySource(Protocol):
     """One way of reading one pool of memory. All figures in MiB."""
 
@@ -67,7 +75,11 @@ class MemorySource(Protocol):
         """
 
     def users(self) -> list[User]:
-        """Processes that use the device, as far as it tells; nobody for memory of the host."""
+        """Processes that use the device, as far as it tells; nobody for memory of the host.
+
+        Raises:
+            UnseenError: they cannot be listed.
+        """
 
 
 @dataclass(frozen=True)

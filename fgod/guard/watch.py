@@ -21,6 +21,7 @@ from fgod.guard.limits import Limits, Request, Stall
 from fgod.guard.phases import PhaseReader
 from fgod.guard.pools import Pool, Reading
 from fgod.guard.samples import WRITE_SECS, Sample, Samples, TableWriter
+from fgod.guard.sources import named_users
 from fgod.guard.tree import KILL_SECS, Member, ProcessTree, kill_all
 
 LEFTOVER_SECS = 1.0
@@ -313,7 +314,7 @@ def _not_returned(watched: Sequence[Pool], action: Action) -> tuple[str, ...]:
     deadline = time.monotonic() + RETURN_SECS
     while (now := pool.source.machine_mib()) is not None and before - now < expected:
         if time.monotonic() >= deadline:
-            users = list(map(str, pool.source.users()))
+            users = named_users(pool.source)
             return (f"{pool.name}: " + ends.came_back_sentence(before - now, action.used_mib, RETURN_SECS, users),)
         time.sleep(0.02)
     return ()
