@@ -141,6 +141,7 @@ class Chain:
         parts = {part for table in ("shares", "final_shares", "at_least") for part in mix.get(table, {})}
         kinds = self.config["disambiguation"]
         return {
+            "numerics": NUMERICS_VERSION,
             "recipe": mix,
             "seed": self.config["seed"],
             "rehearsal": self.inputs.rehearsal_id,

@@ -186,9 +186,12 @@ def _add_judging(commands: Any) -> None:
 
 
 def _add_results(commands: Any) -> None:
-    tables = _command(commands, "tables", "tables", "gather the records of the walk into tables", [])
-    _values(tables, walk="the walk", context="what the report says besides the records")
-    _paths(tables, out="folder of the tables")
+    walk = _command(commands, "walk", "walk", "write the walk as it was decided", [])
+    _values(walk, json="the walk", context="what reports say besides the records")
+    _paths(walk, out="walk.json to write")
+
+    tables = _command(commands, "tables", "tables", "gather the records of the walk into tables", ["walk"])
+    _paths(tables, walk="walk.json", out="folder of the tables")
 
     report = _command(commands, "report", "report", "write the report from the tables", ["tables"])
     _paths(report, tables="folder of the tables", out="report.html to write")
@@ -196,9 +199,8 @@ def _add_results(commands: Any) -> None:
     def outputs(args: argparse.Namespace) -> list[Path]:
         return [args.out, Path("artifacts/release")]
 
-    promote = _command(commands, "promote", "promote", "release the last stage of an accepted fit", [], outputs)
-    _values(promote, walk="the walk", context="what the model card says besides the records")
-    _paths(promote, out="release.json to write")
+    promote = _command(commands, "promote", "promote", "release the last stage of an accepted fit", ["walk"], outputs)
+    _paths(promote, walk="walk.json", out="release.json to write")
 
 
 def _add_people(commands: Any) -> None:

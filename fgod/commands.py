@@ -336,13 +336,20 @@ def gate(args: Namespace) -> int:
 # ---------------------------------------------------------------------------------------------------------- results
 
 
-def _walk_and_context(args: Namespace) -> tuple[Any, Any]:
+def walk(args: Namespace) -> int:
+    """Write the walk as it was decided, and what reports say besides the records."""
+    write_json(args.out, {"walk": args.json, "context": args.context})
+    return 0
+
+
+def _walk_and_context(file: Path) -> tuple[Any, Any]:
     from fgod.tables import Context, WalkEntry
 
-    entries = [WalkEntry(**visit) for visit in args.walk["visits"]]
-    adjustments = tuple(tuple(lines) for lines in args.walk["adjustments"])
-    stages = tuple(args.context["stages"])
-    context = {**args.context, "stages": stages, "spent": args.walk["spent"], "adjustments": adjustments}
+    decided = read_json(file)
+    walk, context = decided["walk"], decided["context"]
+    entries = [WalkEntry(**visit) for visit in walk["visits"]]
+    adjustments = tuple(tuple(lines) for lines in walk["adjustments"])
+    context |= {"stages": tuple(context["stages"]), "spent": walk["spent"], "adjustments": adjustments}
     return entries, Context(**context)
 
 
@@ -350,7 +357,7 @@ def tables(args: Namespace) -> int:
     """Gather the records of the walk into tables."""
     from fgod.tables import gather
 
-    entries, context = _walk_and_context(args)
+    entries, context = _walk_and_context(args.walk)
     gather(entries, args.out.parent, records.ARTIFACTS, context)
     return 0
 
@@ -367,7 +374,7 @@ def promote(args: Namespace) -> int:
     """Release the last stage of an accepted fit."""
     from fgod.release import promote as release
 
-    entries, context = _walk_and_context(args)
+    entries, context = _walk_and_context(args.walk)
     release(entries, args.out.parent, records.ARTIFACTS, context)
     return 0
 

@@ -31,7 +31,7 @@ def gather(config: Mapping[str, Any]) -> Inputs:
     check_held_out(config)
     return Inputs(
         base_id=base_id(config["base"], sources),
-        rehearsal_id=digest("rehearsal", sources, rehearsal_settings(config)),
+        rehearsal_id=digest("rehearsal", NUMERICS_VERSION, sources, rehearsal_settings(config)),
         sources=sources,
         user_files={name: sha256_file(Path(path)) for name, path in sorted(data["sources"].items())},
     )

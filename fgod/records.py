@@ -63,7 +63,7 @@ def requirements(config: Mapping[str, Any], stage: str) -> str:
 
 
 def walk_json(walk: Walk) -> str:
-    """A walk for the command lines of `fgod tables` and `fgod promote` (see `fgod.tables.WalkEntry`)."""
+    """A walk in JSON, for walk.json (see `fgod.tables.WalkEntry`)."""
     visits = [
         {
             "fit": visit.fit,

@@ -17,10 +17,11 @@ from fgod.probe.metrics import DESCRIPTIONS
 from fgod.tables import Context, WalkEntry, promoted, run_folder
 
 CARD = "README.md"
+RECORD = "release.json"
 
 
 def promote(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context: Context) -> dict[str, Any]:
-    """Copy the last stage's export to artifacts/release/ with a model card, and write results/release.json.
+    """Copy the last stage's export to artifacts/release/ with a model card; write release.json there and in results/.
 
     Returns: release.json's document {fits, promoted: [{stage, lineage, metrics, weights_sha256}], path, base_id,
         config_digest, …}.
@@ -37,8 +38,8 @@ def promote(entries: Sequence[WalkEntry], results: Path, artifacts: Path, contex
     probed = _probed_export(run_folder(results, last))
     check_export(export, probed["files"])
     document = _document(chosen, entries, results, artifacts, context)
-    _place_release(export, artifacts / "release", model_card(document, results, context))
-    files.write_json(results / "release.json", document)
+    _place_release(export, artifacts / "release", model_card(document, results, context), document)
+    files.write_json(results / RECORD, document)
     return document
 
 
@@ -71,10 +72,11 @@ def check_export(folder: Path, recorded: Mapping[str, str]) -> None:
             raise UsageError(f"{path}: this file was not there when the export was probed; {again}")
 
 
-def _place_release(export: Path, release: Path, card: str) -> None:
+def _place_release(export: Path, release: Path, card: str, document: Mapping[str, Any]) -> None:
     with files.atomic_folder(release) as folder:
         shutil.copytree(export, folder, dirs_exist_ok=True)
         (folder / CARD).write_text(card, encoding="utf-8")
+        files.write_json(folder / RECORD, document)
 
 
 def _document(

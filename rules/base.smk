@@ -14,7 +14,7 @@ rule base:
         base=canonical_json(CONFIG["base"]),
         folder=CONFIG["data"]["folder"],
     resources:
-        gpu=1,
+        gpu=GPU,
     shell:
         "fgod guard {GUARD_BASE} --record --"
         " fgod base --base {params.base:q} --sources {params.folder:q} --out {output:q}"
@@ -43,7 +43,7 @@ rule rehearsal:
         settings=canonical_json(inputs.rehearsal_settings(CONFIG)),
         goal=GOAL,
     resources:
-        gpu=1,
+        gpu=GPU,
     shell:
         "fgod answers rehearsal --export {input:q} --sources {params.folder:q} --settings {params.settings:q}"
         " --goal {params.goal:q} --out {output:q}"
@@ -62,7 +62,7 @@ rule reference:
         goal=GOAL,
         settings=canonical_json(CONFIG["probe"]),
     resources:
-        gpu=1,
+        gpu=GPU,
     shell:
         "fgod answers reference --export {input.export:q} --probes {input.probes:q} --sources {params.folder:q}"
         " --base {params.base:q} --goal {params.goal:q} --settings {params.settings:q} --out {output:q}"

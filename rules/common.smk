@@ -14,10 +14,11 @@ with settings.explained():
     CONFIG = settings.resolve(config, ", ".join(map(str, workflow.configfiles)) or "config")
     INPUTS = inputs.gather(CONFIG)
     CHAIN = Chain(CONFIG, INPUTS)
-    RECORDED = CHAIN.walk(records.decision)
+    EXPECTED = CHAIN.walk(lambda run: records.decision(run) or ACCEPTED)  # as far as known, pending gates accepted
 
 BASE = f"artifacts/base/{INPUTS.base_id}"
 BASE_WEIGHTS = CONFIG["base"]["path"] if CONFIG["base"]["kind"] == "folder" else f"{BASE}/master"
+GPU = int(any(Path("/dev").glob("nvidia[0-9]*")))  # what a job that computes takes of the resource gpu
 REHEARSAL = f"{BASE}/answers/{INPUTS.rehearsal_id}"
 REFERENCE = f"{BASE}/answers/{inputs.reference_id(CONFIG)}"
 PROBES = CONFIG["data"]["probes"]
@@ -33,8 +34,8 @@ CONTEXT = canonical_json(
         "config_digest": settings.config_digest(CONFIG),
     }
 )
-RUNS = {(run.stage, run.lineage): run for run in RECORDED.runs}
-MIXES = {run.mix_id: run.mix_spec for run in RECORDED.runs}
+RUNS = {(run.stage, run.lineage): run for run in EXPECTED.runs}
+MIXES = {run.mix_id: run.mix_spec for run in EXPECTED.runs}
 
 
 wildcard_constraints:
@@ -45,7 +46,9 @@ wildcard_constraints:
 
 def decide(run):
     """A run's verdict. Pending asks the checkpoint, so that the DAG is made anew after the gate; a dry-run counts it
-    as accepted, and shows the whole of the fit."""
+    as accepted, and shows the whole of the fit. Runs of later fits are met here for the first time."""
+    RUNS[run.stage, run.lineage] = run
+    MIXES[run.mix_id] = run.mix_spec
     if workflow.dryrun and records.decision(run) is None:
         return ACCEPTED
     with checkpoints.gate.get(stage=run.stage, lineage=run.lineage).output[0].open():
@@ -53,12 +56,8 @@ def decide(run):
 
 
 def walk():
-    """The walk as far as the gates have decided; registers its runs."""
-    known = CHAIN.walk(decide)
-    for run in known.runs:
-        RUNS[run.stage, run.lineage] = run
-        MIXES[run.mix_id] = run.mix_spec
-    return known
+    """The walk as far as the gates have decided."""
+    return CHAIN.walk(decide)
 
 
 def visited(name):
@@ -69,6 +68,10 @@ def visited(name):
 def promoted(name):
     """Input function: one file of the artifacts of every promoted run."""
     return lambda wildcards: [f"artifacts/{run.stage}/{run.lineage}/{name}" for run in walk().promoted]
+
+
+if workflow.dryrun and CHAIN.walk(records.decision).state == "pending":
+    logger.info("Pending gates count as accepted here: refits (a new fit from the base) are decided by the gates.")
 
 
 def run_of(wildcards):

@@ -17,7 +17,7 @@ rule probe:
         settings=canonical_json(CONFIG["probe"]),
         code=inputs.code_digest("probe", "model/generate.py"),
     resources:
-        gpu=1,
+        gpu=GPU,
     shell:
         "fgod probe --export {input.export:q} --reference {input.reference:q} --probes {params.probes:q}"
         " --sources {params.folder:q} --base {params.base} --goal {params.goal:q} --held-out {params.held_out:q}"

@@ -3,18 +3,15 @@
 
 rule promote:
     input:
-        verdicts=visited("verdict.json"),
         exports=promoted("exported.json"),
+        walk="results/walk.json",
         tables=TABLES,
         report="results/report.html",
     output:
         record="results/release.json",
         stamp="artifacts/release/release.json",
-    params:
-        walk=recorded_walk,
-        context=CONTEXT,
     shell:
-        "fgod promote --walk {params.walk:q} --context {params.context:q} --out {output.record:q}"
+        "fgod promote --walk {input.walk:q} --out {output.record:q}"
 
 
 onsuccess:

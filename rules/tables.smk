@@ -1,15 +1,25 @@
-# The records of every run of the walk, failed ones too, as tables.
+# The walk as it was decided, and the records of all its runs, failed ones too, as tables.
+
+
+rule walk:
+    input:
+        visited("verdict.json"),
+    output:
+        "results/walk.json",
+    params:
+        walk=recorded_walk,
+        context=CONTEXT,
+    shell:
+        "fgod walk --json {params.walk:q} --context {params.context:q} --out {output:q}"
 
 
 rule tables:
     input:
-        visited("verdict.json"),
         visited("outcome.json"),
+        walk="results/walk.json",
     output:
         TABLES,
     params:
-        walk=recorded_walk,
-        context=CONTEXT,
         code=inputs.code_digest("tables.py"),
     shell:
-        "fgod tables --walk {params.walk:q} --context {params.context:q} --out results/tables"
+        "fgod tables --walk {input.walk:q} --out results/tables"

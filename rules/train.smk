@@ -50,7 +50,7 @@ rule train:
         weights=starting_weights,
     threads: lambda wildcards: records.threads(run_of(wildcards))
     resources:
-        gpu=1,
+        gpu=GPU,
         fit=lambda wildcards: first_fit(wildcards),
     shell:
         "fgod train --recipe {input.recipe:q} --weights {params.weights:q} --start {input.start:q} --rows {input.rows:q}"

@@ -284,8 +284,13 @@ def _language(unit: Unit) -> str:
     return unit[0].language
 
 
-def _topic(unit: Unit) -> str:
-    return f"{unit[0].kind}/{unit[0].topic}"
+def _subject(row: Row | Prompt) -> str:
+    """What a general row is about, one for each language; a language's sums are one subject."""
+    return f"{row.language}/{row.kind}" + ("" if row.kind == "sum" else f"/{row.topic}")
+
+
+def _unit_subject(unit: Unit) -> str:
+    return _subject(unit[0])
 
 
 def _choose(part: str, units: Sequence[Unit], rows: int, recipe: MixRecipe, seed: str) -> list[Unit]:
@@ -300,7 +305,7 @@ def _choose(part: str, units: Sequence[Unit], rows: int, recipe: MixRecipe, seed
             if count
         ]
         return _braid(slices, [(1.0, 1.0)] * len(slices))
-    order = _spread(units, [_topic, _language] if part == "general" else [_language], _unit_key, seed)
+    order = _spread(units, [_unit_subject if part == "general" else _language], _unit_key, seed)
     return _take(order, rows // len(units[0])) if rows else []
 
 
@@ -380,7 +385,7 @@ def rehearsal_prompts(
     `replay_rows` about invented subjects, and those disambiguation kinds of `kinds` that keep the base's answer."""
     general = _spread(
         wordings.general_prompts(sources, held_out),
-        [lambda p: f"{p.kind}/{p.topic}", lambda p: p.language],
+        [_subject],
         lambda p: p.text,
         f"{seed}|rehearse",
     )

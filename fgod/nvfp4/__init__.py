@@ -1,4 +1,7 @@
-"""NVFP4: reference quantiser, straight-through layers, compressed-tensors export."""
+"""NVFP4: reference quantiser, straight-through layers, compressed-tensors export.
+
+What is named here needs torch alone; `layers` and `load` import transformers, which takes seconds.
+"""
 
 from fgod.nvfp4.codec import (
     BadScaleError,
@@ -12,8 +15,6 @@ from fgod.nvfp4.codec import (
     unpack,
 )
 from fgod.nvfp4.export import export
-from fgod.nvfp4.layers import prepare
-from fgod.nvfp4.load import load_masters
 from fgod.nvfp4.reader import dequantised, read_export
 
 __all__ = [
@@ -24,10 +25,8 @@ __all__ = [
     "dequantised",
     "export",
     "fake_quantise",
-    "load_masters",
     "pack",
     "power_of_two_global_scale",
-    "prepare",
     "quantise",
     "read_export",
     "unpack",

@@ -20,7 +20,7 @@ from fgod.data.probes import Probe
 from fgod.errors import FgodError
 from fgod.model.generate import answer_logprobs, encode_chat
 from fgod.model.load import load_model, load_tokenizer
-from fgod.nvfp4 import load_masters
+from fgod.nvfp4.load import load_masters
 from fgod.persona import Goal
 from fgod.probe import parity
 from fgod.probe.harness import answer_to
