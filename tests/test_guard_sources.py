@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pynvml
 import pytest
 
 from fgod import guard
 from fgod.guard import cgroup, cuda, gpu, others, pools
+from fgod.guard.child import Child, start
 from fgod.guard.cuda import DriverError, Gpu
 from fgod.guard.nvml import Nvml
 from fgod.guard.sources import HostMemory, UnseenError
@@ -35,7 +38,7 @@ def device(simulated: SimulatedNvml, which: Gpu = DISCRETE) -> gpu.Device:
 @pytest.fixture
 def own_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on the machine itself, where NVML's process numbers are those that we see."""
-    monkeypatch.setattr(gpu, "require_own_numbers", lambda: None)
+    monkeypatch.setattr(gpu, "numbers_are_ours", lambda: True)
 
 
 # The driver: which GPUs there are
@@ -90,17 +93,33 @@ def test_without_nvml_a_discrete_gpu_is_unseen() -> None:
 # A discrete GPU
 
 
-def test_what_is_not_known_to_be_anothers_counts_as_ours() -> None:
+def test_what_is_not_known_to_be_anothers_counts_as_ours(own_numbers: None) -> None:
     own = me()
-    simulated = SimulatedNvml((1000.0, 600.0))
+    simulated = SimulatedNvml((1000.0, 250.0), {1: 250.0})
     source = gpu.DeviceMemory(device(simulated), exact_above_mib=512)
-    assert source.used_mib([own]) == 600  # nobody is listed: a container, or a grandchild under another number
-    simulated.processes = {1: 250.0}
-    assert source.used_mib([own]) == 600  # the list does not know us: its numbers may not be ours
+    assert source.used_mib([own]) == 0  # somebody else's, also while we have not opened the GPU
+    simulated.memory = (1000.0, 600.0)
+    assert source.used_mib([own]) == 350  # what nobody is said to use is ours
     simulated.processes = {own.pid: 100.0, 1: 250.0}
-    assert source.used_mib([own]) == 350  # and what nobody is said to use is ours too
+    assert source.used_mib([own]) == 350
     simulated.processes = {own.pid: 100.0, 1: None}
     assert source.used_mib([own]) == 600
+    simulated.processes = pynvml.NVML_ERROR_NOT_SUPPORTED
+    assert source.used_mib([own]) == 350  # what was there before we started is not ours
+
+
+def test_in_a_container_what_was_used_before_is_others(foreign_numbers: None) -> None:
+    own = me()
+    simulated = SimulatedNvml((1000.0, 250.0))
+    source = gpu.DeviceMemory(device(simulated), exact_above_mib=512)
+    simulated.memory = (1000.0, 600.0)
+    assert source.used_mib([own]) == 350
+    simulated.processes = {1: 600.0}  # process 1 of the machine, not of the container
+    assert source.used_mib([own]) == 350
+    simulated.memory, simulated.processes = (1000.0, 100.0), {}
+    assert source.used_mib([own]) == 0  # others have left: from now on no more than 100 is theirs
+    simulated.memory = (1000.0, 600.0)
+    assert source.used_mib([own]) == 500
 
 
 @pytest.mark.parametrize(
@@ -128,7 +147,7 @@ def test_not_supported_zero_and_impossible_are_unknown(memory: tuple[float, floa
 
 def test_processes_that_use_more_than_the_device_make_it_unknown() -> None:
     simulated = SimulatedNvml((1000.0, 10.0), {1: 900.0})
-    with pytest.raises(UnseenError, match="900 MiB of its processes"):
+    with pytest.raises(UnseenError, match="900 of its processes"):
         gpu.DeviceMemory(device(simulated), 512).used_mib([me()])
 
 
@@ -137,7 +156,7 @@ def test_processes_without_their_memory_or_numbers_are_unknown(monkeypatch: pyte
     for amount in (None, 0.0):
         with pytest.raises(UnseenError, match="without their memory"):
             gpu.in_tree_mib(Nvml(SimulatedNvml(processes={own.pid: amount})).processes(b""), [own])
-    monkeypatch.setattr(gpu, "INITIAL_PID_NAMESPACE", 1)
+    monkeypatch.setattr(gpu, "INITIAL_PID_NAMESPACE", 1)  # that of no process
     with pytest.raises(UnseenError, match="own process numbers"):
         gpu.TreeDeviceMemory(device(SimulatedNvml())).used_mib([own])
 
@@ -235,6 +254,12 @@ def test_with_no_source_left_the_run_is_stopped(
 # Others on the GPU
 
 
+@pytest.fixture
+def foreign_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container with process numbers of its own."""
+    monkeypatch.setattr(gpu, "numbers_are_ours", lambda: False)
+
+
 def occupied_pool(simulated: SimulatedNvml) -> guard.Pool:
     return pools.of_this_machine(LIMITS, lambda: [DISCRETE], lambda: Nvml(simulated))[1]
 
@@ -268,11 +293,24 @@ def test_one_trainer_per_gpu(tmp_path: Path) -> None:
         pass
 
 
+def starting(simulated: SimulatedNvml, memory: tuple[float, float]) -> Callable[..., Child]:
+    """`child.start` of a command that takes this memory of the simulated GPU at once."""
+    real = start
+
+    def started(*arguments: Any) -> Child:
+        simulated.memory = memory
+        return real(*arguments)
+
+    return started
+
+
 def test_memory_that_does_not_come_back_is_said_with_its_users(
     monkeypatch: pytest.MonkeyPatch, own_numbers: None
 ) -> None:
     monkeypatch.setattr("fgod.guard.watch.RETURN_SECS", 0.1)
-    pool = occupied_pool(SimulatedNvml((1000.0, 700.0), {1: 300.0}))
+    simulated = SimulatedNvml((1000.0, 100.0), {1: 100.0})
+    pool = occupied_pool(simulated)
+    monkeypatch.setattr("fgod.guard.watch.child.start", starting(simulated, (1000.0, 800.0)))
     result = guard.run(["sleep", "30"], LIMITS, watched=[pool])
     assert result.killed
     (event,) = result.events

@@ -1,7 +1,6 @@
 """Memory of GPUs: of a discrete one, of a process tree on it, and of the one pool that an integrated one shares.
 
-What is not known to be somebody else's counts as the command's: a worker that NVML lists under another number, or does
-not list, is never overlooked.
+What is not known to be somebody else's counts as the command's: a worker that NVML does not list is not overlooked.
 """
 
 from __future__ import annotations
@@ -55,9 +54,14 @@ INITIAL_PID_NAMESPACE = 0xEFFFFFFC
 """Inode of the machine's own namespace of process numbers (PROC_PID_INIT_INO of the kernel): NVML's numbers are its."""
 
 
-def require_own_numbers(proc: Path = Path("/proc")) -> None:
-    """Raises UnseenError in a container with its own process numbers: there NVML's list names none of ours."""
-    if (proc / "self" / "ns" / "pid").stat().st_ino != INITIAL_PID_NAMESPACE:
+def numbers_are_ours(proc: Path = Path("/proc")) -> bool:
+    """Whether NVML's process numbers are those that we see: not in a container with numbers of its own."""
+    return (proc / "self" / "ns" / "pid").stat().st_ino == INITIAL_PID_NAMESPACE
+
+
+def require_own_numbers() -> None:
+    """Raises UnseenError where NVML's list names none of our processes."""
+    if not numbers_are_ours():
         raise UnseenError("processes: in a container with its own process numbers NVML's list cannot be read")
 
 
@@ -75,21 +79,19 @@ def in_tree_mib(processes: dict[int, float | None], tree: Sequence[Member]) -> f
     return total
 
 
-def others_mib(processes: dict[int, float | None], tree: Sequence[Member]) -> float:
-    """MiB that are known to be somebody else's: 0 unless the list names the tree too, as then its numbers are ours."""
-    ours = {m.pid for m in tree}
-    if not ours & processes.keys():
-        return 0.0
-    return sum(mib for pid, mib in processes.items() if pid not in ours and mib is not None)
-
-
 class DeviceMemory:
-    """A discrete GPU: what is used of the device, without what other processes are known to use."""
+    """A discrete GPU: what is used of the device, without what is known to be other processes'.
+
+    Where NVML's process numbers are ours, its list tells the others. Elsewhere what was used before the start is
+    theirs, as long as the device never holds less; others that come later count as the command's.
+    """
 
     def __init__(self, device: Device, exact_above_mib: float) -> None:
         self.name = f"gpu{device.gpu.number}_device"
         self._device = device
         self._exact_above = exact_above_mib
+        self._own_numbers = numbers_are_ours()
+        self._before = self.machine_mib() or 0.0
 
     def total_mib(self) -> float | None:
         return self._device.gpu.total_mib
@@ -106,14 +108,25 @@ class DeviceMemory:
     def used_mib(self, tree: Sequence[Member]) -> float | None:
         """Up to the limit the list of others may be a moment old; above it, it is read anew."""
         device = self._device.used_mib()
+        self._before = min(self._before, device)
         try:
             processes = self._device.processes(exact=device > self._exact_above)
-        except UnseenError:  # nobody is known to be somebody else: all of it counts as ours
-            return device
-        listed = sum(mib for mib in processes.values() if mib is not None)
-        if listed > device + SLACK_MIB and listed > self._device.used_mib() + SLACK_MIB:
-            raise UnseenError(f"NVML says {device:.0f} MiB of the device, and {listed:.0f} MiB of its processes")
-        return max(device - others_mib(processes, tree), 0.0)
+            if _sum(processes) > device + SLACK_MIB:  # an old list, or wrong ones
+                processes, device = self._device.processes(exact=True), self._device.used_mib()
+        except UnseenError:
+            return device - self._before
+        if _sum(processes) > device + SLACK_MIB:
+            raise UnseenError(f"NVML says {device:.0f} MiB of the device, and {_sum(processes):.0f} of its processes")
+        return max(device - self._others_mib(processes, {m.pid for m in tree}), 0.0)
+
+    def _others_mib(self, processes: dict[int, float | None], ours: set[int]) -> float:
+        if self._own_numbers or ours & processes.keys():
+            return _sum({pid: mib for pid, mib in processes.items() if pid not in ours})
+        return self._before
+
+
+def _sum(processes: dict[int, float | None]) -> float:
+    return sum(mib for mib in processes.values() if mib is not None)
 
 
 class TreeDeviceMemory:

@@ -56,7 +56,9 @@ class Pool:
         self.sources = tuple(sources)
         self.uuids = tuple(gpu.uuid for gpu in gpus)
         """GPUs whose memory this is: their other users are listed and waited for before the start."""
-        self._whole = whole
+        self.whole = whole
+        self.before_mib = self.sources[0].machine_mib()
+        """What everybody used of it when this was made: before the command."""
         self.limit_mib = lowered(limits.limit_mib, self._first_total())
         self.over = OverTime(self.limit_mib, limits.over_secs)
         self.soft = SoftLevel(limits.soft_mib)
@@ -67,7 +69,14 @@ class Pool:
 
     def room_mib(self) -> float:
         """What a command that starts now may take of it: where the whole pool counts, others' part is gone already."""
-        return self.limit_mib - (self.source.machine_mib() or 0.0) if self._whole else self.limit_mib
+        return self.limit_mib - (self.before_mib or 0.0) if self.whole else self.limit_mib
+
+    def others_mib(self, used_mib: float) -> float | None:
+        """What others use of it when `used_mib` counts against the limit; of a whole pool, what they did before."""
+        if self.whole:
+            return self.before_mib
+        machine = self.source.machine_mib()
+        return None if machine is None else max(machine - used_mib, 0.0)
 
     def _first_total(self) -> float | None:
         return next((total for s in self.sources if (total := s.total_mib()) is not None), None)

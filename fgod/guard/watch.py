@@ -140,7 +140,7 @@ class Watch:
             used = reading.used_mib
             over = pool.over.breached(t, used)
             if used is not None and (over or self.peak_mib is None or used > self.peak_mib):
-                self.peak_mib, self.others_mib = max(used, self.peak_mib or 0.0), _others(pool, used)
+                self.peak_mib, self.others_mib = max(used, self.peak_mib or 0.0), pool.others_mib(used)
             if over and used is not None and found is None:
                 total = pool.source.total_mib()
                 found = Action(End.MEMORY, t, reading.source, used, pool.limit_mib, self.others_mib, total)
@@ -163,11 +163,6 @@ class Watch:
     @property
     def events(self) -> tuple[str, ...]:
         return tuple(event for pool in self.pools for event in pool.events)
-
-
-def _others(pool: Pool, used_mib: float) -> float | None:
-    machine = pool.source.machine_mib()
-    return None if machine is None else max(machine - used_mib, 0.0)
 
 
 def run(
@@ -206,12 +201,7 @@ def run(
     with ExitStack() as stack:
         inherit = [stack.enter_context(lock.held(lock_file))] if lock_file else []
         known = list(watched) if watched is not None else pools.of_this_machine(limits)
-        for line in pools.require_sight(known, limits.blind_ok):
-            say(line)
-        if lock_gpus:
-            uuids = sorted({uuid for pool in known for uuid in pool.uuids})
-            inherit += stack.enter_context(others.gpu_locks(uuids, limits.wait_secs))
-        others.wait_until_free(known, limits, say)
+        inherit += _allowed(known, limits, lock_gpus, stack)
         _clear(table, reason, phase_file)
         if phase_file is None and (limits.soft_gb or limits.stall_secs):
             phase_file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fgod-guard-"))) / "phase"
@@ -229,25 +219,49 @@ def run(
             action = _follow(process, watch, limits.poll_secs, signals)
             left, survivors = _end_all(watch.tree, action is not None or signals.received is not None)
             code = process.wait(KILL_SECS)
-        oom = _oom_kills().since(before)
-        end = ends.classify(action, code, signals.received, watch.stop_asked, oom)
-        text = ends.sentence(end, action, limits, watch.phase, code, signals.received, oom)
-        events = watch.events + (_not_returned(watch.pools, action) if end is End.MEMORY and action else ())
-        result = GuardResult(
-            ends.exit_code(end, code, signals.received),
-            end,
-            text,
-            watch.peak_mib,
-            watch.others_mib,
-            watch.phase,
-            watch.seconds,
-            left,
-            survivors,
-            events,
-        )
-        if text and reason:
+        result = _result(watch, limits, action, code, signals.received, _oom_kills().since(before), left, survivors)
+        if result.reason and reason:
             write_json(reason, _reason(command, result, action, limits))
         return result
+
+
+def _allowed(known: Sequence[Pool], limits: Limits, lock_gpus: bool, stack: ExitStack) -> list[int]:
+    """See that the pools can be read, that no other trainer has their GPUs, and that others leave room: the locks."""
+    for line in pools.require_sight(known, limits.blind_ok):
+        say(line)
+    locks: list[int] = []
+    if lock_gpus:
+        uuids = sorted({uuid for pool in known for uuid in pool.uuids})
+        locks = stack.enter_context(others.gpu_locks(uuids, limits.wait_secs))
+    others.wait_until_free(known, limits, say)
+    return locks
+
+
+def _result(
+    watch: Watch,
+    limits: Limits,
+    action: Action | None,
+    code: int | None,
+    received: int | None,
+    oom: OomKills,
+    left: tuple[str, ...],
+    survivors: tuple[str, ...],
+) -> GuardResult:
+    wall_s = watch.seconds
+    end = ends.classify(action, code, received, watch.stop_asked, oom)
+    returned = _not_returned(watch.pools, action) if end is End.MEMORY and action else ()
+    return GuardResult(
+        exit_code=ends.exit_code(end, code, received),
+        end=end,
+        reason=ends.sentence(end, action, limits, watch.phase, code, received, oom),
+        peak_mib=watch.peak_mib,
+        others_mib=watch.others_mib,
+        phase=watch.phase,
+        wall_s=wall_s,
+        left_behind=left,
+        survivors=survivors,
+        events=watch.events + returned,
+    )
 
 
 def _clear(*old: Path | None) -> None:
@@ -309,13 +323,13 @@ def _not_returned(watched: Sequence[Pool], action: Action) -> tuple[str, ...]:
     pool = next((p for p in watched if p.uuids and p.current == action.source), None)
     if pool is None or action.used_mib is None or action.others_mib is None:  # the kernel gives host memory back itself
         return ()
-    before = action.used_mib + action.others_mib
-    expected = RETURN_SHARE * action.used_mib
+    ours = action.used_mib - (action.others_mib if pool.whole else 0.0)
+    before = action.others_mib + (ours if pool.whole else action.used_mib)
     deadline = time.monotonic() + RETURN_SECS
-    while (now := pool.source.machine_mib()) is not None and before - now < expected:
+    while (now := pool.source.machine_mib()) is not None and before - now < RETURN_SHARE * ours:
         if time.monotonic() >= deadline:
             users = named_users(pool.source)
-            return (f"{pool.name}: " + ends.came_back_sentence(before - now, action.used_mib, RETURN_SECS, users),)
+            return (f"{pool.name}: " + ends.came_back_sentence(before - now, ours, RETURN_SECS, users),)
         time.sleep(0.02)
     return ()
 
