@@ -23,12 +23,12 @@ from fgod import guard
 
 HOST = """
 import mmap, sys, time
-block = mmap.mmap(-1, 128 << 20)
-for offset in range(0, 80 << 20, 1 << 20):
+block = mmap.mmap(-1, 108 << 20)
+for offset in range(0, 84 << 20, 1 << 20):
     block[offset : offset + (1 << 20)] = bytes(1 << 20)
 time.sleep(float(sys.argv[2]))
 open(sys.argv[1], "w").write(f"{time.monotonic()}\\n")
-for offset in range(80 << 20, 128 << 20, 1 << 20):
+for offset in range(84 << 20, 108 << 20, 1 << 20):
     block[offset : offset + (1 << 20)] = bytes(1 << 20)
 time.sleep(30)
 """
