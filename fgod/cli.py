@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         inputs = [getattr(args, name) for name in args.recorded if getattr(args, name) is not None]
         outputs = args.outputs(args)
         with manifest.recorded(Path("."), ["fgod", *arguments], stage, lineage, inputs, outputs) as record:
+            args.entry = record
             record.exit_code = int(args.handler(args))
             return record.exit_code
 
@@ -136,6 +137,8 @@ def _add_data(commands: Any) -> None:
 
 
 def _add_training(commands: Any) -> None:
+    from fgod.guard import add_limits
+
     recipe = _command(commands, "recipe", "recipe", "write a run's recipe", [])
     recipe.add_argument("--json", type=_json, required=True, metavar="JSON", help="the recipe")
     _paths(recipe, out="recipe.json to write")
@@ -158,9 +161,7 @@ def _add_training(commands: Any) -> None:
         outcome="outcome.json to write, beside the run's tables",
         stamp="trained.json to write, beside master/",
     )
-    train.add_argument("--limit-gb", type=float, required=True, help="memory past which the guard kills it")
-    train.add_argument("--over-secs", type=float, default=0.0, help="for longer than this")
-    train.add_argument("--poll-secs", type=float, default=0.5, help="looked at this often")
+    add_limits(train)
     train.add_argument("--fit", type=int, default=0, help="shown in its progress")
 
 

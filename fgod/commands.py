@@ -5,7 +5,6 @@ exit code. torch and transformers are imported only where weights are touched.
 from __future__ import annotations
 
 import shutil
-import signal
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
@@ -236,7 +235,7 @@ def recipe(args: Namespace) -> int:
 
 def train(args: Namespace) -> int:
     """Train one stage under the guard. Trained, killed by the guard and diverged are outcomes; all else is an error."""
-    from fgod.guard import Limits, report
+    from fgod.guard import limits_from, report
     from fgod.guard import run as guarded
 
     folder = args.outcome.parent
@@ -245,17 +244,20 @@ def train(args: Namespace) -> int:
     work.mkdir(parents=True, exist_ok=True)
     result_file = work / "outcome.json"
     result_file.unlink(missing_ok=True)
-    limits = Limits(args.limit_gb, args.over_secs, args.poll_secs)
+    limits = limits_from(args)
     phase_file = work / "phase"
     command = [sys.executable, "-m", "fgod.train", "--fit", str(args.fit)]
     paths = {"recipe": args.recipe, "weights": args.weights, "rows": args.rows, "work": work, "run": folder}
     paths |= {"master": args.stamp.parent / "master", "phase-file": phase_file, "result": result_file}
     for name, path in paths.items():
         command += [f"--{name}", str(path)]
-    ended = guarded(command, limits, folder / "guard.tsv", work / "reason.json", phase_file, work / "lock")
+    reason, lock = work / "reason.json", work / "lock"
+    ended = guarded(command, limits, folder / "guard.tsv", reason, phase_file, lock, lock_gpus=True)
     report(ended)
+    args.entry.facts["guard"] = ended.facts()
     if not ended.killed and ended.exit_code != 0:
-        raise FgodError(f"the training of {folder.parent.name} {_how_it_ended(ended.exit_code)}")
+        how = ended.reason or f"It failed with exit code {ended.exit_code}, see above."
+        raise FgodError(f"the training of {folder.parent.name} came to no result. {how}")
     if ended.killed:
         _leave_tables(work, folder)
     own = {"status": "killed", "reason": ended.reason, "weights_sha256": ""} if ended.killed else read_json(result_file)
@@ -269,12 +271,6 @@ def train(args: Namespace) -> int:
     if outcome["status"] != "trained":
         _say(f"{folder.parent.name} · {outcome['status']} · {outcome['reason']}")
     return 0
-
-
-def _how_it_ended(exit_code: int) -> str:
-    if exit_code > 128:
-        return f"was ended by {signal.Signals(exit_code - 128).name}, which the guard did not send"
-    return f"failed with exit code {exit_code}, see above"
 
 
 def _start_digest(stamp_file: Path) -> str:
@@ -446,7 +442,15 @@ def inspect(args: Namespace) -> int:
 
 
 def guard(args: Namespace) -> int:
-    """Run a command under a memory limit."""
-    from fgod.guard import main
+    """Run a command under a memory limit; with --record, leave a line in the manifest of this folder."""
+    from fgod.guard import run_with
 
-    return main(args)
+    if not args.record:
+        return run_with(args).exit_code
+    from fgod import manifest
+
+    argv = ["fgod", *sys.argv[1:]]
+    with manifest.recorded(Path("."), argv) as record:
+        ended = run_with(args)
+        record.exit_code, record.facts["guard"] = ended.exit_code, ended.facts()
+        return record.exit_code

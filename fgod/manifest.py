@@ -16,7 +16,7 @@ import socket
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ class Record:
 
     name: str
     exit_code: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What else is to stand in the entry of its end, by key."""
 
 
 @contextmanager
@@ -107,6 +109,7 @@ def _end(root: Path, record: Record, error: str, begin: datetime, outputs: Seque
         "exit_code": record.exit_code,
         "error": error,
         "outputs": describe(root, outputs),
+        **record.facts,
     }
 
 

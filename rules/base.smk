@@ -1,4 +1,10 @@
 # The original weights: made or checked once, exported once, never written to afterwards.
+from fgod.guard import options as guard_options
+
+# In the shell line and no params: what the guard allows never trains anything again.
+with settings.explained():
+    GUARD = guard_options(CONFIG["guard"])
+    GUARD_BASE = guard_options(CONFIG["guard"], trainer=False)  # its command gives no heartbeats
 
 
 rule base:
@@ -10,7 +16,7 @@ rule base:
     resources:
         gpu=GPU,
     shell:
-        "fgod guard --limit-gb {CONFIG[guard][limit_gb]} --poll-secs {CONFIG[guard][poll_secs]} --"
+        "fgod guard {GUARD_BASE} --record --"
         " fgod base --base {params.base:q} --sources {params.folder:q} --out {output:q}"
 
 

@@ -55,8 +55,7 @@ rule train:
     shell:
         "fgod train --recipe {input.recipe:q} --weights {params.weights:q} --start {input.start:q} --rows {input.rows:q}"
         " --audit {input.audit:q} --outcome {output.outcome:q} --stamp {output.stamp:q}"
-        " --limit-gb {CONFIG[guard][limit_gb]} --over-secs {CONFIG[guard][over_secs]}"
-        " --poll-secs {CONFIG[guard][poll_secs]} --fit {resources.fit}"
+        " {GUARD} --fit {resources.fit}"
 
 
 rule export:

@@ -22,8 +22,10 @@ from fgod import guard
 from fgod.errors import UsageError
 from fgod.files import read_table
 from fgod.guard.limits import OverTime
+from fgod.guard.lock import holder_numbers
+from fgod.guard.procfs import MIB
 from fgod.guard.samples import Sample, Samples, TableWriter
-from fgod.guard.sources import MIB, HostMemory
+from fgod.guard.sources import HostMemory, User
 from fgod.guard.tree import Member, ProcessTree, read_process
 
 PYTHON = sys.executable
@@ -33,13 +35,13 @@ HOG = "import time; x = bytearray(200 << 20); time.sleep(30)"
 CLI = """
 import argparse, signal, sys
 from fgod.errors import FgodError
-from fgod.guard import add_arguments, main
+from fgod.guard import add_arguments, run_with
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_DFL)  # a shell starts background jobs with SIGINT ignored, and so it would stay
 parser = argparse.ArgumentParser()
 add_arguments(parser.add_subparsers(required=True).add_parser("guard"))
 try:
-    sys.exit(main(parser.parse_args()))
+    sys.exit(run_with(parser.parse_args()).exit_code)
 except FgodError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
@@ -98,7 +100,9 @@ def test_a_kill_by_someone_else_is_an_error_and_not_ours(tmp_path: Path) -> None
     for number in (signal.SIGKILL, signal.SIGSEGV):
         result = guard.run(["sh", "-c", f"kill -{number} $$"], LARGE, reason=tmp_path / "reason.json")
         assert (result.exit_code, result.killed) == (128 + number, False)
-        assert not (tmp_path / "reason.json").exists()
+        told = json.loads((tmp_path / "reason.json").read_text())
+        assert told["end"] == result.end == ("external" if number == signal.SIGKILL else "crashed")
+        assert number.name in told["reason"] and "did not send" in told["reason"]
 
 
 def test_past_the_limit_the_command_is_killed_with_a_reason(tmp_path: Path) -> None:
@@ -211,13 +215,17 @@ def test_a_program_that_does_not_exist_is_a_usage_error(tmp_path: Path) -> None:
 def test_an_exception_in_the_guard_ends_the_command(tmp_path: Path) -> None:
     class Broken(HostMemory):
         def used_mib(self, tree: Sequence[Member]) -> float | None:
+            if os.getpid() in {m.pid for m in tree}:
+                return 1.0
             if pid_file.exists() and pid_file.read_text().endswith("\n"):
                 raise RuntimeError("the source broke")
             return None
 
     pid_file = tmp_path / "pid"
     with pytest.raises(RuntimeError, match="the source broke"):
-        guard.run(["sh", "-c", f"echo $$ > {pid_file}; sleep 60"], LARGE, sources=[Broken(1)])
+        guard.run(
+            ["sh", "-c", f"echo $$ > {pid_file}; sleep 60"], LARGE, watched=[guard.Pool("host", [Broken(1)], LARGE)]
+        )
     assert not alive(number_in(pid_file))
 
 
@@ -255,19 +263,27 @@ class Told:
     def machine_mib(self) -> float | None:
         return None
 
+    def users(self) -> list[User]:
+        return []
+
     def used_mib(self, tree: Sequence[Member]) -> float | None:
+        if os.getpid() in {m.pid for m in tree}:  # asked before the start whether it can see
+            return 1.0
         return self._readings.pop(0) if len(self._readings) > 1 else self._readings[0]
 
 
 def test_unknown_is_empty_in_the_table_and_never_zero(tmp_path: Path) -> None:
-    result = guard.run(["sleep", "0.1"], SMALL, tmp_path / "guard.tsv", sources=[Told(None)])
+    result = guard.run(
+        ["sleep", "0.1"], SMALL, tmp_path / "guard.tsv", watched=[guard.Pool("told", [Told(None)], SMALL)]
+    )
     assert (result.exit_code, result.peak_mib, result.others_mib) == (0, None, None)
     assert {r["used_mib"] for r in read_table(tmp_path / "guard.tsv")} == {""}
 
 
 def test_any_source_above_the_limit_kills(tmp_path: Path) -> None:
-    sources: list[guard.MemorySource] = [HostMemory(SMALL.limit_mib), Told(5.0, None, 500.0)]
-    result = guard.run(["sleep", "30"], SMALL, tmp_path / "guard.tsv", sources=sources)
+    host, told = HostMemory(SMALL.limit_mib), Told(5.0, None, 500.0)
+    pools = [guard.Pool("host", [host], SMALL), guard.Pool("told", [told], SMALL)]
+    result = guard.run(["sleep", "30"], SMALL, tmp_path / "guard.tsv", watched=pools)
     assert result.killed and "told was 500 MiB" in result.reason and "an unknown amount" in result.reason
     rows = read_table(tmp_path / "guard.tsv")
     assert [r["used_mib"] for r in rows if r["source"] == "told"] == ["5.0", "", "500.0"]
@@ -317,21 +333,66 @@ def test_the_lock_names_its_holder_and_lets_no_second_command_in(tmp_path: Path)
     assert guard.run(["true"], LARGE, lock_file=lock).exit_code == 0
 
 
-def test_the_lock_is_held_by_a_command_whose_guard_was_killed(tmp_path: Path) -> None:
-    """The shell dies with the guard (PR_SET_PDEATHSIG); the grandchild still holds the folder."""
+def test_the_lock_is_held_as_long_as_anyone_lives_who_could_write(tmp_path: Path) -> None:
+    """The command has the lock open itself, also while its guard stands still."""
     lock, started = tmp_path / "lock", tmp_path / "started"
     script = f"sleep 60 & echo $! > {started}; wait"
-    with background(cli("--limit-gb", 2, "--lock", lock, "--", "sh", "-c", script)) as holder:
+    with background(cli("--limit-gb", 2, "--lock", lock, "--", "sh", "-c", script)):
         grandchild = number_in(started)
-        shell = read_process(grandchild)
-        assert shell is not None
-        holder.kill()
-        assert until(lambda: not alive(shell.parent)), "the direct child outlived the guard"
-        with pytest.raises(guard.LockHeldError, match=rf"{grandchild} \(sleep\)"):
-            guard.run(["true"], LARGE, lock_file=lock)
-        os.kill(grandchild, signal.SIGKILL)
-    assert until(lambda: not alive(grandchild))
+        with open(lock) as stream:
+            assert grandchild in holder_numbers(stream.fileno())
+    assert until(lambda: not alive(grandchild), 2)
     assert guard.run(["true"], LARGE, lock_file=lock).exit_code == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_no_orphan_after_the_guard_died(tmp_path: Path, number: signal.Signals) -> None:
+    """Behind a shell, after a double fork, and in a session of its own: all are gone within two seconds."""
+    pids = [tmp_path / name for name in ("shell", "grandchild", "daemon")]
+    script = f"sleep 60 & echo $! > {pids[1]}; setsid sh -c 'sleep 60 & echo $! > {pids[2]}'; echo $$ > {pids[0]}; wait"
+    with background(cli("--limit-gb", 2, "--", "sh", "-c", script)) as process:
+        numbers = [number_in(path) for path in pids]
+        process.send_signal(number)
+        assert until(lambda: not any(alive(pid) for pid in numbers), 2)
+
+
+def test_a_keeper_that_is_killed_ends_the_command_with_an_error(tmp_path: Path) -> None:
+    pids = [tmp_path / name for name in ("shell", "daemon")]
+    script = f"setsid sh -c 'sleep 60 & echo $! > {pids[1]}'; echo $$ > {pids[0]}; wait; sleep 60"
+    command = cli("--limit-gb", 2, "--poll-secs", 0.02, "--", "sh", "-c", script)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        shell, daemon = (number_in(path) for path in pids)
+        time.sleep(0.1)  # seen by the guard
+        member = read_process(shell)
+        assert member is not None
+        os.kill(member.parent, signal.SIGKILL)
+        assert process.wait(5) == 1
+        assert process.stderr is not None and "helper process" in process.stderr.read()
+    assert not alive(shell) and not alive(daemon)
+
+
+def test_a_daemon_of_the_command_counts_and_dies(tmp_path: Path) -> None:
+    """Double fork and setsid before its memory grows: neither parent, group nor session tell whose it is."""
+    pid_file = tmp_path / "pid"
+    code = f"""
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    open({str(pid_file)!r}, "w").write(f"{{os.getpid()}}\\n")
+    time.sleep(0.2)
+    x = bytearray(200 << 20)
+time.sleep(30)
+"""
+    assert guard.run(python(code), SMALL).killed
+    assert not alive(number_in(pid_file))
+
+
+def test_it_touches_nobody_elses_process(tmp_path: Path) -> None:
+    with background(["sleep", "60"]) as stranger:
+        assert guard.run(python(HOG), SMALL).killed
+        assert stranger.poll() is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -344,7 +405,7 @@ def test_a_signal_to_the_guard_ends_the_whole_group_first(tmp_path: Path, number
         process.send_signal(number)
         assert process.wait(5) == 128 + number
         assert not alive(grandchild)
-    assert not reason.exists() and table.exists()
+    assert json.loads(reason.read_text())["end"] == "signalled" and table.exists()
 
 
 def test_command_line(tmp_path: Path) -> None:

@@ -1,33 +1,51 @@
-"""The guard: runs a command in its own process group, watches the memory of its whole tree and kills it past a limit.
+"""The guard: runs a command below a keeper, watches the memory of its whole tree and kills it past a limit.
 
-    fgod guard --limit-gb 8 --over-secs 0 --poll-secs 0.5 --table guard.tsv --reason reason.json -- python train.py
+    fgod guard --limit-gb 108 --over-secs 0 --poll-secs 0.05 --table guard.tsv --reason reason.json -- python train.py
 
-Linux only (/proc, pidfd). Modules: `limits` (what is allowed; pure), `tree` (whose memory counts), `sources` (how it
-is read), `samples` (guard.tsv), `phases` (what the trainer is doing), `lock` (one trainer per run folder), `child`
-(start, signals), `watch` (the loop), `command` (the command line).
+Linux only (/proc, pidfd). Modules: `limits` (what is allowed; pure), `ends` (how it ended; pure), `pools` (what can
+run full here, and by which source it is read), `sources` and `gpu` (the sources), `cuda`, `nvml`, `cgroup`, `procfs`
+(who is asked), `tree` (whose memory counts), `others` (who else uses the GPU), `lock` (one trainer per run folder and
+GPU), `child` and `keeper` (start, signals, no orphans), `watch` (the loop), `samples` (guard.tsv), `command` (options).
+
+For the trainer: `phases` (what it is doing: its heartbeat), `requests` (what the guard asks), `cap` (the allocator's
+limit), `predict` (what will not fit is not loaded). docs/guard.md tells it for users.
 """
 
-from fgod.guard.command import add_arguments, main
-from fgod.guard.limits import KILLED_EXIT, Limits
+from fgod.guard.child import KeeperLostError
+from fgod.guard.command import add_arguments, add_limits, limits_from, options, run_with
+from fgod.guard.ends import End
+from fgod.guard.limits import KILLED_EXIT, Limits, Request
 from fgod.guard.lock import LockHeldError
+from fgod.guard.others import OccupiedError
 from fgod.guard.phases import PHASES, read_phase, write_phase
+from fgod.guard.pools import BlindError, Pool
 from fgod.guard.samples import COLUMNS
-from fgod.guard.sources import HostMemory, MemorySource
+from fgod.guard.sources import HostMemory, MemorySource, UnseenError
 from fgod.guard.watch import GuardResult, report, run
 
 __all__ = [
     "COLUMNS",
     "KILLED_EXIT",
     "PHASES",
+    "BlindError",
+    "End",
     "GuardResult",
     "HostMemory",
+    "KeeperLostError",
     "Limits",
     "LockHeldError",
     "MemorySource",
+    "OccupiedError",
+    "Pool",
+    "Request",
+    "UnseenError",
     "add_arguments",
-    "main",
+    "add_limits",
+    "limits_from",
+    "options",
     "read_phase",
     "report",
     "run",
+    "run_with",
     "write_phase",
 ]

@@ -1,65 +1,157 @@
-"""Start the command so that it cannot outlive the guard unseen, and learn of its end and of signals to the guard."""
+"""Start the command below a keeper, learn of its end, and take note of signals to the guard."""
 
 from __future__ import annotations
 
-import ctypes
+import errno
 import os
 import select
 import signal
+import socket
 import subprocess
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-from fgod.errors import UsageError
+from fgod.errors import FgodError, UsageError
+from fgod.guard import keeper
+from fgod.guard.keeper import PR_SET_CHILD_SUBREAPER, prctl
 
 STOP_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
-PR_SET_PDEATHSIG = 1
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
+KEEPER_SECS = 15.0
+"""How long the keeper may take to end; it kills for up to `KILL_SECS` itself."""
 
 
-def start(command: Sequence[str], inherit: Sequence[int] = ()) -> subprocess.Popen[bytes]:
-    """Start the command as leader of a new session and group, with our standard streams and the given descriptors.
+class KeeperLostError(FgodError):
+    """The keeper ended before the command did: somebody killed it. Exit code 1."""
 
-    The kernel kills it (PR_SET_PDEATHSIG, prctl(2)) when the thread that called this dies.
+
+class Child:
+    """A running command and its keeper."""
+
+    def __init__(self, keeper: subprocess.Popen[bytes], line: socket.socket) -> None:
+        self._keeper = keeper
+        self._line = line
+        self._heard = b""
+        self.pid = 0
+        """Of the command, once it has started."""
+        self.failed = 0
+        """Why it could not be started (errno), or 0."""
+        self.code: int | None = None
+        """Its exit code once it has ended, negative for a signal."""
+
+    @property
+    def keeper(self) -> int:
+        return self._keeper.pid
+
+    def fileno(self) -> int:
+        """Readable when there is news for `listen`."""
+        return self._line.fileno()
+
+    def listen(self) -> None:
+        """Wait for news of the keeper and take note of all of it: several words may come at once.
+
+        Raises:
+            KeeperLostError: it ended before it said how the command did.
+        """
+        news = self._line.recv(256)
+        if not news:
+            raise KeeperLostError(
+                f"guard: its helper process {self.keeper} was ended by something else; the command was ended too"
+            )
+        *lines, self._heard = (self._heard + news).split(b"\n")
+        for line in lines:
+            self._note(*line.decode().split(" "))
+
+    def _note(self, word: str, number: str) -> None:
+        match word:
+            case "started":
+                self.pid = int(number)
+            case "failed":
+                self.failed = int(number)
+            case "ended":
+                self.code = os.waitstatus_to_exitcode(int(number))
+
+    def wait(self, timeout: float) -> int | None:
+        """The command's exit code; None when it has not ended after `timeout` seconds."""
+        poll = select.poll()
+        poll.register(self._line, select.POLLIN)
+        if self.code is None and poll.poll(timeout * 1000):
+            self.listen()
+        return self.code
+
+    def close(self) -> None:
+        """Let the keeper go; it kills what is left first."""
+        self._line.close()
+        try:
+            self._keeper.wait(KEEPER_SECS)
+        except subprocess.TimeoutExpired:  # a descendant stuck in the kernel: the guard has named it
+            self._keeper.kill()
+            self._keeper.wait()
+
+
+def start(command: Sequence[str], environment: Mapping[str, str], inherit: Sequence[int] = ()) -> Child:
+    """Start the command as leader of a new session, with our standard streams and the given descriptors.
+
+    It and all its descendants are killed when we end, in whatever way.
 
     Raises:
         UsageError: there is no such program, or it cannot be executed.
     """
     if not command:
         raise UsageError("guard: no command given; expected: fgod guard --limit-gb N -- CMD …")
-    parent = os.getpid()
-    try:
-        return subprocess.Popen(
-            list(command), start_new_session=True, pass_fds=tuple(inherit), preexec_fn=lambda: _die_with(parent)
+    ours, theirs = socket.socketpair()
+    numbers = ",".join(map(str, inherit))
+    words = [sys.executable, "-I", "-S", keeper.__file__, str(theirs.fileno()), numbers, *command]
+    with theirs:
+        process = subprocess.Popen(
+            words, pass_fds=(*inherit, theirs.fileno()), env=dict(environment), restore_signals=False
         )
-    except (FileNotFoundError, PermissionError, NotADirectoryError, ProcessLookupError) as error:
-        raise UsageError(f"guard: cannot start {command[0]!r}: {error.strerror}; expected a program") from None
+    child = Child(process, ours)
+    try:
+        while not child.pid and not child.failed:
+            child.listen()
+    except BaseException:
+        child.close()
+        raise
+    if child.failed:
+        child.close()
+        raise UsageError(f"guard: cannot start {command[0]!r}: {_why(child.failed)}; expected a program")
+    return child
 
 
-def _die_with(parent: int) -> None:
-    """Runs in the new process before exec."""
-    if _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:  # it died before the kernel knew
-        os.kill(os.getpid(), signal.SIGKILL)
+def _why(number: int) -> str:
+    return f"{os.strerror(number)} ({errno.errorcode.get(number, number)})"
+
+
+@contextmanager
+def subreaper() -> Iterator[None]:
+    """While entered, descendants that lose keeper and parents become our children."""
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        prctl(PR_SET_CHILD_SUBREAPER, 0)
 
 
 class StopSignals:
     """While entered, SIGHUP, SIGINT, SIGQUIT and SIGTERM to this process are noted and wake `wait`.
 
     Signals that are ignored (nohup) stay ignored. Outside the main thread Python takes no handlers: signals then do
-    what the caller has set, and ending the command in time is left to PR_SET_PDEATHSIG.
+    what the caller has set, and ending the command in time is left to the keeper.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._old: dict[int, Any] = {}
+        self._poll = select.poll()
 
     def __enter__(self) -> StopSignals:
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._poll.register(self._wake_read, select.POLLIN)
         if threading.current_thread() is threading.main_thread():
             # Where SIGCHLD is ignored the kernel throws exit codes away.
             self._old[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -81,9 +173,10 @@ class StopSignals:
             self.received = number
             os.write(self._wake_write, b"!")
 
-    def wait(self, process: int, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for a stop signal or the end of a process (a pidfd): whether it ended."""
-        poll = select.poll()
-        poll.register(process, select.POLLIN)
-        poll.register(self._wake_read, select.POLLIN)
-        return any(handle == process for handle, _ in poll.poll(max(timeout, 0) * 1000))
+    def watch(self, child: Child) -> None:
+        """Let the child's news wake `wait` too."""
+        self._poll.register(child, select.POLLIN)
+
+    def wait(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds for a stop signal or news of the child: whether there is news."""
+        return any(handle != self._wake_read for handle, _ in self._poll.poll(max(timeout, 0) * 1000))

@@ -1,40 +1,81 @@
-"""fgod guard --limit-gb 8 --over-secs 0 --poll-secs 0.5 [--table F --reason F --phase-file F --lock F] -- CMD …"""
+"""fgod guard --limit-gb 108 --over-secs 0 --poll-secs 0.05 [--table F --reason F …] -- python train.py"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fgod.guard.limits import Limits
-from fgod.guard.watch import report, run
+from fgod.guard.watch import GuardResult, report, run
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """The options that are the same for `fgod guard`, `fgod train` and the config's key `guard`."""
+    options: dict[str, str] = {
+        "over-secs": "seconds that it may stay above the limit (default %(default)g)",
+        "poll-secs": "seconds between two readings (default %(default)g)",
+        "soft-gb": "GiB past which it is asked to empty its cache, then to save and stop (default: never)",
+        "stall-secs": "seconds without a heartbeat after which it is ended (default: never)",
+        "others-gb": "GiB that others may use on the GPU when it starts (default: any)",
+        "wait-secs": "seconds to wait for others to leave the GPU before refusing (default %(default)g)",
+    }
+    help = "memory of the command and all its descendants in GiB (2^30), of the host and of each GPU"
+    parser.add_argument("--limit-gb", type=float, required=True, help=help)
+    for name, text in options.items():
+        default = getattr(Limits, name.replace("-", "_"))
+        parser.add_argument(f"--{name}", type=float, default=default, help=text)
+    parser.add_argument("--blind-ok", action="store_true", help="go on where memory cannot be read")
+
+
+def limits_from(args: argparse.Namespace) -> Limits:
+    """Raises UsageError when a value is out of its range."""
+    names = ("limit_gb", "over_secs", "poll_secs", "soft_gb", "stall_secs", "others_gb", "wait_secs", "blind_ok")
+    return Limits(**{name: getattr(args, name) for name in names})
+
+
+def options(guard: Mapping[str, Any], trainer: bool = True) -> str:
+    """The config's key `guard` as options of the command line; keys that are null are left out.
+
+    `trainer`: whether the command gives heartbeats and listens to requests.
+
+    Raises:
+        UsageError: a value is out of its range, or they do not go together.
+    """
+    Limits(**{key: value for key, value in guard.items() if value is not None})
+    unheard = () if trainer else ("soft_gb", "stall_secs")
+    words = []
+    for key, value in guard.items():
+        if value is True:
+            words.append(f"--{key.replace('_', '-')}")
+        elif value is not None and value is not False and key not in unheard:
+            words.append(f"--{key.replace('_', '-')} {value}")
+    return " ".join(words)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--limit-gb", type=float, required=True, help="memory of the command and all its descendants in GiB (2^30)"
-    )
-    parser.add_argument(
-        "--over-secs", type=float, default=Limits.over_secs, help="seconds that they may stay above it (default 0)"
-    )
-    parser.add_argument(
-        "--poll-secs", type=float, default=Limits.poll_secs, help="seconds between two readings (default 0.5)"
-    )
+    add_limits(parser)
     parser.add_argument("--table", type=Path, help="write the readings here (guard.tsv)")
-    parser.add_argument("--reason", type=Path, help="write here why the guard killed the command, if it did (JSON)")
-    parser.add_argument("--phase-file", type=Path, help="where the command says what it is doing")
+    parser.add_argument("--reason", type=Path, help="write here why the command ended, if not by itself (JSON)")
+    parser.add_argument("--phase-file", type=Path, help="where the command says what it is doing: its heartbeat")
     parser.add_argument("--lock", type=Path, help="lock file: no second command runs while this one lives")
+    parser.add_argument("--lock-gpu", action="store_true", help="no second such command on the same GPUs")
+    parser.add_argument("--record", action="store_true", help="leave a line in the manifest of this folder's project")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD …", help="the command to run")
 
 
-def main(args: argparse.Namespace) -> int:
-    """Exit code: 75 killed by the guard (a reason file tells it from the command's own 75), else the command's own.
+def run_with(args: argparse.Namespace) -> GuardResult:
+    """Run the command and say on standard error what the guard did.
 
     Raises:
         UsageError: a limit out of its range, or a command that cannot be started.
-        LockHeldError: the lock is held.
+        LockHeldError: a lock is held.
+        BlindError: memory cannot be read.
+        OccupiedError: others use too much of the GPU.
     """
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
-    limits = Limits(limit_gb=args.limit_gb, over_secs=args.over_secs, poll_secs=args.poll_secs)
-    result = run(command, limits, args.table, args.reason, args.phase_file, args.lock)
+    limits = limits_from(args)
+    result = run(command, limits, args.table, args.reason, args.phase_file, args.lock, lock_gpus=args.lock_gpu)
     report(result)
-    return result.exit_code
+    return result

@@ -1,9 +1,10 @@
-"""What the guard allows, and when it is over. Pure."""
+"""What the guard allows, and when it acts. Pure."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import StrEnum
 
 from fgod.errors import UsageError
 
@@ -14,6 +15,12 @@ MIB_PER_GB = 1024
 """`limit_gb` counts GiB (2³⁰ bytes) as nvidia-smi and free do; tables are in MiB (2²⁰ bytes)."""
 
 MIN_POLL_SECS = 0.005
+
+SETTLE_SECS = 1.0
+"""How long after the command emptied its cache its memory may still be above the soft level."""
+
+HEADROOM = 0.05
+"""Part of a machine or cgroup that the limit leaves free where it would be above what there is."""
 
 
 @dataclass(frozen=True)
@@ -29,19 +36,49 @@ class Limits:
     poll_secs: float = 0.5
     """Seconds between two readings."""
 
+    soft_gb: float = 0.0
+    """GiB past which the command is asked to empty its cache, then to save and stop; 0: it is never asked."""
+
+    stall_secs: float = 0.0
+    """Seconds without a heartbeat after which the command is ended; 0: it may be silent for ever."""
+
+    others_gb: float = math.inf
+    """GiB that others may use on the GPU (or of unified memory) when the command starts."""
+
+    wait_secs: float = 0.0
+    """Seconds to wait for others, or for another trainer, to leave the GPU before refusing."""
+
+    blind_ok: bool = False
+    """Go on where no source of a pool can be read."""
+
     def __post_init__(self) -> None:
-        _require("limit_gb", self.limit_gb, self.limit_gb > 0, "a number above 0 (GiB)")
-        _require("over_secs", self.over_secs, self.over_secs >= 0, "a number of seconds, 0 or more")
-        _require("poll_secs", self.poll_secs, self.poll_secs >= MIN_POLL_SECS, f"seconds, {MIN_POLL_SECS} or more")
+        limit, soft = self.limit_gb, self.soft_gb
+        _require("limit_gb", limit, 0 < limit < math.inf, "a number above 0 (GiB)")
+        _require("over_secs", self.over_secs, 0 <= self.over_secs < math.inf, "a number of seconds, 0 or more")
+        poll = MIN_POLL_SECS <= self.poll_secs < math.inf
+        _require("poll_secs", self.poll_secs, poll, f"seconds, {MIN_POLL_SECS} or more")
+        _require("soft_gb", soft, 0 <= soft < limit, f"0 (never) or GiB below limit_gb ({limit:g})")
+        _require("stall_secs", self.stall_secs, 0 <= self.stall_secs < math.inf, "0 (never) or seconds")
+        _require("others_gb", self.others_gb, self.others_gb >= 0, "GiB, 0 or more")
+        _require("wait_secs", self.wait_secs, 0 <= self.wait_secs < math.inf, "a number of seconds, 0 or more")
 
     @property
     def limit_mib(self) -> float:
         return self.limit_gb * MIB_PER_GB
 
+    @property
+    def soft_mib(self) -> float:
+        return self.soft_gb * MIB_PER_GB if self.soft_gb else math.inf
+
 
 def _require(key: str, value: float, holds: bool, expected: str) -> None:
-    if not (holds and math.isfinite(value)):
+    if not holds:
         raise UsageError(f"guard.{key}: found {value}, expected {expected}")
+
+
+def lowered(limit_mib: float, total_mib: float | None) -> float:
+    """The limit, lowered to `HEADROOM` below the total where that is smaller: else the kernel would kill before us."""
+    return limit_mib if total_mib is None else min(limit_mib, total_mib * (1 - HEADROOM))
 
 
 @dataclass
@@ -62,3 +99,54 @@ class OverTime:
         if self.since is None:
             self.since = t
         return t - self.since >= self.over_secs
+
+
+class Request(StrEnum):
+    """What the guard asks of a trainer above the soft level."""
+
+    EMPTY_CACHE = "empty_cache"
+    SAVE_AND_STOP = "save_and_stop"
+
+
+@dataclass
+class SoftLevel:
+    """Asks once to empty the cache; and once to save and stop, when that was done and did not help.
+
+    A command that does not answer is asked nothing further: what is left is the limit. Below the level it forgets.
+    """
+
+    soft_mib: float
+    asked: Request | None = None
+    done_at: float | None = None
+
+    def ask(self, t: float, used_mib: float | None, done: bool) -> Request | None:
+        """Take the reading of time `t` and whether what was asked last has been done: what to ask now, if anything."""
+        if used_mib is None or self.asked is Request.SAVE_AND_STOP:
+            return None
+        if used_mib <= self.soft_mib:
+            self.asked, self.done_at = None, None
+            return None
+        if self.asked is None:
+            self.asked = Request.EMPTY_CACHE
+            return self.asked
+        if done and self.done_at is None:
+            self.done_at = t
+        if self.done_at is None or t - self.done_at < SETTLE_SECS:
+            return None
+        self.asked = Request.SAVE_AND_STOP
+        return self.asked
+
+
+@dataclass
+class Stall:
+    """Says when a command has given no sign of life for `stall_secs` (0: never)."""
+
+    stall_secs: float
+    beat: object = None
+    since: float = 0.0
+
+    def stalled(self, t: float, beat: object) -> bool:
+        """Take what the heartbeat looks like at time `t` (seconds since the start)."""
+        if beat != self.beat:
+            self.beat, self.since = beat, t
+        return 0 < self.stall_secs <= t - self.since

@@ -1,7 +1,7 @@
-"""One trainer per run folder: a file lock whose descriptor the command inherits.
+"""One trainer per run folder and GPU: a file lock whose descriptor the command inherits.
 
-flock(2) belongs to the open file, so the lock is held as long as anyone lives who could write: also after the guard
-was killed, while the trainer goes on.
+flock(2) belongs to the open file, so the lock is held as long as anyone lives who could write: also in the moment
+between the end of a guard that was killed and the end of its trainer.
 """
 
 from __future__ import annotations
@@ -17,35 +17,44 @@ from fgod.guard.tree import process_numbers, read_process
 
 
 class LockHeldError(FgodError):
-    """Another process holds the lock of the run folder: the command was not started. Exit code 1."""
+    """Another process holds the lock: the command was not started. Exit code 1."""
 
 
 @contextmanager
-def held(path: Path) -> Iterator[int]:
+def held(path: Path, what: str = "this folder") -> Iterator[int]:
     """Hold the lock and yield its descriptor. The file stays behind: removing it would let two in.
 
     Raises:
         LockHeldError: someone else holds it; names the processes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    handle, writable = _opened(path)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise LockHeldError(_held_by(path, handle)) from None
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+            raise LockHeldError(_held_by(path, handle, what)) from None
+        if writable:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield handle
     finally:
         os.close(handle)  # no LOCK_UN: that would unlock the copies that the command inherited
 
 
-def _held_by(path: Path, handle: int) -> str:
+def _opened(path: Path) -> tuple[int, bool]:
+    """A descriptor and whether it can be written to: another user's file is enough to lock."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), True
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC), False
+
+
+def _held_by(path: Path, handle: int, what: str) -> str:
     holders = [str(p) for pid in holder_numbers(handle) if (p := read_process(pid))]
     named = ", ".join(holders) or f"unknown; last taken by process {os.pread(handle, 32, 0).decode().strip()}"
     return (
-        f"{path}: another run is using this folder, found process {named}; "
+        f"{path}: another run is using {what}, found process {named}; "
         "expected none. Wait until it ends, or end it, then start again"
     )
 

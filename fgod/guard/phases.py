@@ -1,4 +1,7 @@
-"""The trainer says what it is doing in a small file; the guard writes it beside each reading."""
+"""The trainer says what it is doing in a small file; the guard writes it beside each reading.
+
+Each time it says so, the same phase again or not, is a heartbeat; `touch` is one too.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,9 @@ PHASES = (
 
 MAX_LENGTH = 64
 
+VARIABLE = "FGOD_GUARD_PHASE"
+"""Where a command under the guard finds the name of the file."""
+
 
 def write_phase(path: Path, phase: str) -> None:
     """Say the phase: by rename, so that a reader sees the old or the new one; not synced, as it is told every step."""
@@ -38,3 +44,25 @@ def read_phase(path: Path | None) -> str:
         return PHASES[0]
     line = next(iter(text.splitlines()), "")[:MAX_LENGTH].strip()
     return "".join(c for c in line if c.isprintable()) or PHASES[0]
+
+
+class PhaseReader:
+    """The phase and what the heartbeat looks like; the file is read again only when it changed."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self.beat: tuple[int, int] | None = None
+        """Differs after each heartbeat; None before the first."""
+        self.phase = PHASES[0]
+
+    def read(self) -> None:
+        """Look again."""
+        if self._path is None:
+            return
+        try:
+            stat = os.stat(self._path)
+        except FileNotFoundError:
+            return
+        beat = stat.st_ino, stat.st_mtime_ns
+        if beat != self.beat:
+            self.beat, self.phase = beat, read_phase(self._path)

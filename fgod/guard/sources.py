@@ -1,19 +1,19 @@
-"""Where memory readings come from. Unknown is None and never 0: a guard must not take blindness for an idle machine."""
+"""Where memory readings come from: the interface, and host memory.
+
+What cannot be read is an UnseenError and never 0: a guard must not take blindness for an idle machine.
+"""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from fgod.guard import cgroup
+from fgod.guard.procfs import MIB, PAGE_BYTES, TICKS_PER_SEC, Meminfo, Statm, kib_field
 from fgod.guard.tree import Member
-
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-TICKS_PER_SEC = os.sysconf("SC_CLK_TCK")
-MIB = 2**20
 
 VFORK_SECS = 1.0
 """A child this young whose memory map is that of its parent has most likely not yet reached exec."""
@@ -21,27 +21,65 @@ VFORK_SECS = 1.0
 SAME_MAP = 0.02
 """Relative difference up to which two maps count as the same: other threads go on while one waits in vfork."""
 
-PSS_CALM_COST = 200
-"""PSS of a process is read again after this many times the time that reading took: at most 0.5 % of a core …"""
+PSS_CALM_SECS = 2.0
+"""PSS is read again after this long, and …"""
+
+PSS_CALM_COST = 500
+"""… after this many times the time that reading the tree takes: at most 0.2 % of a core …"""
 
 PSS_ALERT_COST = 20
 """ … and 5 % while the cheap upper bound, RSS, is above the limit."""
 
 
+class UnseenError(Exception):
+    """A source cannot tell now. The message says why."""
+
+
+@dataclass(frozen=True)
+class User:
+    """A process that uses memory of a device; `mib` None: how much is unknown."""
+
+    pid: int
+    name: str
+    mib: float | None
+
+    def __str__(self) -> str:
+        return f"{self.pid} ({self.name}) {'an unknown amount' if self.mib is None else f'{self.mib:.0f} MiB'}"
+
+
+def named_users(source: MemorySource) -> str:
+    """Its users in words; empty when there is none."""
+    try:
+        return ", ".join(map(str, source.users()))
+    except UnseenError as error:
+        return f"users that cannot be listed ({error})"
+
+
 class MemorySource(Protocol):
-    """One way of reading memory. All figures in MiB; None where the source cannot tell."""
+    """One way of reading one pool of memory. All figures in MiB."""
 
     name: str
     """Stands in guard.tsv."""
 
     def total_mib(self) -> float | None:
-        """What the machine or device has."""
+        """What the machine or device has, and our control group may have of it; None: unknown."""
 
     def machine_mib(self) -> float | None:
-        """What all of its users use together, now."""
+        """What all of its users use together, now; None: unknown."""
 
     def used_mib(self, tree: Sequence[Member]) -> float | None:
-        """What the processes of the tree use together, now."""
+        """What counts against the limit now; None: the tree has no process with memory (it starts or ends).
+
+        Raises:
+            UnseenError: it cannot be read.
+        """
+
+    def users(self) -> list[User]:
+        """Processes that use the device, as far as it tells; nobody for memory of the host.
+
+        Raises:
+            UnseenError: they cannot be listed.
+        """
 
 
 @dataclass(frozen=True)
@@ -62,7 +100,7 @@ class _Resident:
 
 @dataclass(frozen=True)
 class _Share:
-    """PSS of a process in MiB, and the RSS when it was read; `due` is the time to read it again."""
+    """PSS of a process in MiB, the RSS when it was read, and what reading took (seconds)."""
 
     started: int
     pss: float
@@ -70,8 +108,19 @@ class _Share:
     read_at: float
     cost: float
 
-    def due(self, now: float, factor: float) -> bool:
-        return now >= self.read_at + factor * self.cost
+
+@dataclass(frozen=True)
+class _Pace:
+    """How old a reading may get: `secs`, and `factor` times what it took."""
+
+    secs: float
+    factor: float
+
+    def due(self, share: _Share, now: float) -> bool:
+        return now >= share.read_at + max(self.secs, self.factor * share.cost)
+
+
+_EXACT = _Pace(0.0, 0.0)
 
 
 class HostMemory:
@@ -87,73 +136,75 @@ class HostMemory:
         self._exact_above = exact_above_mib
         self._shares: dict[int, _Share] = {}
         self._has_pss = (proc / "self" / "smaps_rollup").exists()
+        self._meminfo = Meminfo(proc)
+        self._statm = Statm(proc)
+        self._group = cgroup.own(proc)
+        self._last_tree: Sequence[Member] = ()
+        self._last_texts: list[bytes] = []
+        self._last_used: float | None = None
+        self._look_at = 0.0
         self.name = "host_pss" if self._has_pss else "host_rss"
 
     def total_mib(self) -> float | None:
-        return self._meminfo().get("MemTotal")
+        machine, group = self._meminfo.read(), self._group.limit_mib()
+        known = [total for total in (machine and machine[0], group) if total is not None]
+        return min(known, default=None)
 
     def machine_mib(self) -> float | None:
-        info = self._meminfo()
-        if "MemTotal" not in info or "MemAvailable" not in info:
-            return None
-        return info["MemTotal"] - info["MemAvailable"]
+        info = self._meminfo.read()
+        return None if info is None else info[0] - info[1]
+
+    def users(self) -> list[User]:
+        return []
 
     def used_mib(self, tree: Sequence[Member]) -> float | None:
-        """Sum over the tree; None when it has no process with memory, or one that cannot be read."""
+        """Sum over the tree. Maps that did not change since the last reading are not looked at again for a while."""
         try:
-            resident = {m.pid: r for m in tree if (r := self._resident(m.pid))}
-        except PermissionError:
-            return None
+            texts = [self._statm.read(m.pid, m.started) for m in tree]
+        except OSError as error:
+            raise UnseenError(f"{error.filename or self._proc}: {error.strerror}") from None
+        now = time.monotonic()
+        if tree is not self._last_tree or texts != self._last_texts or now >= self._look_at:
+            self._last_tree, self._last_texts, self._look_at = tree, texts, now + PSS_CALM_SECS
+            self._last_used = self._used(tree, texts)
+        return self._last_used
+
+    def _used(self, tree: Sequence[Member], texts: Sequence[bytes]) -> float | None:
+        maps = zip(tree, map(self._statm.parsed, texts), strict=True)
+        resident = {m.pid: _Resident(*r) for m, r in maps if r}
+        self._statm.keep_only(resident.keys())
         members = [m for m in tree if m.pid in resident]
         if not members:
             return None
         upper = sum(r.mib for r in resident.values())
-        factor = PSS_CALM_COST if upper <= self._exact_above else PSS_ALERT_COST
-        used = self._sum(members, resident, factor)
-        return used if used <= self._exact_above else self._sum(members, resident, 0)
+        calm = upper <= self._exact_above
+        count = len(members)
+        pace = _Pace(PSS_CALM_SECS, PSS_CALM_COST * count) if calm else _Pace(0.0, PSS_ALERT_COST * count)
+        used = self._sum(members, resident, pace)
+        return used if used <= self._exact_above else self._sum(members, resident, _EXACT)
 
-    def _sum(self, members: list[Member], resident: dict[int, _Resident], factor: float) -> float:
-        """Sum of shares; those older than `factor` times their cost are read again."""
+    def _sum(self, members: list[Member], resident: dict[int, _Resident], pace: _Pace) -> float:
+        """Sum of shares; those that are due are read again."""
         before = self._shares
-        self._shares = {m.pid: self._share(m, resident[m.pid], before.get(m.pid), factor) for m in members}
+        self._shares = {m.pid: self._share(m, resident[m.pid], before.get(m.pid), pace) for m in members}
         current = {m.pid: _estimate(self._shares[m.pid], resident[m.pid]) for m in members}
         return sum(current.values()) - _counted_twice(members, resident, current)
 
-    def _share(self, member: Member, resident: _Resident, last: _Share | None, factor: float) -> _Share:
+    def _share(self, member: Member, resident: _Resident, last: _Share | None, pace: _Pace) -> _Share:
         begin = time.monotonic()
-        if last and last.started == member.started and not last.due(begin, factor):
+        if last and last.started == member.started and not pace.due(last, begin):
             return last
         pss = self._pss(member.pid) if self._has_pss else None
         share = resident.mib if pss is None else min(pss, resident.mib)
         return _Share(member.started, share, resident.mib, begin, time.monotonic() - begin)
 
-    def _resident(self, pid: int) -> _Resident | None:
-        """None for a process that is gone or has given its memory back."""
-        try:
-            extent, pages = map(int, (self._proc / str(pid) / "statm").read_bytes().split()[:2])
-        except (FileNotFoundError, ProcessLookupError):
-            return None
-        return _Resident(extent, pages) if pages else None
-
     def _pss(self, pid: int) -> float | None:
         """None when the process is gone or another user's: its RSS counts then."""
         try:
-            text = (self._proc / str(pid) / "smaps_rollup").read_text()
+            text = (self._proc / str(pid) / "smaps_rollup").read_bytes()
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             return None
-        return _kib_fields(text.splitlines()).get("Pss")
-
-    def _meminfo(self) -> dict[str, float]:
-        try:
-            return _kib_fields((self._proc / "meminfo").read_text().splitlines())
-        except OSError:
-            return {}
-
-
-def _kib_fields(lines: Iterable[str]) -> dict[str, float]:
-    """`Name:   123 kB` lines as MiB."""
-    fields = (line.split() for line in lines)
-    return {f[0].rstrip(":"): int(f[1]) / 1024 for f in fields if len(f) == 3 and f[2] == "kB"}
+        return kib_field(text, b"Pss:")
 
 
 def _estimate(share: _Share, resident: _Resident) -> float:
@@ -168,8 +219,8 @@ def _counted_twice(members: list[Member], resident: dict[int, _Resident], curren
     ticks = _uptime_ticks()
     twice = 0.0
     for m in members:
-        young = ticks - m.started <= VFORK_SECS * TICKS_PER_SEC
-        if young and m.parent in resident and resident[m.parent].like(resident[m.pid]):
+        young = m.parent in resident and ticks - m.started <= VFORK_SECS * TICKS_PER_SEC
+        if young and resident[m.parent].like(resident[m.pid]):
             twice += max(current[m.parent] + current[m.pid] - resident[m.pid].mib, 0.0)
     return twice
 

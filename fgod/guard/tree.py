@@ -1,7 +1,7 @@
 """The processes that a command started, found in /proc: descendants, and members of its session or group.
 
-A worker is often a grandchild, and one whose parent died belongs to init: its session still tells whose it is. A
-process once seen stays a member as long as it lives, also after it left the session.
+A worker is often a grandchild. One whose parent died goes to the nearest subreaper, and that is our keeper (see
+`keeper`): it stays a descendant even after a double fork and setsid. A process once seen stays a member while it lives.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
-RESCAN_SECS = 5.0
-"""How often processes that were found to be strangers are looked at again (a process number may have been reused)."""
+from fgod.guard.procfs import OpenFile
+
+RESCAN_SECS = 60.0
+"""How often strangers are looked at again: a number may have gone round and be reused between two looks."""
 
 KILL_SECS = 5.0
 """How long a killed process may take to vanish (freeing many GiB takes time) before it counts as a survivor."""
@@ -55,16 +58,33 @@ def process_numbers() -> Iterator[int]:
 
 
 class ProcessTree:
-    """The living processes of the command whose first process is `root`, the leader of its own session.
+    """The living processes below `root`, which is the keeper (never a member itself) or, alone, the command.
 
-    Do not reap `root` before the last `kill`: while it is a zombie its number can be nobody else's.
+    Nothing here signals by number or group: each process is named by number and start time, so none is taken for one
+    that was given its number later.
     """
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, keeper: bool = False) -> None:
         self.root = root
+        self._hidden = {root} if keeper else set()
         self._members: dict[int, Member] = {}
         self._strangers: set[str] = set()  # names in /proc
         self._rescan_at = 0.0
+        self._last_created: bytes | None = None
+        self._watched: list[Member] = []
+        self._loadavg = OpenFile(Path("/proc/loadavg"))
+
+    def watched(self) -> list[Member]:
+        """`members`, looked up only when a process or thread was created since, or a minute has passed.
+
+        /proc/loadavg ends with the number given last (proc_loadavg(5)): while it stands no process can have joined.
+        Those that ended meanwhile are still listed.
+        """
+        last = self._loadavg.read(128).split()[-1]
+        if last != self._last_created or time.monotonic() >= self._rescan_at:
+            self._last_created = last
+            self._watched = self.members()
+        return self._watched
 
     def members(self) -> list[Member]:
         """Living members, sorted by number. Costs one listing of /proc and one read for each member or new process."""
@@ -78,7 +98,7 @@ class ProcessTree:
         new = listed - self._strangers - {str(pid) for pid in self._members}
         self._strangers.update(name for name in new if not name.isdecimal())
         self._adopt([p for name in new - self._strangers if (p := read_process(int(name)))])
-        return sorted(self._members.values(), key=lambda m: m.pid)
+        return sorted((m for m in self._members.values() if m.pid not in self._hidden), key=lambda m: m.pid)
 
     def _drop_dead(self) -> None:
         current = {pid: read_process(pid) for pid in self._members}
@@ -99,22 +119,14 @@ class ProcessTree:
     def _belongs(self, p: Member) -> bool:
         return self.root in (p.pid, p.session, p.group) or p.parent in self._members
 
-    def kill_group(self) -> None:
-        """SIGKILL to the group of the command at once; the fast part of `kill`."""
-        with suppress(ProcessLookupError, PermissionError):  # what is left or forbidden, `kill` finds and names
-            os.killpg(self.root, signal.SIGKILL)
-
     def kill(self, timeout: float = KILL_SECS) -> list[Member]:
         """SIGKILL to all members until none lives, or `timeout` seconds passed: returns the survivors."""
         deadline = time.monotonic() + timeout
         pause = 0.001
-        self.kill_group()
         while members := self.members():
             if time.monotonic() > deadline:
                 return members
-            for member in members:
-                kill_process(member)
-            self.kill_group()
+            kill_all(members)
             time.sleep(pause)
             pause = min(2 * pause, 0.02)
         return []
@@ -125,6 +137,12 @@ class ProcessTree:
         while (members := self.members()) and time.monotonic() < deadline:
             time.sleep(0.01)
         return members
+
+
+def kill_all(members: Sequence[Member]) -> None:
+    """SIGKILL to each of these processes, and to no other."""
+    for member in members:
+        kill_process(member)
 
 
 def kill_process(member: Member) -> None:

@@ -1,30 +1,37 @@
-"""The guard's loop: start, read, judge, kill, record."""
+"""The guard's loop: look, start, read, judge, kill, record."""
 
 from __future__ import annotations
 
 import os
 import shlex
-import signal
-import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 from fgod.files import write_json
-from fgod.guard import child, lock
-from fgod.guard.limits import KILLED_EXIT, Limits, OverTime
-from fgod.guard.phases import PHASES, read_phase
+from fgod.guard import cap, cgroup, child, ends, lock, others, phases, pools, requests
+from fgod.guard.child import Child
+from fgod.guard.ends import Action, End, OomKills
+from fgod.guard.limits import Limits, Request, Stall
+from fgod.guard.phases import PhaseReader
+from fgod.guard.pools import Pool, Reading
 from fgod.guard.samples import WRITE_SECS, Sample, Samples, TableWriter
-from fgod.guard.sources import HostMemory, MemorySource
-from fgod.guard.tree import KILL_SECS, Member, ProcessTree
+from fgod.guard.sources import named_users
+from fgod.guard.tree import KILL_SECS, Member, ProcessTree, kill_all
 
 LEFTOVER_SECS = 1.0
 """How long processes that the command leaves behind may take to end (multiprocessing's helpers clean up then)."""
+
+RETURN_SECS = 2.0
+"""How long a GPU may take to get the memory of killed processes back."""
+
+RETURN_SHARE = 0.5
+"""Part of their memory that must be back then; others come and go meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +39,19 @@ class GuardResult:
     """How the command ended."""
 
     exit_code: int
-    """75 when we killed it, 128 + n when a signal n ended it or us, else its own (which may be 75 too)."""
+    """75 when it was killed for its memory, 1 when we ended it for another reason, 128 + n when a signal n ended it or
+    us, else its own (which may be 75 too)."""
 
-    killed: bool
-    """Whether we killed it for its memory. Only this says so, not the exit code."""
+    end: End
 
     reason: str
-    """One sentence on the kill; empty when we did not kill."""
+    """One sentence; empty when the command ended by itself."""
 
     peak_mib: float | None
-    """Largest reading of the tree; None if it ended before the first one."""
+    """Largest reading of a pool; None if it ended before the first one."""
 
     others_mib: float | None
-    """What everybody else on the machine used at that time, if known."""
+    """What everybody else used of the same pool at that time, if known."""
 
     phase: str
     """The last phase that was seen."""
@@ -57,63 +64,105 @@ class GuardResult:
     survivors: tuple[str, ...] = ()
     """Processes that did not die of SIGKILL in time."""
 
+    events: tuple[str, ...] = ()
+    """What else is to be known: sight lost, memory that did not come back."""
 
-@dataclass(frozen=True)
-class Breach:
-    """The reading for which the command is killed."""
+    @property
+    def killed(self) -> bool:
+        """Whether it was ended for its memory: only then the end says something about the run."""
+        return self.end in ends.KILLED
 
-    t: float
-    source: str
-    used_mib: float
-    others_mib: float | None
-    total_mib: float | None
+    def facts(self) -> dict[str, object]:
+        """For the manifest."""
+        return {
+            "end": self.end,
+            "reason": self.reason,
+            "phase": self.phase,
+            "peak_mib": _rounded(self.peak_mib),
+            "others_mib": _rounded(self.others_mib),
+            "left_behind": list(self.left_behind),
+            "survivors": list(self.survivors),
+            "events": list(self.events),
+        }
 
 
 class Watch:
     """What is known of a running command: its tree, its readings, its phase and its peak."""
 
-    def __init__(self, root: int, limits: Limits, phase_file: Path | None, sources: Sequence[MemorySource]) -> None:
-        self.tree = ProcessTree(root)
+    def __init__(
+        self,
+        tree: ProcessTree,
+        limits: Limits,
+        watched: Sequence[Pool],
+        phase_file: Path | None,
+        voice: requests.Voice | None,
+    ) -> None:
+        self.tree = tree
         self.samples = Samples()
-        self.phase = PHASES[0]
         self.peak_mib: float | None = None
         self.others_mib: float | None = None
-        self._limits = limits
-        self._phase_file = phase_file
-        self._timed = [(source, OverTime(limits.limit_mib, limits.over_secs)) for source in sources]
+        self.stop_asked = False
+        self.pools = watched
+        self._blind_ok = limits.blind_ok
+        self._phases = PhaseReader(phase_file)
+        self._stall = Stall(limits.stall_secs)
+        self._voice = voice
         self._began = time.monotonic()
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self._began
 
-    def poll(self) -> Breach | None:
-        """Read all sources once; at a breach the group is dead before anything is written or looked up."""
-        t = self.seconds
-        members = self.tree.members()
-        readings = [(source, source.used_mib(members)) for source, _ in self._timed]
-        breach = self._judge(t, readings)
-        if breach:
-            self.tree.kill_group()
-        self.phase = read_phase(self._phase_file)
-        for source, used in readings:
-            self.samples.add(Sample(t, self.phase, source.name, used, self._limits.limit_mib))
-        return breach
+    @property
+    def phase(self) -> str:
+        return self._phases.phase
 
-    def _judge(self, t: float, readings: Sequence[tuple[MemorySource, float | None]]) -> Breach | None:
+    def poll(self) -> Action | None:
+        """Read all pools once; at a breach every known process is dead before anything is written or looked up."""
+        t = self.seconds
+        members = self.tree.watched()
+        readings = [(pool, pool.read(t, members)) for pool in self.pools]
+        action = self._judge(t, readings)
+        if action:
+            kill_all(members)
+        self._phases.read()
+        for pool, reading in readings:
+            self.samples.add(Sample(t, self.phase, reading.source, reading.used_mib, pool.limit_mib))
+        if action is None:
+            self._ask(t, readings)
+            if self._stall.stalled(t, self._phases.beat):
+                action = Action(End.STALLED, t, "")
+        return action
+
+    def _judge(self, t: float, readings: Sequence[tuple[Pool, Reading]]) -> Action | None:
         found = None
-        for (source, over_time), (_, used) in zip(self._timed, readings, strict=True):
-            over = over_time.breached(t, used)
+        for pool, reading in readings:
+            used = reading.used_mib
+            over = pool.over.breached(t, used)
             if used is not None and (over or self.peak_mib is None or used > self.peak_mib):
-                self.peak_mib, self.others_mib = max(used, self.peak_mib or 0.0), _others(source, used)
+                self.peak_mib, self.others_mib = max(used, self.peak_mib or 0.0), pool.others_mib(used)
             if over and used is not None and found is None:
-                found = Breach(t, source.name, used, self.others_mib, source.total_mib())
+                total = pool.source.total_mib()
+                found = Action(End.MEMORY, t, reading.source, used, pool.limit_mib, self.others_mib, total)
+            if reading.blind and not self._blind_ok and found is None:
+                found = Action(End.BLIND, t, pool.name)
         return found
 
+    def _ask(self, t: float, readings: Sequence[tuple[Pool, Reading]]) -> None:
+        if self._voice is None:
+            return
+        for pool, reading in readings:
+            asked = pool.soft.ask(t, reading.used_mib, pool.soft.asked is not None and self._voice.done())
+            if asked:
+                self._voice.ask(asked)
+                pool.events.append(
+                    f"{t:.1f} s: asked to {asked.replace('_', ' ')}: {pool.name} is {reading.used_mib:.0f} MiB"
+                )
+                self.stop_asked |= asked is Request.SAVE_AND_STOP
 
-def _others(source: MemorySource, used_mib: float) -> float | None:
-    machine = source.machine_mib()
-    return None if machine is None else max(machine - used_mib, 0.0)
+    @property
+    def events(self) -> tuple[str, ...]:
+        return tuple(event for pool in self.pools for event in pool.events)
 
 
 def run(
@@ -123,72 +172,139 @@ def run(
     reason: Path | None = None,
     phase_file: Path | None = None,
     lock_file: Path | None = None,
-    sources: Sequence[MemorySource] | None = None,
+    watched: Sequence[Pool] | None = None,
     write_secs: float = WRITE_SECS,
+    lock_gpus: bool = False,
 ) -> GuardResult:
-    """Run a command under the guard and wait for it, its whole group, and the records.
+    """Run a command under the guard and wait for it, all its descendants, and the records.
 
     Args:
         command: program and arguments; it gets our environment, folder and standard streams, and a session of its own.
         table: guard.tsv; written every `write_secs` and at the end.
-        reason: a JSON file that exists afterwards if, and only if, we killed the command for its memory.
-        phase_file: where the trainer says its phase (`write_phase`); an old one is removed.
+        reason: a JSON file that exists afterwards if, and only if, the command did not end by its own exit.
+        phase_file: where the trainer says its phase (`write_phase`), which is its heartbeat too; an old one is removed.
         lock_file: held by us and by the command as long as one of them lives.
-        sources: where memory readings come from; host memory of the process tree by default.
+        watched: the pools of memory; those of this machine by default.
+        lock_gpus: let no second command that asks the same start on one of the visible GPUs.
 
     A breach kills the whole tree. SIGHUP, SIGINT, SIGQUIT or SIGTERM to us end it too (exit code 128 + n), and so does
-    any exception here. What the command leaves running in its session is ended.
+    any exception here, and our own death by any signal. What the command leaves running is ended.
 
     Raises:
-        LockHeldError: another process holds the lock; nothing was started or removed.
+        LockHeldError: another process holds a lock; nothing was started or removed.
+        BlindError: a pool cannot be read, and `blind_ok` is not set; nothing was started.
+        OccupiedError: others use too much of a GPU; nothing was started.
         UsageError: the command cannot be started.
+        KeeperLostError: our helper was killed, and the command with it.
         OSError: a record cannot be written; the command has ended all the same.
     """
-    used_sources = list(sources) if sources is not None else [HostMemory(limits.limit_mib)]
     with ExitStack() as stack:
         inherit = [stack.enter_context(lock.held(lock_file))] if lock_file else []
-        for old in (table, reason, phase_file):
-            if old:
-                old.parent.mkdir(parents=True, exist_ok=True)
-                old.unlink(missing_ok=True)
+        known = list(watched) if watched is not None else pools.of_this_machine(limits)
+        inherit += _allowed(known, limits, lock_gpus, stack)
+        _clear(table, reason, phase_file)
+        if phase_file is None and (limits.soft_gb or limits.stall_secs):
+            phase_file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fgod-guard-"))) / "phase"
+        request_file = phase_file.with_name(phase_file.name + ".request") if phase_file else None
+        voice = requests.Voice(request_file) if request_file else None
         signals = stack.enter_context(child.StopSignals())
-        process = child.start(command, inherit)
-        watch = Watch(process.pid, limits, phase_file, used_sources)
-        ended = partial(_ended_after, process, watch.tree)
-        with (
-            ended(),
-            _recorded(table, watch.samples, write_secs),
-            ended(),
-        ):  # inside too: end it before the table's turn
-            breach = _follow(process, watch, limits.poll_secs, signals)
-            left, survivors = _end_all(watch.tree, breach is not None or signals.received is not None)
-            code = _reap(process)
-        # A command that ended by itself just before our signal reached it was not killed by us.
-        killed = breach if code in (None, -signal.SIGKILL) else None
-        sentence = _sentence(killed, limits, watch.phase) if killed else ""
-        if killed and reason:
-            write_json(reason, _reason(command, killed, limits, watch.phase, sentence, survivors))
-        exit_code = KILLED_EXIT if killed else _exit_code(code, signals.received)
-        peak, others = watch.peak_mib, watch.others_mib
-        return GuardResult(
-            exit_code, killed is not None, sentence, peak, others, watch.phase, watch.seconds, left, survivors
-        )
+        stack.enter_context(child.subreaper())
+        before = _oom_kills()
+        process = child.start(command, _environment(known, phase_file, request_file), inherit)
+        stack.callback(process.close)
+        signals.watch(process)
+        watch = Watch(ProcessTree(process.keeper, keeper=True), limits, known, phase_file, voice)
+        with _ended_after(watch.tree), _recorded(table, watch.samples, write_secs), _ended_after(watch.tree):
+            # ended inside too: before the table's turn
+            action = _follow(process, watch, limits.poll_secs, signals)
+            left, survivors = _end_all(watch.tree, action is not None or signals.received is not None)
+            code = process.wait(KILL_SECS)
+        result = _result(watch, limits, action, code, signals.received, _oom_kills().since(before), left, survivors)
+        if result.reason and reason:
+            write_json(reason, _reason(command, result, action, limits))
+        return result
 
 
-def _follow(
-    process: subprocess.Popen[bytes], watch: Watch, poll_secs: float, signals: child.StopSignals
-) -> Breach | None:
-    """Read at a steady pace until the command ends, breaks its limit, or we are told to stop."""
-    handle = os.pidfd_open(process.pid)
-    try:
-        due = time.monotonic()
-        while not signals.wait(handle, due - time.monotonic()) and signals.received is None:
-            if breach := watch.poll():
-                return breach
+def _allowed(known: Sequence[Pool], limits: Limits, lock_gpus: bool, stack: ExitStack) -> list[int]:
+    """See that the pools can be read, that no other trainer has their GPUs, and that others leave room: the locks."""
+    for line in pools.require_sight(known, limits.blind_ok):
+        say(line)
+    locks: list[int] = []
+    if lock_gpus:
+        uuids = sorted({uuid for pool in known for uuid in pool.uuids})
+        locks = stack.enter_context(others.gpu_locks(uuids, limits.wait_secs))
+    others.wait_until_free(known, limits, say)
+    return locks
+
+
+def _result(
+    watch: Watch,
+    limits: Limits,
+    action: Action | None,
+    code: int | None,
+    received: int | None,
+    oom: OomKills,
+    left: tuple[str, ...],
+    survivors: tuple[str, ...],
+) -> GuardResult:
+    wall_s = watch.seconds
+    end = ends.classify(action, code, received, watch.stop_asked, oom)
+    returned = _not_returned(watch.pools, action) if end is End.MEMORY and action else ()
+    return GuardResult(
+        exit_code=ends.exit_code(end, code, received),
+        end=end,
+        reason=ends.sentence(end, action, limits, watch.phase, code, received, oom),
+        peak_mib=watch.peak_mib,
+        others_mib=watch.others_mib,
+        phase=watch.phase,
+        wall_s=wall_s,
+        left_behind=left,
+        survivors=survivors,
+        events=watch.events + returned,
+    )
+
+
+def _clear(*old: Path | None) -> None:
+    for path in old:
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+
+
+def _environment(known: Sequence[Pool], phase_file: Path | None, request_file: Path | None) -> dict[str, str]:
+    """Ours, with what the command may know of its guard; nothing of a guard around us."""
+    told = {
+        phases.VARIABLE: phase_file and str(phase_file.absolute()),
+        requests.VARIABLE: request_file and str(request_file.absolute()),
+        cap.VARIABLE: _room(known),
+    }
+    kept = {name: value for name, value in os.environ.items() if name not in told}
+    return kept | {name: value for name, value in told.items() if value}
+
+
+def _room(known: Sequence[Pool]) -> str | None:
+    """MiB that the command may take of the GPU that has least; None without a GPU."""
+    rooms = [pool.room_mib() for pool in known if pool.uuids]
+    return f"{max(min(rooms), 1.0):.0f}" if rooms else None
+
+
+def _oom_kills() -> OomKills:
+    return OomKills(cgroup.own().oom_kills(), cgroup.machine_oom_kills())
+
+
+def _follow(process: Child, watch: Watch, poll_secs: float, signals: child.StopSignals) -> Action | None:
+    """Read at a steady pace until the command ends, must be ended, or we are told to stop."""
+    due = time.monotonic()
+    while signals.received is None:
+        if process.code is not None:
+            return None
+        if signals.wait(due - time.monotonic()):
+            process.listen()
+        elif signals.received is None and time.monotonic() >= due:
+            if action := watch.poll():
+                return action
             due = max(due + poll_secs, time.monotonic())
-        return None
-    finally:
-        os.close(handle)
+    return None
 
 
 def _end_all(tree: ProcessTree, now: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -202,22 +318,29 @@ def _names(members: Sequence[Member]) -> tuple[str, ...]:
     return tuple(map(str, members))
 
 
-def _reap(process: subprocess.Popen[bytes]) -> int | None:
-    """The exit code, negative for a signal; None when the process is stuck in the kernel."""
-    try:
-        return process.wait(timeout=KILL_SECS)
-    except subprocess.TimeoutExpired:
-        return None
+def _not_returned(watched: Sequence[Pool], action: Action) -> tuple[str, ...]:
+    """What is to be said of the GPU that was over its limit, if it does not get its memory back."""
+    pool = next((p for p in watched if p.uuids and p.current == action.source), None)
+    if pool is None or action.used_mib is None or action.others_mib is None:  # the kernel gives host memory back itself
+        return ()
+    ours = action.used_mib - (action.others_mib if pool.whole else 0.0)
+    before = action.others_mib + (ours if pool.whole else action.used_mib)
+    deadline = time.monotonic() + RETURN_SECS
+    while (now := pool.source.machine_mib()) is not None and before - now < RETURN_SHARE * ours:
+        if time.monotonic() >= deadline:
+            users = named_users(pool.source)
+            return (f"{pool.name}: " + ends.came_back_sentence(before - now, ours, RETURN_SECS, users),)
+        time.sleep(0.02)
+    return ()
 
 
 @contextmanager
-def _ended_after(process: subprocess.Popen[bytes], tree: ProcessTree) -> Iterator[None]:
+def _ended_after(tree: ProcessTree) -> Iterator[None]:
     """Whatever goes wrong inside, the command does not live on without a guard."""
     try:
         yield
     except BaseException:
         tree.kill()
-        _reap(process)
         raise
 
 
@@ -234,50 +357,48 @@ def _recorded(table: Path | None, samples: Samples, every_secs: float) -> Iterat
         writer.finish()
 
 
-def _exit_code(code: int | None, received: int | None) -> int:
-    if received is not None:
-        return 128 + received
-    if code is None:
-        return 128 + signal.SIGKILL
-    return 128 - code if code < 0 else code
-
-
-def _sentence(breach: Breach, limits: Limits, phase: str) -> str:
-    held = f" for {limits.over_secs:g} s" if limits.over_secs else ""
-    others = "an unknown amount" if breach.others_mib is None else f"{breach.others_mib:.0f} MiB"
-    total = "" if breach.total_mib is None else f" of {breach.total_mib:.0f} MiB"
-    return (
-        f"The guard killed the command after {breach.t:.1f} s in phase {phase}: {breach.source} was "
-        f"{breach.used_mib:.0f} MiB, above the limit of {limits.limit_mib:.0f} MiB ({limits.limit_gb:g} GiB){held}; "
-        f"others on the machine used {others}{total}."
+def _reason(command: Sequence[str], result: GuardResult, action: Action | None, limits: Limits) -> dict[str, object]:
+    reading = (
+        {}
+        if action is None or action.end is not End.MEMORY
+        else {
+            "source": action.source,
+            "used_mib": _rounded(action.used_mib),
+            "limit_mib": _rounded(action.limit_mib),
+            "over_secs": limits.over_secs,
+            "others_mib": _rounded(action.others_mib),
+            "total_mib": _rounded(action.total_mib),
+        }
     )
-
-
-def _reason(
-    command: Sequence[str], breach: Breach, limits: Limits, phase: str, sentence: str, survivors: Sequence[str]
-) -> dict[str, object]:
     return {
-        "reason": sentence,
+        "reason": result.reason,
+        "end": result.end,
         "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "command": shlex.join(command),
-        "phase": phase,
-        "t": round(breach.t, 3),
-        "source": breach.source,
-        "used_mib": round(breach.used_mib, 1),
-        "limit_mib": round(limits.limit_mib, 1),
-        "over_secs": limits.over_secs,
-        "others_mib": None if breach.others_mib is None else round(breach.others_mib, 1),
-        "total_mib": None if breach.total_mib is None else round(breach.total_mib, 1),
-        "survivors": list(survivors),
+        "phase": result.phase,
+        "t": round(action.t if action else result.wall_s, 3),
+        **reading,
+        "peak_mib": _rounded(result.peak_mib),
+        "survivors": list(result.survivors),
+        "events": list(result.events),
     }
 
 
-def report(result: GuardResult) -> None:
-    """Say on standard error what the guard did, if it did anything."""
-    lines = [result.reason] if result.killed else []
+def _rounded(mib: float | None) -> float | None:
+    return None if mib is None else round(mib, 1)
+
+
+def say(text: str) -> None:
+    """On standard error, where the guard says what it does."""
+    print(f"fgod guard: {text}", file=sys.stderr, flush=True)
+
+
+def report(result: GuardResult, tell: Callable[[str], None] = say) -> None:
+    """Say what the guard did, if it did anything."""
+    for line in (result.reason, *result.events):
+        if line:
+            tell(line)
     if result.left_behind:
-        lines.append(f"ended processes that the command left behind: {', '.join(result.left_behind)}")
+        tell(f"ended processes that the command left behind: {', '.join(result.left_behind)}")
     if result.survivors:
-        lines.append(f"still alive {KILL_SECS:g} s after SIGKILL: {', '.join(result.survivors)}")
-    for line in lines:
-        print(f"fgod guard: {line}", file=sys.stderr)
+        tell(f"still alive {KILL_SECS:g} s after SIGKILL: {', '.join(result.survivors)}")

@@ -1,0 +1,69 @@
+"""The second line of defence: torch's allocator refuses what would break the guard's limit.
+
+A reading every 50 ms is too slow where memory falls by gigabytes in a second; the allocator asks before it takes. The
+guard tells its command in the environment how much GPU memory it may use (FGOD_GUARD_ROOM_MIB); the trainer calls
+`cap_allocator` before it touches a GPU. Past the cap torch raises OutOfMemoryError in the trainer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from fgod.errors import UsageError
+
+VARIABLE = "FGOD_GUARD_ROOM_MIB"
+
+RESERVE = 0.05
+"""Part of the room that is not the allocator's: CUDA context, libraries' workspaces, fragments …"""
+
+RESERVE_MIB = 1024.0
+""" … and at least this, of which a small room gives a quarter at most."""
+
+
+def capped_mib(room_mib: float) -> float:
+    """What the allocator may take of the room that the guard gives."""
+    return room_mib - max(RESERVE * room_mib, min(RESERVE_MIB, room_mib / 4))
+
+
+def fraction(room_mib: float, total_mib: float) -> float:
+    """The same as a part of the device, 0 to 1."""
+    return min(max(capped_mib(room_mib) / total_mib, 0.0), 1.0)
+
+
+def room_mib(environment: Mapping[str, str] = os.environ) -> float | None:
+    """GPU memory that the guard allows, in MiB; None without a guard.
+
+    Raises:
+        UsageError: the variable holds no number above 0.
+    """
+    text = environment.get(VARIABLE)
+    if text is None:
+        return None
+    try:
+        room = float(text)
+    except ValueError:
+        room = 0.0
+    if not 0 < room < float("inf"):
+        raise UsageError(f"{VARIABLE}: found {text!r}, expected MiB above 0")
+    return room
+
+
+def cap_allocator(room: float | None) -> dict[int, float]:
+    """Cap torch's CUDA allocator on every visible device: the caps in MiB by device; empty without CUDA or a guard.
+
+    Args:
+        room: MiB that the guard allows (`room_mib()`); None sets no cap.
+    """
+    if room is None:
+        return {}
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    caps = {}
+    for device in range(torch.cuda.device_count()):
+        total = torch.cuda.get_device_properties(device).total_memory / 2**20
+        torch.cuda.set_per_process_memory_fraction(fraction(room, total), device)
+        caps[device] = fraction(room, total) * total
+    return caps

@@ -1,0 +1,71 @@
+"""What NVML says of one GPU. What it does not know, or cannot have meant, is an UnseenError."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fgod.guard.procfs import MIB
+from fgod.guard.sources import UnseenError
+
+DIFFERS = 0.1
+"""NVML and the CUDA driver may differ this much over a device's size: one counts what the driver keeps for itself."""
+
+
+class Nvml:
+    """NVML by way of nvidia-ml-py.
+
+    Args:
+        library: the module pynvml, or what stands for it in a test.
+
+    Raises:
+        UnseenError: there is no NVML, or it does not start.
+    """
+
+    def __init__(self, library: Any = None) -> None:
+        self.library = library or _pynvml()
+        self._ask("start", self.library.nvmlInit)
+
+    def device(self, uuid: str) -> Any:
+        """Handle of a GPU, or of a part of one (MIG)."""
+        try:
+            return self._ask("GPU", self.library.nvmlDeviceGetHandleByUUID, f"GPU-{uuid}".encode())
+        except UnseenError:
+            return self._ask("GPU", self.library.nvmlDeviceGetHandleByUUID, f"MIG-{uuid}".encode())
+
+    def used_mib(self, device: Any, total_mib: float) -> float:
+        """What all processes and the driver use of a device whose size the driver says is `total_mib`."""
+        memory = self._ask("device memory", self.library.nvmlDeviceGetMemoryInfo, device)
+        found = f"NVML says {memory.used / MIB:.0f} of {memory.total / MIB:.0f} MiB"
+        if not 0 < memory.used <= memory.total:
+            raise UnseenError(f"device memory: {found}")
+        if abs(memory.total / MIB - total_mib) > DIFFERS * total_mib:
+            raise UnseenError(f"device memory: {found}, the CUDA driver says that there are {total_mib:.0f} MiB")
+        return float(memory.used / MIB)
+
+    def processes(self, device: Any) -> dict[int, float | None]:
+        """MiB by process number; None where it is not told. Empty in a container without the host's numbers."""
+        found: dict[int, float | None] = {}
+        for ask in (
+            self.library.nvmlDeviceGetComputeRunningProcesses,
+            self.library.nvmlDeviceGetGraphicsRunningProcesses,
+        ):
+            for process in self._ask("processes", ask, device):
+                used = process.usedGpuMemory
+                known = used is not None and 0 < used < 2**63
+                found[process.pid] = used / MIB if known else found.get(process.pid)
+        return found
+
+    def _ask(self, what: str, function: Callable[..., Any], *arguments: object) -> Any:
+        try:
+            return function(*arguments)
+        except self.library.NVMLError as error:
+            raise UnseenError(f"{what}: NVML says {error}") from None
+
+
+def _pynvml() -> Any:
+    try:
+        import pynvml
+    except ImportError as error:
+        raise UnseenError(f"nvidia-ml-py is not installed: {error}") from None
+    return pynvml

@@ -1,0 +1,94 @@
+"""An NVML and a CUDA driver that answer as told: real GPUs of these kinds are not at hand where the tests run."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pynvml
+
+MIB = 2**20
+UUID = "00112233-4455-6677-8899-aabbccddeeff"
+
+
+@dataclass
+class _Memory:
+    total: int
+    used: int
+
+
+@dataclass
+class _Process:
+    pid: int
+    usedGpuMemory: int | None
+
+
+@dataclass
+class SimulatedNvml:
+    """Stands for the module pynvml. `memory`: (total, used) in MiB or the error code that is answered."""
+
+    memory: tuple[float, float] | int = (1000.0, 100.0)
+    processes: Mapping[int, float | None] | int = field(default_factory=dict)
+    starts: int = 0
+    known: bytes = f"GPU-{UUID}".encode()
+    NVMLError: Any = pynvml.NVMLError
+
+    def _answer(self, code: int) -> None:
+        if code:
+            raise pynvml.NVMLError(code)
+
+    def nvmlInit(self) -> None:
+        self._answer(self.starts)
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: bytes) -> bytes:
+        if uuid != self.known:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return uuid
+
+    def nvmlDeviceGetMemoryInfo(self, handle: bytes) -> _Memory:
+        if isinstance(self.memory, int):
+            raise pynvml.NVMLError(self.memory)
+        total, used = self.memory
+        return _Memory(int(total * MIB), int(used * MIB))
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: bytes) -> list[_Process]:
+        if isinstance(self.processes, int):
+            raise pynvml.NVMLError(self.processes)
+        return [_Process(pid, None if mib is None else int(mib * MIB)) for pid, mib in self.processes.items()]
+
+    def nvmlDeviceGetGraphicsRunningProcesses(self, handle: bytes) -> list[_Process]:
+        return []
+
+
+@dataclass
+class SimulatedDriver:
+    """Stands for libcuda: GPUs as (integrated, MiB), or the error code of cuInit."""
+
+    gpus: list[tuple[bool, float]] = field(default_factory=list)
+    init: int = 0
+
+    def cuInit(self, flags: int) -> int:
+        return self.init
+
+    def cuDeviceGetCount(self, count: Any) -> int:
+        count._obj.value = len(self.gpus)
+        return 0
+
+    def cuDeviceGet(self, device: Any, number: int) -> int:
+        device._obj.value = number
+        return 0
+
+    def cuDeviceGetUuid_v2(self, uuid: Any, device: ctypes.c_int) -> int:
+        uuid._obj[:] = bytes.fromhex(UUID.replace("-", ""))
+        return 0
+
+    def cuDeviceGetAttribute(self, value: Any, attribute: int, device: ctypes.c_int) -> int:
+        assert attribute == 18
+        value._obj.value = int(self.gpus[device.value][0])
+        return 0
+
+    def cuDeviceTotalMem_v2(self, size: Any, device: ctypes.c_int) -> int:
+        size._obj.value = int(self.gpus[device.value][1] * MIB)
+        return 0

@@ -1,0 +1,298 @@
+"""What the guard decides, and how guard and trainer talk: pure parts, and small real ones."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from fgod import guard
+from fgod.errors import UsageError
+from fgod.guard import cap, predict
+from fgod.guard.ends import Action, End, OomKills, classify, exit_code, sentence
+from fgod.guard.limits import SETTLE_SECS, SoftLevel, Stall, lowered
+from fgod.guard.phases import PhaseReader
+from fgod.guard.requests import Ears, Request, RequestError, Voice
+from tests.test_guard import HOG, LARGE, SMALL, cli, python
+
+ROOT = str(Path(__file__).parents[1])
+NONE = OomKills(0, 0)
+GIB = 2**30
+
+
+# Limits
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"soft_gb": 1.0}, r"guard.soft_gb: found 1.0, expected 0 \(never\) or GiB below limit_gb \(1\)"),
+        ({"stall_secs": -1.0}, "guard.stall_secs: found -1.0"),
+        ({"others_gb": float("nan")}, "guard.others_gb: found nan"),
+        ({"wait_secs": float("inf")}, "guard.wait_secs: found inf"),
+    ],
+)
+def test_limits_that_do_not_go_together(values: dict[str, float], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        guard.Limits(limit_gb=1.0, **values)
+
+
+def test_a_limit_above_what_there_is_is_lowered() -> None:
+    assert lowered(500, None) == 500
+    assert lowered(500, 1000) == 500
+    assert lowered(1000, 1000) == 950
+
+
+def test_the_configs_keys_are_options_of_the_command_line() -> None:
+    keys = {"limit_gb": 8, "poll_secs": 0.25, "soft_gb": 7, "stall_secs": None, "blind_ok": True}
+    assert guard.options(keys) == "--limit-gb 8 --poll-secs 0.25 --soft-gb 7 --blind-ok"
+    assert guard.options(keys, trainer=False) == "--limit-gb 8 --poll-secs 0.25 --blind-ok"
+    with pytest.raises(UsageError, match=r"guard\.soft_gb"):
+        guard.options({"limit_gb": 8, "soft_gb": 9})
+
+
+def test_the_soft_level_asks_once_and_again_only_when_the_first_did_not_help() -> None:
+    soft = SoftLevel(100)
+    assert soft.ask(0, 90, False) is None
+    assert soft.ask(1, 110, False) is Request.EMPTY_CACHE
+    assert soft.ask(2, 120, False) is None  # not done yet: a step may take minutes
+    assert soft.ask(3, 120, True) is None
+    assert soft.ask(3 + SETTLE_SECS, 120, True) is Request.SAVE_AND_STOP
+    assert soft.ask(9, 120, True) is None
+
+
+def test_the_soft_level_forgets_below_it() -> None:
+    soft = SoftLevel(100)
+    assert soft.ask(0, 110, False) is Request.EMPTY_CACHE
+    assert soft.ask(1, None, True) is None
+    assert soft.ask(2, 100, True) is None
+    assert soft.ask(3, 110, False) is Request.EMPTY_CACHE
+
+
+def test_a_stall_is_no_heartbeat_for_so_long() -> None:
+    stall = Stall(10)
+    beats = [(0, None, False), (9, None, False), (9.5, 1, False), (19, 1, False), (19.5, 1, True), (19.6, 2, False)]
+    assert [stall.stalled(t, beat) for t, beat, _ in beats] == [expected for *_, expected in beats]
+    assert not Stall(0).stalled(1e9, None)
+
+
+# Ends
+
+MEMORY = Action(End.MEMORY, 3.0, "host_pss", 120.0, 100.0)
+
+
+@pytest.mark.parametrize(
+    ("action", "code", "received", "asked", "oom", "end", "exits"),
+    [
+        (None, 0, None, False, NONE, End.OWN, 0),
+        (None, 75, None, False, NONE, End.OWN, 75),
+        (None, 75, None, True, NONE, End.SOFT, 75),
+        (None, 0, None, True, NONE, End.OWN, 0),
+        (MEMORY, -9, None, False, NONE, End.MEMORY, 75),
+        (MEMORY, None, None, False, NONE, End.MEMORY, 75),
+        (MEMORY, 0, None, False, NONE, End.OWN, 0),
+        (MEMORY, -9, None, False, OomKills(1, 1), End.MEMORY, 75),
+        (Action(End.STALLED, 3.0, ""), -9, None, False, NONE, End.STALLED, 1),
+        (Action(End.BLIND, 3.0, "gpu0"), -9, None, False, NONE, End.BLIND, 1),
+        (None, -9, 15, False, NONE, End.SIGNALLED, 143),
+        (None, -9, None, False, NONE, End.EXTERNAL, 137),
+        (None, 137, None, False, NONE, End.EXTERNAL, 137),
+        (None, -15, None, False, NONE, End.EXTERNAL, 143),
+        (None, -11, None, False, NONE, End.CRASHED, 139),
+        (None, -9, None, False, OomKills(None, 2), End.OOM, 137),
+        (None, 1, None, False, OomKills(1, 1), End.OOM, 1),
+        (None, 1, None, False, OomKills(None, 1), End.OWN, 1),
+        (None, -40, None, False, NONE, End.EXTERNAL, 168),
+    ],
+)
+def test_how_a_command_ended(
+    action: Action | None, code: int | None, received: int | None, asked: bool, oom: OomKills, end: End, exits: int
+) -> None:
+    assert classify(action, code, received, asked, oom) is end
+    assert exit_code(end, code, received) == exits
+    told = sentence(end, action, guard.Limits(1, soft_gb=0.5), "saving", code, received, oom)
+    assert (told == "") == (end is End.OWN)
+    assert told.count(". ") == 0 and (not told or told.endswith("."))
+
+
+def test_kills_by_the_kernel_are_counted_where_both_counts_are_known() -> None:
+    assert OomKills(3, None).since(OomKills(1, 7)) == OomKills(2, None)
+
+
+# Requests
+
+
+def test_requests_are_heard_once_and_answered(tmp_path: Path) -> None:
+    (tmp_path / "asked").write_text("9 save_and_stop\n")
+    voice, ears = Voice(tmp_path / "asked"), Ears(tmp_path / "asked")
+    assert ears.heard() is None and not voice.done()  # what an earlier run was asked is gone
+    voice.ask(Request.EMPTY_CACHE)
+    assert [ears.heard(), ears.heard()] == [Request.EMPTY_CACHE, None]
+    assert not voice.done()
+    ears.done()
+    assert voice.done()
+    voice.ask(Request.SAVE_AND_STOP)
+    assert not voice.done()
+    assert ears.heard() is Request.SAVE_AND_STOP
+
+
+def test_without_a_guard_nothing_is_asked() -> None:
+    ears = Ears.from_environment({})
+    assert ears.heard() is None
+    ears.done()
+
+
+def test_a_file_that_is_no_request_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "asked").write_text("stop now\n")
+    with pytest.raises(RequestError, match=r"found 'stop now', expected 'NUMBER empty_cache' or"):
+        Ears(tmp_path / "asked").heard()
+
+
+def test_a_trainer_above_the_soft_level_empties_its_cache_then_saves_and_stops(tmp_path: Path) -> None:
+    code = f"""
+import sys, time
+sys.path.insert(0, {ROOT!r})
+from fgod.guard.requests import Ears, Request, STOPPED_EXIT
+ears, x = Ears.from_environment(), bytearray(80 << 20)
+for step in range(500):
+    time.sleep(0.01)
+    heard = ears.heard()
+    if heard is Request.SAVE_AND_STOP:
+        open({str(tmp_path / "saved")!r}, "w").write("saved")
+        ears.done()
+        sys.exit(STOPPED_EXIT)
+    if heard:
+        ears.done()
+"""
+    limits = guard.Limits(limit_gb=0.5, soft_gb=0.05, poll_secs=0.02)
+    result = guard.run(python(code), limits, reason=tmp_path / "reason.json")
+    assert (result.exit_code, result.end, result.killed) == (75, "soft", True)
+    assert "saved and stopped" in result.reason and "soft level of 0.05 GiB" in result.reason
+    assert [event.partition(": ")[2].partition(":")[0] for event in result.events] == [
+        "asked to empty cache",
+        "asked to save and stop",
+    ]
+    assert (tmp_path / "saved").exists()
+
+
+# Heartbeats
+
+
+def test_a_command_that_stalls_is_ended_with_an_error(tmp_path: Path) -> None:
+    beats = 'for i in 1 2 3 4 5; do touch "$FGOD_GUARD_PHASE"; sleep 0.1; done'
+    limits = guard.Limits(limit_gb=1, poll_secs=0.02, stall_secs=0.4)
+    assert guard.run(["sh", "-c", beats], limits).exit_code == 0
+    result = guard.run(["sh", "-c", f"{beats}; sleep 30"], limits, reason=tmp_path / "reason.json")
+    assert (result.exit_code, result.end, result.killed) == (1, "stalled", False)
+    assert json.loads((tmp_path / "reason.json").read_text())["end"] == "stalled"
+    assert "no heartbeat for 0.4 s" in result.reason and result.wall_s > 0.8
+
+
+def test_the_same_phase_again_is_a_heartbeat(tmp_path: Path) -> None:
+    reader = PhaseReader(tmp_path / "phase")
+    reader.read()
+    assert (reader.phase, reader.beat) == ("start", None)
+    beats = set()
+    for phase in ("batch_ready", "batch_ready", "saving"):
+        guard.write_phase(tmp_path / "phase", phase)
+        reader.read()
+        assert reader.phase == phase
+        beats.add(reader.beat)
+        time.sleep(0.01)
+    assert len(beats) == 3
+
+
+# The kernel's killer, and others'
+
+
+def test_a_kill_by_the_kernel_is_told_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = itertools.count()
+    monkeypatch.setattr("fgod.guard.watch._oom_kills", lambda: OomKills(None, next(counts)))
+    result = guard.run(["sh", "-c", "kill -9 $$"], LARGE)
+    assert (result.exit_code, result.end, result.killed) == (137, "oom", False)
+    assert "1 killed on this machine meanwhile" in result.reason
+
+
+# Prediction and cap
+
+
+def test_what_will_not_fit_is_refused_with_the_knob_to_turn() -> None:
+    parts = {"weights": 8 * GIB, "optimizer states": 30 * GIB}
+    knobs = [
+        predict.Knob("train.micro_batch", 2, 1 * GIB),
+        predict.Knob("train.optimizer_state", "int8", 20 * GIB),
+        predict.Knob("train.seq_len", 64, 6 * GIB),
+    ]
+    predict.check(parts, 38 * GIB, knobs)
+    with pytest.raises(predict.TooLargeError) as caught:
+        predict.check(parts, 33 * GIB, knobs)
+    assert str(caught.value) == (
+        "this run needs about 38.00 GiB (optimizer states 30.00 GiB, weights 8.00 GiB), and the guard allows "
+        "33.00 GiB: 5.00 GiB too much. Nothing was loaded. Set train.seq_len to 64 (saves 6.00 GiB)."
+    )
+    assert caught.value.exit_code == 1
+    with pytest.raises(
+        predict.TooLargeError, match=r"Set train.optimizer_state to int8 .* and train.seq_len to 64 .*\)\.$"
+    ):
+        predict.check(parts, 15 * GIB, knobs)
+    with pytest.raises(predict.TooLargeError, match=r"even that is not enough: raise guard\.limit_gb"):
+        predict.check(parts, 1 * GIB, knobs)
+    with pytest.raises(predict.TooLargeError, match=r"Raise guard.limit_gb, or train a smaller model\.$"):
+        predict.check(parts, 1 * GIB)
+
+
+def test_the_allocators_cap_leaves_a_reserve() -> None:
+    assert cap.capped_mib(72 * 1024) == pytest.approx(72 * 1024 * 0.95)
+    assert cap.capped_mib(8 * 1024) == 7 * 1024
+    assert cap.capped_mib(1024) == 768
+    assert cap.fraction(1024, 2048) == 0.375
+    assert cap.fraction(1e9, 2048) == 1
+    assert cap.room_mib({}) is None and cap.room_mib({cap.VARIABLE: "512"}) == 512
+    for text in ("", "-1", "nan", "inf", "many"):
+        with pytest.raises(UsageError, match="FGOD_GUARD_ROOM_MIB: found"):
+            cap.room_mib({cap.VARIABLE: text})
+    assert cap.cap_allocator(None) == {}
+
+
+# The command line
+
+
+def test_a_line_in_the_manifest(tmp_path: Path) -> None:
+    code = f"import sys; sys.path.insert(0, {ROOT!r}); from fgod.cli import main; sys.exit(main())"
+    words = ["guard", "--limit-gb", "0.1", "--poll-secs", "0.02", "--record", "--", *python("x = bytearray(200 << 20)")]
+    done = subprocess.run([*cli()[:1], "-c", code, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 75, done.stderr
+    (end,) = (tmp_path / "results" / "manifest.d").glob("*.end.json")
+    entry = json.loads(end.read_text())
+    assert entry["exit_code"] == 75 and entry["guard"]["end"] == "memory"
+    assert "above the limit of 102 MiB" in entry["guard"]["reason"]
+
+
+def test_a_guard_inside_a_guard(tmp_path: Path) -> None:
+    """The outer one counts and kills what the inner one started; nothing is left."""
+    pid_file = tmp_path / "pid"
+    told = f"import os, time; open({str(pid_file)!r}, 'w').write(f'{{os.getpid()}}\\n'); "
+    result = guard.run(cli("--limit-gb", 2, "--", *python(told + HOG)), SMALL)
+    assert result.killed
+    pid = int(pid_file.read_text())
+    deadline = time.monotonic() + 2
+    while guard.tree.read_process(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not guard.tree.read_process(pid)
+
+
+def test_descendants_that_ignore_everything_but_sigkill_are_ended_on_a_stop(tmp_path: Path) -> None:
+    script = f"trap '' TERM INT HUP; echo $$ > {tmp_path / 'pid'}; while :; do sleep 1; done"
+    with subprocess.Popen(cli("--limit-gb", 1, "--", "sh", "-c", script), stderr=subprocess.DEVNULL) as process:
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
