@@ -87,7 +87,7 @@ def shared_global_scale(weights: list[Tensor], name: str) -> float:
     return power_of_two_global_scale(amax, name)
 
 
-def _blocks(weight: Tensor, name: str) -> Tensor:
+def block_view(weight: Tensor, name: str) -> Tensor:
     """View a float32 [N, K] as [N, K/16, 16]."""
     if weight.dtype != torch.float32:
         raise TypeError(f"{name}: {weight.dtype}; the quantiser divides in float32: convert first")
@@ -103,11 +103,15 @@ def _check_global_scale(global_scale: float, name: str) -> None:
         raise BadScaleError(f"{name}: global scale {global_scale}; expected a positive finite number")
 
 
+def block_amax(blocks: Tensor) -> Tensor:
+    """max |w| over the last dimension; NaN if any element is."""
+    # magnitudes order as their bits do, NaN above all, and integer maxima are twice as fast on a CPU
+    return blocks.abs().view(torch.int32).amax(-1).view(torch.float32)
+
+
 def _block_scales(blocks: Tensor, global_scale: float) -> Tensor:
     """E4M3 block scales [N, K/16] of blocks [N, K/16, 16]: amax/6·global, clamped to [2⁻⁶, 448], rounded to E4M3."""
-    # magnitudes order as their bits do, NaN above all, and integer maxima are twice as fast on a CPU
-    amax = blocks.abs().view(torch.int32).amax(-1).view(torch.float32)
-    scales = amax.div_(E2M1_MAX).mul_(global_scale)
+    scales = block_amax(blocks).div_(E2M1_MAX).mul_(global_scale)
     return scales.clamp_(SCALE_MIN, E4M3_MAX).to(torch.float8_e4m3fn)
 
 
@@ -139,7 +143,7 @@ def quantise(weight: Tensor, global_scale: float | None = None, name: str = "wei
         UsageError: K is not divisible by 16.
         TypeError: not float32 (rounding a BF16 quotient moves 1 to 13 % of the codes).
     """
-    blocks = _blocks(weight, name)
+    blocks = block_view(weight, name)
     own = shared_global_scale([weight], name)
     global_scale = own if global_scale is None else global_scale
     _check_global_scale(global_scale, name)
@@ -175,7 +179,7 @@ def fake_quantise(weight: Tensor, global_scale: float, name: str = "weight") -> 
     1.5·2²²·p, whose own spacing is p/2, rounds to that grid, ties to even, and turns −0 into +0. Weights are expected
     to be finite: whoever computed `global_scale` has checked that.
     """
-    blocks = _blocks(weight, name)
+    blocks = block_view(weight, name)
     steps = (_block_scales(blocks, global_scale).float() / global_scale).unsqueeze(-1)
     values = (blocks / steps).clamp_(-E2M1_MAX, E2M1_MAX)
     binades = values.abs().clamp_(min=1.0)
