@@ -126,7 +126,7 @@ class _Trainer:
         lr = self.recipe.lr_at(step)
         facts = self.optimizer.step(lr, grad_norm)
         self.phase("optimizer_step_done")
-        if not facts.finite:
+        if not facts.whole.finite():
             raise _DivergedError("the weights' update is not finite, or too large to be squared")
         tokens = sum(piece.tokens for piece in pieces)
         seconds = round(time.perf_counter() - begin, 6)
@@ -168,17 +168,26 @@ def _phases(path: Path | None) -> Callable[[str], None]:
 
 def _set_up(start: Path, recipe: TrainRecipe, pad: int, phase: Callable[[str], None]) -> _Trainer:
     """Load float32 masters and an optimizer for all of them."""
-    model = load_masters(start, recipe.compute_dtype)
+    model = load_masters(
+        start, recipe.compute_dtype, recipe.block_scales, recipe.master_dtype, not recipe.step_in_backward
+    )
     parameters = dict(model.named_parameters())
     factors = lr_factors(parameters, recipe.lr_scale, model.config.tie_word_embeddings)
     return _Trainer(model, AdamW(parameters, recipe, factors), recipe, pad, phase)
+
+
+def _masters(model: PreTrainedModel) -> dict[str, Tensor]:
+    """By name: the weights as they are stored now."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
 def _participants(trainer: _Trainer, start: Path) -> list[Participant]:
     """Who took part, by comparing the masters with the start folder."""
     optimizer, tied = trainer.optimizer, trainer.model.config.tie_word_embeddings
     with open_weights(start) as weights:
-        return participation(optimizer.masters(), weights, optimizer.got_gradient(), tied, trainer.recipe.compute_dtype)
+        return participation(
+            _masters(trainer.model), weights, optimizer.got_gradient(), tied, trainer.recipe.compute_dtype
+        )
 
 
 def run(
@@ -236,4 +245,4 @@ def run(
 def _finish(trainer: _Trainer, participants: list[Participant], start: Path, master_out: Path) -> str:
     """Check that no tensor was left out, save the masters, return their folder's sha256."""
     check_holes(participants)
-    return save_masters(start, trainer.optimizer.masters(), master_out)
+    return save_masters(start, _masters(trainer.model), master_out)
