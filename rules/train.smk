@@ -57,6 +57,7 @@ rule train:
         " --audit {input.audit:q} --outcome {output.outcome:q} --stamp {output.stamp:q}"
         " --limit-gb {CONFIG[guard][limit_gb]} --over-secs {CONFIG[guard][over_secs]}"
         " --poll-secs {CONFIG[guard][poll_secs]} --fit {resources.fit}"
+        " --checkpoint-secs {CONFIG[checkpoint][secs]} --checkpoint-steps {CONFIG[checkpoint][steps]}"
 
 
 rule export:

@@ -24,7 +24,7 @@ from fgod.guard.phases import read_phase
 from fgod.model.load import load_model
 from fgod.nvfp4 import export
 from fgod.nvfp4.load import load_masters
-from fgod.train import DIVERGED, TRAINED, HoleError, Outcome, TrainRecipe, publish, run
+from fgod.train import DIVERGED, TRAINED, HoleError, Outcome, PreflightError, TrainRecipe, publish, run
 from fgod.train.batches import batches, collate, encode, micro_batches
 from fgod.train.efficiency import Projection
 from fgod.train.loop import answer_loss
@@ -326,6 +326,7 @@ def test_the_tables_of_a_run(start: Path, tmp_path: Path) -> None:
     train(start, tmp_path, progress=lambda *told: seen.append(told), phase_file=tmp_path / "phase")
     rows = table(tmp_path / "run" / "train.tsv")
     columns = "stage lineage step loss lr grad_norm update_efficiency tokens seconds memory_mib"
+    columns += " update_noise largest_update clamped_share"
     assert list(rows[0]) == columns.split()
     assert [(r["stage"], r["lineage"], r["step"]) for r in rows] == [("A", "abc", str(i)) for i in range(1, 7)]
     assert [float(r["lr"]) for r in rows] == [RECIPE.lr_at(i) for i in range(6)]
@@ -376,11 +377,11 @@ def test_a_run_that_diverges_says_when_and_why_and_leaves_no_weights(
     assert (tmp_path / "run" / "train.tsv").exists()
 
 
-def test_a_tensor_that_does_not_change_fails_the_run_by_name(start: Path, tmp_path: Path) -> None:
-    with pytest.raises(HoleError, match=r"model\.norm\.weight did not change"):
-        train(start, tmp_path, replace(RECIPE, lr=1e-12, pull=0.0))
+def test_a_tensor_that_the_first_steps_leave_as_it_was_fails_the_run_by_name(start: Path, tmp_path: Path) -> None:
+    with pytest.raises(PreflightError, match=r"after step 1, 24 tensors .*embed.*raise train\.lr"):
+        train(start, tmp_path, replace(RECIPE, lr=1e-12, pull=0.0, warmup=0))
     assert not (tmp_path / "master").exists()
-    assert table(tmp_path / "run" / "participation.tsv")
+    assert len(table(tmp_path / "run" / "train.tsv")) == 1
 
 
 def test_each_kind_of_hole_is_named() -> None:
