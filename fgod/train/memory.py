@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from fgod.errors import UsageError
-from fgod.nvfp4.codec import BLOCK
 from fgod.nvfp4.folders import DTYPES
 from fgod.nvfp4.names import is_quantised
 from fgod.train.recipe import TrainRecipe
@@ -29,8 +28,9 @@ _KEYS = (
     "vocab_size",
 )  # fmt: skip
 
-_UPDATE_TEMPORARIES = 7
-"""float32 copies of a chunk while it is stepped: weight, m, v, root, update, wanted, change."""
+_UPDATE_TEMPORARIES, _PACKED_TEMPORARIES = 3, 10
+"""float32 copies of a chunk while it is stepped: weight, update, change; and with packed states m, v, gradient, what is
+wanted, random words and their indices."""
 
 _QUANTISE_TEMPORARIES = 4
 """float32 copies of a weight while it is quantised: itself, quotient, binades, product."""
@@ -165,16 +165,22 @@ def predict(
     else:
         activations = by_layer * layers
     chunk = max(_chunk(shape, recipe.step_chunk_rows) for shape in trained.values())
+    packed = (recipe.master_dtype, recipe.m_dtype, recipe.v_dtype) != ("fp32", "fp32", "fp32")
+    update = 4 * chunk * (_PACKED_TEMPORARIES if packed else _UPDATE_TEMPORARIES)
+    quantised = 0 if recipe.step_in_backward else quantised
+    logits = labels * config["vocab_size"] * (2 * item + 8)
+    if not recipe.step_in_backward:  # what waited for the backward pass is gone by then
+        update -= quantised + activations + logits
     return Prediction(
         weights=weights,
         m=moments[0],
         v=moments[1],
         pull=sum(sizes[name] * kept[name] for name in trained) if recipe.pull else 0,
         gradients=gradients,
-        quantised=0 if recipe.step_in_backward else quantised,
+        quantised=quantised,
         activations=activations,
-        logits=labels * config["vocab_size"] * (2 * item + 8),
-        workspace=4 * max(_UPDATE_TEMPORARIES * chunk, _QUANTISE_TEMPORARIES * largest_quantised),
+        logits=logits,
+        workspace=max(update, 4 * _QUANTISE_TEMPORARIES * largest_quantised),
         process=process,
     )
 
@@ -207,7 +213,7 @@ def explain(folder: Path, config: Mapping[str, Any], recipe: TrainRecipe, proces
     prediction = predict(config, recipe, recipe.seq_len, rows * recipe.seq_len // 2, process, str(folder))
     count = sum(torch.Size(shape).numel() for shape in shapes(config, str(folder)).values())
     state = prediction.weights + prediction.m + prediction.v
-    modes = f"master {recipe.master_dtype}, m {recipe.m_dtype}, v {recipe.v_dtype}, blocks of {BLOCK}"
+    modes = f"master {recipe.master_dtype}, m {recipe.m_dtype}, v {recipe.v_dtype}"
     when = "in" if recipe.step_in_backward else "after"
     return (
         f"{folder}: {count:,} parameters; {modes}; stepped {when} the backward pass\n{prediction.text()}\n"
