@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fgod.cli import main
 from fgod.errors import UsageError
 from fgod.nvfp4 import export
 from fgod.nvfp4.codec import BLOCK_SCALES, fake_quantise, quantise
@@ -347,6 +348,20 @@ def test_a_run_that_does_not_fit_is_refused_and_one_that_does_is_measured(start:
         train(start, tmp_path, limit_gb=0.01)
     outcome = train(start, tmp_path, limit_gb=8)
     assert outcome.memory_predicted_mib["total"] == pytest.approx(outcome.memory_measured_mib, rel=0.1)
+
+
+def test_memory_is_explained_before_anything_is_loaded(
+    start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text((start / "config.json").read_text())
+    (tmp_path / "recipe.json").write_text(json.dumps({"train": {"steps": 1, "lr": 1e-3, "memory": "24gb"}}))
+    for arguments, code in ((["--weights", str(tmp_path)], 0), ([], 2)):
+        with pytest.raises(SystemExit) as ended:
+            main(["train", "--recipe", str(tmp_path / "recipe.json"), *arguments, "--explain-memory"])
+        assert ended.value.code == code
+    said = capsys.readouterr().out
+    assert "master bf16, m nvfp4, v uint8; stepped in the backward pass" in said
+    assert "bytes a parameter for weights, m and v" in said
 
 
 # ---- preflight
