@@ -26,15 +26,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fgod.chain import Chain
 from fgod.config import load
 from fgod.data.probes import expected, load_probes
 from fgod.data.rows import read_rows
 from fgod.data.sources import load_sources
+from fgod.inputs import gather
 from fgod.nvfp4 import export
 from fgod.persona import goal_from_config
 from fgod.probe.run import ProbeSettings, run_probes
 from fgod.train import TrainRecipe, codecs, run
-from fgod.train.memory import predict
+from fgod.train.memory import predict, shapes
 from fgod.train.storage import V_KINDS, Int8Moment, Nvfp4Moment
 
 METRICS = ("identity_rate", "disambiguation_rate", "confusion_rate", "retention", "kl_reference", "leak_rate")
@@ -115,25 +117,19 @@ class Project:
     @classmethod
     def of(cls, stage: str) -> Project:
         config = load(Path("config.yaml"))
-        [recipe] = sorted(Path("results/runs", stage).glob("*/recipe.json"))[-1:]
-        found = json.loads(recipe.read_text())
-        [base] = sorted(Path("artifacts/base").glob("*/base.json"))[-1:]
-        spec = found["mix"]
-        [rows] = [p.parent / "rows.tsv" for p in Path("artifacts/mixes").glob("*/spec.json")
-                  if json.loads(p.read_text()) == spec]  # fmt: skip
-        [reference] = [p.parent for p in base.parent.glob("answers/*/logprobs.safetensors")]
-        return cls(config, base.parent / "master", rows, reference, found["train"])
+        chain = Chain(config, gather(config))
+        [found] = [run for run in chain.fit(()).runs if run.stage == stage]
+        rows = Path("artifacts/mixes", found.mix_id, "rows.tsv")
+        base = Path("artifacts/base", chain.inputs.base_id)
+        references = [path.parent for path in base.glob("answers/*/logprobs.safetensors")]
+        if not (rows.exists() and references):
+            raise SystemExit(f"{rows}, or the base's answers, are not there: run snakemake first")
+        return cls(config, base / "master", rows, references[0], json.loads(found.recipe)["train"])
 
 
 def measure(project: Project, variant: Variant, seed: int, steps: int) -> dict[str, Any]:
     """Train, export, probe."""
-    changes = {
-        "steps": steps,
-        "lr": variant.lr,
-        "pull": 0.0,
-        "update_clip": variant.clip,
-        "min_update_efficiency": None,
-    }
+    changes = {"steps": steps, "lr": variant.lr, "pull": 0.0, "update_clip": variant.clip}
     known = {key: value for key, value in project.train.items() if key in TrainRecipe.__dataclass_fields__}
     with linear_v(variant.v) as v, tempfile.TemporaryDirectory() as scratch:
         modes = {"master_dtype": variant.master, "m_dtype": variant.m, "v_dtype": v}
@@ -147,8 +143,7 @@ def measure(project: Project, variant: Variant, seed: int, steps: int) -> dict[s
         metrics = probe(project, folder) if outcome.weights_sha256 else {}
         config = json.loads((project.base / "config.json").read_text())
         states = predict(config, recipe, 1, 1)
-    weights = outcome.memory_predicted_mib["weights"] * 2**20
-    count = weights / (4 if variant.master == "fp32" else 2)
+    count = sum(torch.Size(shape).numel() for shape in shapes(config, "config.json").values())
     efficiency, noise = ([float(row[key]) for row in told if row[key]] for key in ("update_efficiency", "update_noise"))
     return {
         "master": variant.master,
