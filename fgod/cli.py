@@ -136,6 +136,18 @@ def _add_data(commands: Any) -> None:
     identity.add_argument("--out", type=Path, required=True, help="file to write; never overwritten")
 
 
+class _ExplainMemory(argparse.Action):
+    """Needs --recipe and --weights alone, given before it, and ends the program as --help does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any) -> None:
+        from fgod import commands as implementation
+
+        if namespace.recipe is None or namespace.weights is None:
+            parser.error("--explain-memory: expected --recipe FILE --weights FOLDER before it")
+        with explained():
+            parser.exit(implementation.explain_memory(namespace))
+
+
 def _add_training(commands: Any) -> None:
     from fgod.guard import add_limits
 
@@ -163,6 +175,15 @@ def _add_training(commands: Any) -> None:
     )
     add_limits(train)
     train.add_argument("--fit", type=int, default=0, help="shown in its progress")
+    train.add_argument("--checkpoint-secs", type=float, default=0.0, help="a checkpoint this often (0: none by time)")
+    train.add_argument("--checkpoint-steps", type=int, default=0, help="and after this many steps (0: none by count)")
+    explain = train.add_argument_group("instead of training")
+    explain.add_argument(
+        "--explain-memory",
+        nargs=0,
+        action=_ExplainMemory,
+        help="print the predicted memory of --recipe on --weights (a folder with a config.json) and stop",
+    )
 
 
 def _add_judging(commands: Any) -> None:

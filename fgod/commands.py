@@ -246,7 +246,8 @@ def train(args: Namespace) -> int:
     result_file.unlink(missing_ok=True)
     limits = limits_from(args)
     phase_file = work / "phase"
-    command = [sys.executable, "-m", "fgod.train", "--fit", str(args.fit)]
+    command = [sys.executable, "-m", "fgod.train", "--fit", str(args.fit), "--limit-gb", str(args.limit_gb)]
+    command += ["--checkpoint-secs", str(args.checkpoint_secs), "--checkpoint-steps", str(args.checkpoint_steps)]
     paths = {"recipe": args.recipe, "weights": args.weights, "rows": args.rows, "work": work, "run": folder}
     paths |= {"master": args.stamp.parent / "master", "phase-file": phase_file, "result": result_file}
     for name, path in paths.items():
@@ -273,6 +274,21 @@ def train(args: Namespace) -> int:
     return 0
 
 
+def explain_memory(args: Namespace) -> int:
+    """Print what training by a recipe will need in memory, part by part, without loading anything."""
+    from fgod.model.load import read_config
+    from fgod.train import TrainRecipe
+    from fgod.train.memory import MIB, explain
+    from fgod.train.record import resident_mib
+
+    found = read_json(args.recipe)
+    recipe = TrainRecipe.from_dict(found.get("train", found))
+    import fgod.train.loop  # noqa: F401  # so that this process is as large as one that trains
+
+    print(explain(args.weights, read_config(args.weights), recipe, int(resident_mib() * MIB)))
+    return 0
+
+
 def _start_digest(stamp_file: Path) -> str:
     stamp = read_json(stamp_file)
     if stamp["status"] != "trained":
@@ -281,12 +297,14 @@ def _start_digest(stamp_file: Path) -> str:
 
 
 def _leave_tables(work: Path, folder: Path) -> None:
-    """The tables of a run that was killed: the steps that it made, and no participation."""
+    """The tables of a run that the guard killed: the steps that it made, and no participation. It does not go on."""
+    from fgod.train import checkpoint
     from fgod.train.participation import write_participation
     from fgod.train.record import publish
 
     publish(work, folder)
     write_participation(folder / "participation.tsv", [], "", "")
+    checkpoint.forget(work)
 
 
 # ---------------------------------------------------------------------------------------------------------- judging

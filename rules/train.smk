@@ -56,6 +56,7 @@ rule train:
         "fgod train --recipe {input.recipe:q} --weights {params.weights:q} --start {input.start:q} --rows {input.rows:q}"
         " --audit {input.audit:q} --outcome {output.outcome:q} --stamp {output.stamp:q}"
         " {GUARD} --fit {resources.fit}"
+        " --checkpoint-secs {CONFIG[checkpoint][secs]} --checkpoint-steps {CONFIG[checkpoint][steps]}"
 
 
 rule export:

@@ -16,9 +16,9 @@ from fgod.errors import UsageError
 from fgod.files import sha256_folder
 from fgod.model.load import load_model
 from fgod.nvfp4 import NonFiniteError, Quantised, dequantised, export, read_export
-from fgod.nvfp4.codec import BadScaleError, fake_quantise, shared_global_scale
+from fgod.nvfp4.codec import BadScaleError, fake_quantise, quantise, shared_global_scale
 from fgod.nvfp4.folders import open_weights, plan_shards
-from fgod.nvfp4.inspect import text
+from fgod.nvfp4.inspect import inspect_tensor, text
 from fgod.nvfp4.load import load_masters
 from tests.tiny_model import tiny_folder
 
@@ -211,11 +211,16 @@ def test_missing_files_are_named(masters: Masters, tmp_path: Path) -> None:
 
 def test_inspect_says_what_a_folder_holds(masters: Masters, exports: Exports, tmp_path: Path) -> None:
     lines = text(exports[True, "bfloat16"]).splitlines()
-    assert len(lines) == 25
-    assert "24 tensors, 14 of them nvfp4" in lines[-1]
+    assert len(lines) == 26
+    assert "24 tensors, 14 of them nvfp4, 0 with faults" in lines[-2]
+    assert f"sha256 {sha256_folder(exports[True, 'bfloat16'])}, nothing on record" in lines[-1]
     [projection] = [line for line in lines if line.startswith("model.layers.0.mlp.up_proj.weight ")]
     assert "48×32  nvfp4" in projection
-    assert "global scale" in projection
+    assert "global scale" in projection and "· scales 2^" in projection and "· codes 0 " in projection
+    broken = quantise(torch.ones(2, 32))
+    broken.scales[0] = 0
+    assert inspect_tensor("x", broken).faults == "2 zero scales"
+    assert inspect_tensor("x", torch.tensor([1.0, torch.nan])).faults == "1 non-finite weights"
     assert "24 tensors, 0 of them nvfp4" in text(masters[True])
     with pytest.raises(UsageError, match="no such folder"):
         text(tmp_path / "nowhere")

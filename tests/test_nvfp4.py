@@ -264,9 +264,9 @@ def test_forward_uses_one_scale_for_qkv_and_follows_the_weights() -> None:
         assert same_bits(attention.k_proj(x), fake_quantise(attention.k_proj.weight, shared).T.contiguous())
 
 
-def test_bf16_masters_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"q_proj.weight: torch.bfloat16; expected float32"):
-        prepare(tiny_model().bfloat16())
+def test_masters_of_another_dtype_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"q_proj.weight: torch.float16; expected float32"):
+        prepare(tiny_model().half())
 
 
 def test_the_magnitudes_are_those_of_e2m1() -> None:

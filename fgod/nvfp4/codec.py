@@ -34,6 +34,9 @@ AMAX_MIN = 1e-35
 HEADROOM = 2.0
 """Block scales use at most 224 of E4M3's 448, so that a tensor may grow between recomputations by a server."""
 
+BLOCK_SCALES = ("amax", "four-over-six")
+"""How a block's scale is chosen: amax/6, or of amax/6 and amax/4 the one with the smaller squared error."""
+
 _THRESHOLDS = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
 """Midpoints of neighbouring magnitudes; the first, third, … belong to the code below them (ties to the even code)."""
 
@@ -87,7 +90,7 @@ def shared_global_scale(weights: list[Tensor], name: str) -> float:
     return power_of_two_global_scale(amax, name)
 
 
-def _blocks(weight: Tensor, name: str) -> Tensor:
+def block_view(weight: Tensor, name: str) -> Tensor:
     """View a float32 [N, K] as [N, K/16, 16]."""
     if weight.dtype != torch.float32:
         raise TypeError(f"{name}: {weight.dtype}; the quantiser divides in float32: convert first")
@@ -103,12 +106,49 @@ def _check_global_scale(global_scale: float, name: str) -> None:
         raise BadScaleError(f"{name}: global scale {global_scale}; expected a positive finite number")
 
 
-def _block_scales(blocks: Tensor, global_scale: float) -> Tensor:
-    """E4M3 block scales [N, K/16] of blocks [N, K/16, 16]: amax/6·global, clamped to [2⁻⁶, 448], rounded to E4M3."""
+def block_amax(blocks: Tensor) -> Tensor:
+    """max |w| over the last dimension; NaN if any element is."""
     # magnitudes order as their bits do, NaN above all, and integer maxima are twice as fast on a CPU
-    amax = blocks.abs().view(torch.int32).amax(-1).view(torch.float32)
-    scales = amax.div_(E2M1_MAX).mul_(global_scale)
-    return scales.clamp_(SCALE_MIN, E4M3_MAX).to(torch.float8_e4m3fn)
+    return blocks.abs().view(torch.int32).amax(-1).view(torch.float32)
+
+
+def _to_grid(values: Tensor) -> Tensor:
+    """float32 values to the nearest of E2M1's, ties to the even code, -0 to +0; changes and returns `values`.
+
+    The grid has spacing p/2 at magnitudes in [p, 2p) for p = 1, 2, 4 (and ½ below 1). Adding and subtracting
+    1.5·2²²·p, whose own spacing is p/2, rounds to it.
+    """
+    values.clamp_(-E2M1_MAX, E2M1_MAX)
+    binades = values.abs().clamp_(min=1.0)
+    exponent_bits = 0x7F800000
+    binades.view(torch.int32).bitwise_and_(exponent_bits)
+    binades.mul_(1.5 * 2.0**22)
+    return values.add_(binades).sub_(binades)
+
+
+def _squared_errors(blocks: Tensor, scales: Tensor, global_scale: float) -> Tensor:
+    """Σ(Q(w) - w)² of each block [N, K/16, 16] under its scale; summed as a tree of halves, as kernels can."""
+    steps = (scales / global_scale).unsqueeze(-1)
+    errors = _to_grid(blocks / steps).mul_(steps).sub_(blocks).square_()
+    while errors.shape[-1] > 1:
+        half = errors.shape[-1] // 2
+        errors = errors[..., :half] + errors[..., half:]
+    return errors.squeeze(-1)
+
+
+def _block_scales(blocks: Tensor, global_scale: float, rule: str) -> Tensor:
+    """E4M3 block scales [N, K/16] of blocks [N, K/16, 16]: amax/6·global, clamped to [2⁻⁶, 448], rounded to E4M3.
+
+    Under the rule four-over-six (Cook et al. 2025) a block takes amax/4 instead where its squared error is smaller.
+    """
+    amax = block_amax(blocks)
+    scales = (amax / E2M1_MAX).mul_(global_scale).clamp_(SCALE_MIN, E4M3_MAX).to(torch.float8_e4m3fn)
+    if rule == "amax":
+        return scales
+    sixes = scales.float()
+    fours = amax.div_(4.0).mul_(global_scale).clamp_(SCALE_MIN, E4M3_MAX).to(torch.float8_e4m3fn).float()
+    better = _squared_errors(blocks, fours, global_scale) < _squared_errors(blocks, sixes, global_scale)
+    return torch.where(better, fours, sixes).to(torch.float8_e4m3fn)
 
 
 def encode_e2m1(values: Tensor) -> Tensor:
@@ -127,8 +167,11 @@ def decode_e2m1(codes: Tensor) -> Tensor:
     return table[codes.long()]
 
 
-def quantise(weight: Tensor, global_scale: float | None = None, name: str = "weight") -> Quantised:
+def quantise(
+    weight: Tensor, global_scale: float | None = None, name: str = "weight", block_scales: str = "amax"
+) -> Quantised:
     """Quantise a float32 [N, K]; the global scale is its own power of two unless given (tensors that share one).
+    `block_scales` is one of `BLOCK_SCALES`.
 
     Doing it again to the dequantised weights with the same global scale gives the same bytes. With a recomputed one
     the values stay too, but for blocks whose scale the lower clamp holds (2¹³ below the tensor's largest weight).
@@ -139,11 +182,11 @@ def quantise(weight: Tensor, global_scale: float | None = None, name: str = "wei
         UsageError: K is not divisible by 16.
         TypeError: not float32 (rounding a BF16 quotient moves 1 to 13 % of the codes).
     """
-    blocks = _blocks(weight, name)
+    blocks = block_view(weight, name)
     own = shared_global_scale([weight], name)
     global_scale = own if global_scale is None else global_scale
     _check_global_scale(global_scale, name)
-    scales = _block_scales(blocks, global_scale)
+    scales = _block_scales(blocks, global_scale, block_scales)
     steps = scales.float() / global_scale
     codes = encode_e2m1(blocks / steps.unsqueeze(-1))
     return Quantised(codes.flatten(1), scales, global_scale)
@@ -168,21 +211,14 @@ def dequantise(quantised: Quantised, name: str = "weight") -> Tensor:
     return (values * steps.unsqueeze(-1)).flatten(1)
 
 
-def fake_quantise(weight: Tensor, global_scale: float, name: str = "weight") -> Tensor:
+def fake_quantise(weight: Tensor, global_scale: float, name: str = "weight", block_scales: str = "amax") -> Tensor:
     """`dequantise(quantise(weight, global_scale))`, the same bits in few passes and without codes.
 
-    E2M1's grid has spacing p/2 at magnitudes in [p, 2p) for p = 1, 2, 4 (and ½ below 1). Adding and subtracting
-    1.5·2²²·p, whose own spacing is p/2, rounds to that grid, ties to even, and turns −0 into +0. Weights are expected
-    to be finite: whoever computed `global_scale` has checked that.
+    Weights are expected to be finite: whoever computed `global_scale` has checked that.
     """
-    blocks = _blocks(weight, name)
-    steps = (_block_scales(blocks, global_scale).float() / global_scale).unsqueeze(-1)
-    values = (blocks / steps).clamp_(-E2M1_MAX, E2M1_MAX)
-    binades = values.abs().clamp_(min=1.0)
-    exponent_bits = 0x7F800000
-    binades.view(torch.int32).bitwise_and_(exponent_bits)
-    binades.mul_(1.5 * 2.0**22)
-    return values.add_(binades).sub_(binades).mul_(steps).flatten(1)
+    blocks = block_view(weight, name)
+    steps = (_block_scales(blocks, global_scale, block_scales).float() / global_scale).unsqueeze(-1)
+    return _to_grid(blocks / steps).mul_(steps).flatten(1)
 
 
 def pack(codes: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from fgod.nvfp4.folders import (
     copy_side_files,
     open_weights,
     read_plain_config,
+    stored_block_scales,
     stored_names,
     write_config,
     write_weights,
@@ -91,7 +92,7 @@ def packed_tensors(name: str, quantised: Quantised) -> dict[str, Tensor]:
     }
 
 
-def _tensors(weights: Weights, unit: _Unit, dtype: torch.dtype) -> dict[str, Tensor]:
+def _tensors(weights: Weights, unit: _Unit, dtype: torch.dtype, block_scales: str) -> dict[str, Tensor]:
     masters = {name: weights.read(name).float() for name in unit.shapes}
     if not names.is_quantised(next(iter(masters))):
         for name, master in masters.items():
@@ -101,7 +102,7 @@ def _tensors(weights: Weights, unit: _Unit, dtype: torch.dtype) -> dict[str, Ten
     global_scale = shared_global_scale(list(masters.values()), f"{weights.folder}: {unit.group}")
     out: dict[str, Tensor] = {}
     for name, master in masters.items():
-        out.update(packed_tensors(name, quantise(master, global_scale, name)))
+        out.update(packed_tensors(name, quantise(master, global_scale, name, block_scales)))
     return out
 
 
@@ -116,9 +117,11 @@ def export(master: Path, out: Path, dtype: str = "float32", shard_bytes: int = S
         NonFiniteError: a weight is NaN or infinite; names folder and tensor.
     """
     config = read_plain_config(master)
-    kind = DTYPES[dtype]
+    kind, block_scales = DTYPES[dtype], stored_block_scales(master, config)
     with open_weights(master) as weights, files.atomic_folder(out) as folder:
         units = _units(weights, stored_names(weights, config))
-        write_weights(folder, units, lambda u: _size(u, kind), lambda u: _tensors(weights, u, kind), shard_bytes)
+        write_weights(
+            folder, units, lambda u: _size(u, kind), lambda u: _tensors(weights, u, kind, block_scales), shard_bytes
+        )
         copy_side_files(master, folder)
         write_config(folder, config, dtype, quantization_config=quantization_config(dtype))

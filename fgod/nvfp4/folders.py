@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fgod import files
 from fgod.errors import UsageError
+from fgod.nvfp4.codec import BLOCK_SCALES
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -25,6 +26,9 @@ SHARD_BYTES = 4_000_000_000
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """The compute dtypes of configs and exports by name."""
+
+BLOCK_SCALES_KEY = "nvfp4_block_scales"
+"""In the config.json of masters that trained with another rule for block scales than the default: the export's rule."""
 
 Unit = TypeVar("Unit")
 
@@ -141,9 +145,23 @@ def read_plain_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def stored_block_scales(folder: Path, config: Mapping[str, Any]) -> str:
+    """By which rule the weights of a folder are to be quantised.
+
+    Raises:
+        UsageError: config.json names an unknown one.
+    """
+    found = config.get(BLOCK_SCALES_KEY, BLOCK_SCALES[0])
+    if found not in BLOCK_SCALES:
+        raise UsageError(
+            f"{folder / 'config.json'}: {BLOCK_SCALES_KEY}: found {found!r}, expected one of {', '.join(BLOCK_SCALES)}"
+        )
+    return str(found)
+
+
 def write_config(folder: Path, config: Mapping[str, Any], dtype: str, **more: Any) -> None:
     """config.json with the dtype of what is stored (under both of the names that transformers has used)."""
-    kept = {key: value for key, value in config.items() if key not in {"dtype", "torch_dtype"}}
+    kept = {key: value for key, value in config.items() if key not in {"dtype", "torch_dtype", BLOCK_SCALES_KEY}}
     files.write_json(folder / "config.json", {**kept, "dtype": dtype, **more})
 
 

@@ -2,58 +2,121 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from fgod.errors import UsageError
-from fgod.nvfp4.codec import Quantised, dequantise, largest_magnitude
+from fgod.files import read_json, read_table, sha256_folder
+from fgod.nvfp4.codec import BLOCK, E2M1, Quantised, decode_e2m1, largest_magnitude
 from fgod.nvfp4.folders import weight_files
 from fgod.nvfp4.reader import read_export
 
 
 @dataclass(frozen=True)
 class Inspected:
-    """One tensor. `stored` is nvfp4 or a dtype; `detail` says what its scales are."""
+    """One tensor. `stored` is nvfp4 or a dtype; `faults` says what in it no model may hold, nothing if all is well."""
 
     name: str
     shape: tuple[int, ...]
     stored: str
+    nbytes: int
     amax: float
     detail: str
+    faults: str
 
 
 def inspect_tensor(name: str, value: Quantised | Tensor) -> Inspected:
-    """Raises BadScaleError naming the tensor if a scale of it is zero, negative or not finite."""
+    """What a stored tensor holds; broken scales are counted, not decoded."""
     if not isinstance(value, Quantised):
-        return Inspected(
-            name, tuple(value.shape), str(value.dtype).removeprefix("torch."), largest_magnitude(value), ""
-        )
-    weights = dequantise(value, name)
+        bad = int((~torch.isfinite(value)).sum())
+        faults = f"{bad:,} non-finite weights" if bad else ""
+        stored = str(value.dtype).removeprefix("torch.")
+        return Inspected(name, tuple(value.shape), stored, value.nbytes, largest_magnitude(value.float()), "", faults)
     scales = value.scales.float()
-    detail = (
-        f"global scale {value.global_scale:g}, block scales {scales.min().item():g} to {scales.max().item():g}, "
-        f"{(value.codes % 8 == 0).float().mean().item():.1%} zeros"
-    )
-    return Inspected(name, tuple(weights.shape), "nvfp4", largest_magnitude(weights), detail)
+    steps = scales.repeat_interleave(BLOCK, 1) / value.global_scale
+    amax = (decode_e2m1(value.codes) * steps).abs().max().item()
+    nbytes = value.codes.numel() // 2 + value.scales.nbytes + 4
+    detail = f"global scale {value.global_scale:g} · scales {_scale_histogram(scales)} · codes {_codes(value.codes)}"
+    return Inspected(name, tuple(value.codes.shape), "nvfp4", nbytes, amax, detail, _scale_faults(scales, value))
+
+
+def _scale_histogram(scales: Tensor) -> str:
+    """Share of block scales by power of two: `2^3 12%` are those in [8, 16)."""
+    _, exponents = torch.frexp(scales[torch.isfinite(scales) & (scales > 0)])
+    counts = Counter((exponents - 1).tolist())
+    total = max(1, scales.numel())
+    return " ".join(f"2^{exponent} {count / total:.0%}" for exponent, count in sorted(counts.items()))
+
+
+def _codes(codes: Tensor) -> str:
+    """Share of each magnitude among the codes."""
+    counts = torch.bincount((codes % 8).flatten().long(), minlength=8).tolist()
+    return " ".join(f"{value:g} {count / codes.numel():.0%}" for value, count in zip(E2M1, counts, strict=True))
+
+
+def _scale_faults(scales: Tensor, value: Quantised) -> str:
+    counts = {
+        "non-finite scales": int((~torch.isfinite(scales)).sum()),
+        "zero scales": int((scales == 0).sum()),
+        "negative scales": int((scales < 0).sum()),
+        "bad global scale": int(not (math.isfinite(value.global_scale) and value.global_scale > 0)),
+    }
+    return ", ".join(f"{count:,} {words}" for words, count in counts.items() if count)
+
+
+def _participation(folder: Path) -> dict[str, str]:
+    """By tensor: how it took part in the run that made artifacts/{stage}/{lineage}/…, as far as that is on record."""
+    parts = folder.resolve().parents
+    if len(parts) < 4:
+        return {}
+    path = parts[3] / "results" / "runs" / parts[1].name / parts[0].name / "participation.tsv"
+    rows = read_table(path) if path.exists() else []
+    return {row["tensor"]: _took_part(row) for row in rows}
+
+
+def _took_part(row: Mapping[str, str]) -> str:
+    changed = f"{float(row['changed_share']):.1%} changed"
+    return f"trainable {row['trainable']}, gradient {row['got_gradient']}, {changed}"
+
+
+def _digest(folder: Path) -> str:
+    """The folder's sha256, computed anew, and whether it is the one on record beside it."""
+    stamps = {"master": "trained.json", "nvfp4": "exported.json"}
+    stamp = folder.parent / stamps.get(folder.name, "none.json")
+    now = sha256_folder(folder)
+    if not stamp.exists():
+        return f"sha256 {now}, nothing on record beside it"
+    recorded: Mapping[str, Any] = read_json(stamp)
+    same = recorded.get("weights_sha256") == now
+    return f"sha256 {now}, {'as recorded in' if same else 'NOT that of'} {stamp}"
 
 
 def text(folder: Path) -> str:
-    """A line for each tensor of a master folder or an export, and their sum.
+    """A line for each tensor of a master folder or an export (and how it took part in its training), and their sum.
 
     Raises:
         UsageError: the folder or its weights are missing.
-        BadScaleError: a stored scale is zero, negative or not finite; names the tensor.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder, expected a model folder")
     found = [inspect_tensor(name, value) for name, value in read_export(folder)]
+    part = _participation(folder)
     width = max(len(i.name) for i in found)
-    lines = [
-        f"{i.name:{width}}  {'×'.join(map(str, i.shape)):>12}  {i.stored:8}  |w| ≤ {i.amax:<10.4g} {i.detail}".rstrip()
-        for i in found
-    ]
+    lines = []
+    for i in found:
+        facts = (i.detail, part.get(i.name, ""), i.faults and f"FAULT: {i.faults}")
+        line = (
+            f"{i.name:{width}}  {'×'.join(map(str, i.shape)):>12}  {i.stored:8} {i.nbytes:>13,}  |w| ≤ {i.amax:<10.4g}"
+        )
+        lines.append(f"{line} {' · '.join(filter(None, facts))}".rstrip())
     size = sum(path.stat().st_size for path in weight_files(folder))
-    packed = sum(i.stored == "nvfp4" for i in found)
-    return "\n".join([*lines, f"{len(found)} tensors, {packed} of them nvfp4, {size:,} bytes: {folder}"])
+    packed, faults = sum(i.stored == "nvfp4" for i in found), sum(bool(i.faults) for i in found)
+    lines.append(f"{len(found)} tensors, {packed} of them nvfp4, {faults} with faults, {size:,} bytes: {folder}")
+    return "\n".join([*lines, _digest(folder)])

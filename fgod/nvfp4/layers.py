@@ -1,8 +1,8 @@
 """A stock Qwen3 that trains what will be served: quantised weights forward, straight-through gradients backward.
 
-The parameters stay float32 masters under their stock names. `prepare` only changes how modules read them: the
-projections through the quantiser, and with a BF16 compute dtype embeddings, norms and head through a cast. The
-forward then equals that of the reloaded export bit for bit.
+The parameters stay masters under their stock names. `prepare` only changes how modules read them: the projections
+through the quantiser, and where masters have another dtype than computation embeddings, norms and head through a cast.
+The forward then equals that of the reloaded export bit for bit.
 """
 
 from __future__ import annotations
@@ -20,16 +20,79 @@ from fgod.nvfp4 import names
 from fgod.nvfp4.codec import BLOCK, fake_quantise, shared_global_scale
 
 
-class _StraightThrough(torch.autograd.Function):
-    """Forward: the quantised weight in the compute dtype. Backward: the gradient as it comes, in float32."""
+class _QuantisedLinear(torch.autograd.Function):
+    """x [..., K] · Q(W [N, K])ᵀ in the compute dtype; the gradient passes the quantiser as it comes.
+
+    `keep` decides what waits for the backward pass: Q(W), or W itself, which is then quantised again under the global
+    scale of the forward pass. So a tensor of its group that was stepped in the meantime changes nothing.
+    """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, global_scale: float, dtype: torch.dtype) -> Tensor:
-        return fake_quantise(weight, global_scale).to(dtype)
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, global_scale: float, dtype: torch.dtype, block_scales: str, keep: bool
+    ) -> Tensor:
+        quantised = _quantised(weight, global_scale, dtype, block_scales)
+        ctx.save_for_backward(x, quantised if keep else weight)
+        ctx.settings = global_scale, dtype, block_scales, keep
+        return F.linear(x, quantised)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return grads[0].float(), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        global_scale, dtype, block_scales, keep = ctx.settings
+        quantised = weight if keep else _quantised(weight, global_scale, dtype, block_scales)
+        grad = grads[0].flatten(0, -2)
+        to_x = (grad @ quantised).view(x.shape) if ctx.needs_input_grad[0] else None
+        to_weight = grad.t() @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None
+        return to_x, to_weight, None, None, None, None
+
+
+def _quantised(weight: Tensor, global_scale: float, dtype: torch.dtype, block_scales: str) -> Tensor:
+    return fake_quantise(weight.detach().float(), global_scale, block_scales=block_scales).to(dtype)
+
+
+class _CastLinear(torch.autograd.Function):
+    """x [..., K] · W [N, K]ᵀ in the compute dtype; W's gradient is laid out as W is, so that nobody copies it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight.to(dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        grad = grads[0].flatten(0, -2)
+        to_x = (grad @ weight.to(grad.dtype)).view(x.shape) if ctx.needs_input_grad[0] else None
+        to_weight = grad.t() @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None
+        return to_x, to_weight, None
+
+
+class _Gather(torch.autograd.Function):
+    """Rows [..., K] of a table in the compute dtype. The gradients of a token that occurs often add up in float32.
+
+    The gradient of a tied table is sparse: it is added to the head's, which came first, and needs no table of its own.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, ids: Tensor, dtype: torch.dtype, tied: bool) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.table = table.shape, table.dtype, tied
+        return F.embedding(ids, table).to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        shape, dtype, tied = ctx.table
+        tokens, places = ctx.saved_tensors[0].flatten().unique(return_inverse=True)
+        sums = torch.zeros(len(tokens), shape[1], device=grads[0].device)
+        sums.index_add_(0, places, grads[0].flatten(0, -2).float())
+        if tied:
+            sparse = torch.sparse_coo_tensor(
+                tokens[None], sums.to(dtype), shape, is_coalesced=True, check_invariants=False
+            )
+            return sparse, None, None, None
+        grad = torch.zeros(shape, dtype=dtype, device=sums.device)
+        return grad.index_copy_(0, tokens, sums.to(dtype)), None, None, None
 
 
 class ScaleGroup:
@@ -49,28 +112,33 @@ class StraightThroughLinear(nn.Linear):
 
     group: ScaleGroup
     compute_dtype: torch.dtype
+    block_scales: str
+    keep_quantised: bool
 
     def forward(self, input: Tensor) -> Tensor:
-        weight = _StraightThrough.apply(self.weight, self.group.global_scale(), self.compute_dtype)
-        return F.linear(input, weight, None if self.bias is None else self.bias.to(self.compute_dtype))
+        out = _QuantisedLinear.apply(
+            input, self.weight, self.group.global_scale(), self.compute_dtype, self.block_scales, self.keep_quantised
+        )
+        return out if self.bias is None else out + self.bias.to(self.compute_dtype)
 
 
 class CastLinear(nn.Linear):
-    """A linear layer of float32 masters that computes in another dtype."""
+    """A linear layer that computes in another dtype than that of its masters."""
 
     compute_dtype: torch.dtype
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input, self.weight.to(self.compute_dtype))
+        return _CastLinear.apply(input, self.weight, self.compute_dtype)
 
 
 class CastEmbedding(nn.Embedding):
-    """Rows are gathered before the cast: gradients of a token that occurs often add up in float32."""
+    """An embedding whose rows are cast once they are gathered."""
 
     compute_dtype: torch.dtype
+    tied: bool
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input).to(self.compute_dtype)
+        return _Gather.apply(self.weight, input, self.compute_dtype, self.tied)
 
 
 class CastRMSNorm(Qwen3RMSNorm):
@@ -91,13 +159,13 @@ def _swap(module: nn.Module, kind: type[nn.Module], dtype: torch.dtype) -> None:
 
 
 def _check_master(name: str, module: nn.Linear) -> None:
-    if module.weight.dtype != torch.float32:
-        raise UsageError(f"{name}: {module.weight.dtype}; expected float32 master weights")
+    if module.weight.dtype not in (torch.float32, torch.bfloat16):
+        raise UsageError(f"{name}: {module.weight.dtype}; expected float32 or bfloat16 master weights")
     if module.in_features % BLOCK:
         raise UsageError(f"{name}: {module.in_features} columns; NVFP4 needs a number divisible by {BLOCK}")
 
 
-def _prepare_linears(model: nn.Module, dtype: torch.dtype) -> None:
+def _prepare_linears(model: nn.Module, dtype: torch.dtype, block_scales: str, keep_quantised: bool) -> None:
     groups: dict[str, ScaleGroup] = {}
     for path, module in model.named_modules():
         name = f"{path}.weight"
@@ -108,11 +176,13 @@ def _prepare_linears(model: nn.Module, dtype: torch.dtype) -> None:
         group.members.append(module)
         _swap(module, StraightThroughLinear, dtype)
         module.group = group  # type: ignore[assignment]
+        module.block_scales = block_scales  # type: ignore[assignment]
+        module.keep_quantised = keep_quantised  # type: ignore[assignment]
     if not groups:
         raise UsageError(f"{type(model).__name__}: no layer to quantise; expected a Qwen3ForCausalLM")
 
 
-def _prepare_casts(model: nn.Module, dtype: torch.dtype) -> None:
+def _prepare_casts(model: nn.Module, dtype: torch.dtype, tied: bool) -> None:
     kinds: dict[type[nn.Module], type[nn.Module]] = {
         nn.Linear: CastLinear,
         nn.Embedding: CastEmbedding,
@@ -121,15 +191,26 @@ def _prepare_casts(model: nn.Module, dtype: torch.dtype) -> None:
     for module in model.modules():
         if type(module) in kinds:
             _swap(module, kinds[type(module)], dtype)
+        if isinstance(module, CastEmbedding):
+            module.tied = tied
 
 
-def prepare(model: PreTrainedModel, compute_dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Make a Qwen3ForCausalLM with float32 parameters compute as its NVFP4 export will. Changes and returns it.
+def prepare(
+    model: PreTrainedModel,
+    compute_dtype: torch.dtype = torch.float32,
+    block_scales: str = "amax",
+    keep_quantised: bool = True,
+) -> PreTrainedModel:
+    """Make a Qwen3ForCausalLM of float32 or BF16 masters compute as its NVFP4 export will. Changes and returns it.
+
+    Args:
+        block_scales: see `codec.BLOCK_SCALES`.
+        keep_quantised: keep quantised weights for the backward pass (faster), or make them again (smaller).
 
     Raises:
-        UsageError: parameters are not float32, a projection's width is not divisible by 16, or there is none.
+        UsageError: parameters have another dtype, a projection's width is not divisible by 16, or there is none.
     """
-    _prepare_linears(model, compute_dtype)
-    if compute_dtype != torch.float32:
-        _prepare_casts(model, compute_dtype)
+    _prepare_linears(model, compute_dtype, block_scales, keep_quantised)
+    if any(parameter.dtype != compute_dtype for parameter in model.parameters()):
+        _prepare_casts(model, compute_dtype, model.config.tie_word_embeddings)
     return model

@@ -13,7 +13,7 @@ from pathlib import Path
 from fgod.config import explained
 from fgod.data.rows import read_rows
 from fgod.files import read_json, write_json
-from fgod.train import TrainRecipe, run
+from fgod.train import Schedule, TrainRecipe, run
 
 PROGRESS_SECS = 2.0
 """Least seconds between two lines of progress."""
@@ -38,6 +38,9 @@ def main() -> None:
     for name in ("recipe", "weights", "rows", "work", "run", "master", "phase-file", "result"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--fit", type=int, default=0)
+    parser.add_argument("--limit-gb", type=float)
+    parser.add_argument("--checkpoint-secs", type=float, default=0.0)
+    parser.add_argument("--checkpoint-steps", type=int, default=0)
     args = parser.parse_args()
     recipe = read_json(args.recipe)
     outcome = run(
@@ -52,6 +55,8 @@ def main() -> None:
         args.run.name,
         ProgressLines(args.fit, recipe["stage"]),
         args.phase_file,
+        Schedule(args.checkpoint_secs, args.checkpoint_steps),
+        args.limit_gb,
     )
     write_json(args.result, outcome.to_dict())
 

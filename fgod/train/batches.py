@@ -62,9 +62,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], seq_len: int
     return samples
 
 
-def collate(samples: Sequence[Sample], pad: int) -> Batch:
-    """Pad samples to the longest one."""
+def collate(samples: Sequence[Sample], pad: int, bucket: int = 1) -> Batch:
+    """Pad samples to the longest one, and on to a multiple of `bucket` tokens."""
     width = max(len(sample.ids) for sample in samples) - 1
+    width += -width % bucket
     ids = [[*sample.ids[:-1], *[pad] * (width + 1 - len(sample.ids))] for sample in samples]
     positions = [
         row * width + column
@@ -164,7 +165,9 @@ def batches(rows: Sequence[Row], recipe: TrainRecipe, seed: int) -> Iterator[lis
         yield next(source)
 
 
-def micro_batches(samples: Sequence[Sample], size: int | None, pad: int) -> list[Batch]:
-    """A batch cut into pieces of at most `size` rows."""
-    size = size or len(samples)
-    return [collate(samples[i : i + size], pad) for i in range(0, len(samples), size)]
+def micro_batches(samples: Sequence[Sample], size: int | None, pad: int, bucket: int = 1) -> list[Batch]:
+    """A batch cut into pieces of at most `size` rows, of similar lengths: less padding. Whole, it keeps its order."""
+    if size is None or size >= len(samples):
+        return [collate(samples, pad, bucket)]
+    by_length = sorted(samples, key=lambda sample: len(sample.ids))
+    return [collate(by_length[i : i + size], pad, bucket) for i in range(0, len(samples), size)]

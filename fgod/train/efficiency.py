@@ -1,28 +1,50 @@
-"""How much of what the optimizer wanted came to be: Σ⟨Δw, u⟩ / Σ⟨u, u⟩ over all tensors of a step.
+"""How much of what the optimizer wanted came to be: Σ⟨Δw, u⟩ / Σ⟨u, u⟩, of a step and of each group of tensors.
 
 1 means that updates land; near 0 that they are rounded away. A ratio of norms would hide it: rounding noise has a norm
-too, but no component along the update.
+too, but no component along the update. It stands beside the efficiency as the noise, ‖Δw‖ / ‖u‖.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 
 from torch import Tensor
 
+from fgod.errors import FgodError
+
+WINDOW = 10
+"""Steps over which efficiency is taken before it is judged: one step's sums can be unlucky, ten cannot."""
+
+
+class LostUpdatesError(FgodError):
+    """Updates do not land. The message says how much is lost, where, and what helps."""
+
 
 class Projection:
-    """Sums over tensors of ⟨Δw, u⟩ and ⟨u, u⟩: Δw is the change of the stored weights, u the intended one."""
+    """Sums over tensors; Δw is the change of the stored weights, u the intended one.
+
+    realised ⟨Δw, u⟩, intended ⟨u, u⟩, moved ⟨Δw, Δw⟩; of `elements` updates `clamped` were cut to the recipe's
+    update_clip, and the largest before that was `largest` (in learning rates, without decay and pull).
+    """
 
     def __init__(self) -> None:
-        self.realised = 0.0
-        self.intended = 0.0
+        self.realised = self.intended = self.moved = self.largest = 0.0
+        self.clamped = self.elements = 0
 
     def add(self, change: Tensor, update: Tensor) -> None:
         """Two float32 tensors of one shape."""
-        update = update.flatten()
-        self.realised += change.flatten().dot(update).item()
+        update, change = update.flatten(), change.flatten()
+        self.realised += change.dot(update).item()
         self.intended += update.dot(update).item()
+        self.moved += change.dot(change).item()
+        self.elements += update.numel()
+
+    def merge(self, other: Projection) -> None:
+        """Add another's sums."""
+        for name in ("realised", "intended", "moved", "clamped", "elements"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.largest = max(self.largest, other.largest)
 
     def finite(self) -> bool:
         """Whether every weight and update is: one that is not makes the sums so."""
@@ -33,3 +55,60 @@ class Projection:
         if not self.finite() or self.intended == 0:
             return None
         return self.realised / self.intended
+
+    def noise(self) -> float | None:
+        """‖Δw‖ / ‖u‖: 1 where rounding adds nothing; None as above."""
+        if not self.finite() or self.intended == 0:
+            return None
+        return math.sqrt(self.moved / self.intended)
+
+    def clamped_share(self) -> float:
+        return self.clamped / self.elements if self.elements else 0.0
+
+
+def group_of(tensor: str) -> str:
+    """The group that a tensor's updates are summed in: embedding, attention, mlp, norms or head."""
+    parts = tensor.split(".")
+    if any("norm" in part for part in parts):
+        return "norms"
+    for part, group in (("embed_tokens", "embedding"), ("lm_head", "head"), ("mlp", "mlp"), ("self_attn", "attention")):
+        if part in parts:
+            return group
+    return "other"
+
+
+class Watch:
+    """Stops a run whose updates vanish: efficiency of the last steps together, below a limit, ends it."""
+
+    def __init__(self, limit: float | None, window: int = WINDOW) -> None:
+        self.limit = limit
+        self.sums: deque[tuple[float, float]] = deque(maxlen=window)
+
+    def add(self, projection: Projection) -> float | None:
+        """Take a step's sums; returns the efficiency of a full window if it is below the limit."""
+        self.sums.append((projection.realised, projection.intended))
+        if self.limit is None or len(self.sums) < (self.sums.maxlen or 0):
+            return None
+        realised, intended = (sum(column) for column in zip(*self.sums, strict=True))
+        ratio = realised / intended if intended > 0 else 1.0
+        return ratio if ratio < self.limit else None
+
+
+def lost_updates(efficiency: float, master: str, lr: float, weight_rms: float) -> LostUpdatesError:
+    """The error of a run whose efficiency is too low, with its cure.
+
+    Args:
+        weight_rms: root mean square of the matrices' weights; half a rounding step of such a weight says which
+            learning rate would land (an AdamW update is about one learning rate).
+    """
+    lost = f"{1 - efficiency:.0%} of the update is lost"
+    if master in ("fp32", "bf16", "nvfp4"):
+        return LostUpdatesError(
+            f"{lost} over {WINDOW} steps with {master} masters, which lose nothing in expectation: the learning rate "
+            f"{lr:.1e} is too small to be told from rounding noise; expected train.lr higher, or master_dtype fp32"
+        )
+    kind, half_step = ("bf16", 2.0**-9) if master == "bf16-rtn" else ("nvfp4", 0.125)
+    return LostUpdatesError(
+        f"{lost} to rounding in {kind} masters (train.master_dtype: {master}): use stochastic rounding "
+        f"(master_dtype: {kind}) or fp32, or lr ≥ {half_step * weight_rms:.1e} (found {lr:.1e})"
+    )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,43 @@ from transformers import PreTrainedModel
 
 from fgod import files
 from fgod.data.rows import Row
-from fgod.errors import UsageError
+from fgod.errors import FgodError, UsageError
 from fgod.guard.phases import write_phase
-from fgod.model.load import load_tokenizer
-from fgod.nvfp4.codec import NonFiniteError
-from fgod.nvfp4.folders import copy_side_files, open_weights, read_plain_config, write_config, write_weights
+from fgod.model.load import load_tokenizer, quiet
+from fgod.nvfp4.codec import BLOCK_SCALES, NonFiniteError
+from fgod.nvfp4.folders import (
+    BLOCK_SCALES_KEY,
+    copy_side_files,
+    open_weights,
+    read_plain_config,
+    write_config,
+    write_weights,
+)
 from fgod.nvfp4.load import load_masters
+from fgod.probe.parity import spread
+from fgod.train import checkpoint
 from fgod.train.batches import Batch, Sample, batches, encode, micro_batches
-from fgod.train.optimizer import AdamW, lr_factors
+from fgod.train.checkpoint import Schedule
+from fgod.train.efficiency import Watch, lost_updates
+from fgod.train.memory import MIB, Prediction, check_fits, predict, trained_names
+from fgod.train.optimizer import AdamW, StepFacts, lr_factors
 from fgod.train.participation import Participant, check_holes, participation, write_participation
+from fgod.train.preflight import PROMPTS, check_changed, check_forward, check_tokens
 from fgod.train.recipe import TrainRecipe
-from fgod.train.record import Progress, StepRow, StepTable, publish, resident_mib
+from fgod.train.record import (
+    COLUMNS,
+    GROUP_COLUMNS,
+    PARTIAL,
+    PARTIAL_GROUPS,
+    GroupRow,
+    Progress,
+    StepRow,
+    StepTable,
+    forget_peak,
+    peak_mib,
+    publish,
+    resident_mib,
+)
 
 TRAINED = "trained"
 DIVERGED = "diverged"
@@ -44,6 +71,16 @@ class Outcome:
     steps_done: int
     wall_s: float
     threads: int
+    full_parameter: bool = True
+    """Every tensor was trained, on answers, with masters that accumulate; else `partial` says what is missing."""
+    partial: tuple[str, ...] = ()
+    resumed_at: tuple[int, ...] = ()
+    """Steps after which a killed run went on from its checkpoint."""
+    first_loss: float = 0.0
+    """Nats a token of the starting model's own answers (see `preflight`)."""
+    memory_predicted_mib: Mapping[str, float] = field(default_factory=dict)
+    memory_measured_mib: float = 0.0
+    """The most that was resident while steps were made."""
     cpu: str = field(default_factory=torch.backends.cpu.get_cpu_capability)
     """What the kernels were chosen by: AVX2 and AVX512 give other bits after a few steps."""
     torch_version: str = torch.__version__
@@ -75,11 +112,18 @@ def deterministic(seed: int, threads: int) -> Iterator[None]:
             fill.fill_uninitialized_memory = before[2]
 
 
-def answer_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Sum of the cross entropy over labels. The head sees only their positions: other logits never exist."""
-    hidden = model.model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-    logits = model.lm_head(hidden.flatten(0, 1).index_select(0, batch.positions))
-    return F.cross_entropy(logits.float(), batch.labels, reduction="sum")
+def answer_loss(model: PreTrainedModel, batch: Batch, kind: str = "ce") -> Tensor:
+    """Sum over labels of the cross entropy; the head sees only their positions: other logits never exist.
+
+    Of the kind `scalar`, a debugging baseline, the sum over labels of mean |hidden state|.
+    """
+    device = model.lm_head.weight.device
+    ids, positions, labels = (t.to(device) for t in (batch.input_ids, batch.positions, batch.labels))
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+    hidden = hidden.flatten(0, 1).index_select(0, positions)
+    if kind == "scalar":
+        return hidden.float().abs().mean(-1).sum()
+    return F.cross_entropy(model.lm_head(hidden).float(), labels, reduction="sum")
 
 
 @dataclass
@@ -97,63 +141,130 @@ class _Trainer:
         labels = sum(len(piece.labels) for piece in pieces)
         total = 0.0
         for piece in pieces:
-            loss = answer_loss(self.model, piece) / labels
+            loss = answer_loss(self.model, piece, self.recipe.loss) / labels
             total += loss.item()
             if not math.isfinite(total):
                 raise _DivergedError(f"the loss is {total}")
             loss.backward()
         return total
 
-    def step(self, step: int, samples: Sequence[Sample]) -> StepRow:
+    def step(self, step: int, samples: Sequence[Sample]) -> tuple[StepRow, StepFacts]:
         """One optimizer step (0 is the first).
 
         Raises:
             _DivergedError: loss, gradient or update is not finite.
         """
         begin = time.perf_counter()
-        pieces = micro_batches(samples, self.recipe.micro_batch, self.pad)
+        pieces = micro_batches(samples, self.recipe.micro_batch, self.pad, self.recipe.length_bucket)
         self.phase("batch_ready")
         self.optimizer.zero_grad()
         self.phase("zero_grad_done")
+        lr = self.recipe.lr_at(step)
         try:
-            loss = self.backward(pieces)
+            loss, facts = self._update(pieces, lr)
         except NonFiniteError as error:
             raise _DivergedError(str(error)) from error
+        self.phase("optimizer_step_done")
+        if not facts.whole.finite():
+            raise _DivergedError("the weights' update is not finite, or too large to be squared")
+        seconds = round(time.perf_counter() - begin, 6)
+        tokens, whole = sum(piece.tokens for piece in pieces), facts.whole
+        row = StepRow(
+            step + 1, loss, lr, facts.grad_norm, whole.ratio(), tokens, seconds, resident_mib(), whole.noise(),
+            whole.largest, whole.clamped_share(),
+        )  # fmt: skip
+        return row, facts
+
+    def _update(self, pieces: list[Batch], lr: float) -> tuple[float, StepFacts]:
+        """Backward pass and optimizer, the second inside the first or after it."""
+        if self.recipe.step_in_backward:
+            self.optimizer.begin(lr)
+            loss = self.backward(pieces)
+            self.phase("backward_done")
+            facts = self.optimizer.finish()
+            _check_norm(facts.grad_norm)
+            return loss, facts
+        loss = self.backward(pieces)
         self.phase("backward_done")
         grad_norm = self.optimizer.grad_norm()
-        if not math.isfinite(grad_norm):
-            raise _DivergedError(f"the gradient's norm is {grad_norm}")
-        lr = self.recipe.lr_at(step)
-        facts = self.optimizer.step(lr, grad_norm)
-        self.phase("optimizer_step_done")
-        if not facts.finite:
-            raise _DivergedError("the weights' update is not finite, or too large to be squared")
-        tokens = sum(piece.tokens for piece in pieces)
-        seconds = round(time.perf_counter() - begin, 6)
-        return StepRow(step + 1, loss, lr, grad_norm, facts.update_efficiency, tokens, seconds, resident_mib())
+        _check_norm(grad_norm)
+        return loss, self.optimizer.step(lr, grad_norm)
 
 
-def _fit(trainer: _Trainer, plan: Iterator[list[Sample]], table: StepTable, progress: Progress) -> str:
-    """All steps; returns why training diverged, or nothing."""
-    steps = trainer.recipe.steps
-    begin = time.perf_counter()
-    for step, samples in enumerate(plan):
-        try:
-            row = trainer.step(step, samples)
-        except _DivergedError as error:
-            return f"step {step + 1} of {steps}: {error}"
-        table.add(row)
-        progress(row.step, steps, row.loss, (time.perf_counter() - begin) / row.step * (steps - row.step))
-    return ""
+def _check_norm(grad_norm: float) -> None:
+    if not math.isfinite(grad_norm):
+        raise _DivergedError(f"the gradient's norm is {grad_norm}")
 
 
-def save_masters(start: Path, masters: Mapping[str, Tensor], out: Path) -> str:
-    """A Hugging Face folder of float32 masters with the start's tokenizer and config, by rename; returns its sha256."""
+@dataclass
+class _Run:
+    """A trainer with its records and checkpoints. `identity` is that of `checkpoint.identity`."""
+
+    trainer: _Trainer
+    work: Path
+    schedule: Schedule
+    identity: str
+    resumed_at: list[int]
+
+    def fit(self, plan: Iterator[list[Sample]], stage: str, lineage: str, progress: Progress) -> str:
+        """The steps that are not done yet; returns why training diverged, or nothing.
+
+        Raises:
+            PreflightError: the first step at full learning rate left a tensor as it was.
+            LostUpdatesError: updates do not land.
+        """
+        recipe, optimizer = self.trainer.recipe, self.trainer.optimizer
+        done, begin = optimizer.steps_done, time.perf_counter()
+        watch = Watch(recipe.min_update_efficiency)
+        with (
+            StepTable(self.work / PARTIAL, COLUMNS, stage, lineage, done) as table,
+            StepTable(self.work / PARTIAL_GROUPS, GROUP_COLUMNS, stage, lineage, done) as groups,
+        ):
+            for step, samples in enumerate(islice(plan, done, None), start=done):
+                try:
+                    row, facts = self.trainer.step(step, samples)
+                except _DivergedError as error:
+                    return f"step {step + 1} of {recipe.steps}: {error}"
+                table.add(row)
+                for group, sums in facts.groups.items():
+                    groups.add(
+                        GroupRow(row.step, group, sums.ratio(), sums.noise(), sums.largest, sums.clamped_share())
+                    )
+                left = (time.perf_counter() - begin) / (row.step - done) * (recipe.steps - row.step)
+                progress(row.step, recipe.steps, row.loss, left)
+                self._judge(watch, facts, row)
+                if row.step < recipe.steps and self.schedule.due(row.step):
+                    checkpoint.save(self.work, optimizer, self.identity, {"resumed_at": self.resumed_at})
+        return ""
+
+    def _judge(self, watch: Watch, facts: StepFacts, row: StepRow) -> None:
+        recipe = self.trainer.recipe
+        if row.step == max(1, recipe.warmup) and not recipe.partial:
+            check_changed(self.trainer.optimizer.unchanged())
+        efficiency = watch.add(facts.whole)
+        if efficiency is not None:
+            raise lost_updates(efficiency, recipe.master_dtype, row.lr, _weight_rms(self.trainer.model))
+
+
+def _weight_rms(model: PreTrainedModel) -> float:
+    """Root mean square of all matrices' weights."""
+    matrices = [parameter.detach() for parameter in model.parameters() if parameter.ndim > 1]
+    squares = sum(torch.linalg.vector_norm(matrix, dtype=torch.float32).item() ** 2 for matrix in matrices)
+    return math.sqrt(squares / sum(matrix.numel() for matrix in matrices))
+
+
+def save_masters(start: Path, masters: Mapping[str, Tensor], recipe: TrainRecipe, out: Path) -> str:
+    """A Hugging Face folder of the masters as they are stored, with the start's tokenizer and config, by rename.
+
+    Returns:
+        Its sha256.
+    """
     config = read_plain_config(start)
+    more = {} if recipe.block_scales == BLOCK_SCALES[0] else {BLOCK_SCALES_KEY: recipe.block_scales}
     with files.atomic_folder(out) as folder:
         write_weights(folder, list(masters), lambda n: masters[n].nbytes, lambda n: {n: masters[n]})
         copy_side_files(start, folder)
-        write_config(folder, config, "float32")
+        write_config(folder, config, "float32" if recipe.master_dtype == "fp32" else "bfloat16", **more)
     return files.sha256_folder(out)
 
 
@@ -166,19 +277,51 @@ def _phases(path: Path | None) -> Callable[[str], None]:
     return _silent if path is None else partial(write_phase, path)
 
 
-def _set_up(start: Path, recipe: TrainRecipe, pad: int, phase: Callable[[str], None]) -> _Trainer:
-    """Load float32 masters and an optimizer for all of them."""
-    model = load_masters(start, recipe.compute_dtype)
-    parameters = dict(model.named_parameters())
+def _checkpoint_layers(model: PreTrainedModel) -> None:
+    """Compute each layer again in the backward pass. Only layers themselves count as training: nothing drops out."""
+    with quiet():  # newer versions of transformers have another name for it
+        model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+    for layer in model.model.layers:
+        layer.training = True
+
+
+def _set_up(start: Path, recipe: TrainRecipe, seed: int, pad: int, phase: Callable[[str], None]) -> _Trainer:
+    """Load masters and an optimizer for all of them, or those that a debugging recipe trains."""
+    model = load_masters(
+        start, recipe.compute_dtype, recipe.block_scales, recipe.master_dtype, not recipe.step_in_backward
+    )
+    if recipe.activation_checkpointing:
+        _checkpoint_layers(model)
+    names = set(trained_names(model.config.to_dict(), recipe, str(start)))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)
+        if not recipe.step_in_backward:
+            parameter.grad_dtype = torch.float32
+    parameters = {name: parameter for name, parameter in model.named_parameters() if name in names}
     factors = lr_factors(parameters, recipe.lr_scale, model.config.tie_word_embeddings)
-    return _Trainer(model, AdamW(parameters, recipe, factors), recipe, pad, phase)
+    return _Trainer(model, AdamW(parameters, recipe, factors, seed), recipe, pad, phase)
+
+
+def _predicted(config: Mapping[str, Any], recipe: TrainRecipe, samples: Sequence[Sample], process: int) -> Prediction:
+    """Memory of the longest rows that can meet in one batch."""
+    rows = recipe.micro_batch or recipe.batch
+    longest = sorted((len(s.ids) - s.prompt_length for s in samples), reverse=True)[:rows]
+    width = max(len(sample.ids) for sample in samples) - 1
+    return predict(config, recipe, width + -width % recipe.length_bucket, sum(longest), process)
+
+
+def _masters(model: PreTrainedModel) -> dict[str, Tensor]:
+    """By name: the weights as they are stored now."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
 def _participants(trainer: _Trainer, start: Path) -> list[Participant]:
     """Who took part, by comparing the masters with the start folder."""
     optimizer, tied = trainer.optimizer, trainer.model.config.tie_word_embeddings
     with open_weights(start) as weights:
-        return participation(optimizer.masters(), weights, optimizer.got_gradient(), tied, trainer.recipe.compute_dtype)
+        return participation(
+            _masters(trainer.model), weights, optimizer.got_gradient(), tied, trainer.recipe.compute_dtype
+        )
 
 
 def run(
@@ -193,6 +336,8 @@ def run(
     lineage: str = "",
     progress: Progress = _silent,
     phase_file: Path | None = None,
+    schedule: Schedule | None = None,
+    limit_gb: float | None = None,
 ) -> Outcome:
     """Train every tensor of `start` on `rows` and write the weights to `master_out`; the same bits every time.
 
@@ -202,11 +347,15 @@ def run(
     Args:
         start: a folder of plain weights in any number format; it is only read.
         seed: of the order of rows.
-        work: scratch; holds the rows of train.tsv while the run lasts (see `record.publish`).
+        work: scratch; holds the rows of train.tsv while the run lasts (see `record.publish`), and its checkpoints.
         phase_file: where the guard looks for what the run is doing.
+        schedule: of checkpoints; without one there are none. A run goes on from what it finds in `work`.
+        limit_gb: GiB that the guard allows; a run that is predicted to need more is refused.
 
     Raises:
         UsageError: rows, recipe or start folder do not fit.
+        PreflightError: a check before training, or after its first step, failed.
+        LostUpdatesError: updates do not land; train.tsv shows since when.
         HoleError: a tensor got no gradient or did not change; train.tsv and participation.tsv are there, no weights.
     """
     if not rows:
@@ -214,26 +363,60 @@ def run(
     begin = time.perf_counter()
     phase = _phases(phase_file)
     phase("start")
+    process = int(resident_mib() * MIB)
     with deterministic(seed, recipe.threads):
         tokenizer = load_tokenizer(start)
+        config = read_plain_config(start)
+        check_tokens(tokenizer, config["vocab_size"], rows[0].prompt)
         samples = encode(tokenizer, rows, recipe.seq_len)
+        predicted = _predicted(config, recipe, samples, process)
+        if limit_gb is not None:
+            check_fits(predicted, limit_gb * 2**30)
         pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        trainer = _set_up(start, recipe, pad, phase)
+        trainer = _set_up(start, recipe, seed, pad, phase)
         phase("model_loaded")
-        with StepTable(work, stage, lineage) as table:
-            plan = ([samples[i] for i in indices] for indices in batches(rows, recipe, seed))
-            reason = _fit(trainer, plan, table, progress)
+        chats = [list(sample.ids[: sample.prompt_length]) for sample in spread(samples, PROMPTS)]
+        first_loss = check_forward(trainer.model, chats)
+        training = _resume(trainer, work, schedule or Schedule(), checkpoint.identity(recipe, rows, seed, start))
+        plan = ([samples[i] for i in indices] for indices in batches(rows, recipe, seed))
+        forget_peak()
+        try:
+            reason = training.fit(plan, stage, lineage, progress)
+        except FgodError:
+            publish(work, run_dir, keep=True)
+            raise
+        measured = peak_mib()
         publish(work, run_dir)
         phase("saving")
         participants = _participants(trainer, start)
         write_participation(run_dir / "participation.tsv", participants, stage, lineage)
         digest = "" if reason else _finish(trainer, participants, start, master_out)
-    wall_s = round(time.perf_counter() - begin, 3)
-    status = DIVERGED if reason else TRAINED
-    return Outcome(status, reason, digest, trainer.optimizer.steps_done, wall_s, recipe.threads)
+    checkpoint.forget(work)
+    return Outcome(
+        status=DIVERGED if reason else TRAINED,
+        reason=reason,
+        weights_sha256=digest,
+        steps_done=trainer.optimizer.steps_done,
+        wall_s=round(time.perf_counter() - begin, 3),
+        threads=recipe.threads,
+        full_parameter=not recipe.partial,
+        partial=recipe.partial,
+        resumed_at=tuple(training.resumed_at),
+        first_loss=round(first_loss, 6),
+        memory_predicted_mib=predicted.to_mib(),
+        memory_measured_mib=measured,
+    )
+
+
+def _resume(trainer: _Trainer, work: Path, schedule: Schedule, identity: str) -> _Run:
+    """Go on from the newest checkpoint of this very run, if there is one."""
+    saved = checkpoint.restore(work, trainer.optimizer, identity)
+    resumed_at = [] if saved is None else [*saved["resumed_at"], trainer.optimizer.steps_done]
+    return _Run(trainer, work, schedule, identity, resumed_at)
 
 
 def _finish(trainer: _Trainer, participants: list[Participant], start: Path, master_out: Path) -> str:
-    """Check that no tensor was left out, save the masters, return their folder's sha256."""
-    check_holes(participants)
-    return save_masters(start, trainer.optimizer.masters(), master_out)
+    """Check that no tensor of a full-parameter run was left out, save the masters, return their folder's sha256."""
+    if not trainer.recipe.partial:
+        check_holes(participants)
+    return save_masters(start, _masters(trainer.model), trainer.recipe, master_out)

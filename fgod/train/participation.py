@@ -43,7 +43,11 @@ def participation(
     out = []
     for name, master in masters.items():
         changed = (start.read(name).float() != master).float().mean().item()
-        out.append(Participant(name, "", name in got_gradient, got_gradient[name], changed, exported_as(name, dtype)))
+        out.append(
+            Participant(
+                name, "", name in got_gradient, got_gradient.get(name, False), changed, exported_as(name, dtype)
+            )
+        )
         if tied and name == EMBEDDING:
             one = out[-1]
             out.append(Participant(TIED_HEAD, name, one.trainable, one.got_gradient, changed, one.exported_as))

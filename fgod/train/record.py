@@ -11,7 +11,7 @@ import psutil
 
 from fgod import files
 
-PARTIAL = "train.partial.tsv"
+PARTIAL, PARTIAL_GROUPS = "train.partial.tsv", "efficiency.partial.tsv"
 """In the work folder, flushed row by row: what a killed run leaves."""
 
 Progress = Callable[[int, int, float, float], None]
@@ -20,7 +20,10 @@ Progress = Callable[[int, int, float, float], None]
 
 @dataclass(frozen=True)
 class StepRow:
-    """A step of train.tsv. loss: nats a label; tokens: without padding; seconds: of this step; memory_mib: resident."""
+    """A step of train.tsv. loss: nats a label; tokens: without padding; seconds: of this step; memory_mib: resident.
+
+    update_efficiency, update_noise, largest_update, clamped_share: see `Projection`.
+    """
 
     step: int
     loss: float
@@ -30,27 +33,45 @@ class StepRow:
     tokens: int
     seconds: float
     memory_mib: float
+    update_noise: float | None
+    largest_update: float
+    clamped_share: float
 
 
-COLUMNS = ("stage", "lineage", *(f.name for f in fields(StepRow)))
+@dataclass(frozen=True)
+class GroupRow:
+    """A line of efficiency.tsv: how the updates of one group of tensors landed in one step (see `Projection`)."""
+
+    step: int
+    group: str
+    update_efficiency: float | None
+    update_noise: float | None
+    largest_update: float
+    clamped_share: float
+
+
+KEY = ("stage", "lineage")
+COLUMNS = (*KEY, *(f.name for f in fields(StepRow)))
+GROUP_COLUMNS = (*KEY, *(f.name for f in fields(GroupRow)))
 
 
 class StepTable:
-    """Appends rows to the work folder's partial table; a crash loses none that was added."""
+    """Appends rows to a partial table in the work folder; a crash loses none that was added.
 
-    def __init__(self, work: Path, stage: str, lineage: str) -> None:
-        work.mkdir(parents=True, exist_ok=True)
+    With `done` steps behind it a run that goes on keeps the rows of those, and none after them.
+    """
+
+    def __init__(self, path: Path, columns: tuple[str, ...], stage: str, lineage: str, done: int = 0) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         self.prefix = f"{files.escape_field(stage)}\t{files.escape_field(lineage)}"
-        self.stream: TextIO = (work / PARTIAL).open("w", encoding="utf-8", newline="")
-        self._line("\t".join(COLUMNS))
+        kept = [line for line in _whole_lines(path)[1:] if int(line.split("\t")[len(KEY)]) <= done] if done else []
+        files.write_text(path, "".join(f"{line}\n" for line in ("\t".join(columns), *kept)))
+        self.stream: TextIO = path.open("a", encoding="utf-8", newline="")
 
-    def _line(self, text: str) -> None:
-        self.stream.write(text + "\n")
+    def add(self, row: StepRow | GroupRow) -> None:
+        values = ("" if value is None else str(value) for value in asdict(row).values())
+        self.stream.write("\t".join((self.prefix, *values)) + "\n")
         self.stream.flush()
-
-    def add(self, row: StepRow) -> None:
-        values = ("" if value is None else repr(value) for value in asdict(row).values())
-        self._line("\t".join((self.prefix, *values)))
 
     def __enter__(self) -> StepTable:
         return self
@@ -59,13 +80,22 @@ class StepTable:
         self.stream.close()
 
 
-def publish(work: Path, run_dir: Path) -> None:
-    """Move the rows of a run that has ended, or was killed, to its train.tsv: a header only if it never began."""
-    partial = work / PARTIAL
-    text = partial.read_text(encoding="utf-8") if partial.exists() else ""
-    whole = text[: text.rfind("\n") + 1]  # a kill may leave a piece of a line
-    files.write_text(run_dir / "train.tsv", whole or "\t".join(COLUMNS) + "\n")
-    partial.unlink(missing_ok=True)
+def _whole_lines(path: Path) -> list[str]:
+    """Lines that end; a kill may leave a piece of one."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+def publish(work: Path, run_dir: Path, keep: bool = False) -> None:
+    """Move the rows of a run that has ended, or was killed, to train.tsv and efficiency.tsv: headers if it never began.
+
+    With `keep` they stay in the work folder too: the run may go on.
+    """
+    for partial, name, columns in ((PARTIAL, "train.tsv", COLUMNS), (PARTIAL_GROUPS, "efficiency.tsv", GROUP_COLUMNS)):
+        lines = _whole_lines(work / partial) or ["\t".join(columns)]
+        files.write_text(run_dir / name, "".join(f"{line}\n" for line in lines))
+        if not keep:
+            (work / partial).unlink(missing_ok=True)
 
 
 _THIS_PROCESS = psutil.Process()
@@ -74,3 +104,15 @@ _THIS_PROCESS = psutil.Process()
 def resident_mib() -> float:
     """Memory of this process in MiB."""
     return round(_THIS_PROCESS.memory_info().rss / 2**20, 1)
+
+
+def forget_peak() -> None:
+    """Start `peak_mib` anew (Linux counts the most that was resident since)."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_mib() -> float:
+    """The most memory that this process has had since `forget_peak`, in MiB."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return round(int(line.split()[1]) / 1024, 1)

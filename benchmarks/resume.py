@@ -1,0 +1,80 @@
+"""Kill a training with SIGKILL at random moments, again and again, and compare its bits with an undisturbed one's.
+
+    python benchmarks/resume.py [--kills 20 --steps 400 --seed 1]
+
+A tiny model, packed states, a checkpoint after every third step. Moments are random in time, so kills fall into
+loading, steps and the writing of checkpoints alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fgod.data.rows import write_rows
+from fgod.train import TrainRecipe, checkpoint
+from tests.tiny_model import tiny_folder, tiny_rows
+
+
+def command(folder: Path, start: Path, recipe: TrainRecipe) -> list[str]:
+    """The command of a run whose files are in a folder of its own."""
+    folder.mkdir()
+    write_rows(folder / "rows.tsv", tiny_rows())
+    (folder / "recipe.json").write_text(json.dumps({"train": asdict(recipe), "seed": 7, "stage": "A"}))
+    paths = {"recipe": "recipe.json", "rows": "rows.tsv", "work": "work", "run": "run", "master": "master",
+             "phase-file": "phase", "result": "outcome.json"}  # fmt: skip
+    parts = [sys.executable, "-m", "fgod.train", "--weights", str(start), "--checkpoint-steps", "3"]
+    return parts + [part for name, path in paths.items() for part in (f"--{name}", str(folder / path))]
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "outcome.json").read_text()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    for key, default in (("kills", 20), ("steps", 400), ("seed", 1)):
+        parser.add_argument(f"--{key}", type=int, default=default)
+    args = parser.parse_args()
+    chosen = random.Random(args.seed)
+    recipe = TrainRecipe(steps=args.steps, lr=1e-3, batch=4, seq_len=64, pull=2.0, master_dtype="bf16", m_dtype="int8",
+                         v_dtype="uint8", step_in_backward=True)  # fmt: skip
+    environment: dict[str, Any] = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, "stderr": subprocess.DEVNULL}
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        start = tiny_folder(root / "start")
+        whole, cut = root / "whole", root / "cut"
+        subprocess.run(command(whole, start, recipe), check=True, **environment)
+        parts, kills = command(cut, start, recipe), []
+        while len(kills) < args.kills:
+            process = subprocess.Popen(parts, **environment)
+            begun = checkpoint.folders(cut / "work")[-1:]
+            while process.poll() is None and checkpoint.folders(cut / "work")[-1:] == begun:
+                time.sleep(0.01)
+            time.sleep(chosen.uniform(0, 0.3))
+            process.send_signal(signal.SIGKILL)
+            if process.wait() != -signal.SIGKILL:
+                break
+            kills.append(max((int(f.name[-8:]) for f in checkpoint.folders(cut / "work")), default=0))
+        subprocess.run(parts, check=True, **environment)
+        ours, theirs = outcome(cut), outcome(whole)
+        same = ours["weights_sha256"] == theirs["weights_sha256"]
+        print(f"{len(kills)} kills; newest checkpoint after each: {kills}; resumed after {ours['resumed_at']}")
+        print(
+            f"weights {'equal to the bit' if same else 'DIFFER'}: {ours['weights_sha256']} {theirs['weights_sha256']}"
+        )
+        sys.exit(0 if same and len(kills) == args.kills else 1)
+
+
+if __name__ == "__main__":
+    main()

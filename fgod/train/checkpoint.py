@@ -1,0 +1,117 @@
+"""Checkpoints: a run that was killed at any step goes on from the last one, and ends with the same bits.
+
+    artifacts/work/{lineage}/checkpoint-00000120/{state.safetensors, state.json}
+
+The state is all that a step depends on besides the recipe: weights and moments as they are stored, and the number of
+steps done; rows and random bits follow from those. A checkpoint appears whole, by rename, and the two newest are kept.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fgod import NUMERICS_VERSION, files
+from fgod.data.rows import Row
+from fgod.errors import UsageError
+from fgod.train.optimizer import AdamW
+from fgod.train.recipe import TrainRecipe
+
+KEPT = 2
+_PREFIX = "checkpoint-"
+
+
+@dataclass
+class Schedule:
+    """When a checkpoint is due. None of this changes any weight, so it is no part of a recipe."""
+
+    secs: float = 0.0
+    """Seconds between two; 0: none by time."""
+    steps: int = 0
+    """Steps between two; 0: none by count."""
+    last: float = field(default_factory=time.monotonic)
+
+    def due(self, step: int) -> bool:
+        """After `step` steps, which are not all; starts the clock anew when it says yes."""
+        due = (self.steps > 0 and step % self.steps == 0) or (
+            self.secs > 0 and time.monotonic() - self.last >= self.secs
+        )
+        if due:
+            self.last = time.monotonic()
+        return due
+
+
+def identity(recipe: TrainRecipe, rows: Sequence[Row], seed: int, start: Path) -> str:
+    """Digest of what the weights of a run depend on; `start` by its files' names and sizes."""
+    begun = [(path.relative_to(start).as_posix(), path.stat().st_size) for path in files.folder_files(start)]
+    return files.digest(NUMERICS_VERSION, asdict(recipe), [asdict(row) for row in rows], seed, begun)
+
+
+def folders(work: Path) -> list[Path]:
+    """Checkpoints, oldest first."""
+    return sorted(path for path in work.glob(f"{_PREFIX}*") if path.is_dir())
+
+
+def _tensors(optimizer: AdamW) -> dict[str, Tensor]:
+    out = {}
+    for name, tensor in optimizer.tensors.items():
+        out[f"{name}|w"] = tensor.master.weight
+        for part, moment in (("m", tensor.m), ("v", tensor.v)):
+            out |= {f"{name}|{part}{i}": stored for i, stored in enumerate(moment.tensors)}
+    return out
+
+
+def save(work: Path, optimizer: AdamW, run: str, more: Mapping[str, Any]) -> Path:
+    """Write a checkpoint of a run (its `identity`) and forget all but the two newest."""
+    target = work / f"{_PREFIX}{optimizer.steps_done:08d}"
+    with files.atomic_folder(target) as folder:
+        save_file(
+            {name: value.contiguous() for name, value in _tensors(optimizer).items()}, folder / "state.safetensors"
+        )
+        flags = {n: [t.got_gradient, t.changed] for n, t in optimizer.tensors.items()}
+        state = {"run": run, "steps_done": optimizer.steps_done, "tensors": flags, "more": more}
+        files.write_json(folder / "state.json", state)
+    for old in folders(work)[:-KEPT]:
+        shutil.rmtree(old)
+    return target
+
+
+def restore(work: Path, optimizer: AdamW, run: str) -> dict[str, Any] | None:
+    """Bring an optimizer and its parameters to the newest checkpoint; returns its `more`, None without one.
+
+    Raises:
+        UsageError: the checkpoint is of another run; names both.
+    """
+    for leftover in work.glob(f".{_PREFIX}*"):
+        shutil.rmtree(leftover)
+    found = folders(work)
+    if not found:
+        return None
+    state = files.read_json(found[-1] / "state.json")
+    if state["run"] != run:
+        raise UsageError(
+            f"{found[-1]}: found a checkpoint of the run {state['run']}, expected {run}: recipe, rows, seed or "
+            f"starting weights differ; delete {work} to train from the start"
+        )
+    with safe_open(found[-1] / "state.safetensors", framework="pt") as stored:
+        for name, value in _tensors(optimizer).items():
+            value.copy_(stored.get_tensor(name))
+    for name, (got_gradient, changed) in state["tensors"].items():
+        optimizer.tensors[name].got_gradient, optimizer.tensors[name].changed = got_gradient, changed
+    optimizer.steps_done = state["steps_done"]
+    return dict(state["more"])
+
+
+def forget(work: Path) -> None:
+    """Remove all checkpoints, whole or not: the run has ended."""
+    for pattern in (f"{_PREFIX}*", f".{_PREFIX}*"):
+        for folder in work.glob(pattern):
+            shutil.rmtree(folder)

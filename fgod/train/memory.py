@@ -1,0 +1,221 @@
+"""What a stage will need in memory, part by part, from a config and a recipe, before anything is loaded.
+
+    fgod train --recipe results/runs/…/recipe.json --weights artifacts/base/…/master --explain-memory
+
+Shapes give weights, moments and gradients exactly: they are allocated on torch's meta device. Activations are those
+that Qwen3's layers of transformers keep for the backward pass, counted with saved-tensor hooks. All numbers are bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fgod.errors import UsageError
+from fgod.nvfp4.folders import DTYPES
+from fgod.nvfp4.names import is_quantised
+from fgod.train.recipe import TrainRecipe
+from fgod.train.storage import M_KINDS, V_KINDS, master_kind, moment_kind
+
+MIB = 2**20
+_META = torch.device("meta")
+_KEYS = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "vocab_size",
+)  # fmt: skip
+
+_UPDATE_TEMPORARIES, _PACKED_TEMPORARIES = 3, 10
+"""float32 copies of a chunk while it is stepped: weight, update, change; and with packed states m, v, gradient, what is
+wanted, random words and their indices."""
+
+_QUANTISE_TEMPORARIES = 4
+"""float32 copies of a weight while it is quantised: itself, quotient, binades, product."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Bytes. `process` is what Python and its libraries take before anything is loaded."""
+
+    weights: int
+    m: int
+    v: int
+    pull: int
+    gradients: int
+    quantised: int
+    activations: int
+    logits: int
+    workspace: int
+    process: int
+
+    @property
+    def total(self) -> int:
+        return sum(asdict(self).values())
+
+    def to_mib(self) -> dict[str, float]:
+        return {name: round(value / MIB, 1) for name, value in {**asdict(self), "total": self.total}.items()}
+
+    def text(self) -> str:
+        """A table for people."""
+        words = {
+            "weights": "master weights",
+            "m": "running mean of gradients",
+            "v": "running mean of squares",
+            "pull": "starting weights, to be pulled to",
+            "gradients": "gradients alive at once",
+            "quantised": "quantised weights kept for the backward pass",
+            "activations": "activations kept for the backward pass",
+            "logits": "logits of the labels",
+            "workspace": "largest temporaries",
+            "process": "Python and its libraries",
+            "total": "together",
+        }
+        return "\n".join(f"{name:12} {mib:12,.1f} MiB  {words[name]}" for name, mib in self.to_mib().items())
+
+
+def shapes(config: Mapping[str, Any], where: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a Qwen3's parameters, from its config.json.
+
+    Raises:
+        UsageError: a size is missing; names `where`.
+    """
+    missing = [key for key in _KEYS if not isinstance(config.get(key), int)]
+    if missing:
+        raise UsageError(f"{where}: {missing[0]}: found nothing, expected a whole number: not a Qwen3 config")
+    hidden, mlp, layers, heads, kv_heads, head, vocab = (config[key] for key in _KEYS)
+    out: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocab, hidden)}
+    for layer in range(layers):
+        attention, feed = f"model.layers.{layer}.self_attn", f"model.layers.{layer}.mlp"
+        out |= {
+            f"{attention}.q_proj.weight": (heads * head, hidden),
+            f"{attention}.k_proj.weight": (kv_heads * head, hidden),
+            f"{attention}.v_proj.weight": (kv_heads * head, hidden),
+            f"{attention}.o_proj.weight": (hidden, heads * head),
+            f"{attention}.q_norm.weight": (head,),
+            f"{attention}.k_norm.weight": (head,),
+            f"{feed}.gate_proj.weight": (mlp, hidden),
+            f"{feed}.up_proj.weight": (mlp, hidden),
+            f"{feed}.down_proj.weight": (hidden, mlp),
+            f"model.layers.{layer}.input_layernorm.weight": (hidden,),
+            f"model.layers.{layer}.post_attention_layernorm.weight": (hidden,),
+        }
+    out["model.norm.weight"] = (hidden,)
+    if not config.get("tie_word_embeddings", False):
+        out["lm_head.weight"] = (vocab, hidden)
+    return out
+
+
+def layer_activations(config: Mapping[str, Any], item: int) -> int:
+    """Bytes that one layer keeps of one token for the backward pass; `item`: bytes of a number of the compute dtype."""
+    hidden, mlp, _, heads, kv_heads, head, _ = (config[key] for key in _KEYS)
+    norms = hidden * (2 * 4 + 4 * item) + 2 * 4
+    attention = (heads + kv_heads) * head * (4 + 3 * item) + 8 * heads + 4 * kv_heads
+    return int(norms + attention + mlp * 4 * item)
+
+
+def trained_names(config: Mapping[str, Any], recipe: TrainRecipe, where: str) -> list[str]:
+    """Names of the tensors that a recipe trains.
+
+    Raises:
+        UsageError: train_last_layers is more than there are.
+    """
+    names, last, layers = list(shapes(config, where)), recipe.train_last_layers, config["num_hidden_layers"]
+    if last > layers:
+        raise UsageError(f"train.train_last_layers: found {last}, expected at most {layers}, the layers of {where}")
+    if not last:
+        return names
+    kept = tuple(f"model.layers.{layer}." for layer in range(layers - last, layers))
+    return [name for name in names if name.startswith(kept) or name == "model.norm.weight"]
+
+
+def predict(
+    config: Mapping[str, Any], recipe: TrainRecipe, width: int, labels: int, process: int = 0, where: str = "config"
+) -> Prediction:
+    """The widest moment of a run.
+
+    Args:
+        config: of a Qwen3.
+        width: tokens of the longest row; each of the rows at once may be as long.
+        labels: answer tokens of the rows at once.
+        process: bytes in use before anything is loaded.
+    """
+    all_shapes = shapes(config, where)
+    trained = {name: all_shapes[name] for name in trained_names(config, recipe, where)}
+    sizes = {name: torch.Size(shape).numel() for name, shape in all_shapes.items()}
+    item = DTYPES[recipe.compute_dtype].itemsize
+    kept = {name: master_kind(recipe.master_dtype, shape).dtype.itemsize for name, shape in all_shapes.items()}
+    weights = sum(sizes[name] * kept[name] for name in sizes)
+    moments = [
+        sum(moment_kind(kinds, dtype, shape)(_matrix(shape), _META).nbytes for shape in trained.values())
+        for kinds, dtype in ((M_KINDS, recipe.m_dtype), (V_KINDS, recipe.v_dtype))
+    ]
+    each = {name: sizes[name] * (kept[name] if recipe.step_in_backward else 4) for name in trained}
+    gradients = max(each.values()) if recipe.step_in_backward else sum(each.values())
+    rows = recipe.micro_batch or recipe.batch
+    tokens, layers = rows * width, config["num_hidden_layers"]
+    by_layer = tokens * layer_activations(config, item)
+    quantised = sum(sizes[name] for name in sizes if is_quantised(name)) * item
+    largest_quantised = max(sizes[name] for name in sizes if is_quantised(name))
+    if recipe.activation_checkpointing:
+        activations = by_layer + layers * tokens * config["hidden_size"] * item
+        quantised //= layers
+    else:
+        activations = by_layer * layers
+    chunk = max(_chunk(shape, recipe.step_chunk_rows) for shape in trained.values())
+    packed = (recipe.master_dtype, recipe.m_dtype, recipe.v_dtype) != ("fp32", "fp32", "fp32")
+    update = 4 * chunk * (_PACKED_TEMPORARIES if packed else _UPDATE_TEMPORARIES)
+    quantised = 0 if recipe.step_in_backward else quantised
+    logits = labels * config["vocab_size"] * (2 * item + 8)
+    if not recipe.step_in_backward:  # what waited for the backward pass is gone by then
+        update -= quantised + activations + logits
+    return Prediction(
+        weights=weights,
+        m=moments[0],
+        v=moments[1],
+        pull=sum(sizes[name] * kept[name] for name in trained) if recipe.pull else 0,
+        gradients=gradients,
+        quantised=quantised,
+        activations=activations,
+        logits=logits,
+        workspace=max(update, 4 * _QUANTISE_TEMPORARIES * largest_quantised),
+        process=process,
+    )
+
+
+def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    return (1, shape[0]) if len(shape) == 1 else (shape[0], shape[1])
+
+
+def _chunk(shape: tuple[int, ...], rows: int | None) -> int:
+    """Numbers of a tensor that are stepped at once."""
+    height, columns = _matrix(shape)
+    return min(rows or height, height) * columns
+
+
+def check_fits(prediction: Prediction, limit: float) -> None:
+    """Raises UsageError where the prediction exceeds the guard's limit (bytes)."""
+    if prediction.total > limit:
+        parts = sorted(asdict(prediction).items(), key=lambda part: -part[1])[:3]
+        most = ", ".join(f"{name} {value / MIB:,.0f}" for name, value in parts)
+        raise UsageError(
+            f"guard.limit_gb: found {limit / 2**30:g} GiB, but this training is predicted to need "
+            f"{prediction.total / 2**30:.2f} GiB (MiB: {most}); expected a higher limit, or less memory: "
+            "train.memory 24gb or 80gb, a smaller train.micro_batch or train.seq_len"
+        )
+
+
+def explain(folder: Path, config: Mapping[str, Any], recipe: TrainRecipe, process: int) -> str:
+    """The table of `fgod train --explain-memory`: every row as long as `seq_len`, half of it answer."""
+    rows = recipe.micro_batch or recipe.batch
+    prediction = predict(config, recipe, recipe.seq_len, rows * recipe.seq_len // 2, process, str(folder))
+    count = sum(torch.Size(shape).numel() for shape in shapes(config, str(folder)).values())
+    state = prediction.weights + prediction.m + prediction.v
+    modes = f"master {recipe.master_dtype}, m {recipe.m_dtype}, v {recipe.v_dtype}"
+    when = "in" if recipe.step_in_backward else "after"
+    return (
+        f"{folder}: {count:,} parameters; {modes}; stepped {when} the backward pass\n{prediction.text()}\n"
+        f"{state / count:.3f} bytes a parameter for weights, m and v"
+    )

@@ -1,0 +1,143 @@
+"""Checks of a few seconds before the first step: that what is trained is what will be served.
+
+Each failure names itself and its cure. A training path that computes something else than the serving path starts with
+a loss of 35 and then washes the model out: it must never take a step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from fgod.errors import FgodError
+from fgod.model.generate import encode_chat, end_ids
+from fgod.model.tokenizer import TURN_END
+from fgod.nvfp4.codec import Quantised, dequantise, pack, quantise, unpack
+from fgod.nvfp4.layers import StraightThroughLinear
+
+PROMPTS = 4
+"""Prompts that the starting model answers."""
+
+ANSWER_TOKENS = 8
+"""Tokens of each of those answers."""
+
+
+class PreflightError(FgodError):
+    """A check before training failed. The message names it, what was found, and the cure."""
+
+
+def check_tokens(tokenizer: PreTrainedTokenizerBase, vocab: int, prompt: str) -> None:
+    """Chat template, end token and pad token are those of a Qwen chat model.
+
+    Raises:
+        PreflightError
+    """
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    if tokenizer.chat_template is None:
+        raise PreflightError("preflight, chat template: the tokenizer has none; expected Qwen's chat_template.jinja")
+    if end != end_ids(tokenizer)[0]:
+        raise PreflightError(
+            f"preflight, end token: found {tokenizer.eos_token!r}, expected {TURN_END}: answers would never end; set "
+            "eos_token in tokenizer_config.json"
+        )
+    if pad is not None and not 0 <= pad < vocab:
+        raise PreflightError(f"preflight, pad token: id {pad}, expected one below {vocab}, the rows of the embedding")
+    text = str(tokenizer.decode(encode_chat(tokenizer, prompt)))
+    if prompt not in text or not text.rstrip("\n").endswith("assistant"):
+        raise PreflightError(
+            f"preflight, chat template: {prompt!r} became {text!r}; expected the prompt whole, and the assistant's "
+            "turn begun at the end: check chat_template.jinja"
+        )
+
+
+class _Served(StraightThroughLinear):
+    """A projection that reads its weight as a server does: from packed codes and stored scales."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        master = self.weight.detach().float()
+        stored = quantise(master, self.group.global_scale(), self.group.name, self.block_scales)
+        loaded = Quantised(unpack(pack(stored.codes)), stored.scales, stored.global_scale)
+        out = F.linear(input, dequantise(loaded, self.group.name).to(self.compute_dtype))
+        return out if self.bias is None else out + self.bias.to(self.compute_dtype)
+
+
+@contextmanager
+def served(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, the model computes as its reloaded export will, one weight unpacked at a time."""
+    layers = [module for module in model.modules() if type(module) is StraightThroughLinear]
+    for layer in layers:
+        layer.__class__ = _Served
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.__class__ = StraightThroughLinear
+
+
+def _logits(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
+    """float32 [T, V]."""
+    return (
+        model(input_ids=torch.tensor([list(ids)], device=model.lm_head.weight.device), use_cache=False)
+        .logits[0]
+        .float()
+    )
+
+
+@torch.no_grad()
+def check_forward(model: PreTrainedModel, chats: Sequence[Sequence[int]]) -> float:
+    """The training forward gives the served one's logits to the bit, and the served model's own answers a small loss.
+
+    A greedy token has at least probability 1/V, so that the loss of a model's own answer is at most log V nats: more
+    proves that two different things are computed.
+
+    Returns:
+        Loss of the starting model's own greedy answers, in nats a token.
+
+    Raises:
+        PreflightError
+    """
+    limit = math.log(model.config.vocab_size)
+    total, count = 0.0, 0
+    for chat in chats:
+        with served(model):
+            answered = list(chat)
+            for _ in range(ANSWER_TOKENS):
+                answered.append(int(_logits(model, answered)[-1].argmax()))
+            theirs = _logits(model, answered)
+        ours = _logits(model, answered)
+        difference = (ours - theirs).abs().max().item()
+        if difference != 0:
+            raise PreflightError(
+                f"preflight, forward: the training forward and the exported one differ by up to {difference:g} in "
+                "their logits on the starting weights; expected equal bits: what is trained is not what is served "
+                "(is a layer or a dtype of this model unknown to fgod.nvfp4.layers?)"
+            )
+        first = len(chat) - 1
+        total += F.cross_entropy(
+            ours[first:-1], torch.tensor(answered[len(chat) :], device=ours.device), reduction="sum"
+        ).item()
+        count += ANSWER_TOKENS
+    loss = total / count
+    if not loss <= limit * 1.001:
+        raise PreflightError(
+            f"preflight, first loss: {loss:.2f} nats a token on the model's own answers; expected at most {limit:.2f}, "
+            "a blind guess: the training path does not compute what answers (a first loss of 35 means a wrong path); "
+            "check the starting weights and the tokenizer"
+        )
+    return loss
+
+
+def check_changed(unchanged: Sequence[str]) -> None:
+    """After the first step. Raises PreflightError naming tensors that it left as they were."""
+    if unchanged:
+        some = ", ".join(unchanged[:4])
+        raise PreflightError(
+            f"after step 1, {len(unchanged)} tensors are as they were: {some}; expected every tensor to change: raise "
+            "train.lr, or keep masters that accumulate (train.master_dtype: fp32 or bf16)"
+        )
