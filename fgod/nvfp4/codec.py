@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -73,6 +74,17 @@ def power_of_two_global_scale(amax: float, name: str = "weight") -> float:
     return math.ldexp(1.0, exponent - 1)
 
 
+def device_global_scale(amax: Tensor) -> Tensor:
+    """`power_of_two_global_scale` of many largest magnitudes (float32) without asking any of them: float32, same shape.
+
+    The exponent is taken from the bits of a float64 quotient, as the host's is. NaN and infinity give some number.
+    """
+    quotient = (E4M3_MAX * E2M1_MAX / HEADROOM) / amax.double().clamp(min=AMAX_MIN)
+    exponent = (quotient.view(torch.int64) >> 52 & 0x7FF) - 1023
+    scale = (exponent.clamp(-126, 127) + 127 << 23).int().view(torch.float32)
+    return torch.where(amax < AMAX_MIN, 1.0, scale)
+
+
 def largest_magnitude(weight: Tensor) -> float:
     """max |w|; NaN if any element is NaN, infinity if any is infinite."""
     low, high = torch.aminmax(weight)
@@ -126,7 +138,7 @@ def _to_grid(values: Tensor) -> Tensor:
     return values.add_(binades).sub_(binades)
 
 
-def _squared_errors(blocks: Tensor, scales: Tensor, global_scale: float) -> Tensor:
+def _squared_errors(blocks: Tensor, scales: Tensor, global_scale: float | Tensor) -> Tensor:
     """Σ(Q(w) - w)² of each block [N, K/16, 16] under its scale; summed as a tree of halves, as kernels can."""
     steps = (scales / global_scale).unsqueeze(-1)
     errors = _to_grid(blocks / steps).mul_(steps).sub_(blocks).square_()
@@ -136,7 +148,7 @@ def _squared_errors(blocks: Tensor, scales: Tensor, global_scale: float) -> Tens
     return errors.squeeze(-1)
 
 
-def _block_scales(blocks: Tensor, global_scale: float, rule: str) -> Tensor:
+def _block_scales(blocks: Tensor, global_scale: float | Tensor, rule: str) -> Tensor:
     """E4M3 block scales [N, K/16] of blocks [N, K/16, 16]: amax/6·global, clamped to [2⁻⁶, 448], rounded to E4M3.
 
     Under the rule four-over-six (Cook et al. 2025) a block takes amax/4 instead where its squared error is smaller.
@@ -151,20 +163,31 @@ def _block_scales(blocks: Tensor, global_scale: float, rule: str) -> Tensor:
     return torch.where(better, fours, sixes).to(torch.float8_e4m3fn)
 
 
+@cache
+def _edges(device: torch.device) -> Tensor:
+    """Where codes change, on a device once: a CUDA graph cannot copy it from the host."""
+    # bucketize counts thresholds < magnitude; a tie that rounds up must count, hence the next float below it
+    edges = torch.tensor(_THRESHOLDS)
+    edges[1::2] = torch.nextafter(edges[1::2], torch.zeros(()))
+    return edges.to(device)
+
+
+@cache
+def _values(device: torch.device) -> Tensor:
+    """Values of the codes 0 to 15, on a device once."""
+    return torch.tensor(E2M1 + tuple(-value for value in E2M1), device=device)
+
+
 def encode_e2m1(values: Tensor) -> Tensor:
     """Codes (uint8) of float32 values, by the definition: count the thresholds that a magnitude is past. −0 gives 0."""
     magnitudes = values.abs()
-    # bucketize counts thresholds < magnitude; a tie that rounds up must count, hence the next float below it
-    edges = torch.tensor(_THRESHOLDS, device=values.device)
-    edges[1::2] = torch.nextafter(edges[1::2], torch.zeros(()))
-    codes = torch.bucketize(magnitudes, edges)
+    codes = torch.bucketize(magnitudes, _edges(values.device))
     return torch.where((values < 0) & (codes > 0), codes + 8, codes).to(torch.uint8)
 
 
 def decode_e2m1(codes: Tensor) -> Tensor:
     """Values (float32) of codes 0 to 15."""
-    table = torch.tensor(E2M1 + tuple(-value for value in E2M1), device=codes.device)
-    return table[codes.long()]
+    return _values(codes.device)[codes.long()]
 
 
 def quantise(
@@ -211,10 +234,13 @@ def dequantise(quantised: Quantised, name: str = "weight") -> Tensor:
     return (values * steps.unsqueeze(-1)).flatten(1)
 
 
-def fake_quantise(weight: Tensor, global_scale: float, name: str = "weight", block_scales: str = "amax") -> Tensor:
+def fake_quantise(
+    weight: Tensor, global_scale: float | Tensor, name: str = "weight", block_scales: str = "amax"
+) -> Tensor:
     """`dequantise(quantise(weight, global_scale))`, the same bits in few passes and without codes.
 
-    Weights are expected to be finite: whoever computed `global_scale` has checked that.
+    Weights are expected to be finite: whoever computed `global_scale` has checked that. It may be float32 without
+    dimensions, on the device (`device_global_scale`).
     """
     blocks = block_view(weight, name)
     steps = (_block_scales(blocks, global_scale, block_scales).float() / global_scale).unsqueeze(-1)

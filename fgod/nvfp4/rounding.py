@@ -98,6 +98,17 @@ def random_bits(
     return mix(mix(index.add_(_signed(key.k0))).bitwise_xor_(_signed(key.k1))).view(shape)
 
 
+def random_words(key: Tensor, start: int, shape: torch.Size | tuple[int, ...]) -> Tensor:
+    """`random_bits` of a key that lies on the device: int32 [2], the numbers of `key_words`."""
+    index = torch.arange(start, start + torch.Size(shape).numel(), device=key.device).to(torch.int32)
+    return mix(mix(index + key[0]).bitwise_xor_(key[1])).view(shape)
+
+
+def key_words(key: Key) -> tuple[int, int]:
+    """A key as two int32 of the same bits."""
+    return _signed(key.k0), _signed(key.k1)
+
+
 def stochastic_drop(values: Tensor, bits: Tensor, dropped: int) -> Tensor:
     """float32 whose low `dropped` mantissa bits are gone: up or down with probabilities that keep the expectation.
 
@@ -116,7 +127,7 @@ def stochastic_bf16(values: Tensor, bits: Tensor) -> Tensor:
     return stochastic_drop(values, bits, BF16_DROPPED).bfloat16()
 
 
-def stochastic_nvfp4(weight: Tensor, global_scale: float, bits: Tensor, name: str = "weight") -> Tensor:
+def stochastic_nvfp4(weight: Tensor, global_scale: float | Tensor, bits: Tensor, name: str = "weight") -> Tensor:
     """float32 [N, K] on NVFP4's grid whose expectation is `weight`; the grid's points stay where they are.
 
     A block's scale, amax/6 · global, is rounded stochastically to E4M3 (by `mix` of its first word), and its

@@ -121,12 +121,23 @@ class Moment:
         """All that is kept, holding zeros; each has N rows."""
         return (torch.zeros(shape, device=device),)
 
+    @staticmethod
+    def decode(parts: tuple[Tensor, ...]) -> Tensor:
+        """float32 of some rows of what is kept."""
+        return parts[0]
+
+    @staticmethod
+    def encode(values: Tensor) -> tuple[Tensor, ...]:
+        """What is kept of float32 values, which may be changed by this."""
+        return (values,)
+
     def read(self, rows: slice) -> Tensor:
         """float32 of rows, free to be changed and handed to `write`."""
-        return self.tensors[0][rows]
+        return self.decode(self.load(rows))
 
     def write(self, rows: slice, values: Tensor) -> None:
         """Keep float32 values, which may be changed by this."""
+        self.store(rows, self.encode(values))
 
     @property
     def nbytes(self) -> int:
@@ -134,7 +145,8 @@ class Moment:
 
     def store(self, rows: slice, parts: tuple[Tensor, ...]) -> None:
         for tensor, part in zip(self.tensors, parts, strict=True):
-            tensor[rows].copy_(part)
+            if tensor[rows].data_ptr() != part.data_ptr():
+                tensor[rows].copy_(part)
 
     def load(self, rows: slice) -> tuple[Tensor, ...]:
         return tuple(tensor[rows] for tensor in self.tensors)
@@ -146,11 +158,13 @@ class Bf16Moment(Moment):
     def allocate(self, shape: tuple[int, int], device: torch.device) -> tuple[Tensor, ...]:
         return (torch.zeros(shape, dtype=torch.bfloat16, device=device),)
 
-    def read(self, rows: slice) -> Tensor:
-        return self.tensors[0][rows].float()
+    @staticmethod
+    def decode(parts: tuple[Tensor, ...]) -> Tensor:
+        return parts[0].float()
 
-    def write(self, rows: slice, values: Tensor) -> None:
-        self.tensors[0][rows].copy_(values)
+    @staticmethod
+    def encode(values: Tensor) -> tuple[Tensor, ...]:
+        return (values.bfloat16(),)
 
 
 class Int8Moment(Moment):
@@ -163,12 +177,13 @@ class Int8Moment(Moment):
         scales = torch.zeros(rows, columns // codecs.block_width(columns), device=device)
         return torch.zeros(shape, dtype=self.codes, device=device), scales
 
-    def read(self, rows: slice) -> Tensor:
-        codes, scales = self.load(rows)
-        return codecs.decode_eight_bits(codes, scales)
+    @staticmethod
+    def decode(parts: tuple[Tensor, ...]) -> Tensor:
+        return codecs.decode_eight_bits(*parts)
 
-    def write(self, rows: slice, values: Tensor) -> None:
-        self.store(rows, codecs.encode_int8(values))
+    @staticmethod
+    def encode(values: Tensor) -> tuple[Tensor, ...]:
+        return codecs.encode_int8(values)
 
 
 class Nvfp4Moment(Moment):
@@ -182,22 +197,25 @@ class Nvfp4Moment(Moment):
             torch.zeros(rows, columns // codecs.segment_width(columns), device=device),
         )
 
-    def read(self, rows: slice) -> Tensor:
-        packed, scales, segments = self.load(rows)
-        return codecs.decode_nvfp4(packed, scales, segments)
+    @staticmethod
+    def decode(parts: tuple[Tensor, ...]) -> Tensor:
+        return codecs.decode_nvfp4(*parts)
 
-    def write(self, rows: slice, values: Tensor) -> None:
-        self.store(rows, codecs.encode_nvfp4(values))
+    @staticmethod
+    def encode(values: Tensor) -> tuple[Tensor, ...]:
+        return codecs.encode_nvfp4(values)
 
 
 class Bf16Root(Bf16Moment):
-    """√v in BF16. `read` and `write` speak of v, here and below."""
+    """√v in BF16. Both directions speak of v, here and below."""
 
-    def read(self, rows: slice) -> Tensor:
-        return super().read(rows).square_()
+    @staticmethod
+    def decode(parts: tuple[Tensor, ...]) -> Tensor:
+        return parts[0].float().square_()
 
-    def write(self, rows: slice, values: Tensor) -> None:
-        super().write(rows, values.sqrt_())
+    @staticmethod
+    def encode(values: Tensor) -> tuple[Tensor, ...]:
+        return (values.sqrt_().bfloat16(),)
 
 
 class Uint8Root(Int8Moment):
@@ -205,21 +223,25 @@ class Uint8Root(Int8Moment):
 
     codes = torch.uint8
 
-    def read(self, rows: slice) -> Tensor:
-        return super().read(rows).square_()
+    @staticmethod
+    def decode(parts: tuple[Tensor, ...]) -> Tensor:
+        return codecs.decode_eight_bits(*parts).square_()
 
-    def write(self, rows: slice, values: Tensor) -> None:
-        self.store(rows, codecs.encode_root_uint8(values.sqrt_()))
+    @staticmethod
+    def encode(values: Tensor) -> tuple[Tensor, ...]:
+        return codecs.encode_root_uint8(values.sqrt_())
 
 
 class Nvfp4Root(Nvfp4Moment):
     """√v as E2M1 codes 1 to 7 with NVFP4's scales."""
 
-    def read(self, rows: slice) -> Tensor:
-        return super().read(rows).square_()
+    @staticmethod
+    def decode(parts: tuple[Tensor, ...]) -> Tensor:
+        return codecs.decode_nvfp4(*parts).square_()
 
-    def write(self, rows: slice, values: Tensor) -> None:
-        self.store(rows, codecs.encode_root_nvfp4(values.sqrt_()))
+    @staticmethod
+    def encode(values: Tensor) -> tuple[Tensor, ...]:
+        return codecs.encode_root_nvfp4(values.sqrt_())
 
 
 M_KINDS: dict[str, type[Moment]] = {"fp32": Moment, "bf16": Bf16Moment, "int8": Int8Moment, "nvfp4": Nvfp4Moment}

@@ -1,0 +1,54 @@
+"""Cross entropy over a large vocabulary whose logits never exist at once: chunks of tokens, recomputed for the gradient.
+
+Logits of 2048 labels over 151,936 tokens take 1.2 GB in float32, and as much again while they are differentiated. Here
+two chunks of at most `CHUNK_LOGITS` exist at a time, and each row of the table's gradient is complete when its chunk is.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fgod.train.device.ops import Ops
+
+CHUNK_LOGITS = 2**25
+"""Logits of one chunk: 64 MiB in BF16, enough for a matrix product to fill a GPU."""
+
+
+def chunk_width(labels: int, vocab: int) -> int:
+    """Tokens of one chunk: all of them where that is little, else a multiple of 128."""
+    return min(vocab, max(128, CHUNK_LOGITS // max(labels, 1) // 128 * 128))
+
+
+def head_loss(
+    ops: Ops, hidden: Tensor, table: Tensor, labels: Tensor, weights: Tensor, to_table: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Σ weight · cross entropy of hidden [L, H] · table [V, H]ᵀ; the gradient of the table is written to `to_table`.
+
+    Args:
+        labels: int64 [L]; rows whose weight is 0 may have any.
+        weights: float32 [L].
+        to_table: [V, H] in the compute dtype.
+
+    Returns:
+        The loss (float32, no dimension) and the gradient of hidden.
+    """
+    count, vocab = len(hidden), len(table)
+    width = chunk_width(count, vocab)
+    top = torch.full((count,), -torch.inf, device=hidden.device)
+    total, picked = torch.zeros(2, count, device=hidden.device).unbind()
+    logits = None
+    for first in range(0, vocab, width):
+        logits = hidden @ table[first : first + width].to(hidden.dtype).t()
+        top, total, picked = ops.fold_logits(logits, labels, first, top, total, picked)
+    log_sum = top + torch.log(total)
+    loss = ((log_sum - picked) * weights).sum()
+    to_hidden = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
+    for first in range(0, vocab, width):
+        part = table[first : first + width].to(hidden.dtype)
+        if width < vocab or logits is None:
+            logits = hidden @ part.t()
+        slopes = ops.logit_slopes(logits, labels, first, log_sum, weights)
+        to_hidden += slopes @ part
+        torch.mm(slopes.t(), hidden, out=to_table[first : first + width])
+    return loss, to_hidden.to(hidden.dtype)
