@@ -59,6 +59,16 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def drop_cached(path: Path) -> None:
+    """Give a file's page cache back: on unified memory it counts as used. What is not yet on the disk is written first."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(handle)
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync it and rename it over `path`, else remove it."""

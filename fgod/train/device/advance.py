@@ -81,7 +81,7 @@ def advance(
     beta1, beta2 = modes.betas
     rate, decay, pull, m_share, v_share, clip = (numbers[..., i : i + 1] for i in range(NUMBERS))
     m_kind, v_kind = M_KINDS[modes.m], V_KINDS[modes.v]
-    old = weight.float()
+    old = weight.to(torch.float32, copy=True)
     wide = grad.float() * clip
     m, v = m_kind.decode(m_parts), v_kind.decode(v_parts)
     m = m.lerp(wide, 1 - beta1)

@@ -1,0 +1,235 @@
+"""A Qwen3 with its backward pass written out: what is kept, what is computed again and when a gradient is done is ours.
+
+Forward it computes what the NVFP4 export will (`fgod.nvfp4.layers`), in one matrix product for q, k and v and one for
+gate and up. A layer keeps its input and what the attention added to it; with room its queries, keys, values and
+attention too, or gate and up. Quantised weights are never kept: they are made again under the scale of the forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fgod.nvfp4.codec import device_global_scale
+from fgod.nvfp4.names import EMBEDDING, TIED_HEAD
+from fgod.train.device.head import head_loss
+from fgod.train.device.ops import Ops
+from fgod.train.device.weights import Masters, frequencies
+
+Take = Callable[[str, Tensor], None]
+"""Called with a scale group (or the width of a bank of vectors, as text) and its gradient, once it is complete."""
+
+
+class Keep(NamedTuple):
+    """What a layer keeps besides its input and the middle of its residual stream."""
+
+    attention: bool
+    mlp: bool
+
+
+@dataclass
+class Kept:
+    """Of one layer, for its backward pass. Without `qkv` or `gate_up` these are computed again."""
+
+    entered: Tensor
+    middle: Tensor
+    attended: Attended | None = None
+    gate_up: Tensor | None = None
+
+
+class Attended(NamedTuple):
+    """qkv [B, S, heads, D]; queries, keys, values and what came of them, joined by autograd; out [T, heads·D]."""
+
+    qkv: Tensor
+    parts: tuple[Tensor, Tensor, Tensor]
+    out: Tensor
+
+
+class Inputs(NamedTuple):
+    """Of one step, all on the device. ids int64 [B, S]; positions and labels int64 [L]; weights float32 [L]: 0 where
+    a label only fills up, else 1 over the count of labels."""
+
+    ids: Tensor
+    positions: Tensor
+    labels: Tensor
+    weights: Tensor
+
+
+class Network:
+    """Loss and gradients of masters on a device."""
+
+    def __init__(self, masters: Masters, ops: Ops, dtype: torch.dtype, block_scales: str) -> None:
+        self.masters, self.ops, self.dtype, self.block_scales = masters, ops, dtype, block_scales
+        config = masters.config
+        self.layers: int = config["num_hidden_layers"]
+        self.heads: int = config["num_attention_heads"]
+        self.kv_heads: int = config["num_key_value_heads"]
+        self.head_dim: int = config["head_dim"]
+        self.eps: float = config["rms_norm_eps"]
+        self.tied: bool = config.get("tie_word_embeddings", False)
+        self.frequencies = frequencies(config).to(masters.device)
+        self.scaled = [group for group in masters.groups if group not in (EMBEDDING, TIED_HEAD)]
+        self.scales: dict[str, Tensor] = {}
+
+    def measure_scales(self, amaxes: Tensor, places: Tensor) -> None:
+        """Global scales of all groups at once, before a forward pass.
+
+        Args:
+            amaxes: float32 [tensors], the largest magnitude of each matrix now.
+            places: int64 [groups, most members]: of the members of each group of `scaled`, one perhaps repeated.
+        """
+        scales = device_global_scale(amaxes[places].amax(1))
+        self.scales = dict(zip(self.scaled, scales.unbind(), strict=True))
+
+    def quantised(self, group: str) -> Tensor:
+        """Q(W) of a group in the compute dtype."""
+        return self.ops.quantise(self.masters.groups[group], self.scales[group], self.dtype, self.block_scales)
+
+    def gain(self, layer: int, name: str) -> Tensor:
+        return self.masters.tensors[f"model.layers.{layer}.{name}.weight"]
+
+    def _norm(self, x: Tensor, gain: Tensor) -> Tensor:
+        return self.ops.norm(x, gain, self.eps)
+
+    def rotary(self, width: int) -> tuple[Tensor, Tensor]:
+        """cos and sin float32 [S, D], rounded to the compute dtype."""
+        angles = torch.arange(width, device=self.frequencies.device).float()[:, None] * self.frequencies
+        both = torch.cat((angles, angles), -1)
+        return both.cos().to(self.dtype).float(), both.sin().to(self.dtype).float()
+
+    # -------------------------------------------------------------------------------------------------------- forward
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """[T, H] of ids [B, S]."""
+        return F.embedding(ids, self.masters.tensors[EMBEDDING]).to(self.dtype).flatten(0, 1)
+
+    def _attend(self, layer: int, entered: Tensor, weight: Tensor, shape: torch.Size, graph: bool) -> Attended:
+        """Attention of a layer's input [T, H]; with `graph` autograd remembers it."""
+        hidden = self._norm(entered, self.gain(layer, "input_layernorm"))
+        qkv = (hidden @ weight.t()).view(*shape, -1, self.head_dim)
+        gains = self.gain(layer, "self_attn.q_norm"), self.gain(layer, "self_attn.k_norm")
+        q, k = self.ops.heads(qkv, *gains, *self.rotary(shape[1]), self.heads, self.kv_heads, self.eps)
+        parts = q, k, qkv[:, :, self.heads + self.kv_heads :]
+        if graph:
+            parts = tuple(part.detach().requires_grad_() for part in parts)
+        with torch.set_grad_enabled(graph):
+            q, k, v = (part.transpose(1, 2) for part in parts)
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.heads != self.kv_heads)
+            return Attended(qkv, parts, out.transpose(1, 2).reshape(len(entered), -1))
+
+    def layer(self, layer: int, x: Tensor, shape: torch.Size, keep: Keep) -> tuple[Tensor, Kept]:
+        """One layer on the residual stream x [T, H]."""
+        at = f"model.layers.{layer}"
+        attended = self._attend(layer, x, self.quantised(f"{at}.self_attn.qkv_proj"), shape, keep.attention)
+        out = attended.out.detach()
+        middle = torch.addmm(x, out, self.quantised(f"{at}.self_attn.o_proj").t())
+        hidden = self._norm(middle, self.gain(layer, "post_attention_layernorm"))
+        gate_up = hidden @ self.quantised(f"{at}.mlp.gate_up_proj").t()
+        leaving = torch.addmm(middle, self.ops.swiglu(gate_up), self.quantised(f"{at}.mlp.down_proj").t())
+        kept = Kept(x, middle, attended if keep.attention else None, gate_up if keep.mlp else None)
+        return leaving, kept
+
+    @torch.no_grad()
+    def logits(self, ids: Tensor) -> Tensor:
+        """float32 [B, S, V], for comparisons."""
+        x = self.embed(ids)
+        for layer in range(self.layers):
+            x, _ = self.layer(layer, x, ids.shape, Keep(False, False))
+        hidden = self._norm(x, self.masters.tensors["model.norm.weight"])
+        return (hidden @ self._head().to(self.dtype).t()).float().view(*ids.shape, -1)
+
+    def _head(self) -> Tensor:
+        return self.masters.tensors[EMBEDDING if self.tied else TIED_HEAD]
+
+    # ------------------------------------------------------------------------------------------------------- backward
+
+    @torch.no_grad()
+    def loss(self, inputs: Inputs, keep: Sequence[Keep], take: Take) -> Tensor:
+        """Σ weight · cross entropy (float32, no dimension); each gradient goes to `take` as soon as it is complete."""
+        shape = inputs.ids.shape
+        gains = {width: torch.zeros_like(bank.rows) for width, bank in self.masters.banks.items()}
+        kept: list[Kept] = []
+        x = self.embed(inputs.ids)
+        for layer in range(self.layers):
+            x, one = self.layer(layer, x, shape, keep[layer])
+            kept.append(one)
+        final = self.masters.tensors["model.norm.weight"]
+        chosen = x.index_select(0, inputs.positions)
+        head = self._head()
+        to_head = torch.empty(head.shape, dtype=self.dtype, device=head.device)
+        hidden = self._norm(chosen, final)
+        loss, to_hidden = head_loss(self.ops, hidden, head, inputs.labels, inputs.weights, to_head)
+        to_chosen, gained = self.ops.joined_norm_backward(
+            chosen, final, self.eps, to_hidden, torch.zeros_like(to_hidden)
+        )
+        self._gained(gains, "model.norm.weight", gained)
+        grad = torch.zeros_like(x).index_put_((inputs.positions,), to_chosen, accumulate=True)
+        del x, chosen, hidden, to_hidden, to_chosen
+        if not self.tied:
+            take(TIED_HEAD, to_head)
+            del to_head
+        for layer in reversed(range(self.layers)):
+            grad = self._layer_backward(layer, grad, kept.pop(), shape, gains, take)
+        to_table = to_head if self.tied else torch.zeros_like(self.masters.tensors[EMBEDDING], dtype=self.dtype)
+        take(EMBEDDING, to_table.index_put_((inputs.ids.flatten(),), grad, accumulate=True))
+        for width, rows in gains.items():
+            take(str(width), rows)
+        return loss
+
+    def _gained(self, gains: dict[int, Tensor], name: str, grad: Tensor) -> None:
+        bank = self.masters.banks[len(grad)]
+        gains[len(grad)][bank.names.index(name)] = grad
+
+    def _layer_backward(
+        self, layer: int, grad: Tensor, kept: Kept, shape: torch.Size, gains: dict[int, Tensor], take: Take
+    ) -> Tensor:
+        """The gradient of a layer's input from that of its output, both [T, H]."""
+        to_middle = self._mlp_backward(layer, grad, kept, gains, take)
+        return self._attention_backward(layer, to_middle, kept, shape, gains, take)
+
+    def _mlp_backward(self, layer: int, grad: Tensor, kept: Kept, gains: dict[int, Tensor], take: Take) -> Tensor:
+        at, norm = f"model.layers.{layer}", f"model.layers.{layer}.post_attention_layernorm.weight"
+        gain = self.masters.tensors[norm]
+        hidden = self._norm(kept.middle, gain)
+        up = self.quantised(f"{at}.mlp.gate_up_proj")
+        gate_up = hidden @ up.t() if kept.gate_up is None else kept.gate_up
+        to_active = grad @ self.quantised(f"{at}.mlp.down_proj")
+        to_both, active = self.ops.swiglu_backward(gate_up, to_active)
+        kept.gate_up = gate_up = None
+        take(f"{at}.mlp.down_proj", grad.t() @ active)
+        del active, to_active
+        to_hidden = to_both @ up
+        take(f"{at}.mlp.gate_up_proj", to_both.t() @ hidden)
+        to_middle, gained = self.ops.joined_norm_backward(kept.middle, gain, self.eps, to_hidden, grad)
+        self._gained(gains, norm, gained)
+        return to_middle
+
+    def _attention_backward(
+        self, layer: int, grad: Tensor, kept: Kept, shape: torch.Size, gains: dict[int, Tensor], take: Take
+    ) -> Tensor:
+        at = f"model.layers.{layer}"
+        names = [f"{at}.{n}.weight" for n in ("input_layernorm", "self_attn.q_norm", "self_attn.k_norm")]
+        gain, q_gain, k_gain = (self.masters.tensors[name] for name in names)
+        weight = self.quantised(f"{at}.self_attn.qkv_proj")
+        attended = kept.attended or self._attend(layer, kept.entered, weight, shape, True)
+        out = attended.out.detach()
+        to_out = grad @ self.quantised(f"{at}.self_attn.o_proj")
+        take(f"{at}.self_attn.o_proj", grad.t() @ out)
+        to_parts = torch.autograd.grad(attended.out, attended.parts, to_out)
+        to_qkv, q_gained, k_gained = self.ops.heads_backward(
+            attended.qkv, q_gain, k_gain, *self.rotary(shape[1]), self.eps, *to_parts
+        )
+        kept.attended = attended = None
+        to_qkv = to_qkv.view(len(grad), -1)
+        to_hidden = to_qkv @ weight
+        hidden = self._norm(kept.entered, gain)
+        take(f"{at}.self_attn.qkv_proj", to_qkv.t() @ hidden)
+        to_entered, gained = self.ops.joined_norm_backward(kept.entered, gain, self.eps, to_hidden, grad)
+        for name, one in zip(names, (gained, q_gained, k_gained), strict=True):
+            self._gained(gains, name, one)
+        return to_entered

@@ -1,0 +1,82 @@
+"""What layers keep for the backward pass, and what a run needs on a device, from a config and a recipe. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from fgod.nvfp4.folders import DTYPES
+from fgod.nvfp4.names import EMBEDDING, TIED_HEAD, scale_group
+from fgod.train.device.advance import CHUNK
+from fgod.train.device.head import chunk_width
+from fgod.train.device.network import Keep
+from fgod.train.memory import Prediction, predict, shapes
+from fgod.train.recipe import TrainRecipe
+
+ROOM = 0.10
+"""What activations may take beside weights and moments under activation_checkpointing, as a part of those: at one row
+nothing is computed again; at 8 rows of 512 tokens of a 4 B model each layer keeps its two residual streams alone."""
+
+CUDA_WORKSPACE = 96 * 2**20
+"""Of cuBLAS, and what torch's allocator rounds up."""
+
+
+def _sizes(config: Mapping[str, Any], item: int) -> tuple[int, int, int]:
+    """Bytes of one token in one layer: both residual streams; attention; gate and up."""
+    wide = config["num_attention_heads"] * config["head_dim"]
+    narrow = config["num_key_value_heads"] * config["head_dim"]
+    attention = (3 * wide + 3 * narrow) * item + 4 * config["num_attention_heads"]
+    return 2 * config["hidden_size"] * item, attention, 2 * config["intermediate_size"] * item
+
+
+def _resident(config: Mapping[str, Any], recipe: TrainRecipe) -> int:
+    one = predict(config, recipe, 1, 1)
+    return one.weights + one.m + one.v + one.pull
+
+
+def layer_plan(config: Mapping[str, Any], recipe: TrainRecipe, tokens: int) -> list[Keep]:
+    """What each layer keeps at so many tokens: all of it, or under activation_checkpointing what `ROOM` has room for."""
+    layers = config["num_hidden_layers"]
+    if not recipe.activation_checkpointing:
+        return [Keep(True, True)] * layers
+    base, attention, mlp = (tokens * size for size in _sizes(config, DTYPES[recipe.compute_dtype].itemsize))
+    room = ROOM * _resident(config, recipe) - layers * base
+    out = []
+    for _ in range(layers):
+        keep = Keep(room >= attention, room >= attention + mlp)
+        room -= keep.attention * attention + keep.mlp * mlp
+        out.append(keep)
+    return out
+
+
+def predict_on_device(
+    config: Mapping[str, Any], recipe: TrainRecipe, rows: int, width: int, labels: int, where: str = "config"
+) -> Prediction:
+    """Bytes that torch's allocator has at the widest moment of a step. `width`: tokens of each row; `labels`: in all."""
+    item = DTYPES[recipe.compute_dtype].itemsize
+    wanted = shapes(config, where)
+    known = predict(config, recipe, width, labels, 0, where)
+    tokens = rows * width
+    base, attention, mlp = (tokens * size for size in _sizes(config, item))
+    plan = layer_plan(config, recipe, tokens)
+    kept = sum(base + keep.attention * attention + keep.mlp * mlp for keep in plan)
+    groups: dict[str, int] = {}
+    for name, shape in wanted.items():
+        groups[scale_group(name)] = groups.get(scale_group(name), 0) + torch.Size(shape).numel()
+    table = groups.pop(EMBEDDING) * item
+    groups.pop(TIED_HEAD, None)
+    largest = max(groups.values()) * item
+    gradients = table + largest if recipe.step_in_backward else known.gradients + largest + table
+    of_layer = tokens * config["hidden_size"] * item * 4 + 2 * mlp + mlp // 2 + attention
+    chunk = chunk_width(labels, config["vocab_size"]) * labels
+    return replace(
+        known,
+        gradients=gradients,
+        quantised=2 * largest,
+        activations=kept + of_layer,
+        logits=chunk * (2 * item),
+        workspace=CUDA_WORKSPACE + CHUNK * 4,
+    )

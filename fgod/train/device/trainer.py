@@ -1,0 +1,218 @@
+"""One optimizer step on a device, as a CUDA graph where its shape is known, and its results a step later.
+
+Shapes are few: rows are padded to the batch, tokens to the recipe's `length_bucket`, labels to a multiple of
+`LABELS`. The first step of a shape runs as it is written (and compiles what is compiled), the second is captured,
+every later one is replayed. Where capture fails the step runs as it is written from then on, and that is said.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fgod.train.batches import Batch, Sample, collate, micro_batches
+from fgod.train.device.network import Inputs, Keep, Network
+from fgod.train.device.optimizer import DeviceAdamW
+from fgod.train.device.plan import layer_plan
+from fgod.train.efficiency import Projection
+from fgod.train.optimizer import StepFacts
+from fgod.train.recipe import TrainRecipe
+from fgod.train.record import StepRow
+
+LABELS = 64
+"""Labels are filled up to a multiple of this many: fewer shapes."""
+
+LAG = 1
+"""Steps that may be under way when the results of an earlier one are read: the host prepares while the device works."""
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class _Flight:
+    """A step whose results are not yet read."""
+
+    step: int
+    lr: float
+    tokens: int
+    loss: Tensor
+    told: Tensor
+    done: torch.cuda.Event | None
+
+
+def padded(batch: Batch, rows: int, pad: int) -> Inputs:
+    """A batch on the host, rows and labels filled up."""
+    ids = torch.full((rows, batch.input_ids.shape[1]), pad)
+    ids[: len(batch.input_ids)] = batch.input_ids
+    count = len(batch.labels)
+    places, labels = (torch.zeros(count + -count % LABELS, dtype=torch.int64) for _ in range(2))
+    places[:count], labels[:count] = batch.positions, batch.labels
+    weights = torch.zeros(len(labels))
+    weights[:count] = 1.0
+    return Inputs(ids, places, labels, weights)
+
+
+class _Shape:
+    """Steps of one shape: where their inputs lie on the device, and their graph once it is captured."""
+
+    def __init__(self, inputs: Inputs, device: torch.device) -> None:
+        self.inputs = Inputs(*(torch.empty_like(part, device=device) for part in inputs))
+        self.loss = torch.zeros((), device=device)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.seen = 0
+
+
+class DeviceTrainer:
+    """Makes steps of a network by an optimizer. `keep` of `layer_plan` decides what its layers keep."""
+
+    def __init__(
+        self, network: Network, optimizer: DeviceAdamW, recipe: TrainRecipe, pad: int, say: Say, graphs: bool = True
+    ) -> None:
+        self.network, self.optimizer, self.recipe, self.pad, self.say = network, optimizer, recipe, pad, say
+        self.device = network.masters.device
+        self.graphs = graphs and self.device.type == "cuda" and recipe.step_in_backward
+        if graphs and self.device.type == "cuda" and not recipe.step_in_backward:
+            say("CUDA graphs hold steps with step_in_backward: true; this recipe's run as they are written")
+        self.shapes: dict[tuple[int, ...], _Shape] = {}
+        self.flights: deque[_Flight] = deque()
+        self.last = time.perf_counter()
+        self.pool = torch.cuda.graph_pool_handle() if self.graphs else None
+        self._sent: deque[tuple[Tensor, ...]] = deque(maxlen=LAG + 3)
+        places = [[optimizer.names.index(n) for n in network.masters.members[group]] for group in network.scaled]
+        most = max(map(len, places))
+        self._places = torch.tensor([(row + row[:1] * most)[:most] for row in places], device=self.device)
+
+    # -------------------------------------------------------------------------------------------------------- a step
+
+    def launch(self, step: int, samples: Sequence[Sample]) -> None:
+        """Start one optimizer step (0 is the first); its results come from `landed`."""
+        lr = self.recipe.lr_at(step)
+        batches = self._batches(samples)
+        labels = sum(len(batch.labels) for batch in batches)
+        self._send((self.optimizer.numbers, self.optimizer.keys), self.optimizer.host_numbers(lr))
+        loss = torch.zeros((), device=self.device)
+        self._begin_pieces()
+        for number, batch in enumerate(batches):
+            inputs = padded(batch, self.recipe.micro_batch or self.recipe.batch, self.pad)
+            inputs.weights.div_(labels)
+            last = number + 1 == len(batches)
+            loss += self._piece(inputs, last)
+        told = self.optimizer.told
+        self.flights.append(self._fly(step, lr, sum(b.tokens for b in batches), loss, told))
+
+    def _batches(self, samples: Sequence[Sample]) -> list[Batch]:
+        if self.recipe.micro_batch is None:
+            return [collate(samples, self.pad, self.recipe.length_bucket)]
+        return micro_batches(samples, self.recipe.micro_batch, self.pad, self.recipe.length_bucket)
+
+    def _begin_pieces(self) -> None:
+        """Before the first piece of a step that is no graph."""
+        if not self.recipe.step_in_backward:
+            self.measure()
+            self.optimizer.begin_step()
+
+    def measure(self) -> None:
+        """Global scales of the masters as they are now."""
+        self.network.measure_scales(self.optimizer.amaxes, self._places)
+
+    def _send(self, targets: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        """Copy from the host without waiting; what is sent stays alive until the device has surely read it."""
+        if self.device.type == "cuda":
+            values = tuple(value.pin_memory() for value in values)
+        for target, value in zip(targets, values, strict=True):
+            target.copy_(value, non_blocking=True)
+        self._sent.append(tuple(values))
+
+    def _piece(self, inputs: Inputs, last: bool) -> Tensor:
+        key = (*inputs.ids.shape, len(inputs.labels))
+        shape = self.shapes.get(key)
+        if shape is None:
+            shape = self.shapes[key] = _Shape(inputs, self.device)
+        self._send(shape.inputs, inputs)
+        shape.seen += 1
+        if shape.graph is None and self.graphs and shape.seen > 1:
+            self._capture(shape, key)
+        if shape.graph is not None:
+            shape.graph.replay()
+        else:
+            self._compute(shape, last)
+        return shape.loss
+
+    def _compute(self, shape: _Shape, last: bool = True) -> None:
+        """What a graph holds: the step, or of a step in pieces one piece (and the optimizer after the last)."""
+        if self.recipe.step_in_backward:
+            self.measure()
+            self.optimizer.begin_step()
+        tokens = shape.inputs.ids.numel()
+        shape.loss.copy_(self.network.loss(shape.inputs, self.plan(tokens), self.optimizer.take))
+        if last:
+            self.optimizer.finish_step()
+
+    def plan(self, tokens: int) -> list[Keep]:
+        """What each layer keeps at so many tokens."""
+        return layer_plan(self.network.masters.config, self.recipe, tokens)
+
+    def _capture(self, shape: _Shape, key: tuple[int, ...]) -> None:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            torch.cuda.synchronize(self.device)
+            torch.cuda.empty_cache()  # blocks of steps as they are written are not the graph's
+            with torch.cuda.graph(graph, pool=self.pool):
+                self._compute(shape)
+            shape.graph = graph
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # torch raises what the call inside the capture raised
+            first = (str(error).strip().splitlines() or [""])[0]
+            self.say(f"steps of shape {key} cannot be captured as a CUDA graph ({first}): they run as they are written")
+            self.graphs = False
+            torch.cuda.synchronize(self.device)
+
+    # -------------------------------------------------------------------------------------------------------- results
+
+    def _fly(self, step: int, lr: float, tokens: int, loss: Tensor, told: Tensor) -> _Flight:
+        if self.device.type != "cuda":
+            return _Flight(step, lr, tokens, loss.clone(), told.clone(), None)
+        results = []
+        for value in (loss, told):
+            host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+            host.copy_(value, non_blocking=True)
+            results.append(host)
+        done = torch.cuda.Event()
+        done.record()
+        return _Flight(step, lr, tokens, *results, done)
+
+    def landed(self, lag: int = LAG) -> list[tuple[StepRow, StepFacts]]:
+        """Results of the steps before the newest `lag`, oldest first; waits for them alone."""
+        out = []
+        while len(self.flights) > lag:
+            flight = self.flights.popleft()
+            if flight.done is not None:
+                flight.done.synchronize()
+            out.append(self._row(flight))
+        return out
+
+    def _row(self, flight: _Flight) -> tuple[StepRow, StepFacts]:
+        facts = self.optimizer.receive(flight.told)
+        whole: Projection = facts.whole
+        now = time.perf_counter()
+        seconds, self.last = round(now - self.last, 6), now
+        row = StepRow(
+            flight.step + 1, flight.loss.item(), flight.lr, facts.grad_norm, whole.ratio(), flight.tokens, seconds,
+            memory_mib(self.device), whole.noise(), whole.largest, whole.clamped_share(),
+        )  # fmt: skip
+        return row, facts
+
+
+def memory_mib(device: torch.device) -> float:
+    """What torch has taken of the device, or what is resident on a CPU, in MiB."""
+    if device.type == "cuda":
+        return round(torch.cuda.memory_reserved(device) / 2**20, 1)
+    from fgod.train.record import resident_mib
+
+    return resident_mib()

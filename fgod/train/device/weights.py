@@ -1,0 +1,148 @@
+"""Masters on a device: matrices that share a global scale lie in one piece of memory, and so do all norms' gains.
+
+Streamed in from a folder shard by shard (at most one tensor besides the final size), or made at random on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from fgod.errors import UsageError
+from fgod.files import drop_cached
+from fgod.model.load import quiet
+from fgod.nvfp4.folders import DTYPES, open_weights, stored_names, weight_files
+from fgod.nvfp4.layers import prepare
+from fgod.nvfp4.load import master_torch_dtype
+from fgod.nvfp4.names import scale_group
+from fgod.train.memory import shapes
+
+RANDOM_STD = 0.02
+"""Standard deviation of random matrices, about that of Qwen3's."""
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Vectors of one width, a row each: [R, K] float32."""
+
+    names: tuple[str, ...]
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class Masters:
+    """`tensors` by name are views of `groups` (matrices, by scale group) and `banks` (vectors, by width)."""
+
+    config: Mapping[str, Any]
+    tensors: dict[str, Tensor]
+    groups: dict[str, Tensor]
+    members: dict[str, tuple[str, ...]]
+    banks: dict[int, Bank]
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.tensors.values())).device
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in self.groups.values()) + sum(b.rows.nbytes for b in self.banks.values())
+
+
+def allocate(config: Mapping[str, Any], master_dtype: str, device: torch.device, where: str) -> Masters:
+    """Memory for all masters of a Qwen3, not yet written."""
+    wanted = shapes(config, where)
+    members: dict[str, list[str]] = {}
+    vectors: dict[int, list[str]] = {}
+    for name, shape in wanted.items():
+        if len(shape) == 1:
+            vectors.setdefault(shape[0], []).append(name)
+        else:
+            members.setdefault(scale_group(name), []).append(name)
+    tensors: dict[str, Tensor] = {}
+    groups = {}
+    for group, names in members.items():
+        height, width = sum(wanted[n][0] for n in names), wanted[names[0]][1]
+        groups[group] = torch.empty(height, width, dtype=master_torch_dtype(master_dtype, 2), device=device)
+        tensors.update(zip(names, groups[group].split([wanted[n][0] for n in names]), strict=True))
+    banks = {}
+    for width, names in vectors.items():
+        banks[width] = Bank(tuple(names), torch.empty(len(names), width, device=device))
+        tensors.update(zip(names, banks[width].rows.unbind(), strict=True))
+    ordered = {name: tensors[name] for name in wanted}
+    return Masters(config, ordered, groups, {g: tuple(n) for g, n in members.items()}, banks)
+
+
+def load(folder: Path, config: Mapping[str, Any], master_dtype: str, device: torch.device) -> Masters:
+    """Masters of a folder of plain weights; host memory holds one tensor at a time, and the page cache is given back.
+
+    Raises:
+        UsageError: a tensor is missing, too many, or of another shape.
+    """
+    masters = allocate(config, master_dtype, device, str(folder))
+    with open_weights(folder) as weights:
+        stored = set(stored_names(weights, config))
+        for names, words in ((masters.tensors.keys() - stored, "is missing from"),
+                             (stored - masters.tensors.keys(), "has no place in the config of")):  # fmt: skip
+            if names:
+                raise UsageError(f"{folder}: the tensor {min(names)} {words} the weights ({len(names)} such)")
+        for name, master in masters.tensors.items():
+            if weights.shape(name) != tuple(master.shape):
+                found = list(weights.shape(name))
+                raise UsageError(f"{folder}: {name}: found shape {found}, expected {list(master.shape)}")
+            master.copy_(weights.read(name))
+    for file in weight_files(folder):
+        drop_cached(file)
+    return masters
+
+
+def randomise(masters: Masters, seed: int) -> None:
+    """Gaussian matrices, gains of one: for measurements of speed and memory."""
+    generator = torch.Generator(masters.device).manual_seed(seed)
+    for group in masters.groups.values():
+        group.normal_(0, RANDOM_STD, generator=generator)
+    for bank in masters.banks.values():
+        bank.rows.fill_(1.0)
+
+
+def as_module(masters: Masters, compute_dtype: str, block_scales: str) -> Qwen3ForCausalLM:
+    """transformers' model on these very masters, computing as their export will: what preflight compares with."""
+    with quiet(), torch.device("meta"):
+        model = Qwen3ForCausalLM(Qwen3Config(**dict(masters.config)))
+    own = {name: torch.nn.Parameter(tensor) for name, tensor in masters.tensors.items()}
+    model.load_state_dict(own, strict=False, assign=True)
+    model.tie_weights()
+    rotary = model.model.rotary_emb
+    frequencies, rotary.attention_scaling = rotary.compute_default_rope_parameters(model.config)
+    rotary.inv_freq = frequencies.to(masters.device)
+    rotary.original_inv_freq = rotary.inv_freq.clone()
+    return prepare(model.eval(), DTYPES[compute_dtype], block_scales, keep_quantised=False)
+
+
+def frequencies(config: Mapping[str, Any]) -> Tensor:
+    """Rotary frequencies float32 [D/2], as transformers computes them on the host."""
+    with quiet():
+        known = Qwen3Config(**dict(config))
+    kind = known.rope_parameters.get("rope_type", "default")
+    if kind != "default":
+        raise UsageError(f"config.json: rope_type: found {kind!r}, expected 'default' on this device")
+    steps = torch.arange(0, known.head_dim, 2, dtype=torch.float) / known.head_dim
+    return 1.0 / (known.rope_parameters["rope_theta"] ** steps)
+
+
+def in_banks(masters: Masters) -> dict[str, Tensor]:
+    """All tensors by name, the vectors of each bank after one another."""
+    vectors = [name for bank in masters.banks.values() for name in bank.names]
+    matrices = [name for name in masters.tensors if name not in set(vectors)]
+    return {name: masters.tensors[name] for name in (*matrices, *vectors)}
+
+
+def split_rows(group: Tensor, names: tuple[str, ...], masters: Masters) -> Iterator[tuple[str, Tensor]]:
+    """Name and rows of each member of a group, of something shaped as the group is."""
+    parts = group.split([len(masters.tensors[name]) for name in names])
+    yield from zip(names, parts, strict=True)

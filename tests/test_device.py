@@ -1,0 +1,173 @@
+"""The path of GPUs, run on the CPU: against transformers' model under autograd, and against the trainer of the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fgod.model.load import read_config
+from fgod.nvfp4.codec import device_global_scale, power_of_two_global_scale
+from fgod.nvfp4.layers import prepare
+from fgod.train.batches import Batch, collate, encode
+from fgod.train.device import ops as device_ops
+from fgod.train.device.network import Inputs, Keep, Network
+from fgod.train.device.weights import Masters, as_module, load, split_rows
+from fgod.train.loop import answer_loss
+from tests.tiny_model import noise, tiny_folder, tiny_rows, tiny_tokenizer
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def masters(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Masters:
+    folder = tiny_folder(tmp_path_factory.mktemp("start") / "master", tied=request.param)
+    return load(folder, read_config(folder), "fp32", CPU)
+
+
+def batch(count: int = 5) -> Batch:
+    return collate(encode(tiny_tokenizer(), tiny_rows(count), 64), 0)
+
+
+def inputs(one: Batch, fill: int = 0) -> Inputs:
+    """A batch with some labels that only fill up."""
+    labels = len(one.labels)
+    return Inputs(
+        one.input_ids,
+        F.pad(one.positions, (0, fill)),
+        F.pad(one.labels, (0, fill)),
+        F.pad(torch.full((labels,), 1 / labels), (0, fill)),
+    )
+
+
+def measured(network: Network) -> Network:
+    """With the global scales of what the masters are now."""
+    masters = network.masters
+    amaxes = torch.stack([masters.groups[group].abs().amax() for group in network.scaled])
+    network.measure_scales(amaxes.float(), torch.arange(len(amaxes))[:, None])
+    return network
+
+
+def gradients(masters: Masters, keep: Keep, fill: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+    network = measured(Network(masters, device_ops.PLAIN, torch.float32, "amax"))
+    found: dict[str, Tensor] = {}
+
+    def take(group: str, grad: Tensor) -> None:
+        if group in masters.groups:
+            found.update({n: g.clone() for n, g in split_rows(grad, masters.members[group], masters)})
+        else:
+            found.update(zip(masters.banks[int(group)].names, grad.clone(), strict=True))
+
+    return network.loss(inputs(batch(), fill), [keep] * network.layers, take), found
+
+
+@pytest.mark.parametrize("keep", [Keep(False, False), Keep(True, False), Keep(False, True), Keep(True, True)])
+def test_loss_and_every_gradient_are_those_of_autograd(masters: Masters, keep: Keep) -> None:
+    loss, found = gradients(masters, keep, fill=3)
+    model = prepare(as_module(masters, "float32", "amax"))
+    one = batch()
+    expected = answer_loss(model, one) / len(one.labels)
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    parameters = dict(model.named_parameters())
+    assert found.keys() == parameters.keys()
+    for name, grad in found.items():
+        theirs = parameters[name].grad
+        assert theirs is not None
+        theirs = theirs.to_dense() if theirs.is_sparse else theirs
+        assert (grad - theirs).norm() <= 2e-5 * theirs.norm(), name
+
+
+def test_what_a_layer_keeps_changes_no_gradient(masters: Masters) -> None:
+    _, least = gradients(masters, Keep(False, False))
+    _, most = gradients(masters, Keep(True, True))
+    assert all(torch.equal(least[name], most[name]) for name in least)
+
+
+def test_logits_are_those_of_the_module_on_the_same_masters(masters: Masters) -> None:
+    network = measured(Network(masters, device_ops.PLAIN, torch.float32, "amax"))
+    ids = batch().input_ids
+    with torch.no_grad():
+        theirs = as_module(masters, "float32", "amax")(input_ids=ids, use_cache=False).logits
+    assert torch.allclose(network.logits(ids), theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_global_scales_are_those_of_the_host() -> None:
+    amaxes = torch.cat((torch.logspace(-36, 30, 4001), 1344 / 2.0 ** torch.arange(-20, 60), torch.zeros(1)))
+    near = torch.cat((amaxes, torch.nextafter(amaxes, torch.tensor(torch.inf)), torch.nextafter(amaxes, -amaxes)))
+    ours = device_global_scale(near)
+    assert ours.tolist() == [power_of_two_global_scale(amax) for amax in near.tolist()]
+
+
+def test_cross_entropy_in_chunks_is_that_of_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fgod.train.device import head
+
+    hidden, table = noise((9, 32), 1), noise((700, 32), 2)
+    labels, weights = torch.arange(9) * 77, torch.tensor([0.25] * 4 + [0.0] + [0.5] * 4)
+    leaves = hidden.clone().requires_grad_(), table.clone().requires_grad_()
+    expected = (F.cross_entropy(leaves[0] @ leaves[1].t(), labels, reduction="none") * weights).sum()
+    expected.backward()
+    for size in (2**25, 9 * 256):
+        monkeypatch.setattr(head, "CHUNK_LOGITS", size)
+        to_table = torch.full_like(table, torch.nan)
+        loss, to_hidden = head.head_loss(device_ops.PLAIN, hidden, table, labels, weights, to_table)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+        for ours, leaf in ((to_hidden, leaves[0]), (to_table, leaves[1])):
+            assert leaf.grad is not None and torch.allclose(ours, leaf.grad, rtol=1e-4, atol=1e-6)
+
+
+# ---- steps
+
+from dataclasses import replace  # noqa: E402
+from typing import Any  # noqa: E402
+
+from fgod.train import TrainRecipe  # noqa: E402
+from fgod.train.device.optimizer import DeviceAdamW  # noqa: E402
+from fgod.train.device.trainer import DeviceTrainer  # noqa: E402
+from fgod.train.loop import _set_up  # noqa: E402
+
+RECIPE = TrainRecipe(steps=6, lr=1e-3, batch=4, seq_len=64, warmup=2, weight_decay=0.01, pull=2.0, length_bucket=8)
+
+
+def device_trainer(folder: Path, recipe: TrainRecipe) -> DeviceTrainer:
+    held = load(folder, read_config(folder), recipe.master_dtype, CPU)
+    network = Network(held, device_ops.PLAIN, torch.float32, recipe.block_scales)
+    optimizer = DeviceAdamW(held, recipe, dict.fromkeys(held.tensors, 1.0), 7, device_ops.PLAIN)
+    return DeviceTrainer(network, optimizer, recipe, 0, print)
+
+
+@pytest.mark.parametrize(
+    "modes",
+    [
+        {},
+        {"micro_batch": 2},
+        {"step_in_backward": True, "activation_checkpointing": True},
+        {"memory": "80gb"},
+        {"memory": "24gb"},
+        {"master_dtype": "nvfp4", "m_dtype": "bf16", "v_dtype": "bf16", "step_in_backward": True},
+    ],
+)
+def test_steps_are_those_of_the_trainer_of_the_cpu(tmp_path: Path, modes: dict[str, Any]) -> None:
+    unset = dict.fromkeys(("master_dtype", "m_dtype", "v_dtype", "step_in_backward", "activation_checkpointing"))
+    recipe = replace(RECIPE, **{**unset, **modes}, compute_dtype="float32")
+    folder = tiny_folder(tmp_path / "start")
+    ours, theirs = device_trainer(folder, recipe), _set_up(folder, recipe, 7, 0, lambda _: None)
+    samples = encode(tiny_tokenizer(), tiny_rows(12), 64)
+    for step in range(3):
+        chosen = samples[4 * step : 4 * step + 4]
+        ours.launch(step, chosen)
+        [(row, facts)] = ours.landed(0)
+        expected, told = theirs.step(step, chosen)
+        assert row.loss == pytest.approx(expected.loss, rel=2e-3 if modes.get("master_dtype") else 2e-4)
+        assert row.tokens == expected.tokens
+        assert row.grad_norm == pytest.approx(expected.grad_norm, rel=0.02)
+        assert facts.whole.elements == told.whole.elements
+        assert row.update_efficiency == pytest.approx(expected.update_efficiency, abs=0.02)
+    masters = dict(theirs.model.named_parameters())
+    for name, tensor in ours.network.masters.tensors.items():
+        other = masters[name].detach().float()
+        near = (tensor.float() - other).abs() <= 1e-5 * other.abs() + 1e-5
+        assert near.float().mean() > (0.999 if recipe.master_dtype == "fp32" and recipe.m_dtype == "fp32" else 0.97), name
