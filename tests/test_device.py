@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fgod.model.load import read_config
 from fgod.nvfp4.codec import device_global_scale, power_of_two_global_scale
 from fgod.nvfp4.layers import prepare
+from fgod.train import TrainRecipe
 from fgod.train.batches import Batch, collate, encode
 from fgod.train.device import ops as device_ops
 from fgod.train.device.network import Inputs, Keep, Network
+from fgod.train.device.optimizer import DeviceAdamW
+from fgod.train.device.trainer import DeviceTrainer
 from fgod.train.device.weights import Masters, as_module, load, split_rows
-from fgod.train.loop import answer_loss
+from fgod.train.loop import _set_up, answer_loss
+from fgod.train.optimizer import AdamW
 from tests.tiny_model import noise, tiny_folder, tiny_rows, tiny_tokenizer
 
 CPU = torch.device("cpu")
@@ -121,14 +127,6 @@ def test_cross_entropy_in_chunks_is_that_of_all_logits(monkeypatch: pytest.Monke
 
 # ---- steps
 
-from dataclasses import replace  # noqa: E402
-from typing import Any  # noqa: E402
-
-from fgod.train import TrainRecipe  # noqa: E402
-from fgod.train.device.optimizer import DeviceAdamW  # noqa: E402
-from fgod.train.device.trainer import DeviceTrainer  # noqa: E402
-from fgod.train.loop import _set_up  # noqa: E402
-
 RECIPE = TrainRecipe(steps=6, lr=1e-3, batch=4, seq_len=64, warmup=2, weight_decay=0.01, pull=2.0, length_bucket=8)
 
 
@@ -169,5 +167,50 @@ def test_steps_are_those_of_the_trainer_of_the_cpu(tmp_path: Path, modes: dict[s
     masters = dict(theirs.model.named_parameters())
     for name, tensor in ours.network.masters.tensors.items():
         other = masters[name].detach().float()
-        near = (tensor.float() - other).abs() <= 1e-5 * other.abs() + 1e-5
-        assert near.float().mean() > (0.999 if recipe.master_dtype == "fp32" and recipe.m_dtype == "fp32" else 0.97), name
+        near = ((tensor.float() - other).abs() <= 1e-5 * other.abs() + 1e-5).float().mean()
+        # gradients of BF16 masters are BF16 there and float32 here: some weights are rounded the other way
+        assert near > {"fp32": 0.999, "bf16": 0.9, "nvfp4": 0.5}[recipe.master_dtype], name
+
+
+@pytest.mark.parametrize("in_backward", [True, False])
+@pytest.mark.parametrize("clip", [None, 0.05])
+@pytest.mark.parametrize(
+    ("master", "m", "v"),
+    [("fp32", "fp32", "fp32"), ("bf16", "int8", "uint8"), ("bf16", "nvfp4", "uint8"), ("nvfp4", "nvfp4", "nvfp4")],
+)
+def test_the_same_gradients_step_weights_as_the_optimizer_of_the_cpu_does(
+    tmp_path: Path, master: str, m: str, v: str, clip: float | None, in_backward: bool
+) -> None:
+    """In float32 to an ulp of what a scale that is multiplied in one number gives; packed: almost every bit."""
+    recipe = replace(RECIPE, master_dtype=master, m_dtype=m, v_dtype=v, grad_clip=clip, step_in_backward=in_backward)
+    folder = tiny_folder(tmp_path / "start")
+    held = load(folder, read_config(folder), master, CPU)
+    copies = {name: nn.Parameter(tensor.clone()) for name, tensor in held.tensors.items()}
+    factors = {name: 0.5 if "norm" in name else 1.0 for name in copies}
+    theirs = AdamW(copies, replace(recipe, step_in_backward=False), factors, 7)
+    ours = DeviceAdamW(held, recipe, factors, 7, device_ops.PLAIN)
+    for step in range(3):
+        grads = {n: noise(tuple(p.shape), 100 * step + i).to(p.dtype) for i, (n, p) in enumerate(copies.items())}
+        theirs.begin(1e-3)
+        total = torch.stack([g.float().norm() for g in grads.values()]).norm().item()
+        for name, parameter in copies.items():
+            parameter.grad = grads[name].clone()
+            norm = grads[name].float().norm().item() if in_backward else total
+            theirs._step_tensor(theirs.tensors[name], theirs._clip(norm))
+        expected = theirs.finish()
+        for target, value in zip((ours.numbers, ours.keys), ours.host_numbers(1e-3), strict=True):
+            target.copy_(value)
+        ours.begin_step()
+        for group, names in held.members.items():
+            ours.take(group, torch.cat([grads[name] for name in names]))
+        for width, bank in held.banks.items():
+            ours.take(str(width), torch.stack([grads[name] for name in bank.names]))
+        ours.finish_step()
+        facts = ours.receive(ours.told)
+        assert facts.grad_norm == pytest.approx(total, rel=1e-5)
+        for key in ("realised", "intended", "moved", "largest"):
+            assert getattr(facts.whole, key) == pytest.approx(getattr(expected.whole, key), rel=1e-2), key
+        for name, tensor in held.tensors.items():
+            other = copies[name].detach()
+            assert (tensor == other).float().mean() > 0.98 or torch.allclose(tensor, other, rtol=2e-7, atol=1e-9), name
+            assert ours.amaxes[ours.names.index(name)] == tensor.abs().amax()
