@@ -60,7 +60,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 def drop_cached(path: Path) -> None:
-    """Give a file's page cache back: on unified memory it counts as used. What is not yet on the disk is written first."""
+    """Give a file's page cache back: on unified memory it counts as used. What is not on the disk is written first."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -24,6 +24,9 @@ INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 4_000_000_000
 """Largest shard, unless one unit is larger. A shard is held in memory while it is written."""
 
+DEVICE_SHARD_BYTES = 1_000_000_000
+"""The same of weights that lie on a GPU: writing takes twice a shard of host memory."""
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """The compute dtypes of configs and exports by name."""
 

@@ -1,6 +1,6 @@
 """Checkpoints: a run that was killed at any step goes on from the last one, and ends with the same bits.
 
-    artifacts/work/{lineage}/checkpoint-00000120/{state.safetensors, state.json}
+    artifacts/work/{lineage}/checkpoint-00000120/{model*.safetensors, state.json}
 
 The state is all that a step depends on besides the recipe: weights and moments as they are stored, and the number of
 steps done; rows and random bits follow from those. A checkpoint appears whole, by rename, and the two newest are kept.
@@ -15,13 +15,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fgod import NUMERICS_VERSION, files
 from fgod.data.rows import Row
 from fgod.errors import UsageError
+from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, open_weights, write_weights
 from fgod.train.optimizer import AdamW
 from fgod.train.recipe import TrainRecipe
 
@@ -73,9 +72,8 @@ def save(work: Path, optimizer: AdamW, run: str, more: Mapping[str, Any]) -> Pat
     """Write a checkpoint of a run (its `identity`) and forget all but the two newest."""
     target = work / f"{_PREFIX}{optimizer.steps_done:08d}"
     with files.atomic_folder(target) as folder:
-        save_file(
-            {name: value.contiguous() for name, value in _tensors(optimizer).items()}, folder / "state.safetensors"
-        )
+        parts = _tensors(optimizer)
+        write_weights(folder, list(parts), lambda n: parts[n].nbytes, lambda n: {n: parts[n].cpu()}, DEVICE_SHARD_BYTES)
         flags = {n: [t.got_gradient, t.changed] for n, t in optimizer.tensors.items()}
         state = {"run": run, "steps_done": optimizer.steps_done, "tensors": flags, "more": more}
         files.write_json(folder / "state.json", state)
@@ -101,9 +99,9 @@ def restore(work: Path, optimizer: AdamW, run: str) -> dict[str, Any] | None:
             f"{found[-1]}: found a checkpoint of the run {state['run']}, expected {run}: recipe, rows, seed or "
             f"starting weights differ; delete {work} to train from the start"
         )
-    with safe_open(found[-1] / "state.safetensors", framework="pt") as stored:
+    with open_weights(found[-1]) as stored:
         for name, value in _tensors(optimizer).items():
-            value.copy_(stored.get_tensor(name))
+            value.copy_(stored.read(name))
     for name, (got_gradient, changed) in state["tensors"].items():
         optimizer.tensors[name].got_gradient, optimizer.tensors[name].changed = got_gradient, changed
     optimizer.steps_done = state["steps_done"]

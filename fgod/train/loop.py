@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,14 +21,22 @@ from transformers import PreTrainedModel
 from fgod import files
 from fgod.data.rows import Row
 from fgod.errors import FgodError, UsageError
+from fgod.guard.cap import cap_allocator, capped_mib, room_mib
+from fgod.guard.limits import Request
 from fgod.guard.phases import write_phase
+from fgod.guard.predict import Knob, check
+from fgod.guard.requests import STOPPED_EXIT, Ears
 from fgod.model.load import load_tokenizer, quiet
 from fgod.nvfp4.codec import BLOCK_SCALES, NonFiniteError
 from fgod.nvfp4.folders import (
     BLOCK_SCALES_KEY,
+    DEVICE_SHARD_BYTES,
+    DTYPES,
+    SHARD_BYTES,
     copy_side_files,
     open_weights,
     read_plain_config,
+    weight_files,
     write_config,
     write_weights,
 )
@@ -36,12 +45,19 @@ from fgod.probe.parity import spread
 from fgod.train import checkpoint
 from fgod.train.batches import Batch, Sample, batches, encode, micro_batches
 from fgod.train.checkpoint import Schedule
+from fgod.train.device.network import Network
+from fgod.train.device.ops import choose
+from fgod.train.device.optimizer import DeviceAdamW
+from fgod.train.device.plan import predict_on_device
+from fgod.train.device.settings import choose_device, repeatable_cuda
+from fgod.train.device.trainer import DeviceTrainer
+from fgod.train.device.weights import as_module, load
 from fgod.train.efficiency import Watch, lost_updates
 from fgod.train.memory import MIB, Prediction, check_fits, predict, trained_names
 from fgod.train.optimizer import AdamW, StepFacts, lr_factors
 from fgod.train.participation import Participant, check_holes, participation, write_participation
-from fgod.train.preflight import PROMPTS, check_changed, check_forward, check_tokens
-from fgod.train.recipe import TrainRecipe
+from fgod.train.preflight import PROMPTS, check_changed, check_forward, check_network, check_tokens
+from fgod.train.recipe import MEMORY, TrainRecipe
 from fgod.train.record import (
     COLUMNS,
     GROUP_COLUMNS,
@@ -84,13 +100,25 @@ class Outcome:
     cpu: str = field(default_factory=torch.backends.cpu.get_cpu_capability)
     """What the kernels were chosen by: AVX2 and AVX512 give other bits after a few steps."""
     torch_version: str = torch.__version__
+    device: str = "cpu"
+    """Where it trained: cpu, or the name of the GPU."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
+class StoppedError(FgodError):
+    """Training was asked to stop, and saved a checkpoint. Exit code 75."""
+
+    exit_code = STOPPED_EXIT
+
+
 class _DivergedError(Exception):
-    """Training cannot go on. The message is the reason."""
+    """Training cannot go on. The message is the reason; `step`, from 1, which step it was."""
+
+    def __init__(self, reason: str, step: int = 0) -> None:
+        super().__init__(reason)
+        self.step = step
 
 
 @contextmanager
@@ -126,6 +154,31 @@ def answer_loss(model: PreTrainedModel, batch: Batch, kind: str = "ce") -> Tenso
     return F.cross_entropy(model.lm_head(hidden).float(), labels, reduction="sum")
 
 
+class _Path(Protocol):
+    """How steps are made: on the CPU each is done when it was launched, on a GPU results land a step later."""
+
+    @property
+    def recipe(self) -> TrainRecipe: ...
+    @property
+    def optimizer(self) -> AdamW: ...
+    @property
+    def model(self) -> PreTrainedModel:
+        """transformers' model on the masters as they are."""
+
+    def launch(self, step: int, samples: Sequence[Sample]) -> None:
+        """Start one optimizer step (0 is the first)."""
+
+    def landed(self, all_of_them: bool) -> list[tuple[StepRow, StepFacts]]:
+        """Results that are there, or those of every step that was launched.
+
+        Raises:
+            _DivergedError: loss, gradient or update of one is not finite.
+        """
+
+    def peak_mib(self) -> float:
+        """The most memory that steps took."""
+
+
 @dataclass
 class _Trainer:
     """What one step needs. `phase` is called with the name of what was just done."""
@@ -135,6 +188,20 @@ class _Trainer:
     recipe: TrainRecipe
     pad: int
     phase: Callable[[str], None]
+    done: list[tuple[StepRow, StepFacts]] = field(default_factory=list)
+
+    def launch(self, step: int, samples: Sequence[Sample]) -> None:
+        try:
+            self.done.append(self.step(step, samples))
+        except _DivergedError as error:
+            raise _DivergedError(str(error), step + 1) from error
+
+    def landed(self, all_of_them: bool) -> list[tuple[StepRow, StepFacts]]:
+        done, self.done = self.done, []
+        return done
+
+    def peak_mib(self) -> float:
+        return peak_mib()
 
     def backward(self, pieces: list[Batch]) -> float:
         """Gradients of the mean loss over all labels of the pieces, which is returned."""
@@ -197,14 +264,56 @@ def _check_norm(grad_norm: float) -> None:
 
 
 @dataclass
+class _DevicePath:
+    """Steps on a device; see `fgod.train.device`."""
+
+    trainer: DeviceTrainer
+    phase: Callable[[str], None]
+
+    @property
+    def recipe(self) -> TrainRecipe:
+        return self.trainer.recipe
+
+    @property
+    def optimizer(self) -> AdamW:
+        return self.trainer.optimizer
+
+    @property
+    def model(self) -> PreTrainedModel:
+        return as_module(self.trainer.network.masters, self.recipe.compute_dtype, self.recipe.block_scales)
+
+    def launch(self, step: int, samples: Sequence[Sample]) -> None:
+        self.phase("batch_ready")
+        self.trainer.launch(step, samples)
+        self.phase("optimizer_step_done")
+
+    def landed(self, all_of_them: bool) -> list[tuple[StepRow, StepFacts]]:
+        out = self.trainer.landed(0) if all_of_them else self.trainer.landed()
+        for row, facts in out:
+            for found, words in ((row.loss, "the loss is"), (row.grad_norm, "the gradient's norm is")):
+                if not math.isfinite(found):
+                    raise _DivergedError(f"{words} {found}", row.step)
+            if not facts.whole.finite():
+                raise _DivergedError("the weights' update is not finite, or too large to be squared", row.step)
+        return out
+
+    def peak_mib(self) -> float:
+        device = self.trainer.device
+        if device.type != "cuda":
+            return peak_mib()
+        return round(torch.cuda.max_memory_allocated(device) / MIB, 1)
+
+
+@dataclass
 class _Run:
     """A trainer with its records and checkpoints. `identity` is that of `checkpoint.identity`."""
 
-    trainer: _Trainer
+    trainer: _Path
     work: Path
     schedule: Schedule
     identity: str
     resumed_at: list[int]
+    ears: Ears
 
     def fit(self, plan: Iterator[list[Sample]], stage: str, lineage: str, progress: Progress) -> str:
         """The steps that are not done yet; returns why training diverged, or nothing.
@@ -212,6 +321,7 @@ class _Run:
         Raises:
             PreflightError: the first step at full learning rate left a tensor as it was.
             LostUpdatesError: updates do not land.
+            StoppedError: the guard asked for it; a checkpoint is there.
         """
         recipe, optimizer = self.trainer.recipe, self.trainer.optimizer
         done, begin = optimizer.steps_done, time.perf_counter()
@@ -221,21 +331,39 @@ class _Run:
             StepTable(self.work / PARTIAL_GROUPS, GROUP_COLUMNS, stage, lineage, done) as groups,
         ):
             for step, samples in enumerate(islice(plan, done, None), start=done):
+                last = step + 1 == recipe.steps
                 try:
-                    row, facts = self.trainer.step(step, samples)
+                    self.trainer.launch(step, samples)
+                    due, stop = not last and self.schedule.due(step + 1), self._asked_to_stop()
+                    results = self.trainer.landed(last or due or stop)
                 except _DivergedError as error:
-                    return f"step {step + 1} of {recipe.steps}: {error}"
-                table.add(row)
-                for group, sums in facts.groups.items():
-                    groups.add(
-                        GroupRow(row.step, group, sums.ratio(), sums.noise(), sums.largest, sums.clamped_share())
-                    )
-                left = (time.perf_counter() - begin) / (row.step - done) * (recipe.steps - row.step)
-                progress(row.step, recipe.steps, row.loss, left)
-                self._judge(watch, facts, row)
-                if row.step < recipe.steps and self.schedule.due(row.step):
+                    return f"step {error.step} of {recipe.steps}: {error}"
+                for row, facts in results:
+                    table.add(row)
+                    for group, sums in facts.groups.items():
+                        groups.add(
+                            GroupRow(row.step, group, sums.ratio(), sums.noise(), sums.largest, sums.clamped_share())
+                        )
+                    left = (time.perf_counter() - begin) / (row.step - done) * (recipe.steps - row.step)
+                    progress(row.step, recipe.steps, row.loss, left)
+                    self._judge(watch, facts, row)
+                if due or stop:
                     checkpoint.save(self.work, optimizer, self.identity, {"resumed_at": self.resumed_at})
+                if stop:
+                    self.ears.done()
+                    raise StoppedError(f"step {step + 1} of {recipe.steps}: the guard asked to save and stop")
         return ""
+
+    def _asked_to_stop(self) -> bool:
+        """Look whether the guard asks for something; empty the cache if that is it."""
+        match self.ears.heard():
+            case Request.EMPTY_CACHE:
+                if torch.cuda.is_initialized():
+                    torch.cuda.empty_cache()
+                self.ears.done()
+            case Request.SAVE_AND_STOP:
+                return True
+        return False
 
     def _judge(self, watch: Watch, facts: StepFacts, row: StepRow) -> None:
         recipe = self.trainer.recipe
@@ -262,10 +390,15 @@ def save_masters(start: Path, masters: Mapping[str, Tensor], recipe: TrainRecipe
     config = read_plain_config(start)
     more = {} if recipe.block_scales == BLOCK_SCALES[0] else {BLOCK_SCALES_KEY: recipe.block_scales}
     with files.atomic_folder(out) as folder:
-        write_weights(folder, list(masters), lambda n: masters[n].nbytes, lambda n: {n: masters[n]})
+        limit = SHARD_BYTES if all(m.device.type == "cpu" for m in masters.values()) else DEVICE_SHARD_BYTES
+        write_weights(folder, list(masters), lambda n: masters[n].nbytes, lambda n: {n: masters[n].cpu()}, limit)
         copy_side_files(start, folder)
         write_config(folder, config, "float32" if recipe.master_dtype == "fp32" else "bfloat16", **more)
-    return files.sha256_folder(out)
+    digest = files.sha256_folder(out)
+    if limit == DEVICE_SHARD_BYTES:
+        for file in weight_files(out):
+            files.drop_cached(file)
+    return digest
 
 
 def _silent(*_: object) -> None:
@@ -285,6 +418,47 @@ def _checkpoint_layers(model: PreTrainedModel) -> None:
         layer.training = True
 
 
+def _say(text: str) -> None:
+    print(f"fgod: {text}", file=sys.stderr, flush=True)
+
+
+def _set_up_on(
+    device: torch.device, start: Path, recipe: TrainRecipe, seed: int, pad: int, phase: Callable[[str], None]
+) -> _DevicePath:
+    """The same on a device."""
+    masters = load(start, read_plain_config(start), recipe.master_dtype, device)
+    ops = choose(device, _say)
+    factors = lr_factors(masters.tensors, recipe.lr_scale, masters.config.get("tie_word_embeddings", False))
+    network = Network(masters, ops, DTYPES[recipe.compute_dtype], recipe.block_scales)
+    optimizer = DeviceAdamW(masters, recipe, factors, seed, ops)
+    return _DevicePath(DeviceTrainer(network, optimizer, recipe, pad, _say), phase)
+
+
+def _fits_device(
+    config: Mapping[str, Any], recipe: TrainRecipe, samples: Sequence[Sample], limit: float | None
+) -> Prediction:
+    """What a device needs; refused where the guard allows less (`limit`: MiB that torch's allocator may take).
+
+    Raises:
+        TooLargeError
+    """
+    rows, width, labels = _largest(recipe, samples)
+
+    def needed(one: TrainRecipe) -> Prediction:
+        return predict_on_device(config, one, rows, width, labels)
+
+    predicted = needed(recipe)
+    if limit is not None:
+        others: dict[str, tuple[object, TrainRecipe]] = {
+            "train.memory": ("24gb", replace(recipe, memory="24gb", **asdict(MEMORY["24gb"]))),
+            "train.activation_checkpointing": (True, replace(recipe, activation_checkpointing=True)),
+        }
+        knobs = [Knob(key, value, predicted.total - needed(one).total) for key, (value, one) in others.items()]
+        parts = {name: value for name, value in asdict(predicted).items() if value > 0}
+        check(parts, int(limit * MIB), knobs)
+    return predicted
+
+
 def _set_up(start: Path, recipe: TrainRecipe, seed: int, pad: int, phase: Callable[[str], None]) -> _Trainer:
     """Load masters and an optimizer for all of them, or those that a debugging recipe trains."""
     model = load_masters(
@@ -302,12 +476,18 @@ def _set_up(start: Path, recipe: TrainRecipe, seed: int, pad: int, phase: Callab
     return _Trainer(model, AdamW(parameters, recipe, factors, seed), recipe, pad, phase)
 
 
-def _predicted(config: Mapping[str, Any], recipe: TrainRecipe, samples: Sequence[Sample], process: int) -> Prediction:
-    """Memory of the longest rows that can meet in one batch."""
+def _largest(recipe: TrainRecipe, samples: Sequence[Sample]) -> tuple[int, int, int]:
+    """Rows, tokens of each and labels in all of the largest batch that the longest rows can make."""
     rows = recipe.micro_batch or recipe.batch
     longest = sorted((len(s.ids) - s.prompt_length for s in samples), reverse=True)[:rows]
     width = max(len(sample.ids) for sample in samples) - 1
-    return predict(config, recipe, width + -width % recipe.length_bucket, sum(longest), process)
+    return rows, width + -width % recipe.length_bucket, sum(longest)
+
+
+def _predicted(config: Mapping[str, Any], recipe: TrainRecipe, samples: Sequence[Sample], process: int) -> Prediction:
+    """Memory of the longest rows that can meet in one batch."""
+    _, width, labels = _largest(recipe, samples)
+    return predict(config, recipe, width, labels, process)
 
 
 def _masters(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -315,7 +495,7 @@ def _masters(model: PreTrainedModel) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
-def _participants(trainer: _Trainer, start: Path) -> list[Participant]:
+def _participants(trainer: _Path, start: Path) -> list[Participant]:
     """Who took part, by comparing the masters with the start folder."""
     optimizer, tied = trainer.optimizer, trainer.model.config.tie_word_embeddings
     with open_weights(start) as weights:
@@ -364,28 +544,44 @@ def run(
     phase = _phases(phase_file)
     phase("start")
     process = int(resident_mib() * MIB)
-    with deterministic(seed, recipe.threads):
+    device = choose_device(recipe, _say)
+    room = room_mib()
+    cap_allocator(room if device.type == "cuda" else None)
+    with deterministic(seed, recipe.threads), repeatable_cuda(device):
         tokenizer = load_tokenizer(start)
         config = read_plain_config(start)
         check_tokens(tokenizer, config["vocab_size"], rows[0].prompt)
         samples = encode(tokenizer, rows, recipe.seq_len)
-        predicted = _predicted(config, recipe, samples, process)
-        if limit_gb is not None:
-            check_fits(predicted, limit_gb * 2**30)
+        if device.type == "cuda":
+            predicted = _fits_device(config, recipe, samples, None if room is None else capped_mib(room))
+        else:
+            predicted = _predicted(config, recipe, samples, process)
+            if limit_gb is not None:
+                check_fits(predicted, limit_gb * 2**30)
         pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        trainer = _set_up(start, recipe, seed, pad, phase)
+        trainer: _Path
+        if device.type == "cuda":
+            trainer = _set_up_on(device, start, recipe, seed, pad, phase)
+        else:
+            trainer = _set_up(start, recipe, seed, pad, phase)
         phase("model_loaded")
         chats = [list(sample.ids[: sample.prompt_length]) for sample in spread(samples, PROMPTS)]
         first_loss = check_forward(trainer.model, chats)
+        if isinstance(trainer, _DevicePath):
+            trainer.trainer.measure()
+            check_network(trainer.trainer.network.logits, trainer.model, chats)
         training = _resume(trainer, work, schedule or Schedule(), checkpoint.identity(recipe, rows, seed, start))
         plan = ([samples[i] for i in indices] for indices in batches(rows, recipe, seed))
         forget_peak()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
         try:
             reason = training.fit(plan, stage, lineage, progress)
         except FgodError:
             publish(work, run_dir, keep=True)
             raise
-        measured = peak_mib()
+        measured = trainer.peak_mib()
         publish(work, run_dir)
         phase("saving")
         participants = _participants(trainer, start)
@@ -405,17 +601,20 @@ def run(
         first_loss=round(first_loss, 6),
         memory_predicted_mib=predicted.to_mib(),
         memory_measured_mib=measured,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     )
 
 
-def _resume(trainer: _Trainer, work: Path, schedule: Schedule, identity: str) -> _Run:
+def _resume(trainer: _Path, work: Path, schedule: Schedule, identity: str) -> _Run:
     """Go on from the newest checkpoint of this very run, if there is one."""
     saved = checkpoint.restore(work, trainer.optimizer, identity)
     resumed_at = [] if saved is None else [*saved["resumed_at"], trainer.optimizer.steps_done]
-    return _Run(trainer, work, schedule, identity, resumed_at)
+    if isinstance(trainer, _DevicePath):
+        trainer.trainer.optimizer.measure()
+    return _Run(trainer, work, schedule, identity, resumed_at, Ears.from_environment())
 
 
-def _finish(trainer: _Trainer, participants: list[Participant], start: Path, master_out: Path) -> str:
+def _finish(trainer: _Path, participants: list[Participant], start: Path, master_out: Path) -> str:
     """Check that no tensor of a full-parameter run was left out, save the masters, return their folder's sha256."""
     if not trainer.recipe.partial:
         check_holes(participants)

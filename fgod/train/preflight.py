@@ -7,7 +7,7 @@ a loss of 35 and then washes the model out: it must never take a step.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -131,6 +131,39 @@ def check_forward(model: PreTrainedModel, chats: Sequence[Sequence[int]]) -> flo
             "check the starting weights and the tokenizer"
         )
     return loss
+
+
+NETWORK_LIMIT = {torch.float32: 1e-3, torch.bfloat16: 0.05}
+"""‖ours - theirs‖ / ‖theirs‖ of logits by two paths that round at other places; a wrong path is off by 1."""
+
+
+@torch.no_grad()
+def check_network(logits: Callable[[Tensor], Tensor], model: PreTrainedModel, chats: Sequence[Sequence[int]]) -> float:
+    """The forward pass of a device's own network gives the logits of transformers' model on the same masters.
+
+    Args:
+        logits: float32 [1, T, V] of ids [1, T].
+
+    Returns:
+        The largest relative difference of a chat's logits.
+
+    Raises:
+        PreflightError
+    """
+    worst = 0.0
+    for chat in chats:
+        theirs = _logits(model, chat)
+        ours = logits(torch.tensor([list(chat)], device=theirs.device))[0]
+        worst = max(worst, ((ours - theirs).norm() / theirs.norm()).item())
+    layer = next(module for module in model.modules() if isinstance(module, StraightThroughLinear))
+    limit = NETWORK_LIMIT[layer.compute_dtype]
+    if not worst <= limit:
+        raise PreflightError(
+            f"preflight, network: the logits of the device's path differ from those of the exported model by {worst:.2g} "
+            f"(relative norm); expected at most {limit:g}: what is trained is not what is served; train with "
+            "train.device: cpu and report this"
+        )
+    return worst
 
 
 def check_changed(unchanged: Sequence[str]) -> None:

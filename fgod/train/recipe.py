@@ -18,6 +18,7 @@ M_DTYPES = ("fp32", "bf16", "int8", "nvfp4")
 V_DTYPES = ("fp32", "bf16", "uint8", "nvfp4")
 BLOCK_SCALES = ("amax", "four-over-six")
 LOSSES = ("ce", "scalar")
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class TrainRecipe:
     """Number format of the forward and backward pass; masters stay float32."""
     threads: int = 1
     """CPU threads: sums over two threads have another order, hence other bits."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where `memory` is a GPU's row and one is there. Another device gives other bits."""
     memory: str = "cpu"
     """Row of the table `MEMORY`: gives every key below whose value is None."""
     master_dtype: str = None  # type: ignore[assignment]
@@ -141,6 +144,7 @@ class TrainRecipe:
         _check_choice("v_dtype", self.v_dtype, V_DTYPES)
         _check_choice("block_scales", self.block_scales, BLOCK_SCALES)
         _check_choice("loss", self.loss, LOSSES)
+        _check_choice("device", self.device, DEVICES)
         for key in ("step_in_backward", "activation_checkpointing"):
             if not isinstance(getattr(self, key), bool):
                 raise _fault(key, getattr(self, key), "true or false")

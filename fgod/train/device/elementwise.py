@@ -28,9 +28,7 @@ def norm_backward(x: Tensor, gain: Tensor, eps: float, grad: Tensor) -> tuple[Te
     return to_x, to_gain
 
 
-def joined_norm_backward(
-    x: Tensor, gain: Tensor, eps: float, grad: Tensor, residual: Tensor
-) -> tuple[Tensor, Tensor]:
+def joined_norm_backward(x: Tensor, gain: Tensor, eps: float, grad: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
     """The same with the residual stream's gradient added to that of x, in the compute dtype."""
     to_x, to_gain = norm_backward(x, gain, eps, grad)
     return (to_x + residual.float()).to(x.dtype), to_gain

@@ -1,7 +1,7 @@
-"""Cross entropy over a large vocabulary whose logits never exist at once: chunks of tokens, recomputed for the gradient.
+"""Cross entropy over a large vocabulary whose logits never exist at once: chunks of it, recomputed for the gradient.
 
 Logits of 2048 labels over 151,936 tokens take 1.2 GB in float32, and as much again while they are differentiated. Here
-two chunks of at most `CHUNK_LOGITS` exist at a time, and each row of the table's gradient is complete when its chunk is.
+two chunks of at most `CHUNK_LOGITS` exist at a time, and a row of the table's gradient is complete when its chunk is.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Forward it computes what the NVFP4 export will (`fgod.nvfp4.layers`), in one matrix product for q, k and v and one for
 gate and up. A layer keeps its input and what the attention added to it; with room its queries, keys, values and
-attention too, or gate and up. Quantised weights are never kept: they are made again under the scale of the forward pass.
+attention too, or gate and up. Quantised weights are never kept: they are made again under the forward pass's scale.
 """
 
 from __future__ import annotations
@@ -114,9 +114,10 @@ class Network:
         qkv = (hidden @ weight.t()).view(*shape, -1, self.head_dim)
         gains = self.gain(layer, "self_attn.q_norm"), self.gain(layer, "self_attn.k_norm")
         q, k = self.ops.heads(qkv, *gains, *self.rotary(shape[1]), self.heads, self.kv_heads, self.eps)
-        parts = q, k, qkv[:, :, self.heads + self.kv_heads :]
+        parts = q, k, qkv[:, :, self.heads + self.kv_heads :].detach()
         if graph:
-            parts = tuple(part.detach().requires_grad_() for part in parts)
+            for part in parts:
+                part.requires_grad_()
         with torch.set_grad_enabled(graph):
             q, k, v = (part.transpose(1, 2) for part in parts)
             out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.heads != self.kv_heads)
@@ -200,7 +201,8 @@ class Network:
         gate_up = hidden @ up.t() if kept.gate_up is None else kept.gate_up
         to_active = grad @ self.quantised(f"{at}.mlp.down_proj")
         to_both, active = self.ops.swiglu_backward(gate_up, to_active)
-        kept.gate_up = gate_up = None
+        kept.gate_up = None
+        del gate_up
         take(f"{at}.mlp.down_proj", grad.t() @ active)
         del active, to_active
         to_hidden = to_both @ up
@@ -224,7 +226,8 @@ class Network:
         to_qkv, q_gained, k_gained = self.ops.heads_backward(
             attended.qkv, q_gain, k_gain, *self.rotary(shape[1]), self.eps, *to_parts
         )
-        kept.attended = attended = None
+        kept.attended = None
+        del attended, out, to_parts
         to_qkv = to_qkv.view(len(grad), -1)
         to_hidden = to_qkv @ weight
         hidden = self._norm(kept.entered, gain)

@@ -71,7 +71,9 @@ def compiled(
             raise
         except Exception as error:  # dynamo, inductor and Triton share no narrower kind
             first = (str(error).strip().splitlines() or [""])[0]
-            say(f"{function.__name__}: torch does not compile it ({type(error).__name__}: {first}); plain torch instead")
+            say(
+                f"{function.__name__}: torch does not compile it ({type(error).__name__}: {first}); plain torch instead"
+            )
             chosen[0] = plain
             return plain(*args)
 
