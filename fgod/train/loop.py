@@ -46,12 +46,12 @@ from fgod.train import checkpoint
 from fgod.train.batches import Batch, Sample, batches, encode, micro_batches
 from fgod.train.checkpoint import Schedule
 from fgod.train.device.network import Network
-from fgod.train.device.ops import choose
+from fgod.train.device.ops import choose_ops
 from fgod.train.device.optimizer import DeviceAdamW
 from fgod.train.device.plan import predict_on_device
 from fgod.train.device.settings import choose_device, repeatable_cuda
 from fgod.train.device.trainer import DeviceTrainer
-from fgod.train.device.weights import as_module, load
+from fgod.train.device.weights import as_module, stream_in
 from fgod.train.efficiency import Watch, lost_updates
 from fgod.train.memory import MIB, Prediction, check_fits, predict, trained_names
 from fgod.train.optimizer import AdamW, StepFacts, lr_factors
@@ -426,8 +426,8 @@ def _set_up_on(
     device: torch.device, start: Path, recipe: TrainRecipe, seed: int, pad: int, phase: Callable[[str], None]
 ) -> _DevicePath:
     """The same on a device."""
-    masters = load(start, read_plain_config(start), recipe.master_dtype, device)
-    ops = choose(device, _say)
+    masters = stream_in(start, read_plain_config(start), recipe.master_dtype, device)
+    ops = choose_ops(device, _say)
     factors = lr_factors(masters.tensors, recipe.lr_scale, masters.config.get("tie_word_embeddings", False))
     network = Network(masters, ops, DTYPES[recipe.compute_dtype], recipe.block_scales)
     optimizer = DeviceAdamW(masters, recipe, factors, seed, ops)

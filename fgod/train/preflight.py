@@ -159,7 +159,7 @@ def check_network(logits: Callable[[Tensor], Tensor], model: PreTrainedModel, ch
     limit = NETWORK_LIMIT[layer.compute_dtype]
     if not worst <= limit:
         raise PreflightError(
-            f"preflight, network: the logits of the device's path differ from those of the exported model by {worst:.2g} "
+            f"preflight, network: the device's path differs from the exported model in its logits by {worst:.2g} "
             f"(relative norm); expected at most {limit:g}: what is trained is not what is served; train with "
             "train.device: cpu and report this"
         )

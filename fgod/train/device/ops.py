@@ -1,4 +1,4 @@
-"""How each part of a step is computed: plain torch anywhere, compiled by torch on a GPU, Triton where there is a kernel.
+"""How each part of a step is computed: plain torch anywhere, compiled on a GPU, Triton where there is a kernel.
 
 Whatever fails to compile is computed by plain torch instead, and that is said once, by name and reason.
 """
@@ -24,7 +24,7 @@ QUANTISE_ROWS = 2048
 
 
 def quantise_rows(weight: Tensor, global_scale: Tensor, dtype: torch.dtype, block_scales: str) -> Tensor:
-    """Q(W) of a master [N, K] in the compute dtype, under a global scale that lies on the device: float32, no dimension.
+    """Q(W) of a master [N, K] in the compute dtype, under a global scale on the device: float32, no dimension.
 
     The definition is `fgod.nvfp4.codec.fake_quantise`; the same bits.
     """
@@ -71,16 +71,14 @@ def compiled(
             raise
         except Exception as error:  # dynamo, inductor and Triton share no narrower kind
             first = (str(error).strip().splitlines() or [""])[0]
-            say(
-                f"{function.__name__}: torch does not compile it ({type(error).__name__}: {first}); plain torch instead"
-            )
+            say(f"{function.__name__}: torch does not compile it ({type(error).__name__}: {first}): plain torch runs")
             chosen[0] = plain
             return plain(*args)
 
     return call
 
 
-def choose(device: torch.device, say: Say, backend: str = "inductor") -> Ops:
+def choose_ops(device: torch.device, say: Say, backend: str = "inductor") -> Ops:
     """Plain on a CPU; on a GPU compiled where torch can, the quantiser as it is (its bits are those of the export)."""
     if device.type != "cuda":
         return PLAIN

@@ -183,7 +183,7 @@ class DeviceAdamW(AdamW):
             self.scales.copy_(device_global_scale(self.amaxes))
 
     def finish_step(self) -> None:
-        """Last: gradients that waited are stepped, clipped by the norm of all; magnitudes are those of the new weights."""
+        """Last: gradients that waited are stepped, clipped by the norm of all; magnitudes become the new weights'."""
         if not self.recipe.step_in_backward:
             for name, grad in self.waiting.items():
                 self._note_squares(self.pieces[name], grad)

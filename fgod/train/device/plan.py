@@ -38,7 +38,7 @@ def _resident(config: Mapping[str, Any], recipe: TrainRecipe) -> int:
 
 
 def layer_plan(config: Mapping[str, Any], recipe: TrainRecipe, tokens: int) -> list[Keep]:
-    """What each layer keeps at so many tokens: all of it, or under activation_checkpointing what `ROOM` has room for."""
+    """What each layer keeps at so many tokens: all, or under activation_checkpointing what `ROOM` has room for."""
     layers = config["num_hidden_layers"]
     if not recipe.activation_checkpointing:
         return [Keep(True, True)] * layers
@@ -55,7 +55,7 @@ def layer_plan(config: Mapping[str, Any], recipe: TrainRecipe, tokens: int) -> l
 def predict_on_device(
     config: Mapping[str, Any], recipe: TrainRecipe, rows: int, width: int, labels: int, where: str = "config"
 ) -> Prediction:
-    """Bytes that torch's allocator has at the widest moment of a step. `width`: tokens of each row; `labels`: in all."""
+    """Bytes that torch's allocator has at a step's widest moment. `width`: tokens of each row; `labels`: in all."""
     item = DTYPES[recipe.compute_dtype].itemsize
     wanted = shapes(config, where)
     known = predict(config, recipe, width, labels, 0, where)

@@ -178,14 +178,12 @@ class DeviceTrainer:
     def _fly(self, step: int, lr: float, tokens: int, loss: Tensor, told: Tensor) -> _Flight:
         if self.device.type != "cuda":
             return _Flight(step, lr, tokens, loss.clone(), told.clone(), None)
-        results = []
-        for value in (loss, told):
-            host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+        hosts = [torch.empty(value.shape, dtype=value.dtype, pin_memory=True) for value in (loss, told)]
+        for host, value in zip(hosts, (loss, told), strict=True):
             host.copy_(value, non_blocking=True)
-            results.append(host)
         done = torch.cuda.Event()
         done.record()
-        return _Flight(step, lr, tokens, *results, done)
+        return _Flight(step, lr, tokens, hosts[0], hosts[1], done)
 
     def landed(self, lag: int = LAG) -> list[tuple[StepRow, StepFacts]]:
         """Results of the steps before the newest `lag`, oldest first; waits for them alone."""

@@ -78,7 +78,7 @@ def allocate(config: Mapping[str, Any], master_dtype: str, device: torch.device,
     return Masters(config, ordered, groups, {g: tuple(n) for g, n in members.items()}, banks)
 
 
-def load(folder: Path, config: Mapping[str, Any], master_dtype: str, device: torch.device) -> Masters:
+def stream_in(folder: Path, config: Mapping[str, Any], master_dtype: str, device: torch.device) -> Masters:
     """Masters of a folder of plain weights; host memory holds one tensor at a time, and the page cache is given back.
 
     Raises:
@@ -121,18 +121,20 @@ def as_module(masters: Masters, compute_dtype: str, block_scales: str) -> Qwen3F
     frequencies, rotary.attention_scaling = rotary.compute_default_rope_parameters(model.config)
     rotary.inv_freq = frequencies.to(masters.device)
     rotary.original_inv_freq = rotary.inv_freq.clone()
-    return prepare(model.eval(), DTYPES[compute_dtype], block_scales, keep_quantised=False)
+    prepare(model.eval(), DTYPES[compute_dtype], block_scales, keep_quantised=False)
+    return model
 
 
 def frequencies(config: Mapping[str, Any]) -> Tensor:
     """Rotary frequencies float32 [D/2], as transformers computes them on the host."""
     with quiet():
         known = Qwen3Config(**dict(config))
-    kind = known.rope_parameters.get("rope_type", "default")
+    rope: dict[str, Any] = dict(known.rope_parameters or {})
+    kind = rope.get("rope_type", "default")
     if kind != "default":
         raise UsageError(f"config.json: rope_type: found {kind!r}, expected 'default' on this device")
     steps = torch.arange(0, known.head_dim, 2, dtype=torch.float) / known.head_dim
-    return 1.0 / (known.rope_parameters["rope_theta"] ** steps)
+    return 1.0 / (rope["rope_theta"] ** steps)
 
 
 def in_banks(masters: Masters) -> dict[str, Tensor]:
