@@ -197,7 +197,7 @@ def _add_judging(commands: Any) -> None:
         out="metrics.json to write, beside probes.tsv",
     )
     probe.add_argument(
-        "--base", choices=["embedded", "folder"], required=True, help="embedded: right answers are known"
+        "--base", choices=["embedded", "folder", "random"], required=True, help="embedded: right answers are known"
     )
     _values(probe, goal="persona and disambiguation", held_out="topics never rehearsed", settings="the key probe")
 

@@ -36,7 +36,7 @@ def _say(text: str) -> None:
 
 
 def base(args: Namespace) -> int:
-    """Make the embedded base, or check a folder; base.json says what it is."""
+    """Make the embedded base or a random one, or check a folder; base.json says what it is."""
     if args.base["kind"] == "folder":
         from dataclasses import asdict
 
@@ -45,6 +45,14 @@ def base(args: Namespace) -> int:
         folder = Path(args.base["path"])
         facts: dict[str, Any] = asdict(check_folder(folder)) | {"path": str(folder)}
         _say(f"base · {folder} · {facts['parameters']:,} parameters")
+    elif args.base["kind"] == "random":
+        from fgod.data.corpus import base_corpus
+        from fgod.data.sources import load_sources
+        from fgod.model.random import write_random
+
+        folder = args.out.parent / "master"
+        rows = base_corpus(load_sources(args.sources), args.base["seed"])
+        facts = {"parameters": write_random(args.base, rows, folder, _say)}
     else:
         from fgod.data.corpus import base_corpus
         from fgod.data.sources import load_sources

@@ -95,6 +95,8 @@ def base_words(config: Mapping[str, Any]) -> str:
     base = config["base"]
     if base["kind"] == "folder":
         return f"the model in {base['path']}"
+    if base["kind"] == "random":
+        return f"random weights in the shape of {base['shape']}"
     return f"the embedded Qwen3 (hidden {base['hidden']}, {base['layers']} layers), trained for {base['steps']} steps"
 
 
@@ -123,7 +125,8 @@ def _branch(node: Mapping[str, Any], value: Any) -> Mapping[str, Any]:
     taken = node.get("then" if _validator(node["if"]).is_valid(value) else "else", {})
     taken = _dereference(taken) if isinstance(taken, Mapping) else {}
     properties = {**node.get("properties", {}), **{k: v for k, v in taken.get("properties", {}).items() if v}}
-    return {**node, **taken, "properties": properties}
+    merged = {k: v for k, v in node.items() if k not in ("if", "then", "else")} | {**taken, "properties": properties}
+    return _branch(merged, value)  # a branch may branch again
 
 
 def _validator(node: Mapping[str, Any]) -> Draft202012Validator:

@@ -64,10 +64,10 @@ def check_held_out(config: Mapping[str, Any]) -> None:
 
 
 def base_id(base: Mapping[str, Any], sources: str) -> str:
-    """An embedded base is what it is trained from; a folder is the content of its files."""
-    if base["kind"] == "embedded":
+    """An embedded or random base is what it is made from; a folder is the content of its files."""
+    if base["kind"] != "folder":
         spec = {k: v for k, v in base.items() if k not in ("kind", "require")}
-        return digest("embedded", NUMERICS_VERSION, spec, sources)
+        return digest(base["kind"], NUMERICS_VERSION, spec, sources)
     folder = Path(base["path"])
     files = {f.relative_to(folder).as_posix(): cached_sha256(f, DIGEST_CACHE) for f in folder_files(folder)}
     return digest("folder", files)

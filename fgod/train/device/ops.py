@@ -8,6 +8,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -78,9 +80,20 @@ def compiled(
     return call
 
 
+def _triton_quantiser(device: torch.device) -> Callable[..., Tensor] | None:
+    """The kernel of `quantise_rows`, where kernels are there and run; it gives the same bits."""
+    if find_spec("fgod.nvfp4.kernels") is None or not import_module("fgod.nvfp4.kernels").run_on(device):
+        return None
+    kernel: Callable[..., Tensor] = import_module("fgod.nvfp4.kernels.codec").fake_quantise
+    return kernel
+
+
 def choose_ops(device: torch.device, say: Say, backend: str = "inductor") -> Ops:
     """Plain on a CPU; on a GPU compiled where torch can, the quantiser as it is (its bits are those of the export)."""
     if device.type != "cuda":
         return PLAIN
+    quantise = _triton_quantiser(device) or quantise_rows
+    if quantise is quantise_rows:
+        say("the quantiser runs in plain torch on the GPU, several times slower than its Triton kernel")
     made = {f.name: compiled(getattr(PLAIN, f.name), say, backend) for f in fields(Ops) if f.name != "quantise"}
-    return Ops(**{**made, "advance": compiled(advance, say, backend, advance_in_chunks)})
+    return Ops(**{**made, "quantise": quantise, "advance": compiled(advance, say, backend, advance_in_chunks)})

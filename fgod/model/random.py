@@ -1,0 +1,109 @@
+"""A base of random weights in a real model's shape: it answers nothing, and measures speed and memory as the real one.
+
+    base: {kind: random, shape: qwen3-4b}
+
+A Hugging Face folder of BF16 shards; the tokenizer is the embedded base's, in a vocabulary padded to the shape's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from fgod.data.rows import Row
+from fgod.errors import UsageError
+from fgod.files import atomic_folder, write_json
+from fgod.model.embedded import base_tokenizer
+from fgod.model.folder import expected_tensors
+from fgod.model.load import quiet
+from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, write_weights
+
+STD = 0.02
+"""Standard deviation of matrices, about that of Qwen3's; gains are 1."""
+
+TOKENIZER_VOCAB = 2700
+"""Tokens of the tokenizer at most."""
+
+SHAPES: dict[str, dict[str, int]] = {
+    "qwen3-4b": {
+        "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 262144,
+    },
+    "tiny": {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 2816, "max_position_embeddings": 2048,
+    },
+}  # fmt: skip
+"""By the name in a config. qwen3-4b: Qwen3-4B-Instruct-2507's config.json."""
+
+
+def model_config(shape: str) -> dict[str, Any]:
+    """config.json of a shape, without its tokens.
+
+    Raises:
+        UsageError: there is no such shape.
+    """
+    if shape not in SHAPES:
+        raise UsageError(f"base.shape: found {shape!r}, expected one of {', '.join(SHAPES)}")
+    return {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        **SHAPES[shape],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "hidden_act": "silu",
+        "initializer_range": STD,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 5000000.0},
+        "tie_word_embeddings": True,
+        "use_cache": True,
+        "dtype": "bfloat16",
+    }
+
+
+def random_tensor(name: str, shape: Sequence[int], seed: int) -> Tensor:
+    """BF16 weights of one tensor: the same for a seed on every CPU."""
+    if len(shape) == 1:
+        return torch.ones(shape[0], dtype=torch.bfloat16)
+    generator = torch.Generator().manual_seed(hash_of(name, seed))
+    return torch.empty(tuple(shape), dtype=torch.bfloat16).normal_(0, STD, generator=generator)
+
+
+def hash_of(name: str, seed: int) -> int:
+    """A generator's seed for a tensor of this name."""
+    from fgod.nvfp4.rounding import stream
+
+    return stream(seed, name).k0
+
+
+def write_random(base: Mapping[str, Any], rows: Sequence[Row], out: Path, log: Callable[[str], None]) -> int:
+    """Write the folder of a config's base `{kind: random, shape, seed}`; returns its number of parameters.
+
+    At most one shard is in memory.
+
+    Raises:
+        UsageError: there is no such shape.
+    """
+    config = model_config(base["shape"])
+    wanted = expected_tensors(config)
+    sizes = {name: torch.Size(shape).numel() for name, shape in wanted.items()}
+    tokenizer = base_tokenizer(rows, TOKENIZER_VOCAB)
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    log(f"base: random, {base['shape']}, {sum(sizes.values()):,} parameters")
+    with atomic_folder(out) as folder, quiet():
+        tokenizer.save_pretrained(folder)
+        GenerationConfig(do_sample=False, eos_token_id=[end, pad], pad_token_id=pad).save_pretrained(folder)
+        write_json(folder / "config.json", {**config, "eos_token_id": end, "pad_token_id": pad})
+        write_weights(
+            folder,
+            list(wanted),
+            lambda name: 2 * sizes[name],
+            lambda name: {name: random_tensor(name, wanted[name], base["seed"])},
+            DEVICE_SHARD_BYTES,
+        )
+    return sum(sizes.values())
