@@ -14,6 +14,7 @@ to the bit (tests), at several times the instructions.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -31,25 +32,31 @@ from fgod.nvfp4.kernels.device import (
     e2m1_values,
     e4m3_bytes,
     flat,
+    flushed,
     from_e4m3_bytes,
+    integer_byte,
     pack_pairs,
     per_block,
     quotients_of_blocks,
-    round_to_integer,
     step_key,
+    nearest_bf16,
     stochastic_bf16,
     to_e4m3,
     to_grid,
     unpack_pairs,
 )
 
-SLOTS = ("realised", "intended", "moved", "largest", "clamped", "squares", "amax", "skipped")
+SLOTS = ("realised", "intended", "moved", "largest", "clamped", "squares", "amax", "elements")
 """What each program writes: see `fgod.train.efficiency.Projection`; `squares` is Σ g² of the gradient before it is
-clipped, `largest` is before the division by 1 - β₁ᵗ, `amax` the largest magnitude of the new weights, `skipped` 1 where
-a gradient that is not finite has stepped nothing. All are sums but `largest` and `amax`."""
+clipped, `largest` is before the division by 1 - β₁ᵗ, `amax` the largest magnitude of the new weights, `elements` how
+many were stepped: none by a gradient that is not finite, whose `squares` are infinite then. All are sums but `largest`
+and `amax`."""
 
 NORM_PROGRAMS = 512
-"""Partial sums of a gradient's squares."""
+"""Most partial sums of a gradient's squares."""
+
+NORM = (4096, 8)
+"""Tile and warps of the pass that makes them."""
 
 NUMBERS = ("minus_lr", "lr", "root_factor", "limit", "step")
 """Of a step, float32: -lr / (1 - β₁ᵗ), lr, 1 / √(1 - β₂ᵗ), update_clip · (1 - β₁ᵗ), and t itself as int32 bits."""
@@ -58,12 +65,12 @@ NUMBERS = ("minus_lr", "lr", "root_factor", "limit", "step")
 @dataclass(frozen=True)
 class Tuning:
     """How the pass is launched: elements of a tile (a multiple of 512), warps that share it, most programs, stages of
-    the loop over a program's tiles (0: not pipelined), and whether arithmetic is `exact`."""
+    the loop over a program's tiles (1: not pipelined), and whether arithmetic is `exact`."""
 
     tile: int = 2048
     warps: int = 4
     programs: int = 132 * 8
-    stages: int = 0
+    stages: int = 1
     exact: bool = False
 
 
@@ -115,13 +122,14 @@ def _write_eight_bits(
     LARGEST: tl.constexpr, LEAST: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr, EVEN: tl.constexpr,
     EXACT: tl.constexpr,
 ):  # fmt: skip
-    """`codecs.encode_int8` and `codecs.encode_root_uint8`."""
+    """`codecs.encode_int8` and, with LEAST 1, `codecs.encode_root_uint8`; blocks below 10⁻³⁴ become zero."""
     blocks = per_block(values, WIDTH)
-    steps = tl.div_rn(tl.max(tl.abs(blocks), 1), LARGEST)
-    rounded = round_to_integer(quotients_of_blocks(blocks, steps, EXACT))
-    rounded = tl.minimum(tl.maximum(rounded, LEAST), LARGEST)
+    steps = flushed(tl.div_rn(tl.max(tl.abs(blocks), 1), LARGEST))
+    quotients = quotients_of_blocks(blocks, steps, EXACT)
+    if LEAST > 0:
+        quotients = tl.maximum(quotients, LEAST)
     _store(scales, begin // WIDTH, tl.arange(0, TILE // WIDTH), steps, left // WIDTH, EVEN)
-    _store(codes, begin, tl.arange(0, TILE), flat(rounded), left, EVEN)
+    _store(codes, begin, tl.arange(0, TILE), flat(integer_byte(quotients)), left, EVEN)
 
 
 @triton.jit
@@ -132,7 +140,7 @@ def _write_nvfp4(
     """`codecs.encode_nvfp4` and `codecs.encode_root_nvfp4`."""
     blocks = per_block(values, BLOCK)
     amax = per_block(tl.max(tl.abs(blocks), 1), SEGMENT // BLOCK)
-    factors = tl.div_rn(tl.max(amax, 1), E2M1_MAX * E4M3_MAX)
+    factors = flushed(tl.div_rn(tl.max(amax, 1), E2M1_MAX * E4M3_MAX))
     safe = tl.where(factors > 0.0, factors, 1.0)[:, None]
     found = tl.div_rn(tl.div_rn(amax, E2M1_MAX), safe)
     found = to_e4m3(tl.minimum(tl.maximum(found, SCALE_MIN), E4M3_MAX))
@@ -155,8 +163,14 @@ def _most_of_lanes(values):
 
 
 @triton.jit
+def _together(a0, a1, a2, a3, a4, a5, a6, b0, b1, b2, b3, b4, b5, b6):
+    """The first seven `SLOTS` of two parts: in one reduction they share its barriers."""
+    return a0 + b0, a1 + b1, a2 + b2, tl.maximum(a3, b3), a4 + b4, a5 + b5, tl.maximum(a6, b6)
+
+
+@triton.jit
 def _squares_kernel(grad, partials, count, programs, TILE: tl.constexpr):
-    """partials[p]: Σ g² of its tiles, float32; 0 beyond the last program that has any."""
+    """partials[p]: Σ g² of its tiles, float32."""
     program = tl.program_id(0)
     total = tl.zeros([TILE], tl.float32)
     for turn in range(0, tl.cdiv(tl.cdiv(count, TILE) - program, programs)):
@@ -170,14 +184,15 @@ def _squares_kernel(grad, partials, count, programs, TILE: tl.constexpr):
 @triton.jit(do_not_specialize=["stream0", "stream1"])
 def _adamw_kernel(
     weight, grad, m, m_scales, m_segments, v, v_scales, v_segments, start, squares, numbers, sums,
-    count, programs, stream0, stream1, factor, beta1, beta2, eps, decay, pull, clip,
+    count, programs, stride, stream0, stream1, partials, factor, rate1, beta2, rate2, eps, decay, pull, clip,
     MASTER: tl.constexpr, M: tl.constexpr, V: tl.constexpr, DECAY: tl.constexpr, PULL: tl.constexpr, CLIP: tl.constexpr,
     WIDTH: tl.constexpr, SEGMENT: tl.constexpr, TILE: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr,
     EXACT: tl.constexpr, NORM_PROGRAMS: tl.constexpr,
 ):  # fmt: skip
-    """The tiles p, p + programs, … of program p. sums: float32 [len(SLOTS), programs].
+    """The tiles p, p + programs, … of program p. sums: float32 [len(SLOTS), programs],
+    rows `stride` apart.
 
-    `squares` holds the partial sums of the gradient's squares where CLIP is set.
+    `squares` holds `partials` partial sums of the gradient's squares where CLIP is set.
     """
     program = tl.program_id(0)
     minus_lr, lr = tl.load(numbers) * factor, tl.load(numbers + 1) * factor
@@ -185,13 +200,12 @@ def _adamw_kernel(
     step = tl.load(numbers + 4).to(tl.uint32, bitcast=True)
     k0, k1 = step_key(stream0.to(tl.uint32, bitcast=True), stream1.to(tl.uint32, bitcast=True), step)
     turns = tl.cdiv(tl.cdiv(count, TILE) - program, programs)
-    shrink, skipped = 1.0, 0.0
+    shrink = 1.0
     if CLIP:
-        norm = tl.sqrt_rn(tl.sum(tl.load(squares + tl.arange(0, NORM_PROGRAMS)), 0))
+        parts = tl.arange(0, NORM_PROGRAMS)
+        norm = tl.sqrt_rn(tl.sum(tl.load(squares + parts, mask=parts < partials, other=0.0), 0))
         shrink = tl.where(norm > clip, tl.div_rn(clip, norm), 1.0)
-        finite = norm < float("inf")
-        turns = tl.where(finite, turns, 0)
-        skipped = tl.where(finite, 0.0, 1.0)
+        turns = tl.where(norm < float("inf"), turns, 0)
     realised = tl.zeros([TILE // 16], tl.float32)
     intended = tl.zeros([TILE // 16], tl.float32)
     moved = tl.zeros([TILE // 16], tl.float32)
@@ -199,6 +213,7 @@ def _adamw_kernel(
     clamped = tl.zeros([TILE // 16], tl.float32)
     total = tl.zeros([TILE // 16], tl.float32)
     amax = tl.zeros([TILE // 16], tl.float32)
+    elements = 0.0
     places = tl.arange(0, TILE)
     for turn in tl.range(0, turns, num_stages=STAGES):
         begin = (program + turn * programs).to(tl.int64) * TILE
@@ -212,8 +227,8 @@ def _adamw_kernel(
         total += _lanes(g * g)
         if CLIP:
             g = g * shrink
-        mean = mean + (1.0 - beta1) * (g - mean)
-        square = square * beta2 + (1.0 - beta2) * (g * g)
+        mean = mean + rate1 * (g - mean)
+        square = square * beta2 + rate2 * (g * g)
         root = tl.sqrt_rn(square) if EXACT else tl.sqrt(square)
         ratio = divide(mean, root * root_factor + eps, EXACT)
         size = tl.abs(ratio)
@@ -231,9 +246,11 @@ def _adamw_kernel(
             kept = wanted
         _store(weight, begin, places, kept, left, EVEN)
         if M == "int8":
-            _write_eight_bits(m, m_scales, mean, begin, left, 127.0, -127.0, TILE, WIDTH, EVEN, EXACT)
+            _write_eight_bits(m, m_scales, mean, begin, left, 127.0, 0.0, TILE, WIDTH, EVEN, EXACT)
         elif M == "nvfp4":
             _write_nvfp4(m, m_scales, m_segments, mean, begin, left, 0, TILE, SEGMENT, EVEN, EXACT)
+        elif M == "bf16":
+            _store(m, begin, places, nearest_bf16(mean), left, EVEN)
         else:
             _store(m, begin, places, mean, left, EVEN)
         if V == "uint8":
@@ -241,24 +258,28 @@ def _adamw_kernel(
         elif V == "nvfp4":
             _write_nvfp4(v, v_scales, v_segments, root, begin, left, 1, TILE, SEGMENT, EVEN, EXACT)
         elif V == "bf16":
-            _store(v, begin, places, root, left, EVEN)
+            _store(v, begin, places, nearest_bf16(root), left, EVEN)
         else:
             _store(v, begin, places, square, left, EVEN)
+        elements += tl.minimum(left, TILE).to(tl.float32)
         change = kept - w
         realised += _lanes(change * update)
         intended += _lanes(update * update)
         moved += _lanes(change * change)
         amax = tl.maximum(amax, _most_of_lanes(kept))
     if CLIP:
-        total = tl.where(skipped > 0.0, float("inf"), total)
-    tl.store(sums + program, tl.sum(realised, 0))
-    tl.store(sums + programs + program, tl.sum(intended, 0))
-    tl.store(sums + 2 * programs + program, tl.sum(moved, 0))
-    tl.store(sums + 3 * programs + program, tl.max(largest, 0))
-    tl.store(sums + 4 * programs + program, tl.sum(clamped, 0))
-    tl.store(sums + 5 * programs + program, tl.sum(total, 0))
-    tl.store(sums + 6 * programs + program, tl.max(amax, 0))
-    tl.store(sums + 7 * programs + program, skipped)
+        total = tl.where(norm < float("inf"), total, float("inf"))
+    realised, intended, moved, largest, clamped, total, amax = tl.reduce(
+        (realised, intended, moved, largest, clamped, total, amax), 0, _together
+    )
+    tl.store(sums + program, realised)
+    tl.store(sums + stride + program, intended)
+    tl.store(sums + 2 * stride + program, moved)
+    tl.store(sums + 3 * stride + program, largest)
+    tl.store(sums + 4 * stride + program, clamped)
+    tl.store(sums + 5 * stride + program, total)
+    tl.store(sums + 6 * stride + program, amax)
+    tl.store(sums + 7 * stride + program, elements)
 
 
 @dataclass(frozen=True)
@@ -307,9 +328,32 @@ def programs(count: int, tuning: Tuning = ADAMW) -> int:
     return min(tuning.programs, triton.cdiv(count, tuning.tile))
 
 
-def sum_squares(grad: Tensor, partials: Tensor, tile: int = 4096, warps: int = 8) -> None:
-    """Write Σ g² of a contiguous gradient to `partials` float32 [NORM_PROGRAMS], to be added up."""
-    _squares_kernel[(NORM_PROGRAMS,)](grad, partials, grad.numel(), NORM_PROGRAMS, tile, num_warps=warps)
+def numbers_of(lr: float, step: int, betas: tuple[float, float], update_clip: float | None) -> Tensor:
+    """`NUMBERS` of a step (from 1), on the CPU."""
+    correction = 1 - betas[0] ** step
+    limit = math.inf if update_clip is None else update_clip * correction
+    told = torch.tensor([-lr / correction, lr, 1 / math.sqrt(1 - betas[1] ** step), limit, 0.0])
+    told[4:].view(torch.int32).fill_(step)
+    return told
+
+
+def totals(sums: Tensor) -> list[dict[str, float]]:
+    """By tensor and slot: what the programs' sums [tensors, len(SLOTS), programs] come to. Waits for the GPU."""
+    added = sums.sum(-1, dtype=torch.float64)
+    for slot in ("largest", "amax"):
+        added[:, SLOTS.index(slot)] = sums[:, SLOTS.index(slot)].amax(-1)
+    return [dict(zip(SLOTS, row, strict=True)) for row in added.tolist()]
+
+
+def _partials(count: int) -> int:
+    return min(NORM_PROGRAMS, triton.cdiv(count, NORM[0]))
+
+
+def sum_squares(grad: Tensor, squares: Tensor) -> Tensor:
+    """Write partial sums of a contiguous gradient's g² into `squares` float32 [NORM_PROGRAMS]; returns those written."""
+    programs = _partials(grad.numel())
+    _squares_kernel[(programs,)](grad, squares, grad.numel(), programs, NORM[0], num_warps=NORM[1])
+    return squares[:programs]
 
 
 def step(
@@ -327,7 +371,7 @@ def step(
     Args:
         numbers: float32 [len(NUMBERS)].
         squares: float32 [NORM_PROGRAMS]: what `sum_squares` gave; read where `settings.clip` is set.
-        sums: float32 [len(SLOTS), programs], written.
+        sums: float32 [len(SLOTS), programs], written; rows may lie apart.
     """
     count = tensors.weight.numel()
     first = tensors.weight
@@ -335,8 +379,9 @@ def step(
     even = count % tuning.tile == 0
     _adamw_kernel[(sums.shape[1],)](
         tensors.weight, grad, *m, *v, first if tensors.start is None else tensors.start, squares, numbers, sums,
-        count, sums.shape[1], *map(_signed, settings.stream), settings.factor, settings.beta1, settings.beta2,
-        settings.eps, settings.decay, settings.pull, settings.clip or 0.0,
+        count, sums.shape[1], sums.stride(0), *map(_signed, settings.stream), _partials(count), settings.factor,
+        1 - settings.beta1, settings.beta2, 1 - settings.beta2, settings.eps, settings.decay, settings.pull,
+        settings.clip or 0.0,
         modes.master, modes.m, modes.v, settings.decay != 0, tensors.start is not None, settings.clip is not None,
         modes.width, modes.segment, tuning.tile, even, tuning.stages, tuning.exact, NORM_PROGRAMS,
         num_warps=tuning.warps, enable_fp_fusion=not tuning.exact,

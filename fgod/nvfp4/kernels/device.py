@@ -92,6 +92,13 @@ def stochastic_bf16(wanted, index, k0, k1):
     return tl.where(wanted == wanted, as_floats(rounded), wanted)
 
 
+@triton.jit
+def nearest_bf16(x):
+    """float32 that BF16 can hold, to nearest, ties to even (Triton's interpreter cuts instead)."""
+    words = as_words(x)
+    return tl.where(x == x, as_floats((words + 0x7FFF + ((words >> 16) & 1)) & 0xFFFF0000), x)
+
+
 # ----------------------------------------------------------------------------------------------------------- E4M3, E2M1
 
 
@@ -203,18 +210,22 @@ def quantise_blocks(weights, divisor, NARROW: tl.constexpr, FOUR_OVER_SIX: tl.co
 
 
 @triton.jit
-def round_to_integer(x):
-    """float32 of at most 2²² to the nearest integer, ties to even, as float32."""
-    return (x + _INTEGER_MAGIC) - _INTEGER_MAGIC
+def integer_byte(x):
+    """The low byte (uint8) of float32 of at most 2²² rounded to the nearest integer, ties to even."""
+    return as_words(x + _INTEGER_MAGIC).to(tl.uint8)
 
 
 @triton.jit
 def quotients_of_blocks(blocks, divisors, EXACT: tl.constexpr):
-    """blocks [B, W] / divisors [B]; 1 stands in for a divisor of zero. Divisors may be subnormal."""
+    """blocks [B, W] / divisors [B], which are 0 or at least 2⁻¹²⁰; 1 stands in for a divisor of zero."""
     divisors = tl.where(divisors > 0.0, divisors, 1.0)
     if EXACT:
         return tl.div_rn(blocks, divisors[:, None])
     else:
-        # 1 / 2⁻¹⁴⁹ is infinite: lift what is small by 2⁶⁴ on both sides
-        lift = tl.where(divisors < 5.421010862427522e-20, 18446744073709551616.0, 1.0)
-        return (blocks * lift[:, None]) * tl.div_rn(1.0, divisors * lift)[:, None]
+        return blocks * tl.div_rn(1.0, divisors)[:, None]
+
+
+@triton.jit
+def flushed(scales):
+    """Scales below 2⁻¹²⁰ as zero: their reciprocals would leave float32."""
+    return tl.where(scales < 7.52316384526264e-37, 0.0, scales)
