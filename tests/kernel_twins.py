@@ -28,7 +28,6 @@ from fgod.train.storage import (
     Uint8Root,
 )
 
-
 ENCODE: dict[type[Moment], Callable[[Tensor], tuple[Tensor, ...]]] = {
     Moment: lambda values: (values,),
     Bf16Moment: lambda values: (values,),

@@ -31,5 +31,7 @@ def run_on(device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     if not _has_triton():
-        say_once("triton is not installed: plain torch runs on the GPU, several times slower; expected: pip install triton")
+        say_once(
+            "triton is not installed: plain torch runs on the GPU, several times slower; expected: pip install triton"
+        )
     return _has_triton()

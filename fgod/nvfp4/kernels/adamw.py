@@ -35,11 +35,11 @@ from fgod.nvfp4.kernels.device import (
     flushed,
     from_e4m3_bytes,
     integer_byte,
+    nearest_bf16,
     pack_pairs,
     per_block,
     quotients_of_blocks,
     step_key,
-    nearest_bf16,
     stochastic_bf16,
     to_e4m3,
     to_grid,
@@ -67,9 +67,9 @@ class Tuning:
     """How the pass is launched: elements of a tile (a multiple of 512), warps that share it, most programs, stages of
     the loop over a program's tiles (1: not pipelined), and whether arithmetic is `exact`."""
 
-    tile: int = 2048
+    tile: int = 1024
     warps: int = 4
-    programs: int = 132 * 8
+    programs: int = 132 * 12
     stages: int = 1
     exact: bool = False
 
@@ -350,7 +350,7 @@ def _partials(count: int) -> int:
 
 
 def sum_squares(grad: Tensor, squares: Tensor) -> Tensor:
-    """Write partial sums of a contiguous gradient's g² into `squares` float32 [NORM_PROGRAMS]; returns those written."""
+    """Write partial sums of a contiguous gradient's g² into `squares` float32 [NORM_PROGRAMS]; return those."""
     programs = _partials(grad.numel())
     _squares_kernel[(programs,)](grad, squares, grad.numel(), programs, NORM[0], num_warps=NORM[1])
     return squares[:programs]
@@ -375,7 +375,7 @@ def step(
     """
     count = tensors.weight.numel()
     first = tensors.weight
-    m, v = ((part + (first, first))[:3] for part in (_bytes(tensors.m), _bytes(tensors.v)))
+    m, v = ((*part, first, first)[:3] for part in (_bytes(tensors.m), _bytes(tensors.v)))
     even = count % tuning.tile == 0
     _adamw_kernel[(sums.shape[1],)](
         tensors.weight, grad, *m, *v, first if tensors.start is None else tensors.start, squares, numbers, sums,
