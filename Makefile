@@ -1,15 +1,20 @@
 # make run    set up and run the whole pipeline          make test   set up and run all tests
+# make test-gpu   the tests of kernels, on the GPU of this machine
 # make lint   ruff and mypy                              make lock   write requirements.lock anew from what is installed
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint format lock clean
+.PHONY: run test test-gpu lint format lock clean
 
 run: .venv/ready
 	$(BIN)/snakemake
 
 test: .venv/ready-dev lint
 	$(BIN)/python -m pytest
+
+test-gpu: .venv/ready-dev
+	$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make test-gpu: torch finds no CUDA device; expected a GPU and a CUDA build of torch")'
+	$(BIN)/python -m pytest -m gpu -rs
 
 lint: .venv/ready-dev
 	$(BIN)/ruff check .

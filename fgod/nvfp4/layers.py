@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from fgod.errors import UsageError
-from fgod.nvfp4 import names
+from fgod.nvfp4 import kernels, names
 from fgod.nvfp4.codec import BLOCK, fake_quantise, shared_global_scale
 
 
@@ -29,7 +29,13 @@ class _QuantisedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, global_scale: float, dtype: torch.dtype, block_scales: str, keep: bool
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        global_scale: float | Tensor,
+        dtype: torch.dtype,
+        block_scales: str,
+        keep: bool,
     ) -> Tensor:
         quantised = _quantised(weight, global_scale, dtype, block_scales)
         ctx.save_for_backward(x, quantised if keep else weight)
@@ -47,7 +53,11 @@ class _QuantisedLinear(torch.autograd.Function):
         return to_x, to_weight, None, None, None, None
 
 
-def _quantised(weight: Tensor, global_scale: float, dtype: torch.dtype, block_scales: str) -> Tensor:
+def _quantised(weight: Tensor, global_scale: float | Tensor, dtype: torch.dtype, block_scales: str) -> Tensor:
+    if isinstance(global_scale, Tensor):
+        from fgod.nvfp4.kernels import codec as on_gpu
+
+        return on_gpu.fake_quantise(weight.detach(), global_scale, dtype, block_scales)
     return fake_quantise(weight.detach().float(), global_scale, block_scales=block_scales).to(dtype)
 
 
@@ -102,9 +112,28 @@ class ScaleGroup:
         self.name = name
         self.members: list[nn.Linear] = []
 
+        self._scale: Tensor | None = None
+        self._asked: set[int] = set()
+
     def global_scale(self) -> float:
         """Raises NonFiniteError naming the group."""
         return shared_global_scale([member.weight.detach() for member in self.members], self.name)
+
+    def scale_for(self, member: nn.Linear) -> float | Tensor:
+        """The scale that a member quantises by; with kernels a tensor [1] on the GPU, for which nobody waits.
+
+        A forward pass asks once for each member: so a tensor serves all of them, until one asks again. It is NaN where
+        `global_scale` raises, and the loss is then, too.
+        """
+        if not kernels.run_on(member.weight.device):
+            return self.global_scale()
+        if self._scale is None or id(member) in self._asked:
+            from fgod.nvfp4.kernels import codec as on_gpu
+
+            self._scale = on_gpu.global_scale([each.weight.detach() for each in self.members])
+            self._asked.clear()
+        self._asked.add(id(member))
+        return self._scale
 
 
 class StraightThroughLinear(nn.Linear):
@@ -116,8 +145,9 @@ class StraightThroughLinear(nn.Linear):
     keep_quantised: bool
 
     def forward(self, input: Tensor) -> Tensor:
+        scale = self.group.scale_for(self)
         out = _QuantisedLinear.apply(
-            input, self.weight, self.group.global_scale(), self.compute_dtype, self.block_scales, self.keep_quantised
+            input, self.weight, scale, self.compute_dtype, self.block_scales, self.keep_quantised
         )
         return out if self.bias is None else out + self.bias.to(self.compute_dtype)
 

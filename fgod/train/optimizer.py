@@ -4,6 +4,7 @@
 
 What is kept between steps lies behind `Master` and `Moment` (fgod.train.storage); the arithmetic is float32 throughout.
 A tensor is stepped by chunks of rows: temporaries are those of one chunk, and chunks of any size give the same bits.
+On a GPU with Triton one kernel does it instead, without temporaries (fgod.train.fused).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from fgod.errors import UsageError
 from fgod.nvfp4.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.rounding import stream
 from fgod.train.efficiency import Projection, group_of
+from fgod.train.fused import Fused, Part, serves
 from fgod.train.recipe import TrainRecipe
 from fgod.train.storage import M_KINDS, V_KINDS, Master, Moment, master_kind, moment_kind
 
@@ -87,6 +89,12 @@ def as_matrix(tensor: Tensor) -> Tensor:
     return tensor.view(1, -1) if tensor.ndim == 1 else tensor
 
 
+def _densify(parameter: nn.Parameter) -> None:
+    """The gradient of a tied embedding is sparse where its head had no part in the loss."""
+    if parameter.grad is not None and parameter.grad.is_sparse:
+        parameter.grad = parameter.grad.to_dense()
+
+
 class AdamW:
     """Steps named parameters by their `.grad`. Weight decay applies to matrices, the pull to every tensor.
 
@@ -104,6 +112,9 @@ class AdamW:
         self._lr = 0.0
         self._squares = 0.0
         self._groups: dict[str, Projection] = {}
+        parts = [Part(t.master, t.m, t.v, t.factor, t.decay, t.start) for t in self.tensors.values()]
+        self._fused = Fused(parts, recipe) if serves(parts, recipe) else None
+        self._places = {id(tensor): place for place, tensor in enumerate(self.tensors.values())}
         if recipe.step_in_backward:
             for tensor in self.tensors.values():
                 tensor.parameter.register_post_accumulate_grad_hook(partial(self._on_gradient, tensor))
@@ -144,8 +155,7 @@ class AdamW:
     def _norm(self, tensor: _Tensor) -> float:
         if tensor.parameter.grad is None:
             return 0.0
-        if tensor.parameter.grad.is_sparse:  # a tied embedding whose head had no part in the loss
-            tensor.parameter.grad = tensor.parameter.grad.to_dense()
+        _densify(tensor.parameter)
         norm = torch.linalg.vector_norm(tensor.parameter.grad, dtype=torch.float32).item()
         tensor.got_gradient |= norm != 0
         return norm
@@ -154,9 +164,13 @@ class AdamW:
         """Start a step at this learning rate."""
         self.steps_done += 1
         self._lr, self._squares, self._groups = lr, 0.0, {}
+        if self._fused is not None:
+            self._fused.begin(lr, self.steps_done)
 
     def finish(self) -> StepFacts:
         """End a step: what became of it."""
+        if self._fused is not None:
+            self._read_sums(self._fused)
         whole = Projection()
         for projection in self._groups.values():
             whole.merge(projection)
@@ -165,19 +179,37 @@ class AdamW:
     def step(self, lr: float, grad_norm: float) -> StepFacts:
         """One step from the gradients, whose finite norm is `grad_norm`, clipped to the recipe's."""
         self.begin(lr)
-        self._squares = grad_norm * grad_norm
         scale = self._clip(grad_norm)
         for tensor in self.tensors.values():
-            self._step_tensor(tensor, scale)
-        return self.finish()
+            if self._fused is None:
+                self._step_tensor(tensor, scale)
+            elif tensor.parameter.grad is not None:
+                self._fused.step(self._places[id(tensor)], as_matrix(tensor.parameter.grad), grad_norm)
+        facts = self.finish()
+        return StepFacts(grad_norm, facts.groups, facts.whole)
 
     def _on_gradient(self, tensor: _Tensor, parameter: nn.Parameter) -> None:
         """Step one parameter in the middle of the backward pass. A gradient that is not finite steps nothing."""
+        if self._fused is not None and parameter.grad is not None:
+            _densify(parameter)
+            self._fused.step(self._places[id(tensor)], as_matrix(parameter.grad))
+            parameter.grad = None
+            return
         norm = self._norm(tensor)
         self._squares += norm * norm
         if math.isfinite(norm):
             self._step_tensor(tensor, self._clip(norm))
         parameter.grad = None
+
+    def _read_sums(self, fused: Fused) -> None:
+        """Take over what the kernels have added up since `begin`."""
+        for tensor, done in zip(self.tensors.values(), fused.finish(self.steps_done), strict=True):
+            if done is None:
+                continue
+            self._squares += done.squares
+            tensor.got_gradient |= done.squares != 0
+            tensor.changed |= done.projection.moved != 0
+            self._groups.setdefault(tensor.group, Projection()).merge(done.projection)
 
     def _clip(self, norm: float) -> float:
         """Factor that brings a gradient of this norm within the recipe's `grad_clip`."""

@@ -1,0 +1,164 @@
+"""What the fused AdamW kernel computes, in a few lines of plain torch: with `exact` arithmetic the same bits.
+
+Runs on the CPU, where a division by a number is one. Slow, and written to be compared with fgod.train.optimizer too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fgod.nvfp4.kernels import adamw
+from fgod.nvfp4.rounding import Key, random_bits, step_key, stochastic_bf16
+from fgod.train import codecs
+from fgod.train.codecs import block_width, segment_width
+from fgod.train.storage import (
+    M_KINDS,
+    V_KINDS,
+    Bf16Moment,
+    Bf16Root,
+    Int8Moment,
+    Moment,
+    Nvfp4Moment,
+    Nvfp4Root,
+    Uint8Root,
+)
+
+ENCODE: dict[type[Moment], Callable[[Tensor], tuple[Tensor, ...]]] = {
+    Moment: lambda values: (values,),
+    Bf16Moment: lambda values: (values,),
+    Int8Moment: codecs.encode_int8,
+    Nvfp4Moment: codecs.encode_nvfp4,
+    Bf16Root: lambda roots: (roots,),
+    Uint8Root: codecs.encode_root_uint8,
+    Nvfp4Root: codecs.encode_root_nvfp4,
+}
+
+
+@dataclass
+class Case:
+    """A matrix with everything that a step needs, on the CPU."""
+
+    weight: Tensor
+    m: Moment
+    v: Moment
+    start: Tensor | None
+    modes: adamw.Modes
+    settings: adamw.Settings
+
+    def tensors(self, device: str) -> adamw.Tensors:
+        """Copies on a device."""
+        return adamw.Tensors(
+            self.weight.to(device, copy=True),
+            tuple(t.to(device, copy=True) for t in self.m.tensors),
+            tuple(t.to(device, copy=True) for t in self.v.tensors),
+            None if self.start is None else self.start.to(device, copy=True),
+        )
+
+
+def make_case(
+    shape: tuple[int, int], master: str = "bf16", m: str = "int8", v: str = "uint8", clip: float | None = None,
+    decay: float = 0.0, pull: float = 0.0, seed: int = 0, factor: float = 1.0,
+) -> Case:  # fmt: skip
+    """Weights of about .02, moments that some steps have left."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(shape, generator=generator) * 0.02
+    moments = []
+    for kinds, name in ((M_KINDS, m), (V_KINDS, v)):
+        moment = kinds[name](shape, torch.device("cpu"))
+        values = torch.randn(shape, generator=generator) * 1e-3
+        held = values if kinds is M_KINDS else values.square()
+        if type(moment) is Moment:
+            moment.tensors[0].copy_(held)
+        else:
+            moment.write(slice(0, shape[0]), held)
+        moments.append(moment)
+    weight = weight.bfloat16() if master == "bf16" else weight
+    return Case(
+        weight,
+        *moments,
+        weight + torch.randn(shape, generator=generator).to(weight.dtype) * 0.01 if pull else None,
+        adamw.Modes(master, m, v, block_width(shape[1]), segment_width(shape[1])),
+        adamw.Settings(0.9, 0.95, 1e-8, decay, pull, clip, factor, (0xDEADBEEF, 0x12345678)),
+    )
+
+
+def numbers(lr: float, step: int, update_clip: float | None, settings: adamw.Settings) -> Tensor:
+    """See `adamw.NUMBERS`."""
+    return adamw.numbers_of(lr, step, (settings.beta1, settings.beta2), update_clip)
+
+
+def step(case: Case, grad: Tensor, numbers: Tensor, norm: float = 0.0) -> dict[str, float]:
+    """Step a case in place; `norm` is that of the gradient. Returns the slots' totals."""
+    s, (minus_lr, lr, root_factor, limit) = case.settings, numbers[:4]
+    minus_lr, lr, f32 = minus_lr * s.factor, lr * s.factor, torch.float32
+    rows = slice(0, len(case.weight))
+    g, w = grad.float(), case.weight.to(f32, copy=True)
+    squares = g.double().square().sum().item()
+    if s.clip is not None:
+        if not math.isfinite(norm):
+            return {"squares": math.inf, "elements": 0.0}
+        if norm > s.clip:
+            g = g * (torch.tensor(s.clip) / torch.tensor(norm))
+    mean, square = case.m.read(rows).clone(), case.v.read(rows).clone()
+    mean = mean + torch.tensor(1 - s.beta1, dtype=f32) * (g - mean)
+    square = square * torch.tensor(s.beta2, dtype=f32) + torch.tensor(1 - s.beta2, dtype=f32) * (g * g)
+    root = square.double().sqrt().float()  # torch's own float32 root is an ulp off on some CPUs
+    ratio = mean / (root * root_factor + torch.tensor(s.eps, dtype=f32))
+    update = ratio.clamp(-limit, limit) * minus_lr
+    if s.decay:
+        update = update - w * (lr * torch.tensor(s.decay, dtype=f32))
+    if case.start is not None:
+        update = update + (case.start.float() - w) * (lr * torch.tensor(s.pull, dtype=f32))
+    kept = w + update
+    if case.modes.master == "bf16":
+        key = step_key(Key(*s.stream), int(numbers[4:].view(torch.int32).item()))
+        kept = stochastic_bf16(kept, random_bits(key, 0, kept.shape)).float()
+    case.weight.copy_(kept)
+    case.m.store(rows, ENCODE[type(case.m)](mean))
+    case.v.store(rows, (square,) if type(case.v) is Moment else ENCODE[type(case.v)](root))
+    change = (kept - w).double()
+    return {
+        "realised": (change * update).sum().item(),
+        "intended": update.double().square().sum().item(),
+        "moved": change.square().sum().item(),
+        "largest": ratio.abs().max().item(),
+        "clamped": (ratio.abs() > limit).double().sum().item(),
+        "squares": squares,
+        "amax": kept.abs().max().item(),
+        "elements": float(w.numel()),
+    }
+
+
+def compare(case: Case, grad: Tensor, device: str, tuning: adamw.Tuning, steps: int = 2) -> dict[str, float]:
+    """Step a case by the kernel and by the twin; returns the share of stored numbers whose bytes differ, by part, the
+    furthest that codes of 8 bits lie apart, and the largest relative difference of the slots. Changes the case."""
+    tensors = case.tensors(device)
+    squares = torch.zeros(adamw.NORM_PROGRAMS, device=device)
+    sums = torch.zeros(len(adamw.SLOTS), adamw.programs(grad.numel(), tuning), device=device)
+    found: dict[str, float] = {}
+    for step_number in range(3, 3 + steps):
+        told = numbers(1e-3, step_number, 0.8, case.settings)
+        on_device = grad.to(device)
+        norm = adamw.sum_squares(on_device, squares).cpu().sum().sqrt().item()
+        adamw.step(tensors, on_device, case.modes, case.settings, told.to(device), squares, sums, tuning)
+        expected = step(case, grad, told, norm)
+        totals = adamw.totals(sums.cpu()[None])[0]
+        for name, value in expected.items():
+            off = 0.0 if totals[name] == value else abs(totals[name] - value) / max(abs(value), 1e-30)
+            found[name] = max(found.get(name, 0.0), off)
+    pairs = {"weight": (case.weight, tensors.weight)}
+    pairs |= {f"m{i}": pair for i, pair in enumerate(zip(case.m.tensors, tensors.m, strict=True))}
+    pairs |= {f"v{i}": pair for i, pair in enumerate(zip(case.v.tensors, tensors.v, strict=True))}
+    for part, (ours, theirs) in pairs.items():
+        theirs = theirs.cpu()
+        if ours.dtype in (torch.int8, torch.uint8):
+            found[f"{part} apart"] = (ours.int() - theirs.int()).abs().max().item()
+        found[f"{part} differ"] = (
+            (ours.view(torch.uint8) != theirs.view(torch.uint8)).view(*ours.shape, -1).any(-1).float().mean().item()
+        )
+    return found

@@ -1,0 +1,297 @@
+"""Triton kernels against their plain-torch references: on a GPU where there is one, else in Triton's interpreter."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fgod.errors import UsageError
+from fgod.nvfp4 import codec
+from fgod.nvfp4.layers import prepare
+from fgod.train.optimizer import AdamW, StepFacts
+from fgod.train.recipe import TrainRecipe
+from fgod.train.storage import master_kind
+from tests.tiny_model import noise, tiny_model
+
+CUDA = torch.cuda.is_available()
+DEVICE = "cuda" if CUDA else "cpu"
+
+
+def _missing() -> str:
+    """Why kernels cannot run here, in words; empty if they can."""
+    try:
+        found = version("triton")
+    except PackageNotFoundError:
+        return "triton is not installed: kernels are not tested here (pip install triton)"
+    if not CUDA and tuple(map(int, found.split(".")[:2])) < (3, 7):
+        return f"triton {found}: its interpreter fails on loops with numpy 2.4; kernels are tested from 3.7 on"
+    return ""
+
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(_missing()), reason=_missing() or "-")]
+only_gpu = pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
+
+if not _missing():
+    from fgod.nvfp4 import kernels
+    from fgod.nvfp4.kernels import adamw
+    from fgod.nvfp4.kernels import codec as on_gpu
+    from tests import kernel_twins as twins
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """Bytes, on the CPU."""
+    return tensor.cpu().contiguous().view(torch.uint8)
+
+
+def matrices() -> dict[str, Tensor]:
+    """float32 and BF16 of many sizes, all ties, next to nothing, and a shape that fills no tile."""
+    rows = torch.exp2(torch.arange(32) % 13 - 8.0).unsqueeze(1)
+    wide = noise((32, 256), 3) ** 3 * rows
+    every = torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
+    every = torch.where(every.float().abs() <= 2.0**100, every, 0).view(-1, 64)
+    return {
+        "float32": wide,
+        "bf16": wide.bfloat16(),
+        "odd": noise((5, 48), 1),
+        "ties": (noise((32, 64), 2) * 25).round().mul(0.25).bfloat16(),
+        "neighbours of ties": torch.nextafter((noise((32, 64), 2) * 25).round().mul(0.25), torch.ones(())),
+        "tiny": noise((3, 16), 2) * 1e-37,
+        "every bf16": every,
+    }
+
+
+# ---- quantiser
+
+
+@pytest.mark.parametrize("name", ["float32", "bf16", "odd", "ties", "neighbours of ties", "tiny", "every bf16"])
+@pytest.mark.parametrize("rule", codec.BLOCK_SCALES)
+def test_the_quantiser_gives_the_bits_of_its_reference(name: str, rule: str) -> None:
+    weight = matrices()[name]
+    on_device, wide = weight.to(DEVICE), weight.float()
+    own = codec.shared_global_scale([wide], name)
+    for scale in (own,) if name == "every bf16" else (own, own * 2.0**5, own * 2.0**-14):
+        told = torch.tensor([scale], device=DEVICE)
+        expected = codec.fake_quantise(wide, scale, block_scales=rule)
+        assert torch.equal(bits(on_gpu.fake_quantise(on_device, told, torch.float32, rule)), bits(expected))
+        assert torch.equal(bits(on_gpu.fake_quantise(on_device, told, torch.bfloat16, rule)), bits(expected.bfloat16()))
+        quantised = codec.quantise(wide, scale, block_scales=rule)
+        packed, scales = on_gpu.quantise(on_device, told, rule)
+        assert torch.equal(packed.cpu(), codec.pack(quantised.codes))
+        assert torch.equal(bits(scales), bits(quantised.scales))
+        back = on_gpu.dequantise(packed, scales, told, torch.float32)
+        assert torch.equal(bits(back), bits(codec.dequantise(quantised)))
+
+
+def test_scales_are_the_powers_of_two_of_the_reference() -> None:
+    for amax in (0.0, 9.9e-36, 1.0000001e-35, 1.3e-35, 1.3125, 1.3125001, 1343.9999, 1344.0, 1344.0001, 3e38):
+        weights = [torch.full((1, 16), amax), torch.full((3, 32), amax / 2)]
+        scale = on_gpu.global_scale([w.to(DEVICE) for w in weights])
+        assert scale.item() == codec.shared_global_scale(weights, "w"), amax
+    for amax in (math.nan, math.inf, -math.inf):
+        poisoned = torch.ones(4, 64)
+        poisoned[2, 3] = amax
+        scale = on_gpu.global_scale([torch.ones(4, 64, device=DEVICE), poisoned.to(DEVICE)])
+        assert math.isnan(scale.item())
+        assert on_gpu.fake_quantise(torch.ones(4, 64, device=DEVICE), scale).isnan().all()
+
+
+def test_what_the_quantiser_cannot_take_is_refused() -> None:
+    scale = torch.ones(1, device=DEVICE)
+    with pytest.raises(UsageError, match="divisible by 16"):
+        on_gpu.fake_quantise(torch.ones(4, 24, device=DEVICE), scale)
+    with pytest.raises(UsageError, match="contiguous"):
+        on_gpu.quantise(torch.ones(32, 16, device=DEVICE).t(), scale)
+    with pytest.raises(TypeError, match="float16"):
+        on_gpu.fake_quantise(torch.ones(4, 16, device=DEVICE).half(), scale)
+
+
+# ---- AdamW
+
+MODES: list[dict[str, Any]] = [
+    {},
+    {"m": "nvfp4"},
+    {"master": "fp32", "m": "fp32", "v": "fp32"},
+    {"m": "bf16", "v": "bf16"},
+    {"master": "fp32", "m": "nvfp4", "v": "nvfp4"},
+    {"clip": 0.5, "decay": 0.1, "pull": 2.0, "factor": 0.3},
+    {"clip": 1e6},
+]
+
+
+def gradient(size: float = 1e-3, shape: tuple[int, int] = (6, 576)) -> Tensor:
+    """BF16; a row of zeros in it."""
+    grad = torch.randn(shape, generator=torch.Generator().manual_seed(5)) * size
+    grad[1] = 0
+    return grad.bfloat16()
+
+
+@pytest.mark.parametrize("modes", MODES, ids=str)
+@pytest.mark.parametrize("exact", [True, False])
+def test_one_pass_of_adamw_is_its_twin(modes: dict[str, Any], exact: bool) -> None:
+    case = twins.make_case((6, 576), **modes)
+    tuning = adamw.Tuning(tile=512, warps=4, programs=3, exact=exact)
+    found = twins.compare(case, gradient(0.2 if "clip" in modes else 1e-3), DEVICE, tuning)
+    differ = {part: share for part, share in found.items() if part.endswith("differ")}
+    if exact or not CUDA:
+        assert not any(differ.values()), differ
+        assert max(found[slot] for slot in adamw.SLOTS) < 1e-5
+    else:
+        assert all(found[part] <= 1 for part in found if part.endswith("apart")), found
+        assert found["weight differ"] < (0.05 if modes.get("master") == "fp32" else 1e-2)
+        assert max(found[slot] for slot in adamw.SLOTS) < 1e-3
+
+
+def test_programs_and_tiles_change_no_bit() -> None:
+    grad = gradient(shape=(6, 1024))
+    results = []
+    for tile, programs in ((512, 1), (512, 5), (1024, 100)):
+        case = twins.make_case((6, 1024))
+        tensors = case.tensors(DEVICE)
+        sums = torch.zeros(8, min(programs, 6 * 1024 // tile), device=DEVICE)
+        told = twins.numbers(1e-3, 2, 4.0, case.settings).to(DEVICE)
+        adamw.step(tensors, grad.to(DEVICE), case.modes, case.settings, told, sums, sums, adamw.Tuning(tile, 4))
+        results.append([bits(t) for t in (tensors.weight, *tensors.m, *tensors.v)])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_steps_nothing(bad: float) -> None:
+    case = twins.make_case((6, 576), clip=1.0)
+    grad = gradient()
+    grad[3, 7] = bad
+    found = twins.compare(case, grad, DEVICE, adamw.Tuning(512, 4), steps=1)
+    assert not any(share for part, share in found.items() if part.endswith("differ"))
+    assert found["squares"] == found["elements"] == 0, "infinite and none, as the twin says"
+
+
+# ---- in the optimizer and the layers
+
+
+def steps(recipe: TrainRecipe, device: str) -> tuple[dict[str, Tensor], list[StepFacts], AdamW]:
+    """Three steps of two matrices and a vector."""
+    parameters = {}
+    for seed, (name, shape) in enumerate({"mlp.a": (6, 192), "mlp.b": (4, 48), "norm": (40,)}.items()):
+        kind = master_kind(recipe.master_dtype, shape)
+        parameters[name] = nn.Parameter((noise(shape, seed) * 0.05).to(device, kind.dtype))
+        parameters[name].grad_dtype = torch.float32
+    optimizer = AdamW(parameters, recipe, {"mlp.a": 1.0, "mlp.b": 0.5, "norm": 2.0}, seed=3)
+    told = []
+    for step in range(3):
+        for seed, parameter in enumerate(parameters.values()):
+            parameter.grad = noise(tuple(parameter.shape), 10 * step + seed).to(device) ** 3
+        told.append(optimizer.step(1e-3, optimizer.grad_norm()))
+    return {name: parameter.detach().float().cpu() for name, parameter in parameters.items()}, told, optimizer
+
+
+@pytest.mark.parametrize("modes", [("fp32", "fp32", "fp32"), ("bf16", "int8", "uint8"), ("bf16", "nvfp4", "nvfp4")])
+def test_the_optimizer_steps_alike_with_kernels_and_without(
+    modes: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = TrainRecipe(
+        3, 1e-3, grad_clip=0.5, weight_decay=0.1, pull=1.0, master_dtype=modes[0], m_dtype=modes[1], v_dtype=modes[2]
+    )
+    expected, plain, _ = steps(recipe, "cpu")
+    monkeypatch.setattr(kernels, "run_on", lambda device: True)
+    found, fused, optimizer = steps(recipe, DEVICE)
+    assert optimizer._fused is not None and not optimizer.unchanged() and all(optimizer.got_gradient().values())
+    for name, weight in expected.items():
+        assert (found[name] - weight).abs().max() < (1e-6 if modes[0] == "fp32" else 2.0**-8 * weight.abs().max())
+    for ours, theirs in zip(fused, plain, strict=True):
+        assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-5)
+        assert ours.groups.keys() == theirs.groups.keys()
+        assert (ours.whole.elements, ours.whole.clamped) == (theirs.whole.elements, theirs.whole.clamped)
+        for name in ("realised", "intended", "moved", "largest"):
+            assert getattr(ours.whole, name) == pytest.approx(getattr(theirs.whole, name), rel=2e-2)
+
+
+def test_formats_without_a_kernel_are_named_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(kernels, "run_on", lambda device: True)
+    kernels.say_once.cache_clear()
+    for _ in range(2):
+        _, _, optimizer = steps(TrainRecipe(3, 1e-3, master_dtype="nvfp4"), DEVICE)
+        assert optimizer._fused is None
+    assert capsys.readouterr().err.count("train.master_dtype: nvfp4 has no fused optimizer kernel") == 1
+
+
+def test_layers_give_the_same_bits_with_kernels_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One projection of each kind; its product on the same device, so that only the quantiser differs."""
+    model = prepare(tiny_model(), keep_quantised=False).to(DEVICE)
+    hidden = noise((2, 5, 32), 8).to(DEVICE)
+
+    def outputs() -> list[Tensor]:
+        attention = model.model.layers[0].self_attn
+        found = []
+        for layer in (attention.q_proj, attention.k_proj, attention.v_proj, model.model.layers[1].mlp.gate_proj):
+            x = hidden.clone().requires_grad_()
+            out = layer(x)
+            found += [out.detach(), *torch.autograd.grad(out.square().sum(), (x, layer.weight))]
+        return found
+
+    with_and_without = []
+    for served in (False, True):
+        monkeypatch.setattr(kernels, "run_on", lambda device, served=served: served)
+        with_and_without.append(outputs())
+    assert all(torch.equal(a, b) for a, b in zip(*with_and_without, strict=True))
+
+
+def test_a_group_asks_for_its_scale_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    attention = prepare(tiny_model()).to(DEVICE).model.layers[0].self_attn
+    monkeypatch.setattr(kernels, "run_on", lambda device: True)
+    group = attention.q_proj.group
+    first = [group.scale_for(member) for member in group.members]
+    assert first[0] is first[1] is first[2]
+    with torch.no_grad():
+        attention.k_proj.weight.mul_(64)
+    again = [group.scale_for(member) for member in group.members]
+    assert again[0] is again[2] and again[0].item() < first[0].item()
+    assert again[0].item() == group.global_scale()
+
+
+# ---- on a GPU only
+
+
+@only_gpu
+def test_steps_in_a_backward_pass_wait_for_nothing_and_can_be_replayed_as_a_graph() -> None:
+    recipe = replace(TrainRecipe(3, 1e-3, memory="80gb"), grad_clip=0.5)
+    results = []
+    for captured in (False, True):
+        weight = nn.Parameter((noise((64, 512), 1) * 0.05).to("cuda", torch.bfloat16))
+        optimizer = AdamW({"w": weight}, recipe, {"w": 1.0}, seed=3)
+        x = noise((8, 512), 2).to("cuda", torch.bfloat16)
+
+        def backward(weight: nn.Parameter = weight, x: Tensor = x) -> None:
+            (x @ weight.t()).float().square().mean().backward()
+
+        graph = torch.cuda.CUDAGraph() if captured else None
+        if graph is not None:
+            state = (weight.data, *optimizer.tensors["w"].m.tensors, *optimizer.tensors["w"].v.tensors)
+            kept = [tensor.clone() for tensor in state]
+            torch.cuda.synchronize()
+            with torch.cuda.stream(torch.cuda.Stream()):
+                backward()  # compiles
+            torch.cuda.synchronize()
+            with torch.cuda.graph(graph):
+                backward()
+            for now, before in zip(state, kept, strict=True):
+                now.copy_(before)
+        facts = []
+        for _ in range(3):
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                optimizer.begin(1e-3)
+                backward() if graph is None else graph.replay()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            facts.append(optimizer.finish())
+        results.append((weight.detach().cpu(), [(f.grad_norm, f.whole.realised) for f in facts]))
+    assert torch.equal(results[0][0], results[1][0])
+    assert results[0][1] == results[1][1]
