@@ -111,7 +111,6 @@ class ScaleGroup:
     def __init__(self, name: str) -> None:
         self.name = name
         self.members: list[nn.Linear] = []
-
         self._scale: Tensor | None = None
         self._asked: set[int] = set()
 

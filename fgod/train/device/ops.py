@@ -8,13 +8,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fgod.nvfp4 import kernels
 from fgod.nvfp4.codec import fake_quantise
 from fgod.train.device import elementwise
 from fgod.train.device.advance import advance, advance_in_chunks
@@ -82,10 +81,11 @@ def compiled(
 
 def _triton_quantiser(device: torch.device) -> Callable[..., Tensor] | None:
     """The kernel of `quantise_rows`, where kernels are there and run; it gives the same bits."""
-    if find_spec("fgod.nvfp4.kernels") is None or not import_module("fgod.nvfp4.kernels").run_on(device):
+    if not kernels.run_on(device):
         return None
-    kernel: Callable[..., Tensor] = import_module("fgod.nvfp4.kernels.codec").fake_quantise
-    return kernel
+    from fgod.nvfp4.kernels import codec
+
+    return codec.fake_quantise
 
 
 def choose_ops(device: torch.device, say: Say, backend: str = "inductor") -> Ops:

@@ -16,16 +16,20 @@ from torch import Tensor, nn
 from fgod.nvfp4.codec import device_global_scale
 from fgod.nvfp4.rounding import key_words, step_key, stream
 from fgod.train.codecs import segment_width
-from fgod.train.device.advance import AMAX, CLAMPED, INTENDED, LARGEST, MOVED, NUMBERS, REALISED, TOLD, Modes
+from fgod.train.device.advance import AMAX, CLAMPED, INTENDED, LARGEST, M_SHARE, MOVED, NUMBERS, REALISED, TOLD, Modes
 from fgod.train.device.ops import Ops
 from fgod.train.device.weights import Bank, Masters, in_banks, split_rows
 from fgod.train.efficiency import Projection
+from fgod.train.fused import Fused
 from fgod.train.optimizer import AdamW, StepFacts
 from fgod.train.recipe import TrainRecipe
 from fgod.train.storage import M_KINDS, MASTERS, V_KINDS
 
 SQUARES = TOLD
 """Column of a tensor's squared gradient norm, beside what `advance` tells."""
+
+COLUMNS = ("realised", "intended", "moved", "largest", "clamped", "amax", "squares")
+"""All of them, by the names that the kernels' sums have."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,9 @@ class DeviceAdamW(AdamW):
         self._streams = [stream(seed, name) for name in self.names]
         self.pieces = {name: self._piece(name) for name in self.names if self.tensors[name].parameter.ndim > 1}
         self.pieces |= {str(width): self._vector_piece(bank) for width, bank in masters.banks.items()}
+        self.kernels = self._fused if recipe.step_in_backward else None
+        matrices = [tensor.parameter.ndim > 1 for tensor in self.tensors.values()]
+        self._by_kernel = torch.tensor(matrices, device=device)[:, None]
         self.waiting: dict[str, Tensor] = {}
         self.amaxes = torch.zeros(count, device=device)
         self.measure()
@@ -76,6 +83,8 @@ class DeviceAdamW(AdamW):
     def measure(self) -> None:
         """The largest magnitude of each tensor, of masters that were written by others than a step."""
         magnitudes = [torch.aminmax(tensor.master.weight) for tensor in self.tensors.values()]
+        if self.kernels is not None:
+            self._tell_of_kernels(self.kernels)
         self.amaxes.copy_(torch.stack([torch.maximum(-low, high).float() for low, high in magnitudes]))
 
     def _modes(self, name: str) -> Modes:
@@ -116,7 +125,12 @@ class DeviceAdamW(AdamW):
 
     # ------------------------------------------------------------------------------------------------------- steps
 
-    def host_numbers(self, lr: float) -> tuple[Tensor, Tensor]:
+    @property
+    def sent(self) -> tuple[Tensor, ...]:
+        """Where `host_numbers` belong on the device."""
+        return (self.numbers, self.keys, *(() if self.kernels is None else (self.kernels.numbers,)))
+
+    def host_numbers(self, lr: float) -> tuple[Tensor, ...]:
         """Numbers and keys of the next step, on the host; counts the step."""
         self.steps_done += 1
         beta1, beta2 = self.recipe.betas
@@ -126,7 +140,10 @@ class DeviceAdamW(AdamW):
             rate = lr * self.factors[name]
             rows.append([-rate / m_share, rate * tensor.decay, rate * self.recipe.pull, m_share, v_share, 1.0])
         words = [key_words(step_key(one, self.steps_done)) for one in self._streams]
-        return torch.tensor(rows), torch.tensor(words, dtype=torch.int32)
+        sent = torch.tensor(rows), torch.tensor(words, dtype=torch.int32)
+        if self.kernels is None:
+            return sent
+        return *sent, self.kernels.kernel.numbers_of(lr, self.steps_done, self.recipe.betas, self.recipe.update_clip)
 
     def take(self, group: str, grad: Tensor) -> None:
         """A complete gradient of a scale group [N, K], or of a bank of vectors: step it now, or keep it."""
@@ -145,6 +162,9 @@ class DeviceAdamW(AdamW):
                 kept += grad
             return
         piece = self.pieces[name]
+        if self.kernels is not None and not piece.modes.row_is_tensor:
+            self.kernels.step(piece.places.start, grad)
+            return
         self._note_squares(piece, grad)
         if self.recipe.grad_clip is not None:
             norms = self.told[piece.places, SQUARES].sqrt()
@@ -179,6 +199,8 @@ class DeviceAdamW(AdamW):
     def begin_step(self) -> None:
         """First of what a step computes: nothing is told yet; NVFP4 masters' own scales."""
         self.told.zero_()
+        if self.kernels is not None:
+            self.kernels.sums.zero_()
         if self.recipe.master_dtype.startswith("nvfp4"):
             self.scales.copy_(device_global_scale(self.amaxes))
 
@@ -193,6 +215,16 @@ class DeviceAdamW(AdamW):
                 self._advance(self.pieces[name], grad)
             self.waiting.clear()
         self.amaxes.copy_(torch.where(self.told[:, SQUARES] > 0, self.told[:, AMAX], self.amaxes))
+
+    def _tell_of_kernels(self, fused: Fused) -> None:
+        """What the kernels summed up, in the columns of `told`; vectors, which they do not step, keep theirs."""
+        added, most = fused.sums.sum(-1), fused.sums.amax(-1)
+        slots = fused.kernel.SLOTS
+        by_name = {slot: added[:, place] for place, slot in enumerate(slots)}
+        by_name["amax"] = most[:, slots.index("amax")]
+        by_name["largest"] = most[:, slots.index("largest")] / self.numbers[:, M_SHARE]
+        told = torch.stack([by_name[slot] for slot in COLUMNS], 1)
+        self.told.copy_(torch.where(self._by_kernel, told, self.told))
 
     # ----------------------------------------------------------------------------------------------------- reading
 

@@ -94,7 +94,8 @@ class DeviceTrainer:
         lr = self.recipe.lr_at(step)
         batches = self._batches(samples)
         labels = sum(len(batch.labels) for batch in batches)
-        self._send((self.optimizer.numbers, self.optimizer.keys), self.optimizer.host_numbers(lr))
+        values = self.optimizer.host_numbers(lr)
+        self._send(self.optimizer.sent, values)
         loss = torch.zeros((), device=self.device)
         self._begin_pieces()
         for number, batch in enumerate(batches):
