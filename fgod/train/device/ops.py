@@ -95,5 +95,6 @@ def choose_ops(device: torch.device, say: Say, backend: str = "inductor") -> Ops
     quantise = _triton_quantiser(device) or quantise_rows
     if quantise is quantise_rows:
         say("the quantiser runs in plain torch on the GPU, several times slower than its Triton kernel")
-    made = {f.name: compiled(getattr(PLAIN, f.name), say, backend) for f in fields(Ops) if f.name != "quantise"}
-    return Ops(**{**made, "quantise": quantise, "advance": compiled(advance, say, backend, advance_in_chunks)})
+    made: dict[str, Any] = {f.name: compiled(getattr(PLAIN, f.name), say, backend) for f in fields(Ops)}
+    made |= {"quantise": quantise, "advance": compiled(advance, say, backend, advance_in_chunks)}
+    return Ops(**made)
