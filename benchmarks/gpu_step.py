@@ -254,7 +254,10 @@ def split(trainer: DeviceTrainer, case: Case, vocab: int) -> dict[str, float]:
             optimizer.take(group, grad)
         optimizer.finish_step()
 
-    return {"forward_backward_ms": repeated(both, case.steps, device), "optimizer_ms": repeated(steps, case.steps, device)}
+    return {
+        "forward_backward_ms": repeated(both, case.steps, device),
+        "optimizer_ms": repeated(steps, case.steps, device),
+    }
 
 
 def repeated(work: Callable[[], None], count: int, device: torch.device) -> float:

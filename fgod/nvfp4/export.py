@@ -28,6 +28,7 @@ from fgod.nvfp4.folders import (
     read_plain_config,
     stored_block_scales,
     stored_names,
+    weight_files,
     write_config,
     write_weights,
 )
@@ -92,8 +93,17 @@ def packed_tensors(name: str, quantised: Quantised) -> dict[str, Tensor]:
     }
 
 
-def _tensors(weights: Weights, unit: _Unit, dtype: torch.dtype, block_scales: str) -> dict[str, Tensor]:
-    masters = {name: weights.read(name).float() for name in unit.shapes}
+def _tensors(
+    weights: Weights, unit: _Unit, dtype: torch.dtype, block_scales: str, device: torch.device
+) -> dict[str, Tensor]:
+    """What is stored of a unit, computed on the device, on the CPU."""
+    return {name: value.cpu() for name, value in _computed(weights, unit, dtype, block_scales, device).items()}
+
+
+def _computed(
+    weights: Weights, unit: _Unit, dtype: torch.dtype, block_scales: str, device: torch.device
+) -> dict[str, Tensor]:
+    masters = {name: weights.read(name).to(device).float() for name in unit.shapes}
     if not names.is_quantised(next(iter(masters))):
         for name, master in masters.items():
             if not torch.isfinite(master).all():
@@ -106,11 +116,16 @@ def _tensors(weights: Weights, unit: _Unit, dtype: torch.dtype, block_scales: st
     return out
 
 
-def export(master: Path, out: Path, dtype: str = "float32", shard_bytes: int = SHARD_BYTES) -> None:
+CPU = torch.device("cpu")
+
+
+def export(
+    master: Path, out: Path, dtype: str = "float32", shard_bytes: int = SHARD_BYTES, device: torch.device = CPU
+) -> None:
     """Export a folder of plain weights (float32 masters, or a BF16 model: plain rounding). `out` appears whole.
 
     `dtype` (float32 or bfloat16) is that of embeddings, norms and head, and of the training forward that the export
-    equals. At most one shard is in memory.
+    equals. At most one shard is in memory. The bytes do not depend on the device.
 
     Raises:
         UsageError: a file is missing, weights are quantised already, or a width is not divisible by 16.
@@ -121,7 +136,13 @@ def export(master: Path, out: Path, dtype: str = "float32", shard_bytes: int = S
     with open_weights(master) as weights, files.atomic_folder(out) as folder:
         units = _units(weights, stored_names(weights, config))
         write_weights(
-            folder, units, lambda u: _size(u, kind), lambda u: _tensors(weights, u, kind, block_scales), shard_bytes
+            folder,
+            units,
+            lambda u: _size(u, kind),
+            lambda u: _tensors(weights, u, kind, block_scales, device),
+            shard_bytes,
         )
         copy_side_files(master, folder)
         write_config(folder, config, dtype, quantization_config=quantization_config(dtype))
+    for file in (*weight_files(master), *weight_files(out)):
+        files.drop_cached(file)
