@@ -54,9 +54,9 @@ class Mini:
         )
 
     def snakemake(self, *arguments: str, code: int = 0) -> str:
-        """Run snakemake and check its exit code; returns what it said."""
+        """Run snakemake and check its exit code; returns what it said: its log, then the output of commands."""
         ended = self.run("snakemake", "--cores", "1", *arguments)
-        said = ended.stdout + ended.stderr
+        said = ended.stderr + ended.stdout
         assert ended.returncode == code, said[-6000:]
         return said
 
