@@ -144,8 +144,6 @@ class AdamW:
     def _norm(self, tensor: _Tensor) -> float:
         if tensor.parameter.grad is None:
             return 0.0
-        if tensor.parameter.grad.is_sparse:  # a tied embedding whose head had no part in the loss
-            tensor.parameter.grad = tensor.parameter.grad.to_dense()
         norm = torch.linalg.vector_norm(tensor.parameter.grad, dtype=torch.float32).item()
         tensor.got_gradient |= norm != 0
         return norm
