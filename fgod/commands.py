@@ -65,10 +65,9 @@ def rehearsal(args: Namespace) -> int:
     from fgod.data.sources import load_sources
     from fgod.model.ask import AnswerSettings, write_answers
 
-    asked, goal = args.settings, goal_from_config(args.goal)
+    asked = args.settings
     prompts = rehearsal_prompts(
         load_sources(args.sources),
-        goal,
         frozenset(asked["held_out"]),
         asked["general_rows"],
         asked["replay_rows"],
@@ -87,25 +86,33 @@ def rehearsal(args: Namespace) -> int:
 
 
 def reference(args: Namespace) -> int:
-    """Ask the base the probes, and refuse where it cannot answer them."""
-    from fgod.data.probes import expected, load_probes
-    from fgod.data.sources import load_sources
+    """Ask the base the probes."""
+    from fgod.data.probes import load_probes
     from fgod.model.ask import AnswerSettings, write_answers
-    from fgod.probe.harness import check_reference
 
-    probes, goal, embedded = load_probes(args.probes), goal_from_config(args.goal), args.base["kind"] == "embedded"
+    probes = load_probes(args.probes)
     settings = AnswerSettings(args.settings["max_new_tokens"], args.settings["batch"])
     retention = [p.prompt for p in probes if p.suite == "retention"]
-    out = args.out.parent
     _one_thread()
-    answers = write_answers(
-        _checked_export(args.export), [p.prompt for p in probes], out, settings, retention, log=_say
-    )
-    sources = load_sources(args.sources)
+    prompts = [p.prompt for p in probes]
+    write_answers(_checked_export(args.export), prompts, args.out.parent, settings, retention, log=_say)
+    return 0
+
+
+def check(args: Namespace) -> int:
+    """Refuse probes that the base itself does not answer (exit 100)."""
+    from fgod.answers import read_answers
+    from fgod.data.probes import expected, load_probes
+    from fgod.data.sources import load_sources
+    from fgod.probe.harness import check_reference
+
+    probes, sources, embedded = load_probes(args.probes), load_sources(args.sources), args.base["kind"] == "embedded"
     known = {p.prompt: expected(sources, p) if embedded else () for p in probes}
-    by_prompt = {answer.prompt: answer for answer in answers}
-    table = check_reference(probes, by_prompt, known, goal, args.base.get("require", 0.9), by_language=embedded)
+    least = args.base.get("require", 0.9)
+    answers = read_answers(args.answers.parent)
+    table = check_reference(probes, answers, known, goal_from_config(args.goal), least, by_language=embedded)
     _say(table)
+    write_json(args.out, {"require": least, "table": table.splitlines()})
     return 0
 
 
@@ -320,10 +327,12 @@ def probe(args: Namespace) -> int:
         return 0
     from fgod.data.probes import expected, load_probes
     from fgod.data.sources import load_sources
+    from fgod.probe.harness import check_unseen
     from fgod.probe.run import ProbeSettings, run_probes
 
     _one_thread()
     probes, sources = load_probes(args.probes), load_sources(args.sources)
+    check_unseen(probes, args.rows)
     known = {p.prompt: expected(sources, p) if args.base == "embedded" else () for p in probes}
     run_probes(
         _checked_export(args.export),

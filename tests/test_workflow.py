@@ -43,7 +43,7 @@ def test_accepted_then_nothing_to_do_then_the_edits_that_must_not_train(mini):
     assert mini.would_run() == {}
 
     mini.config["gate"]["leak"] = 0.99
-    assert set(mini.would_run()) <= {"all", "gate", "tables", "report", "promote"}
+    assert set(mini.would_run()) <= {"all", "gate", "walk", "tables", "report", "promote"}
     mini.config["gate"]["leak"] = 1
 
     rules = mini.folder / "rules/train.smk"
