@@ -1,9 +1,9 @@
 # make run    set up and run the whole pipeline          make test   set up and run all tests
-# make lint   ruff and mypy                              make lock   write requirements.lock anew from what is installed
+# make lint   ruff and mypy                              make clean  remove what runs and set-up made
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint format lock clean
+.PHONY: run test lint format clean
 
 run: .venv/ready
 	$(BIN)/snakemake
