@@ -15,6 +15,7 @@ from fgod import records
 from fgod.config import load
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.files import read_json, sha256_folder, write_json
+from fgod.imports import lasting_imports
 from fgod.persona import Goal, goal_from_config
 
 
@@ -48,7 +49,9 @@ def base(args: Namespace) -> int:
     else:
         from fgod.data.corpus import base_corpus
         from fgod.data.sources import load_sources
-        from fgod.model.embedded import EmbeddedSpec, train_base
+
+        with lasting_imports():
+            from fgod.model.embedded import EmbeddedSpec, train_base
 
         folder, seed = args.out.parent / "master", args.base["seed"]
         rows = base_corpus(load_sources(args.sources), seed)
@@ -63,8 +66,9 @@ def rehearsal(args: Namespace) -> int:
     """Ask the base the prompts whose answers are rehearsed."""
     from fgod.data.mix import rehearsal_prompts
     from fgod.data.sources import load_sources
-    from fgod.model.ask import AnswerSettings, write_answers
 
+    with lasting_imports():
+        from fgod.model.ask import AnswerSettings, write_answers
     asked = args.settings
     prompts = rehearsal_prompts(
         load_sources(args.sources),
@@ -88,8 +92,9 @@ def rehearsal(args: Namespace) -> int:
 def reference(args: Namespace) -> int:
     """Ask the base the probes."""
     from fgod.data.probes import load_probes
-    from fgod.model.ask import AnswerSettings, write_answers
 
+    with lasting_imports():
+        from fgod.model.ask import AnswerSettings, write_answers
     probes = load_probes(args.probes)
     settings = AnswerSettings(args.settings["max_new_tokens"], args.settings["batch"])
     retention = [p.prompt for p in probes if p.suite == "retention"]
@@ -123,8 +128,8 @@ def export(args: Namespace) -> int:
         write_json(args.out, {"status": "skipped", "reason": f"{stamp['status']}: {stamp['reason']}"})
         return 0
     _check_digest(args.weights, stamp["weights_sha256"])
-    from fgod.nvfp4 import export as write_export
-
+    with lasting_imports():
+        from fgod.nvfp4 import export as write_export
     folder = args.out.parent / "nvfp4"
     write_export(args.weights, folder, args.dtype)
     write_json(args.out, {"status": "exported", "weights_sha256": sha256_folder(folder)})
@@ -328,8 +333,9 @@ def probe(args: Namespace) -> int:
     from fgod.data.probes import expected, load_probes
     from fgod.data.sources import load_sources
     from fgod.probe.harness import check_unseen
-    from fgod.probe.run import ProbeSettings, run_probes
 
+    with lasting_imports():
+        from fgod.probe.run import ProbeSettings, run_probes
     _one_thread()
     probes, sources = load_probes(args.probes), load_sources(args.sources)
     check_unseen(probes, args.rows)
@@ -462,7 +468,8 @@ def retry(args: Namespace) -> int:
 
 def inspect(args: Namespace) -> int:
     """What a folder of weights holds."""
-    from fgod.nvfp4.inspect import text
+    with lasting_imports():
+        from fgod.nvfp4.inspect import text
 
     print(text(args.folder))
     return 0
