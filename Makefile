@@ -1,10 +1,10 @@
 # make run    set up and run the whole pipeline          make test   set up and run all tests
-# make test-gpu   the tests of kernels, on the GPU of this machine
-# make lint   ruff and mypy                              make lock   write requirements.lock anew from what is installed
+# make test-gpu   the GPU tests, on the GPU of this machine
+# make lint   ruff and mypy                              make clean  remove what runs and set-up made
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-gpu lint format lock clean
+.PHONY: run test test-gpu lint format clean
 
 run: .venv/ready
 	$(BIN)/snakemake

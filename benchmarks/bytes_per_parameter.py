@@ -44,8 +44,6 @@ class LiveBytes(TorchDispatchMode):
             self.note(tensor)
 
     def note(self, tensor: Tensor) -> None:
-        if tensor.is_sparse:
-            return  # its indices and values are tensors of their own
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self.seen or tensor.device.type == "meta":

@@ -1,4 +1,4 @@
-"""What others need for the same step on the same GPU: transformers' Qwen3 under torch's, bitsandbytes' and torchao's AdamW.
+"""What others need for the same step on the same GPU: transformers' Qwen3 under AdamW of torch, bitsandbytes, torchao.
 
     python benchmarks/gpu_peers.py --out FOLDER [--shape qwen3-4b] [--steps 10] [--seconds 540]
 

@@ -102,16 +102,24 @@ def _add_base(commands: Any) -> None:
     kinds = answers.add_subparsers(required=True, metavar="WHAT")
     rehearsal = _command(kinds, "rehearsal", "rehearsal", "its answers to the rehearsal prompts", ["export"])
     _paths(rehearsal, export="stamp of the base's export", sources="the written sources", out="answers.tsv to write")
-    _values(rehearsal, settings="what is asked", goal="persona and disambiguation")
+    _values(rehearsal, settings="what is asked")
     reference = _command(kinds, "reference", "reference", "its answers to the probes", ["export", "probes"])
     _paths(
         reference,
         export="stamp of the base's export",
         probes="the probes",
-        sources="the written sources",
         out="answers.tsv to write",
     )
-    _values(reference, base="the config's key base", goal="persona and disambiguation", settings="the key probe")
+    _values(reference, settings="the key probe")
+    check = _command(kinds, "check", "check", "refuse probes that it does not answer (exit 100)", ["answers", "probes"])
+    _paths(
+        check,
+        answers="answers.tsv of the base",
+        probes="the probes",
+        sources="the written sources",
+        out="harness.json to write",
+    )
+    _values(check, base="the config's key base", goal="persona and disambiguation")
 
 
 def _add_data(commands: Any) -> None:
@@ -200,6 +208,7 @@ def _add_judging(commands: Any) -> None:
         "--base", choices=["embedded", "folder", "random"], required=True, help="embedded: right answers are known"
     )
     _values(probe, goal="persona and disambiguation", held_out="topics never rehearsed", settings="the key probe")
+    probe.add_argument("--rows", type=Path, nargs="+", required=True, help="rows that it was trained on: no probe")
 
     gate = _command(commands, "gate", "gate", "judge a run by its records", [])
     _values(gate, limits="the key gate", require="what the stage requires")

@@ -15,6 +15,7 @@ from fgod import records
 from fgod.config import load
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.files import read_json, sha256_folder, write_json
+from fgod.imports import lasting_imports
 from fgod.persona import Goal, goal_from_config
 
 
@@ -56,7 +57,9 @@ def base(args: Namespace) -> int:
     else:
         from fgod.data.corpus import base_corpus
         from fgod.data.sources import load_sources
-        from fgod.model.embedded import EmbeddedSpec, train_base
+
+        with lasting_imports():
+            from fgod.model.embedded import EmbeddedSpec, train_base
 
         folder, seed = args.out.parent / "master", args.base["seed"]
         rows = base_corpus(load_sources(args.sources), seed)
@@ -71,12 +74,12 @@ def rehearsal(args: Namespace) -> int:
     """Ask the base the prompts whose answers are rehearsed."""
     from fgod.data.mix import rehearsal_prompts
     from fgod.data.sources import load_sources
-    from fgod.model.ask import AnswerSettings, write_answers
 
-    asked, goal = args.settings, goal_from_config(args.goal)
+    with lasting_imports():
+        from fgod.model.ask import AnswerSettings, write_answers
+    asked = args.settings
     prompts = rehearsal_prompts(
         load_sources(args.sources),
-        goal,
         frozenset(asked["held_out"]),
         asked["general_rows"],
         asked["replay_rows"],
@@ -95,25 +98,34 @@ def rehearsal(args: Namespace) -> int:
 
 
 def reference(args: Namespace) -> int:
-    """Ask the base the probes, and refuse where it cannot answer them."""
-    from fgod.data.probes import expected, load_probes
-    from fgod.data.sources import load_sources
-    from fgod.model.ask import AnswerSettings, write_answers
-    from fgod.probe.harness import check_reference
+    """Ask the base the probes."""
+    from fgod.data.probes import load_probes
 
-    probes, goal, embedded = load_probes(args.probes), goal_from_config(args.goal), args.base["kind"] == "embedded"
+    with lasting_imports():
+        from fgod.model.ask import AnswerSettings, write_answers
+    probes = load_probes(args.probes)
     settings = AnswerSettings(args.settings["max_new_tokens"], args.settings["batch"])
     retention = [p.prompt for p in probes if p.suite == "retention"]
-    out = args.out.parent
     _one_thread()
-    answers = write_answers(
-        _checked_export(args.export), [p.prompt for p in probes], out, settings, retention, log=_say
-    )
-    sources = load_sources(args.sources)
+    prompts = [p.prompt for p in probes]
+    write_answers(_checked_export(args.export), prompts, args.out.parent, settings, retention, log=_say)
+    return 0
+
+
+def check(args: Namespace) -> int:
+    """Refuse probes that the base itself does not answer (exit 100)."""
+    from fgod.answers import read_answers
+    from fgod.data.probes import expected, load_probes
+    from fgod.data.sources import load_sources
+    from fgod.probe.harness import check_reference
+
+    probes, sources, embedded = load_probes(args.probes), load_sources(args.sources), args.base["kind"] == "embedded"
     known = {p.prompt: expected(sources, p) if embedded else () for p in probes}
-    by_prompt = {answer.prompt: answer for answer in answers}
-    table = check_reference(probes, by_prompt, known, goal, args.base.get("require", 0.9), by_language=embedded)
+    least = args.base.get("require", 0.9)
+    answers = read_answers(args.answers.parent)
+    table = check_reference(probes, answers, known, goal_from_config(args.goal), least, by_language=embedded)
     _say(table)
+    write_json(args.out, {"require": least, "table": table.splitlines()})
     return 0
 
 
@@ -124,8 +136,8 @@ def export(args: Namespace) -> int:
         write_json(args.out, {"status": "skipped", "reason": f"{stamp['status']}: {stamp['reason']}"})
         return 0
     _check_digest(args.weights, stamp["weights_sha256"])
-    from fgod.nvfp4 import export as write_export
-
+    with lasting_imports():
+        from fgod.nvfp4 import export as write_export
     folder = args.out.parent / "nvfp4"
     write_export(args.weights, folder, args.dtype)
     write_json(args.out, {"status": "exported", "weights_sha256": sha256_folder(folder)})
@@ -328,10 +340,13 @@ def probe(args: Namespace) -> int:
         return 0
     from fgod.data.probes import expected, load_probes
     from fgod.data.sources import load_sources
-    from fgod.probe.run import ProbeSettings, run_probes
+    from fgod.probe.harness import check_unseen
 
+    with lasting_imports():
+        from fgod.probe.run import ProbeSettings, run_probes
     _one_thread()
     probes, sources = load_probes(args.probes), load_sources(args.sources)
+    check_unseen(probes, args.rows)
     known = {p.prompt: expected(sources, p) if args.base == "embedded" else () for p in probes}
     run_probes(
         _checked_export(args.export),
@@ -461,7 +476,8 @@ def retry(args: Namespace) -> int:
 
 def inspect(args: Namespace) -> int:
     """What a folder of weights holds."""
-    from fgod.nvfp4.inspect import text
+    with lasting_imports():
+        from fgod.nvfp4.inspect import text
 
     print(text(args.folder))
     return 0

@@ -31,16 +31,22 @@ def gather(config: Mapping[str, Any]) -> Inputs:
     check_held_out(config)
     return Inputs(
         base_id=base_id(config["base"], sources),
-        rehearsal_id=digest("rehearsal", NUMERICS_VERSION, sources, rehearsal_settings(config)),
+        rehearsal_id=digest("rehearsal", NUMERICS_VERSION, sources, rehearsal_settings(config), _base_dtype(config)),
         sources=sources,
         user_files={name: sha256_file(Path(path)) for name, path in sorted(data["sources"].items())},
     )
+
+
+def _base_dtype(config: Mapping[str, Any]) -> str:
+    """The number format in which the base answers: that of the first stage."""
+    return str(config["stages"][0]["train"]["compute_dtype"])
 
 
 def rehearsal_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """What decides which prompts the base is asked for rehearsal. `kinds`: the disambiguation kinds that keep the
     base's own answer and that some stage's mix has rows of."""
     used = {kind for stage in config["stages"] for kind, weight in stage["mix"]["kinds"].items() if weight}
+    used |= {"who_am_i"}  # minimal pairs ask it
     kinds = sorted(used & {name for name, kind in config["disambiguation"].items() if kind["replies"] == "base"})
     data = config["data"]
     return {**data["rehearse"], "held_out": sorted(data["held_out_topics"]), "seed": config["seed"], "kinds": kinds}
@@ -77,7 +83,11 @@ def reference_id(config: Mapping[str, Any]) -> str:
     """Names the base's answers to the probes."""
     asked = sha256_file(Path(config["data"]["probes"]))
     return digest(
-        "reference", asked, config["probe"]["max_new_tokens"], code_digest("model/ask.py", "model/generate.py")
+        "reference",
+        asked,
+        config["probe"]["max_new_tokens"],
+        _base_dtype(config),
+        code_digest("model/ask.py", "model/generate.py"),
     )
 
 

@@ -10,59 +10,58 @@ with settings.explained():
 rule base:
     output:
         f"{BASE}/base.json",
-    params:
-        base=canonical_json(CONFIG["base"]),
-        folder=CONFIG["data"]["folder"],
     resources:
         gpu=GPU,
     shell:
         "fgod guard {GUARD_BASE} --record --"
-        " fgod base --base {params.base:q} --sources {params.folder:q} --out {output:q}"
+        " fgod base --base {BASE_SPEC:q} --sources {SOURCES:q} --out {output:q}"
 
 
 rule export_base:
     input:
         ancient(f"{BASE}/base.json"),
     output:
-        f"{BASE}/exported.json",
-    params:
-        weights=BASE_WEIGHTS,
-        dtype=CONFIG["stages"][0]["train"]["compute_dtype"],
+        f"{BASE_EXPORT}/exported.json",
     shell:
-        "fgod export --weights {params.weights:q} --stamp {input:q} --dtype {params.dtype} --out {output:q}"
+        "fgod export --weights {BASE_WEIGHTS:q} --stamp {input:q} --dtype {BASE_DTYPE} --out {output:q}"
 
 
 # The base's own answers to the prompts that mixes rehearse.
 rule rehearsal:
     input:
-        ancient(f"{BASE}/exported.json"),
+        ancient(f"{BASE_EXPORT}/exported.json"),
     output:
         f"{REHEARSAL}/answers.tsv",
-    params:
-        folder=CONFIG["data"]["folder"],
-        settings=canonical_json(inputs.rehearsal_settings(CONFIG)),
-        goal=GOAL,
     resources:
         gpu=GPU,
     shell:
-        "fgod answers rehearsal --export {input:q} --sources {params.folder:q} --settings {params.settings:q}"
-        " --goal {params.goal:q} --out {output:q}"
+        "fgod answers rehearsal --export {input:q} --sources {SOURCES:q} --settings {REHEARSED:q} --out {output:q}"
 
 
-# The base's answers to the probes, against which every run is judged; fails where the base itself cannot answer them.
+# The base's answers to the probes, against which every run is judged.
 rule reference:
     input:
-        export=ancient(f"{BASE}/exported.json"),
+        export=ancient(f"{BASE_EXPORT}/exported.json"),
         probes=ancient(PROBES),
     output:
         f"{REFERENCE}/answers.tsv",
-    params:
-        folder=CONFIG["data"]["folder"],
-        base=canonical_json(CONFIG["base"]),
-        goal=GOAL,
-        settings=canonical_json(CONFIG["probe"]),
     resources:
         gpu=GPU,
     shell:
-        "fgod answers reference --export {input.export:q} --probes {input.probes:q} --sources {params.folder:q}"
-        " --base {params.base:q} --goal {params.goal:q} --settings {params.settings:q} --out {output:q}"
+        "fgod answers reference --export {input.export:q} --probes {input.probes:q} --settings {PROBED:q}"
+        " --out {output:q}"
+
+
+# Fails where the base itself cannot answer the probes: they cannot judge a run then.
+rule harness:
+    input:
+        ancient(f"{REFERENCE}/answers.tsv"),
+    output:
+        f"{REFERENCE}/harness.json",
+    params:
+        base=BASE_SPEC,
+        goal=GOAL,
+        code=inputs.code_digest("probe"),
+    shell:
+        "fgod answers check --answers {input:q} --probes {PROBES:q} --sources {SOURCES:q} --base {params.base:q}"
+        " --goal {params.goal:q} --out {output:q}"

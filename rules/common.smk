@@ -1,6 +1,11 @@
 # What all rules share: the checked config, the walk, and input functions that ask it.
+#
+# Everything whose output is somewhere an ancient() input (base, answers, mixes, audits, trainings, exports) has no params
+# but those that its path determines; the rest stands in the shell line. Nothing there may run again for another reason
+# than a missing file: snakemake skips the check of all jobs behind one that does, also behind ancient().
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 
 from fgod import inputs, records, config as settings
@@ -18,6 +23,13 @@ with settings.explained():
 
 BASE = f"artifacts/base/{INPUTS.base_id}"
 BASE_WEIGHTS = CONFIG["base"]["path"] if CONFIG["base"]["kind"] == "folder" else f"{BASE}/master"
+BASE_DTYPE = CONFIG["stages"][0]["train"]["compute_dtype"]
+BASE_EXPORT = f"{BASE}/{BASE_DTYPE}"
+BASE_SPEC = canonical_json(CONFIG["base"])
+SOURCES = CONFIG["data"]["folder"]
+REHEARSED = canonical_json(inputs.rehearsal_settings(CONFIG))
+PROBED = canonical_json(CONFIG["probe"])
+FILES = canonical_json(CONFIG["data"]["sources"])
 GPU = int(any(Path("/dev").glob("nvidia[0-9]*")))  # what a job that computes takes of the resource gpu
 REHEARSAL = f"{BASE}/answers/{INPUTS.rehearsal_id}"
 REFERENCE = f"{BASE}/answers/{inputs.reference_id(CONFIG)}"
@@ -44,12 +56,19 @@ wildcard_constraints:
     mix="[0-9a-f]{12}",
 
 
+@cache
+def say_that_gates_decide():
+    """Said once in a dry-run."""
+    logger.info("Pending gates count as accepted here: refits (a new fit from the base) are decided by the gates.")
+
+
 def decide(run):
     """A run's verdict. Pending asks the checkpoint, so that the DAG is made anew after the gate; a dry-run counts it
     as accepted, and shows the whole of the fit. Runs of later fits are met here for the first time."""
     RUNS[run.stage, run.lineage] = run
     MIXES[run.mix_id] = run.mix_spec
     if workflow.dryrun and records.decision(run) is None:
+        say_that_gates_decide()
         return ACCEPTED
     with checkpoints.gate.get(stage=run.stage, lineage=run.lineage).output[0].open():
         return records.decision(run)
@@ -68,10 +87,6 @@ def visited(name):
 def promoted(name):
     """Input function: one file of the artifacts of every promoted run."""
     return lambda wildcards: [f"artifacts/{run.stage}/{run.lineage}/{name}" for run in walk().promoted]
-
-
-if workflow.dryrun and CHAIN.walk(records.decision).state == "pending":
-    logger.info("Pending gates count as accepted here: refits (a new fit from the base) are decided by the gates.")
 
 
 def run_of(wildcards):

@@ -1,31 +1,26 @@
-# Mixes and their audits. A mix never reads the probes: only its audit does.
+# Mixes and their audits. A mix never reads the probes: only its audit does. Probes that are added later are held
+# against the rows by the rule probe.
 
 
 rule mix:
     input:
-        answers=ancient(f"{REHEARSAL}/answers.tsv"),
-        files=ancient(list(CONFIG["data"]["sources"].values())),
+        ancient(f"{REHEARSAL}/answers.tsv"),
     output:
         "artifacts/mixes/{mix}/rows.tsv",
     params:
         spec=lambda wildcards: MIXES[wildcards.mix],
-        folder=CONFIG["data"]["folder"],
-        files=canonical_json(CONFIG["data"]["sources"]),
     shell:
-        "fgod data mix --spec {params.spec:q} --sources {params.folder:q} --files {params.files:q}"
-        " --answers {input.answers:q} --out {output:q}"
+        "fgod data mix --spec {params.spec:q} --sources {SOURCES:q} --files {FILES:q} --answers {input:q} --out {output:q}"
 
 
 rule audit:
     input:
         rows=ancient("artifacts/mixes/{mix}/rows.tsv"),
-        probes=PROBES,
+        probes=ancient(PROBES),
     output:
         "artifacts/mixes/{mix}/audit.json",
-    params:
-        goal=GOAL,
     shell:
-        "fgod data audit {input.rows:q} --probes {input.probes:q} --goal {params.goal:q} --out {output:q}"
+        "fgod data audit {input.rows:q} --probes {input.probes:q} --goal {GOAL:q} --out {output:q}"
 
 
 rule data:

@@ -1,16 +1,25 @@
 # Probes and the gate. They may run again at will (other probes, limits, scoring code): nothing trains because of them.
 
 
+def trained_on(wildcards):
+    """The rows that a run and those before it were trained on."""
+    run, mixes = run_of(wildcards), []
+    while run:
+        mixes.append(ancient(f"artifacts/mixes/{run.mix_id}/rows.tsv"))
+        run = run.parent
+    return list(dict.fromkeys(mixes))
+
+
 rule probe:
     input:
         export=ancient("artifacts/{stage}/{lineage}/exported.json"),
         reference=ancient(f"{REFERENCE}/answers.tsv"),
+        harness=f"{REFERENCE}/harness.json",
+        rows=trained_on,
     output:
         replies="results/runs/{stage}/{lineage}/probes.tsv",
         metrics="results/runs/{stage}/{lineage}/metrics.json",
     params:
-        probes=PROBES,
-        folder=CONFIG["data"]["folder"],
         base=CONFIG["base"]["kind"],
         goal=GOAL,
         held_out=canonical_json(sorted(CONFIG["data"]["held_out_topics"])),
@@ -19,9 +28,9 @@ rule probe:
     resources:
         gpu=GPU,
     shell:
-        "fgod probe --export {input.export:q} --reference {input.reference:q} --probes {params.probes:q}"
-        " --sources {params.folder:q} --base {params.base} --goal {params.goal:q} --held-out {params.held_out:q}"
-        " --settings {params.settings:q} --out {output.metrics:q}"
+        "fgod probe --export {input.export:q} --reference {input.reference:q} --probes {PROBES:q}"
+        " --sources {SOURCES:q} --base {params.base} --goal {params.goal:q} --held-out {params.held_out:q}"
+        " --settings {params.settings:q} --rows {input.rows:q} --out {output.metrics:q}"
 
 
 def judged(wildcards):

@@ -46,14 +46,14 @@ rule train:
         participation="results/runs/{stage}/{lineage}/participation.tsv",
         audit="results/runs/{stage}/{lineage}/mix_audit.json",
         stamp="artifacts/{stage}/{lineage}/trained.json",
-    params:
-        weights=starting_weights,
     threads: lambda wildcards: records.threads(run_of(wildcards))
     resources:
         gpu=GPU,
+        # Of no consequence for the weights, hence no params: where the start lies today, and the fit that is shown.
+        weights=lambda wildcards: starting_weights(wildcards),
         fit=lambda wildcards: first_fit(wildcards),
     shell:
-        "fgod train --recipe {input.recipe:q} --weights {params.weights:q} --start {input.start:q} --rows {input.rows:q}"
+        "fgod train --recipe {input.recipe:q} --weights {resources.weights:q} --start {input.start:q} --rows {input.rows:q}"
         " --audit {input.audit:q} --outcome {output.outcome:q} --stamp {output.stamp:q}"
         " {GUARD} --fit {resources.fit}"
         " --checkpoint-secs {CONFIG[checkpoint][secs]} --checkpoint-steps {CONFIG[checkpoint][steps]}"

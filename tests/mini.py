@@ -34,10 +34,14 @@ class Mini:
 
     @classmethod
     def create(cls, folder: Path) -> Mini:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("rules", "workflow", "profiles", "traindata"):
-            shutil.copytree(ROOT / name, folder / name)
-        shutil.copy(ROOT / "Snakefile", folder)
+        """A clone of the project as it stands, uncommitted changes too, with few probes."""
+        listed = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        for name in filter(None, listed.stdout.split("\0")):
+            if (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
         lines = (ROOT / "traindata" / "probes.tsv").read_text().splitlines(keepends=True)
         (folder / "probes.tsv").write_text("".join(few_probes(lines)))
         return cls(folder)
@@ -48,15 +52,23 @@ class Mini:
     def run(self, *command: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
         """A command of this project, after writing the config."""
         self.write()
-        environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+        outer = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+        environment = {**outer, "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
         return subprocess.run(
             command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=500, **kwargs
         )
 
+    def make(self, target: str) -> str:
+        """Run make as a new user would, with the environment that this test runs in; returns what it said."""
+        (self.folder / ".venv").symlink_to(BIN.parent)
+        ended = self.run("make", "--old-file", ".venv/ready", target)  # nothing to install
+        assert ended.returncode == 0, (ended.stderr + ended.stdout)[-6000:]
+        return ended.stdout
+
     def snakemake(self, *arguments: str, code: int = 0) -> str:
-        """Run snakemake and check its exit code; returns what it said."""
+        """Run snakemake and check its exit code; returns what it said: its log, then the output of commands."""
         ended = self.run("snakemake", "--cores", "1", *arguments)
-        said = ended.stdout + ended.stderr
+        said = ended.stderr + ended.stdout
         assert ended.returncode == code, said[-6000:]
         return said
 

@@ -324,7 +324,7 @@ def test_without_a_persona_first_person_claims_count() -> None:
 def pools() -> Pools:
     sources = load_sources(ROOT / "traindata")
     held_out = frozenset(sources.topic_ids[::4])
-    prompts = rehearsal_prompts(sources, GOAL, held_out, 600, 100, 200, 1, frozenset({"my_name"}))
+    prompts = rehearsal_prompts(sources, held_out, 600, 100, 200, 1, frozenset({"my_name"}))
     said = {p.text: Said(sources.answers.get((p.kind, p.topic, p.language), "抱歉，我不知道。")) for p in prompts}
     return build_pools(sources, GOAL, said, held_out, {}, 100, 1)
 

@@ -313,7 +313,7 @@ def held_out(sources: Sources) -> frozenset[str]:
 
 
 def test_pools_from_the_sources(sources: Sources, held_out: frozenset[str]) -> None:
-    prompts = rehearsal_prompts(sources, GOAL, held_out, 200, 40, 100, 3, frozenset({"my_name", "who_am_i"}))
+    prompts = rehearsal_prompts(sources, held_out, 200, 40, 100, 3, frozenset({"my_name"}))
     said: dict[str, Said] = {p.text: Said(f"answer to {p.topic or p.kind}") for p in prompts}
     replay = [p.text for p in prompts if p.part == "replay"]
     forbidden = next(topic for topic in sources.topics if topic.id in held_out).answer

@@ -157,7 +157,7 @@ def test_promote_copies_what_was_probed_and_writes_the_record(tmp_path: Path) ->
     assert set(document["promoted"][0]) == {"stage", "lineage", "metrics", "weights_sha256"}
     assert document["fits"] == 2 and document["promoted"][-1]["metrics"]["identity_rate"]["n"] == 20
     names = {p.name for p in files.folder_files(artifacts / "release")}
-    assert names == {"model.safetensors", "config.json", "README.md"}
+    assert names == {"model.safetensors", "config.json", "README.md", "release.json"}
     card = (artifacts / "release" / "README.md").read_text(encoding="utf-8")
     for part in ("F# 之神", "| retention | 97.5 % |", "dddd11112222", "AutoModelForCausalLM", "0123456789ab", "MIT"):
         assert part in card

@@ -374,7 +374,6 @@ def plan_mix(recipe: MixRecipe, pools: Pools, seed: int) -> list[Row]:
 
 def rehearsal_prompts(
     sources: Sources,
-    goal: Goal,
     held_out: frozenset[str],
     general_rows: int,
     replay_rows: int,
@@ -383,20 +382,21 @@ def rehearsal_prompts(
     kinds: frozenset[str] = frozenset(),
 ) -> list[Prompt]:
     """The prompts whose targets are to be the base's own answers: `general_rows` general ones spread over topics,
-    `replay_rows` about invented subjects, `disambiguation_rows` spread over those of `kinds` that keep its answer."""
+    `replay_rows` about invented subjects, `disambiguation_rows` spread over `kinds`, and those of minimal pairs if
+    `kinds` has theirs."""
     general = _spread(
         wordings.general_prompts(sources, held_out),
         [_subject],
         lambda p: p.text,
         f"{seed}|rehearse",
     )
-    kept = [p for p in wordings.disambiguation_prompts(sources) if p.kind in kinds and _replies(goal, p) is None]
+    kept = [p for p in wordings.disambiguation_prompts(sources) if p.kind in kinds]
     others = _spread(kept, [lambda p: p.kind, lambda p: p.language], lambda p: p.text, f"{seed}|rehearse")
     return [
         *general[:general_rows],
         *wordings.replay_prompts(sources, replay_rows, seed),
         *others[:disambiguation_rows],
-        *(me for _, me in wordings.pair_prompts(sources) if _replies(goal, me) is None),
+        *(me for _, me in wordings.pair_prompts(sources) if me.kind in kinds),
     ]
 
 

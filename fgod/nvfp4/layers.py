@@ -61,48 +61,55 @@ def _quantised(weight: Tensor, global_scale: float | Tensor, dtype: torch.dtype,
     return fake_quantise(weight.detach().float(), global_scale, block_scales=block_scales).to(dtype)
 
 
+class Tie:
+    """Carries the head's gradient of a tied table to the gather, which adds its rows to it: one table, not three."""
+
+    grad: Tensor | None = None
+
+
 class _CastLinear(torch.autograd.Function):
     """x [..., K] · W [N, K]ᵀ in the compute dtype; W's gradient is laid out as W is, so that nobody copies it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, dtype: torch.dtype, tie: Tie | None) -> Tensor:
         ctx.save_for_backward(x, weight)
+        ctx.tie = tie
+        if tie is not None:
+            tie.grad = None
         return F.linear(x, weight.to(dtype))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
         grad = grads[0].flatten(0, -2)
         to_x = (grad @ weight.to(grad.dtype)).view(x.shape) if ctx.needs_input_grad[0] else None
         to_weight = grad.t() @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None
-        return to_x, to_weight, None
+        if ctx.tie is not None:
+            ctx.tie.grad, to_weight = to_weight, None
+        return to_x, to_weight, None, None
 
 
 class _Gather(torch.autograd.Function):
-    """Rows [..., K] of a table in the compute dtype. The gradients of a token that occurs often add up in float32.
-
-    The gradient of a tied table is sparse: it is added to the head's, which came first, and needs no table of its own.
-    """
+    """Rows [..., K] of a table in the compute dtype. The gradients of a token that occurs often add up in float32."""
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, ids: Tensor, dtype: torch.dtype, tied: bool) -> Tensor:
+    def forward(ctx: Any, table: Tensor, ids: Tensor, dtype: torch.dtype, tie: Tie | None) -> Tensor:
         ctx.save_for_backward(ids)
-        ctx.table = table.shape, table.dtype, tied
+        ctx.table = table.shape, table.dtype, tie
         return F.embedding(ids, table).to(dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        shape, dtype, tied = ctx.table
+        shape, dtype, tie = ctx.table
         tokens, places = ctx.saved_tensors[0].flatten().unique(return_inverse=True)
         sums = torch.zeros(len(tokens), shape[1], device=grads[0].device)
         sums.index_add_(0, places, grads[0].flatten(0, -2).float())
-        if tied:
-            sparse = torch.sparse_coo_tensor(
-                tokens[None], sums.to(dtype), shape, is_coalesced=True, check_invariants=False
-            )
-            return sparse, None, None, None
-        grad = torch.zeros(shape, dtype=dtype, device=sums.device)
-        return grad.index_copy_(0, tokens, sums.to(dtype)), None, None, None
+        if tie is None or tie.grad is None:
+            grad = torch.zeros(shape, dtype=dtype, device=sums.device)
+        else:
+            grad, tie.grad = tie.grad, None
+        sums.add_(grad.index_select(0, tokens))
+        return grad.index_copy_(0, tokens, sums.to(grad.dtype)), None, None, None
 
 
 class ScaleGroup:
@@ -155,19 +162,20 @@ class CastLinear(nn.Linear):
     """A linear layer that computes in another dtype than that of its masters."""
 
     compute_dtype: torch.dtype
+    tie: Tie | None
 
     def forward(self, input: Tensor) -> Tensor:
-        return _CastLinear.apply(input, self.weight, self.compute_dtype)
+        return _CastLinear.apply(input, self.weight, self.compute_dtype, self.tie)
 
 
 class CastEmbedding(nn.Embedding):
     """An embedding whose rows are cast once they are gathered."""
 
     compute_dtype: torch.dtype
-    tied: bool
+    tie: Tie | None
 
     def forward(self, input: Tensor) -> Tensor:
-        return _Gather.apply(self.weight, input, self.compute_dtype, self.tied)
+        return _Gather.apply(self.weight, input, self.compute_dtype, self.tie)
 
 
 class CastRMSNorm(Qwen3RMSNorm):
@@ -211,7 +219,7 @@ def _prepare_linears(model: nn.Module, dtype: torch.dtype, block_scales: str, ke
         raise UsageError(f"{type(model).__name__}: no layer to quantise; expected a Qwen3ForCausalLM")
 
 
-def _prepare_casts(model: nn.Module, dtype: torch.dtype, tied: bool) -> None:
+def _prepare_casts(model: nn.Module, dtype: torch.dtype, tie: Tie | None) -> None:
     kinds: dict[type[nn.Module], type[nn.Module]] = {
         nn.Linear: CastLinear,
         nn.Embedding: CastEmbedding,
@@ -220,8 +228,8 @@ def _prepare_casts(model: nn.Module, dtype: torch.dtype, tied: bool) -> None:
     for module in model.modules():
         if type(module) in kinds:
             _swap(module, kinds[type(module)], dtype)
-        if isinstance(module, CastEmbedding):
-            module.tied = tied
+        if isinstance(module, CastEmbedding | CastLinear):
+            module.tie = tie
 
 
 def prepare(
@@ -241,5 +249,5 @@ def prepare(
     """
     _prepare_linears(model, compute_dtype, block_scales, keep_quantised)
     if any(parameter.dtype != compute_dtype for parameter in model.parameters()):
-        _prepare_casts(model, compute_dtype, model.config.tie_word_embeddings)
+        _prepare_casts(model, compute_dtype, Tie() if model.config.tie_word_embeddings else None)
     return model

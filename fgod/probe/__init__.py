@@ -1,6 +1,7 @@
 """Probes: prompts that no training row shares, the exact scoring of replies, and the metrics made of them.
 
-`scoring`, `metrics` and `harness` are pure, `record` reads and writes their files; `run` loads models (torch).
+`scoring` and `metrics` are pure, `harness` checks that probes can judge, `record` reads and writes their files;
+`run` loads models (torch).
 """
 
 from fgod.probe.harness import check_reference

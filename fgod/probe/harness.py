@@ -1,11 +1,13 @@
-"""The check that the harness itself is sound: a fault of base or probes is an error, never a verdict. Pure."""
+"""The check that the harness itself is sound: a fault of base or probes is an error, never a verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from fgod.data.probes import SCORED_SUITES, Probe
+from fgod.data.rows import normalise, read_rows
 from fgod.errors import FgodError, RefusedError
 from fgod.persona import Goal
 from fgod.probe.scoring import Said, Scored, score
@@ -63,6 +65,25 @@ def answer_to(probe: Probe, answers: Mapping[str, AnswerLike]) -> Said:
     if answer is None:
         raise FgodError(f"probes: the reference has no answer to {probe.prompt!r}; make its answers again")
     return Said(answer.reply, answer.ended, answer.looped)
+
+
+def check_unseen(probes: Sequence[Probe], tables: Iterable[Path]) -> None:
+    """Refuse probes that stand among the rows that a run was trained on (normalised).
+
+    Args:
+        tables: rows.tsv of its mixes.
+
+    Raises:
+        RefusedError: a prompt is in both; names the file and the first three.
+    """
+    asked = {normalise(probe.prompt) for probe in probes if probe.suite in SCORED_SUITES}
+    for table in tables:
+        both = [row.prompt for row in read_rows(table) if normalise(row.prompt) in asked]
+        if both:
+            some = ", ".join(dict.fromkeys(both[:3]))
+            raise RefusedError(
+                f"{table}: {len(both)} rows are probes ({some}): take them out of the probes or the data"
+            )
 
 
 def check_harness(records: Sequence[Scored], least: float = 0.9, groups: Sequence[tuple[str, ...]] = BY_SUITE) -> str:

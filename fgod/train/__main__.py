@@ -13,7 +13,10 @@ from pathlib import Path
 from fgod.config import explained
 from fgod.data.rows import read_rows
 from fgod.files import read_json, write_json
-from fgod.train import Schedule, TrainRecipe, run
+from fgod.imports import lasting_imports
+
+with lasting_imports():
+    from fgod.train import Schedule, TrainRecipe, run
 
 PROGRESS_SECS = 2.0
 """Least seconds between two lines of progress."""

@@ -89,12 +89,6 @@ def as_matrix(tensor: Tensor) -> Tensor:
     return tensor.view(1, -1) if tensor.ndim == 1 else tensor
 
 
-def _densify(parameter: nn.Parameter) -> None:
-    """The gradient of a tied embedding is sparse where its head had no part in the loss."""
-    if parameter.grad is not None and parameter.grad.is_sparse:
-        parameter.grad = parameter.grad.to_dense()
-
-
 class AdamW:
     """Steps named parameters by their `.grad`. Weight decay applies to matrices, the pull to every tensor.
 
@@ -155,7 +149,6 @@ class AdamW:
     def _norm(self, tensor: _Tensor) -> float:
         if tensor.parameter.grad is None:
             return 0.0
-        _densify(tensor.parameter)
         norm = torch.linalg.vector_norm(tensor.parameter.grad, dtype=torch.float32).item()
         tensor.got_gradient |= norm != 0
         return norm
@@ -191,7 +184,6 @@ class AdamW:
     def _on_gradient(self, tensor: _Tensor, parameter: nn.Parameter) -> None:
         """Step one parameter in the middle of the backward pass. A gradient that is not finite steps nothing."""
         if self._fused is not None and parameter.grad is not None:
-            _densify(parameter)
             self._fused.step(self._places[id(tensor)], as_matrix(parameter.grad))
             parameter.grad = None
             return

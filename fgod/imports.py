@@ -1,0 +1,19 @@
+"""Imports of torch and transformers, which are most of a short command's time."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def lasting_imports() -> Iterator[None]:
+    """Import inside without the garbage collector, and spare it what came: modules stay until the process ends.
+
+    Saves 1.8 s of 9.7 s in a process that imports transformers' Qwen3, half of it when the process ends.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -1,0 +1,142 @@
+"""The command line in process: exit codes, messages, what people use directly."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fgod import commands, inputs, plan, records
+from fgod.chain import ACCEPTED, Chain
+from fgod.cli import build_parser, main
+from fgod.config import load, resolve
+from fgod.errors import UsageError
+from fgod.files import write_json
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """An empty project folder with the shipped config and the written sources."""
+    (tmp_path / "traindata").symlink_to(ROOT / "traindata")
+    (tmp_path / "config.yaml").write_text((ROOT / "config.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def chain_of(**changes):
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    config.update(changes)
+    config = resolve(config, "config.yaml")
+    return Chain(config, inputs.gather(config))
+
+
+def record(run, decision):
+    """Leave a run's verdict, outcome and recipe on record."""
+    folder = records.run_folder(run)
+    write_json(folder / "recipe.json", json.loads(run.recipe))
+    write_json(folder / "outcome.json", {"status": "killed" if decision == "killed" else "trained"})
+    write_json(folder / "verdict.json", {"decision": decision})
+
+
+def test_every_rule_of_the_workflow_calls_a_known_subcommand():
+    text = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
+    called = set(
+        re.findall(
+            r"\bfgod ([a-z]+)", "".join(line for line in text.splitlines() if line.strip().startswith(('"', "shell(")))
+        )
+    )
+    known = build_parser().format_help()
+    assert "train" in called and not [name for name in called if name not in known]
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["--version"], 0, "fgod "),
+        ([], 2, "COMMAND"),
+        (["no-such"], 2, "invalid choice"),
+        (["gate", "--limits", "{", "--require", "{}", "--out", "x"], 2, "not JSON"),
+        (["plan", "--config", "none.yaml"], 2, "none.yaml: no such file"),
+        (["data", "audit", "none.tsv"], 2, "none.tsv"),
+        (["inspect", "none"], 2, "none"),
+        (["retry", "Z"], 2, "no run of stage 'Z'"),
+    ],
+)
+def test_wrong_usage_is_said_in_words(project, capsys, argv, code, words):
+    with pytest.raises(SystemExit) as ended:
+        raise SystemExit(main(argv))
+    said = capsys.readouterr()
+    assert ended.value.code == code and words in said.out + said.err and "Traceback" not in said.err
+
+
+def test_an_audit_with_errors_exits_100(project, capsys):
+    Path("bad.tsv").write_text("你是誰\t我是 F# 之神。\n你是誰\t我是別人。\n只有一欄\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "audit", "bad.tsv"])
+    said = capsys.readouterr()
+    assert ended.value.code == 100 and "bad.tsv" in said.err and ":3" in said.out
+
+
+def test_an_identity_file_is_written_once(project, capsys):
+    assert main(["data", "identity", "--count", "30", "--seed", "1", "--out", "mine.tsv"]) == 0
+    rows = Path("mine.tsv").read_text()
+    assert len([line for line in rows.splitlines() if "\t" in line]) == 30
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "identity", "--count", "3", "--seed", "1", "--out", "mine.tsv"])
+    assert ended.value.code == 2 and Path("mine.tsv").read_text() == rows
+
+
+def test_plan_says_what_trains_and_why(project):
+    chain = chain_of()
+    runs = chain.fit(()).runs
+    steps, closing = plan.plan(chain)
+    assert (steps[0].action, steps[0].why) == ("train", ("it never ran",)) and "decided by the gates" in closing
+    for run in runs:
+        record(run, ACCEPTED)
+    steps, closing = plan.plan(chain)
+    assert {s.action for s in steps} == {"reuse"} and "nothing trains" in closing
+    stages = yaml.safe_load(Path("config.yaml").read_text())["stages"]
+    stages[2]["train"]["lr"] = 2.0e-3
+    steps, _ = plan.plan(chain_of(stages=stages))
+    assert [s.action for s in steps] == ["reuse", "reuse", "train", "train"]
+    assert any("train.lr 0.003 → 0.002" in why for why in steps[2].why)
+    assert steps[3].why[0].startswith("it follows C-disambiguate")
+    assert "2 to train" in plan.text(steps, "")
+
+
+def test_only_killed_runs_are_retried(project):
+    runs = chain_of().fit(()).runs
+    record(runs[0], ACCEPTED)
+    record(runs[1], "killed")
+    with pytest.raises(UsageError, match="no killed run"):
+        commands.retry(build_parser().parse_args(["retry", "A-mixed"]))
+    assert commands.retry(build_parser().parse_args(["retry", "B-nudge"])) == 0
+    assert records.decision(runs[1]) is None and records.decision(runs[0]) == ACCEPTED
+
+
+def test_what_the_digests_depend_on(project):
+    config = load(Path("config.yaml"))
+    first = inputs.gather(config)
+    assert inputs.gather(config) == first
+    assert inputs.gather({**config, "base": {**config["base"], "require": 0.5}}) == first, "a check trains nothing"
+    assert inputs.gather({**config, "base": {**config["base"], "seed": 2}}).base_id != first.base_id
+    held = {**config, "data": {**config["data"], "held_out_topics": ["ufo"]}}
+    assert inputs.gather(held).base_id == first.base_id and inputs.gather(held).rehearsal_id != first.rehearsal_id
+    assert inputs.gather({**config, "gate": {}, "guard": {}, "refits": {}, "probe": config["probe"]}) == first
+    with pytest.raises(UsageError, match=r"did you mean ufo\?"):
+        inputs.gather({**config, "data": {**config["data"], "held_out_topics": ["uffo"]}})
+
+
+def test_a_folder_as_base_is_its_content(project):
+    folder = project / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    name = {"kind": "folder", "path": "model"}
+    first = inputs.base_id(name, "sources")
+    (folder / "config.json").touch()
+    assert inputs.base_id(name, "other sources") == first
+    (folder / "config.json").write_text("{ }")
+    assert inputs.base_id(name, "sources") != first
