@@ -88,12 +88,14 @@ class Fused:
 
         self.kernel, self.parts, self.recipe = adamw, parts, recipe
         device = parts[0].master.weight.device
-        self.programs = [adamw.programs(part.master.weight.numel()) for part in parts]
+        self.modes = [self._modes(part) for part in parts]
+        self.tunings = [adamw.FASTEST.get(modes.m, adamw.ADAMW) for modes in self.modes]
+        sizes = [part.master.weight.numel() for part in parts]
+        self.programs = [adamw.programs(size, tuning) for size, tuning in zip(sizes, self.tunings, strict=True)]
         self.sums = torch.zeros(len(parts), len(adamw.SLOTS), max(self.programs), device=device)
         self.numbers = torch.zeros(len(adamw.NUMBERS), device=device)
         self.squares = torch.zeros(adamw.NORM_PROGRAMS, device=device)
         self.tensors = [adamw.Tensors(p.master.weight, p.m.tensors, p.v.tensors, p.start) for p in parts]
-        self.modes = [self._modes(part) for part in parts]
         self.settings = [self._settings(part) for part in parts]
 
     def _modes(self, part: Part) -> adamw.Modes:
@@ -131,9 +133,8 @@ class Fused:
             else:
                 squares.zero_()[:1].fill_(norm * norm)
         sums = self.sums[place, :, : self.programs[place]]
-        self.kernel.step(
-            self.tensors[place], grad, self.modes[place], self.settings[place], self.numbers, squares, sums
-        )
+        of_it = self.modes[place], self.settings[place]
+        self.kernel.step(self.tensors[place], grad, *of_it, self.numbers, squares, sums, self.tunings[place])
 
     def finish(self, step: int) -> list[Done | None]:
         """What became of each tensor since `begin`; None if it had no gradient. Waits for the GPU."""
