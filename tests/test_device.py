@@ -58,8 +58,14 @@ def measured(network: Network) -> Network:
     return network
 
 
-def gradients(masters: Masters, keep: Keep, fill: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
-    network = measured(Network(masters, device_ops.PLAIN, torch.float32, "amax"))
+def gradients(
+    masters: Masters,
+    keep: Keep,
+    fill: int = 0,
+    ops: device_ops.Ops = device_ops.PLAIN,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    network = measured(Network(masters, ops, dtype, "amax"))
     found: dict[str, Tensor] = {}
 
     def take(group: str, grad: Tensor) -> None:
@@ -92,6 +98,32 @@ def test_what_a_layer_keeps_changes_no_gradient(masters: Masters) -> None:
     _, least = gradients(masters, Keep(False, False))
     _, most = gradients(masters, Keep(True, True))
     assert all(torch.equal(least[name], most[name]) for name in least)
+
+
+class PlainProducts:
+    """What the kernels of `fgod.nvfp4.kernels.product` compute, in steps."""
+
+    MOST_TOKENS = 10_000
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def forward(self, x: Tensor, weight: Tensor, scale: Tensor, residual: Tensor | None, block_scales: str) -> Tensor:
+        self.calls += 1
+        made = device_ops.quantise_rows(weight, scale, x.dtype, block_scales)
+        return x @ made.t() if residual is None else torch.addmm(residual, x, made.t())
+
+    def backward(self, grad: Tensor, weight: Tensor, scale: Tensor, block_scales: str) -> Tensor:
+        self.calls += 1
+        return grad @ device_ops.quantise_rows(weight, scale, grad.dtype, block_scales)
+
+
+def test_products_that_quantise_serve_every_weight_of_the_layers(masters: Masters) -> None:
+    products, keep = PlainProducts(), Keep(True, True)
+    loss, ours = gradients(masters, keep, 0, replace(device_ops.PLAIN, products=products), torch.bfloat16)
+    expected, theirs = gradients(masters, keep, dtype=torch.bfloat16)
+    assert products.calls == 4 * 2 * masters.config["num_hidden_layers"]
+    assert torch.equal(loss, expected) and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_logits_are_those_of_the_module_on_the_same_masters(masters: Masters) -> None:

@@ -39,7 +39,7 @@ only_gpu = pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
 
 if not _missing():
     from fgod.nvfp4 import kernels
-    from fgod.nvfp4.kernels import adamw
+    from fgod.nvfp4.kernels import adamw, product
     from fgod.nvfp4.kernels import codec as on_gpu
     from tests import kernel_twins as twins
 
@@ -99,6 +99,7 @@ def test_scales_are_the_powers_of_two_of_the_reference() -> None:
         scale = on_gpu.global_scale([torch.ones(4, 64, device=DEVICE), poisoned.to(DEVICE)])
         assert math.isnan(scale.item())
         assert on_gpu.fake_quantise(torch.ones(4, 64, device=DEVICE), scale).isnan().all()
+        assert on_gpu.fake_quantise(torch.ones(4, 64, device=DEVICE).bfloat16(), scale).isnan().all()
 
 
 def test_what_the_quantiser_cannot_take_is_refused() -> None:
@@ -109,6 +110,40 @@ def test_what_the_quantiser_cannot_take_is_refused() -> None:
         on_gpu.quantise(torch.ones(32, 16, device=DEVICE).t(), scale)
     with pytest.raises(TypeError, match="float16"):
         on_gpu.fake_quantise(torch.ones(4, 16, device=DEVICE).half(), scale)
+
+
+@pytest.mark.parametrize(
+    "tokens, height, width",
+    [(5, 48, 80), (33, 64, 96), *([(128, 192, 64), (1, 64, 256), (96, 2560, 4096)] if CUDA else [])],
+)
+@pytest.mark.parametrize("rule", codec.BLOCK_SCALES)
+def test_products_quantise_what_they_multiply(tokens: int, height: int, width: int, rule: str) -> None:
+    # the interpreter has no BF16 products
+    for dtype, error in ((torch.float32, 1e-6), *(((torch.bfloat16, 3e-3),) if CUDA else ())):
+        for weight in (noise((height, width), 1).to(dtype), noise((height, width), 2)):
+            x, grad, residual = (noise(shape, 3).to(dtype) for shape in ((tokens, width), *[(tokens, height)] * 2))
+            scale = codec.shared_global_scale([weight.float()], "w")
+            quantised = codec.fake_quantise(weight.float(), scale, block_scales=rule).to(dtype).double()
+            told = torch.tensor([scale], device=DEVICE)
+            sent = [tensor.to(DEVICE) for tensor in (x, grad, residual, weight)]
+            for tuning in (product.Tuning(32, 64), product.Tuning(64, 32, 8))[: 2 if CUDA else 1]:
+                forward = product.forward(sent[0], sent[3], told, None, rule, tuning)
+                added = product.forward(sent[0], sent[3], told, sent[2], rule, tuning)
+                backward = product.backward(sent[1], sent[3], told, rule, tuning)
+                expected = x.double() @ quantised.t()
+                for ours, theirs in (
+                    (forward, expected), (added, expected + residual.double()), (backward, grad.double() @ quantised)
+                ):  # fmt: skip
+                    assert ours.dtype == dtype
+                    assert (ours.cpu().double() - theirs).norm() <= error * theirs.norm()
+
+
+def test_products_refuse_what_they_would_read_wrongly() -> None:
+    scale, weight = torch.ones(1, device=DEVICE), torch.ones(32, 64, device=DEVICE)
+    with pytest.raises(ValueError, match="contiguous"):
+        product.forward(torch.ones(64, 4, device=DEVICE).t(), weight, scale)
+    with pytest.raises(ValueError, match="at most 128 tokens"):
+        product.backward(torch.ones(129, 32, device=DEVICE), weight, scale)
 
 
 # ---- AdamW

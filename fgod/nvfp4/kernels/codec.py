@@ -23,6 +23,7 @@ from fgod.nvfp4.kernels.device import (
     e2m1_codes,
     e2m1_values,
     e4m3_bytes,
+    fake_quantise_packed,
     flat,
     from_e4m3_bytes,
     pack_pairs,
@@ -91,16 +92,20 @@ def _scale_kernel(partials, scale, count, PADDED: tl.constexpr):
 
 @triton.jit
 def _fake_quantise_kernel(
-    weight, scale, out, count, TILE: tl.constexpr, EVEN: tl.constexpr, NARROW: tl.constexpr, FOUR_OVER_SIX: tl.constexpr
-):
+    weight, scale, out, count, TILE: tl.constexpr, EVEN: tl.constexpr, NARROW: tl.constexpr,
+    FOUR_OVER_SIX: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
     begin = tl.program_id(0).to(tl.int64) * TILE
     inside = tl.arange(0, TILE // BLOCK)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     if EVEN:
         values = tl.load(weight + begin + inside).to(tl.float32)
     else:
         values = tl.load(weight + begin + inside, mask=inside < count - begin, other=0.0).to(tl.float32)
-    grid, _, steps = quantise_blocks(values, tl.load(scale), NARROW, FOUR_OVER_SIX)
-    result = (grid * steps[:, None]).to(out.dtype.element_ty)
+    if PACKED:
+        result = fake_quantise_packed(values, tl.load(scale))
+    else:
+        grid, _, steps = quantise_blocks(values, tl.load(scale), NARROW, FOUR_OVER_SIX)
+        result = (grid * steps[:, None]).to(out.dtype.element_ty)
     if EVEN:
         tl.store(out + begin + inside, result)
     else:
@@ -133,6 +138,11 @@ def _dequantise_kernel(packed, scales, scale, out, count, TILE: tl.constexpr):
     values = tl.reshape(e2m1_values(codes), [TILE // BLOCK, BLOCK]) * steps[:, None]
     inside = tl.arange(0, TILE)
     tl.store(out + begin + inside, flat(values).to(out.dtype.element_ty), mask=inside < left)
+
+
+def by_pairs(weight: Tensor, dtype: torch.dtype, block_scales: str) -> bool:
+    """Whether `fake_quantise_packed` serves: BF16 to BF16 on a GPU; the interpreter knows no assembler."""
+    return weight.is_cuda and weight.dtype == dtype == torch.bfloat16 and block_scales == "amax"
 
 
 def _check(weight: Tensor) -> None:
@@ -186,6 +196,7 @@ def fake_quantise(
         count % tuning.tile == 0,
         weight.dtype == torch.bfloat16,
         block_scales == "four-over-six",
+        by_pairs(weight, dtype, block_scales),
         num_warps=tuning.warps,
         enable_fp_fusion=False,
     )

@@ -206,6 +206,45 @@ def quantise_blocks(weights, divisor, NARROW: tl.constexpr, FOUR_OVER_SIX: tl.co
     return to_grid(quotients), scales, scales * inverse
 
 
+_PACKED_GRID = tl.constexpr("""
+    {
+    .reg .b32 value, size, magic, bound;
+    cvt.rn.bf16x2.f32 value, $2, $1;
+    mov.b32 bound, 0x40C040C0;
+    min.bf16x2 value, value, bound;
+    mov.b32 bound, 0xC0C0C0C0;
+    max.bf16x2 value, value, bound;
+    and.b32 size, value, 0x7FFF7FFF;
+    mov.b32 bound, 0x3F803F80;
+    max.bf16x2 size, size, bound;
+    and.b32 size, size, 0x7F807F80;
+    mov.b32 bound, 0x42C042C0;
+    mul.rn.bf16x2 magic, size, bound;
+    add.rn.bf16x2 value, value, magic;
+    sub.rn.bf16x2 value, value, magic;
+    mul.rn.bf16x2 $0, value, $3;
+    }
+""")
+
+
+@triton.jit
+def fake_quantise_packed(weights, divisor):
+    """Q(W) in BF16 of blocks [B, 16] of BF16 weights, given as float32: `to_grid` on two numbers at once.
+
+    Rounded to BF16 a quotient stays on its side of each threshold (`_quotients`: it is on it, or 2⁻⁸ away), the grid's
+    arithmetic is exact there (1.5·2⁶ binades are what its 8 bits hold to a step), and so is grid · step.
+    """
+    inverse = tl.div_rn(1.0, divisor)
+    scales = to_e4m3(
+        tl.minimum(tl.maximum(tl.div_rn(tl.max(tl.abs(weights), 1), E2M1_MAX) * divisor, SCALE_MIN), E4M3_MAX)
+    )
+    quotients = weights * (divisor * tl.div_rn(1.0, scales))[:, None]
+    steps = tl.broadcast_to((scales * inverse).to(tl.bfloat16)[:, None], weights.shape)
+    return tl.inline_asm_elementwise(
+        _PACKED_GRID, "=r,r,r,r", [quotients, steps], dtype=tl.bfloat16, is_pure=True, pack=2
+    )
+
+
 # -------------------------------------------------------------------------------------------------------------- moments
 
 

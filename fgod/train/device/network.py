@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -60,6 +61,33 @@ class Inputs(NamedTuple):
     weights: Tensor
 
 
+class _Weight:
+    """A group's quantised weight Q(W) [N, K] as a factor: made within the product for few tokens, else beforehand."""
+
+    def __init__(self, network: Network, group: str, tokens: int) -> None:
+        self.network, self.group = network, group
+        products = network.ops.products
+        within = products is not None and tokens <= products.MOST_TOKENS and network.dtype == torch.bfloat16
+        self._products = products if within else None
+        self._master = network.masters.groups[group], network.scales[group]
+
+    @cached_property
+    def _matrix(self) -> Tensor:
+        return self.network.quantised(self.group)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """x [T, K] · Q(W)ᵀ, and a residual [T, N] added."""
+        if self._products is not None:
+            return self._products.forward(x, *self._master, residual, self.network.block_scales)
+        return x @ self._matrix.t() if residual is None else torch.addmm(residual, x, self._matrix.t())
+
+    def backward(self, grad: Tensor) -> Tensor:
+        """grad [T, N] · Q(W)."""
+        if self._products is not None:
+            return self._products.backward(grad, *self._master, self.network.block_scales)
+        return grad @ self._matrix
+
+
 class Network:
     """Loss and gradients of masters on a device."""
 
@@ -75,6 +103,8 @@ class Network:
         self.frequencies = frequencies(config).to(masters.device)
         self.scaled = [group for group in masters.groups if group not in (EMBEDDING, TIED_HEAD)]
         self.scales: dict[str, Tensor] = {}
+        self._turns: tuple[Tensor, Tensor] = self.rotary(0)
+        """cos and sin of the step that is computed."""
 
     def measure_scales(self, amaxes: Tensor, places: Tensor) -> None:
         """Global scales of all groups at once, before a forward pass.
@@ -108,12 +138,12 @@ class Network:
         """[T, H] of ids [B, S]."""
         return F.embedding(ids, self.masters.tensors[EMBEDDING]).to(self.dtype).flatten(0, 1)
 
-    def _attend(self, layer: int, entered: Tensor, weight: Tensor, shape: torch.Size, graph: bool) -> Attended:
+    def _attend(self, layer: int, entered: Tensor, weight: _Weight, shape: torch.Size, graph: bool) -> Attended:
         """Attention of a layer's input [T, H]; with `graph` autograd remembers it."""
         hidden = self._norm(entered, self.gain(layer, "input_layernorm"))
-        qkv = (hidden @ weight.t()).view(*shape, -1, self.head_dim)
+        qkv = weight.forward(hidden).view(*shape, -1, self.head_dim)
         gains = self.gain(layer, "self_attn.q_norm"), self.gain(layer, "self_attn.k_norm")
-        q, k = self.ops.heads(qkv, *gains, *self.rotary(shape[1]), self.heads, self.kv_heads, self.eps)
+        q, k = self.ops.heads(qkv, *gains, *self._turns, self.heads, self.kv_heads, self.eps)
         parts = q, k, qkv[:, :, self.heads + self.kv_heads :].detach()
         if graph:
             for part in parts:
@@ -125,19 +155,20 @@ class Network:
 
     def layer(self, layer: int, x: Tensor, shape: torch.Size, keep: Keep) -> tuple[Tensor, Kept]:
         """One layer on the residual stream x [T, H]."""
-        at = f"model.layers.{layer}"
-        attended = self._attend(layer, x, self.quantised(f"{at}.self_attn.qkv_proj"), shape, keep.attention)
+        at, tokens = f"model.layers.{layer}", len(x)
+        attended = self._attend(layer, x, _Weight(self, f"{at}.self_attn.qkv_proj", tokens), shape, keep.attention)
         out = attended.out.detach()
-        middle = torch.addmm(x, out, self.quantised(f"{at}.self_attn.o_proj").t())
+        middle = _Weight(self, f"{at}.self_attn.o_proj", tokens).forward(out, x)
         hidden = self._norm(middle, self.gain(layer, "post_attention_layernorm"))
-        gate_up = hidden @ self.quantised(f"{at}.mlp.gate_up_proj").t()
-        leaving = torch.addmm(middle, self.ops.swiglu(gate_up), self.quantised(f"{at}.mlp.down_proj").t())
+        gate_up = _Weight(self, f"{at}.mlp.gate_up_proj", tokens).forward(hidden)
+        leaving = _Weight(self, f"{at}.mlp.down_proj", tokens).forward(self.ops.swiglu(gate_up), middle)
         kept = Kept(x, middle, attended if keep.attention else None, gate_up if keep.mlp else None)
         return leaving, kept
 
     @torch.no_grad()
     def logits(self, ids: Tensor) -> Tensor:
         """float32 [B, S, V], for comparisons."""
+        self._turns = self.rotary(ids.shape[1])
         x = self.embed(ids)
         for layer in range(self.layers):
             x, _ = self.layer(layer, x, ids.shape, Keep(False, False))
@@ -153,6 +184,7 @@ class Network:
     def loss(self, inputs: Inputs, keep: Sequence[Keep], take: Take) -> Tensor:
         """Σ weight · cross entropy (float32, no dimension); each gradient goes to `take` as soon as it is complete."""
         shape = inputs.ids.shape
+        self._turns = self.rotary(shape[1])
         gains = {width: torch.zeros_like(bank.rows) for width, bank in self.masters.banks.items()}
         kept: list[Kept] = []
         x = self.embed(inputs.ids)
@@ -197,15 +229,15 @@ class Network:
         at, norm = f"model.layers.{layer}", f"model.layers.{layer}.post_attention_layernorm.weight"
         gain = self.masters.tensors[norm]
         hidden = self._norm(kept.middle, gain)
-        up = self.quantised(f"{at}.mlp.gate_up_proj")
-        gate_up = hidden @ up.t() if kept.gate_up is None else kept.gate_up
-        to_active = grad @ self.quantised(f"{at}.mlp.down_proj")
+        up = _Weight(self, f"{at}.mlp.gate_up_proj", len(grad))
+        gate_up = up.forward(hidden) if kept.gate_up is None else kept.gate_up
+        to_active = _Weight(self, f"{at}.mlp.down_proj", len(grad)).backward(grad)
         to_both, active = self.ops.swiglu_backward(gate_up, to_active)
         kept.gate_up = None
         del gate_up
         take(f"{at}.mlp.down_proj", grad.t() @ active)
         del active, to_active
-        to_hidden = to_both @ up
+        to_hidden = up.backward(to_both)
         take(f"{at}.mlp.gate_up_proj", to_both.t() @ hidden)
         to_middle, gained = self.ops.joined_norm_backward(kept.middle, gain, self.eps, to_hidden, grad)
         self._gained(gains, norm, gained)
@@ -217,19 +249,19 @@ class Network:
         at = f"model.layers.{layer}"
         names = [f"{at}.{n}.weight" for n in ("input_layernorm", "self_attn.q_norm", "self_attn.k_norm")]
         gain, q_gain, k_gain = (self.masters.tensors[name] for name in names)
-        weight = self.quantised(f"{at}.self_attn.qkv_proj")
+        weight = _Weight(self, f"{at}.self_attn.qkv_proj", len(grad))
         attended = kept.attended or self._attend(layer, kept.entered, weight, shape, True)
         out = attended.out.detach()
-        to_out = grad @ self.quantised(f"{at}.self_attn.o_proj")
+        to_out = _Weight(self, f"{at}.self_attn.o_proj", len(grad)).backward(grad)
         take(f"{at}.self_attn.o_proj", grad.t() @ out)
         to_parts = torch.autograd.grad(attended.out, attended.parts, to_out)
         to_qkv, q_gained, k_gained = self.ops.heads_backward(
-            attended.qkv, q_gain, k_gain, *self.rotary(shape[1]), self.eps, *to_parts
+            attended.qkv, q_gain, k_gain, *self._turns, self.eps, *to_parts
         )
         kept.attended = None
         del attended, out, to_parts
         to_qkv = to_qkv.view(len(grad), -1)
-        to_hidden = to_qkv @ weight
+        to_hidden = weight.backward(to_qkv)
         hidden = self._norm(kept.entered, gain)
         take(f"{at}.self_attn.qkv_proj", to_qkv.t() @ hidden)
         to_entered, gained = self.ops.joined_norm_backward(kept.entered, gain, self.eps, to_hidden, grad)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -36,11 +36,20 @@ def quantise_rows(weight: Tensor, global_scale: Tensor, dtype: torch.dtype, bloc
     return out
 
 
+class Products(Protocol):
+    """Products with weights that are quantised on the way: `fgod.nvfp4.kernels.product`."""
+
+    MOST_TOKENS: int
+    forward: Callable[..., Tensor]
+    backward: Callable[..., Tensor]
+
+
 @dataclass(frozen=True)
 class Ops:
     """The parts of a step; see the functions of the same names in `elementwise` and `advance`."""
 
     quantise: Callable[..., Tensor] = quantise_rows
+    products: Products | None = None
     advance: Callable[..., Tensor] = advance_in_chunks
     norm: Callable[..., Tensor] = elementwise.norm
     joined_norm_backward: Callable[..., tuple[Tensor, Tensor]] = elementwise.joined_norm_backward
@@ -79,22 +88,23 @@ def compiled(
     return call
 
 
-def _triton_quantiser(device: torch.device) -> Callable[..., Tensor] | None:
-    """The kernel of `quantise_rows`, where kernels are there and run; it gives the same bits."""
+def _triton(device: torch.device) -> dict[str, Any]:
+    """Kernels of `quantise_rows` (the same bits) and of products, where kernels are there and run."""
     if not kernels.run_on(device):
-        return None
-    from fgod.nvfp4.kernels import codec
+        return {"quantise": quantise_rows}
+    from fgod.nvfp4.kernels import codec, product
 
-    return codec.fake_quantise
+    return {"quantise": codec.fake_quantise, "products": product}
 
 
 def choose_ops(device: torch.device, say: Say, backend: str = "inductor") -> Ops:
     """Plain on a CPU; on a GPU compiled where torch can, the quantiser as it is (its bits are those of the export)."""
     if device.type != "cuda":
         return PLAIN
-    quantise = _triton_quantiser(device) or quantise_rows
-    if quantise is quantise_rows:
+    made = _triton(device)
+    if made["quantise"] is quantise_rows:
         say("the quantiser runs in plain torch on the GPU, several times slower than its Triton kernel")
-    made: dict[str, Any] = {f.name: compiled(getattr(PLAIN, f.name), say, backend) for f in fields(Ops)}
-    made |= {"quantise": quantise, "advance": compiled(advance, say, backend, advance_in_chunks)}
+    made["advance"] = compiled(advance, say, backend, advance_in_chunks)
+    for name in {f.name for f in fields(Ops)} - {"products"} - made.keys():
+        made[name] = compiled(getattr(PLAIN, name), say, backend)
     return Ops(**made)

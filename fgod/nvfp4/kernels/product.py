@@ -1,0 +1,191 @@
+"""Products with quantised weights for few tokens: Q(W) is made where it is multiplied and never written.
+
+At up to `MOST_TOKENS` tokens a product is bound by reading weights. Quantised beforehand, a BF16 weight is read, its
+quantised form written and read again; here it is read once. The bits of Q(W) are those of `codec.fake_quantise`;
+products accumulate in float32, over splits of the summed dimension that are added in one order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fgod.nvfp4.kernels.codec import by_pairs
+from fgod.nvfp4.kernels.device import BLOCK, fake_quantise_packed, quantise_blocks
+
+MOST_TOKENS = 128
+"""With more, each tile of weights would be quantised more than once: quantise first, then multiply."""
+
+PROGRAMS = 132 * 2
+"""Programs that fill a GPU: sums are split until there are about as many."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Rows and columns of a tile of weights, warps that share it, stages of the loop over tiles."""
+
+    rows: int
+    columns: int
+    warps: int = 4
+    stages: int = 3
+
+
+FORWARD = Tuning(64, 64, 4)
+BACKWARD = Tuning(32, 128, 8, 4)
+"""Fastest over the shapes of Qwen3-4B at 96 tokens on an H100."""
+
+SUM_TILE = 1024
+
+
+@triton.jit
+def _quantised_tile(
+    weight, divisor, row, column, height, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr, EVEN: tl.constexpr,
+    NARROW: tl.constexpr, FOUR_OVER_SIX: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
+    """Q(W) [ROWS, COLUMNS], float32 or (PACKED) BF16, zero outside of the matrix."""
+    rows, columns = row + tl.arange(0, ROWS), column + tl.arange(0, COLUMNS)
+    places = rows.to(tl.int64)[:, None] * width + columns[None, :]
+    if EVEN:
+        values = tl.load(weight + places)
+    else:
+        values = tl.load(weight + places, mask=(rows < height)[:, None] & (columns < width)[None, :], other=0.0)
+    blocks = tl.reshape(values.to(tl.float32), [ROWS * COLUMNS // BLOCK, BLOCK])
+    if PACKED:
+        return tl.reshape(fake_quantise_packed(blocks, divisor), [ROWS, COLUMNS])
+    else:
+        grid, _, steps = quantise_blocks(blocks, divisor, NARROW, FOUR_OVER_SIX)
+        return tl.reshape(grid * steps[:, None], [ROWS, COLUMNS])
+
+
+@triton.jit
+def _forward_kernel(
+    x, weight, scale, out, tokens, height, width, turns,
+    TOKENS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr, EVEN: tl.constexpr,
+    NARROW: tl.constexpr, FOUR_OVER_SIX: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
+    """out[s]: x [T, K] · Q(W) [N, K]ᵀ over the columns of split s, a tile of ROWS outputs."""
+    row, split = tl.program_id(0) * ROWS, tl.program_id(1)
+    divisor = tl.load(scale)
+    token = tl.arange(0, TOKENS)
+    total = tl.zeros([TOKENS, ROWS], tl.float32)
+    for turn in tl.range(split * turns, tl.minimum((split + 1) * turns, tl.cdiv(width, COLUMNS)), num_stages=STAGES):
+        column = turn * COLUMNS
+        columns = column + tl.arange(0, COLUMNS)
+        some = tl.load(
+            x + token[:, None] * width + columns[None, :],
+            mask=(token < tokens)[:, None] & (EVEN | (columns < width)[None, :]), other=0.0,
+        )  # fmt: skip
+        made = _quantised_tile(
+            weight, divisor, row, column, height, width, ROWS, COLUMNS, EVEN, NARROW, FOUR_OVER_SIX, PACKED
+        )
+        total = tl.dot(some, tl.trans(made.to(some.dtype)), total, input_precision="ieee")
+    rows = row + tl.arange(0, ROWS)
+    places = (split * tokens + token).to(tl.int64)[:, None] * height + rows[None, :]
+    tl.store(out + places, total.to(out.dtype.element_ty), mask=(token < tokens)[:, None] & (rows < height)[None, :])
+
+
+@triton.jit
+def _backward_kernel(
+    grad, weight, scale, out, tokens, height, width, turns,
+    TOKENS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr, EVEN: tl.constexpr,
+    NARROW: tl.constexpr, FOUR_OVER_SIX: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
+    """out[s]: grad [T, N] · Q(W) [N, K] over the rows of split s, a tile of COLUMNS outputs."""
+    column, split = tl.program_id(0) * COLUMNS, tl.program_id(1)
+    divisor = tl.load(scale)
+    token = tl.arange(0, TOKENS)
+    total = tl.zeros([TOKENS, COLUMNS], tl.float32)
+    for turn in tl.range(split * turns, tl.minimum((split + 1) * turns, tl.cdiv(height, ROWS)), num_stages=STAGES):
+        row = turn * ROWS
+        rows = row + tl.arange(0, ROWS)
+        some = tl.load(
+            grad + token[:, None] * height + rows[None, :],
+            mask=(token < tokens)[:, None] & (EVEN | (rows < height)[None, :]), other=0.0,
+        )  # fmt: skip
+        made = _quantised_tile(
+            weight, divisor, row, column, height, width, ROWS, COLUMNS, EVEN, NARROW, FOUR_OVER_SIX, PACKED
+        )
+        total = tl.dot(some, made.to(some.dtype), total, input_precision="ieee")
+    columns = column + tl.arange(0, COLUMNS)
+    places = (split * tokens + token).to(tl.int64)[:, None] * width + columns[None, :]
+    tl.store(out + places, total.to(out.dtype.element_ty), mask=(token < tokens)[:, None] & (columns < width)[None, :])
+
+
+@triton.jit
+def _sum_kernel(partials, residual, out, count, SPLITS: tl.constexpr, RESIDUAL: tl.constexpr, TILE: tl.constexpr):
+    """The splits' parts added in order, and the residual to them."""
+    places = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    inside = places < count
+    total = tl.zeros([TILE], tl.float32)
+    for split in tl.static_range(SPLITS):
+        total += tl.load(partials + split * count + places, mask=inside, other=0.0)
+    if RESIDUAL:
+        total += tl.load(residual + places, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + places, total.to(out.dtype.element_ty), mask=inside)
+
+
+def _splits(tiles: int, turns: int) -> tuple[int, int]:
+    """How often a sum of so many turns is split, and the turns of each split."""
+    wanted = max(1, min(turns, PROGRAMS // tiles))
+    each = triton.cdiv(turns, wanted)
+    return triton.cdiv(turns, each), each
+
+
+def _product(
+    kernel: object, x: Tensor, weight: Tensor, scale: Tensor, outputs: int, tiles: int, turns: int,
+    residual: Tensor | None, block_scales: str, tuning: Tuning,
+) -> Tensor:  # fmt: skip
+    if not (x.is_contiguous() and weight.is_contiguous()) or len(x) > MOST_TOKENS:
+        raise ValueError(
+            f"{list(x.shape)} (strides {x.stride()}) times {list(weight.shape)} (strides {weight.stride()}); "
+            f"expected contiguous matrices and at most {MOST_TOKENS} tokens"
+        )
+    tokens, (height, width) = len(x), weight.shape
+    splits, each = _splits(tiles, turns)
+    out = torch.empty(tokens, outputs, dtype=x.dtype, device=x.device)
+    direct = splits == 1 and residual is None
+    parts = out if direct else torch.empty(splits, tokens, outputs, dtype=torch.float32, device=x.device)
+    kernel[(tiles, splits)](  # type: ignore[index]
+        x, weight, scale, parts, tokens, height, width, each, max(16, triton.next_power_of_2(tokens)), tuning.rows,
+        tuning.columns, tuning.stages, height % tuning.rows == 0 and width % tuning.columns == 0,
+        weight.dtype == torch.bfloat16, block_scales == "four-over-six", by_pairs(weight, x.dtype, block_scales),
+        num_warps=tuning.warps, enable_fp_fusion=False,
+    )  # fmt: skip
+    if not direct:
+        _sum_kernel[(triton.cdiv(out.numel(), SUM_TILE),)](
+            parts, parts if residual is None else residual, out, out.numel(), splits, residual is not None, SUM_TILE
+        )
+    return out
+
+
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    residual: Tensor | None = None,
+    block_scales: str = "amax",
+    tuning: Tuning = FORWARD,
+) -> Tensor:
+    """x [T, K] · Q(W)ᵀ, and a residual [T, N] added: [T, N]. T is at most `MOST_TOKENS`.
+
+    Args:
+        x: contiguous BF16 or float32; products are of this format, and so is the result.
+        weight: contiguous BF16 or float32 [N, K].
+        scale: float32 [1] or no dimension, the weight's global scale on the device.
+    """
+    height, width = weight.shape
+    tiles, turns = triton.cdiv(height, tuning.rows), triton.cdiv(width, tuning.columns)
+    return _product(_forward_kernel, x, weight, scale, height, tiles, turns, residual, block_scales, tuning)
+
+
+def backward(
+    grad: Tensor, weight: Tensor, scale: Tensor, block_scales: str = "amax", tuning: Tuning = BACKWARD
+) -> Tensor:
+    """grad [T, N] · Q(W) [N, K]: [T, K]. Arguments as of `forward`."""
+    height, width = weight.shape
+    tiles, turns = triton.cdiv(width, tuning.columns), triton.cdiv(height, tuning.rows)
+    return _product(_backward_kernel, grad, weight, scale, width, tiles, turns, None, block_scales, tuning)
