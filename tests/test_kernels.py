@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from fgod.errors import UsageError
+from fgod.model.load import read_config
 from fgod.nvfp4 import codec
 from fgod.nvfp4.layers import prepare
+from fgod.train.batches import encode
+from fgod.train.device.network import Network
+from fgod.train.device.ops import PLAIN
+from fgod.train.device.optimizer import DeviceAdamW
+from fgod.train.device.trainer import DeviceTrainer
+from fgod.train.device.weights import stream_in
 from fgod.train.optimizer import AdamW, StepFacts
 from fgod.train.recipe import TrainRecipe
 from fgod.train.storage import master_kind
-from tests.tiny_model import noise, tiny_model
+from tests.tiny_model import noise, tiny_folder, tiny_model, tiny_rows, tiny_tokenizer
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
@@ -330,3 +338,36 @@ def test_steps_in_a_backward_pass_wait_for_nothing_and_can_be_replayed_as_a_grap
         results.append((weight.detach().cpu(), [(f.grad_norm, f.whole.realised) for f in facts]))
     assert torch.equal(results[0][0], results[1][0])
     assert results[0][1] == results[1][1]
+
+
+@pytest.mark.parametrize("memory", ["80gb", "24gb"] if CUDA else ["80gb"])
+def test_the_trainer_of_a_device_steps_alike_with_kernels_and_without(
+    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = TrainRecipe(steps=4, lr=1e-3, batch=4, seq_len=64, memory=memory, compute_dtype="float32")
+    folder = tiny_folder(tmp_path / "start")
+    samples = encode(tiny_tokenizer(), tiny_rows(8), 64)
+    trainers = []
+    for on in (False, True):
+        monkeypatch.setattr(kernels, "run_on", lambda device, on=on: on)
+        held = stream_in(folder, read_config(folder), recipe.master_dtype, torch.device(DEVICE))
+        optimizer = DeviceAdamW(held, recipe, dict.fromkeys(held.tensors, 1.0), 7, PLAIN)
+        assert (optimizer.kernels is not None) == on
+        network = Network(held, PLAIN, torch.float32, recipe.block_scales)
+        trainers.append(DeviceTrainer(network, optimizer, recipe, 0, print, graphs=False))
+    for step in range(2 if CUDA else 1):
+        rows = []
+        for trainer in trainers:
+            trainer.launch(step, samples[4 * step : 4 * step + 4])
+            rows += trainer.landed(0)
+        (plain, theirs), (row, facts) = rows
+        assert row.loss == pytest.approx(plain.loss, rel=1e-3)
+        assert row.grad_norm == pytest.approx(plain.grad_norm, rel=1e-3)
+        assert row.update_efficiency == pytest.approx(plain.update_efficiency, abs=0.02)
+        assert facts.whole.elements == theirs.whole.elements
+        assert facts.whole.largest == pytest.approx(theirs.whole.largest, rel=1e-2)
+    assert all(trainer.optimizer.unchanged() == [] for trainer in trainers)
+    amaxes = [torch.stack([t.float().abs().amax() for t in x.network.masters.tensors.values()]) for x in trainers]
+    order = [list(x.network.masters.tensors).index(name) for x in trainers[:1] for name in x.optimizer.names]
+    for trainer, found in zip(trainers, amaxes, strict=True):
+        assert torch.equal(trainer.optimizer.amaxes, found[order])

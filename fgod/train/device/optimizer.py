@@ -83,8 +83,6 @@ class DeviceAdamW(AdamW):
     def measure(self) -> None:
         """The largest magnitude of each tensor, of masters that were written by others than a step."""
         magnitudes = [torch.aminmax(tensor.master.weight) for tensor in self.tensors.values()]
-        if self.kernels is not None:
-            self._tell_of_kernels(self.kernels)
         self.amaxes.copy_(torch.stack([torch.maximum(-low, high).float() for low, high in magnitudes]))
 
     def _modes(self, name: str) -> Modes:
@@ -214,6 +212,8 @@ class DeviceAdamW(AdamW):
             for name, grad in self.waiting.items():
                 self._advance(self.pieces[name], grad)
             self.waiting.clear()
+        if self.kernels is not None:
+            self._tell_of_kernels(self.kernels)
         self.amaxes.copy_(torch.where(self.told[:, SQUARES] > 0, self.told[:, AMAX], self.amaxes))
 
     def _tell_of_kernels(self, fused: Fused) -> None:
