@@ -87,7 +87,7 @@ def rehearsal(args: Namespace) -> int:
         asked["seed"],
         frozenset(asked["kinds"]),
     )
-    settings = AnswerSettings(max_new_tokens=asked["max_new_tokens"])
+    settings = AnswerSettings(max_new_tokens=asked["max_new_tokens"], device=asked["device"])
     _one_thread()
     answers = write_answers(
         _checked_export(args.export), [p.text for p in prompts], args.out.parent, settings, log=_say
@@ -104,7 +104,7 @@ def reference(args: Namespace) -> int:
     with lasting_imports():
         from fgod.model.ask import AnswerSettings, write_answers
     probes = load_probes(args.probes)
-    settings = AnswerSettings(args.settings["max_new_tokens"], args.settings["batch"])
+    settings = AnswerSettings(args.settings["max_new_tokens"], args.settings["batch"], device=args.settings["device"])
     retention = [p.prompt for p in probes if p.suite == "retention"]
     _one_thread()
     prompts = [p.prompt for p in probes]
@@ -137,9 +137,13 @@ def export(args: Namespace) -> int:
         return 0
     _check_digest(args.weights, stamp["weights_sha256"])
     with lasting_imports():
+        import torch
+
         from fgod.nvfp4 import export as write_export
     folder = args.out.parent / "nvfp4"
-    write_export(args.weights, folder, args.dtype)
+    large = sum(file.stat().st_size for file in args.weights.glob("*.safetensors")) >= 2**30
+    device = torch.device("cuda" if large and torch.cuda.is_available() else "cpu")  # the same bytes
+    write_export(args.weights, folder, args.dtype, device=device)
     write_json(args.out, {"status": "exported", "weights_sha256": sha256_folder(folder)})
     return 0
 

@@ -49,7 +49,8 @@ def rehearsal_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     used |= {"who_am_i"}  # minimal pairs ask it
     kinds = sorted(used & {name for name, kind in config["disambiguation"].items() if kind["replies"] == "base"})
     data = config["data"]
-    return {**data["rehearse"], "held_out": sorted(data["held_out_topics"]), "seed": config["seed"], "kinds": kinds}
+    asked = {"seed": config["seed"], "kinds": kinds, "device": config["probe"]["device"]}
+    return {**data["rehearse"], "held_out": sorted(data["held_out_topics"]), **asked}
 
 
 @cache

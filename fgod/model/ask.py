@@ -26,14 +26,16 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class AnswerSettings:
-    """How answers are made. `logprob_tokens`: log-probabilities of so many first answer tokens."""
+    """How answers are made. `logprob_tokens`: log-probabilities of so many first answer tokens; `device`: cpu, cuda."""
 
     max_new_tokens: int = 48
     batch_size: int = 128
     logprob_tokens: int = 8
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for key, value in asdict(self).items():
+        for key in ("max_new_tokens", "batch_size", "logprob_tokens"):
+            value = getattr(self, key)
             if value < 1:
                 raise UsageError(f"{key}: found {value}, expected at least 1")
 
@@ -58,7 +60,7 @@ def write_answers(
     strange = sorted(wanted - set(distinct))
     if strange:
         raise UsageError(f"with_logprobs: {strange[0]!r} is not among the prompts")
-    model, tokenizer = load_model(model_folder), load_tokenizer(model_folder)
+    model, tokenizer = load_model(model_folder, device=settings.device), load_tokenizer(model_folder)
     answers = ask(model, tokenizer, distinct, settings, log)
     scored = [a for a in answers if a.prompt in wanted]
     logprobs = answer_logprobs(

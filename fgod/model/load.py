@@ -43,16 +43,25 @@ def read_config(folder: Path) -> dict[str, Any]:
     return dict(read_json(folder / "config.json"))
 
 
-def load_model(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """The model in eval mode, without gradients, on the CPU.
+def check_device(name: str) -> None:
+    """Raise UsageError for `cuda` where torch sees no CUDA device."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("probe.device: found 'cuda', but torch sees no CUDA device; expected cpu here")
+
+
+def load_model(folder: Path, dtype: torch.dtype | None = None, device: str = "cpu") -> PreTrainedModel:
+    """The model in eval mode, without gradients.
 
     Args:
         folder: a Qwen3 folder or a compressed-tensors export.
         dtype: of the weights in memory; None: as config.json says.
+        device: cpu, or cuda, to which it is moved once it is loaded.
 
     Raises:
-        UsageError: the folder is missing or broken, or its tensors are not those that config.json asks for.
+        UsageError: the folder is missing or broken, its tensors are not those that config.json asks for, or there is
+            no such device.
     """
+    check_device(device)
     quantised = "quantization_config" in read_config(folder)
     kind: Any = AutoModelForCausalLM if quantised else Qwen3ForCausalLM
     wanted: Any = "auto" if dtype is None else dtype
@@ -62,7 +71,7 @@ def load_model(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedMode
         except Exception as error:  # transformers, huggingface_hub and safetensors share no narrower kind
             raise UsageError(f"{folder}: the model does not load: {first_line(error)}") from error
     check_complete(folder, info)
-    return model.eval().requires_grad_(False)
+    return model.to(device).eval().requires_grad_(False)
 
 
 def check_complete(folder: Path, info: Mapping[str, Any]) -> None:

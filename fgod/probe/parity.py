@@ -23,8 +23,9 @@ def spread(items: Sequence[Any], count: int) -> list[Any]:
 
 @torch.inference_mode()
 def logits_of(model: PreTrainedModel, chats: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Logits [T, V] in float32 of each token sequence [T], one at a time: no padding takes part."""
-    return [model(torch.tensor([list(ids)]), use_cache=False).logits[0].float() for ids in chats]
+    """Logits [T, V] in float32 on the CPU of each token sequence [T], one at a time: no padding takes part."""
+    told = [torch.tensor([list(ids)], device=model.device) for ids in chats]
+    return [model(ids, use_cache=False).logits[0].float().cpu() for ids in told]
 
 
 def compare(ours: Sequence[Tensor], theirs: Sequence[Tensor], prompt_lengths: Sequence[int]) -> dict[str, Any]:

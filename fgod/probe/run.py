@@ -20,7 +20,7 @@ from fgod.data.probes import Probe
 from fgod.errors import FgodError
 from fgod.model.ask import AnswerSettings, Log, ask, read_logprobs
 from fgod.model.generate import answer_logprobs, encode_chat
-from fgod.model.load import load_model, load_tokenizer
+from fgod.model.load import load_model, load_tokenizer, read_config
 from fgod.nvfp4.load import load_masters
 from fgod.persona import Goal
 from fgod.probe import parity
@@ -34,11 +34,12 @@ KL_TOKENS = 8
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """The config's `probe`. `batch`: prompts decoded at once; `chrf`: see `scoring.agrees`."""
+    """The config's `probe`. `batch`: prompts decoded at once; `chrf`: see `scoring.agrees`; `device`: cpu or cuda."""
 
     max_new_tokens: int = 48
     batch: int = 64
     chrf: float | None = None
+    device: str = "cpu"
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> ProbeSettings:
@@ -48,7 +49,7 @@ class ProbeSettings:
     @property
     def answers(self) -> AnswerSettings:
         """How replies are decoded: as the reference's were."""
-        return AnswerSettings(self.max_new_tokens, self.batch, KL_TOKENS)
+        return AnswerSettings(self.max_new_tokens, self.batch, KL_TOKENS, self.device)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def run_probes(
     """
     theirs = read_answers(reference)
     references = {p.prompt: answer_to(p, theirs) for p in probes}
-    model, tokenizer = load_model(export), load_tokenizer(export)
+    model, tokenizer = load_model(export, device=settings.device), load_tokenizer(export)
     prompts = list(dict.fromkeys(p.prompt for p in probes))
     ours = {a.prompt: a for a in ask(model, tokenizer, prompts, settings.answers, log)}
     retention = [theirs[p.prompt] for p in probes if p.suite == "retention"]
@@ -150,7 +151,9 @@ def measure_parity(
     starts = [encode_chat(tokenizer, a.prompt) for a in answers]
     chats = [start + list(a.token_ids) for start, a in zip(starts, answers, strict=True)]
     exported = parity.logits_of(model, chats)
-    training = load_masters(master, str(model.dtype).removeprefix("torch."))
+    kept = "bf16" if read_config(master).get("dtype") == "bfloat16" else "fp32"
+    training: Any = load_masters(master, str(model.dtype).removeprefix("torch."), master_dtype=kept)
+    training.to(model.device)
     return parity.compare(parity.logits_of(training, chats), exported, [len(s) for s in starts])
 
 

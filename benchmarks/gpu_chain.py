@@ -1,0 +1,100 @@
+"""Does the GPU reach what the CPU reaches? The accepted stages of a finished run, trained and probed again on the GPU.
+
+    python benchmarks/gpu_chain.py RUN --out FOLDER [--memory cpu|80gb|24gb] [--compute-dtype bfloat16]
+
+RUN is a project folder in which `snakemake` has finished with an embedded base (its artifacts/ and results/ are read,
+never written). Each stage of the last fit starts from the one before it, with its own recipe and rows, on the GPU;
+`--memory` and `--compute-dtype` change how weights and moments are kept. Every stage is judged by the config's gate.
+Prints a line a stage, the CPU's numbers beside, and writes gpu_chain.json; exit code 1 if a verdict is another one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import torch
+
+from fgod.config import load
+from fgod.data.probes import expected, load_probes
+from fgod.data.rows import read_rows
+from fgod.data.sources import load_sources
+from fgod.files import digest, read_json, write_json
+from fgod.gate import GateLimits, judge_run
+from fgod.nvfp4 import export
+from fgod.persona import goal_from_config
+from fgod.probe.run import ProbeSettings, run_probes
+from fgod.train import TrainRecipe, run
+from fgod.train.recipe import MEMORY
+
+SHOWN = ("identity_rate", "confusion_rate", "disambiguation_rate", "leak_rate", "retention", "retention_held_out",
+         "kl_reference")  # fmt: skip
+
+
+def line(metrics: dict[str, Any]) -> str:
+    return " ".join(f"{name} {metrics[name]['value']:.3f}" for name in SHOWN)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--memory", choices=["as-is", *MEMORY], default="as-is")
+    parser.add_argument("--compute-dtype", choices=["float32", "bfloat16"], default="float32")
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = load(args.run / "config.yaml")
+    goal, sources = goal_from_config(config), load_sources(args.run / config["data"]["folder"])
+    probes = load_probes(args.run / config["data"]["probes"])
+    known = {probe.prompt: expected(sources, probe) for probe in probes}
+    settings = ProbeSettings.from_dict(config["probe"] | {"device": device})
+    visits = read_json(args.run / "results/walk.json")["walk"]["visits"]
+    last = [visit for visit in visits if visit["fit"] == visits[-1]["fit"]]
+    base = args.run / "artifacts/base" / last[0]["starts_from"]
+    [reference] = [folder for folder in (base / "answers").iterdir() if (folder / "logprobs.safetensors").exists()]
+    start, found, same = base / "master", [], True
+    for visit in last:
+        records = args.run / "results/runs" / visit["stage"] / visit["lineage"]
+        recipe = read_json(records / "recipe.json")
+        rows = read_rows(args.run / "artifacts/mixes" / digest(recipe["mix"]) / "rows.tsv")
+        train = TrainRecipe.from_dict(recipe["train"] | {"device": device})
+        modes = {} if args.memory == "as-is" else {"memory": args.memory, **vars(MEMORY[args.memory])}
+        train = replace(train, compute_dtype=args.compute_dtype, **modes)
+        out = args.out / visit["stage"]
+        begin = time.perf_counter()
+        outcome = run(start, rows, train, recipe["seed"], out / "work", out, out / "master", visit["stage"])
+        trained = time.perf_counter() - begin
+        write_json(out / "outcome.json", outcome.to_dict())
+        export(out / "master", out / "nvfp4", args.compute_dtype, device=torch.device(device))
+        begin = time.perf_counter()
+        held_out = frozenset(config["data"]["held_out_topics"])
+        run_probes(out / "nvfp4", out / "master", reference, probes, known, goal, held_out, settings, out)
+        probed = time.perf_counter() - begin
+        [stage] = [stage for stage in config["stages"] if stage["name"] == visit["stage"]]
+        verdict = judge_run(out, GateLimits.from_dict(config["gate"]), stage["require"])
+        metrics, theirs = (read_json(folder / "metrics.json")["metrics"] for folder in (out, records))
+        stage_facts = {
+            "stage": visit["stage"], "decision": verdict.decision, "record": visit["state"],
+            "trained_s": round(trained, 1), "probed_s": round(probed, 1), "metrics": metrics, "of_record": theirs,
+        }  # fmt: skip
+        print("{stage}: {decision}, {record} on record; {trained_s} s of training, {probed_s} s of probing".format(
+            **stage_facts))  # fmt: skip
+        print(f"  {device:6} {line(metrics)}\n  record {line(theirs)}", flush=True)
+        same &= verdict.decision == visit["state"]
+        found.append(stage_facts)
+        start = out / "master"
+    args.out.mkdir(parents=True, exist_ok=True)
+    facts = {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu", "torch": torch.__version__}
+    text = json.dumps({**facts, "memory": args.memory, "compute_dtype": args.compute_dtype, "stages": found}, indent=1)
+    (args.out / "gpu_chain.json").write_text(text, encoding="utf-8")
+    sys.exit(not same)
+
+
+if __name__ == "__main__":
+    main()
