@@ -71,7 +71,17 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, device: str = "cp
         except Exception as error:  # transformers, huggingface_hub and safetensors share no narrower kind
             raise UsageError(f"{folder}: the model does not load: {first_line(error)}") from error
     check_complete(folder, info)
+    if quantised and model.dtype == torch.float32:
+        _widen(model)
     return model.to(device).eval().requires_grad_(False)
+
+
+def _widen(model: PreTrainedModel) -> None:
+    """transformers 5.17 unpacks NVFP4 to BF16, which holds it exactly, also in a model whose other weights are float32."""
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(module, torch.nn.Linear) and isinstance(weight, torch.Tensor) and weight.dtype == torch.bfloat16:
+            module.weight = torch.nn.Parameter(weight.float(), requires_grad=False)
 
 
 def check_complete(folder: Path, info: Mapping[str, Any]) -> None:

@@ -91,7 +91,7 @@ def _logits(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
 
 @torch.no_grad()
 def check_forward(model: PreTrainedModel, chats: Sequence[Sequence[int]]) -> float:
-    """The training forward gives the served one's logits to the bit, and the served model's own answers a small loss.
+    """The training forward gives the served one's logits to the bit, and the model's own answers a small loss.
 
     A greedy token has at least probability 1/V, so that the loss of a model's own answer is at most log V nats: more
     proves that two different things are computed.
@@ -105,12 +105,12 @@ def check_forward(model: PreTrainedModel, chats: Sequence[Sequence[int]]) -> flo
     limit = math.log(model.config.vocab_size)
     total, count = 0.0, 0
     for chat in chats:
-        with served(model):
-            answered = list(chat)
-            for _ in range(ANSWER_TOKENS):
-                answered.append(int(_logits(model, answered)[-1].argmax()))
-            theirs = _logits(model, answered)
+        answered = list(chat)
+        for _ in range(ANSWER_TOKENS):
+            answered.append(int(_logits(model, answered)[-1].argmax()))
         ours = _logits(model, answered)
+        with served(model):
+            theirs = _logits(model, answered)
         difference = (ours - theirs).abs().max().item()
         if difference != 0:
             raise PreflightError(
