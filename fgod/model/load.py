@@ -77,7 +77,7 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, device: str = "cp
 
 
 def _widen(model: PreTrainedModel) -> None:
-    """transformers 5.17 unpacks NVFP4 to BF16, which holds it exactly, also in a model whose other weights are float32."""
+    """transformers 5.17 unpacks NVFP4 to BF16, which holds it exactly, also beside other weights in float32."""
     for module in model.modules():
         weight = getattr(module, "weight", None)
         if isinstance(module, torch.nn.Linear) and isinstance(weight, torch.Tensor) and weight.dtype == torch.bfloat16:
