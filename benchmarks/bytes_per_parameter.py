@@ -170,8 +170,8 @@ def measure(config: Qwen3Config, name: str, changes: dict[str, Any], tokens: int
         f"{name}\n  {count:,} parameters; bytes a parameter:\n"
         f"  between steps           {resident / count:.4f}\n"
         f"  widest moment           {said(widest, count)}\n"
-        f"  without gradients and activations {besides(widest) / count:.4f}, at any moment {besides(rest) / count:.4f}, "
-        f"which was at {said(rest, count)}\n"
+        f"  without gradients and activations {besides(widest) / count:.4f}; at any moment at most "
+        f"{besides(rest) / count:.4f}, at {said(rest, count)}\n"
         f"  predicted {predicted / count:.4f}, measured / predicted {sum(widest.values()) / predicted:.3f}",
         flush=True,
     )

@@ -128,7 +128,7 @@ def fed(folder: Path, grads: list[list[Tensor]], make: Maker, device: str) -> li
 def same_gradients(
     folder: Path, grads: list[list[Tensor]], makers: Mapping[str, Maker], device: str, lr: float
 ) -> None:
-    """torch's AdamW and ours, float32, on the same gradients. A weight near zero is rounded as its update of `lr` is."""
+    """torch's AdamW and ours, float32, on the same gradients. A weight near zero is rounded as `lr` is."""
     theirs, ours = (fed(folder, grads, make, device) for make in makers.values())
     went = (theirs[-1] - vector(load_masters(folder).to(device))).norm()
     for step in (0, len(grads) - 1):

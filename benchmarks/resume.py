@@ -23,6 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fgod.data.rows import write_rows
 from fgod.guard.phases import read_phase
 from fgod.train import TrainRecipe, checkpoint
@@ -45,6 +46,10 @@ def newest(folder: Path) -> int:
     return max((int(f.name[-8:]) for f in checkpoint.folders(folder / "work")), default=0)
 
 
+def half_written(folder: Path) -> set[Path]:
+    return set((folder / "work").glob(".checkpoint-*.tmp"))
+
+
 def outcome(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "outcome.json").read_text()))
 
@@ -65,7 +70,8 @@ def main() -> None:
         subprocess.run(command(whole, start, recipe), check=True, **environment)
         parts, kills, loading = command(cut, start, recipe), 0, 0.0
         while kills < args.kills:
-            begin = time.monotonic()
+            (cut / "phase").unlink(missing_ok=True)
+            begin, left = time.monotonic(), half_written(cut)
             process = subprocess.Popen(parts, **environment)
             begun = newest(cut)
             if kills % 4 == 3:
@@ -79,7 +85,7 @@ def main() -> None:
             if process.wait() != -signal.SIGKILL:
                 break
             kills += 1
-            half = " and a checkpoint half written" if list((cut / "work").glob(".checkpoint-*.tmp")) else ""
+            half = " and a checkpoint half written" if half_written(cut) - left else ""
             after = time.monotonic() - begin
             print(
                 f"kill {kills} after {after:.1f} s: {read_phase(cut / 'phase')}, checkpoint {newest(cut)}{half}",
