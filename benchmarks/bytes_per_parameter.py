@@ -1,6 +1,6 @@
 """Count the bytes of all live tensors, by what they are, over full-parameter steps on random weights.
 
-    python benchmarks/bytes_per_parameter.py [--hidden 768 --layers 12 --mlp 3072 --vocab 32000 --tokens 64]
+    python benchmarks/bytes_per_parameter.py [--hidden 768 --layers 12 --mlp 3072 --vocab 32000 --tokens 64 --chunk 64]
 
 Not by formula: a dispatch mode sees every tensor that torch makes during two steps, and when its memory is freed. Each
 is one of
@@ -40,8 +40,8 @@ from fgod.train.storage import master_kind
 
 MODES: dict[str, dict[str, Any]] = {
     "fp32 masters and moments, stepped after backward": {"memory": "cpu"},
-    "bf16-SR, int8 m, uint8 √v, in backward": {"memory": "80gb", "step_chunk_rows": 256},
-    "bf16-SR, NVFP4 m, uint8 √v, in backward": {"memory": "24gb", "step_chunk_rows": 256},
+    "bf16-SR, int8 m, uint8 √v, in backward": {"memory": "80gb"},
+    "bf16-SR, NVFP4 m, uint8 √v, in backward": {"memory": "24gb"},
 }
 
 
@@ -131,9 +131,9 @@ def build(config: Qwen3Config, recipe: TrainRecipe) -> _Trainer:
     return _Trainer(model, AdamW(parameters, recipe, dict.fromkeys(parameters, 1.0)), recipe, 0, lambda _: None)
 
 
-def measure(config: Qwen3Config, name: str, changes: dict[str, Any], tokens: int) -> None:
+def measure(config: Qwen3Config, name: str, changes: dict[str, Any], tokens: int, chunk: int) -> None:
     """One part of the output."""
-    recipe = TrainRecipe(steps=2, lr=1e-4, batch=1, compute_dtype="bfloat16", **changes)
+    recipe = TrainRecipe(steps=2, lr=1e-4, batch=1, compute_dtype="bfloat16", step_chunk_rows=chunk, **changes)
     trainer = build(config, recipe)
     optimizer, parameters = trainer.optimizer, list(trainer.model.parameters())
     count = sum(parameter.numel() for parameter in parameters)
@@ -190,7 +190,14 @@ def said(parts: Counter[str], count: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    for key, default in (("hidden", 768), ("layers", 12), ("mlp", 3072), ("vocab", 32000), ("tokens", 64)):
+    for key, default in (
+        ("hidden", 768),
+        ("layers", 12),
+        ("mlp", 3072),
+        ("vocab", 32000),
+        ("tokens", 64),
+        ("chunk", 64),
+    ):
         parser.add_argument(f"--{key}", type=int, default=default)
     args = parser.parse_args()
     config = Qwen3Config(
@@ -205,7 +212,7 @@ def main() -> None:
         dtype=torch.float32,
     )
     for name, changes in MODES.items():
-        measure(config, name, changes, args.tokens)
+        measure(config, name, changes, args.tokens, args.chunk)
 
 
 if __name__ == "__main__":
