@@ -9,7 +9,8 @@ exported, and its reloaded export answers all probes. Lines are appended as they
 measured again. Losses and updates of the first seed's steps go to a second file.
 
 The demonstrations are made here and not in the package: `uint8-linear` and `nvfp4-linear` keep v instead of √v, so that
-a small v becomes zero. `nvfp4-rtn` packs the weights to nearest after every step; `bf16-rtn` rounds them so.
+a small v becomes zero. `nvfp4-rtn` packs the weights to nearest after every step; `bf16-rtn` rounds them so. All of it
+together (`nvfp4-rtn`, NVFP4 m, linear NVFP4 v, no clip) is the hand-written trainer.
 """
 
 from __future__ import annotations
@@ -107,6 +108,8 @@ VARIANTS = (
     Variant(master="bf16", m="int8", v="uint8", **SHIPPED),
     Variant(master="bf16", m="nvfp4", v="uint8", **SHIPPED),
     Variant(master="nvfp4-rtn", **SHIPPED),
+    *(Variant(master="nvfp4-rtn", m="nvfp4", v="nvfp4-linear", clip=None, lr=lr) for lr in (1e-5, 1e-4, 5e-4)),
+    *(Variant(master=master, lr=1e-4, steps=600) for master in ("fp32", "nvfp4-rtn")),
 )
 
 
