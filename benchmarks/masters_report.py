@@ -1,8 +1,9 @@
-"""Tables and drawings of docs/why-runs-failed.md, from what benchmarks/masters_states.py measured.
+"""Tables and drawings of the documents, from what benchmarks/masters_states.py measured.
 
-    python benchmarks/masters_report.py         # writes docs/*.svg and the tables between the document's markers
+    python benchmarks/masters_report.py         # writes docs/*.svg and the tables between the documents' markers
 
-Each number is the mean over the seeds, with the range after it where it matters.
+A rate is the mean over the seeds, with the range after it where there is one. largest |u| is the largest of all seeds;
+all other numbers are means.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 LINES, STEPS = FOLDER / "masters_states.tsv", FOLDER / "masters_states_steps.tsv"
-DOCUMENT = FOLDER.parent / "docs" / "why-runs-failed.md"
+DOCUMENTS = FOLDER.parent / "docs"
+DOCUMENT = {"rates": "why-runs-failed.md", "second": "why-runs-failed.md", "whole": "why-runs-failed.md",
+            "formats": "training.md", "shipped": "training.md"}  # fmt: skip
+"""Of each table."""
 KEYS = ("master", "m", "v", "clip", "lr", "eps", "pull", "steps")
 PLAIN = {"eps": "1e-08", "pull": "0.0", "steps": "120"}
 
@@ -115,7 +119,7 @@ def table(found: list[Group], columns: Sequence[Column]) -> str:
 
 def tables(found: list[Group]) -> dict[str, str]:
     """By the name of its markers in the document."""
-    rates = [g for g in chosen(found, m="fp32", v="fp32", eps="1e-08") if len(g[0]["clip"])]
+    rates = chosen(found, m="fp32", v="fp32", eps="1e-08")
     rates.sort(key=lambda g: (int(g[0]["steps"]), float(g[0]["lr"])))
     wide = [g for g in chosen(found, lr="0.0005", clip="4.0", **PLAIN) if "linear" not in g[0]["v"]]
     second = [
@@ -132,19 +136,23 @@ def tables(found: list[Group]) -> dict[str, str]:
             (("steps", text, "steps"), ("lr", text, "lr"), FORMATS[0], *RESULTS, *LANDING),
         ),
         "second": table(second, (*FORMATS[1:], clip, *RESULTS, LARGEST, loss)),
+        "whole": table(
+            sorted(chosen(found, master="nvfp4-rtn", v="nvfp4-linear"), key=lambda g: float(g[0]["lr"])),
+            (("lr", text, "lr"), *RESULTS, LANDING[0], LARGEST, loss),
+        ),
         "formats": table(wide, (*FORMATS, *RESULTS, *LANDING, LARGEST, *COST)),
         "shipped": table(shipped, (*FORMATS, *RESULTS, LANDING[0], LARGEST, *COST)),
     }
 
 
-def filled(document: str, parts: dict[str, str]) -> str:
-    """The document with each table between its markers."""
-    for name, part in parts.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        if not pattern.search(document):
-            raise SystemExit(f"{DOCUMENT}: no <!-- {name} --> … <!-- /{name} -->")
-        document = pattern.sub(lambda found, part=part: f"{found[1]}{part}\n{found[2]}", document)
-    return document
+def fill(name: str, part: str) -> None:
+    """Put a table between its markers."""
+    path = DOCUMENTS / DOCUMENT[name]
+    before = path.read_text(encoding="utf-8")
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    if not pattern.search(before):
+        raise SystemExit(f"{path}: no <!-- {name} --> … <!-- /{name} -->")
+    path.write_text(pattern.sub(lambda found: f"{found[1]}{part}\n{found[2]}", before), encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------------------ drawings
@@ -261,7 +269,7 @@ def second_moment(steps: list[Row]) -> str:
             out.append(Line(name, [(a, b, b, b) for a, b in points if math.isfinite(b)]))
         return out
 
-    x = Axis("step", 1, 121)
+    x = Axis("step", 0, 120)
     panels = [
         panel(lines("largest_update"), "largest update, in learning rates", x, Axis("", 0.5, 1e6, True), 0),
         panel(lines("loss"), "training loss", x, Axis("", 0.01, 1e4, True), WIDTH),
@@ -271,9 +279,10 @@ def second_moment(steps: list[Row]) -> str:
 
 def main() -> None:
     found = groups(read(LINES))
-    (DOCUMENT.parent / "learning-rates.svg").write_text(learning_rates(found), encoding="utf-8")
-    (DOCUMENT.parent / "second-moment.svg").write_text(second_moment(read(STEPS)), encoding="utf-8")
-    DOCUMENT.write_text(filled(DOCUMENT.read_text(encoding="utf-8"), tables(found)), encoding="utf-8")
+    (DOCUMENTS / "learning-rates.svg").write_text(learning_rates(found), encoding="utf-8")
+    (DOCUMENTS / "second-moment.svg").write_text(second_moment(read(STEPS)), encoding="utf-8")
+    for name, part in tables(found).items():
+        fill(name, part)
 
 
 if __name__ == "__main__":
