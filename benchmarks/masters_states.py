@@ -36,6 +36,9 @@ from fgod.data.rows import read_rows
 from fgod.data.sources import load_sources
 from fgod.inputs import gather
 from fgod.nvfp4 import export
+from fgod.nvfp4.codec import BLOCK
+from fgod.nvfp4.folders import open_weights
+from fgod.nvfp4.names import is_quantised
 from fgod.persona import goal_from_config
 from fgod.probe.run import ProbeSettings, run_probes
 from fgod.train import TrainRecipe, codecs, run
@@ -187,6 +190,13 @@ def measure(project: Project, variant: Variant, seed: int) -> tuple[dict[str, An
     return line, told
 
 
+def median_block(base: Path) -> float:
+    """Largest weight of the median block of 16; half a step of NVFP4 is a 24th of it at least."""
+    with open_weights(base) as weights:
+        blocks = [weights.read(n).float().unflatten(1, (-1, BLOCK)) for n in weights.names if is_quantised(n)]
+    return torch.cat([block.abs().amax(-1).flatten() for block in blocks]).median().item()
+
+
 def rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.4g}")
 
@@ -233,6 +243,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     project = Project.of(args.stage)
+    largest = median_block(project.base)
+    print(f"largest weight of the median block {largest:.3f}, half a step at least {largest / 24:.4f}", flush=True)
     table = Table(args.out, COLUMNS)
     curves = Table(args.out.with_name(f"{args.out.stem}_steps.tsv"), CURVES)
     done = {tuple(row[key] for key in (*KEYS, "seed")) for row in table.rows()}
