@@ -1,7 +1,8 @@
-"""Nobody runs benchmarks after every change: at least all that they import must be there."""
+"""Nobody runs benchmarks after every change: at least all that they import is there, and documents hold their figures."""
 
 import ast
 import importlib
+import runpy
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,11 @@ def check(module: str, name: str) -> None:
         if str(error.name).split(".")[0] in ("fgod", "tests"):
             raise
         pytest.skip(f"{module}.{name} needs {error.name}")
+
+
+def test_tables_in_the_documents_are_what_was_measured() -> None:
+    report = runpy.run_path(str(FOLDER / "masters_report.py"))
+    tables = report["tables"](report["groups"](report["read"](report["LINES"])))
+    for name, table in tables.items():
+        document = (report["DOCUMENTS"] / report["DOCUMENT"][name]).read_text(encoding="utf-8")
+        assert f"<!-- {name} -->\n{table}\n<!-- /{name} -->" in document, "run python benchmarks/masters_report.py"
