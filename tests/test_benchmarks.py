@@ -1,4 +1,4 @@
-"""Nobody runs benchmarks after every change: at least all that they import is there, and documents hold their figures."""
+"""Nobody runs benchmarks after every change: what they import is there, and documents hold their figures."""
 
 import ast
 import importlib
