@@ -6,7 +6,7 @@
 
 Every variant trains from the base on one stage's rows with that stage's batch, warm-up, schedule and gradient clip, is
 exported, and its reloaded export answers all probes. Lines are appended as they come, and a line that is there is not
-measured again. Losses and updates of the first seed's steps go to a second file.
+measured again. Losses and updates of the steps that are drawn go to a second file.
 
 The demonstrations are made here and not in the package: `uint8-linear` and `nvfp4-linear` keep v instead of √v, so that
 a small v becomes zero. `nvfp4-rtn` packs the weights to nearest after every step; `bf16-rtn` rounds them so. All of it
@@ -114,6 +114,14 @@ VARIANTS = (
     *(Variant(master="nvfp4-rtn", m="nvfp4", v="nvfp4-linear", clip=None, lr=lr) for lr in (1e-5, 1e-4, 5e-4)),
     *(Variant(master=master, lr=1e-4, steps=600) for master in ("fp32", "nvfp4-rtn")),
 )
+
+DRAWN = (
+    Variant(),
+    Variant(m="int8", v="uint8", clip=None),
+    Variant(m="int8", v="uint8-linear", clip=None),
+    Variant(m="nvfp4", v="nvfp4-linear", clip=None),
+)
+"""Those whose steps are kept, of the first seed."""
 
 
 @contextmanager
@@ -253,9 +261,10 @@ def main() -> None:
             if variant.keys(seed) in done:
                 continue
             line, steps = measure(project, variant, seed)
-            if seed == 1:
+            if seed == 1 and variant in DRAWN:
                 known = {**asdict(variant), "seed": seed}
-                curves.add([{**{c: step[c] for c in CURVES if c in step}, **known} for step in steps])
+                numbers = ("loss", "update_efficiency", "largest_update")
+                curves.add([{**step, **{c: rounded(float(step[c])) for c in numbers}, **known} for step in steps])
             table.add([line])
             print({k: v for k, v in line.items() if v not in (None, "")}, flush=True)
 
