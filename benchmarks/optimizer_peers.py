@@ -8,8 +8,9 @@ many weights differ, and by how many ulps at most, after the first step and afte
 
 Then every optimizer trains from the same weights on the same batches in the same order at the same constant learning
 rate, without clipping or decay, through the same NVFP4 forward. Printed: the mean loss of the last steps, and how far
-the weights are from those of torch's AdamW in float32, relative to how far those went; mean and range over orders of
-batches. One more torch run starts from weights nudged by 1 ulp: that far apart end two trainings that mean the same.
+the weights are from those of torch's AdamW in float32, relative to how far those went, mean and range over orders of
+batches; and the largest change of any weight in one step. One more torch run starts from weights nudged by 1 ulp: that
+far apart end two trainings that mean the same.
 
 bitsandbytes keeps tensors below 4096 elements in float32, torchao too; ours keep vectors in float32. On a GPU
 (--device cuda) all of them run there.
@@ -84,14 +85,17 @@ def curve(
     device: str,
     nudge: bool = False,
     grads: list[list[Tensor]] | None = None,
-) -> tuple[list[float], Tensor]:
-    """Losses of all steps, and the float32 weights at the end as one vector; gradients go to `grads`."""
+) -> tuple[list[float], Tensor, float]:
+    """Losses of all steps, the float32 weights at the end as one vector, and the largest change of a weight in a step.
+
+    Gradients go to `grads`.
+    """
     model = load_masters(folder).to(device)
     if nudge:
         for parameter in model.parameters():
             parameter.data = torch.nextafter(parameter.data, torch.full_like(parameter.data, torch.inf))
     step = make(dict(model.named_parameters()))
-    losses = []
+    losses, largest, before = [], 0.0, vector(model)
     for batch in data:
         loss = answer_loss(model, batch) / len(batch.labels)
         loss.backward()
@@ -99,7 +103,9 @@ def curve(
             grads.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
         step()
         losses.append(loss.item())
-    return losses, vector(model)
+        after = vector(model)
+        largest, before = max(largest, (after - before).abs().max().item()), after
+    return losses, before, largest
 
 
 def vector(model: nn.Module) -> Tensor:
@@ -175,7 +181,7 @@ def main() -> None:
     exact = {first: makers[first], "fgod": makers["fgod, m fp32, √v fp32"]}
 
     begun = vector(load_masters(args.weights).to(args.device))
-    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in makers}
+    found: dict[str, list[tuple[float, ...]]] = {name: [] for name in makers}
     for seed in range(1, args.seeds + 1):
         data = [collate([samples[i] for i in chosen], 0) for chosen in batches(rows, plain, seed)]
         reference: Tensor | None = None
@@ -183,21 +189,21 @@ def main() -> None:
         for name, make in makers.items():
             keep = grads if seed == 1 and name == first else None
             try:
-                losses, weights = curve(args.weights, data, make, args.device, name == NUDGED, keep)
+                losses, weights, largest = curve(args.weights, data, make, args.device, name == NUDGED, keep)
             except Exception as error:  # a peer that cannot run here is no reason to lose the others
                 print(f"{name}: did not run: {type(error).__name__}: {str(error).splitlines()[0][:200]}", flush=True)
                 continue
             reference = weights if reference is None else reference
             apart = ((weights - reference).norm() / (reference - begun).norm()).item()
-            found[name].append((losses[0], sum(losses[-LAST:]) / LAST, apart))
+            found[name].append((losses[0], sum(losses[-LAST:]) / LAST, apart, largest / args.lr))
         if grads:
             same_gradients(args.weights, grads, exact, args.device, args.lr)
     print(f"{args.seeds} orders of batches, {args.steps} steps on {args.device}: mean (range)")
     for name, lines in found.items():
         if lines:
-            begins, ends, distances = zip(*lines, strict=True)
+            begins, ends, distances, steps = zip(*lines, strict=True)
             told = f"first loss {sum(begins) / len(begins):.4f}  last {LAST} {spread(ends, 4)}"
-            print(f"{name:38} {told}  distance {spread(distances, 3)}")
+            print(f"{name:38} {told}  distance {spread(distances, 3)}  largest step {max(steps):.1f} lr")
 
 
 if __name__ == "__main__":
