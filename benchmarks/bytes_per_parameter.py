@@ -1,15 +1,27 @@
-"""Count the bytes of all live tensors at the widest moment of full-parameter steps, on random weights.
+"""Count the bytes of all live tensors, by what they are, over full-parameter steps on random weights.
 
-    python benchmarks/bytes_per_parameter.py [--hidden 768 --layers 12 --mlp 3072 --vocab 32000 --tokens 64]
+    python benchmarks/bytes_per_parameter.py [--hidden 768 --layers 12 --mlp 3072 --vocab 32000 --tokens 64 --chunk 64]
 
-Not by formula: a dispatch mode sees every tensor that torch makes during two steps and adds up the storages that are
-alive. Printed beside it: what stays between steps, the largest gradient, and what `fgod.train.memory` predicts.
+Not by formula: a dispatch mode sees every tensor that torch makes during two steps, and when its memory is freed. Each
+is one of
+
+    masters, m, v    what stays between steps
+    gradient         became the gradient of a parameter
+    step             made while the optimizer steps a tensor: float32 copies of a chunk of rows
+    quantiser        made while weights are quantised, and the quantised weights until they are freed
+    activation       all else that forward and backward make: activations, logits, their gradients
+
+Printed: these parts at the widest moment of all; the most that there ever was besides gradients and activations; what
+`fgod.train.memory` predicts.
 """
 
 from __future__ import annotations
 
 import argparse
 import weakref
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from fgod.nvfp4 import prepare
+from fgod.nvfp4 import layers
 from fgod.train import TrainRecipe
 from fgod.train.batches import Sample
 from fgod.train.loop import _checkpoint_layers, _Trainer
@@ -28,34 +40,62 @@ from fgod.train.storage import master_kind
 
 MODES: dict[str, dict[str, Any]] = {
     "fp32 masters and moments, stepped after backward": {"memory": "cpu"},
-    "bf16-SR, int8 m, uint8 √v, in backward": {"memory": "80gb", "step_chunk_rows": 256},
-    "bf16-SR, NVFP4 m, uint8 √v, in backward": {"memory": "24gb", "step_chunk_rows": 256},
+    "bf16-SR, int8 m, uint8 √v, in backward": {"memory": "80gb"},
+    "bf16-SR, NVFP4 m, uint8 √v, in backward": {"memory": "24gb"},
 }
 
 
-class LiveBytes(TorchDispatchMode):
-    """Bytes of storages that are alive, and the most there ever were."""
+PASSING = frozenset(("gradient", "activation"))
 
-    def __init__(self, known: list[Tensor]) -> None:
+
+@dataclass
+class Memory:
+    """A storage: its size, and what it is, which may turn out later (a gradient)."""
+
+    size: int
+    what: str
+
+
+class LiveBytes(TorchDispatchMode):
+    """Keeps a log of every storage's beginning and end. `activity`: what a new one is."""
+
+    def __init__(self, known: Mapping[str, Sequence[Tensor]]) -> None:
         super().__init__()
-        self.live = self.most = 0
-        self.seen: set[int] = set()
-        for tensor in known:
-            self.note(tensor)
+        self.log: list[tuple[int, Memory]] = []
+        self.alive: dict[int, Memory] = {}
+        for self.activity, tensors in known.items():
+            for tensor in tensors:
+                self.note(tensor)
+        self.activity = "activation"
 
     def note(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key in self.seen or tensor.device.type == "meta":
+        if key in self.alive or tensor.device.type == "meta":
             return
-        self.seen.add(key)
-        self.live += storage.nbytes()
-        self.most = max(self.most, self.live)
-        weakref.finalize(storage, self.forget, key, storage.nbytes())
+        memory = self.alive[key] = Memory(storage.nbytes(), self.activity)
+        self.log.append((memory.size, memory))
+        weakref.finalize(storage, self.forget, key, memory)
 
-    def forget(self, key: int, size: int) -> None:
-        self.seen.discard(key)
-        self.live -= size
+    def forget(self, key: int, memory: Memory) -> None:
+        self.alive.pop(key, None)
+        self.log.append((-memory.size, memory))
+
+    def is_gradient(self, parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            self.alive[parameter.grad.untyped_storage()._cdata].what = "gradient"
+
+    def during(self, function: Callable[..., Any], activity: str) -> Callable[..., Any]:
+        """The function, so that what it makes is of that kind."""
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            before, self.activity = self.activity, activity
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.activity = before
+
+        return wrapped
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -63,6 +103,17 @@ class LiveBytes(TorchDispatchMode):
             if isinstance(leaf, Tensor):
                 self.note(leaf)
         return out
+
+    def widest(self, but: frozenset[str] = frozenset()) -> Counter[str]:
+        """Bytes by kind at the moment when those that are not in `but` were most together."""
+        now: Counter[str] = Counter()
+        most, found = -1, now
+        for change, memory in self.log:
+            now[memory.what] += change
+            total = sum(size for what, size in now.items() if what not in but)
+            if total > most:
+                most, found = total, now.copy()
+        return found
 
 
 def build(config: Qwen3Config, recipe: TrainRecipe) -> _Trainer:
@@ -73,42 +124,80 @@ def build(config: Qwen3Config, recipe: TrainRecipe) -> _Trainer:
         if parameter.ndim > 1:
             parameter.data.normal_(0, 0.02, generator=generator)
         parameter.data = parameter.data.to(master_kind(recipe.master_dtype, parameter.shape).dtype)
-    prepare(model, torch.bfloat16, keep_quantised=not recipe.step_in_backward)
+    layers.prepare(model, torch.bfloat16, keep_quantised=not recipe.step_in_backward)
     if recipe.activation_checkpointing:
         _checkpoint_layers(model)
     parameters = dict(model.named_parameters())
     return _Trainer(model, AdamW(parameters, recipe, dict.fromkeys(parameters, 1.0)), recipe, 0, lambda _: None)
 
 
-def measure(config: Qwen3Config, name: str, changes: dict[str, Any], tokens: int) -> None:
-    """One line of the table."""
-    recipe = TrainRecipe(steps=2, lr=1e-4, batch=1, compute_dtype="bfloat16", **changes)
+def measure(config: Qwen3Config, name: str, changes: dict[str, Any], tokens: int, chunk: int) -> None:
+    """One part of the output."""
+    recipe = TrainRecipe(steps=2, lr=1e-4, batch=1, compute_dtype="bfloat16", step_chunk_rows=chunk, **changes)
     trainer = build(config, recipe)
-    optimizer = trainer.optimizer
-    states = [t for tensor in optimizer.tensors.values() for part in (tensor.m, tensor.v) for t in part.tensors]
-    parameters = [parameter.data for parameter in trainer.model.parameters()]
+    optimizer, parameters = trainer.optimizer, list(trainer.model.parameters())
     count = sum(parameter.numel() for parameter in parameters)
+    tensors = optimizer.tensors.values()
+    known = {
+        "masters": [parameter.data for parameter in parameters],
+        "m": [part for tensor in tensors for part in tensor.m.tensors],
+        "v": [part for tensor in tensors for part in tensor.v.tensors],
+        "buffers": list(trainer.model.buffers()),
+    }
+    live = LiveBytes(known)
     sample = Sample(tuple(range(10, 10 + tokens)), tokens // 2)
-    with LiveBytes([*parameters, *states, *trainer.model.buffers()]) as bytes_alive:
-        for step in range(2):
-            trainer.step(step, [sample])
-        widest = bytes_alive.most
-    resident = sum(t.untyped_storage().nbytes() for t in (*parameters, *states))
-    held = recipe.step_in_backward
-    gradient = (max if held else sum)(p.numel() * (p.element_size() if held else 4) for p in parameters)
-    predicted = predict(config.to_dict(), recipe, tokens - 1, tokens - tokens // 2)
+    before = layers._quantised, layers.shared_global_scale, AdamW._step_tensor
+    try:
+        layers._quantised = live.during(before[0], "quantiser")
+        layers.shared_global_scale = live.during(before[1], "quantiser")
+        stepping = live.during(before[2], "step")
+
+        def step_tensor(self: AdamW, tensor: Any, scale: float) -> None:
+            live.is_gradient(tensor.parameter)
+            stepping(self, tensor, scale)
+
+        AdamW._step_tensor = step_tensor  # type: ignore[method-assign]
+        with live:
+            for step in range(2):
+                trainer.step(step, [sample])
+    finally:
+        layers._quantised, layers.shared_global_scale, AdamW._step_tensor = before  # type: ignore[method-assign]
+
+    resident = sum(t.untyped_storage().nbytes() for part in ("masters", "m", "v") for t in known[part])
+    widest, rest = live.widest(), live.widest(PASSING)
+    predicted = predict(config.to_dict(), recipe, tokens - 1, tokens - tokens // 2).total
     print(
-        f"{name}\n  parameters {count:,}; between steps {resident / count:.4f} bytes a parameter; widest moment "
-        f"{widest / count:.4f}\n  widest less gradients ({gradient / count:.4f}): {(widest - gradient) / count:.4f}; "
-        f"of that activations and temporaries {(widest - gradient - resident) / count:.4f}\n"
-        f"  predicted {predicted.total / count:.4f}, measured / predicted {widest / predicted.total:.3f}",
+        f"{name}\n  {count:,} parameters; bytes a parameter:\n"
+        f"  between steps           {resident / count:.4f}\n"
+        f"  widest moment           {said(widest, count)}\n"
+        f"  without gradients and activations {besides(widest) / count:.4f}; at any moment at most "
+        f"{besides(rest) / count:.4f}, at {said(rest, count)}\n"
+        f"  predicted {predicted / count:.4f}, measured / predicted {sum(widest.values()) / predicted:.3f}",
         flush=True,
     )
 
 
+def besides(parts: Counter[str]) -> int:
+    """Bytes without gradients and activations."""
+    return sum(size for what, size in parts.items() if what not in PASSING)
+
+
+def said(parts: Counter[str], count: int) -> str:
+    """Sum and parts in bytes a parameter."""
+    listed = ", ".join(f"{what} {size / count:.4f}" for what, size in parts.items() if size)
+    return f"{sum(parts.values()) / count:.4f} ({listed})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    for key, default in (("hidden", 768), ("layers", 12), ("mlp", 3072), ("vocab", 32000), ("tokens", 64)):
+    for key, default in (
+        ("hidden", 768),
+        ("layers", 12),
+        ("mlp", 3072),
+        ("vocab", 32000),
+        ("tokens", 64),
+        ("chunk", 64),
+    ):
         parser.add_argument(f"--{key}", type=int, default=default)
     args = parser.parse_args()
     config = Qwen3Config(
@@ -123,7 +212,7 @@ def main() -> None:
         dtype=torch.float32,
     )
     for name, changes in MODES.items():
-        measure(config, name, changes, args.tokens)
+        measure(config, name, changes, args.tokens, args.chunk)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """Masters × moments on the embedded base, with the two ways in which hand-written trainers fail.
 
     snakemake                                   # once: the base, its answers, and the mix of the stage below
-    python benchmarks/masters_states.py [--stage C-disambiguate --steps 120 --seeds 3]
+    python benchmarks/masters_states.py [--stage C-disambiguate --seeds 3]
+    python benchmarks/masters_report.py         # the tables and drawings of docs/why-runs-failed.md
 
-Every variant trains from the base on one stage's rows, is exported, and its reloaded export answers all probes. Lines
-are appended as they come, and a line that is there is not measured again.
+Every variant trains from the base on one stage's rows with that stage's batch, warm-up, schedule and gradient clip, is
+exported, and its reloaded export answers all probes. Lines are appended as they come, and a line that is there is not
+measured again. Losses and updates of the steps that are drawn go to a second file.
 
-The demonstrations are made here and not in the package: `uint8-linear` and `nvfp4-linear` keep v instead of √v, without
-the clip of |u|; `nvfp4-rtn` packs the weights to nearest after every step.
+The demonstrations are made here and not in the package: `uint8-linear` and `nvfp4-linear` keep v instead of √v, so that
+a small v becomes zero. `nvfp4-rtn` packs the weights to nearest after every step; `bf16-rtn` rounds them so. All of it
+together (`nvfp4-rtn`, NVFP4 m, linear NVFP4 v, no clip) is the hand-written trainer.
 """
 
 from __future__ import annotations
@@ -17,9 +20,9 @@ import csv
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,9 @@ from fgod.data.rows import read_rows
 from fgod.data.sources import load_sources
 from fgod.inputs import gather
 from fgod.nvfp4 import export
+from fgod.nvfp4.codec import BLOCK
+from fgod.nvfp4.folders import open_weights
+from fgod.nvfp4.names import is_quantised
 from fgod.persona import goal_from_config
 from fgod.probe.run import ProbeSettings, run_probes
 from fgod.train import TrainRecipe, codecs, run
@@ -40,8 +46,10 @@ from fgod.train.memory import predict, shapes
 from fgod.train.storage import V_KINDS, Int8Moment, Nvfp4Moment
 
 METRICS = ("identity_rate", "disambiguation_rate", "confusion_rate", "retention", "kl_reference", "leak_rate")
-COLUMNS = ("master", "m", "v", "clip", "lr", "seed", "status", *METRICS, "efficiency", "noise", "largest_update",
-           "bytes_per_parameter", "last_loss", "train_seconds", "reason")  # fmt: skip
+KEYS = ("master", "m", "v", "clip", "lr", "eps", "pull", "steps")
+COLUMNS = (*KEYS, "seed", "status", *METRICS, "efficiency", "noise", "largest_update", "clamped_share",
+           "bytes_per_parameter", "last_loss", "cpu_seconds", "reason")  # fmt: skip
+CURVES = (*KEYS, "seed", "step", "loss", "update_efficiency", "largest_update")
 
 
 class LinearUint8(Int8Moment):
@@ -62,34 +70,58 @@ LINEAR = {"uint8-linear": ("uint8", LinearUint8), "nvfp4-linear": ("nvfp4", Line
 
 @dataclass(frozen=True)
 class Variant:
-    """One line of the table, before its seed."""
+    """One line of the table, before its seed. The defaults are AdamW as everybody writes it."""
 
     master: str = "fp32"
     m: str = "fp32"
     v: str = "fp32"
-    lr: float = 5e-4
     clip: float | None = 4.0
+    lr: float = 5e-4
+    eps: float = 1e-8
+    pull: float = 0.0
+    steps: int = 120
 
+    def keys(self, seed: int) -> tuple[str, ...]:
+        """What a line is known by, as it is written."""
+        return (*(str(value) for value in asdict(self).values()), str(seed))
+
+
+SHIPPED = {"lr": 3e-3, "eps": 1e-3, "pull": 4.0, "steps": 200}
+"""The stage C-disambiguate of config.yaml."""
 
 VARIANTS = (
     Variant(),
-    Variant(master="bf16"),
-    Variant(master="bf16", m="int8", v="uint8"),
     Variant(master="nvfp4-rtn"),
     Variant(m="int8", v="uint8-linear", clip=None),
-    Variant(master="bf16", m="nvfp4", v="uint8"),
-    Variant(master="bf16-rtn"),
     Variant(m="nvfp4", v="nvfp4-linear", clip=None),
-    Variant(master="nvfp4"),
+    Variant(master="bf16"),
+    Variant(master="bf16", m="int8", v="uint8"),
+    Variant(master="bf16", m="nvfp4", v="uint8"),
     Variant(master="bf16", m="nvfp4", v="nvfp4"),
+    Variant(master="bf16-rtn"),
+    Variant(master="nvfp4"),
     Variant(master="nvfp4", m="nvfp4", v="nvfp4"),
     Variant(m="int8", v="uint8"),
+    Variant(m="int8", v="uint8", clip=None),
+    Variant(m="int8", v="uint8-linear"),
     Variant(m="bf16", v="bf16"),
-    Variant(lr=1e-4),
-    Variant(master="bf16", lr=1e-4),
-    Variant(master="bf16-rtn", lr=1e-4),
-    Variant(master="nvfp4-rtn", lr=1e-4),
+    *(Variant(master=master, lr=1e-4) for master in ("fp32", "bf16", "bf16-rtn", "nvfp4-rtn")),
+    *(Variant(master=master, lr=lr) for lr in (1e-3, 3e-3, 1e-2) for master in ("fp32", "nvfp4-rtn")),
+    Variant(**SHIPPED),
+    Variant(master="bf16", m="int8", v="uint8", **SHIPPED),
+    Variant(master="bf16", m="nvfp4", v="uint8", **SHIPPED),
+    Variant(master="nvfp4-rtn", **SHIPPED),
+    *(Variant(master="nvfp4-rtn", m="nvfp4", v="nvfp4-linear", clip=None, lr=lr) for lr in (1e-5, 1e-4, 5e-4)),
+    *(Variant(master=master, lr=1e-4, steps=600) for master in ("fp32", "nvfp4-rtn")),
 )
+
+DRAWN = (
+    Variant(),
+    Variant(m="int8", v="uint8", clip=None),
+    Variant(m="int8", v="uint8-linear", clip=None),
+    Variant(m="nvfp4", v="nvfp4-linear", clip=None),
+)
+"""Those whose steps are kept, of the first seed."""
 
 
 @contextmanager
@@ -127,41 +159,50 @@ class Project:
         return cls(config, base / "master", rows, references[0], json.loads(found.recipe)["train"])
 
 
-def measure(project: Project, variant: Variant, seed: int, steps: int) -> dict[str, Any]:
-    """Train, export, probe."""
-    changes = {"steps": steps, "lr": variant.lr, "pull": 0.0, "update_clip": variant.clip}
+def measure(project: Project, variant: Variant, seed: int) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """Train, export, probe. Returns a line of the table, and of each step what train.tsv says."""
+    changes = {"steps": variant.steps, "lr": variant.lr, "eps": variant.eps, "pull": variant.pull}
     known = {key: value for key, value in project.train.items() if key in TrainRecipe.__dataclass_fields__}
     with linear_v(variant.v) as v, tempfile.TemporaryDirectory() as scratch:
-        modes = {"master_dtype": variant.master, "m_dtype": variant.m, "v_dtype": v}
+        modes = {"master_dtype": variant.master, "m_dtype": variant.m, "v_dtype": v, "update_clip": variant.clip}
         recipe = replace(TrainRecipe.from_dict(known), **changes, **modes, min_update_efficiency=None)
         folder = Path(scratch)
-        begin = time.perf_counter()
+        begin = time.process_time()
         outcome = run(project.base, read_rows(project.rows), recipe, seed, folder / "work", folder, folder / "master")
-        seconds = time.perf_counter() - begin
+        seconds = time.process_time() - begin
         with (folder / "train.tsv").open(encoding="utf-8", newline="") as stream:
             told = list(csv.DictReader(stream, delimiter="\t"))
         metrics = probe(project, folder) if outcome.weights_sha256 else {}
         config = json.loads((project.base / "config.json").read_text())
         states = predict(config, recipe, 1, 1)
     count = sum(torch.Size(shape).numel() for shape in shapes(config, "config.json").values())
-    efficiency, noise = ([float(row[key]) for row in told if row[key]] for key in ("update_efficiency", "update_noise"))
-    return {
-        "master": variant.master,
-        "m": variant.m,
-        "v": variant.v,
-        "clip": variant.clip,
-        "lr": variant.lr,
+
+    def mean(column: str) -> float | None:
+        values = [float(row[column]) for row in told if row[column]]
+        return rounded(sum(values) / len(values) if values else None)
+
+    line = {
+        **asdict(variant),
         "seed": seed,
         "status": outcome.status,
         **{name: rounded(metrics.get(name, {}).get("value")) for name in METRICS},
-        "efficiency": rounded(sum(efficiency) / max(1, len(efficiency))),
-        "noise": rounded(sum(noise) / max(1, len(noise))),
+        "efficiency": mean("update_efficiency"),
+        "noise": mean("update_noise"),
         "largest_update": rounded(max((float(row["largest_update"]) for row in told), default=None)),
+        "clamped_share": mean("clamped_share"),
         "bytes_per_parameter": rounded((states.weights + states.m + states.v) / count),
         "last_loss": rounded(float(told[-1]["loss"]) if told else None),
-        "train_seconds": round(seconds, 1),
+        "cpu_seconds": round(seconds, 1),
         "reason": outcome.reason,
     }
+    return line, told
+
+
+def median_block(base: Path) -> float:
+    """Largest weight of the median block of 16; half a step of NVFP4 is a 24th of it at least."""
+    with open_weights(base) as weights:
+        blocks = [weights.read(n).float().unflatten(1, (-1, BLOCK)) for n in weights.names if is_quantised(n)]
+    return torch.cat([block.abs().amax(-1).flatten() for block in blocks]).median().item()
 
 
 def rounded(value: float | None) -> float | None:
@@ -182,29 +223,49 @@ def probe(project: Project, folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "metrics.json").read_text())["metrics"])
 
 
+class Table:
+    """A TSV file that lines are appended to."""
+
+    def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
+        self.path, self.columns = path, columns
+        if not path.exists():
+            path.write_text("\t".join(columns) + "\n", encoding="utf-8")
+
+    def rows(self) -> list[dict[str, str]]:
+        with self.path.open(encoding="utf-8", newline="") as stream:
+            return list(csv.DictReader(stream, delimiter="\t"))
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append the table's columns of each row; None is empty, but for `clip`, where it is a value."""
+        with self.path.open("a", encoding="utf-8") as stream:
+            for row in rows:
+                cells = ("" if row[c] is None and c != "clip" else str(row[c]) for c in self.columns)
+                stream.write("\t".join(cells) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--stage", default="C-disambiguate")
-    parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/masters_states.tsv"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     project = Project.of(args.stage)
-    done = set()
-    if args.out.exists():
-        with args.out.open(encoding="utf-8", newline="") as stream:
-            done = {tuple(row[c] for c in COLUMNS[:6]) for row in csv.DictReader(stream, delimiter="\t")}
-    else:
-        args.out.write_text("\t".join(COLUMNS) + "\n", encoding="utf-8")
+    largest = median_block(project.base)
+    print(f"largest weight of the median block {largest:.3f}, half a step at least {largest / 24:.4f}", flush=True)
+    table = Table(args.out, COLUMNS)
+    curves = Table(args.out.with_name(f"{args.out.stem}_steps.tsv"), CURVES)
+    done = {tuple(row[key] for key in (*KEYS, "seed")) for row in table.rows()}
     for seed in range(1, args.seeds + 1):
         for variant in VARIANTS:
-            key = (variant.master, variant.m, variant.v, str(variant.clip), str(variant.lr), str(seed))
-            if key in done:
+            if variant.keys(seed) in done:
                 continue
-            line = measure(project, variant, seed, args.steps)
-            with args.out.open("a", encoding="utf-8") as stream:
-                stream.write("\t".join("" if v is None and k != "clip" else str(v) for k, v in line.items()) + "\n")
+            line, steps = measure(project, variant, seed)
+            if seed == 1 and variant in DRAWN:
+                known = {**asdict(variant), "seed": seed}
+                numbers = ("loss", "update_efficiency", "largest_update")
+                curves.add([{**step, **{c: rounded(float(step[c])) for c in numbers}, **known} for step in steps])
+            table.add([line])
             print({k: v for k, v in line.items() if v not in (None, "")}, flush=True)
 
 

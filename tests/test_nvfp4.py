@@ -22,6 +22,7 @@ from fgod.nvfp4 import names
 from fgod.nvfp4.codec import (
     AMAX_MIN,
     BLOCK,
+    CHUNK,
     E2M1,
     BadScaleError,
     NonFiniteError,
@@ -36,7 +37,7 @@ from fgod.nvfp4.codec import (
     shared_global_scale,
     unpack,
 )
-from fgod.nvfp4.layers import prepare
+from fgod.nvfp4.layers import _quantised, prepare
 from tests.tiny_model import noise, tiny_model
 
 SHAPES = st.tuples(st.integers(1, 4), st.sampled_from([16, 32, 48]))
@@ -251,6 +252,14 @@ def test_gradients_pass_straight_through_to_the_master() -> None:
     x = noise((3, 48), 5)
     linear(x).sum().backward()
     assert torch.allclose(linear.weight.grad, x.sum(0).expand(32, 48))
+
+
+@pytest.mark.parametrize("block_scales", ["amax", "four-over-six"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_large_weight_is_quantised_in_chunks_to_the_same_bits(dtype: torch.dtype, block_scales: str) -> None:
+    weight = noise((1500, 112), 5) * 0.1
+    whole = fake_quantise(weight, 2.0**12, block_scales=block_scales).to(dtype)
+    assert weight.numel() > 2 * CHUNK and torch.equal(_quantised(weight, 2.0**12, dtype, block_scales), whole)
 
 
 def test_forward_uses_one_scale_for_qkv_and_follows_the_weights() -> None:

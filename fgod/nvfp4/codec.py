@@ -20,6 +20,9 @@ from fgod.errors import FgodError, UsageError
 BLOCK = 16
 """Columns that share one scale."""
 
+CHUNK = 2**16
+"""Weights that layers quantise at once on the CPU: float32 temporaries are those of a chunk, not of a whole matrix."""
+
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Magnitudes of the codes 0 to 7; codes 8 to 15 are their negatives."""
 

@@ -17,7 +17,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from fgod.errors import UsageError
 from fgod.nvfp4 import kernels, names
-from fgod.nvfp4.codec import BLOCK, fake_quantise, shared_global_scale
+from fgod.nvfp4.codec import BLOCK, CHUNK, fake_quantise, shared_global_scale
 
 
 class _QuantisedLinear(torch.autograd.Function):
@@ -58,7 +58,13 @@ def _quantised(weight: Tensor, global_scale: float | Tensor, dtype: torch.dtype,
         from fgod.nvfp4.kernels import codec as on_gpu
 
         return on_gpu.fake_quantise(weight.detach(), global_scale, dtype, block_scales)
-    return fake_quantise(weight.detach().float(), global_scale, block_scales=block_scales).to(dtype)
+    rows = max(1, CHUNK // weight.shape[1])
+    if len(weight) <= rows or weight.device.type != "cpu":
+        return fake_quantise(weight.detach().float(), global_scale, block_scales=block_scales).to(dtype)
+    out = torch.empty(weight.shape, dtype=dtype)
+    for part, into in zip(weight.detach().split(rows), out.split(rows), strict=True):
+        into.copy_(fake_quantise(part.float(), global_scale, block_scales=block_scales))
+    return out
 
 
 class Tie:

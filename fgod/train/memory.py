@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from fgod.errors import UsageError
+from fgod.nvfp4.codec import CHUNK
 from fgod.nvfp4.folders import DTYPES
 from fgod.nvfp4.names import is_quantised
 from fgod.train.recipe import TrainRecipe
@@ -33,7 +34,7 @@ _UPDATE_TEMPORARIES, _PACKED_TEMPORARIES = 3, 10
 wanted, random words and their indices."""
 
 _QUANTISE_TEMPORARIES = 4
-"""float32 copies of a weight while it is quantised: itself, quotient, binades, product."""
+"""float32 copies of a chunk of a weight while it is quantised: itself, quotient, binades, product."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def predict(
         quantised=quantised,
         activations=activations,
         logits=logits,
-        workspace=max(update, 4 * _QUANTISE_TEMPORARIES * largest_quantised),
+        workspace=max(update, 4 * _QUANTISE_TEMPORARIES * min(CHUNK, largest_quantised) + item * largest_quantised),
         process=process,
     )
 
