@@ -5,7 +5,6 @@ fgod probe --export … --reference … --probes … --out results/runs/STAGE/LI
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,8 +155,6 @@ def measure_parity(
 
 def export_record(export: Path) -> dict[str, Any]:
     """What was probed: {sha256 of the folder, bytes, files: {name: sha256}}."""
-    paths = files.folder_files(export)
-    listing = [(p.relative_to(export).as_posix(), files.sha256_file(p)) for p in paths]
-    # The definition of files.sha256_folder, without reading gigabytes twice.
-    folder = hashlib.sha256(files.canonical_json(sorted(listing)).encode()).hexdigest()
-    return {"sha256": folder, "bytes": sum(p.stat().st_size for p in paths), "files": dict(listing)}
+    listing = files.file_digests(export)
+    size = sum(path.stat().st_size for path in files.folder_files(export))
+    return {"sha256": files.sha256_listing(listing), "bytes": size, "files": listing}
