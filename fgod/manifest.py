@@ -24,7 +24,7 @@ from typing import Any
 
 import fgod
 from fgod.digests import cached_sha256_files, cached_sha256_folder
-from fgod.errors import FgodError, StorageError, Stopped
+from fgod.errors import FgodError, Stopped, StorageError
 from fgod.files import canonical_json, folder_files, write_json, write_text
 from fgod.guard.tree import read_process
 
