@@ -342,7 +342,8 @@ def _trained(args: Namespace, work: Path, kept: Path, lock: int) -> dict[str, An
     else:
         own = read_json(result_file)
     memory = {"peak_memory_mib": ended.peak_mib, "limit_mib": limits.limit_mib, "others_mib": ended.others_mib}
-    return {**own, **memory, "wall_s": round(ended.wall_s, 3)}
+    written = file_digests(kept, (kept / name for name in RECORDS))
+    return {**own, **memory, "wall_s": round(ended.wall_s, 3), "tables_sha256": written}
 
 
 def explain_memory(args: Namespace) -> int:
@@ -391,16 +392,16 @@ def probe(args: Namespace) -> int:
     from fgod.data.sources import load_sources
     from fgod.probe.harness import check_unseen
 
+    master, export = args.export.parent / "master", _checked_export(args.export)
+    _check_digest(master, args.export.parent / "trained.json")
     with lasting_imports():
         from fgod.probe.run import ProbeSettings, run_probes
     _one_thread()
     probes, sources = load_probes(args.probes), load_sources(args.sources)
     check_unseen(probes, args.rows)
     known = {p.prompt: expected(sources, p) if args.base == "embedded" else () for p in probes}
-    master = args.export.parent / "master"
-    _check_digest(master, args.export.parent / "trained.json")
     run_probes(
-        _checked_export(args.export),
+        export,
         master,
         args.reference.parent,
         probes,

@@ -187,7 +187,8 @@ class Victim:
                 return False
             os.killpg(snakemake.pid, number)
             return True
-        return any([self._sent(pid, number) for pid, named in self._here().items() if named == target])
+        hit = [pid for pid, named in self._here().items() if named == target and self._sent(pid, number)]
+        return bool(hit)
 
     @staticmethod
     def _sent(pid: int, number: signal.Signals) -> bool:

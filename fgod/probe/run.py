@@ -105,7 +105,8 @@ def run_probes(
     if master is not None:
         same = measure_parity(model, tokenizer, master, parity.spread(list(ours.values()), parity.PROMPTS))
     write_probes(out / "probes.tsv", records)
-    files.write_json(out / "metrics.json", measured(records, same, export_record(export)))
+    written = {"probes.tsv": files.sha256_file(out / "probes.tsv")}
+    files.write_json(out / "metrics.json", {**measured(records, same, export_record(export)), "tables_sha256": written})
     return records
 
 
