@@ -33,6 +33,16 @@ def heed() -> None:
         _follow(int(told))
 
 
+def heed_beside() -> None:
+    """Let the handler of SIGTERM that is set run in a thread of its own.
+
+    Snakemake's takes a lock that the code which it interrupts may hold: snakemake (9.27.1) then hangs for ever.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if callable(handler):
+        signal.signal(signal.SIGTERM, lambda *told: threading.Thread(target=handler, args=told).start())
+
+
 def _stop(number: int, frame: object) -> None:
     raise Stopped(number)
 

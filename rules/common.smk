@@ -15,7 +15,7 @@ from fgod import inputs, records, config as settings
 from fgod.chain import ACCEPTED, Chain
 from fgod.files import canonical_json, sweep
 from fgod.guard.lock import held
-from fgod.stop import VARIABLE
+from fgod.stop import VARIABLE, heed_beside
 
 # Commands are those of the Python that runs snakemake, whether or not its environment is activated, and end with it.
 shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH {VARIABLE}={os.getpid()}; ")

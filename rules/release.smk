@@ -18,6 +18,7 @@ rule promote:
 onstart:
     with settings.explained():
         ALONE.enter_context(held(records.RUNNING))
+    heed_beside()
     for done in sweep(records.ARTIFACTS, records.RESULTS):
         logger.info(done)
 

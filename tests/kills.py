@@ -34,6 +34,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
 LIFE = {"guard": 11.0, "keeper": 10.0, "trainer": 9.0, "exporter": 4.0, "prober": 9.0, "report": 1.2, "other": 0.8}
 """Seconds that each process lives, about."""
 
+ENDED_SECS = 300.0
+"""Within these snakemake ends: told by SIGTERM it waits for the command that runs; what the keeper ignores stops nobody."""
+
 START_SECS = 4.0
 """Seconds that snakemake takes until it has started a command, about."""
 
@@ -138,7 +141,9 @@ class Victim:
         snakemake = self.started()
         try:
             hit, also = self._kill(snakemake, kill)
-            snakemake.wait(timeout=300)
+            snakemake.wait(timeout=ENDED_SECS)
+        except subprocess.TimeoutExpired:
+            raise Faults(f"snakemake has not ended {ENDED_SECS:g} s after {kill}") from None
         finally:
             if snakemake.poll() is None:
                 os.killpg(snakemake.pid, signal.SIGKILL)

@@ -35,11 +35,11 @@ def test_kills_lose_nothing_and_change_nothing(mini, based):
     config, mini = mini.config, Mini(moved)
     mini.config = config
     victim = Victim(mini)
-    landed = victim.killed(Kill("snakemake", signal.SIGKILL, "trainer", 2.0))
+    landed = victim.killed(Kill("snakemake", signal.SIGKILL, "trainer", 1.0))
     assert landed.hit and landed.code == -signal.SIGKILL and landed.locked
     victim.recover("unlock")
 
-    landed = victim.killed(Kill("trainer", signal.SIGKILL, "trainer", 4.0, (signal.SIGTERM, 0.1)))
+    landed = victim.killed(Kill("trainer", signal.SIGKILL, "trainer", 2.0, (signal.SIGTERM, 0.1)))
     assert landed.hit and landed.code == 1 and not landed.locked
     assert "by SIGKILL, which the guard did not send" in landed.said
 
