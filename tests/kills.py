@@ -35,7 +35,7 @@ LIFE = {"guard": 11.0, "keeper": 10.0, "trainer": 9.0, "exporter": 4.0, "prober"
 """Seconds that each process lives, about."""
 
 ENDED_SECS = 300.0
-"""Within these snakemake ends: told by SIGTERM it waits for the command that runs; what the keeper ignores stops nobody."""
+"""Within these snakemake ends: told by SIGTERM it waits for its command, and what the keeper ignores stops nobody."""
 
 START_SECS = 4.0
 """Seconds that snakemake takes until it has started a command, about."""
@@ -351,6 +351,8 @@ class Campaign:
         seen = chosen.choice(PHASES[order[place]][0])
         target = chosen.choices([seen, "snakemake", "all"], [0.65, 0.25, 0.1])[0]
         number_of = signal.SIGINT if target == "all" else chosen.choice(SIGNALS)
+        if target == "keeper" and chosen.random() < 0.8:
+            number_of = signal.SIGKILL  # it ignores the others, and the run comes to its end
         delay = chosen.uniform(0, LIFE[seen])
         if target == "snakemake" and chosen.random() < 0.3:
             seen, delay = "snakemake", chosen.uniform(0, START_SECS)

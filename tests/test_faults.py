@@ -193,6 +193,26 @@ def test_a_command_does_not_outlive_the_snakemake_that_started_it(tmp_path):
     assert late.returncode == 1 and f"(process {outer.pid}) is gone: nothing was begun" in late.stderr
 
 
+def test_a_signal_waits_for_a_lock_instead_of_hanging():
+    """As in snakemake, whose handler of SIGTERM takes a lock that the main thread may hold."""
+    code = """
+import os, signal, threading, time
+from fgod.stop import heed_beside
+lock, told = threading.Lock(), threading.Event()
+def handler(*_):
+    with lock:
+        told.set()
+signal.signal(signal.SIGTERM, handler)
+heed_beside()
+with lock:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.1)
+print(told.wait(5))
+"""
+    ended = subprocess.run([os.sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    assert ended.stdout == "True\n", ended.stderr
+
+
 # ---------------------------------------------------------------------------------------------- weights and records
 
 

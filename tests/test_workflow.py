@@ -119,16 +119,32 @@ def test_diverged(mini):
 
 
 def test_killed_by_the_guard_then_retry(mini):
+    """Here not even the imports fit, so the refit that the rule makes is killed as well, and all is spent."""
     mini.config["guard"] = {"limit_gb": 0.05, "poll_secs": 0.05}
+    smaller = {
+        "train.micro_batch": "*0.5",
+        "train.seq_len": "*0.75",
+        "train.step_chunk_rows": 64,
+        "train.memory": "80gb",
+    }
+    mini.config["refits"] = {"max": 1, "rules": [{"when": ["killed"], "set": smaller}]}
     said = mini.snakemake(code=1)
-    assert mini.stages()[0]["decision"] == "killed" and "killed" in said
-    outcome = json.loads(next(mini.folder.glob("results/runs/A/*/outcome.json")).read_text())
-    assert outcome["status"] == "killed" and outcome["peak_memory_mib"] > 51.2 and outcome["limit_mib"] == 51.2
+    assert [(s["fit"], s["decision"]) for s in mini.stages()] == [("0", "killed"), ("1", "killed")]
+    assert "all 2 fits are spent" in said and "above the limit of 51 MiB" in said
+    outcomes = [json.loads(f.read_text()) for f in mini.folder.glob("results/runs/A/*/outcome.json")]
+    assert len(outcomes) == 2
+    for outcome in outcomes:
+        assert outcome["status"] == "killed" and outcome["peak_memory_mib"] > 51.2 and outcome["limit_mib"] == 51.2
+    refit = json.loads((mini.folder / "results/runs/A" / mini.stages()[1]["lineage"] / "recipe.json").read_text())[
+        "train"
+    ]
+    assert (refit["micro_batch"], refit["seq_len"]) == (4, 72)
+    assert (refit["step_chunk_rows"], refit["memory"]) == (64, "80gb")
     mini.config["guard"] = {"limit_gb": 8}
     assert "train" not in mini.would_run(), "a kill stays on record until it is retried"
     assert mini.run("fgod", "retry", "A").returncode == 0
     mini.snakemake()
-    assert mini.trained() == ["A", "A"] and mini.stages()[0]["decision"] == "accepted"
+    assert mini.trained() == ["A", "A", "A"] and [s["decision"] for s in mini.stages()] == ["accepted"]
 
 
 def test_a_row_of_a_users_file_is_part_of_what_uses_it(mini):
