@@ -121,13 +121,9 @@ def test_diverged(mini):
 def test_killed_by_the_guard_then_retry(mini):
     """Here not even the imports fit, so the refit that the rule makes is killed as well, and all is spent."""
     mini.config["guard"] = {"limit_gb": 0.05, "poll_secs": 0.05}
-    smaller = {
-        "train.micro_batch": "*0.5",
-        "train.seq_len": "*0.75",
-        "train.step_chunk_rows": 64,
-        "train.memory": "80gb",
-    }
-    mini.config["refits"] = {"max": 1, "rules": [{"when": ["killed"], "set": smaller}]}
+    smaller = {"micro_batch": "*0.5", "seq_len": "*0.75", "step_chunk_rows": 64, "m_dtype": "int8", "v_dtype": "uint8"}
+    rule = {"when": ["killed"], "set": {f"train.{key}": value for key, value in smaller.items()}}
+    mini.config["refits"] = {"max": 1, "rules": [rule]}
     said = mini.snakemake(code=1)
     assert [(s["fit"], s["decision"]) for s in mini.stages()] == [("0", "killed"), ("1", "killed")]
     assert "all 2 fits are spent" in said and "above the limit of 51 MiB" in said
@@ -135,11 +131,9 @@ def test_killed_by_the_guard_then_retry(mini):
     assert len(outcomes) == 2
     for outcome in outcomes:
         assert outcome["status"] == "killed" and outcome["peak_memory_mib"] > 51.2 and outcome["limit_mib"] == 51.2
-    refit = json.loads((mini.folder / "results/runs/A" / mini.stages()[1]["lineage"] / "recipe.json").read_text())[
-        "train"
-    ]
-    assert (refit["micro_batch"], refit["seq_len"]) == (4, 72)
-    assert (refit["step_chunk_rows"], refit["memory"]) == (64, "80gb")
+    recipe = mini.folder / "results/runs/A" / mini.stages()[1]["lineage"] / "recipe.json"
+    refit = json.loads(recipe.read_text())["train"]
+    assert {key: refit[key] for key in smaller} == {**smaller, "micro_batch": 4, "seq_len": 72}
     mini.config["guard"] = {"limit_gb": 8}
     assert "train" not in mini.would_run(), "a kill stays on record until it is retried"
     assert mini.run("fgod", "retry", "A").returncode == 0
