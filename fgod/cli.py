@@ -15,7 +15,7 @@ from typing import Any
 
 from fgod import __version__
 from fgod.config import explained
-from fgod.stop import heed
+from fgod.stop import heeding
 
 Handler = Callable[[argparse.Namespace], int]
 
@@ -24,8 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns or exits with its code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(arguments)
-    with explained():
-        heed()
+    with explained(), heeding():
         if args.recorded is None or ("out" in args and args.out is None):
             return int(args.handler(args))
         from fgod import manifest

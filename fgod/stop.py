@@ -9,6 +9,8 @@ import select
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from fgod.errors import FgodError, Stopped
 from fgod.guard.tree import read_process
@@ -20,17 +22,22 @@ STOP_SIGNALS = (signal.SIGHUP, signal.SIGTERM)
 """Ctrl-C (SIGINT) is an exception of its own. Signals that are ignored (nohup) stay ignored."""
 
 
-def heed() -> None:
-    """End in order when we are told to, and when the snakemake that started us is gone.
+@contextmanager
+def heeding() -> Iterator[None]:
+    """Inside, signals to end raise `Stopped`; and we are sent one when the snakemake that started us is gone.
 
     Raises:
         FgodError: it is gone already.
     """
-    for number in STOP_SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _stop)
-    if told := os.environ.get(VARIABLE):
-        _follow(int(told))
+    heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, _stop) for number in heeded}
+    try:
+        if told := os.environ.get(VARIABLE):
+            _follow(int(told))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set from Python
 
 
 def heed_beside() -> None:

@@ -176,7 +176,13 @@ def test_a_folder_that_was_moved_aside_for_one_that_never_came_is_put_back(tmp_p
 
 def test_a_command_does_not_outlive_the_snakemake_that_started_it(tmp_path):
     inner = tmp_path / "inner.py"
-    inner.write_text("import signal\nfrom fgod.stop import heed\nheed()\nprint('ready', flush=True)\nsignal.pause()\n")
+    inner.write_text("""
+import signal
+from fgod.stop import heeding
+with heeding():
+    print("ready", flush=True)
+    signal.pause()
+""")
     middle = f"FGOD_SNAKEMAKE=$$ bash -c '{os.sys.executable} {inner}; true' & wait"  # with a shell in between
     outer = subprocess.Popen(["bash", "-c", middle], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert outer.stdout.readline() == "ready\n"
