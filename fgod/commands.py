@@ -155,7 +155,8 @@ def _check_digest(folder: Path, stamp_file: Path) -> None:
         raise FgodError(f"{folder}: these weights are gone, though {stamp_file} stands; {_anew(folder, stamp)}")
     found = file_digests(folder)
     if sha256_listing(found) != stamp["weights_sha256"]:
-        changed = ", ".join(differing(stamp.get("weights_files", {}), found))
+        recorded = stamp.get("weights_files")  # stamps of an older version have the digest of the whole alone
+        changed = ", ".join(differing(recorded, found)) if recorded else "a file has changed"
         raise FgodError(f"{folder}: {changed} since these weights were written (sha256 differs from {stamp_file}); "
                         f"{_anew(folder, stamp)}")  # fmt: skip
 

@@ -89,6 +89,11 @@ def restore(work: Path, optimizer: AdamW, run: str) -> dict[str, Any] | None:
     if not found:
         return None
     state = files.read_json(found[-1] / "state.json")
+    if "files" not in state:
+        raise UsageError(
+            f"{found[-1] / 'state.json'}: the key 'files' is missing: an older version wrote this checkpoint; "
+            f"delete {work} to train from the start"
+        )
     if state["run"] != run:
         raise UsageError(
             f"{found[-1]}: found a checkpoint of the run {state['run']}, expected {run}: recipe, rows, seed or "
