@@ -1,13 +1,17 @@
 # make run    set up and run the whole pipeline          make test   set up and run all tests
 # make test-gpu   the GPU tests, on the GPU of this machine
+# make recover    ready for a new run after kills        make test-kill   kill runs at random (KILLS=200 SEED=1)
 # make lint   ruff and mypy                              make clean  remove what runs and set-up made
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-gpu lint format clean
+.PHONY: run recover test test-gpu test-kill lint format clean
 
 run: .venv/ready
 	$(BIN)/snakemake
+
+recover: .venv/ready
+	$(BIN)/fgod recover
 
 test: .venv/ready-dev lint
 	$(BIN)/python -m pytest
@@ -15,6 +19,12 @@ test: .venv/ready-dev lint
 test-gpu: .venv/ready-dev
 	$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make test-gpu: torch finds no CUDA device; expected a GPU and a CUDA build of torch")'
 	$(BIN)/python -m pytest -m gpu -rs
+
+# In slices too: what was done is kept in a folder beside $TMPDIR, and the same command goes on until KILLS are done.
+KILLS ?= 200
+SEED ?= 1
+test-kill: .venv/ready-dev
+	$(BIN)/python -m tests.kills --count $(KILLS) --seed $(SEED)
 
 lint: .venv/ready-dev
 	$(BIN)/ruff check .

@@ -188,7 +188,7 @@ def measure(case: Case, shape: str) -> dict[str, Any]:
     vocab = model_config(shape)["vocab_size"]
     if case.cap_gib and device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(case.cap_gib * GIB / total, device)
+        torch.cuda.set_per_process_memory_fraction(case.cap_gib * GIB / total, 0)
     begin = time.perf_counter()
     trainer, recipe = build(case, shape, device)
     synchronize(device)

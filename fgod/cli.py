@@ -1,5 +1,5 @@
 """The command line. One subcommand for each rule, so that every recorded command can be run again by hand, and those
-that people use directly: plan, retry, guard, data audit, data identity, inspect, summary.
+that people use directly: plan, retry, recover, guard, data audit, data identity, inspect, summary.
 
 Exit codes: 0 done; 1 error; 2 bad usage or config; 75 stopped by the guard; 100 an audit or gate says no.
 """
@@ -15,6 +15,7 @@ from typing import Any
 
 from fgod import __version__
 from fgod.config import explained
+from fgod.stop import heeding
 
 Handler = Callable[[argparse.Namespace], int]
 
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns or exits with its code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(arguments)
-    with explained():
+    with explained(), heeding():
         if args.recorded is None or ("out" in args and args.out is None):
             return int(args.handler(args))
         from fgod import manifest
@@ -246,7 +247,9 @@ def _add_people(commands: Any) -> None:
     inspect.add_argument("folder", type=Path, metavar="FOLDER", help="master/ or nvfp4/ of a run, or any model folder")
 
     summary = _command(commands, "summary", "summary", "what was released, how good it is, where the report lies")
-    summary.add_argument("--failed", action="store_true", help="the run ended with an error")
+    summary.add_argument("--stopped", type=_json, metavar="JSON", help="the walk, where the run ended before its end")
+
+    _command(commands, "recover", "recover", "make this folder ready for snakemake after kills: unlock, clear up")
 
     guard = _command(commands, "guard", "guard", "run a command under a memory limit (exit 75: killed)")
     from fgod.guard import add_arguments

@@ -4,17 +4,16 @@ exit code. torch and transformers are imported only where weights are touched.
 
 from __future__ import annotations
 
-import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fgod import records
+from fgod import checkpoints, records
 from fgod.config import load
 from fgod.errors import FgodError, RefusedError, UsageError
-from fgod.files import read_json, sha256_folder, write_json
+from fgod.files import copy_file, differing, file_digests, read_json, remove_folder, sha256_listing, write_json
 from fgod.imports import lasting_imports
 from fgod.persona import Goal, goal_from_config
 
@@ -65,8 +64,7 @@ def base(args: Namespace) -> int:
         rows = base_corpus(load_sources(args.sources), seed)
         train_base(EmbeddedSpec.from_dict(args.base), rows, seed, folder, _say)
         facts = {"rows": len(rows)}
-    stamp = {"status": "trained", "base": args.base, "weights_sha256": sha256_folder(folder), "facts": facts}
-    write_json(args.out, stamp)
+    write_json(args.out, {"status": "trained", "base": args.base, **_digests(folder), "facts": facts})
     return 0
 
 
@@ -135,7 +133,7 @@ def export(args: Namespace) -> int:
     if stamp["status"] != "trained":
         write_json(args.out, {"status": "skipped", "reason": f"{stamp['status']}: {stamp['reason']}"})
         return 0
-    _check_digest(args.weights, stamp["weights_sha256"])
+    _check_digest(args.weights, args.stamp)
     with lasting_imports():
         import torch
 
@@ -144,24 +142,40 @@ def export(args: Namespace) -> int:
     large = sum(file.stat().st_size for file in args.weights.glob("*.safetensors")) >= 2**30
     device = torch.device("cuda" if large and torch.cuda.is_available() else "cpu")  # the same bytes
     write_export(args.weights, folder, args.dtype, device=device)
-    write_json(args.out, {"status": "exported", "weights_sha256": sha256_folder(folder)})
+    write_json(args.out, {"status": "exported", **_digests(folder)})
     return 0
 
 
-def _check_digest(folder: Path, recorded: str) -> None:
+def _digests(folder: Path) -> dict[str, Any]:
+    """What a stamp says of a folder of weights: its sha256, and that of each file."""
+    listing = file_digests(folder)
+    return {"weights_sha256": sha256_listing(listing), "weights_files": listing}
+
+
+def _check_digest(folder: Path, stamp_file: Path) -> None:
     """Weights must be, byte for byte, those that their stamp speaks of."""
+    stamp = read_json(stamp_file)
     if not folder.is_dir():
-        raise FgodError(f"{folder}: these weights are gone, though their records stand; delete {folder.parent} "
-                        "and run snakemake again to make them anew")  # fmt: skip
-    if sha256_folder(folder) != recorded:
-        raise FgodError(f"{folder}: these weights have changed since they were written (sha256 differs from the "
-                        f"record); delete {folder.parent} and run snakemake again to make them anew")  # fmt: skip
+        raise FgodError(f"{folder}: these weights are gone, though {stamp_file} stands; {_anew(folder, stamp)}")
+    found = file_digests(folder)
+    if sha256_listing(found) != stamp["weights_sha256"]:
+        recorded = stamp.get("weights_files")  # stamps of an older version have the digest of the whole alone
+        changed = ", ".join(differing(recorded, found)) if recorded else "a file has changed"
+        raise FgodError(f"{folder}: {changed} since these weights were written (sha256 differs from {stamp_file}); "
+                        f"{_anew(folder, stamp)}")  # fmt: skip
+
+
+def _anew(folder: Path, stamp: Mapping[str, Any]) -> str:
+    """What is to be done about weights that are not what they were."""
+    if stamp.get("base", {}).get("kind") == "folder":
+        return "bring back the files that it had, or name another folder in base.path"
+    return f"delete {folder.parent} and run snakemake again to make them anew"
 
 
 def _checked_export(stamp_file: Path) -> Path:
     """The folder of an export, after its digest was checked."""
     folder = stamp_file.parent / "nvfp4"
-    _check_digest(folder, read_json(stamp_file)["weights_sha256"])
+    _check_digest(folder, stamp_file)
     return folder
 
 
@@ -196,8 +210,8 @@ def mix(args: Namespace) -> int:
     )
     recipe = {key: value for key, value in spec["recipe"].items() if value is not None}
     rows = plan_mix(MixRecipe.from_dict(recipe), pools, spec["seed"])
-    write_rows(args.out, rows)
     write_json(args.out.parent / "spec.json", spec)
+    write_rows(args.out, rows)
     return 0
 
 
@@ -257,45 +271,84 @@ def recipe(args: Namespace) -> int:
     return 0
 
 
+RECORDS = ("train.tsv", "efficiency.tsv", "guard.tsv", "participation.tsv")
+"""The tables of a training. They are made in its work folder, and copied to its records when it has an outcome."""
+
+
 def train(args: Namespace) -> int:
-    """Train one stage under the guard. Trained, killed by the guard and diverged are outcomes; all else is an error."""
+    """Train one stage under the guard. Trained, killed by the guard and diverged are outcomes; all else is an error.
+
+    What was trained to the end stands in the work folder before it is noted, and is not trained again if this command
+    or the snakemake around it is killed in between. One process at a time works on a run.
+    """
+    from fgod.guard.lock import held
+
+    folder, work = args.outcome.parent, records.WORK / args.outcome.parent.name
+    _check_start(args.weights, args.start)
+    with held(work / "lock") as lock:
+        kept, master = work / "records", args.stamp.parent / "master"
+        outcome = _finished(kept, master)
+        if outcome is None:
+            outcome = _trained(args, work, kept, lock)
+            write_json(kept / "outcome.json", outcome)
+        if outcome["status"] != "trained":  # weights of an earlier training must not stand beside another outcome
+            remove_folder(master)
+        for name in RECORDS:
+            copy_file(kept / name, folder / name)
+        copy_file(args.audit, folder / "mix_audit.json")
+        told = ("status", "reason", "weights_sha256", "weights_files")
+        write_json(args.stamp, {key: outcome[key] for key in told})
+        write_json(args.outcome, outcome)
+        checkpoints.forget(work)
+    if outcome["status"] != "trained":
+        _say(f"{folder.parent.name} · {outcome['status']} · {outcome['reason']}")
+    return 0
+
+
+def _finished(kept: Path, master: Path) -> dict[str, Any] | None:
+    """The outcome of a training that came to its end, though that was not noted any more; None where there is none."""
+    if not (kept / "outcome.json").exists():
+        return None
+    outcome: dict[str, Any] = read_json(kept / "outcome.json")
+    whole = master.is_dir() and file_digests(master) == outcome["weights_files"]
+    if outcome["status"] != "trained" or not whole:
+        return None
+    _say(f"{master}: trained already, before a run was stopped: nothing is trained again")
+    return outcome
+
+
+def _trained(args: Namespace, work: Path, kept: Path, lock: int) -> dict[str, Any]:
+    """Train, with the tables in `kept`; returns the outcome."""
     from fgod.guard import limits_from, report
     from fgod.guard import run as guarded
 
-    folder = args.outcome.parent
-    _check_digest(args.weights, _start_digest(args.start))
-    work = Path("artifacts/work") / folder.name
-    work.mkdir(parents=True, exist_ok=True)
-    result_file = work / "outcome.json"
+    name, result_file, phase_file = args.outcome.parent.parent.name, work / "result.json", work / "phase"
+    remove_folder(kept)
     result_file.unlink(missing_ok=True)
     limits = limits_from(args)
-    phase_file = work / "phase"
     command = [sys.executable, "-m", "fgod.train", "--fit", str(args.fit), "--limit-gb", str(args.limit_gb)]
     command += ["--checkpoint-secs", str(args.checkpoint_secs), "--checkpoint-steps", str(args.checkpoint_steps)]
-    paths = {"recipe": args.recipe, "weights": args.weights, "rows": args.rows, "work": work, "run": folder}
+    paths = {"recipe": args.recipe, "weights": args.weights, "rows": args.rows, "work": work, "run": kept}
     paths |= {"master": args.stamp.parent / "master", "phase-file": phase_file, "result": result_file}
-    for name, path in paths.items():
-        command += [f"--{name}", str(path)]
-    reason, lock = work / "reason.json", work / "lock"
-    ended = guarded(command, limits, folder / "guard.tsv", reason, phase_file, lock, lock_gpus=True)
+    for option, path in paths.items():
+        command += [f"--{option}", str(path)]
+    reason = work / "reason.json"
+    ended = guarded(command, limits, kept / "guard.tsv", reason, phase_file, locks=[lock], lock_gpus=True)
     report(ended)
     args.entry.facts["guard"] = ended.facts()
     if not ended.killed and ended.exit_code != 0:
         how = ended.reason or f"It failed with exit code {ended.exit_code}, see above."
-        raise FgodError(f"the training of {folder.parent.name} came to no result. {how}")
+        step = checkpoints.saved_step(work)
+        saved = f" What it had learned after step {step} is saved: run it again to go on from there." if step else ""
+        raise FgodError(f"the training of {name} came to no result. {how}{saved}")
     if ended.killed:
-        _leave_tables(work, folder)
-    own = {"status": "killed", "reason": ended.reason, "weights_sha256": ""} if ended.killed else read_json(result_file)
+        _leave_tables(work, kept)
+        own = {"status": "killed", "reason": ended.reason, "weights_sha256": "", "weights_files": {}}
+    else:
+        own = read_json(result_file)
     memory = {"peak_memory_mib": ended.peak_mib, "limit_mib": limits.limit_mib, "others_mib": ended.others_mib}
-    outcome = {**own, **memory, "wall_s": round(ended.wall_s, 3)}
-    if outcome["status"] != "trained":  # weights of an earlier training must not stand beside another outcome
-        shutil.rmtree(args.stamp.parent / "master", ignore_errors=True)
-    shutil.copyfile(args.audit, folder / "mix_audit.json")
-    write_json(args.stamp, {key: outcome[key] for key in ("status", "reason", "weights_sha256")})
-    write_json(args.outcome, outcome)
-    if outcome["status"] != "trained":
-        _say(f"{folder.parent.name} · {outcome['status']} · {outcome['reason']}")
-    return 0
+    written = file_digests(kept, (kept / name for name in RECORDS))
+    return {**own, **memory, "wall_s": round(ended.wall_s, 3), "tables_sha256": written}
 
 
 def explain_memory(args: Namespace) -> int:
@@ -313,22 +366,20 @@ def explain_memory(args: Namespace) -> int:
     return 0
 
 
-def _start_digest(stamp_file: Path) -> str:
-    stamp = read_json(stamp_file)
-    if stamp["status"] != "trained":
-        raise FgodError(f"{stamp_file}: found status {stamp['status']!r}, expected weights to start from")
-    return str(stamp["weights_sha256"])
+def _check_start(weights: Path, stamp_file: Path) -> None:
+    status = read_json(stamp_file)["status"]
+    if status != "trained":
+        raise FgodError(f"{stamp_file}: found status {status!r}, expected weights to start from")
+    _check_digest(weights, stamp_file)
 
 
 def _leave_tables(work: Path, folder: Path) -> None:
-    """The tables of a run that the guard killed: the steps that it made, and no participation. It does not go on."""
-    from fgod.train import checkpoint
+    """The tables of a run that the guard killed: the steps that it made, and no participation."""
     from fgod.train.participation import write_participation
     from fgod.train.record import publish
 
     publish(work, folder)
     write_participation(folder / "participation.tsv", [], "", "")
-    checkpoint.forget(work)
 
 
 # ---------------------------------------------------------------------------------------------------------- judging
@@ -346,6 +397,8 @@ def probe(args: Namespace) -> int:
     from fgod.data.sources import load_sources
     from fgod.probe.harness import check_unseen
 
+    master, export = args.export.parent / "master", _checked_export(args.export)
+    _check_digest(master, args.export.parent / "trained.json")
     with lasting_imports():
         from fgod.probe.run import ProbeSettings, run_probes
     _one_thread()
@@ -353,8 +406,8 @@ def probe(args: Namespace) -> int:
     check_unseen(probes, args.rows)
     known = {p.prompt: expected(sources, p) if args.base == "embedded" else () for p in probes}
     run_probes(
-        _checked_export(args.export),
-        args.export.parent / "master",
+        export,
+        master,
         args.reference.parent,
         probes,
         known,
@@ -426,17 +479,43 @@ def promote(args: Namespace) -> int:
 
 
 def summary(args: Namespace) -> int:
-    """Join the manifest and say what was released, how good it is, where the report lies."""
-    from fgod.manifest import write_jsonl
+    """Join the manifest and say what was released, how good it is, where the report lies; or how far a run came."""
+    from fgod.manifest import torn, write_jsonl
+    from fgod.plan import standing
     from fgod.release import summary_text
 
     write_jsonl(Path("."))
+    for fault in torn(Path(".")):
+        _say(fault)
+    if args.stopped:
+        print(standing(args.stopped))
     released = records.RESULTS / "release.json"
     report_file = records.RESULTS / "report.html"
-    if not args.failed and released.exists():
+    if not args.stopped and released.exists():
         print(summary_text(read_json(released), report_file))
-    elif report_file.exists():
+    elif report_file.exists() and args.stopped and args.stopped["spent"]:
         print(f"Nothing was released. Report: {report_file}")
+    return 0
+
+
+def recover(args: Namespace) -> int:
+    """Make the folder ready for `snakemake` after kills: unlock it, clear up what was left half-written."""
+    from fgod.files import sweep
+    from fgod.guard.lock import held
+
+    if not Path(".snakemake").is_dir():
+        raise UsageError(f"{Path.cwd()}: no .snakemake here, so nothing ran; expected the folder of the Snakefile")
+    with held(records.RUNNING):  # names the snakemake that is at work
+        locks = Path(".snakemake/locks")
+        if locks.is_dir() and any(locks.iterdir()):
+            remove_folder(locks)
+            print("removed the lock that a killed snakemake left (as `snakemake --unlock` does)")
+        for work in records.WORK.glob("*/lock"):
+            with held(work, "this training"):
+                pass
+        for done in sweep(records.ARTIFACTS, records.RESULTS):
+            print(done)
+    print("Ready: run snakemake again. What is finished is not made again.")
     return 0
 
 

@@ -1,6 +1,7 @@
 """Errors that a person can act on. `fgod` prints their message without a traceback and exits with their code."""
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -23,6 +24,18 @@ class RefusedError(FgodError):
     """An audit, a gate or a check of the harness says no. Exit code 100."""
 
     exit_code = 100
+
+
+class StorageError(FgodError, OSError):
+    """A file or folder could not be written: the disk is full, the folder read-only, or the like. Exit code 1."""
+
+
+class Stopped(KeyboardInterrupt):
+    """This process was told to end by a signal other than Ctrl-C's. Exit code 128 + its number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
 
 
 def did_you_mean(found: str, allowed: Iterable[str]) -> str:

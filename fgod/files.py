@@ -1,18 +1,26 @@
-"""Files and folders: digests, and writes that leave either the old or the new state."""
+"""Files and folders: digests, and writes that leave either the old or the new state.
+
+Whatever is written has a temporary name first, `.NAME.XXXXXXXX.tmp` beside its own. The writer holds a lock on it as
+long as it lives, so that `sweep` can tell what a kill left behind from what is being written.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fgod.errors import FgodError, UsageError
+from fgod.errors import FgodError, StorageError, UsageError
 
 ID_LENGTH = 12
 """Hex digits of a short digest (48 bits: a collision among 10⁵ runs has probability 2·10⁻⁵)."""
@@ -28,6 +36,10 @@ def digest(*values: Any) -> str:
     return hashlib.sha256(canonical_json(values).encode()).hexdigest()[:ID_LENGTH]
 
 
+HASHED_AT_ONCE = 8
+"""Files that are hashed beside each other: shards of gigabytes, where there are cores."""
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 hex digest of a file's bytes."""
     with path.open("rb") as stream:
@@ -39,15 +51,34 @@ def folder_files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file())
 
 
+def file_digests(folder: Path, paths: Iterable[Path] | None = None) -> dict[str, str]:
+    """SHA-256 hex digest of each file (all below the folder by default) by its path relative to the folder, sorted."""
+    found = sorted(folder_files(folder) if paths is None else paths)
+    with ThreadPoolExecutor(min(HASHED_AT_ONCE, max(1, len(found)))) as pool:
+        digests = pool.map(sha256_file, found)
+        return {p.relative_to(folder).as_posix(): told for p, told in zip(found, digests, strict=True)}
+
+
+def sha256_listing(listing: Mapping[str, str]) -> str:
+    """SHA-256 hex digest of a folder from the digests of its files, as `file_digests` gives them."""
+    return hashlib.sha256(canonical_json(list(listing.items())).encode()).hexdigest()
+
+
 def sha256_files(folder: Path, paths: Iterable[Path]) -> str:
     """SHA-256 hex digest of files' names (relative to the folder) and contents, in sorted order."""
-    listing = [(p.relative_to(folder).as_posix(), sha256_file(p)) for p in sorted(paths)]
-    return hashlib.sha256(canonical_json(listing).encode()).hexdigest()
+    return sha256_listing(file_digests(folder, paths))
 
 
 def sha256_folder(folder: Path) -> str:
     """SHA-256 hex digest of the names and contents of all files below a folder."""
-    return sha256_files(folder, folder_files(folder))
+    return sha256_listing(file_digests(folder))
+
+
+def differing(recorded: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    """In words, which files are not as they were recorded: changed, missing, or new. Both as of `file_digests`."""
+    changed = [f"{name} has changed" for name in recorded if name in found and found[name] != recorded[name]]
+    gone = [f"{name} is gone" for name in recorded if name not in found]
+    return [*changed, *gone, *(f"{name} is new" for name in found if name not in recorded)]
 
 
 def fsync_folder(folder: Path) -> None:
@@ -69,50 +100,177 @@ def drop_cached(path: Path) -> None:
         os.close(handle)
 
 
+_STORAGE = {
+    errno.ENOSPC: "free some room there, then run it again",
+    errno.EDQUOT: "free some room there, then run it again",
+    errno.EFBIG: "allow larger files there (ulimit -f), then run it again",
+    errno.EROFS: "make the folder writable, then run it again",
+    errno.EACCES: "give this user the right to write there, then run it again",
+    errno.EPERM: "give this user the right to write there, then run it again",
+    errno.EIO: "look after the disk, then run it again",
+}
+"""What helps when a disk or a folder does not take what is written."""
+
+
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success fsync it and rename it over `path`, else remove it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def storage_explained(path: Path) -> Iterator[None]:
+    """Turn an error of the disk while `path` is written into a `StorageError` that names it."""
+    try:
+        yield
+    except StorageError:  # a file inside has been named
+        raise
+    except OSError as error:
+        if error.errno not in _STORAGE:
+            raise
+        raise StorageError(
+            f"{path}: it could not be written: {os.strerror(error.errno)}. What stood under this name still does; "
+            f"{_STORAGE[error.errno]}"
+        ) from error
+
+
+def _claimed(make: Callable[[], str]) -> tuple[Path, int]:
+    """A new temporary and the descriptor that locks it."""
+    while True:
+        temporary = Path(make())
+        try:
+            handle = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # swept before it was locked
+            continue
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if temporary.exists():
+            return temporary, handle
+        os.close(handle)
+
+
+def _new_file(path: Path) -> str:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-        fsync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return name
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success fsync it and rename it over `path`, else remove it.
+
+    Raises:
+        StorageError: the disk is full, the folder cannot be written to, or the like; `path` is as before.
+    """
+    with storage_explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary, lock = _claimed(lambda: _new_file(path))
+        try:
+            yield temporary
+            temporary.chmod(0o644)
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+            fsync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+            os.close(lock)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success fsync its files and move it to `path`, else remove it.
 
-    An existing `path` is moved aside first and deleted after the new one stands; between the two renames neither
-    name holds a half-written folder.
+    An existing `path` is moved aside first (`.NAME.XXXXXXXX.old`) and deleted after the new one stands. A kill between
+    the two renames leaves it there, and `sweep` puts it back.
+
+    Raises:
+        StorageError: the disk is full, the folder cannot be written to, or the like; `path` is as before.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    with storage_explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary, lock = _claimed(lambda: tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        try:
+            yield temporary
+            temporary.chmod(0o755)
+            for file in folder_files(temporary):
+                file.chmod(0o644)
+                with file.open("rb") as stream:
+                    os.fsync(stream.fileno())
+            _move_over(temporary, path)
+            fsync_folder(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            os.close(lock)
+
+
+def _move_over(temporary: Path, path: Path) -> None:
+    if not path.exists():
+        temporary.replace(path)
+        return
+    aside, lock = _claimed(lambda: tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
     try:
-        yield temporary
-        temporary.chmod(0o755)
-        for file in folder_files(temporary):
-            file.chmod(0o644)
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
-        if path.exists():
-            aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-            path.replace(aside)
+        path.replace(aside)
+        try:
             temporary.replace(path)
-            shutil.rmtree(aside)
-        else:
-            temporary.replace(path)
-        fsync_folder(path.parent)
+        except OSError:
+            aside.replace(path)
+            raise
+        shutil.rmtree(aside)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, if it is there; a kill in between leaves no half of it under its name."""
+    if not path.exists():
+        return
+    temporary, lock = _claimed(lambda: tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        path.replace(temporary)
+        shutil.rmtree(temporary)
+    finally:
+        os.close(lock)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's bytes atomically."""
+    with atomic_file(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+_LEFT = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.(?P<kind>tmp|old)")
+
+
+def sweep(*roots: Path) -> list[str]:
+    """Clear up below folders what killed processes left under temporary names; returns in words what was done.
+
+    Half-written files and folders are removed. A folder that was moved aside for a new one that never arrived is put
+    back. What a living process writes is left alone.
+    """
+    found = sorted(p for root in roots for p in root.rglob(".*") if _LEFT.fullmatch(p.name))
+    return [done for path in found if (done := _swept(path))]
+
+
+def _swept(path: Path) -> str:
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # its writer was done just now, or it lay in a folder that was removed
+        return ""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _cleared(path)
+    except BlockingIOError:  # it is being written
+        return ""
+    finally:
+        os.close(handle)
+
+
+def _cleared(path: Path) -> str:
+    named = _LEFT.fullmatch(path.name)
+    if named and named["kind"] == "old" and path.is_dir() and any(path.iterdir()):
+        target = path.with_name(named["name"])
+        if not target.exists():
+            path.replace(target)
+            return f"put back {target}, which a killed process had moved aside"
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    return f"removed {path}, left by a killed process"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -19,7 +19,7 @@ from fgod import files
 from fgod.data.probes import SCORED_SUITES
 from fgod.errors import FgodError, UsageError, did_you_mean
 from fgod.probe.metrics import METRICS
-from fgod.probe.record import read_probes
+from fgod.probe.record import check_records, read_probes
 from fgod.probe.scoring import Scored
 
 DECISIONS = ("diverged", "killed", "collapsed", "damaged", "missed", "accepted")
@@ -311,6 +311,7 @@ def judge_run(run: Path, limits: GateLimits, require: Mapping[str, str]) -> Verd
         FgodError: see `judge`; the message names the folder.
     """
     outcome, metrics = files.read_json(run / "outcome.json"), files.read_json(run / "metrics.json")
+    check_records(run)
     try:
         verdict = judge(outcome, metrics, read_probes(run / "probes.tsv"), limits, require)
     except FgodError as error:

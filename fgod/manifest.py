@@ -14,6 +14,7 @@ import platform
 import secrets
 import socket
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from typing import Any
 
 import fgod
 from fgod.digests import cached_sha256_files, cached_sha256_folder
-from fgod.errors import FgodError
+from fgod.errors import FgodError, Stopped, StorageError
 from fgod.files import canonical_json, folder_files, write_json, write_text
 from fgod.guard.tree import read_process
 
@@ -74,15 +75,17 @@ def recorded(
     record = Record(f"{begin.strftime('%Y%m%dT%H%M%S.%f')[:-3]}Z-{os.getpid()}-{secrets.token_hex(4)}")
     start = _start(root, argv, stage, lineage, begin)
     _write(root, record.name + START, start)
-    error = ""
     try:
         _write(root, record.name + START, {**start, "inputs": describe(root, inputs)})
         yield record
     except BaseException as caught:
-        record.exit_code, error = exit_code_of(caught), _message(caught)
+        record.exit_code = exit_code_of(caught)
+        try:
+            _write(root, record.name + END, _end(root, record, _message(caught), begin, outputs))
+        except StorageError as fault:  # why the command failed is to be seen, not that its record failed too
+            print(f"fgod: {fault}", file=sys.stderr)
         raise
-    finally:
-        _write(root, record.name + END, _end(root, record, error, begin, outputs))
+    _write(root, record.name + END, _end(root, record, "", begin, outputs))
 
 
 def _start(root: Path, argv: Sequence[str], stage: str, lineage: str, begin: datetime) -> dict[str, Any]:
@@ -126,6 +129,8 @@ def exit_code_of(error: BaseException) -> int:
             return 0
         case SystemExit(code=int(code)):
             return code & 0xFF
+        case Stopped():
+            return error.exit_code
         case KeyboardInterrupt():
             return 130
     return 1
@@ -350,3 +355,9 @@ def write_jsonl(root: Path) -> Path:
     """Write results/manifest.jsonl, one line a command, and return its path."""
     write_text(root / JOINED, as_jsonl(join(root)))
     return root / JOINED
+
+
+def torn(root: Path) -> list[str]:
+    """In words, which files of the manifest cannot be read."""
+    faults = [entry for entry in join(root) if entry["state"] == "unreadable"]
+    return [f"{e['file']}: {e['error']}; in {JOINED} its command is `unreadable`" for e in faults]

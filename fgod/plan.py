@@ -10,6 +10,7 @@ from typing import Any
 
 from fgod import records
 from fgod.chain import ACCEPTED, Chain, Run
+from fgod.checkpoints import saved_step
 from fgod.files import read_json
 
 
@@ -101,3 +102,28 @@ def text(steps: list[Step], closing: str) -> str:
         lines += [f"{'':14} {reason}" for reason in step.why[1:]]
     trains = sum(step.action == "train" for step in steps)
     return "\n".join([*lines, "", f"{trains} to train. {closing}"])
+
+
+def standing(walk: Mapping[str, Any]) -> str:
+    """How far a run came that was stopped: what is finished, what is saved, what goes on.
+
+    Args:
+        walk: as `records.walk_json` gives it: the visits up to the first whose gate is pending.
+    """
+    done = [v for v in walk["visits"] if v["state"] != "pending"]
+    lines = [f"  finished  fit {v['fit']} {v['stage']} {v['lineage']}: {v['state']}" for v in done]
+    lines += [f"  {_under_way(v)}" for v in walk["visits"] if v["state"] == "pending"]
+    if walk["spent"]:
+        return "\n".join(["Stopped:", *lines, f"No fit was accepted: {walk['spent']}."])
+    end = "Run snakemake again to go on; what is finished is not made again."
+    return "\n".join(["Stopped before the end:", *lines, end])
+
+
+def _under_way(visit: Mapping[str, Any]) -> str:
+    named = f"fit {visit['fit']} {visit['stage']} {visit['lineage']}"
+    if (records.RESULTS / "runs" / visit["stage"] / visit["lineage"] / "outcome.json").exists():
+        return f"finished  {named}: trained; its gate is pending"
+    step = saved_step(records.WORK / visit["lineage"])
+    if step:
+        return f"saved     {named}: step {step} of its training; it goes on from there"
+    return f"to do     {named}: nothing of its training is saved"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fgod.chain import ACCEPTED, Run, Walk
-from fgod.files import canonical_json, read_json
+from fgod.files import canonical_json, read_json, remove_folder
 
 RESULTS = Path("results")
 ARTIFACTS = Path("artifacts")
+WORK = ARTIFACTS / "work"
+"""Scratch of trainings by lineage: what a stopped one goes on from."""
+RUNNING = Path(".snakemake/fgod/running")
+"""Locked by the snakemake that is at work here, as long as it lives."""
 
 
 def run_folder(run: Run) -> Path:
@@ -82,7 +85,7 @@ def walk_json(walk: Walk) -> str:
 
 def forget(run: Run) -> list[Path]:
     """Remove a run's records and artifacts, so that it trains again; returns what was removed."""
-    folders = [f for f in (run_folder(run), artifact_folder(run), ARTIFACTS / "work" / run.lineage) if f.exists()]
+    folders = [f for f in (run_folder(run), artifact_folder(run), WORK / run.lineage) if f.exists()]
     for folder in folders:
-        shutil.rmtree(folder)
+        remove_folder(folder)
     return folders

@@ -19,7 +19,7 @@ from fgod.data.probes import SCORED_SUITES
 from fgod.errors import FgodError
 from fgod.probe.metrics import METRICS
 from fgod.probe.record import COLUMNS as PROBE_COLUMNS
-from fgod.probe.record import read_probes
+from fgod.probe.record import check_records, read_probes
 
 KEY = ("stage", "lineage")
 
@@ -110,6 +110,8 @@ def gather(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context
     """
     judged = [e for e in entries if e.state != "pending"]
     distinct = list({e.key: e for e in judged}.values())
+    for entry in distinct:
+        check_records(run_folder(results, entry))
     released = [e.key for e in promoted(entries, context.stages)]
     rows: dict[str, Iterable[Mapping[str, object]]] = {
         "stages": [stage_row(e, results) for e in judged],
@@ -124,7 +126,8 @@ def gather(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context
     for name, columns in TABLES.items():
         files.write_table(results / "tables" / f"{name}.tsv", columns, rows[name])
     last_fit = max((e.fit for e in entries), default=0)
-    document = {**asdict(context), "fits": last_fit + 1, "promoted": released}
+    written = files.file_digests(results / "tables", (results / "tables" / f"{name}.tsv" for name in TABLES))
+    document = {**asdict(context), "fits": last_fit + 1, "promoted": released, "tables_sha256": written}
     files.write_json(results / "tables" / "context.json", document)
 
 

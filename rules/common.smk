@@ -3,17 +3,24 @@
 # Everything whose output is somewhere an ancient() input (base, answers, mixes, audits, trainings, exports) has no params
 # but those that its path determines; the rest stands in the shell line. Nothing there may run again for another reason
 # than a missing file: snakemake skips the check of all jobs behind one that does, also behind ancient().
+import atexit
+import os
 import shlex
 import sys
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
 from fgod import inputs, records, config as settings
 from fgod.chain import ACCEPTED, Chain
-from fgod.files import canonical_json
+from fgod.files import canonical_json, sweep
+from fgod.guard.lock import held
+from fgod.stop import VARIABLE, heed_beside
 
-# Commands are those of the Python that runs snakemake, whether or not its environment is activated.
-shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+# Commands are those of the Python that runs snakemake, whether or not its environment is activated, and end with it.
+shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH {VARIABLE}={os.getpid()}; ")
+ALONE = ExitStack()
+atexit.register(ALONE.close)
 
 with settings.explained():
     CONFIG = settings.resolve(config, ", ".join(map(str, workflow.configfiles)) or "config")

@@ -14,9 +14,18 @@ rule promote:
         "fgod promote --walk {input.walk:q} --out {output.record:q}"
 
 
+# Only what runs alone here may clear up: snakemake has its lock by now.
+onstart:
+    with settings.explained():
+        ALONE.enter_context(held(records.RUNNING))
+    heed_beside()
+    for done in sweep(records.ARTIFACTS, records.RESULTS):
+        logger.info(done)
+
+
 onsuccess:
     shell("fgod summary")
 
 
 onerror:
-    shell("fgod summary --failed")
+    shell("fgod summary --stopped {walk:q}", walk=recorded_walk(None))

@@ -1,10 +1,52 @@
-"""Without a GPU, Triton's kernels are interpreted: Triton looks for that when it is first imported."""
+"""Without a GPU, Triton's kernels are interpreted: Triton looks for that when it is first imported.
+
+The miniature project, which is made once a test session, and copies of it.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 
+import pytest
 import torch
+from filelock import FileLock
+
+from tests.mini import Mini
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+README_COMMAND = re.compile(r"^    make (run)\b", re.MULTILINE)
+
+
+@pytest.fixture(scope="session")
+def based(tmp_path_factory, worker_id):
+    """A clone of the project in which the README's command was run; one for all workers."""
+    shared = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
+    folder = shared / "based"
+    with FileLock(shared / "based.lock"):
+        if not (folder / "done").exists():
+            mini = Mini.create(folder)
+            command = README_COMMAND.search((folder / "README.md").read_text())
+            said = mini.make(command[1])
+            assert said.strip().splitlines()[-1] == "Report: results/report.html" and "Released F# 之神" in said
+            (folder / "done").touch()
+    return folder
+
+
+@pytest.fixture
+def ran(based, tmp_path):
+    """A copy of that project."""
+    shutil.copytree(based, tmp_path / "project", symlinks=True)
+    return Mini(tmp_path / "project")
+
+
+@pytest.fixture
+def mini(ran):
+    """A copy of that project in which nothing but the base and its answers is there."""
+    for path in (ran.folder / "results", *(ran.folder / "artifacts").iterdir()):
+        if path.name not in ("base", "mixes"):
+            shutil.rmtree(path)
+    return ran

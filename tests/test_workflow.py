@@ -2,50 +2,11 @@
 
 import json
 import os
-import re
 import shutil
-import signal
-import subprocess
-import time
-from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from tests.mini import Mini, stage
-
-README_COMMAND = re.compile(r"^    make (run)\b", re.MULTILINE)
-
-
-@pytest.fixture(scope="session")
-def based(tmp_path_factory, worker_id):
-    """A clone of the project in which the README's command was run; one for all workers."""
-    shared = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
-    folder = shared / "based"
-    with FileLock(shared / "based.lock"):
-        if not (folder / "done").exists():
-            mini = Mini.create(folder)
-            command = README_COMMAND.search((folder / "README.md").read_text())
-            said = mini.make(command[1])
-            assert said.strip().splitlines()[-1] == "Report: results/report.html" and "Released F# 之神" in said
-            (folder / "done").touch()
-    return folder
-
-
-@pytest.fixture
-def ran(based, tmp_path):
-    """A copy of that project."""
-    shutil.copytree(based, tmp_path / "project", symlinks=True)
-    return Mini(tmp_path / "project")
-
-
-@pytest.fixture
-def mini(ran):
-    """A copy of that project in which nothing but the base and its answers is there."""
-    for path in (ran.folder / "results", *(ran.folder / "artifacts").iterdir()):
-        if path.name not in ("base", "mixes"):
-            shutil.rmtree(path)
-    return ran
 
 
 def test_accepted_then_nothing_to_do_then_the_edits_that_must_not_train(ran):
@@ -158,16 +119,26 @@ def test_diverged(mini):
 
 
 def test_killed_by_the_guard_then_retry(mini):
+    """Here not even the imports fit, so the refit that the rule makes is killed as well, and all is spent."""
     mini.config["guard"] = {"limit_gb": 0.05, "poll_secs": 0.05}
+    smaller = {"micro_batch": "*0.5", "seq_len": "*0.75", "step_chunk_rows": 64, "m_dtype": "int8", "v_dtype": "uint8"}
+    rule = {"when": ["killed"], "set": {f"train.{key}": value for key, value in smaller.items()}}
+    mini.config["refits"] = {"max": 1, "rules": [rule]}
     said = mini.snakemake(code=1)
-    assert mini.stages()[0]["decision"] == "killed" and "killed" in said
-    outcome = json.loads(next(mini.folder.glob("results/runs/A/*/outcome.json")).read_text())
-    assert outcome["status"] == "killed" and outcome["peak_memory_mib"] > 51.2 and outcome["limit_mib"] == 51.2
+    assert [(s["fit"], s["decision"]) for s in mini.stages()] == [("0", "killed"), ("1", "killed")]
+    assert "all 2 fits are spent" in said and "above the limit of 51 MiB" in said
+    outcomes = [json.loads(f.read_text()) for f in mini.folder.glob("results/runs/A/*/outcome.json")]
+    assert len(outcomes) == 2
+    for outcome in outcomes:
+        assert outcome["status"] == "killed" and outcome["peak_memory_mib"] > 51.2 and outcome["limit_mib"] == 51.2
+    recipe = mini.folder / "results/runs/A" / mini.stages()[1]["lineage"] / "recipe.json"
+    refit = json.loads(recipe.read_text())["train"]
+    assert {key: refit[key] for key in smaller} == {**smaller, "micro_batch": 4, "seq_len": 72}
     mini.config["guard"] = {"limit_gb": 8}
     assert "train" not in mini.would_run(), "a kill stays on record until it is retried"
     assert mini.run("fgod", "retry", "A").returncode == 0
     mini.snakemake()
-    assert mini.trained() == ["A", "A"] and mini.stages()[0]["decision"] == "accepted"
+    assert mini.trained() == ["A", "A", "A"] and [s["decision"] for s in mini.stages()] == ["accepted"]
 
 
 def test_a_row_of_a_users_file_is_part_of_what_uses_it(mini):
@@ -196,27 +167,6 @@ def test_an_audit_with_errors_stops_the_mix_before_it_trains(mini):
     said = mini.snakemake(code=1)
     assert "audit found" in said and probe.split("\t")[-1] in said
     assert not list(mini.folder.glob("results/runs/A/*/outcome.json"))
-
-
-def test_an_interrupted_run_goes_on_where_it_stopped(mini):
-    mini.config["stages"] = [stage("A"), stage("B", steps=400)]
-    mini.write()
-    environment = {**os.environ, "PATH": f"{Path(os.sys.executable).parent}:{os.environ['PATH']}"}
-    process = subprocess.Popen(
-        ["snakemake", "--cores", "1"], cwd=mini.folder, env=environment, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = time.monotonic() + 200
-    while not list(mini.folder.glob("artifacts/work/*/train.partial.tsv")) or not list(
-        mini.folder.glob("results/runs/A/*/verdict.json")
-    ):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGINT)
-    process.wait(timeout=60)
-    mini.config["stages"][1]["train"]["steps"] = 4
-    mini.snakemake()
-    assert mini.trained().count("A") == 1 and [s["decision"] for s in mini.stages()] == ["accepted", "accepted"]
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,7 @@ def run(
     reason: Path | None = None,
     phase_file: Path | None = None,
     lock_file: Path | None = None,
+    locks: Sequence[int] = (),
     watched: Sequence[Pool] | None = None,
     write_secs: float = WRITE_SECS,
     lock_gpus: bool = False,
@@ -184,6 +185,7 @@ def run(
         reason: a JSON file that exists afterwards if, and only if, the command did not end by its own exit.
         phase_file: where the trainer says its phase (`write_phase`), which is its heartbeat too; an old one is removed.
         lock_file: held by us and by the command as long as one of them lives.
+        locks: descriptors of more locks, held by the caller, which the command holds too while it lives.
         watched: the pools of memory; those of this machine by default.
         lock_gpus: let no second command that asks the same start on one of the visible GPUs.
 
@@ -199,7 +201,7 @@ def run(
         OSError: a record cannot be written; the command has ended all the same.
     """
     with ExitStack() as stack:
-        inherit = [stack.enter_context(lock.held(lock_file))] if lock_file else []
+        inherit = [*locks, *([stack.enter_context(lock.held(lock_file))] if lock_file else [])]
         known = list(watched) if watched is not None else pools.of_this_machine(limits)
         inherit += _allowed(known, limits, lock_gpus, stack)
         _clear(table, reason, phase_file)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fgod.answers import COLUMNS, TABLE, Answer, read_answers
@@ -17,6 +16,7 @@ from fgod.errors import FgodError, UsageError
 from fgod.files import atomic_folder, write_json, write_table
 from fgod.model.generate import Reply, answer_logprobs, greedy, loops
 from fgod.model.load import load_model, load_tokenizer
+from fgod.nvfp4.folders import save_tensors
 
 LOGPROBS = "logprobs.safetensors"
 SETTINGS = "settings.json"
@@ -107,7 +107,7 @@ def write_folder(
         if not tensor.isfinite().all():
             raise FgodError(f"log-probabilities of {answers[int(name)].prompt!r} are not finite")
     if tensors:
-        save_file(tensors, folder / LOGPROBS)
+        save_tensors(tensors, folder / LOGPROBS)
 
 
 def read_logprobs(folder: Path) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -102,6 +103,21 @@ def plan_shards(sizes: Sequence[int], limit: int) -> list[list[int]]:
     return shards
 
 
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """safetensors' `save_file`.
+
+    Raises:
+        OSError: the disk is full, or the like; safetensors says so in an error of its own, without the path.
+    """
+    try:
+        save_file(dict(tensors), path, dict(metadata) if metadata else None)
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)|code: (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1] or number[2]), str(error), str(path)) from error
+
+
 def write_weights(
     folder: Path,
     units: Sequence[Unit],
@@ -119,7 +135,7 @@ def write_weights(
     for number, indices in enumerate(shards, start=1):
         name = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         shard = {key: value.contiguous() for i in indices for key, value in tensors(units[i]).items()}
-        save_file(shard, folder / name, metadata={"format": "pt"})
+        save_tensors(shard, folder / name, metadata={"format": "pt"})
         weight_map.update(dict.fromkeys(shard, name))
         total += sum(value.nbytes for value in shard.values())
     if len(shards) > 1:

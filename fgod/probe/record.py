@@ -57,6 +57,22 @@ def read_probes(path: Path) -> list[Scored]:
     return [_parse(row, path, line) for line, row in enumerate(rows, start=2)]
 
 
+def check_records(run: Path) -> None:
+    """Make sure that a run's tables are those that its training and its probe wrote.
+
+    Raises:
+        FgodError: one was changed or removed since; names it.
+    """
+    for record in ("outcome.json", "metrics.json"):
+        recorded = files.read_json(run / record).get("tables_sha256", {})
+        there = (run / name for name in recorded if (run / name).is_file())
+        if changed := files.differing(recorded, files.file_digests(run, there)):
+            raise FgodError(
+                f"{run}: {', '.join(changed)} since it was written (its sha256 stands in {record}); records are not "
+                f"edited: bring it back, or delete {run / record} and run snakemake again to make it anew"
+            )
+
+
 def _parse(row: Mapping[str, str], path: Path, line: int) -> Scored:
     values: dict[str, Any] = {c: row[c] for c in COLUMNS}
     for column in FLAGS:

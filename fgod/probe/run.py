@@ -5,7 +5,6 @@ fgod probe --export … --reference … --probes … --out results/runs/STAGE/LI
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +106,8 @@ def run_probes(
     if master is not None:
         same = measure_parity(model, tokenizer, master, parity.spread(list(ours.values()), parity.PROMPTS))
     write_probes(out / "probes.tsv", records)
-    files.write_json(out / "metrics.json", measured(records, same, export_record(export)))
+    written = {"probes.tsv": files.sha256_file(out / "probes.tsv")}
+    files.write_json(out / "metrics.json", {**measured(records, same, export_record(export)), "tables_sha256": written})
     return records
 
 
@@ -159,8 +159,6 @@ def measure_parity(
 
 def export_record(export: Path) -> dict[str, Any]:
     """What was probed: {sha256 of the folder, bytes, files: {name: sha256}}."""
-    paths = files.folder_files(export)
-    listing = [(p.relative_to(export).as_posix(), files.sha256_file(p)) for p in paths]
-    # The definition of files.sha256_folder, without reading gigabytes twice.
-    folder = hashlib.sha256(files.canonical_json(sorted(listing)).encode()).hexdigest()
-    return {"sha256": folder, "bytes": sum(p.stat().st_size for p in paths), "files": dict(listing)}
+    listing = files.file_digests(export)
+    size = sum(path.stat().st_size for path in files.folder_files(export))
+    return {"sha256": files.sha256_listing(listing), "bytes": size, "files": listing}

@@ -16,7 +16,7 @@ from fgod.data.probes import SCORED_SUITES
 from fgod.gate import COMPARE, SHORT, number
 from fgod.probe.metrics import DESCRIPTIONS, LANGUAGE_METRICS
 from fgod.probe.scoring import SHOWN_SUITE
-from fgod.report.reading import Key, Row, Tables, examples, read_tables
+from fgod.report.reading import Key, Row, Tables, check_unchanged, examples, read_tables
 from fgod.report.svg import Line, line_chart, strip, thinned
 from fgod.tables import REASON_BREAK
 
@@ -90,7 +90,10 @@ def write_report(tables: Path, out: Path) -> None:
     Raises:
         FgodError: a table is broken; names file and line.
     """
-    files.write_text(out, render(read_tables(tables), tables))
+    read = read_tables(tables)
+    page = render(read, tables)  # a value that cannot be is told by its line, any other change by its file
+    check_unchanged(tables, read.context["tables_sha256"])
+    files.write_text(out, page)
 
 
 def render(tables: Tables, folder: Path) -> str:

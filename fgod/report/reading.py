@@ -121,7 +121,7 @@ _PARSERS: Mapping[str, Mapping[str, _Parser]] = {
 }
 _CONTEXT = (
     *("persona", "stages", "gate", "base", "base_id", "config", "config_digest", "spent", "adjustments"),
-    *("fits", "promoted"),
+    *("fits", "promoted", "tables_sha256"),
 )
 
 
@@ -139,6 +139,23 @@ def read_tables(folder: Path) -> Tables:
     tables = {name: _read(folder / f"{name}.tsv", columns, _PARSERS[name]) for name, columns in TABLES.items()}
     _check_runs(folder, tables)
     return Tables(context, **tables)
+
+
+def check_unchanged(folder: Path, recorded: Mapping[str, str]) -> None:
+    """Tables are made from the runs' records, never by hand.
+
+    Args:
+        recorded: sha256 by file name, from context.json.
+
+    Raises:
+        FgodError: a table has changed since it was made; names it.
+    """
+    changed = files.differing(recorded, files.file_digests(folder, (folder / name for name in recorded)))
+    if changed:
+        raise FgodError(
+            f"{folder}: {', '.join(changed)} since the tables were made (sha256 in context.json); they are made from "
+            f"results/runs, never by hand: delete {folder} and run snakemake again (copy a table to work on it)"
+        )
 
 
 def _read(path: Path, columns: Sequence[str], parsers: Mapping[str, _Parser]) -> list[Row]:

@@ -1,5 +1,7 @@
 """The trainer, alone: `fgod train` starts this module under the guard and makes a result of however it ends.
 
+--work is the run's folder of scratch, named by its lineage; --run is where its tables go.
+
 python -m fgod.train --recipe F --weights DIR --rows F --work DIR --run DIR --master DIR --phase-file F --result F
 """
 
@@ -55,7 +57,7 @@ def main() -> None:
         args.run,
         args.master,
         recipe["stage"],
-        args.run.name,
+        args.work.name,
         ProgressLines(args.fit, recipe["stage"]),
         args.phase_file,
         Schedule(args.checkpoint_secs, args.checkpoint_steps),

@@ -8,7 +8,6 @@ steps done; rows and random bits follow from those. A checkpoint appears whole, 
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,14 +17,14 @@ from typing import Any
 from torch import Tensor
 
 from fgod import NUMERICS_VERSION, files
+from fgod.checkpoints import PREFIX, folders
 from fgod.data.rows import Row
-from fgod.errors import UsageError
+from fgod.errors import FgodError, UsageError
 from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, open_weights, write_weights
 from fgod.train.optimizer import AdamW
 from fgod.train.recipe import TrainRecipe
 
 KEPT = 2
-_PREFIX = "checkpoint-"
 
 
 @dataclass
@@ -54,11 +53,6 @@ def identity(recipe: TrainRecipe, rows: Sequence[Row], seed: int, start: Path) -
     return files.digest(NUMERICS_VERSION, asdict(recipe), [asdict(row) for row in rows], seed, begun)
 
 
-def folders(work: Path) -> list[Path]:
-    """Checkpoints, oldest first."""
-    return sorted(path for path in work.glob(f"{_PREFIX}*") if path.is_dir())
-
-
 def _tensors(optimizer: AdamW) -> dict[str, Tensor]:
     out = {}
     for name, tensor in optimizer.tensors.items():
@@ -70,15 +64,16 @@ def _tensors(optimizer: AdamW) -> dict[str, Tensor]:
 
 def save(work: Path, optimizer: AdamW, run: str, more: Mapping[str, Any]) -> Path:
     """Write a checkpoint of a run (its `identity`) and forget all but the two newest."""
-    target = work / f"{_PREFIX}{optimizer.steps_done:08d}"
+    target = work / f"{PREFIX}{optimizer.steps_done:08d}"
     with files.atomic_folder(target) as folder:
         parts = _tensors(optimizer)
         write_weights(folder, list(parts), lambda n: parts[n].nbytes, lambda n: {n: parts[n].cpu()}, DEVICE_SHARD_BYTES)
         flags = {n: [t.got_gradient, t.changed] for n, t in optimizer.tensors.items()}
-        state = {"run": run, "steps_done": optimizer.steps_done, "tensors": flags, "more": more}
+        written = files.file_digests(folder)
+        state = {"run": run, "steps_done": optimizer.steps_done, "tensors": flags, "more": more, "files": written}
         files.write_json(folder / "state.json", state)
     for old in folders(work)[:-KEPT]:
-        shutil.rmtree(old)
+        files.remove_folder(old)
     return target
 
 
@@ -87,18 +82,24 @@ def restore(work: Path, optimizer: AdamW, run: str) -> dict[str, Any] | None:
 
     Raises:
         UsageError: the checkpoint is of another run; names both.
+        FgodError: a file of it has changed since it was written, or is missing; names it.
     """
-    for leftover in work.glob(f".{_PREFIX}*"):
-        shutil.rmtree(leftover)
+    files.sweep(work)
     found = folders(work)
     if not found:
         return None
     state = files.read_json(found[-1] / "state.json")
+    if "files" not in state:
+        raise UsageError(
+            f"{found[-1] / 'state.json'}: the key 'files' is missing: an older version wrote this checkpoint; "
+            f"delete {work} to train from the start"
+        )
     if state["run"] != run:
         raise UsageError(
             f"{found[-1]}: found a checkpoint of the run {state['run']}, expected {run}: recipe, rows, seed or "
             f"starting weights differ; delete {work} to train from the start"
         )
+    _check_files(found[-1], state["files"])
     with open_weights(found[-1]) as stored:
         for name, value in _tensors(optimizer).items():
             value.copy_(stored.read(name))
@@ -108,8 +109,11 @@ def restore(work: Path, optimizer: AdamW, run: str) -> dict[str, Any] | None:
     return dict(state["more"])
 
 
-def forget(work: Path) -> None:
-    """Remove all checkpoints, whole or not: the run has ended."""
-    for pattern in (f"{_PREFIX}*", f".{_PREFIX}*"):
-        for folder in work.glob(pattern):
-            shutil.rmtree(folder)
+def _check_files(folder: Path, recorded: Mapping[str, str]) -> None:
+    there = [folder / name for name in recorded if (folder / name).is_file()]
+    changed = files.differing(recorded, files.file_digests(folder, there))
+    if changed:
+        raise FgodError(
+            f"{folder}: {', '.join(changed)} since this checkpoint was written (sha256); delete {folder} to go on from "
+            "the checkpoint before it, or from the start where there is none"
+        )

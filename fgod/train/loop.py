@@ -87,6 +87,8 @@ class Outcome:
     steps_done: int
     wall_s: float
     threads: int
+    weights_files: Mapping[str, str] = field(default_factory=dict)
+    """The sha256 of each file of the master folder."""
     full_parameter: bool = True
     """Every tensor was trained, on answers, with masters that accumulate; else `partial` says what is missing."""
     partial: tuple[str, ...] = ()
@@ -381,11 +383,11 @@ def _weight_rms(model: PreTrainedModel) -> float:
     return math.sqrt(squares / sum(matrix.numel() for matrix in matrices))
 
 
-def save_masters(start: Path, masters: Mapping[str, Tensor], recipe: TrainRecipe, out: Path) -> str:
+def save_masters(start: Path, masters: Mapping[str, Tensor], recipe: TrainRecipe, out: Path) -> dict[str, str]:
     """A Hugging Face folder of the masters as they are stored, with the start's tokenizer and config, by rename.
 
     Returns:
-        Its sha256.
+        The sha256 of each of its files.
     """
     config = read_plain_config(start)
     more = {} if recipe.block_scales == BLOCK_SCALES[0] else {BLOCK_SCALES_KEY: recipe.block_scales}
@@ -394,11 +396,11 @@ def save_masters(start: Path, masters: Mapping[str, Tensor], recipe: TrainRecipe
         write_weights(folder, list(masters), lambda n: masters[n].nbytes, lambda n: {n: masters[n].cpu()}, limit)
         copy_side_files(start, folder)
         write_config(folder, config, "float32" if recipe.master_dtype == "fp32" else "bfloat16", **more)
-    digest = files.sha256_folder(out)
+    digests = files.file_digests(out)
     if limit == DEVICE_SHARD_BYTES:
         for file in weight_files(out):
             files.drop_cached(file)
-    return digest
+    return digests
 
 
 def _silent(*_: object) -> None:
@@ -527,7 +529,8 @@ def run(
     Args:
         start: a folder of plain weights in any number format; it is only read.
         seed: of the order of rows.
-        work: scratch; holds the rows of train.tsv while the run lasts (see `record.publish`), and its checkpoints.
+        work: scratch; holds the rows of train.tsv while the run lasts (see `record.publish`), and its checkpoints; they
+            stay when it has ended: who notes the outcome forgets them.
         phase_file: where the guard looks for what the run is doing.
         schedule: of checkpoints; without one there are none. A run goes on from what it finds in `work`.
         limit_gb: GiB that the guard allows; a run that is predicted to need more is refused.
@@ -586,12 +589,12 @@ def run(
         phase("saving")
         participants = _participants(trainer, start)
         write_participation(run_dir / "participation.tsv", participants, stage, lineage)
-        digest = "" if reason else _finish(trainer, participants, start, master_out)
-    checkpoint.forget(work)
+        written = {} if reason else _finish(trainer, participants, start, master_out)
     return Outcome(
         status=DIVERGED if reason else TRAINED,
         reason=reason,
-        weights_sha256=digest,
+        weights_sha256=files.sha256_listing(written) if written else "",
+        weights_files=written,
         steps_done=trainer.optimizer.steps_done,
         wall_s=round(time.perf_counter() - begin, 3),
         threads=recipe.threads,
@@ -614,8 +617,8 @@ def _resume(trainer: _Path, work: Path, schedule: Schedule, identity: str) -> _R
     return _Run(trainer, work, schedule, identity, resumed_at, Ears.from_environment())
 
 
-def _finish(trainer: _Path, participants: list[Participant], start: Path, master_out: Path) -> str:
-    """Check that no tensor of a full-parameter run was left out, save the masters, return their folder's sha256."""
+def _finish(trainer: _Path, participants: list[Participant], start: Path, master_out: Path) -> dict[str, str]:
+    """Check that no tensor of a full-parameter run was left out, save the masters, return their files' sha256."""
     if not trainer.recipe.partial:
         check_holes(participants)
     return save_masters(start, _masters(trainer.model), trainer.recipe, master_out)

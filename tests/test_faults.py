@@ -1,0 +1,328 @@
+"""Disks, weights, tables and other runs that are not as they should be: a clear message, and nothing is lost."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fgod import checkpoints, files
+from fgod.errors import FgodError, StorageError
+from fgod.nvfp4.folders import save_tensors
+from fgod.stop import is_ancestor
+from tests.kills import Victim
+from tests.mini import Mini
+
+
+def command_of(project: Mini, name: str) -> list[str]:
+    """A command of the pipeline as its manifest recorded it, the last of its name, to be run again by hand."""
+    return [entry["argv"] for entry in project.manifest() if entry["argv"][:2] == ["fgod", name]][-1]
+
+
+def run_of(project: Mini) -> Path:
+    """The folder of the artifacts of the only run, relative to the project."""
+    return next((project.folder / "artifacts/A").iterdir()).relative_to(project.folder)
+
+
+def hidden(folder: Path) -> list[Path]:
+    return [p for p in folder.rglob(".*") if ".snakemake" not in p.parts]
+
+
+@contextmanager
+def mounted(folder: Path, *how: str):
+    """Something mounted on a folder; skipped where that is not allowed."""
+    done = subprocess.run(["mount", *how, folder], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"mounting is not allowed here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@contextmanager
+def read_only(folder: Path):
+    """A folder that cannot be written to; permissions do not bind root, for whom it is mounted so."""
+    if os.geteuid():
+        folder.chmod(0o555)
+        try:
+            yield
+        finally:
+            folder.chmod(0o755)
+        return
+    with mounted(folder, "--bind", str(folder)):
+        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+        yield
+
+
+# ------------------------------------------------------------------------------------------------- disks and folders
+
+
+def test_a_full_disk_leaves_what_stood_there(tmp_path):
+    (disk := tmp_path / "disk").mkdir()
+    with mounted(disk, "-t", "tmpfs", "-o", "size=256k", "tmpfs"):
+        files.write_json(disk / "a.json", {"old": 1})
+        with files.atomic_folder(disk / "weights") as folder:
+            (folder / "old").write_text("old")
+        (disk / "filler").write_bytes(bytes(200_000))
+        with pytest.raises(StorageError, match=r"a\.json: it could not be written: No space left on device.*free some"):
+            files.write_json(disk / "a.json", ["long" * 50_000])
+        with (
+            pytest.raises(StorageError, match=r"weights: it could not be written: No space left on device"),
+            files.atomic_folder(disk / "weights") as folder,
+        ):
+            save_tensors({"w": torch.zeros(100_000)}, folder / "model.safetensors")
+        assert files.read_json(disk / "a.json") == {"old": 1}
+        assert sorted(p.name for p in disk.rglob("*")) == ["a.json", "filler", "old", "weights"]
+
+
+def test_an_export_to_a_full_disk_names_it_and_goes_on_when_there_is_room(ran):
+    place, argv = run_of(ran), command_of(ran, "export")
+    folder, aside = ran.folder / place, ran.folder / "aside"
+    shutil.copytree(folder, aside)
+    before = files.file_digests(folder)
+    size = sum(p.stat().st_size for p in files.folder_files(folder)) // 1024 + 200
+    with mounted(folder, "-t", "tmpfs", "-o", f"size={size}k", "tmpfs"):
+        shutil.copytree(aside, folder, dirs_exist_ok=True)
+        ended = ran.run(*argv)
+        assert ended.returncode == 1 and "Traceback" not in ended.stderr, ended.stderr
+        assert f"{place}/nvfp4: it could not be written: No space left on device" in ended.stderr
+        assert files.file_digests(folder) == before and not hidden(folder)
+        subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
+        assert ran.run(*argv).returncode == 0
+        assert files.file_digests(folder) == before
+
+
+def test_a_training_whose_weights_do_not_fit_names_them(mini, based):
+    """The limit on a file's size needs no rights: what is written says EFBIG instead of ENOSPC."""
+    argv = command_of(Mini(based), "train")
+    mini.config["checkpoint"] = {"steps": 4}
+    shutil.copytree(based / "results/runs", mini.folder / "results/runs")
+    outcome = next(mini.folder.glob("results/runs/A/*/outcome.json"))
+    before = outcome.read_bytes()
+    most = 600_000
+    ended = mini.run(*argv, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)))
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr, ended.stderr
+    assert f"{run_of(Mini(based))}/master: it could not be written: File too large" in ended.stderr
+    assert "ulimit -f" in ended.stderr and "the training of A came to no result" in ended.stderr
+    assert outcome.read_bytes() == before and not hidden(mini.folder / "artifacts")
+
+
+def test_a_read_only_folder_is_named(ran):
+    place, argv = run_of(ran), command_of(ran, "export")
+    before = files.file_digests(ran.folder / place)
+    with read_only(ran.folder / place):
+        ended = ran.run(*argv)
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    assert f"{place}/nvfp4: it could not be written: " in ended.stderr
+    assert "Read-only file system" in ended.stderr or "Permission denied" in ended.stderr
+    assert files.file_digests(ran.folder / place) == before
+
+    ran.write()
+    with read_only(ran.folder):  # .snakemake is written to before the Snakefile is read, so the words are snakemake's
+        environment = {**os.environ, "PATH": f"{Path(os.sys.executable).parent}:{os.environ['PATH']}"}
+        for command in (["snakemake", "-n"], ["snakemake", "--cores", "1"]):
+            ended = subprocess.run(command, cwd=ran.folder, env=environment, capture_output=True, text=True)
+            said = ended.stdout + ended.stderr
+            assert ended.returncode == 1 and ".snakemake/" in said, said
+            assert "Read-only file system" in said or "Permission denied" in said
+
+
+# -------------------------------------------------------------------------------------------------------- leftovers
+
+
+def test_what_a_killed_writer_left_is_cleared_up_and_a_living_ones_is_not(tmp_path):
+    for kind in ("file", "folder"):
+        code = f"""
+import os, signal
+from pathlib import Path
+from fgod import files
+with files.atomic_{kind}(Path({str(tmp_path / kind)!r})) as temporary:
+    print(temporary, flush=True)
+    signal.pause()
+"""
+        writer = subprocess.Popen([os.sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        temporary = Path(writer.stdout.readline().strip())
+        assert temporary.exists() and files.sweep(tmp_path) == []
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
+        assert files.sweep(tmp_path) == [f"removed {temporary}, left by a killed process"]
+        assert not temporary.exists() and not (tmp_path / kind).exists()
+
+
+def test_a_folder_that_was_moved_aside_for_one_that_never_came_is_put_back(tmp_path):
+    release = tmp_path / "release"
+    with files.atomic_folder(release) as folder:
+        (folder / "a").write_text("good")
+    release.replace(tmp_path / ".release.abcd1234.old")  # as a kill between the two renames leaves it
+    (tmp_path / ".release.abcd1235.tmp").mkdir()
+    assert files.sweep(tmp_path) == [
+        f"put back {release}, which a killed process had moved aside",
+        f"removed {tmp_path}/.release.abcd1235.tmp, left by a killed process",
+    ]
+    assert (release / "a").read_text() == "good" and [p.name for p in tmp_path.iterdir()] == ["release"]
+    shutil.copytree(release, tmp_path / ".release.abcd1236.old")  # and after both
+    files.sweep(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["release"]
+
+
+def test_a_command_does_not_outlive_the_snakemake_that_started_it(tmp_path):
+    inner = tmp_path / "inner.py"
+    inner.write_text("""
+import signal
+from fgod.stop import heeding
+with heeding():
+    print("ready", flush=True)
+    signal.pause()
+""")
+    middle = f"FGOD_SNAKEMAKE=$$ bash -c '{os.sys.executable} {inner}; true' & wait"  # with a shell in between
+    outer = subprocess.Popen(["bash", "-c", middle], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert outer.stdout.readline() == "ready\n"
+    outer.kill()
+    said = outer.communicate(timeout=10)[1]  # ends when the inner one has closed its standard error
+    assert (
+        f"snakemake (process {outer.pid}) is gone; this command ends too" in said
+        and "Stopped: ended by SIGTERM" in said
+    )
+    assert is_ancestor(os.getppid()) and not is_ancestor(outer.pid)
+    late = subprocess.run(
+        ["fgod", "plan"], env={**os.environ, "FGOD_SNAKEMAKE": str(outer.pid)}, capture_output=True, text=True
+    )
+    assert late.returncode == 1 and f"(process {outer.pid}) is gone: nothing was begun" in late.stderr
+
+
+def test_a_signal_waits_for_a_lock_instead_of_hanging():
+    """As in snakemake, whose handler of SIGTERM takes a lock that the main thread may hold."""
+    code = """
+import os, signal, threading, time
+from fgod.stop import heed_beside
+lock, told = threading.Lock(), threading.Event()
+def handler(*_):
+    with lock:
+        told.set()
+signal.signal(signal.SIGTERM, handler)
+heed_beside()
+with lock:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.1)
+print(told.wait(5))
+"""
+    ended = subprocess.run([os.sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    assert ended.stdout == "True\n", ended.stderr
+
+
+# ---------------------------------------------------------------------------------------------- weights and records
+
+
+def flip(path: Path) -> None:
+    """Flip one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
+def test_damaged_weights_are_caught_before_they_are_used(ran, based, damage):
+    place = run_of(ran)
+    words = "is gone" if damage is Path.unlink else "has changed"
+    release = files.file_digests(ran.folder / "artifacts/release")
+    base = Path(next(ran.folder.glob("artifacts/base/*/master/model.safetensors")))
+    cases = [
+        (ran.folder / place / "master/model.safetensors", "export", f"{place}/trained.json"),
+        (ran.folder / place / "nvfp4/model.safetensors", "probe", f"{place}/exported.json"),
+        (base, "train", f"{base.parent.parent.relative_to(ran.folder)}/base.json"),
+    ]
+    for weights, command, stamp in cases:
+        damage(weights)
+        ended = ran.run(*command_of(ran, command))
+        folder = weights.parent.relative_to(ran.folder)
+        assert ended.returncode == 1 and "Traceback" not in ended.stderr
+        assert f"fgod: {folder}: model.safetensors {words} since these weights were written (sha256" in ended.stderr
+        assert stamp in ended.stderr and f"delete {folder.parent} and run snakemake again" in ended.stderr
+        shutil.copyfile(based / weights.relative_to(ran.folder), weights)
+    assert files.file_digests(ran.folder / "artifacts/release") == release
+
+
+def test_damaged_checkpoints_are_caught_before_they_are_used(tmp_path):
+    from fgod.train import checkpoint
+    from fgod.train.loop import _set_up
+    from tests.test_optimizer import RECIPE
+    from tests.tiny_model import tiny_folder
+
+    optimizer = _set_up(tiny_folder(tmp_path / "start"), RECIPE, 7, 0, lambda _: None).optimizer
+    for optimizer.steps_done in (1, 2):
+        checkpoint.save(tmp_path / "work", optimizer, "run", {"resumed_at": []})
+    newest = checkpoints.folders(tmp_path / "work")[-1]
+    flip(newest / "model.safetensors")
+    with pytest.raises(FgodError, match=r"00000002: model.safetensors has changed .* the checkpoint before it"):
+        checkpoint.restore(tmp_path / "work", optimizer, "run")
+    (newest / "model.safetensors").unlink()
+    with pytest.raises(FgodError, match=r"00000002: model.safetensors is gone since"):
+        checkpoint.restore(tmp_path / "work", optimizer, "run")
+    files.remove_folder(newest)  # as the message says
+    assert checkpoint.restore(tmp_path / "work", optimizer, "run") == {"resumed_at": []} and optimizer.steps_done == 1
+    assert load_file(checkpoints.folders(tmp_path / "work")[0] / "model.safetensors")
+
+
+def test_a_torn_manifest_file_and_a_hand_edited_table_are_named_and_made_good(ran):
+    record = sorted((ran.folder / "results/manifest.d").glob("*.end.json"))[0]
+    truncate(record)
+    said = ran.run("fgod", "summary")
+    assert said.returncode == 0 and f"results/manifest.d/{record.name}: not JSON" in said.stderr
+    states = [entry["state"] for entry in ran.manifest()]
+    assert states.count("unreadable") == 1 and "Released" in said.stdout
+
+    tables = {p.name: p.read_bytes() for p in (ran.folder / "results/tables").iterdir()}
+    stages = ran.folder / "results/tables/stages.tsv"
+    time.sleep(1.1)  # snakemake compares times of files
+    stages.write_text(stages.read_text().replace("\taccepted\t", "\tdamaged\t"))
+    said = ran.snakemake(code=1)
+    assert "results/tables: stages.tsv has changed since the tables were made" in said
+    assert "delete results/tables and run snakemake again" in said
+    shutil.rmtree(stages.parent)
+    ran.snakemake()
+    assert {p.name: p.read_bytes() for p in stages.parent.iterdir()} == tables and ran.trained() == ["A"]
+
+    replies = next(ran.folder.glob("results/runs/A/*/probes.tsv"))
+    verdict = replies.with_name("verdict.json").read_bytes()
+    replies.write_text(replies.read_text().replace("\ttrue\t", "\tfalse\t"))
+    ended = ran.run(*command_of(ran, "gate"))
+    assert ended.returncode == 1 and "probes.tsv has changed since it was written" in ended.stderr
+    assert "metrics.json" in ended.stderr and replies.with_name("verdict.json").read_bytes() == verdict
+
+
+# ------------------------------------------------------------------------------------------------------ two at once
+
+
+def test_two_runs_at_once_in_one_folder(mini, based):
+    victim = Victim(mini)
+    first = victim.started()
+    try:
+        assert victim._seen(first, "trainer"), victim.said()
+        said = mini.snakemake(code=1)
+        assert "Directory cannot be locked" in said and "--unlock" in said
+        ended = mini.run("fgod", "recover")
+        assert ended.returncode == 1 and f"process {first.pid} (snakemake)" in ended.stderr, ended.stderr
+        trainers = [pid for pid, role in victim._here().items() if role == "trainer"]
+        ended = mini.run(*command_of(Mini(based), "train"))
+        assert ended.returncode == 1 and "another run is using" in ended.stderr
+        assert [pid for pid, role in victim._here().items() if role == "trainer"] == trainers
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    victim.check_alone()
+    victim.check_whole()
+    victim.recover("recover")
+    assert mini.run("fgod", "recover").stdout == "Ready: run snakemake again. What is finished is not made again.\n"
