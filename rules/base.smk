@@ -10,6 +10,7 @@ with settings.explained():
 rule base:
     output:
         f"{BASE}/base.json",
+    threads: 2
     resources:
         gpu=GPU,
     shell:

@@ -34,9 +34,18 @@ class Reply:
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     """Token ids of a one-turn chat, up to where the answer begins."""
+    return tokenizer.encode(chat_text(tokenizer, prompt), add_special_tokens=False)
+
+
+def chat_text(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """A one-turn chat, up to where the answer begins."""
     messages = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return tokenizer.encode(text, add_special_tokens=False)
+    return cast(str, tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+
+def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text, as `encode` gives them, in one call."""
+    return cast(list[list[int]], tokenizer(list(texts), add_special_tokens=False)["input_ids"])
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
