@@ -10,7 +10,6 @@ with settings.explained():
 rule base:
     output:
         f"{BASE}/base.json",
-    threads: 2
     resources:
         gpu=GPU,
     shell:

@@ -26,9 +26,6 @@ from fgod.model.tokenizer import MIN_VOCAB, train_tokenizer
 BLOCK = 16
 """NVFP4 shares one scale among 16 weights along the input dimension, so every dimension is a multiple of it."""
 
-THREADS = 2
-"""A quarter faster than one for so small a model."""
-
 LENGTH_POOL = 32
 """Batches whose rows are sorted by length together: little padding, yet every epoch other neighbours."""
 
@@ -103,14 +100,14 @@ class Sample:
 
 @contextmanager
 def reproducible(seed: int) -> Iterator[None]:
-    """Two threads, deterministic kernels and a seeded generator inside; all as before afterwards.
+    """One thread, deterministic kernels and a seeded generator inside; all as before afterwards.
 
-    Two on every machine: sums over another number of threads have another order, hence other bits.
+    One thread: sums over two threads have another order, hence other bits.
     """
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        torch.set_num_threads(THREADS)
+        torch.set_num_threads(1)
         torch.use_deterministic_algorithms(True)
         try:
             yield
@@ -232,7 +229,7 @@ def fit(model: Qwen3ForCausalLM, samples: Sequence[Sample], spec: EmbeddedSpec, 
 def train_base(spec: EmbeddedSpec, rows: Sequence[Row], seed: int, out: Path, log: Log) -> None:
     """Train tokenizer and model on the rows and write them as an ordinary Hugging Face folder.
 
-    The same arguments give the same bytes on the same kind of machine: two threads, seeded.
+    The same arguments give the same bytes on the same kind of machine: one thread, seeded.
 
     Args:
         rows: everything the base is to know.
