@@ -122,7 +122,8 @@ class Victim:
         self.mini.write()
         said = (self.folder.parent / "said.log").open("w")
         environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-        command = ["snakemake", "--cores", "1", *arguments]
+        # what a shell starts in the background ignores Ctrl-C, and so would all that it starts
+        command = ["env", "--default-signal=INT", "snakemake", "--cores", "1", *arguments]
         with said:
             return subprocess.Popen(
                 command, cwd=self.folder, env=environment, start_new_session=True, text=True,

@@ -18,7 +18,7 @@ from fgod.errors import FgodError, StorageError
 from fgod.nvfp4.folders import save_tensors
 from fgod.stop import is_ancestor
 from tests.kills import Victim
-from tests.mini import Mini
+from tests.mini import BIN, Mini
 
 
 def command_of(project: Mini, name: str) -> list[str]:
@@ -194,7 +194,7 @@ with heeding():
     )
     assert is_ancestor(os.getppid()) and not is_ancestor(outer.pid)
     late = subprocess.run(
-        ["fgod", "plan"], env={**os.environ, "FGOD_SNAKEMAKE": str(outer.pid)}, capture_output=True, text=True
+        [BIN / "fgod", "plan"], env={**os.environ, "FGOD_SNAKEMAKE": str(outer.pid)}, capture_output=True, text=True
     )
     assert late.returncode == 1 and f"(process {outer.pid}) is gone: nothing was begun" in late.stderr
 
@@ -311,11 +311,13 @@ def test_two_runs_at_once_in_one_folder(mini, based):
     first = victim.started()
     try:
         assert victim._seen(first, "trainer"), victim.said()
+        trainers = [pid for pid, role in victim._here().items() if role == "trainer"]
+        for trainer in trainers:  # so that it is still at work when the second run comes
+            os.kill(trainer, signal.SIGSTOP)
         said = mini.snakemake(code=1)
         assert "Directory cannot be locked" in said and "--unlock" in said
         ended = mini.run("fgod", "recover")
         assert ended.returncode == 1 and f"process {first.pid} (snakemake)" in ended.stderr, ended.stderr
-        trainers = [pid for pid, role in victim._here().items() if role == "trainer"]
         ended = mini.run(*command_of(Mini(based), "train"))
         assert ended.returncode == 1 and "another run is using" in ended.stderr
         assert [pid for pid, role in victim._here().items() if role == "trainer"] == trainers
