@@ -186,8 +186,8 @@ def test_one_pass_of_adamw_is_its_twin(modes: dict[str, Any], exact: bool) -> No
         assert max(found[slot] for slot in adamw.SLOTS) < 1e-5
     else:
         assert all(found[part] <= 1 for part in found if part.endswith("apart")), found
-        assert found["weight differ"] < (0.05 if modes.get("master") == "fp32" else 1e-2)
-        assert max(found[slot] for slot in adamw.SLOTS) < 1e-3
+        assert found["weight differ"] < (0.5 if modes.get("master") == "fp32" else 1e-2)
+        assert max(found[slot] for slot in adamw.SLOTS) < 1e-2
 
 
 def test_programs_and_tiles_change_no_bit() -> None:

@@ -184,7 +184,7 @@ def _squares_kernel(grad, partials, count, programs, TILE: tl.constexpr):
     tl.store(partials + program, tl.sum(total, 0))
 
 
-@triton.jit(do_not_specialize=["stream0", "stream1"])
+@triton.jit(do_not_specialize=["programs", "stride", "partials", "stream0", "stream1"])
 def _adamw_kernel(
     weight, grad, m, m_scales, m_segments, v, v_scales, v_segments, start, squares, numbers, sums,
     count, programs, stride, stream0, stream1, partials, factor, rate1, beta2, rate2, eps, decay, pull, clip,
