@@ -1,6 +1,6 @@
 """Files and folders: digests, and writes that leave either the old or the new state.
 
-Whatever is written has a temporary name first, `.NAME.XXXXXXXX.tmp` beside its own. The writer holds a lock on it as
+Whatever is written has a temporary name first, `.NAME.RANDOM.tmp` beside its own. The writer holds a lock on it as
 long as it lives, so that `sweep` can tell what a kill left behind from what is being written.
 """
 
@@ -174,7 +174,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success fsync its files and move it to `path`, else remove it.
 
-    An existing `path` is moved aside first (`.NAME.XXXXXXXX.old`) and deleted after the new one stands. A kill between
+    An existing `path` is moved aside first (`.NAME.RANDOM.old`) and deleted after the new one stands. A kill between
     the two renames leaves it there, and `sweep` puts it back.
 
     Raises:
