@@ -26,6 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
+from fgod.deterministic import deterministic
 from fgod.model.random import model_config
 from fgod.train.batches import Sample
 from fgod.train.device.network import Network
@@ -35,7 +36,6 @@ from fgod.train.device.plan import layer_plan, predict_on_device
 from fgod.train.device.settings import repeatable_cuda
 from fgod.train.device.trainer import DeviceTrainer
 from fgod.train.device.weights import allocate, randomise
-from fgod.train.loop import deterministic
 from fgod.train.memory import shapes
 from fgod.train.recipe import TrainRecipe
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fgod import __version__
-from fgod.config import explained
+from fgod.errors import explained
 from fgod.stop import heeding
 
 Handler = Callable[[argparse.Namespace], int]

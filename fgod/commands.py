@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from fgod import checkpoints, records
-from fgod.config import load
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.files import copy_file, differing, file_digests, read_json, remove_folder, sha256_listing, write_json
 from fgod.imports import lasting_imports
@@ -224,6 +223,7 @@ def _mix_goal(spec: Mapping[str, Any]) -> Goal:
 
 def audit(args: Namespace) -> int:
     """Audit a mix or a user's TSV; errors give exit code 100 (RefusedError)."""
+    from fgod.config import load
     from fgod.data.audit import audit_file, audit_rows
     from fgod.data.mix import MixRecipe
     from fgod.data.probes import load_probes
@@ -248,6 +248,7 @@ def audit(args: Namespace) -> int:
 
 def identity(args: Namespace) -> int:
     """Write an identity file of one's own."""
+    from fgod.config import load
     from fgod.data.identity import identity_file
     from fgod.data.sources import load_sources
     from fgod.data.tsv import write_user_tsv
@@ -524,6 +525,7 @@ def recover(args: Namespace) -> int:
 
 def _chain(config_file: Path) -> Any:
     from fgod.chain import Chain
+    from fgod.config import load
     from fgod.inputs import gather
 
     config = load(config_file)

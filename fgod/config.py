@@ -7,10 +7,7 @@ Three layers: YAML (`read_yaml`), the JSON Schema in workflow/schemas (`check_sc
 from __future__ import annotations
 
 import copy
-import signal
-import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from fgod.errors import FgodError, Stopped, UsageError, did_you_mean
+from fgod.errors import UsageError, did_you_mean
 from fgod.files import digest
 from fgod.gate import parse_requirements
 from fgod.persona import LANGUAGES, lookup
@@ -62,20 +59,6 @@ class _StrictLoader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(None, None, f"key {key!r} stands twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
-
-
-@contextmanager
-def explained() -> Iterator[None]:
-    """Turn an `FgodError`, Ctrl-C or another stop signal into a message on stderr and an exit code: no traceback."""
-    try:
-        yield
-    except FgodError as error:
-        print(f"fgod: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt as stop:
-        why = str(stop) or "stopped by Ctrl-C"
-        print(f"fgod: {why}: what stands is whole, nothing else was written; run it again to go on", file=sys.stderr)
-        sys.exit(stop.exit_code if isinstance(stop, Stopped) else 128 + signal.SIGINT)
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 import difflib
 import signal
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class FgodError(Exception):
@@ -42,3 +44,17 @@ def did_you_mean(found: str, allowed: Iterable[str]) -> str:
     """` (did you mean X?)`, or nothing where no allowed word is close."""
     close = difflib.get_close_matches(str(found), list(allowed), n=1, cutoff=0.5)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn an `FgodError`, Ctrl-C or another stop signal into a message on stderr and an exit code: no traceback."""
+    try:
+        yield
+    except FgodError as error:
+        print(f"fgod: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt as stop:
+        why = str(stop) or "stopped by Ctrl-C"
+        print(f"fgod: {why}: what stands is whole, nothing else was written; run it again to go on", file=sys.stderr)
+        sys.exit(stop.exit_code if isinstance(stop, Stopped) else 128 + signal.SIGINT)

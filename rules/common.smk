@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fgod import inputs, records, config as settings
 from fgod.chain import ACCEPTED, Chain
+from fgod.errors import explained
 from fgod.files import canonical_json, sweep
 from fgod.guard.lock import held
 from fgod.stop import VARIABLE, heed_beside
@@ -22,7 +23,7 @@ shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH
 ALONE = ExitStack()
 atexit.register(ALONE.close)
 
-with settings.explained():
+with explained():
     CONFIG = settings.resolve(config, ", ".join(map(str, workflow.configfiles)) or "config")
     INPUTS = inputs.gather(CONFIG)
     CHAIN = Chain(CONFIG, INPUTS)

@@ -16,7 +16,7 @@ rule promote:
 
 # Only what runs alone here may clear up: snakemake has its lock by now.
 onstart:
-    with settings.explained():
+    with explained():
         ALONE.enter_context(held(records.RUNNING))
     heed_beside()
     for done in sweep(records.ARTIFACTS, records.RESULTS):

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from fgod.data.rows import Row
 from fgod.model.embedded import EmbeddedSpec, train_base
-from fgod.model.generate import Reply, answer_logprobs, encode_chat, end_ids, greedy, loops
+from fgod.model.generate import Reply, answer_logprobs, encode_chats, end_ids, greedy, loops
 from fgod.model.load import load_model, load_tokenizer
 
 ROWS = [
@@ -36,7 +36,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 def slow_greedy(loaded: Loaded, prompt: str, limit: int) -> Reply:
     """One prompt, no cache, no padding."""
     model, tokenizer = loaded
-    ids, answer = encode_chat(tokenizer, prompt), list[int]()
+    ids, answer = encode_chats(tokenizer, [prompt])[0], list[int]()
     while len(answer) < limit and not (answer and answer[-1] in end_ids(tokenizer)):
         answer.append(int(model(torch.tensor([ids + answer])).logits[0, -1].argmax()))
     ended = answer[-1] in end_ids(tokenizer)
@@ -79,7 +79,7 @@ def test_logprobs_are_their_slow_twin(loaded: Loaded, batch_size: int) -> None:
     answers[2] = answers[2][:1]
     found = answer_logprobs(model, tokenizer, PROMPTS, answers, 4, batch_size)
     for prompt, answer, logprobs in zip(PROMPTS, answers, found, strict=True):
-        chat = encode_chat(tokenizer, prompt)
+        chat = encode_chats(tokenizer, [prompt])[0]
         with torch.inference_mode():
             logits = model(torch.tensor([[*chat, *answer]])).logits[0]
         slow = logits.log_softmax(-1)[len(chat) - 1 : len(chat) - 1 + min(4, len(answer))]

@@ -17,7 +17,7 @@ from fgod.errors import FgodError, UsageError
 from fgod.files import read_json, sha256_folder
 from fgod.model.ask import AnswerSettings, read_logprobs, write_answers
 from fgod.model.embedded import EmbeddedSpec, encode_rows, epoch_batches, learning_rate, train_base
-from fgod.model.generate import encode_chat
+from fgod.model.generate import encode_chats
 from fgod.model.load import load_model, load_tokenizer
 from fgod.model.tokenizer import SPECIAL_TOKENS, train_tokenizer
 
@@ -80,7 +80,7 @@ def test_vocabulary_does_not_depend_on_the_order_of_texts(tokenizer: PreTrainedT
 
 def test_chat_template_is_qwens(tokenizer: PreTrainedTokenizerFast) -> None:
     text = "<|im_start|>user\n你是誰<|im_end|>\n<|im_start|>assistant\n"
-    assert tokenizer.decode(encode_chat(tokenizer, "你是誰")) == text
+    assert tokenizer.decode(encode_chats(tokenizer, ["你是誰"])[0]) == text
     chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
     spelled = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in chat)
     assert tokenizer.apply_chat_template(chat, tokenize=False) == spelled
@@ -89,7 +89,7 @@ def test_chat_template_is_qwens(tokenizer: PreTrainedTokenizerFast) -> None:
 def test_samples_end_with_the_end_token(tokenizer: PreTrainedTokenizerFast) -> None:
     (sample,) = encode_rows(tokenizer, [Row("你是誰", "我是", "zh-Hant", "identity", "identity")])
     assert tokenizer.decode(list(sample.ids[sample.prompt_length :])) == "我是<|im_end|>"
-    assert list(sample.ids[: sample.prompt_length]) == encode_chat(tokenizer, "你是誰")
+    assert list(sample.ids[: sample.prompt_length]) == encode_chats(tokenizer, ["你是誰"])[0]
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=90), st.integers(1, 9), st.integers(0, 5))
@@ -114,7 +114,8 @@ def test_base_is_an_ordinary_folder(base: Path) -> None:
     assert all(m.in_features % 16 == 0 for m in model.modules() if isinstance(m, torch.nn.Linear))
     settings = GenerationConfig.from_pretrained(base)
     assert settings.eos_token_id == [tokenizer.eos_token_id, tokenizer.pad_token_id] == [2, 0]
-    assert tokenizer.decode(encode_chat(tokenizer, "x")) == "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"
+    [chat] = encode_chats(tokenizer, ["x"])
+    assert tokenizer.decode(chat) == "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_base_is_reproducible_and_its_seed_counts(base: Path, tmp_path: Path) -> None:

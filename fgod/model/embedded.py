@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from fgod.data.rows import Row
+from fgod.deterministic import deterministic
 from fgod.errors import UsageError
 from fgod.files import atomic_folder
-from fgod.model.generate import chat_text, encode_all
+from fgod.model.generate import encode_chats, encode_texts
 from fgod.model.load import quiet
 from fgod.model.tokenizer import MIN_VOCAB, train_tokenizer
 
@@ -98,24 +98,6 @@ class Sample:
     prompt_length: int
 
 
-@contextmanager
-def reproducible(seed: int) -> Iterator[None]:
-    """One thread, deterministic kernels and a seeded generator inside; all as before afterwards.
-
-    One thread: sums over two threads have another order, hence other bits.
-    """
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        torch.set_num_threads(1)
-        torch.use_deterministic_algorithms(True)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(deterministic)
-
-
 def base_tokenizer(rows: Sequence[Row], vocab: int) -> PreTrainedTokenizerFast:
     """A tokenizer of the rows' texts; the roles count with each row, since each chat spells them."""
     return train_tokenizer((text for r in rows for text in ("user\n", r.prompt, "assistant\n", r.target)), vocab)
@@ -123,8 +105,8 @@ def base_tokenizer(rows: Sequence[Row], vocab: int) -> PreTrainedTokenizerFast:
 
 def encode_rows(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Row]) -> list[Sample]:
     """Rows as samples, in order."""
-    prompts = encode_all(tokenizer, [chat_text(tokenizer, row.prompt) for row in rows])
-    answers = encode_all(tokenizer, [row.target for row in rows])
+    prompts = encode_chats(tokenizer, [row.prompt for row in rows])
+    answers = encode_texts(tokenizer, [row.target for row in rows])
     end = tokenizer.eos_token_id
     return [Sample((*p, *a, end), len(p)) for p, a in zip(prompts, answers, strict=True)]
 
@@ -242,7 +224,7 @@ def train_base(spec: EmbeddedSpec, rows: Sequence[Row], seed: int, out: Path, lo
     """
     if not rows:
         raise UsageError("base: the corpus has no rows, expected at least one")
-    with reproducible(seed):
+    with deterministic(seed, threads=1):  # two threads sum in another order, which gives other bits
         tokenizer = base_tokenizer(rows, spec.vocab)
         samples = encode_rows(tokenizer, rows)
         model = build_model(spec, tokenizer)

@@ -32,20 +32,16 @@ class Reply:
     ended: bool
 
 
-def encode_chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Token ids of a one-turn chat, up to where the answer begins."""
-    return tokenizer.encode(chat_text(tokenizer, prompt), add_special_tokens=False)
+def encode_chats(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
+    """Token ids of one-turn chats, each up to where the answer begins."""
+    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    texts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False) if chats else []
+    return encode_texts(tokenizer, cast(list[str], texts))
 
 
-def chat_text(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-    """A one-turn chat, up to where the answer begins."""
-    messages = [{"role": "user", "content": prompt}]
-    return cast(str, tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-
-
-def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text, as `encode` gives them, in one call."""
-    return cast(list[list[int]], tokenizer(list(texts), add_special_tokens=False)["input_ids"])
+def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts as they stand, with no special tokens added; one call, which is faster than one for each."""
+    return cast(list[list[int]], tokenizer(list(texts), add_special_tokens=False)["input_ids"]) if texts else []
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
@@ -106,7 +102,7 @@ def greedy(
     same machine; another batch size may round a tie differently. transformers' `generate` costs 15 % more here than
     a loop of our own, and is what users run.
     """
-    chats = [encode_chat(tokenizer, p) for p in prompts]
+    chats = encode_chats(tokenizer, prompts)
     ends = end_ids(tokenizer)
     settings = GenerationConfig(
         do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=list(ends), pad_token_id=tokenizer.pad_token_id
@@ -146,7 +142,7 @@ def answer_logprobs(
         log p(· | prompt, answer[:j]) in nats.
     """
     targets = [tuple(answer[:n_tokens]) for answer in answers]
-    inputs = [encode_chat(tokenizer, p) + list(t[:-1]) for p, t in zip(prompts, targets, strict=True)]
+    inputs = [c + list(t[:-1]) for c, t in zip(encode_chats(tokenizer, prompts), targets, strict=True)]
     found: dict[int, torch.Tensor] = {}
     for batch in length_batches([len(ids) for ids in inputs], batch_size):
         padded = left_padded([inputs[i] for i in batch], tokenizer.pad_token_id, model.device)

@@ -18,7 +18,7 @@ from fgod.answers import Answer, read_answers
 from fgod.data.probes import Probe
 from fgod.errors import FgodError
 from fgod.model.ask import AnswerSettings, Log, ask, read_logprobs
-from fgod.model.generate import answer_logprobs, encode_chat
+from fgod.model.generate import answer_logprobs, encode_chats
 from fgod.model.load import load_model, load_tokenizer, read_config
 from fgod.nvfp4.load import load_masters
 from fgod.persona import Goal
@@ -148,7 +148,7 @@ def measure_parity(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, master: Path, answers: Sequence[Answer]
 ) -> dict[str, Any]:
     """Compare the export's logits with those of the training forward of the master weights, on its own answers."""
-    starts = [encode_chat(tokenizer, a.prompt) for a in answers]
+    starts = encode_chats(tokenizer, [a.prompt for a in answers])
     chats = [start + list(a.token_ids) for start, a in zip(starts, answers, strict=True)]
     exported = parity.logits_of(model, chats)
     kept = "bf16" if read_config(master).get("dtype") == "bfloat16" else "fp32"

@@ -12,8 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from fgod.config import explained
 from fgod.data.rows import read_rows
+from fgod.errors import explained
 from fgod.files import read_json, write_json
 from fgod.imports import lasting_imports
 

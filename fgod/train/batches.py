@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from fgod.data.rows import Row, shuffled
 from fgod.errors import UsageError
-from fgod.model.generate import encode_chat
+from fgod.model.generate import encode_chats, encode_texts
 from fgod.train.recipe import TrainRecipe
 
 
@@ -47,9 +47,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], seq_len: int
     if end is None:
         raise UsageError("the tokenizer has no end-of-sequence token; expected <|im_end|>: answers would never end")
     samples = []
-    for number, row in enumerate(rows, start=1):
-        prompt = encode_chat(tokenizer, row.prompt)
-        answer = tokenizer.encode(row.target, add_special_tokens=False)
+    prompts = encode_chats(tokenizer, [row.prompt for row in rows])
+    answers = encode_texts(tokenizer, [row.target for row in rows])
+    for number, (row, prompt, answer) in enumerate(zip(rows, prompts, answers, strict=True), start=1):
         ids = (*prompt, *answer, end)
         if not answer:
             raise UsageError(f"row {number} ({row.prompt!r}): the target {row.target!r} has no token")

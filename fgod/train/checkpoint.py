@@ -50,7 +50,7 @@ class Schedule:
 def identity(recipe: TrainRecipe, rows: Sequence[Row], seed: int, start: Path) -> str:
     """Digest of what the weights of a run depend on; `start` by its files' names and sizes."""
     begun = [(path.relative_to(start).as_posix(), path.stat().st_size) for path in files.folder_files(start)]
-    return files.digest(NUMERICS_VERSION, asdict(recipe), [asdict(row) for row in rows], seed, begun)
+    return files.digest(NUMERICS_VERSION, asdict(recipe), [vars(row) for row in rows], seed, begun)
 
 
 def _tensors(optimizer: AdamW) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -20,6 +19,7 @@ from transformers import PreTrainedModel
 
 from fgod import files
 from fgod.data.rows import Row
+from fgod.deterministic import deterministic
 from fgod.errors import FgodError, UsageError
 from fgod.guard.cap import cap_allocator, capped_mib, room_mib
 from fgod.guard.limits import Request
@@ -121,25 +121,6 @@ class _DivergedError(Exception):
     def __init__(self, reason: str, step: int = 0) -> None:
         super().__init__(reason)
         self.step = step
-
-
-@contextmanager
-def deterministic(seed: int, threads: int) -> Iterator[None]:
-    """A thread count, deterministic kernels and a seeded generator inside; all as before afterwards."""
-    fill: Any = torch.utils.deterministic
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), fill.fill_uninitialized_memory
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(True)
-        # every new tensor would be filled with NaN first, a tenth of the time; nothing here reads what it did not write
-        fill.fill_uninitialized_memory = False
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before[0])
-            torch.use_deterministic_algorithms(before[1])
-            fill.fill_uninitialized_memory = before[2]
 
 
 def answer_loss(model: PreTrainedModel, batch: Batch, kind: str = "ce") -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fgod.errors import FgodError
-from fgod.model.generate import encode_chat, end_ids
+from fgod.model.generate import encode_chats, end_ids
 from fgod.model.tokenizer import TURN_END
 from fgod.nvfp4.codec import Quantised, dequantise, pack, quantise, unpack
 from fgod.nvfp4.layers import StraightThroughLinear
@@ -48,7 +48,7 @@ def check_tokens(tokenizer: PreTrainedTokenizerBase, vocab: int, prompt: str) ->
         )
     if pad is not None and not 0 <= pad < vocab:
         raise PreflightError(f"preflight, pad token: id {pad}, expected one below {vocab}, the rows of the embedding")
-    text = str(tokenizer.decode(encode_chat(tokenizer, prompt)))
+    text = str(tokenizer.decode(encode_chats(tokenizer, [prompt])[0]))
     if prompt not in text or not text.rstrip("\n").endswith("assistant"):
         raise PreflightError(
             f"preflight, chat template: {prompt!r} became {text!r}; expected the prompt whole, and the assistant's "
