@@ -56,12 +56,12 @@ def test_reloaded_logits_equal_the_training_forward_to_the_bit(
     masters: Masters, exports: Exports, tied: bool, dtype: str
 ) -> None:
     trained = load_masters(masters[tied], dtype).requires_grad_(False)
-    served = AutoModelForCausalLM.from_pretrained(exports[tied, dtype])
+    served, probed = AutoModelForCausalLM.from_pretrained(exports[tied, dtype]), load_model(exports[tied, dtype])
     ids = torch.arange(2 * 17).reshape(2, 17) * 7 % 300
     with torch.no_grad():
-        ours, theirs = trained(input_ids=ids).logits, served(input_ids=ids).logits
-    assert ours.dtype == theirs.dtype == getattr(torch, dtype)
-    assert torch.equal(ours, theirs)
+        ours, theirs, own = (model(input_ids=ids).logits for model in (trained, served, probed))
+    assert ours.dtype == theirs.dtype == own.dtype == getattr(torch, dtype)
+    assert torch.equal(ours, theirs) and torch.equal(ours, own)
     assert ours.std() > 0.01
 
 
@@ -72,11 +72,28 @@ def test_greedy_generation_with_a_cache_is_the_same(masters: Masters, exports: E
     wanted = {"max_new_tokens": 6, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
     # torch multiplies a strided batch another way when the weight requires a gradient: compare like with like
     trained: Any = load_masters(masters[tied], dtype).requires_grad_(False)
-    served: Any = load_model(exports[tied, dtype])
+    served: Any = AutoModelForCausalLM.from_pretrained(exports[tied, dtype]).eval().requires_grad_(False)
     ours, theirs = (model.generate(**prompt, **wanted) for model in (trained, served))
     assert torch.equal(ours.sequences, theirs.sequences)
     assert len(ours.logits) > 1
     assert all(torch.equal(a, b) for a, b in zip(ours.logits, theirs.logits, strict=True))
+
+
+def test_an_export_that_lacks_a_tensor_or_has_another_is_named(exports: Exports, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for file in exports[True, "float32"].iterdir():
+        (out / file.name).write_bytes(file.read_bytes())
+    stored = load_file(out / "model.safetensors")
+    norm = "model.norm.weight"
+    for wrong, words in (
+        ({key: value for key, value in stored.items() if key != norm}, f"{norm} is missing from the weights"),
+        ({**stored, "extra.weight": torch.ones(2)}, "extra.weight stands in the weights"),
+        ({**stored, norm: torch.ones(5)}, f"{norm} has another shape"),
+    ):
+        save_file(wrong, out / "model.safetensors", {"format": "pt"})
+        with pytest.raises(UsageError, match=f"out: the tensor {words}"):
+            load_model(out)
 
 
 def test_quantisation_changes_the_logits(masters: Masters) -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from fgod.data.rows import Row
+from fgod.model.decode import decode
 from fgod.model.embedded import EmbeddedSpec, train_base
-from fgod.model.generate import Reply, answer_logprobs, encode_chat, end_ids, greedy, loops
+from fgod.model.generate import Reply, answer_logprobs, encode_chat, end_ids, greedy, left_padded, loops
 from fgod.model.load import load_model, load_tokenizer
 
 ROWS = [
@@ -48,6 +49,21 @@ def test_greedy_is_its_slow_twin_in_order(loaded: Loaded) -> None:
     replies = [greedy(*loaded, PROMPTS, 20, batch_size) for batch_size in (1, 3, 128)]
     assert replies == [slow] * 3
     assert slow[0].ended and slow[0].text.startswith("貓是一種動物。")
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_decoding_with_a_static_cache_gives_the_same_replies(loaded: Loaded, rows: int) -> None:
+    model, tokenizer = loaded
+    ends, pad = end_ids(tokenizer), int(tokenizer.pad_token_id)
+    expected = greedy(model, tokenizer, PROMPTS[:rows], 20)
+    for count in (1, 3, 20):
+        chats = [encode_chat(tokenizer, prompt) for prompt in PROMPTS[:rows]]
+        tokens = decode(model, left_padded(chats, pad, model.device), count, ends, pad)
+        assert [len(row) for row in tokens] == [count] * rows
+        for row, whole in zip(tokens, expected, strict=True):
+            kept = whole.token_ids[:count]
+            assert tuple(row[: len(kept)]) == kept and set(row[len(kept) :]) <= {pad}
+    assert expected[0].ended and len(expected[0].token_ids) > 3
 
 
 def test_reply_that_is_cut_off_has_not_ended(loaded: Loaded) -> None:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from fgod.model.decode import decode
 from fgod.model.tokenizer import END_OF_TEXT, TURN_END
 
 LOOP_UNIT = 8
@@ -115,8 +116,11 @@ def greedy(
     with own_settings(model, settings):
         for batch in length_batches([len(c) for c in chats], batch_size):
             inputs = left_padded([chats[i] for i in batch], tokenizer.pad_token_id, model.device)
-            output = cast(Any, model).generate(**inputs)[:, inputs["input_ids"].shape[1] :]
-            found.update(zip(batch, (reply(tokenizer, row, ends) for row in output.tolist()), strict=True))
+            if model.device.type == "cuda":
+                rows = decode(model, inputs, max_new_tokens, ends, tokenizer.pad_token_id)
+            else:
+                rows = cast(Any, model).generate(**inputs)[:, inputs["input_ids"].shape[1] :].tolist()
+            found.update(zip(batch, (reply(tokenizer, row, ends) for row in rows), strict=True))
     return [found[i] for i in range(len(prompts))]
 
 
