@@ -66,6 +66,15 @@ def test_decoding_with_a_static_cache_gives_the_same_replies(loaded: Loaded, row
     assert expected[0].ended and len(expected[0].token_ids) > 3
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_replies_of_a_gpu_are_those_of_the_cpu(loaded: Loaded) -> None:
+    model, tokenizer = loaded
+    on_gpu = load_model(Path(model.config._name_or_path), device="cuda")
+    for batch_size in (1, 3, 128):
+        assert greedy(on_gpu, tokenizer, PROMPTS, 20, batch_size) == greedy(model, tokenizer, PROMPTS, 20, batch_size)
+
+
 def test_reply_that_is_cut_off_has_not_ended(loaded: Loaded) -> None:
     (reply,) = greedy(*loaded, PROMPTS[:1], 2)
     assert not reply.ended and len(reply.token_ids) == 2
