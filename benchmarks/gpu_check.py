@@ -6,20 +6,21 @@ losses: a small embedded base is trained on the CPU; then a stage of `--steps` s
 losses must agree within 1 %. A run is made twice on the GPU: whether its bits repeat is said. export: exports of
 identical weights made on either device must be equal to the bit. load (25 GB of disk): a random 4 B base is written,
 loaded, trained 20 steps at 1×96, exported, read again and probed, each in a process of its own, with its seconds, those
-of its slowest functions, and the host's peak memory. Writes gpu_check.json; exit code 1 if a check failed. Each check
+of its main parts, and the host's peak memory. Writes gpu_check.json; exit code 1 if a check failed. Each check
 prints its traceback where it breaks, and the next goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-import cProfile
 import csv
+import functools
+import importlib
 import json
 import multiprocessing
-import pstats
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import psutil
 import torch
 import yaml
 from transformers import GenerationConfig
@@ -111,25 +113,77 @@ def exported(start: Path, scratch: Path) -> dict[str, Any]:
     return {"agrees": digests[0] == digests[1]}
 
 
-SLOW = 0.2
-"""Seconds from which a function of the project is listed, with those that it calls."""
+WATCHED = {
+    "fgod.train.loop": ("stream_in", "check_forward", "check_network", "_Run.fit", "_participants", "save_masters"),
+    "fgod.train.device.trainer": ("DeviceTrainer._capture",),
+    "fgod.nvfp4.folders": ("save_tensors",),
+    "fgod.nvfp4.export": ("_tensors", "write_weights"),
+    "fgod.files": ("file_digests", "drop_cached"),
+    "fgod.model.ask": ("load_model", "ask", "answer_logprobs"),
+    "fgod.probe.run": (
+        "load_model", "read_logprobs", "ask", "measure_kl", "measure_parity", "stream_in", "export_record",
+    ),
+}  # fmt: skip
+"""Functions whose seconds are told: those of their callers hold them."""
+
+
+def watch(spent: dict[str, float]) -> None:
+    """Add up the seconds of `WATCHED` from now on. No profiler: it would make compiling twice as slow."""
+
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*args: Any, **more: Any) -> Any:
+            begin = time.perf_counter()
+            try:
+                return function(*args, **more)
+            finally:
+                spent[name] = spent.get(name, 0.0) + time.perf_counter() - begin
+
+        return call
+
+    for module, names in WATCHED.items():
+        for name in names:
+            owner: Any = importlib.import_module(module)
+            *parents, last = name.split(".")
+            for parent in parents:
+                owner = getattr(owner, parent)
+            setattr(owner, last, timed(f"{module.split('.')[-1]}.{name}", getattr(owner, last)))
+
+
+class Available(threading.Thread):
+    """How far the host's available memory fell: this holds pinned memory too, which no process is charged with."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.begin = self.least = psutil.virtual_memory().available
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        while not self.over.wait(0.05):
+            self.least = min(self.least, psutil.virtual_memory().available)
+
+    def fell_mib(self) -> int:
+        self.over.set()
+        return (self.begin - self.least) >> 20
 
 
 def measured(work: Callable[..., Any], *args: Any) -> dict[str, Any]:
-    """Run in a process of its own: seconds of the work, the host's peak memory, the slowest functions, what it gave."""
+    """Run in a process of its own: seconds of the work and its parts, the host's peak memory, what it gave."""
     torch.set_num_threads(1)
+    spent: dict[str, float] = {}
+    watch(spent)
     forget_peak()
-    profile, begin = cProfile.Profile(), time.perf_counter()
-    result = profile.runcall(work, *args)
-    seconds = round(time.perf_counter() - begin, 1)
-    stats: Any = pstats.Stats(profile)
-    slow = {
-        f"{Path(file).stem}.{name}": round(cumulative, 2)
-        for (file, _, name), (_, _, _, cumulative, _) in stats.stats.items()
-        if "fgod" in file and cumulative > SLOW
+    available, begin = Available(), time.perf_counter()
+    available.start()
+    result = work(*args)
+    seconds = time.perf_counter() - begin
+    return {
+        "seconds": round(seconds, 1),
+        "host_peak_mib": peak_mib(),
+        "available_fell_mib": available.fell_mib(),
+        "parts": {name: round(one, 2) for name, one in spent.items() if one > 0.05},
+        "result": result,
     }
-    by_time = dict(sorted(slow.items(), key=lambda item: -item[1]))
-    return {"seconds": seconds, "host_peak_mib": peak_mib(), "slow": by_time, "result": result}
 
 
 def on_the_gpu(folder: Path) -> None:
@@ -206,7 +260,9 @@ def loaded(scratch: Path) -> dict[str, Any]:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             parts[name] = pool.submit(measured, work, *args).result()
         parts[name]["with_start"] = round(time.perf_counter() - begin, 1)
-        print(f"{name:10} {parts[name]}", flush=True)
+        print(
+            name, {key: value for key, value in parts[name].items() if name != "train" or key != "result"}, flush=True
+        )
         return parts[name]["result"]
 
     base = {"shape": "qwen3-4b" if GPU.type == "cuda" else "tiny", "seed": 1}
@@ -221,7 +277,6 @@ def loaded(scratch: Path) -> dict[str, Any]:
     part("answers", answered, scratch / "nvfp4", scratch / "answers")
     part("probe", probed, out / "nvfp4", out / "master", scratch / "answers", scratch / "probed")
     part("decode", decoded, out / "nvfp4")
-    part("again", trained, start, rows, scratch / "again", 20)
     return {"agrees": outcome["status"] == "trained", "whole_s": round(whole, 1), "parts": parts}
 
 

@@ -187,6 +187,17 @@ def test_a_bf16_model_is_exported_by_plain_rounding_of_its_float32_values(tmp_pa
     assert torch.equal(*logits)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_writes_the_same_bytes(masters: Masters, exports: Exports, tmp_path: Path) -> None:
+    for tied, dtype in CASES:
+        export(masters[tied], tmp_path / f"{tied}-{dtype}", dtype, device=torch.device("cuda"))
+        assert sha256_folder(tmp_path / f"{tied}-{dtype}") == sha256_folder(exports[tied, dtype])
+    export(masters[False], tmp_path / "shards", "float32", 8000, torch.device("cuda"))
+    export(masters[False], tmp_path / "expected", "float32", 8000)
+    assert sha256_folder(tmp_path / "shards") == sha256_folder(tmp_path / "expected")
+
+
 def test_the_same_masters_give_the_same_bytes(masters: Masters, exports: Exports, tmp_path: Path) -> None:
     export(masters[True], tmp_path / "again", "float32")
     assert sha256_folder(tmp_path / "again") == sha256_folder(exports[True, "float32"])

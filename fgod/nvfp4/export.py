@@ -96,13 +96,7 @@ def packed_tensors(name: str, quantised: Quantised) -> dict[str, Tensor]:
 def _tensors(
     weights: Weights, unit: _Unit, dtype: torch.dtype, block_scales: str, device: torch.device
 ) -> dict[str, Tensor]:
-    """What is stored of a unit, computed on the device, on the CPU."""
-    return {name: value.cpu() for name, value in _computed(weights, unit, dtype, block_scales, device).items()}
-
-
-def _computed(
-    weights: Weights, unit: _Unit, dtype: torch.dtype, block_scales: str, device: torch.device
-) -> dict[str, Tensor]:
+    """What is stored of a unit, computed on the device."""
     masters = {name: weights.read(name).to(device).float() for name in unit.shapes}
     if not names.is_quantised(next(iter(masters))):
         for name, master in masters.items():

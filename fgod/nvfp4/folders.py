@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,12 @@ SHARD_BYTES = 4_000_000_000
 
 DEVICE_SHARD_BYTES = 1_000_000_000
 """The same of weights that lie on a GPU: writing takes twice a shard of host memory."""
+
+ALIGNMENT = 64
+"""Bytes between the places of tensors in pinned memory are a multiple of this."""
+
+PADDING = 2**20
+"""What that takes, for 16,000 tensors."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """The compute dtypes of configs and exports by name."""
@@ -118,6 +126,31 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
         raise OSError(int(number[1] or number[2]), str(error), str(path)) from error
 
 
+class _Host:
+    """Host memory for one shard at a time. What comes from a GPU goes to pinned memory that every shard uses again: ten
+    times as fast as into memory that is new each time."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.used = size, 0
+        self.pinned: Tensor | None = None
+
+    def take(self, value: Tensor) -> Tensor:
+        """The tensor on the host, contiguous, until `used` is set back."""
+        if value.device.type != "cuda":
+            return value.contiguous()
+        if self.pinned is None:
+            self.pinned = torch.empty(self.size, dtype=torch.uint8, pin_memory=True)
+        start, self.used = self.used, self.used + value.nbytes + -value.nbytes % ALIGNMENT
+        if self.used > self.size:
+            return value.cpu()
+        return self.pinned[start : start + value.nbytes].view(value.dtype).view(value.shape).copy_(value)
+
+
+def _fsync(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
 def write_weights(
     folder: Path,
     units: Sequence[Unit],
@@ -125,19 +158,27 @@ def write_weights(
     tensors: Callable[[Unit], Mapping[str, Tensor]],
     limit: int = SHARD_BYTES,
 ) -> None:
-    """Write the tensors of units, made one unit at a time: one file, or shards with an index.
+    """Write the tensors of units, on any device, made one unit at a time: one file, or shards with an index.
 
-    `size` gives a unit's bytes before its tensors are made.
+    `size` gives a unit's bytes before its tensors are made. The disk takes one shard while the next is made.
     """
-    shards = plan_shards([size(unit) for unit in units], limit)
+    sizes = [size(unit) for unit in units]
+    shards = plan_shards(sizes, limit)
+    host = _Host(max((sum(sizes[i] for i in indices) for indices in shards), default=0) + PADDING)
     weight_map: dict[str, str] = {}
     total = 0
-    for number, indices in enumerate(shards, start=1):
-        name = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        shard = {key: value.contiguous() for i in indices for key, value in tensors(units[i]).items()}
-        save_tensors(shard, folder / name, metadata={"format": "pt"})
-        weight_map.update(dict.fromkeys(shard, name))
-        total += sum(value.nbytes for value in shard.values())
+    synced = []
+    with ThreadPoolExecutor(1) as disk:
+        for number, indices in enumerate(shards, start=1):
+            name = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            host.used = 0
+            shard = {key: host.take(value) for i in indices for key, value in tensors(units[i]).items()}
+            save_tensors(shard, folder / name, metadata={"format": "pt"})
+            synced.append(disk.submit(_fsync, folder / name))
+            weight_map.update(dict.fromkeys(shard, name))
+            total += sum(value.nbytes for value in shard.values())
+    for one in synced:
+        one.result()
     if len(shards) > 1:
         files.write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
