@@ -17,9 +17,10 @@ from fgod.files import sha256_folder
 from fgod.model.load import load_model
 from fgod.nvfp4 import NonFiniteError, Quantised, dequantised, export, read_export
 from fgod.nvfp4.codec import BadScaleError, fake_quantise, quantise, shared_global_scale
-from fgod.nvfp4.folders import open_weights, plan_shards
+from fgod.nvfp4.folders import open_weights, plan_shards, write_weights
 from fgod.nvfp4.inspect import inspect_tensor, text
 from fgod.nvfp4.load import load_masters
+from fgod.train.record import forget_peak, peak_mib, resident_mib
 from tests.tiny_model import tiny_folder
 
 CASES = [(tied, dtype) for tied in (True, False) for dtype in ("float32", "bfloat16")]
@@ -168,6 +169,21 @@ def test_shards_hold_the_same_tensors(masters: Masters, exports: Exports, tmp_pa
     with torch.no_grad():
         served = [load_model(f)(input_ids=ids).logits for f in (exports[False, "float32"], tmp_path / "out")]
     assert torch.equal(*served)
+
+
+def test_reading_shards_in_turn_holds_one_of_them(tmp_path: Path) -> None:
+    size = 2**26
+    made = {str(n): torch.full((size,), n, dtype=torch.int8) for n in range(4)}
+    write_weights(tmp_path, list(made), lambda n: size, lambda n: {n: made[n]}, size)
+    with open_weights(tmp_path) as weights:
+        assert weights.names == ["0", "1", "2", "3"] and len(set(weights.files.values())) == 4
+        made.clear()
+        before = resident_mib()
+        forget_peak()
+        assert [int(weights.read(name).max()) for name in weights.names] == [0, 1, 2, 3]
+        assert peak_mib() - before < 2.5 * size / 2**20
+        assert weights.shape("0") == (size,) and int(weights.read("0")[0]) == 0
+    assert resident_mib() - before < size / 2**20
 
 
 def test_shards_are_planned_in_order_within_the_limit() -> None:

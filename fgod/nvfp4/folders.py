@@ -7,8 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,22 +44,38 @@ BLOCK_SCALES_KEY = "nvfp4_block_scales"
 Unit = TypeVar("Unit")
 
 
-@dataclass(frozen=True)
 class Weights:
-    """An open folder: `names` in stored order, and from which file each comes."""
+    """An open folder: `names` in stored order, and in `files` from which file each comes.
 
-    folder: Path
-    files: Mapping[str, Any]
+    One file is open at a time: what was read of it is mapped, and counts as this process's memory, until it is closed.
+    """
+
+    def __init__(self, folder: Path, files: Mapping[str, Path]) -> None:
+        self.folder, self.files = folder, files
+        self._open: tuple[Path, Any] | None = None
 
     @property
     def names(self) -> list[str]:
         return list(self.files)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.files[name].get_slice(name).get_shape())
+        return tuple(self._file(name).get_slice(name).get_shape())
 
     def read(self, name: str) -> Tensor:
-        return self.files[name].get_tensor(name)
+        return self._file(name).get_tensor(name)
+
+    def _file(self, name: str) -> Any:
+        path = self.files[name]
+        if self._open is None or self._open[0] != path:
+            self.close()
+            self._open = path, safe_open(path, framework="pt").__enter__()
+        return self._open[1]
+
+    def close(self) -> None:
+        """Unmap what was read, but for tensors that somebody still holds."""
+        if self._open is not None:
+            self._open[1].__exit__(None, None, None)
+            self._open = None
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -82,20 +97,23 @@ def weight_files(folder: Path) -> list[Path]:
 
 @contextmanager
 def open_weights(folder: Path) -> Iterator[Weights]:
-    """Open all shards of a folder, reading headers only.
+    """The weights of a folder, of which headers alone are read at first.
 
     Raises:
         UsageError: a weight file is missing or is not safetensors.
     """
-    with ExitStack() as stack:
-        owners: dict[str, Any] = {}
-        for path in weight_files(folder):
-            try:
-                handle = stack.enter_context(safe_open(path, framework="pt"))
-            except SafetensorError as error:
-                raise UsageError(f"{path}: not a safetensors file: {error}") from error
-            owners.update(dict.fromkeys(handle.keys(), handle))
-        yield Weights(folder, owners)
+    owners: dict[str, Path] = {}
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as handle:
+                owners.update(dict.fromkeys(handle.keys(), path))
+        except SafetensorError as error:
+            raise UsageError(f"{path}: not a safetensors file: {error}") from error
+    weights = Weights(folder, owners)
+    try:
+        yield weights
+    finally:
+        weights.close()
 
 
 def plan_shards(sizes: Sequence[int], limit: int) -> list[list[int]]:

@@ -572,7 +572,7 @@ def run(
         first_loss = check_forward(trainer.model, chats)
         if isinstance(trainer, _DevicePath):
             trainer.trainer.measure()
-            check_network(trainer.trainer.network.logits, trainer.model, chats)
+            check_network(trainer.trainer.network.logits, trainer.model, chats, recipe.length_bucket)
         training = _resume(trainer, work, schedule or Schedule(), checkpoint.identity(recipe, rows, seed, start))
         plan = ([samples[i] for i in indices] for indices in batches(rows, recipe, seed))
         forget_peak()
