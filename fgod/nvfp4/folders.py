@@ -27,7 +27,7 @@ SHARD_BYTES = 4_000_000_000
 """Largest shard, unless one unit is larger. A shard is held in memory while it is written."""
 
 DEVICE_SHARD_BYTES = 1_000_000_000
-"""The same of weights that lie on a GPU: writing takes twice a shard of host memory."""
+"""The same of weights that lie on a GPU."""
 
 ALIGNMENT = 64
 """Bytes between the places of tensors in pinned memory are a multiple of this."""
@@ -145,8 +145,8 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
 
 
 class _Host:
-    """Host memory for one shard at a time. What comes from a GPU goes to pinned memory that every shard uses again: ten
-    times as fast as into memory that is new each time."""
+    """Host memory for one shard at a time. What comes from a GPU goes to pinned memory that every shard uses again; into
+    memory that is new each time a GPU copies slower than a disk takes it."""
 
     def __init__(self, size: int) -> None:
         self.size, self.used = size, 0
