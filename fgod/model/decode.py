@@ -1,8 +1,7 @@
 """Greedy decoding with a static KV cache: every token of a batch is the same work, on a GPU one CUDA graph's replay.
 
-`generate` of transformers launches some 1000 kernels a token, and a GPU waits for that; a graph is one launch. The
-cache, the mask and the tokens have the size that they will have in the end, and nothing asks the device for anything
-but whether all rows have ended, now and then.
+The cache, the mask and the tokens have the size that they will have in the end, and nothing asks the device for
+anything but, now and then, whether all rows have ended.
 """
 
 from __future__ import annotations
@@ -89,7 +88,8 @@ def decode(
         if made == 2 and model.device.type == "cuda":  # the first ran as it is written: all kernels are there
             step = _captured(batch)
         step()
-    return [[int(token) for token in row] for row in batch.out.tolist()]
+    found: list[list[int]] = batch.out.tolist()
+    return found
 
 
 def _captured(batch: _Batch) -> Callable[[], None]:

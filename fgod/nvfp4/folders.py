@@ -145,8 +145,8 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
 
 
 class _Host:
-    """Host memory for one shard at a time. What comes from a GPU goes to pinned memory that every shard uses again; into
-    memory that is new each time a GPU copies slower than a disk takes it."""
+    """Host memory for one shard at a time. What comes from a GPU goes to pinned memory that every shard uses again:
+    into memory that is new each time it comes slower than a disk takes it."""
 
     def __init__(self, size: int) -> None:
         self.size, self.used = size, 0
