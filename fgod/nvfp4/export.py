@@ -38,7 +38,8 @@ def quantization_config(dtype: str) -> dict[str, Any]:
     """config.json's `quantization_config`: weights as NVFP4, activations as they are, the head left out.
 
     compressed-tensors decompresses to BF16 at the first forward, which a float32 model then cannot multiply with; for
-    that dtype transformers is told to decompress (to the model's dtype) while it loads.
+    that dtype transformers is told to decompress (to the model's dtype) while it loads. transformers 5.17 decompresses
+    to BF16 even so, and cannot use a float32 export; `fgod.model.load` unpacks exports itself.
     """
     weights = {
         "num_bits": 4,
