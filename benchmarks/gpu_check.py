@@ -1,38 +1,56 @@
 """Is the GPU's path right? The same recipe on CPU and GPU, the same bits exported, the same run twice.
 
-    python benchmarks/gpu_check.py --out FOLDER [--steps 20] [--base-steps 200] [--load]
+    python benchmarks/gpu_check.py --out FOLDER [--only losses,export,load] [--steps 20] [--base-steps 200]
 
-A small embedded base is trained on the CPU; then a stage of `--steps` steps by both paths, in several modes: losses
-must agree within 1 %. Exports of identical weights made on either device must be equal to the bit. A run is made twice
-on the GPU: whether its bits repeat is said. `--load`: a random 4 B base is written, loaded, trained 20 steps at 1×96,
-exported and read again, with seconds and the host's peak memory of each. Writes gpu_check.json; exit code 1 if a check
-failed. Each check prints its traceback where it breaks, and the next goes on.
+losses: a small embedded base is trained on the CPU; then a stage of `--steps` steps by both paths, in several modes:
+losses must agree within 1 %. A run is made twice on the GPU: whether its bits repeat is said. export: exports of
+identical weights made on either device must be equal to the bit. load (25 GB of disk): a random 4 B base is written,
+loaded, trained 20 steps at 1×96, exported, read again and probed, each in a process of its own, with its seconds, those
+of its main parts, and the host's peak memory. Writes gpu_check.json; exit code 1 if a check failed. Each check
+prints its traceback where it breaks, and the next goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import functools
+import importlib
 import json
+import multiprocessing
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import psutil
 import torch
+import yaml
+from transformers import GenerationConfig
 
+from fgod.config import load
 from fgod.data.corpus import base_corpus
+from fgod.data.probes import load_probes
 from fgod.data.rows import Row
 from fgod.data.sources import load_sources
 from fgod.files import sha256_folder
+from fgod.model.ask import write_answers
+from fgod.model.decode import decode
 from fgod.model.embedded import EmbeddedSpec, train_base
+from fgod.model.generate import encode_chats, end_ids, left_padded, own_settings
+from fgod.model.load import load_model, load_tokenizer
 from fgod.model.random import write_random
 from fgod.nvfp4.export import export
+from fgod.nvfp4.folders import SHARD_BYTES
+from fgod.persona import goal_from_config
+from fgod.probe.run import ProbeSettings, run_probes
 from fgod.train import Outcome, TrainRecipe, run
 from fgod.train.record import forget_peak, peak_mib
 
@@ -95,30 +113,171 @@ def exported(start: Path, scratch: Path) -> dict[str, Any]:
     return {"agrees": digests[0] == digests[1]}
 
 
-def loaded(scratch: Path) -> dict[str, Any]:
-    """Seconds and the host's peak memory of a 4 B base from folder to export."""
+WATCHED = {
+    "fgod.train.loop": ("stream_in", "check_forward", "check_network", "_Run.fit", "_participants", "save_masters"),
+    "fgod.train.device.trainer": ("DeviceTrainer._capture",),
+    "fgod.nvfp4.folders": ("save_tensors",),
+    "fgod.nvfp4.export": ("_tensors", "write_weights"),
+    "fgod.files": ("file_digests", "drop_cached"),
+    "fgod.model.ask": ("load_model", "ask", "answer_logprobs"),
+    "fgod.probe.run": (
+        "load_model", "read_logprobs", "ask", "measure_kl", "measure_parity", "stream_in", "export_record",
+    ),
+}  # fmt: skip
+"""Functions whose seconds are told: those of their callers hold them."""
+
+
+def watch(spent: dict[str, float]) -> None:
+    """Add up the seconds of `WATCHED` from now on. No profiler: it would make compiling twice as slow."""
+
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*args: Any, **more: Any) -> Any:
+            begin = time.perf_counter()
+            try:
+                return function(*args, **more)
+            finally:
+                spent[name] = spent.get(name, 0.0) + time.perf_counter() - begin
+
+        return call
+
+    for module, names in WATCHED.items():
+        for name in names:
+            owner: Any = importlib.import_module(module)
+            *parents, last = name.split(".")
+            for parent in parents:
+                owner = getattr(owner, parent)
+            setattr(owner, last, timed(f"{module.split('.')[-1]}.{name}", getattr(owner, last)))
+
+
+class Available(threading.Thread):
+    """How far the host's available memory fell: this holds pinned memory too, which no process is charged with."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.begin = self.least = psutil.virtual_memory().available
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        while not self.over.wait(0.05):
+            self.least = min(self.least, psutil.virtual_memory().available)
+
+    def fell_mib(self) -> int:
+        self.over.set()
+        return (self.begin - self.least) >> 20
+
+
+def measured(work: Callable[..., Any], *args: Any) -> dict[str, Any]:
+    """Run in a process of its own: seconds of the work and its parts, the host's peak memory, what it gave."""
+    torch.set_num_threads(1)
+    spent: dict[str, float] = {}
+    watch(spent)
+    forget_peak()
+    available, begin = Available(), time.perf_counter()
+    available.start()
+    result = work(*args)
+    seconds = time.perf_counter() - begin
+    return {
+        "seconds": round(seconds, 1),
+        "host_peak_mib": peak_mib(),
+        "available_fell_mib": available.fell_mib(),
+        "parts": {name: round(one, 2) for name, one in spent.items() if one > 0.05},
+        "result": result,
+    }
+
+
+def on_the_gpu(folder: Path) -> None:
+    """Load a folder of masters."""
+    from fgod.nvfp4.folders import read_plain_config
     from fgod.train.device.weights import stream_in
 
+    stream_in(folder, read_plain_config(folder), "bf16", GPU)
+    if GPU.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def trained(start: Path, rows: list[Row], out: Path, steps: int) -> dict[str, Any]:
+    """As config/qwen3-4b.yaml keeps weights and moments, one row at a time."""
+    modes = {"memory": "80gb", "compute_dtype": "bfloat16", "batch": 1, "lr": 1e-5, "length_bucket": 96}
+    return asdict(train(start, rows, out, steps, GPU.type, **modes)[0])
+
+
+PROBE = yaml.safe_load(Path("config/qwen3-4b.yaml").read_text(encoding="utf-8"))["probe"] | {"device": GPU.type}
+
+
+def answered(exported: Path, out: Path) -> None:
+    """The reference's answers to all probes."""
+    probes = load_probes(Path("traindata/probes.tsv"))
+    settings = ProbeSettings.from_dict(PROBE).answers
+    write_answers(
+        exported, [p.prompt for p in probes], out, settings, [p.prompt for p in probes if p.suite == "retention"]
+    )
+
+
+def probed(exported: Path, master: Path, reference: Path, out: Path) -> dict[str, Any]:
+    """All probes, as a stage's are asked."""
+    probes, goal = load_probes(Path("traindata/probes.tsv")), goal_from_config(load(Path("config.yaml")))
+    settings = ProbeSettings.from_dict(PROBE)
+    out.mkdir()
+    records = run_probes(exported, master, reference, probes, {}, goal, frozenset(), settings, out)
+    return {"probes": len(records), "parity": json.loads((out / "metrics.json").read_text())["parity"]}
+
+
+def decoded(exported: Path) -> dict[str, Any]:
+    """One batch of probes by transformers' `generate` and by a static cache, the second time that each ran."""
+    model, tokenizer = load_model(exported, device=GPU.type), load_tokenizer(exported)
+    prompts = list(dict.fromkeys(p.prompt for p in load_probes(Path("traindata/probes.tsv"))))[: PROBE["batch"]]
+    chats = encode_chats(tokenizer, prompts)
+    count, pad = PROBE["max_new_tokens"], int(tokenizer.pad_token_id)
+    inputs, ends = left_padded(chats, pad, model.device), end_ids(tokenizer)
+    settings = GenerationConfig(do_sample=False, max_new_tokens=count, eos_token_id=list(ends), pad_token_id=pad)
+
+    @torch.inference_mode()
+    def theirs() -> list[list[int]]:
+        with own_settings(model, settings):
+            return model.generate(**inputs)[:, inputs["input_ids"].shape[1] :].tolist()
+
+    found: dict[str, Any] = {"rows": len(prompts), "tokens": count}
+    rows = []
+    for name, work in (("generate", theirs), ("static", lambda: decode(model, inputs, count, ends, pad))):
+        for _ in range(2):
+            begin = time.perf_counter()
+            rows.append(work())
+            found[name] = round(time.perf_counter() - begin, 3)
+    pairs = list(zip(rows[1], rows[3], strict=True))
+    found["equal_rows"] = sum(a[: len(b)] == b[: len(a)] for a, b in pairs)
+    found["first_tokens_equal"] = sum(a[0] == b[0] for a, b in pairs)
+    return found
+
+
+def loaded(scratch: Path) -> dict[str, Any]:
+    """Seconds and the host's peak memory of a 4 B base from folder to export and probes, each in its own process."""
     rows = rows_of(64)
     parts: dict[str, Any] = {}
 
-    def timed(name: str, work: Callable[[], Any]) -> Any:
-        forget_peak()
+    def part(name: str, work: Callable[..., Any], *args: Any) -> Any:
         begin = time.perf_counter()
-        result = work()
-        parts[name] = {"seconds": round(time.perf_counter() - begin, 1), "host_peak_mib": peak_mib()}
-        print(f"{name:12} {parts[name]}", flush=True)
-        return result
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            parts[name] = pool.submit(measured, work, *args).result()
+        parts[name]["with_start"] = round(time.perf_counter() - begin, 1)
+        print(
+            name, {key: value for key, value in parts[name].items() if name != "train" or key != "result"}, flush=True
+        )
+        return parts[name]["result"]
 
     base = {"shape": "qwen3-4b" if GPU.type == "cuda" else "tiny", "seed": 1}
     start, out = scratch / "base", scratch / "stage"
-    timed("write", lambda: write_random(base, rows, start, print))
-    modes = {"memory": "80gb", "compute_dtype": "bfloat16", "batch": 1, "lr": 1e-5, "length_bucket": 96}
-    outcome, _ = timed("train", lambda: train(start, rows, out, 20, GPU.type, **modes))
-    timed("export", lambda: export(out / "master", out / "nvfp4", "bfloat16", device=GPU))
-    config = json.loads((out / "master" / "config.json").read_text())
-    timed("reload", lambda: stream_in(out / "master", config, "bf16", GPU))
-    return {"agrees": outcome.status == "trained", "parts": parts, "outcome": asdict(outcome)}
+    write_random(base, rows, start, print)
+    outcome = part("train", trained, start, rows, out, 20)
+    part("export", export, out / "master", out / "nvfp4", "bfloat16", SHARD_BYTES, GPU)
+    part("reload", on_the_gpu, out / "master")
+    whole = sum(parts[name]["seconds"] for name in ("train", "export", "reload"))
+    print(f"load, 20 steps, export, reload: {whole:.1f} s", flush=True)
+    export(start, scratch / "nvfp4", "bfloat16", device=GPU)
+    part("answers", answered, scratch / "nvfp4", scratch / "answers")
+    part("probe", probed, out / "nvfp4", out / "master", scratch / "answers", scratch / "probed")
+    part("decode", decoded, out / "nvfp4")
+    return {"agrees": outcome["status"] == "trained", "whole_s": round(whole, 1), "parts": parts}
 
 
 def main() -> None:
@@ -126,7 +285,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--base-steps", type=int, default=200)
-    parser.add_argument("--load", action="store_true", help="the 4 B base too: 25 GB of disk")
+    parser.add_argument("--only", default="losses,export", help="of losses, export, load")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"torch": torch.__version__, "device": GPU.type}
@@ -139,13 +298,17 @@ def main() -> None:
             found[name] = {"agrees": False, "error": traceback.format_exc()}
         (args.out / "gpu_check.json").write_text(json.dumps(found, indent=1))
 
+    only = args.only.split(",")
     with tempfile.TemporaryDirectory() as folder:
         scratch, rows = Path(folder), rows_of()
         start = scratch / "embedded"
-        train_base(EmbeddedSpec(steps=args.base_steps), rows_of(2000), 1, start, print)
-        attempt("losses", lambda: compared(start, rows, scratch, args.steps))
-        attempt("export", lambda: exported(start, scratch))
-        if args.load:
+        if {"losses", "export"} & set(only):
+            train_base(EmbeddedSpec(steps=args.base_steps), rows_of(2000), 1, start, print)
+        if "losses" in only:
+            attempt("losses", lambda: compared(start, rows, scratch, args.steps))
+        if "export" in only:
+            attempt("export", lambda: exported(start, scratch))
+        if "load" in only:
             attempt("load", lambda: loaded(scratch))
     wrong = [name for name, one in found.get("losses", {}).items() if isinstance(one, dict) and not one.get("agrees")]
     wrong += [name for name in ("export", "load") if name in found and not found[name]["agrees"]]

@@ -154,7 +154,6 @@ def check_all(bench: Bench) -> None:
     bench.check("adamw, a real matrix, exact", lambda: check_real_adamw(replace(adamw.ADAMW, exact=True)))
     bench.check("adamw, NVFP4 m, a real matrix", lambda: check_real_adamw(adamw.ADAMW, m="nvfp4"))
     bench.check("adamw, again gives the same bits", check_repeats)
-    bench.check("adamw, graph", tests.test_steps_in_a_backward_pass_wait_for_nothing_and_can_be_replayed_as_a_graph)
 
 
 def check_real_matrix() -> str:

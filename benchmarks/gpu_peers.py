@@ -1,6 +1,6 @@
 """What others need for the same step on the same GPU: transformers' Qwen3 under AdamW of torch, bitsandbytes, torchao.
 
-    python benchmarks/gpu_peers.py --out FOLDER [--shape qwen3-4b] [--steps 10] [--seconds 540]
+    python benchmarks/gpu_peers.py --out FOLDER [--shape qwen3-4b] [--steps 10] [--seconds 540] [--only torchao,rows=8]
 
 Each peer is a process of its own, with the GPU's free memory checked before it; a package that is not installed is said
 and left out. Full-parameter BF16, random weights, the loss on half of each row's tokens, logits of all (as those loops
@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--shape", default="qwen3-4b")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=540, help="no peer is begun after so many")
+    parser.add_argument("--only", default="", help="peers whose names have all of these words")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -166,6 +167,8 @@ def main() -> None:
     end, rows = time.monotonic() + args.seconds, []
     for peer in PEERS:
         name = " ".join(f"{key}={value}" for key, value in peer.items())
+        if not all(word in name for word in args.only.split(",")):
+            continue
         lacking = missing(peer)
         if lacking or time.monotonic() > end:
             print(f"left out: {name}: {f'cannot import {lacking}' if lacking else 'the time is over'}", flush=True)

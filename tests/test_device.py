@@ -23,6 +23,7 @@ from fgod.train.device.trainer import DeviceTrainer
 from fgod.train.device.weights import Masters, as_module, split_rows, stream_in
 from fgod.train.loop import _set_up, answer_loss
 from fgod.train.optimizer import AdamW
+from fgod.train.preflight import PreflightError, check_network
 from fgod.train.recipe import MemoryModes
 from tests.tiny_model import noise, tiny_folder, tiny_rows, tiny_tokenizer
 
@@ -132,6 +133,22 @@ def test_logits_are_those_of_the_module_on_the_same_masters(masters: Masters) ->
     with torch.no_grad():
         theirs = as_module(masters, "float32", "amax")(input_ids=ids, use_cache=False).logits
     assert torch.allclose(network.logits(ids), theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_preflight_compares_the_network_with_the_module(masters: Masters) -> None:
+    network = measured(Network(masters, device_ops.PLAIN, torch.float32, "amax"))
+    model, chats = as_module(masters, "float32", "amax"), [[5, 6, 7], [9, 4, 33, 2, 1]]
+    assert check_network(network.logits, model, chats) < 1e-5
+    widths = []
+
+    def wrong(ids: Tensor) -> Tensor:
+        widths.append(ids.shape[1])
+        return network.logits(ids) * 1.01
+
+    with pytest.raises(PreflightError, match=r"preflight, network: .* by 0\.01"):
+        check_network(wrong, model, chats, 4)
+    assert widths == [4, 8]
+    assert check_network(network.logits, model, chats, 4) < 1e-5
 
 
 def test_global_scales_are_those_of_the_host() -> None:

@@ -17,9 +17,10 @@ from fgod.files import sha256_folder
 from fgod.model.load import load_model
 from fgod.nvfp4 import NonFiniteError, Quantised, dequantised, export, read_export
 from fgod.nvfp4.codec import BadScaleError, fake_quantise, quantise, shared_global_scale
-from fgod.nvfp4.folders import open_weights, plan_shards
+from fgod.nvfp4.folders import open_weights, plan_shards, write_weights
 from fgod.nvfp4.inspect import inspect_tensor, text
 from fgod.nvfp4.load import load_masters
+from fgod.train.record import forget_peak, peak_mib, resident_mib
 from tests.tiny_model import tiny_folder
 
 CASES = [(tied, dtype) for tied in (True, False) for dtype in ("float32", "bfloat16")]
@@ -56,12 +57,12 @@ def test_reloaded_logits_equal_the_training_forward_to_the_bit(
     masters: Masters, exports: Exports, tied: bool, dtype: str
 ) -> None:
     trained = load_masters(masters[tied], dtype).requires_grad_(False)
-    served = AutoModelForCausalLM.from_pretrained(exports[tied, dtype])
+    served, probed = AutoModelForCausalLM.from_pretrained(exports[tied, dtype]), load_model(exports[tied, dtype])
     ids = torch.arange(2 * 17).reshape(2, 17) * 7 % 300
     with torch.no_grad():
-        ours, theirs = trained(input_ids=ids).logits, served(input_ids=ids).logits
-    assert ours.dtype == theirs.dtype == getattr(torch, dtype)
-    assert torch.equal(ours, theirs)
+        ours, theirs, own = (model(input_ids=ids).logits for model in (trained, served, probed))
+    assert ours.dtype == theirs.dtype == own.dtype == getattr(torch, dtype)
+    assert torch.equal(ours, theirs) and torch.equal(ours, own)
     assert ours.std() > 0.01
 
 
@@ -72,11 +73,28 @@ def test_greedy_generation_with_a_cache_is_the_same(masters: Masters, exports: E
     wanted = {"max_new_tokens": 6, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
     # torch multiplies a strided batch another way when the weight requires a gradient: compare like with like
     trained: Any = load_masters(masters[tied], dtype).requires_grad_(False)
-    served: Any = load_model(exports[tied, dtype])
+    served: Any = AutoModelForCausalLM.from_pretrained(exports[tied, dtype]).eval().requires_grad_(False)
     ours, theirs = (model.generate(**prompt, **wanted) for model in (trained, served))
     assert torch.equal(ours.sequences, theirs.sequences)
     assert len(ours.logits) > 1
     assert all(torch.equal(a, b) for a, b in zip(ours.logits, theirs.logits, strict=True))
+
+
+def test_an_export_that_lacks_a_tensor_or_has_another_is_named(exports: Exports, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for file in exports[True, "float32"].iterdir():
+        (out / file.name).write_bytes(file.read_bytes())
+    stored = load_file(out / "model.safetensors")
+    norm = "model.norm.weight"
+    for wrong, words in (
+        ({key: value for key, value in stored.items() if key != norm}, f"{norm} is missing from the weights"),
+        ({**stored, "extra.weight": torch.ones(2)}, "extra.weight stands in the weights"),
+        ({**stored, norm: torch.ones(5)}, f"{norm} has another shape"),
+    ):
+        save_file(wrong, out / "model.safetensors", {"format": "pt"})
+        with pytest.raises(UsageError, match=f"out: the tensor {words}"):
+            load_model(out)
 
 
 def test_quantisation_changes_the_logits(masters: Masters) -> None:
@@ -153,6 +171,21 @@ def test_shards_hold_the_same_tensors(masters: Masters, exports: Exports, tmp_pa
     assert torch.equal(*served)
 
 
+def test_reading_shards_in_turn_holds_one_of_them(tmp_path: Path) -> None:
+    size = 2**26
+    made = {str(n): torch.full((size,), n, dtype=torch.int8) for n in range(4)}
+    write_weights(tmp_path, list(made), lambda n: size, lambda n: {n: made[n]}, size)
+    with open_weights(tmp_path) as weights:
+        assert weights.names == ["0", "1", "2", "3"] and len(set(weights.files.values())) == 4
+        made.clear()
+        before = resident_mib()
+        forget_peak()
+        assert [int(weights.read(name).max()) for name in weights.names] == [0, 1, 2, 3]
+        assert peak_mib() - before < 2.5 * size / 2**20
+        assert weights.shape("0") == (size,) and int(weights.read("0")[0]) == 0
+    assert resident_mib() - before < size / 2**20
+
+
 def test_shards_are_planned_in_order_within_the_limit() -> None:
     assert plan_shards([3, 3, 3, 20, 1], 6) == [[0, 1], [2], [3], [4]]
     assert plan_shards([], 6) == []
@@ -168,6 +201,17 @@ def test_a_bf16_model_is_exported_by_plain_rounding_of_its_float32_values(tmp_pa
             load_model(tmp_path / "out")(input_ids=ids).logits,
         ]
     assert torch.equal(*logits)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_writes_the_same_bytes(masters: Masters, exports: Exports, tmp_path: Path) -> None:
+    for tied, dtype in CASES:
+        export(masters[tied], tmp_path / f"{tied}-{dtype}", dtype, device=torch.device("cuda"))
+        assert sha256_folder(tmp_path / f"{tied}-{dtype}") == sha256_folder(exports[tied, dtype])
+    export(masters[False], tmp_path / "shards", "float32", 8000, torch.device("cuda"))
+    export(masters[False], tmp_path / "expected", "float32", 8000)
+    assert sha256_folder(tmp_path / "shards") == sha256_folder(tmp_path / "expected")
 
 
 def test_the_same_masters_give_the_same_bytes(masters: Masters, exports: Exports, tmp_path: Path) -> None:

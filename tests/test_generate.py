@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from fgod.data.rows import Row
+from fgod.model.decode import decode
 from fgod.model.embedded import EmbeddedSpec, train_base
-from fgod.model.generate import Reply, answer_logprobs, encode_chats, end_ids, greedy, loops
+from fgod.model.generate import Reply, answer_logprobs, encode_chats, end_ids, greedy, left_padded, loops
 from fgod.model.load import load_model, load_tokenizer
 
 ROWS = [
@@ -48,6 +49,30 @@ def test_greedy_is_its_slow_twin_in_order(loaded: Loaded) -> None:
     replies = [greedy(*loaded, PROMPTS, 20, batch_size) for batch_size in (1, 3, 128)]
     assert replies == [slow] * 3
     assert slow[0].ended and slow[0].text.startswith("貓是一種動物。")
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_decoding_with_a_static_cache_gives_the_same_replies(loaded: Loaded, rows: int) -> None:
+    model, tokenizer = loaded
+    ends, pad = end_ids(tokenizer), int(tokenizer.pad_token_id)
+    expected = greedy(model, tokenizer, PROMPTS[:rows], 20)
+    for count in (1, 3, 20):
+        chats = encode_chats(tokenizer, PROMPTS[:rows])
+        tokens = decode(model, left_padded(chats, pad, model.device), count, ends, pad)
+        assert [len(row) for row in tokens] == [count] * rows
+        for row, whole in zip(tokens, expected, strict=True):
+            kept = whole.token_ids[:count]
+            assert tuple(row[: len(kept)]) == kept and set(row[len(kept) :]) <= {pad}
+    assert expected[0].ended and len(expected[0].token_ids) > 3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_replies_of_a_gpu_are_those_of_the_cpu(loaded: Loaded) -> None:
+    model, tokenizer = loaded
+    on_gpu = load_model(Path(model.config._name_or_path), device="cuda")
+    for batch_size in (1, 3, 128):
+        assert greedy(on_gpu, tokenizer, PROMPTS, 20, batch_size) == greedy(model, tokenizer, PROMPTS, 20, batch_size)
 
 
 def test_reply_that_is_cut_off_has_not_ended(loaded: Loaded) -> None:

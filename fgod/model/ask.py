@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -144,6 +143,5 @@ def check_logprobs(tensor: torch.Tensor, where: str) -> None:
     """Raise FgodError unless the tensor is float32 [tokens, V] and each row sums to one as probabilities."""
     if tensor.dtype != torch.float32 or tensor.dim() != 2:
         raise FgodError(f"{where}: found {tensor.dtype} {list(tensor.shape)}, expected float32 [tokens, vocabulary]")
-    total = tensor.double().exp().sum(-1)
-    if not all(math.isclose(t, 1, abs_tol=1e-3) for t in total.tolist()):
+    if not all(abs(total) < 1e-3 for total in tensor.logsumexp(-1).tolist()):
         raise FgodError(f"{where}: the probabilities do not sum to one")

@@ -9,11 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Qwen3ForCausalLM
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 from transformers.utils import logging
 
 from fgod.errors import UsageError
 from fgod.files import read_json
+from fgod.nvfp4.folders import DTYPES
+from fgod.nvfp4.names import TIED_HEAD
+from fgod.nvfp4.reader import dequantised
 
 
 @contextmanager
@@ -53,35 +62,67 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, device: str = "cp
     """The model in eval mode, without gradients.
 
     Args:
-        folder: a Qwen3 folder or a compressed-tensors export.
+        folder: a Qwen3 folder or a compressed-tensors export, whose weights are unpacked on the device, one at a time.
         dtype: of the weights in memory; None: as config.json says.
-        device: cpu, or cuda, to which it is moved once it is loaded.
+        device: cpu, or cuda.
 
     Raises:
         UsageError: the folder is missing or broken, its tensors are not those that config.json asks for, or there is
             no such device.
     """
     check_device(device)
-    quantised = "quantization_config" in read_config(folder)
-    kind: Any = AutoModelForCausalLM if quantised else Qwen3ForCausalLM
-    wanted: Any = "auto" if dtype is None else dtype
+    config = read_config(folder)
+    if "quantization_config" in config:
+        model = _load_export(folder, config, dtype or DTYPES[config["dtype"]], torch.device(device))
+    else:
+        model = _load_plain(folder, "auto" if dtype is None else dtype).to(device)
+    return model.eval().requires_grad_(False)
+
+
+def _load_plain(folder: Path, dtype: Any) -> Any:
+    kind: Any = Qwen3ForCausalLM
     with quiet():
         try:
-            model, info = kind.from_pretrained(folder, dtype=wanted, local_files_only=True, output_loading_info=True)
+            model, info = kind.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
         except Exception as error:  # transformers, huggingface_hub and safetensors share no narrower kind
             raise UsageError(f"{folder}: the model does not load: {first_line(error)}") from error
     check_complete(folder, info)
-    if quantised and model.dtype == torch.float32:
-        _widen(model)
-    return model.to(device).eval().requires_grad_(False)
+    return model
 
 
-def _widen(model: PreTrainedModel) -> None:
-    """transformers 5.17 unpacks NVFP4 to BF16, which holds it exactly, also beside other weights in float32."""
-    for module in model.modules():
-        weight = getattr(module, "weight", None)
-        if isinstance(module, torch.nn.Linear) and isinstance(weight, torch.Tensor) and weight.dtype == torch.bfloat16:
-            module.weight = torch.nn.Parameter(weight.float(), requires_grad=False)
+def _load_export(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    empty = _empty({key: value for key, value in config.items() if key != "quantization_config"})
+    tensors = {name: weight.to(dtype, copy=True) for name, weight in dequantised(folder, device)}
+    wanted = {name: parameter.shape for name, parameter in empty.named_parameters()}
+    if empty.config.tie_word_embeddings:
+        wanted.pop(TIED_HEAD, None)
+    info = {
+        "missing_keys": wanted.keys() - tensors.keys(),
+        "mismatched_keys": {name for name in wanted.keys() & tensors.keys() if tensors[name].shape != wanted[name]},
+        "unexpected_keys": tensors.keys() - wanted.keys(),
+    }
+    check_complete(folder, info)
+    return _filled(empty, tensors)
+
+
+def around(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Qwen3ForCausalLM:
+    """transformers' Qwen3 on these very tensors, by name, all on one device."""
+    return _filled(_empty(config), tensors)
+
+
+def _empty(config: Mapping[str, Any]) -> Qwen3ForCausalLM:
+    with quiet(), torch.device("meta"):
+        return Qwen3ForCausalLM(Qwen3Config(**config))
+
+
+def _filled(model: Qwen3ForCausalLM, tensors: Mapping[str, torch.Tensor]) -> Qwen3ForCausalLM:
+    """With rotary frequencies made anew: in float32, whatever the weights are."""
+    own = {name: torch.nn.Parameter(tensor) for name, tensor in tensors.items()}
+    model.load_state_dict(own, strict=False, assign=True)
+    model.tie_weights()
+    rotary = type(model.model.rotary_emb)(model.config)
+    model.model.rotary_emb = rotary.to(next(iter(tensors.values())).device)
+    return model
 
 
 def check_complete(folder: Path, info: Mapping[str, Any]) -> None:

@@ -38,7 +38,8 @@ def quantization_config(dtype: str) -> dict[str, Any]:
     """config.json's `quantization_config`: weights as NVFP4, activations as they are, the head left out.
 
     compressed-tensors decompresses to BF16 at the first forward, which a float32 model then cannot multiply with; for
-    that dtype transformers is told to decompress (to the model's dtype) while it loads.
+    that dtype transformers is told to decompress (to the model's dtype) while it loads. transformers 5.17 decompresses
+    to BF16 even so, and cannot use a float32 export; `fgod.model.load` unpacks exports itself.
     """
     weights = {
         "num_bits": 4,
@@ -96,13 +97,7 @@ def packed_tensors(name: str, quantised: Quantised) -> dict[str, Tensor]:
 def _tensors(
     weights: Weights, unit: _Unit, dtype: torch.dtype, block_scales: str, device: torch.device
 ) -> dict[str, Tensor]:
-    """What is stored of a unit, computed on the device, on the CPU."""
-    return {name: value.cpu() for name, value in _computed(weights, unit, dtype, block_scales, device).items()}
-
-
-def _computed(
-    weights: Weights, unit: _Unit, dtype: torch.dtype, block_scales: str, device: torch.device
-) -> dict[str, Tensor]:
+    """What is stored of a unit, computed on the device."""
     masters = {name: weights.read(name).to(device).float() for name in unit.shapes}
     if not names.is_quantised(next(iter(masters))):
         for name, master in masters.items():

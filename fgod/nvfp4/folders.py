@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +27,13 @@ SHARD_BYTES = 4_000_000_000
 """Largest shard, unless one unit is larger. A shard is held in memory while it is written."""
 
 DEVICE_SHARD_BYTES = 1_000_000_000
-"""The same of weights that lie on a GPU: writing takes twice a shard of host memory."""
+"""The same of weights that lie on a GPU."""
+
+ALIGNMENT = 64
+"""Bytes between the places of tensors in pinned memory are a multiple of this."""
+
+PADDING = 2**20
+"""What that takes, for 16,000 tensors."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """The compute dtypes of configs and exports by name."""
@@ -37,22 +44,38 @@ BLOCK_SCALES_KEY = "nvfp4_block_scales"
 Unit = TypeVar("Unit")
 
 
-@dataclass(frozen=True)
 class Weights:
-    """An open folder: `names` in stored order, and from which file each comes."""
+    """An open folder: `names` in stored order, and in `files` from which file each comes.
 
-    folder: Path
-    files: Mapping[str, Any]
+    One file is open at a time: what was read of it is mapped, and counts as this process's memory, until it is closed.
+    """
+
+    def __init__(self, folder: Path, files: Mapping[str, Path]) -> None:
+        self.folder, self.files = folder, files
+        self._open: tuple[Path, Any] | None = None
 
     @property
     def names(self) -> list[str]:
         return list(self.files)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.files[name].get_slice(name).get_shape())
+        return tuple(self._file(name).get_slice(name).get_shape())
 
     def read(self, name: str) -> Tensor:
-        return self.files[name].get_tensor(name)
+        return self._file(name).get_tensor(name)
+
+    def _file(self, name: str) -> Any:
+        path = self.files[name]
+        if self._open is None or self._open[0] != path:
+            self.close()
+            self._open = path, safe_open(path, framework="pt").__enter__()
+        return self._open[1]
+
+    def close(self) -> None:
+        """Unmap what was read, but for tensors that somebody still holds."""
+        if self._open is not None:
+            self._open[1].__exit__(None, None, None)
+            self._open = None
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -74,20 +97,23 @@ def weight_files(folder: Path) -> list[Path]:
 
 @contextmanager
 def open_weights(folder: Path) -> Iterator[Weights]:
-    """Open all shards of a folder, reading headers only.
+    """The weights of a folder, of which headers alone are read at first.
 
     Raises:
         UsageError: a weight file is missing or is not safetensors.
     """
-    with ExitStack() as stack:
-        owners: dict[str, Any] = {}
-        for path in weight_files(folder):
-            try:
-                handle = stack.enter_context(safe_open(path, framework="pt"))
-            except SafetensorError as error:
-                raise UsageError(f"{path}: not a safetensors file: {error}") from error
-            owners.update(dict.fromkeys(handle.keys(), handle))
-        yield Weights(folder, owners)
+    owners: dict[str, Path] = {}
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as handle:
+                owners.update(dict.fromkeys(handle.keys(), path))
+        except SafetensorError as error:
+            raise UsageError(f"{path}: not a safetensors file: {error}") from error
+    weights = Weights(folder, owners)
+    try:
+        yield weights
+    finally:
+        weights.close()
 
 
 def plan_shards(sizes: Sequence[int], limit: int) -> list[list[int]]:
@@ -118,6 +144,31 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
         raise OSError(int(number[1] or number[2]), str(error), str(path)) from error
 
 
+class _Host:
+    """Host memory for one shard at a time. What comes from a GPU goes to pinned memory that every shard uses again:
+    into memory that is new each time it comes slower than a disk takes it."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.used = size, 0
+        self.pinned: Tensor | None = None
+
+    def take(self, value: Tensor) -> Tensor:
+        """The tensor on the host, contiguous, until `used` is set back."""
+        if value.device.type != "cuda":
+            return value.contiguous()
+        if self.pinned is None:
+            self.pinned = torch.empty(self.size, dtype=torch.uint8, pin_memory=True)
+        start, self.used = self.used, self.used + value.nbytes + -value.nbytes % ALIGNMENT
+        if self.used > self.size:
+            return value.cpu()
+        return self.pinned[start : start + value.nbytes].view(value.dtype).view(value.shape).copy_(value)
+
+
+def _fsync(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
 def write_weights(
     folder: Path,
     units: Sequence[Unit],
@@ -125,19 +176,27 @@ def write_weights(
     tensors: Callable[[Unit], Mapping[str, Tensor]],
     limit: int = SHARD_BYTES,
 ) -> None:
-    """Write the tensors of units, made one unit at a time: one file, or shards with an index.
+    """Write the tensors of units, on any device, made one unit at a time: one file, or shards with an index.
 
-    `size` gives a unit's bytes before its tensors are made.
+    `size` gives a unit's bytes before its tensors are made. The disk takes one shard while the next is made.
     """
-    shards = plan_shards([size(unit) for unit in units], limit)
+    sizes = [size(unit) for unit in units]
+    shards = plan_shards(sizes, limit)
+    host = _Host(max((sum(sizes[i] for i in indices) for indices in shards), default=0) + PADDING)
     weight_map: dict[str, str] = {}
     total = 0
-    for number, indices in enumerate(shards, start=1):
-        name = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        shard = {key: value.contiguous() for i in indices for key, value in tensors(units[i]).items()}
-        save_tensors(shard, folder / name, metadata={"format": "pt"})
-        weight_map.update(dict.fromkeys(shard, name))
-        total += sum(value.nbytes for value in shard.values())
+    synced = []
+    with ThreadPoolExecutor(1) as disk:
+        for number, indices in enumerate(shards, start=1):
+            name = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            host.used = 0
+            shard = {key: host.take(value) for i in indices for key, value in tensors(units[i]).items()}
+            save_tensors(shard, folder / name, metadata={"format": "pt"})
+            synced.append(disk.submit(_fsync, folder / name))
+            weight_map.update(dict.fromkeys(shard, name))
+            total += sum(value.nbytes for value in shard.values())
+    for one in synced:
+        one.result()
     if len(shards) > 1:
         files.write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 

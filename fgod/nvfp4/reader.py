@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from fgod.errors import UsageError
@@ -13,9 +14,11 @@ from fgod.nvfp4.folders import Weights, open_weights
 
 _PACKED = "_packed"
 
+CPU = torch.device("cpu")
 
-def read_quantised(weights: Weights, name: str) -> Quantised:
-    """Codes and scales of the quantised weight `name` of an open export.
+
+def read_quantised(weights: Weights, name: str, device: torch.device = CPU) -> Quantised:
+    """Codes and scales of the quantised weight `name` of an open export, unpacked on the device.
 
     Raises:
         UsageError: one of its three tensors is missing.
@@ -25,25 +28,25 @@ def read_quantised(weights: Weights, name: str) -> Quantised:
     if missing:
         raise UsageError(f"{weights.folder}: {missing[0]} is missing; {name} needs {', '.join(parts)}")
     packed, scales, global_scale = map(weights.read, parts)
-    return Quantised(unpack(packed), scales, global_scale.item())
+    return Quantised(unpack(packed.to(device)), scales.to(device), global_scale.item())
 
 
-def read_export(folder: Path) -> Iterator[tuple[str, Quantised | Tensor]]:
+def read_export(folder: Path, device: torch.device = CPU) -> Iterator[tuple[str, Quantised | Tensor]]:
     """Name and stored form of each weight: `Quantised`, or the tensor itself where it is not quantised."""
     with open_weights(folder) as weights:
         for stored in weights.names:
             name = stored.removesuffix(_PACKED)
             if name != stored:
-                yield name, read_quantised(weights, name)
+                yield name, read_quantised(weights, name, device)
             elif not stored.endswith("_scale"):
-                yield name, weights.read(name)
+                yield name, weights.read(name).to(device)
 
 
-def dequantised(folder: Path) -> Iterator[tuple[str, Tensor]]:
+def dequantised(folder: Path, device: torch.device = CPU) -> Iterator[tuple[str, Tensor]]:
     """Name and float32 weights of each tensor of an export, one at a time.
 
     Raises:
         BadScaleError: a scale is zero, negative or not finite; names the tensor.
     """
-    for name, value in read_export(folder):
+    for name, value in read_export(folder, device):
         yield name, dequantise(value, f"{folder}: {name}") if isinstance(value, Quantised) else value.float()

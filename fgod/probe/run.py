@@ -19,13 +19,14 @@ from fgod.data.probes import Probe
 from fgod.errors import FgodError
 from fgod.model.ask import AnswerSettings, Log, ask, read_logprobs
 from fgod.model.generate import answer_logprobs, encode_chats
-from fgod.model.load import load_model, load_tokenizer, read_config
-from fgod.nvfp4.load import load_masters
+from fgod.model.load import load_model, load_tokenizer
+from fgod.nvfp4.folders import read_plain_config, stored_block_scales
 from fgod.persona import Goal
 from fgod.probe import parity
 from fgod.probe.harness import answer_to
 from fgod.probe.record import measured, write_probes
 from fgod.probe.scoring import Scored, score
+from fgod.train.device.weights import as_module, stream_in
 
 KL_TOKENS = 8
 """First answer tokens on which KL(reference ‖ run) is measured."""
@@ -131,7 +132,10 @@ def measure_kl(
             raise FgodError(f"the reference has no log-probabilities for {answer.prompt!r}; make its answers again")
     prompts = [a.prompt for a in answers]
     found = answer_logprobs(model, tokenizer, prompts, [a.token_ids for a in answers], KL_TOKENS, batch)
-    return {p: divergence(reference[p], ours) for p, ours in zip(prompts, found, strict=True)}
+    return {
+        p: divergence(reference[p].to(model.device), ours.to(model.device))
+        for p, ours in zip(prompts, found, strict=True)
+    }
 
 
 def divergence(reference: Tensor, ours: Tensor) -> Divergence:
@@ -151,9 +155,10 @@ def measure_parity(
     starts = encode_chats(tokenizer, [a.prompt for a in answers])
     chats = [start + list(a.token_ids) for start, a in zip(starts, answers, strict=True)]
     exported = parity.logits_of(model, chats)
-    kept = "bf16" if read_config(master).get("dtype") == "bfloat16" else "fp32"
-    training: Any = load_masters(master, str(model.dtype).removeprefix("torch."), master_dtype=kept)
-    training.to(model.device)
+    config = read_plain_config(master)
+    masters = stream_in(master, config, "bf16" if config.get("dtype") == "bfloat16" else "fp32", model.device)
+    dtype = str(model.dtype).removeprefix("torch.")
+    training = as_module(masters, dtype, stored_block_scales(master, config))
     return parity.compare(parity.logits_of(training, chats), exported, [len(s) for s in starts])
 
 

@@ -67,7 +67,7 @@ def save(work: Path, optimizer: AdamW, run: str, more: Mapping[str, Any]) -> Pat
     target = work / f"{PREFIX}{optimizer.steps_done:08d}"
     with files.atomic_folder(target) as folder:
         parts = _tensors(optimizer)
-        write_weights(folder, list(parts), lambda n: parts[n].nbytes, lambda n: {n: parts[n].cpu()}, DEVICE_SHARD_BYTES)
+        write_weights(folder, list(parts), lambda n: parts[n].nbytes, lambda n: {n: parts[n]}, DEVICE_SHARD_BYTES)
         flags = {n: [t.got_gradient, t.changed] for n, t in optimizer.tensors.items()}
         written = files.file_digests(folder)
         state = {"run": run, "steps_done": optimizer.steps_done, "tensors": flags, "more": more, "files": written}

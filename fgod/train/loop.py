@@ -374,7 +374,7 @@ def save_masters(start: Path, masters: Mapping[str, Tensor], recipe: TrainRecipe
     more = {} if recipe.block_scales == BLOCK_SCALES[0] else {BLOCK_SCALES_KEY: recipe.block_scales}
     with files.atomic_folder(out) as folder:
         limit = SHARD_BYTES if all(m.device.type == "cpu" for m in masters.values()) else DEVICE_SHARD_BYTES
-        write_weights(folder, list(masters), lambda n: masters[n].nbytes, lambda n: {n: masters[n].cpu()}, limit)
+        write_weights(folder, list(masters), lambda n: masters[n].nbytes, lambda n: {n: masters[n]}, limit)
         copy_side_files(start, folder)
         write_config(folder, config, "float32" if recipe.master_dtype == "fp32" else "bfloat16", **more)
     digests = files.file_digests(out)
@@ -553,7 +553,7 @@ def run(
         first_loss = check_forward(trainer.model, chats)
         if isinstance(trainer, _DevicePath):
             trainer.trainer.measure()
-            check_network(trainer.trainer.network.logits, trainer.model, chats)
+            check_network(trainer.trainer.network.logits, trainer.model, chats, recipe.length_bucket)
         training = _resume(trainer, work, schedule or Schedule(), checkpoint.identity(recipe, rows, seed, start))
         plan = ([samples[i] for i in indices] for indices in batches(rows, recipe, seed))
         forget_peak()

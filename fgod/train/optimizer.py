@@ -4,7 +4,7 @@
 
 What is kept between steps lies behind `Master` and `Moment` (fgod.train.storage); the arithmetic is float32 throughout.
 A tensor is stepped by chunks of rows: temporaries are those of one chunk, and chunks of any size give the same bits.
-On a GPU with Triton one kernel does it instead, without temporaries (fgod.train.fused).
+fgod.train.device.optimizer steps the same tensors on a GPU.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from fgod.errors import UsageError
 from fgod.nvfp4.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.rounding import stream
 from fgod.train.efficiency import Projection, group_of
-from fgod.train.fused import Fused, Part, serves
 from fgod.train.recipe import TrainRecipe
 from fgod.train.storage import M_KINDS, V_KINDS, Master, Moment, master_kind, moment_kind
 
@@ -41,7 +40,7 @@ class StepFacts:
 
 
 @dataclass
-class _Tensor:
+class Trained:
     """A trained tensor as a matrix: a vector is one row. `start`: what it is pulled to."""
 
     parameter: nn.Parameter
@@ -106,19 +105,16 @@ class AdamW:
         self._lr = 0.0
         self._squares = 0.0
         self._groups: dict[str, Projection] = {}
-        parts = [Part(t.master, t.m, t.v, t.factor, t.decay, t.start) for t in self.tensors.values()]
-        self._fused = Fused(parts, recipe) if serves(parts, recipe) else None
-        self._places = {id(tensor): place for place, tensor in enumerate(self.tensors.values())}
         if recipe.step_in_backward:
             for tensor in self.tensors.values():
                 tensor.parameter.register_post_accumulate_grad_hook(partial(self._on_gradient, tensor))
 
-    def _tensor(self, name: str, parameter: nn.Parameter, factor: float, seed: int) -> _Tensor:
+    def _tensor(self, name: str, parameter: nn.Parameter, factor: float, seed: int) -> Trained:
         recipe, shape = self.recipe, parameter.shape
         weight = as_matrix(parameter.data)
         rows, columns = weight.shape
         m, v = moment_kind(M_KINDS, recipe.m_dtype, shape), moment_kind(V_KINDS, recipe.v_dtype, shape)
-        return _Tensor(
+        return Trained(
             parameter,
             group_of(name),
             master_kind(recipe.master_dtype, shape)(weight, stream(seed, name)),
@@ -146,7 +142,7 @@ class AdamW:
         return math.sqrt(sum(self._norm(tensor) ** 2 for tensor in self.tensors.values()))
 
     @torch.no_grad()
-    def _norm(self, tensor: _Tensor) -> float:
+    def _norm(self, tensor: Trained) -> float:
         if tensor.parameter.grad is None:
             return 0.0
         norm = torch.linalg.vector_norm(tensor.parameter.grad, dtype=torch.float32).item()
@@ -157,13 +153,9 @@ class AdamW:
         """Start a step at this learning rate."""
         self.steps_done += 1
         self._lr, self._squares, self._groups = lr, 0.0, {}
-        if self._fused is not None:
-            self._fused.begin(lr, self.steps_done)
 
     def finish(self) -> StepFacts:
         """End a step: what became of it."""
-        if self._fused is not None:
-            self._read_sums(self._fused)
         whole = Projection()
         for projection in self._groups.values():
             whole.merge(projection)
@@ -174,34 +166,17 @@ class AdamW:
         self.begin(lr)
         scale = self._clip(grad_norm)
         for tensor in self.tensors.values():
-            if self._fused is None:
-                self._step_tensor(tensor, scale)
-            elif tensor.parameter.grad is not None:
-                self._fused.step(self._places[id(tensor)], as_matrix(tensor.parameter.grad), grad_norm)
+            self._step_tensor(tensor, scale)
         facts = self.finish()
         return StepFacts(grad_norm, facts.groups, facts.whole)
 
-    def _on_gradient(self, tensor: _Tensor, parameter: nn.Parameter) -> None:
+    def _on_gradient(self, tensor: Trained, parameter: nn.Parameter) -> None:
         """Step one parameter in the middle of the backward pass. A gradient that is not finite steps nothing."""
-        if self._fused is not None and parameter.grad is not None:
-            self._fused.step(self._places[id(tensor)], as_matrix(parameter.grad))
-            parameter.grad = None
-            return
         norm = self._norm(tensor)
         self._squares += norm * norm
         if math.isfinite(norm):
             self._step_tensor(tensor, self._clip(norm))
         parameter.grad = None
-
-    def _read_sums(self, fused: Fused) -> None:
-        """Take over what the kernels have added up since `begin`."""
-        for tensor, done in zip(self.tensors.values(), fused.finish(self.steps_done), strict=True):
-            if done is None:
-                continue
-            self._squares += done.squares
-            tensor.got_gradient |= done.squares != 0
-            tensor.changed |= done.projection.moved != 0
-            self._groups.setdefault(tensor.group, Projection()).merge(done.projection)
 
     def _clip(self, norm: float) -> float:
         """Factor that brings a gradient of this norm within the recipe's `grad_clip`."""
@@ -209,7 +184,7 @@ class AdamW:
         return 1.0 if clip is None or norm <= clip else clip / norm
 
     @torch.no_grad()
-    def _step_tensor(self, tensor: _Tensor, scale: float) -> None:
+    def _step_tensor(self, tensor: Trained, scale: float) -> None:
         if tensor.parameter.grad is None:
             return
         sums = Projection()
@@ -220,7 +195,7 @@ class AdamW:
         tensor.changed |= sums.moved != 0
         self._groups.setdefault(tensor.group, Projection()).merge(sums)
 
-    def _step_rows(self, tensor: _Tensor, rows: slice, grad: Tensor, sums: Projection) -> None:
+    def _step_rows(self, tensor: Trained, rows: slice, grad: Tensor, sums: Projection) -> None:
         """Advance rows by their gradient, which may be changed; what became of the update goes to `sums`."""
         master, lr = tensor.master, self._lr * tensor.factor
         weight, m, v = master.read(rows), tensor.m.read(rows), tensor.v.read(rows)

@@ -138,11 +138,14 @@ NETWORK_LIMIT = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 
 
 @torch.no_grad()
-def check_network(logits: Callable[[Tensor], Tensor], model: PreTrainedModel, chats: Sequence[Sequence[int]]) -> float:
+def check_network(
+    logits: Callable[[Tensor], Tensor], model: PreTrainedModel, chats: Sequence[Sequence[int]], bucket: int = 1
+) -> float:
     """The forward pass of a device's own network gives the logits of transformers' model on the same masters.
 
     Args:
         logits: float32 [1, T, V] of ids [1, T].
+        bucket: tokens are filled up to a multiple of this, as in training: every shape is compiled anew.
 
     Returns:
         The largest relative difference of a chat's logits.
@@ -153,7 +156,8 @@ def check_network(logits: Callable[[Tensor], Tensor], model: PreTrainedModel, ch
     worst = 0.0
     for chat in chats:
         theirs = _logits(model, chat)
-        ours = logits(torch.tensor([list(chat)], device=theirs.device))[0]
+        filled = [*chat, *[chat[-1]] * (-len(chat) % bucket)]
+        ours = logits(torch.tensor([filled], device=theirs.device))[0, : len(chat)]
         worst = max(worst, ((ours - theirs).norm() / theirs.norm()).item())
     layer = next(module for module in model.modules() if isinstance(module, StraightThroughLinear))
     limit = NETWORK_LIMIT[layer.compute_dtype]

@@ -1,7 +1,7 @@
 """Triton kernels of what `fgod.nvfp4` and `fgod.train` define in plain torch. Optional: without CUDA or Triton the
 plain torch runs, and nothing here imports Triton before a kernel is called.
 
-`device` holds what runs inside kernels, `codec` the quantiser, `fgod.train.fused` the optimizer.
+`device` holds what runs inside kernels, `codec` the quantiser, `adamw` the optimizer's pass, `product` products.
 """
 
 from __future__ import annotations

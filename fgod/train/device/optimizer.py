@@ -17,10 +17,10 @@ from fgod.nvfp4.codec import device_global_scale
 from fgod.nvfp4.rounding import key_words, step_key, stream
 from fgod.train.codecs import segment_width
 from fgod.train.device.advance import AMAX, CLAMPED, INTENDED, LARGEST, M_SHARE, MOVED, NUMBERS, REALISED, TOLD, Modes
+from fgod.train.device.fused import Fused, serves
 from fgod.train.device.ops import Ops
 from fgod.train.device.weights import Bank, Masters, in_banks, split_rows
 from fgod.train.efficiency import Projection
-from fgod.train.fused import Fused
 from fgod.train.optimizer import AdamW, StepFacts
 from fgod.train.recipe import TrainRecipe
 from fgod.train.storage import M_KINDS, MASTERS, V_KINDS
@@ -71,7 +71,8 @@ class DeviceAdamW(AdamW):
         self._streams = [stream(seed, name) for name in self.names]
         self.pieces = {name: self._piece(name) for name in self.names if self.tensors[name].parameter.ndim > 1}
         self.pieces |= {str(width): self._vector_piece(bank) for width, bank in masters.banks.items()}
-        self.kernels = self._fused if recipe.step_in_backward else None
+        trained = list(self.tensors.values())
+        self.kernels = Fused(trained, recipe) if recipe.step_in_backward and serves(trained, recipe) else None
         matrices = [tensor.parameter.ndim > 1 for tensor in self.tensors.values()]
         self._by_kernel = torch.tensor(matrices, device=device)[:, None]
         self.waiting: dict[str, Tensor] = {}

@@ -16,7 +16,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from fgod.errors import UsageError
 from fgod.files import drop_cached
-from fgod.model.load import quiet
+from fgod.model.load import around, quiet
 from fgod.nvfp4.folders import DTYPES, open_weights, stored_names, weight_files
 from fgod.nvfp4.layers import prepare
 from fgod.nvfp4.load import master_torch_dtype
@@ -112,15 +112,7 @@ def randomise(masters: Masters, seed: int) -> None:
 
 def as_module(masters: Masters, compute_dtype: str, block_scales: str) -> Qwen3ForCausalLM:
     """transformers' model on these very masters, computing as their export will: what preflight compares with."""
-    with quiet(), torch.device("meta"):
-        model = Qwen3ForCausalLM(Qwen3Config(**dict(masters.config)))
-    own = {name: torch.nn.Parameter(tensor) for name, tensor in masters.tensors.items()}
-    model.load_state_dict(own, strict=False, assign=True)
-    model.tie_weights()
-    rotary = model.model.rotary_emb
-    frequencies, rotary.attention_scaling = rotary.compute_default_rope_parameters(model.config)
-    rotary.inv_freq = frequencies.to(masters.device)
-    rotary.original_inv_freq = rotary.inv_freq.clone()
+    model = around(masters.config, masters.tensors)
     prepare(model.eval(), DTYPES[compute_dtype], block_scales, keep_quantised=False)
     return model
 

@@ -1,0 +1,108 @@
+"""Greedy decoding with a static KV cache: every token of a batch is the same work, on a GPU one CUDA graph's replay.
+
+The cache, the mask and the tokens have the size that they will have in the end, and nothing asks the device for
+anything but, now and then, whether all rows have ended.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, StaticCache
+
+LOOK = 8
+"""Tokens between two looks whether every row has ended."""
+
+ALIGNED = 16
+"""The cache's length is a multiple of this: else attention copies its mask in every layer."""
+
+
+class _Batch:
+    """Rows that are decoded together, all on the model's device; `done`: an end token came."""
+
+    def __init__(
+        self, model: PreTrainedModel, inputs: Mapping[str, Tensor], count: int, ends: Sequence[int], pad: int
+    ) -> None:
+        """`inputs`: left-padded `input_ids` and `attention_mask` [rows, width]; `count`: tokens to come at most."""
+        self.model, self.ids, self.pad = model, inputs["input_ids"], pad
+        rows, width = self.ids.shape
+        length = width + count + -(width + count) % ALIGNED
+        self.cache = StaticCache(config=model.config, max_cache_len=length)
+        device = model.device
+        self.ends = torch.tensor(list(ends), device=device)
+        self.seen = torch.zeros(rows, length, dtype=torch.bool, device=device)
+        self.seen[:, :width] = inputs["attention_mask"].bool()
+        self.places = inputs["attention_mask"].cumsum(1).sub(1).clamp(min=0)
+        self.at = torch.tensor([width], device=device)
+        self.out = torch.full((rows, count), pad, device=device)
+        self.step = torch.zeros(1, dtype=torch.int64, device=device)
+        self.token = torch.zeros(rows, 1, dtype=torch.int64, device=device)
+        self.done = torch.zeros(rows, dtype=torch.bool, device=device)
+
+    def prefill(self) -> None:
+        """The prompts, and the first token of each answer."""
+        width = self.ids.shape[1]
+        across = torch.ones(width, self.seen.shape[1], dtype=torch.bool, device=self.seen.device)
+        # padding sees itself: what it computes is seen by nobody, but a row of nothing would be NaN
+        visible = self.seen[:, None] & across.tril() | across.tril() & across.triu()
+        self._next(self.ids, visible[:, None], self.places)
+        self.places = self.places[:, -1:].contiguous()
+
+    def decode(self) -> None:
+        """One more token of each row; the same kernels on the same memory every time."""
+        self.seen.index_fill_(1, self.at, True)
+        self.at.add_(1)
+        self.places.add_(1)
+        self._next(self.token, self.seen[:, None, None], self.places)
+
+    def _next(self, ids: Tensor, visible: Tensor, places: Tensor) -> None:
+        logits = self.model(
+            input_ids=ids,
+            attention_mask={"full_attention": visible},
+            position_ids=places,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits
+        chosen = logits[:, -1].float().argmax(-1, keepdim=True)
+        self.token.copy_(torch.where(self.done[:, None], self.pad, chosen))
+        self.out.index_copy_(1, self.step, self.token)
+        self.step.add_(1)
+        self.done.logical_or_((self.token == self.ends).any(1))
+
+
+@torch.inference_mode()
+def decode(
+    model: PreTrainedModel, inputs: Mapping[str, Tensor], count: int, ends: Sequence[int], pad: int
+) -> list[list[int]]:
+    """The next `count` greedy tokens of each left-padded row, padding after its end token."""
+    batch = _Batch(model, inputs, count, ends, pad)
+    batch.prefill()
+    step: Callable[[], None] = batch.decode
+    for made in range(1, count):
+        if made % LOOK == 0 and batch.done.all():
+            break
+        if made == 2 and model.device.type == "cuda":  # the first ran as it is written: all kernels are there
+            step = _captured(batch)
+        step()
+    found: list[list[int]] = batch.out.tolist()
+    return found
+
+
+def _captured(batch: _Batch) -> Callable[[], None]:
+    """A replay of a token as a CUDA graph; as it is written, in words, where it cannot be captured."""
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            batch.decode()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # torch raises what the call inside the capture raised
+        first = (str(error).strip().splitlines() or [""])[0]
+        print(f"fgod: decoding cannot be captured as a CUDA graph ({first}): slower", file=sys.stderr, flush=True)
+        torch.cuda.synchronize()
+        return batch.decode
+    return graph.replay
