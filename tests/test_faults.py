@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from fgod import checkpoints, files
 from fgod.errors import FgodError, StorageError
 from fgod.nvfp4.folders import save_tensors
-from fgod.stop import is_ancestor
 from tests.kills import Victim
 from tests.mini import BIN, Mini
 
@@ -174,29 +173,32 @@ def test_a_folder_that_was_moved_aside_for_one_that_never_came_is_put_back(tmp_p
     assert [p.name for p in tmp_path.iterdir()] == ["release"]
 
 
-def test_a_command_does_not_outlive_the_snakemake_that_started_it(tmp_path):
+@pytest.mark.parametrize("killed", ["snakemake", "shell"])
+def test_a_command_does_not_outlive_what_started_it(tmp_path, killed):
     inner = tmp_path / "inner.py"
     inner.write_text("""
-import signal
+import os, signal
 from fgod.stop import heeding
 with heeding():
-    print("ready", flush=True)
+    print(os.getppid(), flush=True)
     signal.pause()
 """)
-    middle = f"FGOD_SNAKEMAKE=$$ bash -c '{os.sys.executable} {inner}; true' & wait"  # with a shell in between
+    middle = f"FGOD_SNAKEMAKE=$$ bash -c '{os.sys.executable} {inner}; true' & wait; sleep 1"  # with a shell in between
     outer = subprocess.Popen(["bash", "-c", middle], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert outer.stdout.readline() == "ready\n"
-    outer.kill()
+    shell = int(outer.stdout.readline())
+    assert shell != outer.pid
+    name, pid = ("snakemake", outer.pid) if killed == "snakemake" else ("what started this command", shell)
+    os.kill(pid, signal.SIGKILL)
     said = outer.communicate(timeout=10)[1]  # ends when the inner one has closed its standard error
-    assert (
-        f"snakemake (process {outer.pid}) is gone; this command ends too" in said
-        and "Stopped: ended by SIGTERM" in said
-    )
-    assert is_ancestor(os.getppid()) and not is_ancestor(outer.pid)
+    assert f"{name} (process {pid}) is gone; this command ends too" in said and "Stopped: ended by SIGTERM" in said
+
+
+def test_a_command_whose_snakemake_is_gone_begins_nothing():
+    (stranger := subprocess.Popen(["true"])).wait()
     late = subprocess.run(
-        [BIN / "fgod", "plan"], env={**os.environ, "FGOD_SNAKEMAKE": str(outer.pid)}, capture_output=True, text=True
+        [BIN / "fgod", "plan"], env={**os.environ, "FGOD_SNAKEMAKE": str(stranger.pid)}, capture_output=True, text=True
     )
-    assert late.returncode == 1 and f"(process {outer.pid}) is gone: nothing was begun" in late.stderr
+    assert late.returncode == 1 and f"(process {stranger.pid}) is gone: nothing was begun" in late.stderr
 
 
 def test_a_signal_waits_for_a_lock_instead_of_hanging():
