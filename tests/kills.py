@@ -86,7 +86,7 @@ def role(words: list[str]) -> str | None:
         return "snakemake"
     if "fgod" not in names:
         return None
-    command, kind = words[names.index("fgod") + 1 :][:2]
+    command, kind, *_ = [*words[names.index("fgod") + 1 :], "", ""]
     roles = {"train": "guard", "export": "exporter", "probe": "prober", "data": "mixer", "answers": kind}
     return next((r for r in (roles.get(command, command),) if r in LIFE), "other")
 
