@@ -34,7 +34,7 @@ from tests.mini import BIN, Mini, stage
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
 LIFE = {
-    "guard": 11.0, "keeper": 10.0, "base": 30.0, "reference": 8.0, "rehearsal": 8.0, "mixer": 1.0, "trainer": 9.0,
+    "guard": 11.0, "keeper": 10.0, "base": 30.0, "reference": 8.0, "rehearsal": 8.0, "mixer": 0.6, "trainer": 9.0,
     "exporter": 4.0, "prober": 9.0, "report": 1.2, "other": 0.8,
 }  # fmt: skip
 """Seconds that each process lives, about."""
@@ -63,7 +63,7 @@ BEFORE_STAGES = (
     ("base's export", "artifacts/base/*/*/exported.json", 1),
     ("reference", "artifacts/base/*/answers/*/harness.json", 1),
     ("rehearsal", "artifacts/base/*/answers/*/answers.tsv", 2),
-    ("mix", "artifacts/mixes/*/audit.json", 2),
+    ("mix", "artifacts/mixes/*/audit.json", 1),
 )
 """Parts of the chain, and how many files say that each is done."""
 
@@ -109,7 +109,10 @@ def processes_in(folder: Path) -> Processes:
 
 @dataclass(frozen=True)
 class Kill:
-    """Who is to be killed, by what, and when: so long after a process of the role `seen` appeared."""
+    """Who is to be killed, by what, and when: so long after a process of the role `seen` appeared.
+
+    Whoever lives then is hit where the target has ended.
+    """
 
     target: str
     signal: signal.Signals
@@ -124,9 +127,9 @@ class Kill:
 
 @dataclass(frozen=True)
 class Landed:
-    """What became of a kill: whether somebody was hit, and the exit code of snakemake (negative: by a signal)."""
+    """What became of a kill: who was hit, also by the second signal, and snakemake's exit code (negative: a signal)."""
 
-    hit: bool
+    hit: str
     also: str
     code: int
     said: str
@@ -191,23 +194,19 @@ class Victim:
         locked = any(self.folder.glob(".snakemake/locks/*"))
         return Landed(hit, also, code, said, locked)
 
-    def _kill(self, snakemake: subprocess.Popen[str], kill: Kill) -> tuple[bool, str]:
+    def _kill(self, snakemake: subprocess.Popen[str], kill: Kill) -> tuple[str, str]:
+        """The roles that were hit by the first and by the second signal."""
         if not self._seen(snakemake, kill.seen):
-            return False, ""
+            return "", ""
         until = time.monotonic() + kill.delay
         while time.monotonic() < until and snakemake.poll() is None:
             self._here()
             time.sleep(min(0.05, max(0.0, until - time.monotonic())))
-        if not self._signal(snakemake, kill.target, kill.signal):
-            return False, ""
-        if kill.second is None:
-            return True, ""
+        hit = self._signal(snakemake, kill)
+        if not hit or kill.second is None:
+            return hit, ""
         time.sleep(kill.second[1])
-        left = sorted(self._here().items())
-        if not left:
-            return True, ""
-        pid, also = left[int(kill.delay * 1000) % len(left)]
-        return True, also if self._sent(pid, kill.second[0]) else ""
+        return hit, self._any(kill, kill.second[0])
 
     def _seen(self, snakemake: subprocess.Popen[str], wanted: str) -> bool:
         while snakemake.poll() is None:
@@ -223,14 +222,22 @@ class Victim:
             raise Faults(f"{trainers} trainers at once")
         return found
 
-    def _signal(self, snakemake: subprocess.Popen[str], target: str, number: signal.Signals) -> bool:
-        if target == "all":
+    def _signal(self, snakemake: subprocess.Popen[str], kill: Kill) -> str:
+        if kill.target == "all":
             if snakemake.poll() is not None:
-                return False
-            os.killpg(snakemake.pid, number)
-            return True
-        hit = [pid for pid, named in self._here().items() if named == target and self._sent(pid, number)]
-        return bool(hit)
+                return ""
+            os.killpg(snakemake.pid, kill.signal)
+            return "all"
+        hit = [pid for pid, named in self._here().items() if named == kill.target and self._sent(pid, kill.signal)]
+        return kill.target if hit else self._any(kill, kill.signal)
+
+    def _any(self, kill: Kill, number: signal.Signals) -> str:
+        """Hit one of those who live."""
+        left = sorted(self._here().items())
+        if not left:
+            return ""
+        pid, named = left[int(kill.delay * 1000) % len(left)]
+        return named if self._sent(pid, number) else ""
 
     @staticmethod
     def _sent(pid: int, number: signal.Signals) -> bool:
@@ -419,8 +426,8 @@ class Campaign:
             number += 1
             self._note(
                 {
-                    "n": number, "hit": landed.hit, "target": kill.target, "signal": kill.signal.name,
-                    "seen": kill.seen, "delay": round(kill.delay, 2), "also": landed.also, "code": landed.code,
+                    "n": number, "hit": bool(landed.hit), "target": landed.hit or kill.target,
+                    "signal": kill.signal.name, "seen": kill.seen, "delay": round(kill.delay, 2), "also": landed.also, "code": landed.code,
                     "phase": phase, "shells": kill.shells, "locked": landed.locked,
                     "secs": round(time.monotonic() - begin, 1),
                 }
