@@ -33,7 +33,8 @@ from fgod.files import sha256_folder
 from fgod.model.embedded import EmbeddedSpec, train_base
 from fgod.model.random import write_random
 from fgod.nvfp4.export import export
-from fgod.train import Outcome, TrainRecipe, run
+from fgod.train.loop import Outcome, run
+from fgod.train.recipe import TrainRecipe
 from fgod.train.record import forget_peak, peak_mib
 
 MODES: dict[str, dict[str, Any]] = {

@@ -183,6 +183,9 @@ def _add_training(commands: Any) -> None:
         stamp="trained.json to write, beside master/",
     )
     add_limits(train)
+    train.add_argument(
+        "--too-large-ok", action="store_true", help="go on where more is predicted than the limit: the guard is left"
+    )
     train.add_argument("--fit", type=int, default=0, help="shown in its progress")
     train.add_argument("--checkpoint-secs", type=float, default=0.0, help="a checkpoint this often (0: none by time)")
     train.add_argument("--checkpoint-steps", type=int, default=0, help="and after this many steps (0: none by count)")

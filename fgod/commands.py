@@ -327,6 +327,7 @@ def _trained(args: Namespace, work: Path, kept: Path, lock: int) -> dict[str, An
     result_file.unlink(missing_ok=True)
     limits = limits_from(args)
     command = [sys.executable, "-m", "fgod.train", "--fit", str(args.fit), "--limit-gb", str(args.limit_gb)]
+    command += ["--too-large-ok"] if args.too_large_ok else []
     command += ["--checkpoint-secs", str(args.checkpoint_secs), "--checkpoint-steps", str(args.checkpoint_steps)]
     paths = {"recipe": args.recipe, "weights": args.weights, "rows": args.rows, "work": work, "run": kept}
     paths |= {"master": args.stamp.parent / "master", "phase-file": phase_file, "result": result_file}
@@ -341,11 +342,9 @@ def _trained(args: Namespace, work: Path, kept: Path, lock: int) -> dict[str, An
         step = checkpoints.saved_step(work)
         saved = f" What it had learned after step {step} is saved: run it again to go on from there." if step else ""
         raise FgodError(f"the training of {name} came to no result. {how}{saved}")
-    if ended.killed:
+    own = records.killed_outcome(ended.reason) if ended.killed else read_json(result_file)
+    if own["status"] == records.KILLED:
         _leave_tables(work, kept)
-        own = {"status": "killed", "reason": ended.reason, "weights_sha256": "", "weights_files": {}}
-    else:
-        own = read_json(result_file)
     memory = {"peak_memory_mib": ended.peak_mib, "limit_mib": limits.limit_mib, "others_mib": ended.others_mib}
     written = file_digests(kept, (kept / name for name in RECORDS))
     return {**own, **memory, "wall_s": round(ended.wall_s, 3), "tables_sha256": written}
@@ -354,8 +353,8 @@ def _trained(args: Namespace, work: Path, kept: Path, lock: int) -> dict[str, An
 def explain_memory(args: Namespace) -> int:
     """Print what training by a recipe will need in memory, part by part, without loading anything."""
     from fgod.model.load import read_config
-    from fgod.train import TrainRecipe
     from fgod.train.memory import MIB, explain
+    from fgod.train.recipe import TrainRecipe
     from fgod.train.record import resident_mib
 
     found = read_json(args.recipe)
@@ -374,7 +373,7 @@ def _check_start(weights: Path, stamp_file: Path) -> None:
 
 
 def _leave_tables(work: Path, folder: Path) -> None:
-    """The tables of a run that the guard killed: the steps that it made, and no participation."""
+    """The tables of a run that was killed: the steps that it made, and no participation."""
     from fgod.train.participation import write_participation
     from fgod.train.record import publish
 
@@ -546,7 +545,7 @@ def retry(args: Namespace) -> int:
     if not runs:
         names = ", ".join(stage["name"] for stage in chain.config["stages"])
         raise UsageError(f"{args.config}: no run of stage {args.stage!r} on record; the stages are {names}")
-    killed = [run for run in runs if records.outcome_status(run) == "killed"]
+    killed = [run for run in runs if records.outcome_status(run) == records.KILLED]
     if not killed:
         found = ", ".join(f"{run.lineage} {records.decision(run) or 'pending'}" for run in runs)
         raise UsageError(f"stage {args.stage}: no killed run; found {found}. Only a kill depends on the machine; "

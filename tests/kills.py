@@ -427,9 +427,9 @@ class Campaign:
             self._note(
                 {
                     "n": number, "hit": bool(landed.hit), "target": landed.hit or kill.target,
-                    "signal": kill.signal.name, "seen": kill.seen, "delay": round(kill.delay, 2), "also": landed.also, "code": landed.code,
-                    "phase": phase, "shells": kill.shells, "locked": landed.locked,
-                    "secs": round(time.monotonic() - begin, 1),
+                    "signal": kill.signal.name, "seen": kill.seen, "delay": round(kill.delay, 2),
+                    "also": landed.also, "code": landed.code, "phase": phase, "shells": kill.shells,
+                    "locked": landed.locked, "secs": round(time.monotonic() - begin, 1),
                 }
             )  # fmt: skip
 

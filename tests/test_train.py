@@ -24,12 +24,14 @@ from fgod.guard.phases import read_phase
 from fgod.model.load import load_model
 from fgod.nvfp4 import export
 from fgod.nvfp4.load import load_masters
-from fgod.train import DIVERGED, TRAINED, HoleError, Outcome, PreflightError, TrainRecipe, publish, run
 from fgod.train.batches import batches, collate, encode, micro_batches
 from fgod.train.efficiency import Projection
-from fgod.train.loop import answer_loss
+from fgod.train.loop import DIVERGED, TRAINED, Outcome, answer_loss, run
 from fgod.train.optimizer import AdamW, lr_factors
-from fgod.train.participation import Participant, check_holes
+from fgod.train.participation import HoleError, Participant, check_holes
+from fgod.train.preflight import PreflightError
+from fgod.train.recipe import TrainRecipe
+from fgod.train.record import publish
 from tests.tiny_model import noise, tiny_folder, tiny_rows, tiny_tokenizer
 
 RECIPE = TrainRecipe(steps=6, lr=1e-3, batch=4, seq_len=64, warmup=2, weight_decay=0.01, pull=2.0)

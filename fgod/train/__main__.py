@@ -10,15 +10,24 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fgod.config import explained
 from fgod.data.rows import read_rows
 from fgod.files import read_json, write_json
+from fgod.guard import read_phase
+from fgod.guard.cap import refusal, room_mib
 from fgod.imports import lasting_imports
+from fgod.records import killed_outcome
 
 with lasting_imports():
-    from fgod.train import Schedule, TrainRecipe, run
+    import torch
+
+    from fgod.train.checkpoint import Schedule
+    from fgod.train.loop import Outcome, run
+    from fgod.train.recipe import TrainRecipe
 
 PROGRESS_SECS = 2.0
 """Least seconds between two lines of progress."""
@@ -44,11 +53,24 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--fit", type=int, default=0)
     parser.add_argument("--limit-gb", type=float)
+    parser.add_argument("--too-large-ok", action="store_true")
     parser.add_argument("--checkpoint-secs", type=float, default=0.0)
     parser.add_argument("--checkpoint-steps", type=int, default=0)
     args = parser.parse_args()
     recipe = read_json(args.recipe)
-    outcome = run(
+    try:
+        outcome = trained(args, recipe).to_dict()
+    except torch.OutOfMemoryError:
+        refused = refusal(room_mib())
+        if not refused:
+            raise
+        outcome = killed_outcome(f"The trainer stopped in phase {read_phase(args.phase_file)}: {refused}.")
+    write_json(args.result, outcome)
+
+
+def trained(args: argparse.Namespace, recipe: Mapping[str, Any]) -> Outcome:
+    """Train as the options say."""
+    return run(
         args.weights,
         read_rows(args.rows),
         TrainRecipe.from_dict(recipe["train"]),
@@ -62,8 +84,8 @@ def main() -> None:
         args.phase_file,
         Schedule(args.checkpoint_secs, args.checkpoint_steps),
         args.limit_gb,
+        args.too_large_ok,
     )
-    write_json(args.result, outcome.to_dict())
 
 
 if __name__ == "__main__":

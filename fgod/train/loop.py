@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -22,9 +22,9 @@ from fgod import files
 from fgod.data.rows import Row
 from fgod.errors import FgodError, UsageError
 from fgod.guard.cap import cap_allocator, capped_mib, room_mib
-from fgod.guard.limits import Request
+from fgod.guard.limits import MIB_PER_GB, Request
 from fgod.guard.phases import write_phase
-from fgod.guard.predict import Knob, check
+from fgod.guard.predict import TooLargeError
 from fgod.guard.requests import STOPPED_EXIT, Ears
 from fgod.model.load import load_tokenizer, quiet
 from fgod.nvfp4.codec import BLOCK_SCALES, NonFiniteError
@@ -57,7 +57,7 @@ from fgod.train.memory import MIB, Prediction, check_fits, predict, trained_name
 from fgod.train.optimizer import AdamW, StepFacts, lr_factors
 from fgod.train.participation import Participant, check_holes, participation, write_participation
 from fgod.train.preflight import PROMPTS, check_changed, check_forward, check_network, check_tokens
-from fgod.train.recipe import MEMORY, TrainRecipe
+from fgod.train.recipe import TrainRecipe
 from fgod.train.record import (
     COLUMNS,
     GROUP_COLUMNS,
@@ -436,31 +436,6 @@ def _set_up_on(
     return _DevicePath(DeviceTrainer(network, optimizer, recipe, pad, _say), phase)
 
 
-def _fits_device(
-    config: Mapping[str, Any], recipe: TrainRecipe, samples: Sequence[Sample], limit: float | None
-) -> Prediction:
-    """What a device needs; refused where the guard allows less (`limit`: MiB that torch's allocator may take).
-
-    Raises:
-        TooLargeError
-    """
-    rows, width, labels = _largest(recipe, samples)
-
-    def needed(one: TrainRecipe) -> Prediction:
-        return predict_on_device(config, one, rows, width, labels)
-
-    predicted = needed(recipe)
-    if limit is not None:
-        others: dict[str, tuple[object, TrainRecipe]] = {
-            "train.memory": ("24gb", replace(recipe, memory="24gb", **asdict(MEMORY["24gb"]))),
-            "train.activation_checkpointing": (True, replace(recipe, activation_checkpointing=True)),
-        }
-        knobs = [Knob(key, value, predicted.total - needed(one).total) for key, (value, one) in others.items()]
-        parts = {name: value for name, value in asdict(predicted).items() if value > 0}
-        check(parts, int(limit * MIB), knobs)
-    return predicted
-
-
 def _set_up(start: Path, recipe: TrainRecipe, seed: int, pad: int, phase: Callable[[str], None]) -> _Trainer:
     """Load masters and an optimizer for all of them, or those that a debugging recipe trains."""
     model = load_masters(
@@ -481,15 +456,35 @@ def _set_up(start: Path, recipe: TrainRecipe, seed: int, pad: int, phase: Callab
 def _largest(recipe: TrainRecipe, samples: Sequence[Sample]) -> tuple[int, int, int]:
     """Rows, tokens of each and labels in all of the largest batch that the longest rows can make."""
     rows = recipe.micro_batch or recipe.batch
-    longest = sorted((len(s.ids) - s.prompt_length for s in samples), reverse=True)[:rows]
+    labels = sorted((len(s.ids) - s.prompt_length for s in samples), reverse=True)
+    rounds, rest = divmod(rows, len(samples))  # few rows meet themselves in a large batch
     width = max(len(sample.ids) for sample in samples) - 1
-    return rows, width + -width % recipe.length_bucket, sum(longest)
+    return rows, width + -width % recipe.length_bucket, rounds * sum(labels) + sum(labels[:rest])
 
 
-def _predicted(config: Mapping[str, Any], recipe: TrainRecipe, samples: Sequence[Sample], process: int) -> Prediction:
-    """Memory of the longest rows that can meet in one batch."""
-    _, width, labels = _largest(recipe, samples)
-    return predict(config, recipe, width, labels, process)
+def _predictor(
+    config: Mapping[str, Any], samples: Sequence[Sample], device: torch.device, process: int
+) -> Callable[[TrainRecipe], Prediction]:
+    """What a recipe will need for the longest rows that can meet in one batch."""
+
+    def predicted(recipe: TrainRecipe) -> Prediction:
+        rows, width, labels = _largest(recipe, samples)
+        if device.type == "cuda":
+            return predict_on_device(config, recipe, rows, width, labels)
+        return predict(config, recipe, width, labels, process)
+
+    return predicted
+
+
+def _refuse_or_say(
+    recipe: TrainRecipe, predicted: Callable[[TrainRecipe], Prediction], limit: float, too_large_ok: bool
+) -> None:
+    try:
+        check_fits(recipe, predicted, limit)
+    except TooLargeError as error:
+        if not too_large_ok:
+            raise
+        _say(f"{error} It is tried all the same (guard.too_large_ok).")
 
 
 def _masters(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -520,6 +515,7 @@ def run(
     phase_file: Path | None = None,
     schedule: Schedule | None = None,
     limit_gb: float | None = None,
+    too_large_ok: bool = False,
 ) -> Outcome:
     """Train every tensor of `start` on `rows` and write the weights to `master_out`; the same bits every time.
 
@@ -533,10 +529,12 @@ def run(
             stay when it has ended: who notes the outcome forgets them.
         phase_file: where the guard looks for what the run is doing.
         schedule: of checkpoints; without one there are none. A run goes on from what it finds in `work`.
-        limit_gb: GiB that the guard allows; a run that is predicted to need more is refused.
+        limit_gb: GiB of host memory that the guard allows; a run that is predicted to need more is refused.
+        too_large_ok: only say so instead.
 
     Raises:
         UsageError: rows, recipe or start folder do not fit.
+        TooLargeError: it is predicted to need more than is allowed.
         PreflightError: a check before training, or after its first step, failed.
         LostUpdatesError: updates do not land; train.tsv shows since when.
         HoleError: a tensor got no gradient or did not change; train.tsv and participation.tsv are there, no weights.
@@ -555,12 +553,11 @@ def run(
         config = read_plain_config(start)
         check_tokens(tokenizer, config["vocab_size"], rows[0].prompt)
         samples = encode(tokenizer, rows, recipe.seq_len)
+        predicted = _predictor(config, samples, device, process)
         if device.type == "cuda":
-            predicted = _fits_device(config, recipe, samples, None if room is None else capped_mib(room))
-        else:
-            predicted = _predicted(config, recipe, samples, process)
-            if limit_gb is not None:
-                check_fits(predicted, limit_gb * 2**30)
+            limit_gb = None if room is None else capped_mib(room) / MIB_PER_GB
+        if limit_gb is not None:
+            _refuse_or_say(recipe, predicted, limit_gb * 2**30, too_large_ok)
         pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         trainer: _Path
         if device.type == "cuda":
@@ -602,7 +599,7 @@ def run(
         partial=recipe.partial,
         resumed_at=tuple(training.resumed_at),
         first_loss=round(first_loss, 6),
-        memory_predicted_mib=predicted.to_mib(),
+        memory_predicted_mib=predicted(recipe).to_mib(),
         memory_measured_mib=measured,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     )
