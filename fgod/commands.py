@@ -483,11 +483,11 @@ def summary(args: Namespace) -> int:
     from fgod.plan import standing
     from fgod.release import summary_text
 
+    if args.stopped:
+        print(standing(args.stopped), flush=True)  # also where the disk is full
     write_jsonl(Path("."))
     for fault in torn(Path(".")):
         _say(fault)
-    if args.stopped:
-        print(standing(args.stopped))
     released = records.RESULTS / "release.json"
     report_file = records.RESULTS / "report.html"
     if not args.stopped and released.exists():

@@ -99,6 +99,32 @@ def test_an_export_to_a_full_disk_names_it_and_goes_on_when_there_is_room(ran):
         assert files.file_digests(folder) == before
 
 
+def test_snakemake_on_a_full_disk_says_so_and_goes_on_when_there_is_room(mini, based, tmp_path):
+    (disk := tmp_path / "disk").mkdir()
+    with mounted(disk, "-t", "tmpfs", "-o", "size=64m", "tmpfs"):
+        shutil.copytree(mini.folder, disk, symlinks=True, dirs_exist_ok=True)
+        full = Mini(disk)
+        full.write()
+        before = files.file_digests(disk / "artifacts")
+        used = shutil.disk_usage(disk).used // 1024
+
+        def free(kib: int) -> None:
+            subprocess.run(["mount", "-o", f"remount,size={used + kib}k", disk], check=True)
+
+        free(100)
+        said = full.snakemake(code=1)
+        assert f"fgod: {disk}: this disk is full: " in said and "Call stack" not in said, said
+        free(1400)  # for all but the weights
+        said = full.snakemake(code=1)
+        assert "/master: it could not be written: No space left on device" in said and "Call stack" not in said
+        assert "Stopped before the end:" in said and "Run snakemake again to go on" in said
+        assert before.items() <= files.file_digests(disk / "artifacts").items() and not hidden(disk / "artifacts")
+        free(32_000)
+        full.snakemake()
+        weights = "artifacts/release/model.safetensors"
+        assert files.sha256_file(disk / weights) == files.sha256_file(based / weights)
+
+
 def test_a_training_whose_weights_do_not_fit_names_them(mini, based):
     """The limit on a file's size needs no rights: what is written says EFBIG instead of ENOSPC."""
     argv = command_of(Mini(based), "train")
