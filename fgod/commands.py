@@ -5,6 +5,7 @@ exit code. torch and transformers are imported only where weights are touched.
 from __future__ import annotations
 
 import sys
+import tempfile
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -283,6 +284,10 @@ def train(args: Namespace) -> int:
     """
     from fgod.guard.lock import held
 
+    if args.memory_report:
+        return _memory_report(args)
+    if args.steps is not None:
+        raise UsageError("--steps: only with --memory-report; a stage trains as long as its recipe says (train.steps)")
     folder, work = args.outcome.parent, records.WORK / args.outcome.parent.name
     _check_start(args.weights, args.start)
     with held(work / "lock") as lock:
@@ -326,13 +331,8 @@ def _trained(args: Namespace, work: Path, kept: Path, lock: int) -> dict[str, An
     remove_folder(kept)
     result_file.unlink(missing_ok=True)
     limits = limits_from(args)
-    command = [sys.executable, "-m", "fgod.train", "--fit", str(args.fit), "--limit-gb", str(args.limit_gb)]
-    command += ["--too-large-ok"] if args.too_large_ok else []
+    command = _trainer(args, work, kept, master=args.stamp.parent / "master")
     command += ["--checkpoint-secs", str(args.checkpoint_secs), "--checkpoint-steps", str(args.checkpoint_steps)]
-    paths = {"recipe": args.recipe, "weights": args.weights, "rows": args.rows, "work": work, "run": kept}
-    paths |= {"master": args.stamp.parent / "master", "phase-file": phase_file, "result": result_file}
-    for option, path in paths.items():
-        command += [f"--{option}", str(path)]
     reason = work / "reason.json"
     ended = guarded(command, limits, kept / "guard.tsv", reason, phase_file, locks=[lock], lock_gpus=True)
     report(ended)
@@ -348,6 +348,35 @@ def _trained(args: Namespace, work: Path, kept: Path, lock: int) -> dict[str, An
     memory = {"peak_memory_mib": ended.peak_mib, "limit_mib": limits.limit_mib, "others_mib": ended.others_mib}
     written = file_digests(kept, (kept / name for name in RECORDS))
     return {**own, **memory, "wall_s": round(ended.wall_s, 3), "tables_sha256": written}
+
+
+def _trainer(args: Namespace, work: Path, tables: Path, **more: Path | int) -> list[str]:
+    """The command line of the trainer; `more` are options of its own."""
+    command = [sys.executable, "-m", "fgod.train", "--fit", str(args.fit), "--limit-gb", str(args.limit_gb)]
+    command += ["--too-large-ok"] if args.too_large_ok else []
+    paths = {"recipe": args.recipe, "weights": args.weights, "rows": args.rows, "work": work, "run": tables}
+    paths |= {"phase-file": work / "phase", "result": work / "result.json"}
+    for option, value in {**paths, **more}.items():
+        command += [f"--{option.replace('_', '-')}", str(value)]
+    return command
+
+
+def _memory_report(args: Namespace) -> int:
+    """Train a few steps for the memory of each phase alone. A guard that kills leaves the phases before it."""
+    from fgod.guard import limits_from, report
+    from fgod.guard import run as guarded
+
+    _check_start(args.weights, args.start)
+    steps = 1 if args.steps is None else args.steps
+    args.memory_report.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="fgod-") as folder:
+        work = Path(folder)
+        command = _trainer(args, work, work / "tables", memory_report=args.memory_report, steps=steps)
+        ended = guarded(command, limits_from(args), phase_file=work / "phase", lock_gpus=True)
+    report(ended)
+    if args.memory_report.exists():
+        print(args.memory_report.read_text(), end="")
+    return ended.exit_code
 
 
 def explain_memory(args: Namespace) -> int:

@@ -7,6 +7,7 @@ import json
 import math
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import fgod
 from fgod.data.rows import Row
 from fgod.errors import UsageError
 from fgod.files import sha256_folder
-from fgod.guard.phases import read_phase
+from fgod.guard.phases import read_phase, write_phase
 from fgod.model.load import load_model
 from fgod.nvfp4 import export
 from fgod.nvfp4.load import load_masters
@@ -325,7 +326,7 @@ def test_the_export_of_a_trained_master_equals_its_training_forward(untied: Path
 
 def test_the_tables_of_a_run(start: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int, float, float]] = []
-    train(start, tmp_path, progress=lambda *told: seen.append(told), phase_file=tmp_path / "phase")
+    train(start, tmp_path, progress=lambda *told: seen.append(told), phase=partial(write_phase, tmp_path / "phase"))
     rows = table(tmp_path / "run" / "train.tsv")
     columns = "stage lineage step loss lr grad_norm update_efficiency tokens seconds memory_mib"
     columns += " update_noise largest_update clamped_share"

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from fgod.files import file_digests, read_table
 from tests.mini import Mini, stage
 
 
@@ -162,6 +163,19 @@ def test_what_is_too_large_is_refused_or_killed_and_then_made_smaller(mini, base
     assert accepted["peak_memory_mib"] < killed["limit_mib"] < killed["peak_memory_mib"]
     refit = mini.folder / "results/runs/A" / mini.stages()[1]["lineage"] / "recipe.json"
     assert json.loads(refit.read_text())["train"]["micro_batch"] == 32 and mini.release()["fits"] == 2
+
+
+def test_the_memory_of_one_step_is_reported_by_phase_and_nothing_else_is_left(ran):
+    argv = next(entry["argv"] for entry in ran.manifest() if entry["argv"][:2] == ["fgod", "train"])
+    before = [file_digests(ran.folder / name) for name in ("artifacts", "results")]
+    ended = ran.run(*argv, "--steps", "2", "--memory-report", "memory.tsv")
+    assert ended.returncode == 0, ended.stderr
+    rows = read_table(ran.folder / "memory.tsv")
+    step = ["batch_ready", "zero_grad_done", "backward_done", "optimizer_step_done"]
+    assert [row["phase"] for row in rows] == ["start", "model_loaded", *step, *step, "saving", "end"]
+    assert all(0 < float(row["host_mib"]) <= float(row["host_peak_mib"]) for row in rows)
+    assert (ran.folder / "memory.tsv").read_text() == ended.stdout
+    assert [file_digests(ran.folder / name) for name in ("artifacts", "results")] == before
 
 
 def test_a_row_of_a_users_file_is_part_of_what_uses_it(mini):

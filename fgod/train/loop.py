@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +22,6 @@ from fgod.data.rows import Row
 from fgod.errors import FgodError, UsageError
 from fgod.guard.cap import cap_allocator, capped_mib, room_mib
 from fgod.guard.limits import MIB_PER_GB, Request
-from fgod.guard.phases import write_phase
 from fgod.guard.predict import TooLargeError
 from fgod.guard.requests import STOPPED_EXIT, Ears
 from fgod.model.load import load_tokenizer, quiet
@@ -404,12 +402,7 @@ def save_masters(start: Path, masters: Mapping[str, Tensor], recipe: TrainRecipe
 
 
 def _silent(*_: object) -> None:
-    """For a caller that wants no progress."""
-
-
-def _phases(path: Path | None) -> Callable[[str], None]:
-    """A function that tells a phase to the guard, if there is one that listens."""
-    return _silent if path is None else partial(write_phase, path)
+    """For a caller that wants neither progress nor phases."""
 
 
 def _checkpoint_layers(model: PreTrainedModel) -> None:
@@ -508,16 +501,16 @@ def run(
     seed: int,
     work: Path,
     run_dir: Path,
-    master_out: Path,
+    master_out: Path | None,
     stage: str = "",
     lineage: str = "",
     progress: Progress = _silent,
-    phase_file: Path | None = None,
+    phase: Callable[[str], None] = _silent,
     schedule: Schedule | None = None,
     limit_gb: float | None = None,
     too_large_ok: bool = False,
 ) -> Outcome:
-    """Train every tensor of `start` on `rows` and write the weights to `master_out`; the same bits every time.
+    """Train every tensor of `start` on `rows` and write the weights to `master_out`, if any; the same bits every time.
 
     Writes train.tsv and participation.tsv to `run_dir`, `stage` and `lineage` in front of each row. A run that diverges
     ends with that status and leaves no weights.
@@ -527,7 +520,7 @@ def run(
         seed: of the order of rows.
         work: scratch; holds the rows of train.tsv while the run lasts (see `record.publish`), and its checkpoints; they
             stay when it has ended: who notes the outcome forgets them.
-        phase_file: where the guard looks for what the run is doing.
+        phase: called with what was just done (`fgod.guard.phases`).
         schedule: of checkpoints; without one there are none. A run goes on from what it finds in `work`.
         limit_gb: GiB of host memory that the guard allows; a run that is predicted to need more is refused.
         too_large_ok: only say so instead.
@@ -542,7 +535,6 @@ def run(
     if not rows:
         raise UsageError("no rows to train on; expected at least one")
     begin = time.perf_counter()
-    phase = _phases(phase_file)
     phase("start")
     process = int(resident_mib() * MIB)
     device = choose_device(recipe, _say)
@@ -586,7 +578,7 @@ def run(
         phase("saving")
         participants = _participants(trainer, start)
         write_participation(run_dir / "participation.tsv", participants, stage, lineage)
-        written = {} if reason else _finish(trainer, participants, start, master_out)
+        written = {} if reason or master_out is None else _finish(trainer, participants, start, master_out)
     return Outcome(
         status=DIVERGED if reason else TRAINED,
         reason=reason,
