@@ -363,7 +363,7 @@ def _trainer(args: Namespace, work: Path, tables: Path, **more: Path | int) -> l
 
 def _memory_report(args: Namespace) -> int:
     """Train a few steps for the memory of each phase alone. A guard that kills leaves the phases before it."""
-    from fgod.guard import limits_from, report
+    from fgod.guard import KILLED_EXIT, limits_from, report
     from fgod.guard import run as guarded
 
     _check_start(args.weights, args.start)
@@ -373,9 +373,13 @@ def _memory_report(args: Namespace) -> int:
         work = Path(folder)
         command = _trainer(args, work, work / "tables", memory_report=args.memory_report, steps=steps)
         ended = guarded(command, limits_from(args), phase_file=work / "phase", lock_gpus=True)
+        outcome = read_json(work / "result.json") if ended.exit_code == 0 else {}
     report(ended)
     if args.memory_report.exists():
         print(args.memory_report.read_text(), end="")
+    if outcome.get("status") == records.KILLED:
+        _say(outcome["reason"])
+        return KILLED_EXIT
     return ended.exit_code
 
 

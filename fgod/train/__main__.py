@@ -11,8 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +76,12 @@ def main() -> None:
 def trained(args: argparse.Namespace, recipe: Mapping[str, Any]) -> Outcome:
     """Train as the options say."""
     train = recipe["train"] if args.steps is None else {**recipe["train"], "steps": args.steps}
-    phases: list[Callable[[str], None]] = [partial(write_phase, args.phase_file)]
-    if args.memory_report:
-        phases.append(MemoryReport(args.memory_report))
+    report = MemoryReport(args.memory_report) if args.memory_report else None
 
     def tell(phase: str) -> None:
-        for told in phases:
-            told(phase)
+        write_phase(args.phase_file, phase)
+        if report:
+            report(phase)
 
     outcome = run(
         args.weights,
@@ -101,7 +99,8 @@ def trained(args: argparse.Namespace, recipe: Mapping[str, Any]) -> Outcome:
         args.limit_gb,
         args.too_large_ok,
     )
-    tell("end")
+    if report:
+        report("end")
     return outcome
 
 
