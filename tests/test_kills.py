@@ -43,7 +43,7 @@ def test_kills_lose_nothing_and_change_nothing(mini, based):
     assert landed.hit and landed.code == 1 and not landed.locked
     assert "by SIGKILL, which the guard did not send" in landed.said
 
-    landed = victim.killed(Kill("prober", signal.SIGTERM, "prober", 1.0))
+    landed = victim.killed(Kill("prober", signal.SIGTERM, "prober", 3.0))  # it heeds signals by then
     assert landed.hit and "ended by SIGTERM: what stands is whole" in landed.said
     assert f"finished  fit 0 A {lineage}: trained; its gate is pending" in landed.said
 
