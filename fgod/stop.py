@@ -29,6 +29,7 @@ def heeding() -> Iterator[None]:
     Raises:
         FgodError: it is gone already.
     """
+    hook, sys.unraisablehook = sys.unraisablehook, _told_again
     heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, _stop) for number in heeded}
     try:
@@ -36,6 +37,7 @@ def heeding() -> Iterator[None]:
             _follow(int(told))
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set from Python
 
@@ -52,6 +54,19 @@ def heed_beside() -> None:
 
 def _stop(number: int, frame: object) -> None:
     raise Stopped(number)
+
+
+AGAIN_SECS = 0.05
+"""The callback is over by then."""
+
+
+def _told_again(dropped: sys.UnraisableHookArgs) -> None:
+    """Python drops what is raised in a callback, and every import has one: a signal that met one is sent once more."""
+    if isinstance(dropped.exc_value, KeyboardInterrupt):
+        number = dropped.exc_value.number if isinstance(dropped.exc_value, Stopped) else signal.SIGINT
+        threading.Timer(AGAIN_SECS, os.kill, (os.getpid(), number)).start()
+    else:
+        sys.__unraisablehook__(dropped)
 
 
 def _follow(snakemake: int) -> None:

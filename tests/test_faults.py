@@ -227,6 +227,28 @@ def test_a_command_whose_snakemake_is_gone_begins_nothing():
     assert late.returncode == 1 and f"(process {stranger.pid}) is gone: nothing was begun" in late.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_middle_of_a_callback_is_not_lost(number):
+    """Python drops exceptions there; an import is full of such places."""
+    code = f"""
+import os, time, weakref
+from fgod.config import explained
+from fgod.stop import heeding
+class Thing: pass
+def gone(reference):
+    os.kill(os.getpid(), {int(number)})
+    time.sleep(0)
+with explained(), heeding():
+    thing = Thing()
+    kept = weakref.ref(thing, gone)
+    del thing
+    time.sleep(20)
+"""
+    command = ["env", "--default-signal=INT", os.sys.executable, "-c", code]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=15)
+    assert ended.returncode == 128 + number and "what stands is whole" in ended.stderr, ended
+
+
 def test_a_signal_waits_for_a_lock_instead_of_hanging():
     """As in snakemake, whose handler of SIGTERM takes a lock that the main thread may hold."""
     code = """
