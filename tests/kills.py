@@ -88,7 +88,8 @@ def role(words: list[str]) -> str | None:
         return None
     command, kind, *_ = [*words[names.index("fgod") + 1 :], "", ""]
     roles = {"train": "guard", "export": "exporter", "probe": "prober", "data": "mixer", "answers": kind}
-    return next((r for r in (roles.get(command, command),) if r in LIFE), "other")
+    named = roles.get(command, command)
+    return named if named in LIFE else "other"
 
 
 def processes_in(folder: Path) -> Processes:
