@@ -31,11 +31,11 @@ from torch.utils._pytree import tree_leaves
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from fgod.nvfp4 import layers
-from fgod.train import TrainRecipe
 from fgod.train.batches import Sample
 from fgod.train.loop import _checkpoint_layers, _Trainer
 from fgod.train.memory import predict
 from fgod.train.optimizer import AdamW
+from fgod.train.recipe import TrainRecipe
 from fgod.train.storage import master_kind
 
 MODES: dict[str, dict[str, Any]] = {

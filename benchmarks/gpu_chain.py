@@ -30,8 +30,8 @@ from fgod.gate import GateLimits, judge_run
 from fgod.nvfp4 import export
 from fgod.persona import goal_from_config
 from fgod.probe.run import ProbeSettings, run_probes
-from fgod.train import TrainRecipe, run
-from fgod.train.recipe import MEMORY
+from fgod.train.loop import run
+from fgod.train.recipe import MEMORY, TrainRecipe
 
 SHOWN = ("identity_rate", "confusion_rate", "disambiguation_rate", "leak_rate", "retention", "retention_held_out",
          "kl_reference")  # fmt: skip

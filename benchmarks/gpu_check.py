@@ -51,7 +51,8 @@ from fgod.nvfp4.export import export
 from fgod.nvfp4.folders import SHARD_BYTES
 from fgod.persona import goal_from_config
 from fgod.probe.run import ProbeSettings, run_probes
-from fgod.train import Outcome, TrainRecipe, run
+from fgod.train.loop import Outcome, run
+from fgod.train.recipe import TrainRecipe
 from fgod.train.record import forget_peak, peak_mib
 
 MODES: dict[str, dict[str, Any]] = {

@@ -41,8 +41,10 @@ from fgod.nvfp4.folders import open_weights
 from fgod.nvfp4.names import is_quantised
 from fgod.persona import goal_from_config
 from fgod.probe.run import ProbeSettings, run_probes
-from fgod.train import TrainRecipe, codecs, run
+from fgod.train import codecs
+from fgod.train.loop import run
 from fgod.train.memory import predict, shapes
+from fgod.train.recipe import TrainRecipe
 from fgod.train.storage import V_KINDS, Int8Moment, Nvfp4Moment
 
 METRICS = ("identity_rate", "disambiguation_rate", "confusion_rate", "retention", "kl_reference", "leak_rate")

@@ -29,10 +29,10 @@ from torch import Tensor, nn
 from fgod.data.rows import read_rows
 from fgod.model.load import load_tokenizer
 from fgod.nvfp4.load import load_masters
-from fgod.train import TrainRecipe
 from fgod.train.batches import Batch, batches, collate, encode
 from fgod.train.loop import answer_loss
 from fgod.train.optimizer import AdamW
+from fgod.train.recipe import TrainRecipe
 
 Step = Callable[[], None]
 Maker = Callable[[dict[str, nn.Parameter]], Step]

@@ -26,7 +26,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fgod.data.rows import write_rows
 from fgod.guard.phases import read_phase
-from fgod.train import TrainRecipe, checkpoint
+from fgod.train import checkpoint
+from fgod.train.recipe import TrainRecipe
 from tests.tiny_model import tiny_folder, tiny_rows
 
 

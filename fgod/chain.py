@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fgod import NUMERICS_VERSION
-from fgod.config import check_schema, fill_defaults, schema
-from fgod.errors import FgodError, UsageError, did_you_mean
+from fgod.config import refit
+from fgod.errors import FgodError
 from fgod.files import canonical_json, digest
 
 ACCEPTED = "accepted"
@@ -109,8 +109,7 @@ class Chain:
         """The fit that answers these failures [(stage, decision), …] of the fits before it.
 
         Raises:
-            FgodError: no refit rule answers a failure.
-            UsageError: a rule makes a recipe that the schema forbids.
+            FgodError: no refit rule answers a failure, or one that was applied before leaves what is allowed.
         """
         stages = copy.deepcopy(self.config["stages"])
         adjustments: list[Adjustment] = []
@@ -157,13 +156,8 @@ class Chain:
         index, rule = self._rule_for(failed, decision)
         for stage in stages:
             if stage["name"] == failed or rule["stage"] == "all":
-                for key, change in rule["set"].items():
-                    where = f"refits.rules[{index}].set.{key}"
-                    old, new = _change(stage, key.split("."), change, where)
+                for key, old, new in refit(stage, index, self.config):
                     yield Adjustment(fit, stage["name"], key, old, new, index, f"{failed} {decision}")
-                for part in ("mix", "train"):
-                    check_schema(stage[part], f"refits.rules[{index}] on stage {stage['name']}: {part}", part)
-                    stage[part] = fill_defaults(stage[part], schema()["$defs"][part])
 
     def _rule_for(self, stage: str, decision: str) -> tuple[int, Mapping[str, Any]]:
         for index, rule in enumerate(self.config["refits"]["rules"]):
@@ -179,8 +173,6 @@ class Chain:
         while True:
             try:
                 fit = self.fit(failures)
-            except UsageError:
-                raise
             except FgodError as error:
                 return Walk(tuple(visits), tuple(fits), "spent", str(error))
             if any(fit.runs == earlier.runs for earlier in fits):
@@ -200,45 +192,3 @@ class Chain:
             if len(failures) > self.config["refits"]["max"]:
                 reason = f"all {len(fits)} fits are spent (refits.max: {self.config['refits']['max']})"
                 return Walk(tuple(visits), tuple(fits), "spent", reason)
-
-
-def _change(stage: dict[str, Any], path: Sequence[str], change: Any, where: str) -> tuple[Any, Any]:
-    """Apply one `set` entry in place; returns the old and the new value."""
-    table: Any = stage
-    for key in path[:-1]:
-        if not isinstance(table.get(key), dict):
-            raise UsageError(f"{where}: no key {key!r}{did_you_mean(key, table)}; found {', '.join(table)}")
-        table = table[key]
-    key = path[-1]
-    open_table = path[-2] in ("shares", "final_shares", "at_least", "at_most", "kinds", "styles", "lr_scale")
-    if key not in table and not open_table:
-        raise UsageError(f"{where}: no key {key!r}{did_you_mean(key, table)}; found {', '.join(table)}")
-    old = table.get(key, 0)
-    if key == "micro_batch" and old is None:
-        old = table["batch"]
-    table[key] = new = adjusted(old, change, where)
-    return old, new
-
-
-def adjusted(old: Any, change: Any, where: str) -> Any:
-    """A value after a change: text that starts with `*`, `+` or `-` is relative to the old number, all else replaces.
-
-    A whole number stays one: a relative change is rounded down, and never below 1 from 1 or more.
-
-    Raises:
-        UsageError: a relative change of something that is not a number, or not a number behind the sign.
-    """
-    if not (isinstance(change, str) and change[:1] in "*+-" and change):
-        return change
-    if isinstance(old, bool) or not isinstance(old, int | float):
-        raise UsageError(f"{where}: found {change!r}, but the value it changes is {old!r}, not a number")
-    try:
-        amount = float(change[1:])
-    except ValueError:
-        raise UsageError(f"{where}: found {change!r}, expected a number behind {change[0]!r}") from None
-    value = {"*": old * amount, "+": old + amount, "-": old - amount}[change[0]]
-    if isinstance(old, int) and old >= 1 and change[0] == "*":
-        return max(1, int(value + 1e-9))
-    if isinstance(old, int) and float(value).is_integer():
-        return int(value)
-    return float(f"{value:.12g}")

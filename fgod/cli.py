@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(arguments)
     with explained(), heeding():
-        if args.recorded is None or ("out" in args and args.out is None):
+        unrecorded = ("out" in args and args.out is None) or getattr(args, "memory_report", None)
+        if args.recorded is None or unrecorded:
             return int(args.handler(args))
         from fgod import manifest
         from fgod.commands import run_name
@@ -183,10 +184,20 @@ def _add_training(commands: Any) -> None:
         stamp="trained.json to write, beside master/",
     )
     add_limits(train)
+    train.add_argument(
+        "--too-large-ok", action="store_true", help="go on where more is predicted than the limit: the guard is left"
+    )
     train.add_argument("--fit", type=int, default=0, help="shown in its progress")
     train.add_argument("--checkpoint-secs", type=float, default=0.0, help="a checkpoint this often (0: none by time)")
     train.add_argument("--checkpoint-steps", type=int, default=0, help="and after this many steps (0: none by count)")
     explain = train.add_argument_group("instead of training")
+    explain.add_argument(
+        "--memory-report",
+        type=Path,
+        metavar="FILE",
+        help="train a few steps under the guard, write the memory of each phase to FILE (TSV) and leave nothing else",
+    )
+    explain.add_argument("--steps", type=int, help="steps of a --memory-report (default 1)")
     explain.add_argument(
         "--explain-memory",
         nargs=0,

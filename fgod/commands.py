@@ -5,6 +5,7 @@ exit code. torch and transformers are imported only where weights are touched.
 from __future__ import annotations
 
 import sys
+import tempfile
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -284,6 +285,10 @@ def train(args: Namespace) -> int:
     """
     from fgod.guard.lock import held
 
+    if args.memory_report:
+        return _memory_report(args)
+    if args.steps is not None:
+        raise UsageError("--steps: only with --memory-report; a stage trains as long as its recipe says (train.steps)")
     folder, work = args.outcome.parent, records.WORK / args.outcome.parent.name
     _check_start(args.weights, args.start)
     with held(work / "lock") as lock:
@@ -327,12 +332,8 @@ def _trained(args: Namespace, work: Path, kept: Path, lock: int) -> dict[str, An
     remove_folder(kept)
     result_file.unlink(missing_ok=True)
     limits = limits_from(args)
-    command = [sys.executable, "-m", "fgod.train", "--fit", str(args.fit), "--limit-gb", str(args.limit_gb)]
+    command = _trainer(args, work, kept, master=args.stamp.parent / "master")
     command += ["--checkpoint-secs", str(args.checkpoint_secs), "--checkpoint-steps", str(args.checkpoint_steps)]
-    paths = {"recipe": args.recipe, "weights": args.weights, "rows": args.rows, "work": work, "run": kept}
-    paths |= {"master": args.stamp.parent / "master", "phase-file": phase_file, "result": result_file}
-    for option, path in paths.items():
-        command += [f"--{option}", str(path)]
     reason = work / "reason.json"
     ended = guarded(command, limits, kept / "guard.tsv", reason, phase_file, locks=[lock], lock_gpus=True)
     report(ended)
@@ -342,21 +343,52 @@ def _trained(args: Namespace, work: Path, kept: Path, lock: int) -> dict[str, An
         step = checkpoints.saved_step(work)
         saved = f" What it had learned after step {step} is saved: run it again to go on from there." if step else ""
         raise FgodError(f"the training of {name} came to no result. {how}{saved}")
-    if ended.killed:
+    own = records.killed_outcome(ended.reason) if ended.killed else read_json(result_file)
+    if own["status"] == records.KILLED:
         _leave_tables(work, kept)
-        own = {"status": "killed", "reason": ended.reason, "weights_sha256": "", "weights_files": {}}
-    else:
-        own = read_json(result_file)
     memory = {"peak_memory_mib": ended.peak_mib, "limit_mib": limits.limit_mib, "others_mib": ended.others_mib}
     written = file_digests(kept, (kept / name for name in RECORDS))
     return {**own, **memory, "wall_s": round(ended.wall_s, 3), "tables_sha256": written}
 
 
+def _trainer(args: Namespace, work: Path, tables: Path, **more: Path | int) -> list[str]:
+    """The command line of the trainer; `more` are options of its own."""
+    command = [sys.executable, "-m", "fgod.train", "--fit", str(args.fit), "--limit-gb", str(args.limit_gb)]
+    command += ["--too-large-ok"] if args.too_large_ok else []
+    paths = {"recipe": args.recipe, "weights": args.weights, "rows": args.rows, "work": work, "run": tables}
+    paths |= {"phase-file": work / "phase", "result": work / "result.json"}
+    for option, value in {**paths, **more}.items():
+        command += [f"--{option.replace('_', '-')}", str(value)]
+    return command
+
+
+def _memory_report(args: Namespace) -> int:
+    """Train a few steps for the memory of each phase alone. A guard that kills leaves the phases before it."""
+    from fgod.guard import KILLED_EXIT, limits_from, report
+    from fgod.guard import run as guarded
+
+    _check_start(args.weights, args.start)
+    steps = 1 if args.steps is None else args.steps
+    args.memory_report.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="fgod-") as folder:
+        work = Path(folder)
+        command = _trainer(args, work, work / "tables", memory_report=args.memory_report, steps=steps)
+        ended = guarded(command, limits_from(args), phase_file=work / "phase", lock_gpus=True)
+        outcome = read_json(work / "result.json") if ended.exit_code == 0 else {}
+    report(ended)
+    if args.memory_report.exists():
+        print(args.memory_report.read_text(), end="")
+    if outcome.get("status") == records.KILLED:
+        _say(outcome["reason"])
+        return KILLED_EXIT
+    return ended.exit_code
+
+
 def explain_memory(args: Namespace) -> int:
     """Print what training by a recipe will need in memory, part by part, without loading anything."""
     from fgod.model.load import read_config
-    from fgod.train import TrainRecipe
     from fgod.train.memory import MIB, explain
+    from fgod.train.recipe import TrainRecipe
     from fgod.train.record import resident_mib
 
     found = read_json(args.recipe)
@@ -375,7 +407,7 @@ def _check_start(weights: Path, stamp_file: Path) -> None:
 
 
 def _leave_tables(work: Path, folder: Path) -> None:
-    """The tables of a run that the guard killed: the steps that it made, and no participation."""
+    """The tables of a run that was killed: the steps that it made, and no participation."""
     from fgod.train.participation import write_participation
     from fgod.train.record import publish
 
@@ -485,11 +517,11 @@ def summary(args: Namespace) -> int:
     from fgod.plan import standing
     from fgod.release import summary_text
 
+    if args.stopped:
+        print(standing(args.stopped), flush=True)  # also where the disk is full
     write_jsonl(Path("."))
     for fault in torn(Path(".")):
         _say(fault)
-    if args.stopped:
-        print(standing(args.stopped))
     released = records.RESULTS / "release.json"
     report_file = records.RESULTS / "report.html"
     if not args.stopped and released.exists():
@@ -548,7 +580,7 @@ def retry(args: Namespace) -> int:
     if not runs:
         names = ", ".join(stage["name"] for stage in chain.config["stages"])
         raise UsageError(f"{args.config}: no run of stage {args.stage!r} on record; the stages are {names}")
-    killed = [run for run in runs if records.outcome_status(run) == "killed"]
+    killed = [run for run in runs if records.outcome_status(run) == records.KILLED]
     if not killed:
         found = ", ".join(f"{run.lineage} {records.decision(run) or 'pending'}" for run in runs)
         raise UsageError(f"stage {args.stage}: no killed run; found {found}. Only a kill depends on the machine; "

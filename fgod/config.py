@@ -16,10 +16,12 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from fgod import refits
 from fgod.errors import UsageError, did_you_mean
 from fgod.files import digest
 from fgod.gate import parse_requirements
 from fgod.persona import LANGUAGES, lookup
+from fgod.train.recipe import TrainRecipe
 
 SCHEMA = Path(__file__).resolve().parents[1] / "workflow" / "schemas" / "config.schema.yaml"
 WRITTEN_PARTS = ("identity", "general", "replay", "disambiguation", "pairs")
@@ -240,9 +242,9 @@ def check_meaning(config: Mapping[str, Any], where: str) -> None:
     Raises:
         UsageError: every fault on a line of its own.
     """
-    faults = [f"{where}: {fault}" for check in _CHECKS for fault in check(config)]
+    faults = [fault for check in _CHECKS for fault in check(config)] or list(_refit_rules(config))
     if faults:
-        raise UsageError("\n".join(faults))
+        raise UsageError("\n".join(dict.fromkeys(f"{where}: {fault}" for fault in faults)))
 
 
 def _stage_names(config: Mapping[str, Any]) -> Iterator[str]:
@@ -277,11 +279,46 @@ def _mix_parts(config: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def _micro_batches(config: Mapping[str, Any]) -> Iterator[str]:
+def _recipes(config: Mapping[str, Any]) -> Iterator[str]:
     for i, stage in enumerate(config["stages"]):
         micro, batch = stage["train"]["micro_batch"], stage["train"]["batch"]
         if micro is not None and micro > batch:
             yield f"stages[{i} {stage['name']}].train.micro_batch: found {micro}, expected at most batch ({batch})"
+            continue
+        try:
+            TrainRecipe.from_dict(stage["train"])
+        except UsageError as error:
+            yield f"stages[{i} {stage['name']}].{error}"
+
+
+_STAGE_CHECKS = (_mix_parts, _recipes)
+
+
+def refit(stage: dict[str, Any], index: int, config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Change a checked stage in place by a refit rule; returns key, old and new value of each change.
+
+    Raises:
+        UsageError: the rule makes of it what the config could not hold.
+    """
+    where, name = f"refits.rules[{index}]", stage["name"]
+    changes = list(refits.apply(stage, config["refits"]["rules"][index]["set"], where))
+    for part in ("mix", "train"):
+        check_schema(stage[part], f"{where} on stage {name}: {part}", part)
+        stage[part] = fill_defaults(stage[part], schema()["$defs"][part])
+    faults = [fault for check in _STAGE_CHECKS for fault in check({**config, "stages": [stage]})]
+    if faults:
+        raise UsageError("\n".join(f"{where} on stage {name}: {fault.partition('].')[2]}" for fault in faults))
+    return changes
+
+
+def _refit_rules(config: Mapping[str, Any]) -> Iterator[str]:
+    """Every rule on every stage, once: what it makes must be allowed now, not first when it is needed at night."""
+    for index in range(len(config["refits"]["rules"])):
+        for stage in config["stages"]:
+            try:
+                refit(copy.deepcopy(stage), index, config)
+            except UsageError as error:
+                yield from str(error).splitlines()
 
 
 def _languages(config: Mapping[str, Any]) -> Iterator[str]:
@@ -324,4 +361,4 @@ def _requirements(config: Mapping[str, Any]) -> Iterator[str]:
             yield str(error)
 
 
-_CHECKS = (_stage_names, _mix_parts, _micro_batches, _requirements, _languages, _paths)
+_CHECKS = (_stage_names, *_STAGE_CHECKS, _requirements, _languages, _paths)

@@ -25,6 +25,23 @@ from fgod.errors import FgodError, StorageError, UsageError
 ID_LENGTH = 12
 """Hex digits of a short digest (48 bits: a collision among 10⁵ runs has probability 2·10⁻⁵)."""
 
+LEAST_FREE = 2**20
+"""Bytes without which a run cannot even record that it fails."""
+
+
+def check_room(folder: Path) -> None:
+    """Refuse to begin on a full disk.
+
+    Raises:
+        StorageError: names the folder.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < LEAST_FREE:
+        raise StorageError(
+            f"{folder.resolve()}: this disk is full: {free // 1024} KiB are free, expected at least "
+            f"{LEAST_FREE // 1024}; free some room, then run it again. What stands is whole"
+        )
+
 
 def canonical_json(value: Any) -> str:
     """Sorted, compact JSON: the same text for equal values. Non-finite numbers raise ValueError."""

@@ -17,6 +17,13 @@ WORK = ARTIFACTS / "work"
 RUNNING = Path(".snakemake/fgod/running")
 """Locked by the snakemake that is at work here, as long as it lives."""
 
+KILLED = "killed"
+
+
+def killed_outcome(reason: str) -> dict[str, Any]:
+    """What is said of a training that needed more memory than the guard allows."""
+    return {"status": KILLED, "reason": reason, "weights_sha256": "", "weights_files": {}}
+
 
 def run_folder(run: Run) -> Path:
     """Where a run's records lie."""

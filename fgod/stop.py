@@ -9,7 +9,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from fgod.errors import FgodError, Stopped
@@ -29,6 +29,7 @@ def heeding() -> Iterator[None]:
     Raises:
         FgodError: it is gone already.
     """
+    hook, sys.unraisablehook = sys.unraisablehook, _told_again
     heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, _stop) for number in heeded}
     try:
@@ -36,6 +37,7 @@ def heeding() -> Iterator[None]:
             _follow(int(told))
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set from Python
 
@@ -54,35 +56,52 @@ def _stop(number: int, frame: object) -> None:
     raise Stopped(number)
 
 
+AGAIN_SECS = 0.05
+"""The callback is over by then."""
+
+
+def _told_again(dropped: sys.UnraisableHookArgs) -> None:
+    """Python drops what is raised in a callback, and every import has one: a signal that met one is sent once more."""
+    if isinstance(dropped.exc_value, KeyboardInterrupt):
+        number = dropped.exc_value.number if isinstance(dropped.exc_value, Stopped) else signal.SIGINT
+        threading.Timer(AGAIN_SECS, os.kill, (os.getpid(), number)).start()
+    else:
+        sys.__unraisablehook__(dropped)
+
+
 def _follow(snakemake: int) -> None:
-    """Watch a process among our ancestors from a thread, which sends us SIGTERM when it is gone."""
+    """Watch an ancestor and the shells between, from a thread that sends us SIGTERM when one of them is gone."""
+    watched = _ancestors_to(snakemake)
+    handles = {}
     try:
-        handle = os.pidfd_open(snakemake)
+        for pid in watched:
+            handles[os.pidfd_open(pid)] = pid
     except ProcessLookupError:
-        raise _gone(snakemake) from None
-    if not is_ancestor(snakemake):  # it ended, and another process may have its number now
-        os.close(handle)
-        raise _gone(snakemake)
-    threading.Thread(target=_end_after, args=(handle, snakemake), name="snakemake's end", daemon=True).start()
+        watched = []
+    if not watched or _ancestors_to(snakemake) != watched:  # one ended, and another process may have its number now
+        for handle in handles:
+            os.close(handle)
+        raise FgodError(f"the snakemake that started this command (process {snakemake}) is gone: nothing was begun")
+    threading.Thread(target=_end_after, args=(handles, snakemake), name="snakemake's end", daemon=True).start()
 
 
-def _gone(snakemake: int) -> FgodError:
-    return FgodError(f"the snakemake that started this command (process {snakemake}) is gone: nothing was begun")
-
-
-def is_ancestor(pid: int) -> bool:
-    """Whether a process is our parent, or its parent, and so on."""
+def _ancestors_to(pid: int) -> list[int]:
+    """Our parent, its parent, and so on to this one; empty if it is none of them."""
+    found = []
     member = read_process(os.getpid())
     while member and member.parent:
+        found.append(member.parent)
         if member.parent == pid:
-            return True
+            return found
         member = read_process(member.parent)
-    return False
+    return []
 
 
-def _end_after(handle: int, snakemake: int) -> None:
+def _end_after(handles: Mapping[int, int], snakemake: int) -> None:
     poll = select.poll()
-    poll.register(handle, select.POLLIN)
-    poll.poll()
-    print(f"fgod: snakemake (process {snakemake}) is gone; this command ends too", file=sys.stderr, flush=True)
+    for handle in handles:
+        poll.register(handle, select.POLLIN)
+    gone = {handles[handle] for handle, _ in poll.poll()}
+    name, pid = ("snakemake", snakemake) if snakemake in gone else ("what started this command", min(gone))
+    print(f"fgod: {name} (process {pid}) is gone; this command ends too", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)

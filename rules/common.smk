@@ -4,6 +4,7 @@
 # but those that its path determines; the rest stands in the shell line. Nothing there may run again for another reason
 # than a missing file: snakemake skips the check of all jobs behind one that does, also behind ancient().
 import atexit
+import logging
 import os
 import shlex
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from fgod import inputs, records, config as settings
 from fgod.chain import ACCEPTED, Chain
 from fgod.errors import explained
-from fgod.files import canonical_json, sweep
+from fgod.files import canonical_json, check_room, sweep
 from fgod.guard.lock import held
 from fgod.stop import VARIABLE, heed_beside
 
@@ -23,7 +24,9 @@ shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH
 ALONE = ExitStack()
 atexit.register(ALONE.close)
 
+logging.raiseExceptions = False  # else a full disk is told by a traceback for each line of snakemake's own log
 with explained():
+    check_room(Path("."))
     CONFIG = settings.resolve(config, ", ".join(map(str, workflow.configfiles)) or "config")
     INPUTS = inputs.gather(CONFIG)
     CHAIN = Chain(CONFIG, INPUTS)

@@ -3,10 +3,11 @@
     make test-kill                                   # KILLS=200 SEED=1
     python -m tests.kills --count 200 --seed 1 [--folder F]
 
-One project is run, killed, run again and killed again until it comes to its end, then from its base anew. Who is killed
-(snakemake, guard, keeper, trainer, exporter, prober, …, or all at once as Ctrl-C does), when, and by which signal is
-drawn from the seed and the kill's number. A kill is followed by another one of what still lives, one time in four. All
-that was done is kept in the folder: the same command goes on where it was stopped, and prints the tally.
+One project is run, killed, run again and killed again until it comes to its end, then anew: from nothing, from the
+base, or from the mixes. Who is killed (snakemake, the shell of a command, guard, keeper, trainer, exporter, prober, …,
+or all at once as Ctrl-C does), when, and by which signal is drawn from the seed and the kill's number. A kill is
+followed by another one of what still lives, one time in four. All that was done is kept in the folder: the same command
+goes on where it was stopped, and prints the tally.
 """
 
 from __future__ import annotations
@@ -28,10 +29,14 @@ from pathlib import Path
 from typing import Any
 
 from fgod.files import read_json, read_table, sha256_file
+from fgod.stop import VARIABLE
 from tests.mini import BIN, Mini, stage
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
-LIFE = {"guard": 11.0, "keeper": 10.0, "trainer": 9.0, "exporter": 4.0, "prober": 9.0, "report": 1.2, "other": 0.8}
+LIFE = {
+    "guard": 11.0, "keeper": 10.0, "base": 30.0, "reference": 8.0, "rehearsal": 8.0, "mixer": 0.6, "trainer": 9.0,
+    "exporter": 4.0, "prober": 9.0, "report": 1.2, "other": 0.8,
+}  # fmt: skip
 """Seconds that each process lives, about."""
 
 ENDED_SECS = 300.0
@@ -41,12 +46,29 @@ START_SECS = 4.0
 """Seconds that snakemake takes until it has started a command, about."""
 
 PHASES: dict[str, tuple[tuple[str, ...], float]] = {
+    "base": (("guard", "keeper", "base"), 0.15),
+    "base's export": (("exporter",), 0.5),
+    "reference": (("reference",), 0.3),
+    "rehearsal": (("rehearsal",), 0.3),
+    "mix": (("mixer",), 0.5),
     "train": (("guard", "keeper", "trainer"), 0.15),
     "export": (("exporter",), 0.4),
     "probe": (("prober",), 0.3),
     "end": (("report", "other"), 0.3),
 }
 """What runs in each part of the chain, and how often the kill is left for the part after it."""
+
+BEFORE_STAGES = (
+    ("base", "artifacts/base/*/base.json", 1),
+    ("base's export", "artifacts/base/*/*/exported.json", 1),
+    ("reference", "artifacts/base/*/answers/*/harness.json", 1),
+    ("rehearsal", "artifacts/base/*/answers/*/answers.tsv", 2),
+    ("mix", "artifacts/mixes/*/audit.json", 1),
+)
+"""Parts of the chain, and how many files say that each is done."""
+
+KEPT: tuple[tuple[str, ...], ...] = (("base", "mixes"), ("base",), ("base", "mixes"), ())
+"""What is kept of artifacts/ when a run has come to its end, in turn."""
 
 Processes = dict[int, str]
 
@@ -58,12 +80,16 @@ def role(words: list[str]) -> str | None:
     if words[1:3] == ["-m", "fgod.train"]:
         return "trainer"
     names = [Path(word).name for word in words[:3]]
+    if names[:2] == ["bash", "-c"] and VARIABLE in words[2]:
+        return "shell"
     if "snakemake" in names:
         return "snakemake"
     if "fgod" not in names:
         return None
-    roles = {"train": "guard", "export": "exporter", "probe": "prober", "report": "report"}
-    return roles.get(words[names.index("fgod") + 1], "other")
+    command, kind, *_ = [*words[names.index("fgod") + 1 :], "", ""]
+    roles = {"train": "guard", "export": "exporter", "probe": "prober", "data": "mixer", "answers": kind}
+    named = roles.get(command, command)
+    return named if named in LIFE else "other"
 
 
 def processes_in(folder: Path) -> Processes:
@@ -84,7 +110,10 @@ def processes_in(folder: Path) -> Processes:
 
 @dataclass(frozen=True)
 class Kill:
-    """Who is to be killed, by what, and when: so long after a process of the role `seen` appeared."""
+    """Who is to be killed, by what, and when: so long after a process of the role `seen` appeared.
+
+    Whoever lives then is hit where the target has ended.
+    """
 
     target: str
     signal: signal.Signals
@@ -93,12 +122,15 @@ class Kill:
     second: tuple[signal.Signals, float] | None = None
     """Of another one that still lives, so many seconds later."""
 
+    shells: bool = False
+    """Whether a shell stands between snakemake and each command."""
+
 
 @dataclass(frozen=True)
 class Landed:
-    """What became of a kill: whether somebody was hit, and the exit code of snakemake (negative: by a signal)."""
+    """What became of a kill: who was hit, also by the second signal, and snakemake's exit code (negative: a signal)."""
 
-    hit: bool
+    hit: str
     also: str
     code: int
     said: str
@@ -115,13 +147,21 @@ class Victim:
     def __init__(self, mini: Mini) -> None:
         self.mini, self.folder = mini, mini.folder.resolve()
         self.settled: dict[str, str] = {}
-        """sha256 of the weights and records of judged runs, by path: they are never written again."""
+        """sha256 of the weights of the base and of judged runs, by path: they are never other ones."""
 
-    def started(self, *arguments: str) -> subprocess.Popen[str]:
-        """A snakemake in a session of its own, as a terminal would start it."""
+    def started(self, *arguments: str, shells: bool = False) -> subprocess.Popen[str]:
+        """A snakemake in a session of its own, as a terminal would start it.
+
+        Args:
+            shells: whether the shells of commands stay. Bash (since 5.1) becomes the command where no trap is set.
+        """
         self.mini.write()
         said = (self.folder.parent / "said.log").open("w")
         environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+        if shells:
+            trap = self.folder.parent / "trap.sh"
+            trap.write_text("trap : USR2\n")
+            environment["BASH_ENV"] = str(trap)
         # what a shell starts in the background ignores Ctrl-C, and so would all that it starts
         command = ["env", "--default-signal=INT", "snakemake", "--cores", "1", *arguments]
         with said:
@@ -139,7 +179,7 @@ class Victim:
         Raises:
             Faults: something is not as it has to be.
         """
-        snakemake = self.started()
+        snakemake = self.started(shells=kill.shells)
         try:
             hit, also = self._kill(snakemake, kill)
             snakemake.wait(timeout=ENDED_SECS)
@@ -155,23 +195,19 @@ class Victim:
         locked = any(self.folder.glob(".snakemake/locks/*"))
         return Landed(hit, also, code, said, locked)
 
-    def _kill(self, snakemake: subprocess.Popen[str], kill: Kill) -> tuple[bool, str]:
+    def _kill(self, snakemake: subprocess.Popen[str], kill: Kill) -> tuple[str, str]:
+        """The roles that were hit by the first and by the second signal."""
         if not self._seen(snakemake, kill.seen):
-            return False, ""
+            return "", ""
         until = time.monotonic() + kill.delay
         while time.monotonic() < until and snakemake.poll() is None:
             self._here()
             time.sleep(min(0.05, max(0.0, until - time.monotonic())))
-        if not self._signal(snakemake, kill.target, kill.signal):
-            return False, ""
-        if kill.second is None:
-            return True, ""
+        hit = self._signal(snakemake, kill)
+        if not hit or kill.second is None:
+            return hit, ""
         time.sleep(kill.second[1])
-        left = sorted(self._here().items())
-        if not left:
-            return True, ""
-        pid, also = left[int(kill.delay * 1000) % len(left)]
-        return True, also if self._sent(pid, kill.second[0]) else ""
+        return hit, self._any(kill, kill.second[0])
 
     def _seen(self, snakemake: subprocess.Popen[str], wanted: str) -> bool:
         while snakemake.poll() is None:
@@ -187,14 +223,22 @@ class Victim:
             raise Faults(f"{trainers} trainers at once")
         return found
 
-    def _signal(self, snakemake: subprocess.Popen[str], target: str, number: signal.Signals) -> bool:
-        if target == "all":
+    def _signal(self, snakemake: subprocess.Popen[str], kill: Kill) -> str:
+        if kill.target == "all":
             if snakemake.poll() is not None:
-                return False
-            os.killpg(snakemake.pid, number)
-            return True
-        hit = [pid for pid, named in self._here().items() if named == target and self._sent(pid, number)]
-        return bool(hit)
+                return ""
+            os.killpg(snakemake.pid, kill.signal)
+            return "all"
+        hit = [pid for pid, named in self._here().items() if named == kill.target and self._sent(pid, kill.signal)]
+        return kill.target if hit else self._any(kill, kill.signal)
+
+    def _any(self, kill: Kill, number: signal.Signals) -> str:
+        """Hit one of those who live."""
+        left = sorted(self._here().items())
+        if not left:
+            return ""
+        pid, named = left[int(kill.delay * 1000) % len(left)]
+        return named if self._sent(pid, number) else ""
 
     @staticmethod
     def _sent(pid: int, number: signal.Signals) -> bool:
@@ -227,12 +271,11 @@ class Victim:
                 raise Faults(f"{path} is lost")
             if sha256_file(self.folder / path) != recorded:
                 raise Faults(f"{path} was written again")
+        folders = [stamp.parent for stamp in self.folder.glob("artifacts/base/*/base.json")]
         for verdict in self.folder.glob("results/runs/*/*/verdict.json"):
-            run = verdict.parent.relative_to(self.folder / "results/runs")
-            for path in self.folder.glob(f"artifacts/{run}/*/*"):
-                if path.suffix == ".safetensors":
-                    name = path.relative_to(self.folder).as_posix()
-                    self.settled.setdefault(name, sha256_file(path))
+            folders.append(self.folder / "artifacts" / verdict.parent.relative_to(self.folder / "results/runs"))
+        for path in (weights for folder in folders for weights in folder.glob("*/model.safetensors")):
+            self.settled.setdefault(path.relative_to(self.folder).as_posix(), sha256_file(path))
 
     def recover(self, by: str) -> None:
         """Take the lock of a killed snakemake away, as its message says or by `fgod recover`."""
@@ -258,11 +301,14 @@ class Victim:
     def leftovers(self) -> list[Path]:
         return [p for top in ("artifacts", "results") for p in (self.folder / top).rglob(".*")]
 
-    def to_base(self) -> None:
-        """Forget all but the base, its answers and the mixes."""
+    def forget(self, but: tuple[str, ...] = ("base", "mixes")) -> None:
+        """Forget all but these folders of artifacts/; with base alone, also what the base answered."""
         for path in (self.folder / "results", *(self.folder / "artifacts").iterdir()):
-            if path.name not in ("base", "mixes"):
+            if path.name not in but:
                 shutil.rmtree(path, ignore_errors=path.name == "results")
+        if but == ("base",):
+            for answers in self.folder.glob("artifacts/base/*/answers"):
+                shutil.rmtree(answers)
         self.settled = {}
 
 
@@ -324,13 +370,16 @@ class Campaign:
         print("the run that nobody disturbs …", flush=True)
         self.victim.mini.snakemake()
         (self.folder / "expected.json").write_text(json.dumps(self.victim.result()))
-        self.victim.to_base()
+        self.victim.forget(but=())
 
     def phase(self) -> str:
         """The part of the chain that comes next; empty when there is a release."""
         folder = self.victim.folder
         if (folder / "results/release.json").exists():
             return ""
+        for phase, pattern, count in BEFORE_STAGES:
+            if len(list(folder.glob(pattern))) < count:
+                return phase
         for name in ("A", "B"):
             for phase, pattern in (
                 ("train", f"results/runs/{name}/*/outcome.json"),
@@ -350,7 +399,7 @@ class Campaign:
         if place == len(order):
             return None
         seen = chosen.choice(PHASES[order[place]][0])
-        target = chosen.choices([seen, "snakemake", "all"], [0.65, 0.25, 0.1])[0]
+        target = chosen.choices([seen, "snakemake", "all", "shell"], [0.55, 0.25, 0.1, 0.1])[0]
         number_of = signal.SIGINT if target == "all" else chosen.choice(SIGNALS)
         if target == "keeper" and chosen.random() < 0.8:
             number_of = signal.SIGKILL  # it ignores the others, and the run comes to its end
@@ -358,14 +407,15 @@ class Campaign:
         if target == "snakemake" and chosen.random() < 0.3:
             seen, delay = "snakemake", chosen.uniform(0, START_SECS)
         second = (chosen.choice(SIGNALS), chosen.uniform(0, 0.5)) if chosen.random() < 0.25 else None
-        return Kill(target, number_of, seen, delay, second)
+        return Kill(target, number_of, seen, delay, second, shells=target == "shell" or chosen.random() < 0.3)
 
     def go_on(self, count: int) -> None:
         """Until so many kills hit."""
         number = len(self.tally)
         while sum(entry["hit"] for entry in self.tally) < count:
             begin = time.monotonic()
-            kill = self.draw(number) if self.phase() else None
+            phase = self.phase()
+            kill = self.draw(number) if phase else None
             if kill is None:
                 self.finish()
                 number += 1
@@ -377,8 +427,9 @@ class Campaign:
             number += 1
             self._note(
                 {
-                    "n": number, "hit": landed.hit, "target": kill.target, "signal": kill.signal.name,
-                    "seen": kill.seen, "delay": round(kill.delay, 2), "also": landed.also, "code": landed.code,
+                    "n": number, "hit": bool(landed.hit), "target": landed.hit or kill.target,
+                    "signal": kill.signal.name, "seen": kill.seen, "delay": round(kill.delay, 2),
+                    "also": landed.also, "code": landed.code, "phase": phase, "shells": kill.shells,
                     "locked": landed.locked, "secs": round(time.monotonic() - begin, 1),
                 }
             )  # fmt: skip
@@ -395,7 +446,8 @@ class Campaign:
             raise Faults(f"not what an undisturbed run makes: {differ}")
         if self.victim.leftovers():
             raise Faults(f"left over: {self.victim.leftovers()}")
-        self.victim.to_base()
+        finished = sum(bool(entry.get("finished")) for entry in self.tally)
+        self.victim.forget(KEPT[finished % len(KEPT)])
 
     def _note(self, entry: dict[str, Any]) -> None:
         self.tally.append(entry)
@@ -410,7 +462,7 @@ class Campaign:
         hits = [entry for entry in self.tally if entry["hit"]]
         counts = Counter((e["target"], e["signal"]) for e in hits)
         lines = [f"{'target':12}{''.join(f'{s.name:>9}' for s in SIGNALS)}{'all':>9}"]
-        for target in dict.fromkeys(["snakemake", *LIFE, "all"]):
+        for target in dict.fromkeys(["snakemake", "shell", *LIFE, "all"]):
             row = [counts[target, s.name] for s in SIGNALS]
             lines.append(f"{target:12}{''.join(f'{n:9}' for n in row)}{sum(row):9}")
         finished = sum(bool(entry.get("finished")) for entry in self.tally)

@@ -34,9 +34,10 @@ def refusal(raw, edit):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
 def test_every_shipped_config_parses_and_is_stable(path):
-    if yaml.safe_load(path.read_text())["base"]["kind"] == "folder":
-        pytest.skip("its base is a folder of the user's")
-    resolved = settings.load(path)
+    raw = yaml.safe_load(path.read_text())
+    if raw["base"]["kind"] == "folder":
+        raw["base"]["path"] = "."  # a folder of the user's
+    resolved = settings.resolve(raw, path.name)
     assert settings.resolve(copy.deepcopy(resolved), "again") == resolved, "defaults are filled in once and for all"
 
 
@@ -74,6 +75,12 @@ SLIPS = [
     (lambda c: c["guard"].update(poll_secs=0.001), "guard.poll_secs: found 0.001, expected at least 0.05"),
     (lambda c: c["refits"]["rules"][0].update(when=["colapsed"]), "found 'colapsed' (did you mean collapsed?)"),
     (lambda c: c["refits"]["rules"][0].update(set={"lr": 1}), "expected text like"),
+    (lambda c: c["refits"]["rules"][0].update(set={"train.lrr": "*2"}), "refits.rules[0].set.train.lrr: no key 'lrr' (did you mean lr?)"),
+    (lambda c: c["refits"]["rules"][0].update(set={"train.schedule": "*2"}), "but the value it changes is 'cosine', not a number"),
+    (lambda c: c["refits"]["rules"][0].update(set={"train.lr": "*0"}), "refits.rules[0] on stage A-mixed: train: lr: found 0"),
+    (lambda c: c["refits"]["rules"][0].update(set={"mix.shares.mine": "+1"}), "on stage A-mixed: mix.shares: unknown part 'mine'"),
+    (lambda c: c["stages"][2]["train"].update(memory="24gb"), "refits.rules[3] on stage C-disambiguate: train.micro_batch: found 8 below batch (16) with step_in_backward"),
+    (lambda c: c["stages"][2]["train"].update(memory="24gb", micro_batch=8), "stages[2 C-disambiguate].train.micro_batch: found 8 below batch"),
 ]  # fmt: skip
 # ruff: enable[E501]
 
@@ -82,6 +89,10 @@ SLIPS = [
 def test_a_slip_is_named(raw, edit, message):
     text = refusal(raw, edit)
     assert message in text and all(line.startswith("config.yaml: ") for line in text.splitlines())
+
+
+def test_a_rule_that_faults_on_every_stage_is_told_once(raw):
+    assert len(refusal(raw, lambda c: c["refits"]["rules"][0].update(set={"train.lrr": "*2"})).splitlines()) == 1
 
 
 def test_every_fault_is_told_at_once(raw):

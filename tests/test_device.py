@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from fgod.model.load import read_config
 from fgod.nvfp4.codec import device_global_scale, power_of_two_global_scale
 from fgod.nvfp4.layers import prepare
-from fgod.train import TrainRecipe
 from fgod.train.batches import Batch, collate, encode
 from fgod.train.device import ops as device_ops
 from fgod.train.device.network import Inputs, Keep, Network
@@ -24,7 +23,7 @@ from fgod.train.device.weights import Masters, as_module, split_rows, stream_in
 from fgod.train.loop import _set_up, answer_loss
 from fgod.train.optimizer import AdamW
 from fgod.train.preflight import PreflightError, check_network
-from fgod.train.recipe import MemoryModes
+from fgod.train.recipe import MemoryModes, TrainRecipe
 from tests.tiny_model import noise, tiny_folder, tiny_rows, tiny_tokenizer
 
 CPU = torch.device("cpu")

@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from fgod import checkpoints, files
 from fgod.errors import FgodError, StorageError
 from fgod.nvfp4.folders import save_tensors
-from fgod.stop import is_ancestor
 from tests.kills import Victim
 from tests.mini import BIN, Mini
 
@@ -100,6 +99,32 @@ def test_an_export_to_a_full_disk_names_it_and_goes_on_when_there_is_room(ran):
         assert files.file_digests(folder) == before
 
 
+def test_snakemake_on_a_full_disk_says_so_and_goes_on_when_there_is_room(mini, based, tmp_path):
+    (disk := tmp_path / "disk").mkdir()
+    with mounted(disk, "-t", "tmpfs", "-o", "size=64m", "tmpfs"):
+        shutil.copytree(mini.folder, disk, symlinks=True, dirs_exist_ok=True)
+        full = Mini(disk)
+        full.write()
+        before = files.file_digests(disk / "artifacts")
+        used = shutil.disk_usage(disk).used // 1024
+
+        def free(kib: int) -> None:
+            subprocess.run(["mount", "-o", f"remount,size={used + kib}k", disk], check=True)
+
+        free(100)
+        said = full.snakemake(code=1)
+        assert f"fgod: {disk}: this disk is full: " in said and "Call stack" not in said, said
+        free(1400)  # for all but the weights
+        said = full.snakemake(code=1)
+        assert "/master: it could not be written: No space left on device" in said and "Call stack" not in said
+        assert "Stopped before the end:" in said and "Run snakemake again to go on" in said
+        assert before.items() <= files.file_digests(disk / "artifacts").items() and not hidden(disk / "artifacts")
+        free(32_000)
+        full.snakemake()
+        weights = "artifacts/release/model.safetensors"
+        assert files.sha256_file(disk / weights) == files.sha256_file(based / weights)
+
+
 def test_a_training_whose_weights_do_not_fit_names_them(mini, based):
     """The limit on a file's size needs no rights: what is written says EFBIG instead of ENOSPC."""
     argv = command_of(Mini(based), "train")
@@ -174,29 +199,54 @@ def test_a_folder_that_was_moved_aside_for_one_that_never_came_is_put_back(tmp_p
     assert [p.name for p in tmp_path.iterdir()] == ["release"]
 
 
-def test_a_command_does_not_outlive_the_snakemake_that_started_it(tmp_path):
+@pytest.mark.parametrize("killed", ["snakemake", "shell"])
+def test_a_command_does_not_outlive_what_started_it(tmp_path, killed):
     inner = tmp_path / "inner.py"
     inner.write_text("""
-import signal
+import os, signal
 from fgod.stop import heeding
 with heeding():
-    print("ready", flush=True)
+    print(os.getppid(), flush=True)
     signal.pause()
 """)
-    middle = f"FGOD_SNAKEMAKE=$$ bash -c '{os.sys.executable} {inner}; true' & wait"  # with a shell in between
+    middle = f"FGOD_SNAKEMAKE=$$ bash -c '{os.sys.executable} {inner}; true' & wait; sleep 1"  # with a shell in between
     outer = subprocess.Popen(["bash", "-c", middle], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert outer.stdout.readline() == "ready\n"
-    outer.kill()
+    shell = int(outer.stdout.readline())
+    assert shell != outer.pid
+    name, pid = ("snakemake", outer.pid) if killed == "snakemake" else ("what started this command", shell)
+    os.kill(pid, signal.SIGKILL)
     said = outer.communicate(timeout=10)[1]  # ends when the inner one has closed its standard error
-    assert (
-        f"snakemake (process {outer.pid}) is gone; this command ends too" in said
-        and "Stopped: ended by SIGTERM" in said
-    )
-    assert is_ancestor(os.getppid()) and not is_ancestor(outer.pid)
+    assert f"{name} (process {pid}) is gone; this command ends too" in said and "Stopped: ended by SIGTERM" in said
+
+
+def test_a_command_whose_snakemake_is_gone_begins_nothing():
+    (stranger := subprocess.Popen(["true"])).wait()
     late = subprocess.run(
-        [BIN / "fgod", "plan"], env={**os.environ, "FGOD_SNAKEMAKE": str(outer.pid)}, capture_output=True, text=True
+        [BIN / "fgod", "plan"], env={**os.environ, "FGOD_SNAKEMAKE": str(stranger.pid)}, capture_output=True, text=True
     )
-    assert late.returncode == 1 and f"(process {outer.pid}) is gone: nothing was begun" in late.stderr
+    assert late.returncode == 1 and f"(process {stranger.pid}) is gone: nothing was begun" in late.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_middle_of_a_callback_is_not_lost(number):
+    """Python drops exceptions there; an import is full of such places."""
+    code = f"""
+import os, time, weakref
+from fgod.errors import explained
+from fgod.stop import heeding
+class Thing: pass
+def gone(reference):
+    os.kill(os.getpid(), {int(number)})
+    time.sleep(0)
+with explained(), heeding():
+    thing = Thing()
+    kept = weakref.ref(thing, gone)
+    del thing
+    time.sleep(20)
+"""
+    command = ["env", "--default-signal=INT", os.sys.executable, "-c", code]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=15)
+    assert ended.returncode == 128 + number and "what stands is whole" in ended.stderr, ended
 
 
 def test_a_signal_waits_for_a_lock_instead_of_hanging():

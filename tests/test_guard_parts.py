@@ -260,6 +260,15 @@ def test_the_allocators_cap_leaves_a_reserve() -> None:
     assert cap.cap_allocator(None) == {}
 
 
+def test_a_device_that_others_filled_is_told_from_what_the_cap_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(cap, "cap_allocator", lambda room: {0: 768.0})
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 700 << 20)
+    for free, refused in ((100, True), (60, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free << 20, 8 << 30))
+        assert ("take more than 768 MiB of gpu0" in cap.refusal(1024)) is refused
+
+
 # The command line
 
 

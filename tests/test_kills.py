@@ -36,15 +36,15 @@ def test_kills_lose_nothing_and_change_nothing(mini, based):
     mini.config = config
     victim = Victim(mini)
     landed = victim.killed(Kill("snakemake", signal.SIGKILL, "trainer", 1.0))
-    assert landed.hit and landed.code == -signal.SIGKILL and landed.locked
+    assert landed.hit == "snakemake" and landed.code == -signal.SIGKILL and landed.locked
     victim.recover("unlock")
 
     landed = victim.killed(Kill("trainer", signal.SIGKILL, "trainer", 2.0, (signal.SIGTERM, 0.1)))
-    assert landed.hit and landed.code == 1 and not landed.locked
+    assert landed.hit == "trainer" and landed.code == 1 and not landed.locked
     assert "by SIGKILL, which the guard did not send" in landed.said
 
-    landed = victim.killed(Kill("prober", signal.SIGTERM, "prober", 1.0))
-    assert landed.hit and "ended by SIGTERM: what stands is whole" in landed.said
+    landed = victim.killed(Kill("prober", signal.SIGTERM, "prober", 3.0))  # it heeds signals by then
+    assert landed.hit == "prober" and "ended by SIGTERM: what stands is whole" in landed.said
     assert f"finished  fit 0 A {lineage}: trained; its gate is pending" in landed.said
 
     mini.snakemake()

@@ -20,19 +20,21 @@ from torch import Tensor, nn
 
 from fgod.cli import main
 from fgod.errors import UsageError
+from fgod.guard.predict import TooLargeError
 from fgod.nvfp4 import export
 from fgod.nvfp4.codec import BLOCK_SCALES, fake_quantise, quantise
 from fgod.nvfp4.layers import prepare
 from fgod.nvfp4.load import load_masters, master_torch_dtype
 from fgod.nvfp4.reader import dequantised
-from fgod.train import TRAINED, LostUpdatesError, Outcome, PreflightError, Schedule, TrainRecipe, checkpoint, run
+from fgod.train import checkpoint
 from fgod.train.batches import encode, micro_batches
-from fgod.train.efficiency import Projection, Watch, group_of
-from fgod.train.loop import _set_up
-from fgod.train.memory import check_fits, predict, shapes
+from fgod.train.checkpoint import Schedule
+from fgod.train.efficiency import LostUpdatesError, Projection, Watch, group_of
+from fgod.train.loop import TRAINED, Outcome, _set_up, run
+from fgod.train.memory import Prediction, check_fits, predict, shapes
 from fgod.train.optimizer import AdamW
-from fgod.train.preflight import check_forward, check_tokens
-from fgod.train.recipe import M_DTYPES, MASTER_DTYPES, MEMORY, V_DTYPES, MemoryModes
+from fgod.train.preflight import PreflightError, check_forward, check_tokens
+from fgod.train.recipe import M_DTYPES, MASTER_DTYPES, MEMORY, V_DTYPES, MemoryModes, TrainRecipe
 from fgod.train.storage import M_KINDS, MASTERS, V_KINDS, master_kind
 from tests.tiny_model import noise, tiny_folder, tiny_model, tiny_rows, tiny_tokenizer
 
@@ -337,16 +339,30 @@ def test_shapes_and_states_are_predicted_exactly(start: Path) -> None:
         assert predicted.m == sum(t.m.nbytes for t in optimizer.tensors.values())
         assert predicted.v == sum(t.v.nbytes for t in optimizer.tensors.values())
         assert predicted.weights == sum(t.parameter.nbytes for t in optimizer.tensors.values())
-    with pytest.raises(UsageError, match=r"guard\.limit_gb: found 0\.001 GiB, but this training is predicted to need"):
-        check_fits(predict(config, RECIPE, 32, 8, 2**30), 0.001 * 2**30)
+    for recipe, key in (
+        (replace(RECIPE, batch=4), "micro_batch"),
+        (replace(RECIPE, batch=4, step_in_backward=True), "batch"),
+    ):
+
+        def predicted(one: TrainRecipe) -> Prediction:
+            return predict(config, one, 32, 8 * (one.micro_batch or one.batch))
+
+        most, least = predicted(recipe), predicted(replace(recipe, **{key: 2}))
+        check_fits(recipe, predicted, most.total)
+        with pytest.raises(TooLargeError, match=rf"Nothing was loaded\. Set train\.{key} to 2 \(saves "):
+            check_fits(recipe, predicted, least.total)
     with pytest.raises(UsageError, match="x: hidden_size: found nothing"):
         shapes({}, "x")
 
 
-def test_a_run_that_does_not_fit_is_refused_and_one_that_does_is_measured(start: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is predicted to need"):
+def test_a_run_that_does_not_fit_is_refused_and_one_that_does_is_measured(
+    start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(TooLargeError, match=r"this run needs about 0\.\d+ GiB \(process .*Nothing was loaded"):
         train(start, tmp_path, limit_gb=0.01)
     outcome = train(start, tmp_path, limit_gb=8)
+    assert train(start, tmp_path / "anyway", limit_gb=0.01, too_large_ok=True).weights_sha256 == outcome.weights_sha256
+    assert "It is tried all the same (guard.too_large_ok)." in capsys.readouterr().err
     assert outcome.memory_predicted_mib["total"] == pytest.approx(outcome.memory_measured_mib, rel=0.1)
 
 

@@ -7,6 +7,7 @@ import json
 import math
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,18 @@ import fgod
 from fgod.data.rows import Row
 from fgod.errors import UsageError
 from fgod.files import sha256_folder
-from fgod.guard.phases import read_phase
+from fgod.guard.phases import read_phase, write_phase
 from fgod.model.load import load_model
 from fgod.nvfp4 import export
 from fgod.nvfp4.load import load_masters
-from fgod.train import DIVERGED, TRAINED, HoleError, Outcome, PreflightError, TrainRecipe, publish, run
 from fgod.train.batches import batches, collate, encode, micro_batches
 from fgod.train.efficiency import Projection
-from fgod.train.loop import answer_loss
+from fgod.train.loop import DIVERGED, TRAINED, Outcome, answer_loss, run
 from fgod.train.optimizer import AdamW, lr_factors
-from fgod.train.participation import Participant, check_holes
+from fgod.train.participation import HoleError, Participant, check_holes
+from fgod.train.preflight import PreflightError
+from fgod.train.recipe import TrainRecipe
+from fgod.train.record import publish
 from tests.tiny_model import noise, tiny_folder, tiny_rows, tiny_tokenizer
 
 RECIPE = TrainRecipe(steps=6, lr=1e-3, batch=4, seq_len=64, warmup=2, weight_decay=0.01, pull=2.0)
@@ -323,7 +326,7 @@ def test_the_export_of_a_trained_master_equals_its_training_forward(untied: Path
 
 def test_the_tables_of_a_run(start: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int, float, float]] = []
-    train(start, tmp_path, progress=lambda *told: seen.append(told), phase_file=tmp_path / "phase")
+    train(start, tmp_path, progress=lambda *told: seen.append(told), phase=partial(write_phase, tmp_path / "phase"))
     rows = table(tmp_path / "run" / "train.tsv")
     columns = "stage lineage step loss lr grad_norm update_efficiency tokens seconds memory_mib"
     columns += " update_noise largest_update clamped_share"

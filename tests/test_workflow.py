@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from fgod.files import file_digests, read_table
 from tests.mini import Mini, stage
 
 
@@ -139,6 +140,42 @@ def test_killed_by_the_guard_then_retry(mini):
     assert mini.run("fgod", "retry", "A").returncode == 0
     mini.snakemake()
     assert mini.trained() == ["A", "A", "A"] and [s["decision"] for s in mini.stages()] == ["accepted"]
+
+
+def test_what_is_too_large_is_refused_or_killed_and_then_made_smaller(mini, based):
+    """The limit lies between what 256 rows at once really use and what 32 do."""
+    outcome = json.loads(next(based.glob("results/runs/A/*/outcome.json")).read_text())
+    mini.config["guard"] = {"limit_gb": (outcome["memory_predicted_mib"]["process"] + 240) / 1024, "poll_secs": 0.05}
+    mini.config["stages"][0]["train"].update(steps=1, batch=256)
+    mini.config["refits"] = {"max": 1, "rules": [{"when": ["killed"], "set": {"train.micro_batch": "*0.125"}}]}
+    said = mini.snakemake(code=1)
+    assert "this run needs about" in said and "Nothing was loaded. Set train.micro_batch to 128 (saves" in said
+    assert not list(mini.folder.glob("results/runs/A/*/outcome.json")), "no verdict: nothing is known about the run"
+
+    mini.config["guard"]["too_large_ok"] = True
+    said = mini.snakemake()
+    assert "It is tried all the same (guard.too_large_ok)." in said
+    assert [(s["fit"], s["decision"]) for s in mini.stages()] == [("0", "killed"), ("1", "accepted")]
+    killed, accepted = (
+        json.loads((mini.folder / "results/runs/A" / s["lineage"] / "outcome.json").read_text()) for s in mini.stages()
+    )
+    assert "The guard killed the command" in killed["reason"] and "in phase zero_grad_done" in killed["reason"]
+    assert accepted["peak_memory_mib"] < killed["limit_mib"] < killed["peak_memory_mib"]
+    refit = mini.folder / "results/runs/A" / mini.stages()[1]["lineage"] / "recipe.json"
+    assert json.loads(refit.read_text())["train"]["micro_batch"] == 32 and mini.release()["fits"] == 2
+
+
+def test_the_memory_of_one_step_is_reported_by_phase_and_nothing_else_is_left(ran):
+    argv = next(entry["argv"] for entry in ran.manifest() if entry["argv"][:2] == ["fgod", "train"])
+    before = [file_digests(ran.folder / name) for name in ("artifacts", "results")]
+    ended = ran.run(*argv, "--steps", "2", "--memory-report", "memory.tsv")
+    assert ended.returncode == 0, ended.stderr
+    rows = read_table(ran.folder / "memory.tsv")
+    step = ["batch_ready", "zero_grad_done", "backward_done", "optimizer_step_done"]
+    assert [row["phase"] for row in rows] == ["start", "model_loaded", *step, *step, "saving", "end"]
+    assert all(0 < float(row["host_mib"]) <= float(row["host_peak_mib"]) for row in rows)
+    assert (ran.folder / "memory.tsv").read_text() == ended.stdout
+    assert [file_digests(ran.folder / name) for name in ("artifacts", "results")] == before
 
 
 def test_a_row_of_a_users_file_is_part_of_what_uses_it(mini):

@@ -2,7 +2,8 @@
 
 A reading every 50 ms is too slow where memory falls by gigabytes in a second; the allocator asks before it takes. The
 guard tells its command in the environment how much GPU memory it may use (FGOD_GUARD_ROOM_MIB); the trainer calls
-`cap_allocator` before it touches a GPU. Past the cap torch raises OutOfMemoryError in the trainer.
+`cap_allocator` before it touches a GPU. Past the cap torch raises OutOfMemoryError in the trainer, and `refusal` tells
+that from a device that others have filled.
 """
 
 from __future__ import annotations
@@ -67,3 +68,20 @@ def cap_allocator(room: float | None) -> dict[int, float]:
         torch.cuda.set_per_process_memory_fraction(fraction(room, total), device)
         caps[device] = fraction(room, total) * total
     return caps
+
+
+def refusal(room: float | None) -> str:
+    """After torch's OutOfMemoryError: what the cap refused, in words; empty if not the cap did, but a full device.
+
+    What we hold and what is free are together enough for the cap, or the device was too full to come so far.
+
+    Args:
+        room: MiB that the guard allows, as above.
+    """
+    import torch
+
+    for device, cap in cap_allocator(room).items():
+        free, _ = torch.cuda.mem_get_info(device)
+        if (free + torch.cuda.memory_reserved(device)) / 2**20 >= cap:
+            return f"torch was to take more than {cap:.0f} MiB of gpu{device}, the guard's limit less a reserve"
+    return ""

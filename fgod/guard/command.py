@@ -10,6 +10,9 @@ from typing import Any
 from fgod.guard.limits import Limits
 from fgod.guard.watch import GuardResult, report, run
 
+TOO_LARGE_OK = "too_large_ok"
+"""The config's key that is no limit: it is for the trainer, which predicts its memory."""
+
 
 def add_limits(parser: argparse.ArgumentParser) -> None:
     """The options that are the same for `fgod guard`, `fgod train` and the config's key `guard`."""
@@ -38,13 +41,13 @@ def limits_from(args: argparse.Namespace) -> Limits:
 def options(guard: Mapping[str, Any], trainer: bool = True) -> str:
     """The config's key `guard` as options of the command line; keys that are null are left out.
 
-    `trainer`: whether the command gives heartbeats and listens to requests.
+    `trainer`: whether the command predicts its memory, gives heartbeats and listens to requests.
 
     Raises:
         UsageError: a value is out of its range, or they do not go together.
     """
-    Limits(**{key: value for key, value in guard.items() if value is not None})
-    unheard = () if trainer else ("soft_gb", "stall_secs")
+    Limits(**{key: value for key, value in guard.items() if value is not None and key != TOO_LARGE_OK})
+    unheard = () if trainer else ("soft_gb", "stall_secs", TOO_LARGE_OK)
     words = []
     for key, value in guard.items():
         if value is True:

@@ -32,7 +32,7 @@ def check(parts: Mapping[str, int], limit_bytes: int, knobs: Sequence[Knob] = ()
 
     Args:
         parts: predicted bytes by name (weights, optimizer states, …); what is alive at the same time.
-        knobs: what could be turned; those that save most are named first.
+        knobs: what could be turned, one of them to several values; those that save most are named first.
 
     Raises:
         TooLargeError: says what needs how much, and which knob saves how much.
@@ -55,7 +55,7 @@ def _advice(knobs: Sequence[Knob], excess: int) -> str:
         return f"Set {_words(alone[0])}."
     chosen: list[Knob] = []
     for knob in reversed(useful):
-        if sum(k.saves_bytes for k in chosen) < excess:
+        if sum(k.saves_bytes for k in chosen) < excess and knob.key not in {k.key for k in chosen}:
             chosen.append(knob)
     if not chosen:
         return "Raise guard.limit_gb, or train a smaller model."

@@ -1,6 +1,7 @@
 """The trainer, alone: `fgod train` starts this module under the guard and makes a result of however it ends.
 
---work is the run's folder of scratch, named by its lineage; --run is where its tables go.
+--work is the run's folder of scratch, named by its lineage; --run is where its tables go. Without --master no weights
+are written.
 
 python -m fgod.train --recipe F --weights DIR --rows F --work DIR --run DIR --master DIR --phase-file F --result F
 """
@@ -10,15 +11,25 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fgod.data.rows import read_rows
 from fgod.errors import explained
 from fgod.files import read_json, write_json
+from fgod.guard import read_phase, write_phase
+from fgod.guard.cap import refusal, room_mib
 from fgod.imports import lasting_imports
+from fgod.records import killed_outcome
 
 with lasting_imports():
-    from fgod.train import Schedule, TrainRecipe, run
+    import torch
+
+    from fgod.train.checkpoint import Schedule
+    from fgod.train.loop import Outcome, run
+    from fgod.train.memory_report import MemoryReport
+    from fgod.train.recipe import TrainRecipe
 
 PROGRESS_SECS = 2.0
 """Least seconds between two lines of progress."""
@@ -40,18 +51,42 @@ class ProgressLines:
 def main() -> None:
     """Train one stage; the outcome goes to --result."""
     parser = argparse.ArgumentParser(prog="python -m fgod.train", description=main.__doc__)
-    for name in ("recipe", "weights", "rows", "work", "run", "master", "phase-file", "result"):
+    for name in ("recipe", "weights", "rows", "work", "run", "phase-file", "result"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--master", type=Path)
+    parser.add_argument("--memory-report", type=Path)
+    parser.add_argument("--steps", type=int)
     parser.add_argument("--fit", type=int, default=0)
     parser.add_argument("--limit-gb", type=float)
+    parser.add_argument("--too-large-ok", action="store_true")
     parser.add_argument("--checkpoint-secs", type=float, default=0.0)
     parser.add_argument("--checkpoint-steps", type=int, default=0)
     args = parser.parse_args()
     recipe = read_json(args.recipe)
+    try:
+        outcome = trained(args, recipe).to_dict()
+    except torch.OutOfMemoryError:
+        refused = refusal(room_mib())
+        if not refused:
+            raise
+        outcome = killed_outcome(f"The trainer stopped in phase {read_phase(args.phase_file)}: {refused}.")
+    write_json(args.result, outcome)
+
+
+def trained(args: argparse.Namespace, recipe: Mapping[str, Any]) -> Outcome:
+    """Train as the options say."""
+    train = recipe["train"] if args.steps is None else {**recipe["train"], "steps": args.steps}
+    report = MemoryReport(args.memory_report) if args.memory_report else None
+
+    def tell(phase: str) -> None:
+        write_phase(args.phase_file, phase)
+        if report:
+            report(phase)
+
     outcome = run(
         args.weights,
         read_rows(args.rows),
-        TrainRecipe.from_dict(recipe["train"]),
+        TrainRecipe.from_dict(train),
         recipe["seed"],
         args.work,
         args.run,
@@ -59,11 +94,14 @@ def main() -> None:
         recipe["stage"],
         args.work.name,
         ProgressLines(args.fit, recipe["stage"]),
-        args.phase_file,
+        tell,
         Schedule(args.checkpoint_secs, args.checkpoint_steps),
         args.limit_gb,
+        args.too_large_ok,
     )
-    write_json(args.result, outcome.to_dict())
+    if report:
+        report("end")
+    return outcome
 
 
 if __name__ == "__main__":

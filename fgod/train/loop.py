@@ -6,8 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,9 +21,8 @@ from fgod.data.rows import Row
 from fgod.deterministic import deterministic
 from fgod.errors import FgodError, UsageError
 from fgod.guard.cap import cap_allocator, capped_mib, room_mib
-from fgod.guard.limits import Request
-from fgod.guard.phases import write_phase
-from fgod.guard.predict import Knob, check
+from fgod.guard.limits import MIB_PER_GB, Request
+from fgod.guard.predict import TooLargeError
 from fgod.guard.requests import STOPPED_EXIT, Ears
 from fgod.model.load import load_tokenizer, quiet
 from fgod.nvfp4.codec import BLOCK_SCALES, NonFiniteError
@@ -57,7 +55,7 @@ from fgod.train.memory import MIB, Prediction, check_fits, predict, trained_name
 from fgod.train.optimizer import AdamW, StepFacts, lr_factors
 from fgod.train.participation import Participant, check_holes, participation, write_participation
 from fgod.train.preflight import PROMPTS, check_changed, check_forward, check_network, check_tokens
-from fgod.train.recipe import MEMORY, TrainRecipe
+from fgod.train.recipe import TrainRecipe
 from fgod.train.record import (
     COLUMNS,
     GROUP_COLUMNS,
@@ -385,12 +383,7 @@ def save_masters(start: Path, masters: Mapping[str, Tensor], recipe: TrainRecipe
 
 
 def _silent(*_: object) -> None:
-    """For a caller that wants no progress."""
-
-
-def _phases(path: Path | None) -> Callable[[str], None]:
-    """A function that tells a phase to the guard, if there is one that listens."""
-    return _silent if path is None else partial(write_phase, path)
+    """For a caller that wants neither progress nor phases."""
 
 
 def _checkpoint_layers(model: PreTrainedModel) -> None:
@@ -417,31 +410,6 @@ def _set_up_on(
     return _DevicePath(DeviceTrainer(network, optimizer, recipe, pad, _say), phase)
 
 
-def _fits_device(
-    config: Mapping[str, Any], recipe: TrainRecipe, samples: Sequence[Sample], limit: float | None
-) -> Prediction:
-    """What a device needs; refused where the guard allows less (`limit`: MiB that torch's allocator may take).
-
-    Raises:
-        TooLargeError
-    """
-    rows, width, labels = _largest(recipe, samples)
-
-    def needed(one: TrainRecipe) -> Prediction:
-        return predict_on_device(config, one, rows, width, labels)
-
-    predicted = needed(recipe)
-    if limit is not None:
-        others: dict[str, tuple[object, TrainRecipe]] = {
-            "train.memory": ("24gb", replace(recipe, memory="24gb", **asdict(MEMORY["24gb"]))),
-            "train.activation_checkpointing": (True, replace(recipe, activation_checkpointing=True)),
-        }
-        knobs = [Knob(key, value, predicted.total - needed(one).total) for key, (value, one) in others.items()]
-        parts = {name: value for name, value in asdict(predicted).items() if value > 0}
-        check(parts, int(limit * MIB), knobs)
-    return predicted
-
-
 def _set_up(start: Path, recipe: TrainRecipe, seed: int, pad: int, phase: Callable[[str], None]) -> _Trainer:
     """Load masters and an optimizer for all of them, or those that a debugging recipe trains."""
     model = load_masters(
@@ -462,15 +430,35 @@ def _set_up(start: Path, recipe: TrainRecipe, seed: int, pad: int, phase: Callab
 def _largest(recipe: TrainRecipe, samples: Sequence[Sample]) -> tuple[int, int, int]:
     """Rows, tokens of each and labels in all of the largest batch that the longest rows can make."""
     rows = recipe.micro_batch or recipe.batch
-    longest = sorted((len(s.ids) - s.prompt_length for s in samples), reverse=True)[:rows]
+    labels = sorted((len(s.ids) - s.prompt_length for s in samples), reverse=True)
+    rounds, rest = divmod(rows, len(samples))  # few rows meet themselves in a large batch
     width = max(len(sample.ids) for sample in samples) - 1
-    return rows, width + -width % recipe.length_bucket, sum(longest)
+    return rows, width + -width % recipe.length_bucket, rounds * sum(labels) + sum(labels[:rest])
 
 
-def _predicted(config: Mapping[str, Any], recipe: TrainRecipe, samples: Sequence[Sample], process: int) -> Prediction:
-    """Memory of the longest rows that can meet in one batch."""
-    _, width, labels = _largest(recipe, samples)
-    return predict(config, recipe, width, labels, process)
+def _predictor(
+    config: Mapping[str, Any], samples: Sequence[Sample], device: torch.device, process: int
+) -> Callable[[TrainRecipe], Prediction]:
+    """What a recipe will need for the longest rows that can meet in one batch."""
+
+    def predicted(recipe: TrainRecipe) -> Prediction:
+        rows, width, labels = _largest(recipe, samples)
+        if device.type == "cuda":
+            return predict_on_device(config, recipe, rows, width, labels)
+        return predict(config, recipe, width, labels, process)
+
+    return predicted
+
+
+def _refuse_or_say(
+    recipe: TrainRecipe, predicted: Callable[[TrainRecipe], Prediction], limit: float, too_large_ok: bool
+) -> None:
+    try:
+        check_fits(recipe, predicted, limit)
+    except TooLargeError as error:
+        if not too_large_ok:
+            raise
+        _say(f"{error} It is tried all the same (guard.too_large_ok).")
 
 
 def _masters(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -494,15 +482,16 @@ def run(
     seed: int,
     work: Path,
     run_dir: Path,
-    master_out: Path,
+    master_out: Path | None,
     stage: str = "",
     lineage: str = "",
     progress: Progress = _silent,
-    phase_file: Path | None = None,
+    phase: Callable[[str], None] = _silent,
     schedule: Schedule | None = None,
     limit_gb: float | None = None,
+    too_large_ok: bool = False,
 ) -> Outcome:
-    """Train every tensor of `start` on `rows` and write the weights to `master_out`; the same bits every time.
+    """Train every tensor of `start` on `rows` and write the weights to `master_out`, if any; the same bits every time.
 
     Writes train.tsv and participation.tsv to `run_dir`, `stage` and `lineage` in front of each row. A run that diverges
     ends with that status and leaves no weights.
@@ -512,12 +501,14 @@ def run(
         seed: of the order of rows.
         work: scratch; holds the rows of train.tsv while the run lasts (see `record.publish`), and its checkpoints; they
             stay when it has ended: who notes the outcome forgets them.
-        phase_file: where the guard looks for what the run is doing.
+        phase: called with what was just done (`fgod.guard.phases`).
         schedule: of checkpoints; without one there are none. A run goes on from what it finds in `work`.
-        limit_gb: GiB that the guard allows; a run that is predicted to need more is refused.
+        limit_gb: GiB of host memory that the guard allows; a run that is predicted to need more is refused.
+        too_large_ok: only say so instead.
 
     Raises:
         UsageError: rows, recipe or start folder do not fit.
+        TooLargeError: it is predicted to need more than is allowed.
         PreflightError: a check before training, or after its first step, failed.
         LostUpdatesError: updates do not land; train.tsv shows since when.
         HoleError: a tensor got no gradient or did not change; train.tsv and participation.tsv are there, no weights.
@@ -525,7 +516,6 @@ def run(
     if not rows:
         raise UsageError("no rows to train on; expected at least one")
     begin = time.perf_counter()
-    phase = _phases(phase_file)
     phase("start")
     process = int(resident_mib() * MIB)
     device = choose_device(recipe, _say)
@@ -536,12 +526,11 @@ def run(
         config = read_plain_config(start)
         check_tokens(tokenizer, config["vocab_size"], rows[0].prompt)
         samples = encode(tokenizer, rows, recipe.seq_len)
+        predicted = _predictor(config, samples, device, process)
         if device.type == "cuda":
-            predicted = _fits_device(config, recipe, samples, None if room is None else capped_mib(room))
-        else:
-            predicted = _predicted(config, recipe, samples, process)
-            if limit_gb is not None:
-                check_fits(predicted, limit_gb * 2**30)
+            limit_gb = None if room is None else capped_mib(room) / MIB_PER_GB
+        if limit_gb is not None:
+            _refuse_or_say(recipe, predicted, limit_gb * 2**30, too_large_ok)
         pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         trainer: _Path
         if device.type == "cuda":
@@ -570,7 +559,7 @@ def run(
         phase("saving")
         participants = _participants(trainer, start)
         write_participation(run_dir / "participation.tsv", participants, stage, lineage)
-        written = {} if reason else _finish(trainer, participants, start, master_out)
+        written = {} if reason or master_out is None else _finish(trainer, participants, start, master_out)
     return Outcome(
         status=DIVERGED if reason else TRAINED,
         reason=reason,
@@ -583,7 +572,7 @@ def run(
         partial=recipe.partial,
         resumed_at=tuple(training.resumed_at),
         first_loss=round(first_loss, 6),
-        memory_predicted_mib=predicted.to_mib(),
+        memory_predicted_mib=predicted(recipe).to_mib(),
         memory_measured_mib=measured,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     )

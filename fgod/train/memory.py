@@ -8,18 +8,19 @@ that Qwen3's layers of transformers keep for the backward pass, counted with sav
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fgod.errors import UsageError
+from fgod.guard.predict import Knob, check
 from fgod.nvfp4.codec import CHUNK
 from fgod.nvfp4.folders import DTYPES
 from fgod.nvfp4.names import is_quantised
-from fgod.train.recipe import TrainRecipe
+from fgod.train.recipe import MEMORY, TrainRecipe
 from fgod.train.storage import M_KINDS, V_KINDS, master_kind, moment_kind
 
 MIB = 2**20
@@ -196,16 +197,30 @@ def _chunk(shape: tuple[int, ...], rows: int | None) -> int:
     return min(rows or height, height) * columns
 
 
-def check_fits(prediction: Prediction, limit: float) -> None:
-    """Raises UsageError where the prediction exceeds the guard's limit (bytes)."""
-    if prediction.total > limit:
-        parts = sorted(asdict(prediction).items(), key=lambda part: -part[1])[:3]
-        most = ", ".join(f"{name} {value / MIB:,.0f}" for name, value in parts)
-        raise UsageError(
-            f"guard.limit_gb: found {limit / 2**30:g} GiB, but this training is predicted to need "
-            f"{prediction.total / 2**30:.2f} GiB (MiB: {most}); expected a higher limit, or less memory: "
-            "train.memory 24gb or 80gb, a smaller train.micro_batch or train.seq_len"
-        )
+def check_fits(recipe: TrainRecipe, predicted: Callable[[TrainRecipe], Prediction], limit: float) -> None:
+    """Refuse a recipe that is predicted to need more than the limit (bytes).
+
+    Raises:
+        TooLargeError: names the knobs of the recipe that would help, and what each saves.
+    """
+    found = predicted(recipe)
+    knobs = [Knob(key, value, found.total - predicted(one).total) for key, value, one in _smaller(recipe)]
+    check({name: size for name, size in asdict(found).items() if size > 0}, int(limit), knobs)
+
+
+def _smaller(recipe: TrainRecipe) -> Iterator[tuple[str, object, TrainRecipe]]:
+    """The recipe with one knob turned, by the knob and its value."""
+    rows = (recipe.micro_batch or recipe.batch) // 2
+    while rows:
+        if recipe.step_in_backward:
+            yield "train.batch", rows, replace(recipe, batch=rows, micro_batch=None)
+        else:
+            yield "train.micro_batch", rows, replace(recipe, micro_batch=rows)
+        rows //= 2
+    if not recipe.activation_checkpointing:
+        yield "train.activation_checkpointing", "true", replace(recipe, activation_checkpointing=True)
+    if recipe.memory != "24gb" and (recipe.micro_batch or recipe.batch) == recipe.batch:
+        yield "train.memory", "24gb", replace(recipe, memory="24gb", **asdict(MEMORY["24gb"]))
 
 
 def explain(folder: Path, config: Mapping[str, Any], recipe: TrainRecipe, process: int) -> str:

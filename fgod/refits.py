@@ -1,0 +1,65 @@
+"""What a refit rule changes in a stage. Pure.
+
+`set` names keys by path, `train.lr`; text that starts with `*`, `+` or `-` is relative to the value that stands there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from fgod.errors import UsageError, did_you_mean
+
+OPEN_TABLES = ("shares", "final_shares", "at_least", "at_most", "kinds", "styles", "lr_scale")
+"""Tables that may get a key that they do not have."""
+
+
+def apply(stage: dict[str, Any], changes: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any, Any]]:
+    """Make each change in place; gives key, old and new value.
+
+    Raises:
+        UsageError: an unknown key, or a relative change of what is no number; names `where`.
+    """
+    for key, change in changes.items():
+        yield key, *_change(stage, key.split("."), change, f"{where}.set.{key}")
+
+
+def _change(stage: dict[str, Any], path: Sequence[str], change: Any, where: str) -> tuple[Any, Any]:
+    """Apply one `set` entry in place; returns the old and the new value."""
+    table: Any = stage
+    for key in path[:-1]:
+        if not isinstance(table.get(key), dict):
+            raise UsageError(f"{where}: no key {key!r}{did_you_mean(key, table)}; found {', '.join(sorted(table))}")
+        table = table[key]
+    key = path[-1]
+    if key not in table and path[-2] not in OPEN_TABLES:
+        raise UsageError(f"{where}: no key {key!r}{did_you_mean(key, table)}; found {', '.join(sorted(table))}")
+    old = table.get(key, 0)
+    if key == "micro_batch" and old is None:
+        old = table["batch"]
+    table[key] = new = adjusted(old, change, where)
+    return old, new
+
+
+def adjusted(old: Any, change: Any, where: str) -> Any:
+    """A value after a change: text that starts with `*`, `+` or `-` is relative to the old number, all else replaces.
+
+    A whole number stays one: a relative change is rounded down, and never below 1 from 1 or more.
+
+    Raises:
+        UsageError: a relative change of something that is not a number, or not a number behind the sign.
+    """
+    if not (isinstance(change, str) and change[:1] in "*+-" and change):
+        return change
+    if isinstance(old, bool) or not isinstance(old, int | float):
+        raise UsageError(f"{where}: found {change!r}, but the value it changes is {old!r}, not a number")
+    try:
+        amount = float(change[1:])
+    except ValueError:
+        raise UsageError(f"{where}: found {change!r}, expected a number behind {change[0]!r}") from None
+    value = {"*": old * amount, "+": old + amount, "-": old - amount}[change[0]]
+    if isinstance(old, int) and old >= 1 and change[0] == "*":
+        return max(1, int(value + 1e-9))
+    if isinstance(old, int) and float(value).is_integer():
+        return int(value)
+    return float(f"{value:.12g}")
