@@ -79,7 +79,7 @@ SLIPS = [
     (lambda c: c["refits"]["rules"][0].update(set={"train.schedule": "*2"}), "but the value it changes is 'cosine', not a number"),
     (lambda c: c["refits"]["rules"][0].update(set={"train.lr": "*0"}), "refits.rules[0] on stage A-mixed: train: lr: found 0"),
     (lambda c: c["refits"]["rules"][0].update(set={"mix.shares.mine": "+1"}), "on stage A-mixed: mix.shares: unknown part 'mine'"),
-    (lambda c: c["stages"][2]["train"].update(memory="24gb"), "refits.rules[3] on stage C-disambiguate: train.micro_batch: found 8 below batch (16) with step_in_backward"),
+    (lambda c: c["stages"][2]["train"].update(memory="24gb"), "refits.rules[3] on stage C-disambiguate: train.micro_batch: found 16 below batch (32) with step_in_backward"),
     (lambda c: c["stages"][2]["train"].update(memory="24gb", micro_batch=8), "stages[2 C-disambiguate].train.micro_batch: found 8 below batch"),
 ]  # fmt: skip
 # ruff: enable[E501]
