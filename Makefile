@@ -45,8 +45,9 @@ format: .venv/ready-dev
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-.venv/ready-dev: .venv/ready requirements-dev.lock
+.venv/ready-dev: .venv/ready requirements-dev.lock requirements-kernels.lock
 	$(BIN)/pip install --quiet --requirement requirements-dev.lock
+	$(BIN)/pip install --quiet --no-deps --upgrade --target .venv/kernels --requirement requirements-kernels.lock
 	touch $@
 
 clean:

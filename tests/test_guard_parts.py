@@ -194,6 +194,16 @@ def test_a_command_that_stalls_is_ended_with_an_error(tmp_path: Path) -> None:
     assert "no heartbeat for 0.4 s" in result.reason and result.wall_s > 0.8
 
 
+def test_a_phase_that_a_kill_left_half_said_is_gone_with_the_next(tmp_path, monkeypatch):
+    path = tmp_path / "phase"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "replace", lambda *told: (_ for _ in ()).throw(KeyboardInterrupt))
+        guard.write_phase(path, "start")
+    assert guard.read_phase(path) == "start" and len(list(tmp_path.iterdir())) == 1 and not path.exists()
+    guard.write_phase(path, "model_loaded")
+    assert guard.read_phase(path) == "model_loaded" and list(tmp_path.iterdir()) == [path]
+
+
 def test_the_same_phase_again_is_a_heartbeat(tmp_path: Path) -> None:
     reader = PhaseReader(tmp_path / "phase")
     reader.read()

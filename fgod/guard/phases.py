@@ -27,8 +27,11 @@ VARIABLE = "FGOD_GUARD_PHASE"
 
 
 def write_phase(path: Path, phase: str) -> None:
-    """Say the phase: by rename, so that a reader sees the old or the new one; not synced, as it is told every step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Say the phase: by rename, so that a reader sees the old or the new one; not synced, as it is told every step.
+
+    One process says it, and one after it has been killed takes over its temporary name.
+    """
+    temporary = path.with_name(f".{path.name}.next")
     temporary.write_text(phase + "\n", encoding="utf-8")
     temporary.replace(path)
 
