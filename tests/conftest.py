@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from filelock import FileLock
 
 from tests.mini import Mini
 
+sys.path.append(str(Path(sys.prefix) / "kernels"))  # where `make test` puts triton (requirements-kernels.lock)
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,7 +27,6 @@ from fgod.train.recipe import TrainRecipe
 from fgod.train.storage import master_kind
 from tests.tiny_model import noise, tiny_folder, tiny_model, tiny_rows, tiny_tokenizer
 
-sys.path.append(str(Path(sys.prefix) / "kernels"))  # where `make test` puts triton (requirements-kernels.lock)
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 
