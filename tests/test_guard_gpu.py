@@ -69,7 +69,8 @@ def test_below_the_limit_nothing_happens() -> None:
 
 
 def test_the_allocator_refuses_what_would_break_the_limit() -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     if not torch.cuda.is_available():
         pytest.skip("torch has no CUDA")
     code = """

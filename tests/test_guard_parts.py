@@ -271,7 +271,8 @@ def test_the_allocators_cap_leaves_a_reserve() -> None:
 
 
 def test_a_device_that_others_filled_is_told_from_what_the_cap_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     monkeypatch.setattr(cap, "cap_allocator", lambda room: {0: 768.0})
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 700 << 20)
     for free, refused in ((100, True), (60, False)):
