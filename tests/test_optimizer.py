@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -412,6 +413,12 @@ def test_preflight_finds_a_training_path_of_its_own(start: Path) -> None:
             check_forward(model, [[5, 6, 7]])
     finally:
         type(layer).forward = original
+
+
+def test_preflight_asks_all_prompts_at_once(start: Path) -> None:
+    model, chats = load_masters(start), [[5, 6, 7], [9, 4, 33, 2, 1], [8]]
+    each = [check_forward(model, [chat]) for chat in chats]
+    assert math.isclose(check_forward(model, chats), sum(each) / 3, rel_tol=1e-4) and len(set(each)) == 3
 
 
 # ---- checkpoints

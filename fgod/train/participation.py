@@ -42,7 +42,7 @@ def participation(
     """The participants of a run; `start` holds what the masters were. A tied head is listed beside its embedding."""
     out = []
     for name, master in masters.items():
-        changed = (start.read(name).to(master.device).float() != master).float().mean().item()
+        changed = (start.read(name).to(master.device) != master).count_nonzero().item() / master.numel()
         out.append(
             Participant(
                 name, "", name in got_gradient, got_gradient.get(name, False), changed, exported_as(name, dtype)

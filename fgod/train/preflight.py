@@ -80,13 +80,16 @@ def served(model: PreTrainedModel) -> Iterator[None]:
             layer.__class__ = StraightThroughLinear
 
 
-def _logits(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
-    """float32 [T, V]."""
-    return (
-        model(input_ids=torch.tensor([list(ids)], device=model.lm_head.weight.device), use_cache=False)
-        .logits[0]
-        .float()
-    )
+def _last_logits(model: PreTrainedModel, rows: Sequence[Sequence[int]], count: int) -> Tensor:
+    """float32 [R, count, V]: logits at the last `count` tokens of each row of ids.
+
+    Rows are filled up at their ends, which tokens before do not see.
+    """
+    width = max(map(len, rows))
+    ids = torch.tensor([[*row, *[row[-1]] * (width - len(row))] for row in rows], device=model.lm_head.weight.device)
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+    kept = [one[len(row) - count : len(row)] for one, row in zip(hidden, rows, strict=True)]
+    return model.lm_head(torch.stack(kept)).float()
 
 
 @torch.no_grad()
@@ -103,27 +106,22 @@ def check_forward(model: PreTrainedModel, chats: Sequence[Sequence[int]]) -> flo
         PreflightError
     """
     limit = math.log(model.config.vocab_size)
-    total, count = 0.0, 0
-    for chat in chats:
-        answered = list(chat)
-        for _ in range(ANSWER_TOKENS):
-            answered.append(int(_logits(model, answered)[-1].argmax()))
-        ours = _logits(model, answered)
-        with served(model):
-            theirs = _logits(model, answered)
-        difference = (ours - theirs).abs().max().item()
-        if difference != 0:
-            raise PreflightError(
-                f"preflight, forward: the training forward and the exported one differ by up to {difference:g} in "
-                "their logits on the starting weights; expected equal bits: what is trained is not what is served "
-                "(is a layer or a dtype of this model unknown to fgod.nvfp4.layers?)"
-            )
-        first = len(chat) - 1
-        total += F.cross_entropy(
-            ours[first:-1], torch.tensor(answered[len(chat) :], device=ours.device), reduction="sum"
-        ).item()
-        count += ANSWER_TOKENS
-    loss = total / count
+    answered = [list(chat) for chat in chats]
+    for _ in range(ANSWER_TOKENS):
+        for row, token in zip(answered, _last_logits(model, answered, 1)[:, 0].argmax(-1).tolist(), strict=True):
+            row.append(token)
+    ours = _last_logits(model, answered, ANSWER_TOKENS + 1)
+    with served(model):
+        theirs = _last_logits(model, answered, ANSWER_TOKENS + 1)
+    difference = (ours - theirs).abs().max().item()
+    if difference != 0:
+        raise PreflightError(
+            f"preflight, forward: the training forward and the exported one differ by up to {difference:g} in "
+            "their logits on the starting weights; expected equal bits: what is trained is not what is served "
+            "(is a layer or a dtype of this model unknown to fgod.nvfp4.layers?)"
+        )
+    labels = torch.tensor([row[-ANSWER_TOKENS:] for row in answered], device=ours.device)
+    loss = F.cross_entropy(ours[:, :-1].flatten(0, 1), labels.flatten()).item()
     if not loss <= limit * 1.001:
         raise PreflightError(
             f"preflight, first loss: {loss:.2f} nats a token on the model's own answers; expected at most {limit:.2f}, "
@@ -155,7 +153,7 @@ def check_network(
     """
     worst = 0.0
     for chat in chats:
-        theirs = _logits(model, chat)
+        theirs = _last_logits(model, [chat], len(chat))[0]
         filled = [*chat, *[chat[-1]] * (-len(chat) % bucket)]
         ours = logits(torch.tensor([filled], device=theirs.device))[0, : len(chat)]
         worst = max(worst, ((ours - theirs).norm() / theirs.norm()).item())
