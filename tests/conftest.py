@@ -24,6 +24,11 @@ if not torch.cuda.is_available():
 README_COMMAND = re.compile(r"^    make (run)\b", re.MULTILINE)
 
 
+def pytest_collection_modifyitems(items):
+    """Those that need the miniature project go first: one worker makes it while the other runs others."""
+    items.sort(key=lambda item: "based" not in item.fixturenames)
+
+
 @pytest.fixture(scope="session")
 def based(tmp_path_factory, worker_id):
     """A clone of the project in which the README's command was run; one for all workers."""

@@ -31,9 +31,8 @@ def test_accepted_then_nothing_to_do_then_the_edits_that_must_not_train(ran):
 
     probes = mini.folder / "probes.tsv"
     probes.write_text(probes.read_text() + "retention\ttopic\tzh-Hant\t\t你聽過哪些關於幽浮的傳聞呢\n")
-    assert "probe" in mini.would_run() and not {"base", "mix", "train", "export"} & set(mini.would_run())
-    mini.snakemake()
-    assert mini.trained() == ["A"]
+    would_run = mini.would_run()
+    assert would_run["probe"] == 1 and not {"base", "mix", "train", "export"} & set(would_run)
 
     moved = mini.folder.parent / "a copy 複本"
     shutil.copytree(mini.folder, moved, symlinks=True)
@@ -42,7 +41,11 @@ def test_accepted_then_nothing_to_do_then_the_edits_that_must_not_train(ran):
 
 def test_collapse_then_refit_from_the_base_then_back_and_forth_by_config_edits(mini):
     mini.config["gate"]["kl"] = 1.5
+    rows = "".join(f"第{i}號機器人叫什麼\t第{i}號叫阿{i}。\n" for i in range(10, 30))
+    (mini.folder / "mine.tsv").write_text("# 我的資料\n" + rows)
+    mini.config["data"]["sources"] = {"mine": "mine.tsv"}
     mini.config["stages"] = [stage("A", lr=2e-1), stage("B")]
+    mini.config["stages"][1]["mix"]["shares"]["mine"] = 0.2
     rule = {"when": ["collapsed"], "stage": "failed", "set": {"train.lr": "*0.001"}}
     mini.config["refits"] = {"max": 2, "rules": [rule]}
     mini.snakemake()
@@ -75,6 +78,15 @@ def test_collapse_then_refit_from_the_base_then_back_and_forth_by_config_edits(m
     assert mini.trained() == ["A", "A", "B", "B"]
     assert mini.release()["promoted"] == released["promoted"]
 
+    # a row of a user's file is a part of the stage that uses it, and of no other
+    rows = mini.folder / "mine.tsv"
+    as_it_was = rows.read_text()
+    rows.write_text(as_it_was.replace("阿12", "阿十二"))
+    assert mini.would_run()["train"] == 1
+    said = mini.run("fgod", "plan").stdout
+    assert "mix.user_files.mine" in said and "reuse  A" in said and "train  B" in said
+    rows.write_text(as_it_was)
+
     # failed runs' artifacts may go: their verdicts stay, and new probes do not bring them back
     shutil.rmtree(mini.folder / "artifacts/A" / first["lineage"])
     assert not {"train", "export", "probe"} & set(mini.would_run())
@@ -93,76 +105,55 @@ def test_collapse_then_refit_from_the_base_then_back_and_forth_by_config_edits(m
     assert report.read_text() == before and not (mini.folder / "artifacts").exists()
 
 
-def test_missed_then_stronger(mini):
-    mini.config["stages"] = [stage("A", lr=1e-6, require={"identity_rate": ">=0.2"})]
-    mini.config["refits"] = {"max": 1, "rules": [{"when": ["missed"], "set": {"train.lr": "*3000"}}]}
+def test_diverged_missed_and_damaged_runs_are_each_refitted_by_a_rule_of_their_own(mini):
+    mini.config["stages"] = [stage("A", lr=1e30, require={"identity_rate": ">=0.2", "retention": ">=0.8"})]
+    scaled = {"diverged": "*1e-36", "missed": "*20000", "damaged": "*0.05"}
+    rules = [{"when": [decision], "set": {"train.lr": factor}} for decision, factor in scaled.items()]
+    mini.config["refits"] = {"max": 3, "rules": rules}
     mini.snakemake()
-    assert [s["decision"] for s in mini.stages()] == ["missed", "accepted"]
-    assert float(mini.stages()[0]["identity_rate"]) < 0.2 <= float(mini.stages()[1]["identity_rate"])
+    diverged, missed, damaged, accepted = mini.stages()
+    assert [s["decision"] for s in mini.stages()] == [*scaled, "accepted"]
+    assert not (mini.folder / "artifacts/A" / diverged["lineage"] / "master").exists()
+    assert float(missed["identity_rate"]) < 0.2 <= float(accepted["identity_rate"]) and "identity" in missed["reasons"]
+    assert float(damaged["retention"]) < 0.8 <= float(accepted["retention"]) and "retention" in damaged["reasons"]
+    assert mini.release()["fits"] == 4 and mini.would_run() == {}
 
 
-def test_damaged(mini):
-    mini.config["stages"] = [stage("A", lr=3e-2, require={"retention": ">=0.99"})]
-    mini.config["refits"] = {"max": 1, "rules": [{"when": ["damaged"], "set": {"train.lr": "*0.0001"}}]}
-    mini.snakemake()
-    assert [s["decision"] for s in mini.stages()] == ["damaged", "accepted"]
-    assert "retention" in mini.stages()[0]["reasons"]
-
-
-def test_diverged(mini):
-    mini.config["stages"] = [stage("A", lr=1e30)]
-    mini.config["refits"] = {"max": 1, "rules": [{"when": ["diverged"], "set": {"train.lr": "*1e-34"}}]}
-    mini.snakemake()
-    assert [s["decision"] for s in mini.stages()] == ["diverged", "accepted"]
-    failed = mini.stages()[0]
-    assert not (mini.folder / "artifacts/A" / failed["lineage"] / "master").exists()
-    assert mini.would_run() == {}
-
-
-def test_killed_by_the_guard_then_retry(mini):
-    """Here not even the imports fit, so the refit that the rule makes is killed as well, and all is spent."""
-    mini.config["guard"] = {"limit_gb": 0.05, "poll_secs": 0.05}
-    smaller = {"micro_batch": "*0.5", "seq_len": "*0.75", "step_chunk_rows": 64, "m_dtype": "int8", "v_dtype": "uint8"}
-    rule = {"when": ["killed"], "set": {f"train.{key}": value for key, value in smaller.items()}}
-    mini.config["refits"] = {"max": 1, "rules": [rule]}
-    said = mini.snakemake(code=1)
-    assert [(s["fit"], s["decision"]) for s in mini.stages()] == [("0", "killed"), ("1", "killed")]
-    assert "all 2 fits are spent" in said and "above the limit of 51 MiB" in said
-    outcomes = [json.loads(f.read_text()) for f in mini.folder.glob("results/runs/A/*/outcome.json")]
-    assert len(outcomes) == 2
-    for outcome in outcomes:
-        assert outcome["status"] == "killed" and outcome["peak_memory_mib"] > 51.2 and outcome["limit_mib"] == 51.2
-    recipe = mini.folder / "results/runs/A" / mini.stages()[1]["lineage"] / "recipe.json"
-    refit = json.loads(recipe.read_text())["train"]
-    assert {key: refit[key] for key in smaller} == {**smaller, "micro_batch": 4, "seq_len": 72}
-    mini.config["guard"] = {"limit_gb": 8}
-    assert "train" not in mini.would_run(), "a kill stays on record until it is retried"
-    assert mini.run("fgod", "retry", "A").returncode == 0
-    mini.snakemake()
-    assert mini.trained() == ["A", "A", "A"] and [s["decision"] for s in mini.stages()] == ["accepted"]
-
-
-def test_what_is_too_large_is_refused_or_killed_and_then_made_smaller(mini, based):
+def test_what_is_too_large_is_refused_or_killed_then_made_smaller_and_may_be_tried_again(mini, based):
     """The limit lies between what 256 rows at once really use and what 32 do."""
     outcome = json.loads(next(based.glob("results/runs/A/*/outcome.json")).read_text())
-    mini.config["guard"] = {"limit_gb": (outcome["memory_predicted_mib"]["process"] + 240) / 1024, "poll_secs": 0.05}
+    limit = (outcome["memory_predicted_mib"]["process"] + 240) / 1024
+    mini.config["guard"] = {"limit_gb": limit, "poll_secs": 0.05}
     mini.config["stages"][0]["train"].update(steps=1, batch=256)
-    mini.config["refits"] = {"max": 1, "rules": [{"when": ["killed"], "set": {"train.micro_batch": "*0.125"}}]}
+    smaller = {"micro_batch": "*0.125", "seq_len": "*0.75", "step_chunk_rows": 64}
+    rule = {"when": ["killed"], "set": {f"train.{key}": value for key, value in smaller.items()}}
+    mini.config["refits"] = {"max": 0, "rules": [rule]}
     said = mini.snakemake(code=1)
     assert "this run needs about" in said and "Nothing was loaded. Set train.micro_batch to 128 (saves" in said
     assert not list(mini.folder.glob("results/runs/A/*/outcome.json")), "no verdict: nothing is known about the run"
 
     mini.config["guard"]["too_large_ok"] = True
-    said = mini.snakemake()
+    said = mini.snakemake(code=1)
     assert "It is tried all the same (guard.too_large_ok)." in said
+    assert "all 1 fits are spent" in said and f"above the limit of {limit * 1024:.0f} MiB" in said
+    assert [s["decision"] for s in mini.stages()] == ["killed"]
+
+    mini.config["refits"]["max"] = 1
+    mini.snakemake()
     assert [(s["fit"], s["decision"]) for s in mini.stages()] == [("0", "killed"), ("1", "accepted")]
-    killed, accepted = (
-        json.loads((mini.folder / "results/runs/A" / s["lineage"] / "outcome.json").read_text()) for s in mini.stages()
-    )
+    assert mini.trained() == ["A", "A", "A"] and mini.release()["fits"] == 2
+    records = [mini.folder / "results/runs/A" / s["lineage"] for s in mini.stages()]
+    killed, accepted = (json.loads((folder / "outcome.json").read_text()) for folder in records)
     assert "The guard killed the command" in killed["reason"] and "in phase zero_grad_done" in killed["reason"]
     assert accepted["peak_memory_mib"] < killed["limit_mib"] < killed["peak_memory_mib"]
-    refit = mini.folder / "results/runs/A" / mini.stages()[1]["lineage"] / "recipe.json"
-    assert json.loads(refit.read_text())["train"]["micro_batch"] == 32 and mini.release()["fits"] == 2
+    assert killed["status"] == "killed" and killed["limit_mib"] == round(limit * 1024, 1)
+    refit = json.loads((records[1] / "recipe.json").read_text())["train"]
+    assert {key: refit[key] for key in smaller} == {"micro_batch": 32, "seq_len": 72, "step_chunk_rows": 64}
+
+    mini.config["guard"] = {"limit_gb": 8}
+    assert "train" not in mini.would_run(), "a kill stays on record until it is tried again"
+    assert mini.run("fgod", "retry", "A").returncode == 0
+    assert mini.would_run()["train"] == 1
 
 
 def test_the_memory_of_one_step_is_reported_by_phase_and_nothing_else_is_left(ran):
@@ -176,22 +167,6 @@ def test_the_memory_of_one_step_is_reported_by_phase_and_nothing_else_is_left(ra
     assert all(0 < float(row["host_mib"]) <= float(row["host_peak_mib"]) for row in rows)
     assert (ran.folder / "memory.tsv").read_text() == ended.stdout
     assert [file_digests(ran.folder / name) for name in ("artifacts", "results")] == before
-
-
-def test_a_row_of_a_users_file_is_part_of_what_uses_it(mini):
-    rows = mini.folder / "mine.tsv"
-    rows.write_text(
-        "# 我的資料\n".encode().decode() + "".join(f"第{i}號機器人叫什麼\t第{i}號叫阿{i}。\n" for i in range(10, 30))
-    )
-    mini.config["data"]["sources"] = {"mine": "mine.tsv"}
-    mini.config["stages"] = [stage("A"), stage("B", steps=4)]
-    mini.config["stages"][1]["mix"]["shares"]["mine"] = 0.2
-    mini.snakemake()
-    assert mini.trained() == ["A", "B"]
-    rows.write_text(rows.read_text().replace("阿12", "阿十二"))
-    assert mini.would_run()["train"] == 1
-    said = mini.run("fgod", "plan").stdout
-    assert "mix.user_files.mine" in said and "reuse  A" in said and "train  B" in said
 
 
 def test_an_audit_with_errors_stops_the_mix_before_it_trains(mini):
