@@ -25,8 +25,10 @@ README_COMMAND = re.compile(r"^    make (run)\b", re.MULTILINE)
 
 
 def pytest_collection_modifyitems(items):
-    """Those that need the miniature project go first: one worker makes it while the other runs others."""
-    items.sort(key=lambda item: "based" not in item.fixturenames)
+    """Those that need the miniature project go first, the longest in front: one worker makes it while the other runs
+    others, and at the end neither waits for a long one.
+    """
+    items.sort(key=lambda item: ("based" not in item.fixturenames, item.path.name != "test_workflow.py"))
 
 
 @pytest.fixture(scope="session")
