@@ -13,7 +13,7 @@ run: .venv/ready
 recover: .venv/ready
 	$(BIN)/fgod recover
 
-test: .venv/ready-dev lint
+test: .venv/ready-dev
 	$(BIN)/python -m pytest
 
 test-gpu: .venv/ready-dev
