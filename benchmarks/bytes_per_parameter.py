@@ -30,8 +30,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from fgod.model.chats import Sample
 from fgod.nvfp4 import layers
-from fgod.train.batches import Sample
 from fgod.train.loop import _checkpoint_layers, _Trainer
 from fgod.train.memory import predict
 from fgod.train.optimizer import AdamW

@@ -42,9 +42,10 @@ from fgod.data.rows import Row
 from fgod.data.sources import load_sources
 from fgod.files import sha256_folder
 from fgod.model.ask import write_answers
+from fgod.model.chats import encode_chats, end_ids
 from fgod.model.decode import decode
 from fgod.model.embedded import EmbeddedSpec, train_base
-from fgod.model.generate import encode_chats, end_ids, left_padded, own_settings
+from fgod.model.generate import left_padded, own_settings
 from fgod.model.load import load_model, load_tokenizer
 from fgod.model.random import write_random
 from fgod.nvfp4.export import export

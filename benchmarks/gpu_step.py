@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from fgod.deterministic import deterministic
+from fgod.model.chats import Sample
 from fgod.model.random import model_config
-from fgod.train.batches import Sample
 from fgod.train.device.network import Network
 from fgod.train.device.ops import choose_ops
 from fgod.train.device.optimizer import DeviceAdamW

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fgod.model.chats import encode
 from fgod.model.load import read_config
 from fgod.nvfp4.codec import device_global_scale, power_of_two_global_scale
 from fgod.nvfp4.layers import prepare
-from fgod.train.batches import Batch, collate, encode
+from fgod.train.batches import Batch, collate
 from fgod.train.device import ops as device_ops
 from fgod.train.device.network import Inputs, Keep, Network
 from fgod.train.device.optimizer import DeviceAdamW

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from fgod.data.rows import Row
+from fgod.model.chats import encode_chats, end_ids
 from fgod.model.decode import decode
 from fgod.model.embedded import EmbeddedSpec, train_base
-from fgod.model.generate import Reply, answer_logprobs, encode_chats, end_ids, greedy, left_padded, loops
+from fgod.model.generate import Reply, answer_logprobs, greedy, left_padded, loops
 from fgod.model.load import load_model, load_tokenizer
 
 ROWS = [

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from fgod.errors import UsageError
+from fgod.model.chats import encode
 from fgod.model.load import read_config
 from fgod.nvfp4 import codec
 from fgod.nvfp4.layers import prepare
-from fgod.train.batches import encode
 from fgod.train.device.network import Network
 from fgod.train.device.ops import PLAIN, Ops
 from fgod.train.device.optimizer import DeviceAdamW

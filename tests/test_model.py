@@ -16,8 +16,8 @@ from fgod.data.rows import Row
 from fgod.errors import FgodError, UsageError
 from fgod.files import read_json, sha256_folder
 from fgod.model.ask import AnswerSettings, read_logprobs, write_answers
-from fgod.model.embedded import EmbeddedSpec, encode_rows, epoch_batches, learning_rate, train_base
-from fgod.model.generate import encode_chats
+from fgod.model.chats import encode, encode_chats
+from fgod.model.embedded import EmbeddedSpec, epoch_batches, learning_rate, train_base
 from fgod.model.load import load_model, load_tokenizer
 from fgod.model.tokenizer import SPECIAL_TOKENS, train_tokenizer
 
@@ -87,7 +87,7 @@ def test_chat_template_is_qwens(tokenizer: PreTrainedTokenizerFast) -> None:
 
 
 def test_samples_end_with_the_end_token(tokenizer: PreTrainedTokenizerFast) -> None:
-    (sample,) = encode_rows(tokenizer, [Row("你是誰", "我是", "zh-Hant", "identity", "identity")])
+    (sample,) = encode(tokenizer, [Row("你是誰", "我是", "zh-Hant", "identity", "identity")])
     assert tokenizer.decode(list(sample.ids[sample.prompt_length :])) == "我是<|im_end|>"
     assert list(sample.ids[: sample.prompt_length]) == encode_chats(tokenizer, ["你是誰"])[0]
 

@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from fgod.cli import main
 from fgod.errors import UsageError
 from fgod.guard.predict import TooLargeError
+from fgod.model.chats import encode
 from fgod.nvfp4 import export
 from fgod.nvfp4.codec import BLOCK_SCALES, fake_quantise, quantise
 from fgod.nvfp4.layers import prepare
 from fgod.nvfp4.load import load_masters, master_torch_dtype
 from fgod.nvfp4.reader import dequantised
 from fgod.train import checkpoint
-from fgod.train.batches import encode, micro_batches
+from fgod.train.batches import micro_batches
 from fgod.train.checkpoint import Schedule
 from fgod.train.efficiency import LostUpdatesError, Projection, Watch, group_of
 from fgod.train.loop import TRAINED, Outcome, _set_up, run

@@ -19,7 +19,7 @@ from fgod.data.rows import Row
 from fgod.deterministic import deterministic
 from fgod.errors import UsageError
 from fgod.files import atomic_folder
-from fgod.model.generate import encode_chats, encode_texts
+from fgod.model.chats import Sample, encode
 from fgod.model.load import quiet
 from fgod.model.tokenizer import MIN_VOCAB, train_tokenizer
 
@@ -90,25 +90,9 @@ class EmbeddedSpec:
         return cls(**ours)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A row as token ids: chat prompt, answer and end token. Labels are what follows `prompt_length`."""
-
-    ids: tuple[int, ...]
-    prompt_length: int
-
-
 def base_tokenizer(rows: Sequence[Row], vocab: int) -> PreTrainedTokenizerFast:
     """A tokenizer of the rows' texts; the roles count with each row, since each chat spells them."""
     return train_tokenizer((text for r in rows for text in ("user\n", r.prompt, "assistant\n", r.target)), vocab)
-
-
-def encode_rows(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Row]) -> list[Sample]:
-    """Rows as samples, in order."""
-    prompts = encode_chats(tokenizer, [row.prompt for row in rows])
-    answers = encode_texts(tokenizer, [row.target for row in rows])
-    end = tokenizer.eos_token_id
-    return [Sample((*p, *a, end), len(p)) for p, a in zip(prompts, answers, strict=True)]
 
 
 def build_model(spec: EmbeddedSpec, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
@@ -226,7 +210,7 @@ def train_base(spec: EmbeddedSpec, rows: Sequence[Row], seed: int, out: Path, lo
         raise UsageError("base: the corpus has no rows, expected at least one")
     with deterministic(seed, threads=1):  # two threads sum in another order, which gives other bits
         tokenizer = base_tokenizer(rows, spec.vocab)
-        samples = encode_rows(tokenizer, rows)
+        samples = encode(tokenizer, rows)
         model = build_model(spec, tokenizer)
         log(f"base: {len(rows)} rows, {len(tokenizer)} tokens, {model.num_parameters():,} parameters")
         fit(model, samples, spec, tokenizer.pad_token_id, seed, log)

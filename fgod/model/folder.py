@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from fgod.errors import FgodError, UsageError
 from fgod.files import read_json
-from fgod.model.generate import token_id
+from fgod.model.chats import token_id
 from fgod.model.load import load_tokenizer, read_config
 from fgod.model.tokenizer import TURN_END, TURN_START
 

@@ -11,8 +11,8 @@ from typing import Any, cast
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from fgod.model.chats import encode_chats, end_ids
 from fgod.model.decode import decode
-from fgod.model.tokenizer import END_OF_TEXT, TURN_END
 
 LOOP_UNIT = 8
 """Longest repeated unit, in characters, that `loops` looks for."""
@@ -31,28 +31,6 @@ class Reply:
     text: str
     token_ids: tuple[int, ...]
     ended: bool
-
-
-def encode_chats(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
-    """Token ids of one-turn chats, each up to where the answer begins."""
-    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    texts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False) if chats else []
-    return encode_texts(tokenizer, cast(list[str], texts))
-
-
-def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts as they stand, with no special tokens added; one call, which is faster than one for each."""
-    return cast(list[list[int]], tokenizer(list(texts), add_special_tokens=False)["input_ids"]) if texts else []
-
-
-def end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
-    """Ids of the tokens that end an answer: `<|im_end|>` and `<|endoftext|>`."""
-    return token_id(tokenizer, TURN_END), token_id(tokenizer, END_OF_TEXT)
-
-
-def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
-    """The id of a token by its spelling."""
-    return int(cast(int, tokenizer.convert_tokens_to_ids(token)))
 
 
 def length_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:

@@ -18,7 +18,8 @@ from fgod.answers import Answer, read_answers
 from fgod.data.probes import Probe
 from fgod.errors import FgodError
 from fgod.model.ask import AnswerSettings, Log, ask, read_logprobs
-from fgod.model.generate import answer_logprobs, encode_chats
+from fgod.model.chats import encode_chats
+from fgod.model.generate import answer_logprobs
 from fgod.model.load import load_model, load_tokenizer
 from fgod.nvfp4.folders import read_plain_config, stored_block_scales
 from fgod.persona import Goal

@@ -7,20 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from fgod.data.rows import Row, shuffled
 from fgod.errors import UsageError
-from fgod.model.generate import encode_chats, encode_texts
+from fgod.model.chats import Sample
 from fgod.train.recipe import TrainRecipe
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A row as token ids: chat prompt, answer, end token. What follows `prompt_length` is to be learned."""
-
-    ids: tuple[int, ...]
-    prompt_length: int
 
 
 @dataclass(frozen=True)
@@ -35,31 +26,6 @@ class Batch:
     positions: Tensor
     labels: Tensor
     tokens: int
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], seq_len: int) -> list[Sample]:
-    """Rows as token ids.
-
-    Raises:
-        UsageError: a row has no answer or is longer than `seq_len`; names the row. Or the tokenizer has no end token.
-    """
-    end = tokenizer.eos_token_id
-    if end is None:
-        raise UsageError("the tokenizer has no end-of-sequence token; expected <|im_end|>: answers would never end")
-    samples = []
-    prompts = encode_chats(tokenizer, [row.prompt for row in rows])
-    answers = encode_texts(tokenizer, [row.target for row in rows])
-    for number, (row, prompt, answer) in enumerate(zip(rows, prompts, answers, strict=True), start=1):
-        ids = (*prompt, *answer, end)
-        if not answer:
-            raise UsageError(f"row {number} ({row.prompt!r}): the target {row.target!r} has no token")
-        if len(ids) > seq_len:
-            raise UsageError(
-                f"row {number} ({row.prompt!r}): {len(ids)} tokens; train.seq_len allows {seq_len}: shorten the row "
-                "or raise it"
-            )
-        samples.append(Sample(ids, len(prompt)))
-    return samples
 
 
 def collate(samples: Sequence[Sample], pad: int, bucket: int = 1) -> Batch:

@@ -24,6 +24,7 @@ from fgod.guard.cap import cap_allocator, capped_mib, room_mib
 from fgod.guard.limits import MIB_PER_GB, Request
 from fgod.guard.predict import TooLargeError
 from fgod.guard.requests import STOPPED_EXIT, Ears
+from fgod.model.chats import Sample, encode
 from fgod.model.load import load_tokenizer, quiet
 from fgod.nvfp4.codec import BLOCK_SCALES, NonFiniteError
 from fgod.nvfp4.folders import (
@@ -41,7 +42,7 @@ from fgod.nvfp4.folders import (
 from fgod.nvfp4.load import load_masters
 from fgod.probe.parity import spread
 from fgod.train import checkpoint
-from fgod.train.batches import Batch, Sample, batches, encode, micro_batches
+from fgod.train.batches import Batch, batches, micro_batches
 from fgod.train.checkpoint import Schedule
 from fgod.train.device.network import Network
 from fgod.train.device.ops import choose_ops

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fgod.errors import FgodError
-from fgod.model.generate import encode_chats, end_ids
+from fgod.model.chats import encode_chats, end_ids
 from fgod.model.tokenizer import TURN_END
 from fgod.nvfp4.codec import Quantised, dequantise, pack, quantise, unpack
 from fgod.nvfp4.layers import StraightThroughLinear

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fgod.train.batches import Batch, Sample, collate, micro_batches
+from fgod.model.chats import Sample
+from fgod.train.batches import Batch, collate, micro_batches
 from fgod.train.device.network import Inputs, Keep, Network
 from fgod.train.device.optimizer import DeviceAdamW
 from fgod.train.device.plan import layer_plan
