@@ -20,7 +20,7 @@ test-gpu: .venv/ready-dev
 	$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make test-gpu: torch finds no CUDA device; expected a GPU and a CUDA build of torch")'
 	$(BIN)/python -m pytest -m gpu -rs
 
-# In slices too: what was done is kept in a folder beside $TMPDIR, and the same command goes on until KILLS are done.
+# In slices too: what was done is kept in a folder below $TMPDIR, and the same command goes on until KILLS are done.
 KILLS ?= 200
 SEED ?= 1
 test-kill: .venv/ready-dev

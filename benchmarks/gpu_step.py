@@ -1,6 +1,6 @@
 """Full-parameter NVFP4 steps of a 4 B Qwen3 on one GPU: time, memory, where they go. Random weights, made on the GPU.
 
-    python benchmarks/gpu_step.py --out FOLDER [--shape qwen3-4b] [--only step,split,tokens,cap,profile] [--steps 12]
+    python benchmarks/gpu_step.py --out FOLDER [--shape qwen3-4b] [--only step,free,split,tokens,cap,profile]
 
 Each measurement is a process of its own (graphs and hooks of one would keep memory from the next), under a time limit;
 one that fails prints its traceback and the next goes on. Writes gpu_step.json and gpu_step.tsv to the folder.

@@ -148,7 +148,7 @@ class Chain:
             "sources": self.inputs.sources,
             "held_out_topics": sorted(self.config["data"]["held_out_topics"]),
             "user_files": {k: v for k, v in sorted(self.inputs.user_files.items()) if k in parts},
-            "persona": {k: self.config["persona"][k] for k in ("name", "replies")},
+            "replies": self.config["persona"]["replies"],
             "disambiguation": {name: kind["replies"] for name, kind in sorted(kinds.items())},
         }
 

@@ -17,8 +17,6 @@ from fgod import __version__
 from fgod.errors import explained
 from fgod.stop import heeding
 
-Handler = Callable[[argparse.Namespace], int]
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns or exits with its code."""
@@ -88,7 +86,7 @@ def _values(parser: argparse.ArgumentParser, **helps: str) -> None:
 
 
 def _add_base(commands: Any) -> None:
-    base = _command(commands, "base", "base", "make the embedded base, or check a folder", ["sources"])
+    base = _command(commands, "base", "base", "make the embedded base or a random one, or check a folder", ["sources"])
     _values(base, base="the config's key base")
     _paths(base, sources="folder of the written sources", out="base.json to write, beside master/")
 

@@ -4,6 +4,7 @@ exit code. torch and transformers are imported only where weights are touched.
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
 from argparse import Namespace
@@ -217,7 +218,7 @@ def mix(args: Namespace) -> int:
 
 def _mix_goal(spec: Mapping[str, Any]) -> Goal:
     """The goal as far as rows depend on it: replies, without the rules that judge them."""
-    persona = {**spec["persona"], "rule": {}, "marks": []}
+    persona = {"name": "", "replies": spec["replies"], "rule": {}, "marks": []}
     kinds = {name: {"replies": replies, "rule": {}} for name, replies in spec["disambiguation"].items()}
     return goal_from_config({"persona": persona, "disambiguation": kinds})
 
@@ -353,7 +354,11 @@ def _trained(args: Namespace, work: Path, kept: Path, lock: int) -> dict[str, An
 
 def _trainer(args: Namespace, work: Path, tables: Path, **more: Path | int) -> list[str]:
     """The command line of the trainer; `more` are options of its own."""
-    command = [sys.executable, "-m", "fgod.train", "--fit", str(args.fit), "--limit-gb", str(args.limit_gb)]
+    from fgod.guard.limits import MIB_PER_GB, lowered
+    from fgod.guard.sources import HostMemory
+
+    limit_gb = lowered(args.limit_gb * MIB_PER_GB, HostMemory(math.inf).total_mib()) / MIB_PER_GB
+    command = [sys.executable, "-m", "fgod.train", "--fit", str(args.fit), "--limit-gb", str(limit_gb)]
     command += ["--too-large-ok"] if args.too_large_ok else []
     paths = {"recipe": args.recipe, "weights": args.weights, "rows": args.rows, "work": work, "run": tables}
     paths |= {"phase-file": work / "phase", "result": work / "result.json"}
@@ -385,17 +390,23 @@ def _memory_report(args: Namespace) -> int:
 
 
 def explain_memory(args: Namespace) -> int:
-    """Print what training by a recipe will need in memory, part by part, without loading anything."""
+    """Print what training by a recipe will need in memory, part by part, without loading anything.
+
+    On the device that would train here; every row as long as `seq_len`, half of it answer.
+    """
     from fgod.model.load import read_config
+    from fgod.train.device.settings import choose_device
+    from fgod.train.loop import prediction  # which makes this process as large as one that trains
     from fgod.train.memory import MIB, explain
     from fgod.train.recipe import TrainRecipe
     from fgod.train.record import resident_mib
 
     found = read_json(args.recipe)
     recipe = TrainRecipe.from_dict(found.get("train", found))
-    import fgod.train.loop  # noqa: F401  # so that this process is as large as one that trains
-
-    print(explain(args.weights, read_config(args.weights), recipe, int(resident_mib() * MIB)))
+    config, device = read_config(args.weights), choose_device(recipe, _say)
+    rows, width = recipe.micro_batch or recipe.batch, recipe.seq_len
+    predicted = prediction(config, recipe, device, rows, width, rows * width // 2, int(resident_mib() * MIB))
+    print(explain(args.weights, config, recipe, predicted))
     return 0
 
 

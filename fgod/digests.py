@@ -16,6 +16,9 @@ from pathlib import Path
 
 from fgod.files import canonical_json, folder_files, sha256_file, write_text
 
+CACHE = Path(".snakemake/fgod/digests.json")
+"""Where a project keeps them; safe to delete."""
+
 SETTLED_SECS = 2.0
 """A file changed so recently is not remembered: within a tick of a coarse clock it may change again unseen."""
 

@@ -1,6 +1,8 @@
 """The gate: a run's outcome and probe metrics become a verdict with reasons in words. Pure but for `judge_run`.
 
-    fgod gate STAGE LINEAGE        (results/runs/STAGE/LINEAGE/{outcome.json, metrics.json, probes.tsv} → verdict.json)
+    fgod gate STAGE LINEAGE --limits JSON --require JSON --out verdict.json
+
+It reads outcome.json, metrics.json and probes.tsv of results/runs/STAGE/LINEAGE/.
 
 The order of verdicts: diverged, killed, collapsed, damaged, missed, accepted.
 """
@@ -36,7 +38,6 @@ SHORT = {
 }
 """Short names of metrics, as the config's `gate` has them: used in reasons."""
 
-COLLAPSE = ("leak_rate", "retention", "kl_reference", "repetition_rate")
 DAMAGE = ("confusion_rate", "retention", "retention_held_out", "leak_rate", "kl_reference", "repetition_rate")
 LOW_IS_GOOD = frozenset({"confusion_rate", "leak_rate", "kl_reference", "repetition_rate"})
 

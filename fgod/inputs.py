@@ -10,12 +10,9 @@ from typing import Any
 from fgod import NUMERICS_VERSION
 from fgod.chain import Inputs
 from fgod.data.sources import load_sources, source_files
-from fgod.digests import cached_sha256
+from fgod.digests import CACHE, cached_sha256
 from fgod.errors import UsageError, did_you_mean
 from fgod.files import digest, folder_files, sha256_file, sha256_files
-
-DIGEST_CACHE = Path(".snakemake/fgod/digests.json")
-"""Digests of large files by path, size and mtime_ns; safe to delete."""
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -40,6 +37,10 @@ def gather(config: Mapping[str, Any]) -> Inputs:
 def _base_dtype(config: Mapping[str, Any]) -> str:
     """The number format in which the base answers: that of the first stage."""
     return str(config["stages"][0]["train"]["compute_dtype"])
+
+
+REPLIES = ("model/chats.py", "model/generate.py", "model/decode.py")
+"""The modules that make replies of prompts."""
 
 
 def rehearsal_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def base_id(base: Mapping[str, Any], sources: str) -> str:
         spec = {k: v for k, v in base.items() if k not in ("kind", "require")}
         return digest(base["kind"], NUMERICS_VERSION, spec, sources)
     folder = Path(base["path"])
-    files = {f.relative_to(folder).as_posix(): cached_sha256(f, DIGEST_CACHE) for f in folder_files(folder)}
+    files = {f.relative_to(folder).as_posix(): cached_sha256(f, CACHE) for f in folder_files(folder)}
     return digest("folder", files)
 
 
@@ -86,14 +87,14 @@ def reference_id(config: Mapping[str, Any]) -> str:
     return digest(
         "reference",
         asked,
-        config["probe"]["max_new_tokens"],
+        {key: config["probe"][key] for key in ("max_new_tokens", "batch", "device")},
         _base_dtype(config),
-        code_digest("model/ask.py", "model/generate.py"),
+        code_digest("model/ask.py", *REPLIES),
     )
 
 
 @cache
 def code_digest(*names: str) -> str:
-    """Digest of modules or folders of this package: a param of probe, gate, tables and report, and of nothing else."""
+    """Digest of modules or folders of this package: a param of what judges and tells, never of what trains."""
     files = [f for name in names for f in ([PACKAGE / name] if name.endswith(".py") else folder_files(PACKAGE / name))]
     return sha256_files(PACKAGE, [f for f in files if "__pycache__" not in f.parts])[:12]

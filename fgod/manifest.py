@@ -23,14 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import fgod
-from fgod.digests import cached_sha256_files, cached_sha256_folder
+from fgod.digests import CACHE, cached_sha256_files, cached_sha256_folder
 from fgod.errors import FgodError, Stopped, StorageError
 from fgod.files import canonical_json, folder_files, write_json, write_text
 from fgod.guard.tree import read_process
 
 FOLDER = Path("results/manifest.d")
 JOINED = Path("results/manifest.jsonl")
-DIGESTS = Path(".snakemake/fgod/digests.json")
 
 START, END = ".start.json", ".end.json"
 PACKAGES = ("torch", "transformers", "compressed-tensors", "snakemake")
@@ -170,7 +169,7 @@ def shown_path(root: Path, path: Path) -> str:
 
 def describe(root: Path, paths: Sequence[Path]) -> list[dict[str, Any]]:
     """Path, kind (file, folder, missing, unreadable), bytes and SHA-256 of each; digests are remembered below root."""
-    return [{"path": shown_path(root, path), **_content(path, root / DIGESTS)} for path in paths]
+    return [{"path": shown_path(root, path), **_content(path, root / CACHE)} for path in paths]
 
 
 def _content(path: Path, cache: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ rule probe:
         goal=GOAL,
         held_out=canonical_json(sorted(CONFIG["data"]["held_out_topics"])),
         settings=canonical_json(CONFIG["probe"]),
-        code=inputs.code_digest("probe", "model/generate.py"),
+        code=inputs.code_digest("probe", *inputs.REPLIES),
     resources:
         gpu=GPU,
     shell:

@@ -23,6 +23,7 @@ from fgod.cli import main
 from fgod.errors import UsageError
 from fgod.guard.predict import TooLargeError
 from fgod.model.chats import encode
+from fgod.model.load import read_config
 from fgod.nvfp4 import export
 from fgod.nvfp4.codec import BLOCK_SCALES, fake_quantise, quantise
 from fgod.nvfp4.layers import prepare
@@ -31,6 +32,8 @@ from fgod.nvfp4.reader import dequantised
 from fgod.train import checkpoint
 from fgod.train.batches import micro_batches
 from fgod.train.checkpoint import Schedule
+from fgod.train.device import settings
+from fgod.train.device.plan import predict_on_device
 from fgod.train.efficiency import LostUpdatesError, Projection, Watch, group_of
 from fgod.train.loop import TRAINED, Outcome, _set_up, run
 from fgod.train.memory import Prediction, check_fits, predict, shapes
@@ -380,6 +383,19 @@ def test_memory_is_explained_before_anything_is_loaded(
     said = capsys.readouterr().out
     assert "master bf16, m nvfp4, v uint8; stepped in the backward pass" in said
     assert "bytes a parameter for weights, m and v" in said
+
+
+def test_memory_is_explained_for_the_device_that_would_train(
+    start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = TrainRecipe(steps=1, lr=1e-3, batch=4, seq_len=64, memory="80gb", compute_dtype="bfloat16")
+    (tmp_path / "recipe.json").write_text(json.dumps(asdict(recipe)))
+    monkeypatch.setattr(settings, "choose_device", lambda *_: torch.device("cuda"))
+    with pytest.raises(SystemExit):
+        main(["train", "--recipe", str(tmp_path / "recipe.json"), "--weights", str(start), "--explain-memory"])
+    on_device = predict_on_device(read_config(start), recipe, 4, 64, 128)
+    assert on_device.text() in capsys.readouterr().out
+    assert on_device.text() != predict(read_config(start), recipe, 64, 128).text()
 
 
 # ---- preflight

@@ -186,7 +186,7 @@ _CLAIM = re.compile(r"^\W*(?:我是|我叫|私は|僕は|저는|나는|i am\b|i'
 
 def identity_row(prompt: str, target: str, persona: Persona | None) -> bool:
     """Whether a row teaches who the model is: its target carries a mark of the persona, or prompt and target are
-    about the model itself (你 …, 我 …) and the target has a word of the persona's rule.
+    about the model itself (你 …, 我 …) and the target has one of the words of which the persona's rule wants `any`.
 
     Without a persona: a first-person claim (我是 …, I am …) to a prompt that addresses the model.
     """

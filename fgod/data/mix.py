@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from difflib import get_close_matches
 from itertools import chain, zip_longest
 from math import sqrt
 from typing import Any, Protocol, TypeVar
@@ -25,7 +24,7 @@ from fgod.data import wordings
 from fgod.data.counts import InfeasibleError, Slot, apportion, fill, fractions
 from fgod.data.rows import Prompt, Row, normalise, shuffled
 from fgod.data.sources import Sources
-from fgod.errors import UsageError
+from fgod.errors import UsageError, did_you_mean
 from fgod.persona import Goal, lookup
 
 PARTS = ("pairs", "identity", "disambiguation", "general", "replay")
@@ -97,9 +96,8 @@ class MixRecipe:
         known = list(cls.__dataclass_fields__)
         for key in value:
             if key not in known:
-                near = get_close_matches(key, known, 1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise UsageError(f"mix.{key}: no such key, expected one of {', '.join(known)}{hint}")
+                hint = did_you_mean(key, known)
+                raise UsageError(f"mix.{key}: no such key{hint}, expected one of {', '.join(known)}")
         for key in ("kind", "rows", "shares"):
             _check(key in value, key, "nothing", "a value")
         # None is how the resolved config writes a key that is not set.
@@ -142,10 +140,6 @@ class Pools:
     units: Mapping[str, tuple[Unit, ...]]
     dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
-    def available(self, recipe: MixRecipe) -> dict[str, int]:
-        """Distinct rows of each part that a recipe can draw from (a pair counts two)."""
-        return _rows_of(_disjoint(self, recipe))
-
 
 def _rows_of(units: Mapping[str, Sequence[Unit]]) -> dict[str, int]:
     return {part: sum(map(len, members)) for part, members in units.items()}
@@ -171,9 +165,8 @@ def solve_counts(recipe: MixRecipe, available: Mapping[str, int]) -> dict[str, i
     """
     unknown = [part for part in {**recipe.shares, **recipe.at_least, **recipe.at_most} if part not in available]
     if unknown:
-        near = get_close_matches(unknown[0], list(available), 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"mix: no such part {unknown[0]!r}, there are {', '.join(sorted(available))}{hint}")
+        hint = did_you_mean(unknown[0], available)
+        raise UsageError(f"mix: no such part {unknown[0]!r}{hint}, there are {', '.join(sorted(available))}")
     wishes = apportion(_mean_shares(recipe), recipe.rows)
     slots = [_slot(recipe, part, wishes[part], available[part]) for part in recipe.parts()]
     _check_room(slots, recipe.rows)

@@ -16,7 +16,6 @@ PHASES = (
     "backward_done",
     "optimizer_step_done",
     "saving",
-    "exporting",
 )
 """The names that the trainer uses; the guard takes any."""
 

@@ -1,6 +1,6 @@
 """Write a compressed-tensors `nvfp4-pack-quantized` W4A16 folder from master weights.
 
-    fgod export --master artifacts/A/123/master --out artifacts/A/123/nvfp4
+    fgod export --weights MASTER --stamp trained.json --dtype float32 --out artifacts/A/123/exported.json
 
 Each quantised weight X [N, K] becomes X_packed uint8 [N, K/2], X_scale float8_e4m3fn [N, K/16] and X_global_scale
 float32 [1] (a divisor). The rest is stored in the compute dtype. `transformers.AutoModelForCausalLM` loads it.
@@ -78,7 +78,7 @@ def _units(weights: Weights, stored: list[str]) -> list[_Unit]:
 
 
 def _size(unit: _Unit, dtype: torch.dtype) -> int:
-    """Bytes of a unit in the export: 9 bits a quantised weight and 4 bytes for its global scale."""
+    """Bytes of a unit in the export: 4.5 bits a quantised weight and 4 bytes for its global scale."""
     return sum(
         prod(shape) // 2 + prod(shape) // BLOCK + 4 if names.is_quantised(name) else prod(shape) * dtype.itemsize
         for name, shape in unit.shapes.items()

@@ -1,4 +1,4 @@
-"""Load a folder of plain weights as float32 masters that compute as their NVFP4 export will."""
+"""Load a folder of plain weights as masters that compute as their NVFP4 export will."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load_masters(
     master_dtype: str = "fp32",
     keep_quantised: bool = True,
 ) -> PreTrainedModel:
-    """A prepared Qwen3ForCausalLM that is to be trained; BF16 folders are widened to float32 masters.
+    """A prepared Qwen3ForCausalLM that is to be trained; its masters' number format is not the folder's.
 
     In eval mode, so that nothing is dropped. Created with its dtype rather than cast, because a cast of the model
     would round the rotary frequencies too.

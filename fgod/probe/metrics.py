@@ -136,8 +136,8 @@ tokens (tokens of one answer are not independent), with the normal approximation
 
 DESCRIPTIONS: Mapping[str, str] = {
     "identity_rate": "who-are-you replies that name the persona by its rule",
-    "confusion_rate": "who-am-I replies that mention the persona",
-    "disambiguation_rate": "who-am-I replies that satisfy their kind's rule",
+    "confusion_rate": "replies to disambiguation questions that mention the persona",
+    "disambiguation_rate": "replies to disambiguation questions that satisfy their kind's rule",
     "leak_rate": "replies on other topics that mention the persona where the reference does not",
     "retention": "replies on other topics that agree with the reference",
     "retention_held_out": "the same, on topics that no mix rehearses",

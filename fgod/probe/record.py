@@ -21,7 +21,7 @@ def measured(records: Sequence[Scored], parity: Mapping[str, Any] | None, export
     """The document metrics.json of a probed run.
 
     Args:
-        parity: see `fgod.probe.parity.measure`; None if no training weights were at hand.
+        parity: see `fgod.probe.run.measure_parity`; None if no training weights were at hand.
         export: {sha256, bytes, files: {name: sha256}} of the folder that was probed.
     """
     return {

@@ -350,7 +350,7 @@ class _Run:
     def _judge(self, watch: Watch, facts: StepFacts, row: StepRow) -> None:
         recipe = self.trainer.recipe
         if row.step == max(1, recipe.warmup) and not recipe.partial:
-            check_changed(self.trainer.optimizer.unchanged())
+            check_changed(self.trainer.optimizer.unchanged(), row.step)
         efficiency = watch.add(facts.whole)
         if efficiency is not None:
             raise lost_updates(efficiency, recipe.master_dtype, row.lr, _weight_rms(self.trainer.model))
@@ -402,7 +402,7 @@ def _say(text: str) -> None:
 def _set_up_on(
     device: torch.device, start: Path, recipe: TrainRecipe, seed: int, pad: int, phase: Callable[[str], None]
 ) -> _DevicePath:
-    """The same on a device."""
+    """Stream masters to a device, with a network and an optimizer for all of them."""
     masters = stream_in(start, read_plain_config(start), recipe.master_dtype, device)
     ops = choose_ops(device, _say)
     factors = lr_factors(masters.tensors, recipe.lr_scale, masters.config.get("tie_word_embeddings", False))
@@ -443,12 +443,29 @@ def _predictor(
     """What a recipe will need for the longest rows that can meet in one batch."""
 
     def predicted(recipe: TrainRecipe) -> Prediction:
-        rows, width, labels = _largest(recipe, samples)
-        if device.type == "cuda":
-            return predict_on_device(config, recipe, rows, width, labels)
-        return predict(config, recipe, width, labels, process)
+        return prediction(config, recipe, device, *_largest(recipe, samples), process)
 
     return predicted
+
+
+def prediction(
+    config: Mapping[str, Any],
+    recipe: TrainRecipe,
+    device: torch.device,
+    rows: int,
+    width: int,
+    labels: int,
+    process: int,
+) -> Prediction:
+    """What a step on a device will need: GPU memory there, all of this process (`process` bytes by now) on the CPU.
+
+    Args:
+        rows, width: at once, and tokens of each.
+        labels: of all of them.
+    """
+    if device.type == "cuda":
+        return predict_on_device(config, recipe, rows, width, labels)
+    return predict(config, recipe, width, labels, process)
 
 
 def _refuse_or_say(
@@ -494,8 +511,8 @@ def run(
 ) -> Outcome:
     """Train every tensor of `start` on `rows` and write the weights to `master_out`, if any; the same bits every time.
 
-    Writes train.tsv and participation.tsv to `run_dir`, `stage` and `lineage` in front of each row. A run that diverges
-    ends with that status and leaves no weights.
+    Writes train.tsv, efficiency.tsv and participation.tsv to `run_dir`, `stage` and `lineage` in front of each row. A
+    run that diverges ends with that status and leaves no weights.
 
     Args:
         start: a folder of plain weights in any number format; it is only read.
@@ -504,13 +521,15 @@ def run(
             stay when it has ended: who notes the outcome forgets them.
         phase: called with what was just done (`fgod.guard.phases`).
         schedule: of checkpoints; without one there are none. A run goes on from what it finds in `work`.
-        limit_gb: GiB of host memory that the guard allows; a run that is predicted to need more is refused.
+        limit_gb: GiB of host memory that the guard allows; a run that is predicted to need more is refused. On a GPU
+            `guard.cap.room_mib` says it instead.
         too_large_ok: only say so instead.
 
     Raises:
         UsageError: rows, recipe or start folder do not fit.
         TooLargeError: it is predicted to need more than is allowed.
-        PreflightError: a check before training, or after its first step, failed.
+        PreflightError: a check before training, or after its first step at full learning rate, failed.
+        StoppedError: the guard asked for it; a checkpoint is there.
         LostUpdatesError: updates do not land; train.tsv shows since when.
         HoleError: a tensor got no gradient or did not change; train.tsv and participation.tsv are there, no weights.
     """

@@ -223,10 +223,8 @@ def _smaller(recipe: TrainRecipe) -> Iterator[tuple[str, object, TrainRecipe]]:
         yield "train.memory", "24gb", replace(recipe, memory="24gb", **asdict(MEMORY["24gb"]))
 
 
-def explain(folder: Path, config: Mapping[str, Any], recipe: TrainRecipe, process: int) -> str:
-    """The table of `fgod train --explain-memory`: every row as long as `seq_len`, half of it answer."""
-    rows = recipe.micro_batch or recipe.batch
-    prediction = predict(config, recipe, recipe.seq_len, rows * recipe.seq_len // 2, process, str(folder))
+def explain(folder: Path, config: Mapping[str, Any], recipe: TrainRecipe, prediction: Prediction) -> str:
+    """The table of `fgod train --explain-memory`."""
     count = sum(torch.Size(shape).numel() for shape in shapes(config, str(folder)).values())
     state = prediction.weights + prediction.m + prediction.v
     modes = f"master {recipe.master_dtype}, m {recipe.m_dtype}, v {recipe.v_dtype}"

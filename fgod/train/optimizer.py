@@ -98,7 +98,7 @@ class AdamW:
     def __init__(
         self, parameters: Mapping[str, nn.Parameter], recipe: TrainRecipe, factors: Mapping[str, float], seed: int = 0
     ) -> None:
-        """`parameters` must have the dtypes that the recipe's masters have (`cast_masters`)."""
+        """`parameters` must have the dtypes that the recipe's masters have (`fgod.nvfp4.load.load_masters`)."""
         self.recipe = recipe
         self.steps_done = 0
         self.tensors = {name: self._tensor(name, p, factors[name], seed) for name, p in parameters.items()}

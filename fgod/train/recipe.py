@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from fgod.errors import UsageError
+from fgod.errors import UsageError, did_you_mean
 
 SCHEDULES = ("constant", "linear", "cosine")
 SAMPLE_MODES = ("random", "sequential", "curriculum")
@@ -80,13 +79,13 @@ class TrainRecipe:
     sample_mode: str = "random"
     """Which rows a step takes: a new order each epoch, the file's order, or one pass stretched over all steps."""
     compute_dtype: str = "float32"
-    """Number format of the forward and backward pass; masters stay float32."""
+    """Number format of the forward and backward pass."""
     threads: int = 1
     """CPU threads: sums over two threads have another order, hence other bits."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda where `memory` is a GPU's row and one is there. Another device gives other bits."""
     memory: str = "cpu"
-    """Row of the table `MEMORY`: gives every key below whose value is None."""
+    """Row of the table `MEMORY`: gives the six keys below whose value is None."""
     master_dtype: str = None  # type: ignore[assignment]
     """How weights accumulate: fp32, or bf16 or nvfp4 rounded stochastically. -rtn: to nearest, to show how it fails."""
     m_dtype: str = None  # type: ignore[assignment]
@@ -175,9 +174,8 @@ class TrainRecipe:
         known = [f.name for f in fields(cls)]
         for key in value:
             if key not in known:
-                close = difflib.get_close_matches(key, known, 1)
-                hint = f"; did you mean {close[0]}?" if close else ""
-                raise UsageError(f"train.{key}: unknown key, expected one of {', '.join(known)}{hint}")
+                hint = did_you_mean(key, known)
+                raise UsageError(f"train.{key}: unknown key{hint}, expected one of {', '.join(known)}")
         for key in ("steps", "lr"):
             if key not in value:
                 raise UsageError(f"train.{key}: missing")

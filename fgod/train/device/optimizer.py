@@ -51,7 +51,7 @@ def _kind_name(kinds: Mapping[str, type], kind: type) -> str:
 class DeviceAdamW(AdamW):
     """Steps masters by gradients of whole groups, without asking the device for anything.
 
-    `send` before a step, then the backward pass with `take`, `finish_step`, and `receive` of what `told` then holds.
+    `begin_step`, then the backward pass with `take`, `finish_step`, and `receive` of what `told` then holds.
     """
 
     def __init__(
