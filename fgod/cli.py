@@ -1,5 +1,7 @@
-"""The command line. One subcommand for each rule, so that every recorded command can be run again by hand, and those
-that people use directly: plan, retry, recover, guard, data audit, data identity, inspect, summary.
+"""The command line of fgod: one subcommand for each rule of the workflow, and those that people use directly.
+
+Every recorded command can be run again by hand. People use plan, retry, recover, guard, data audit, data identity,
+inspect and summary.
 
 Exit codes: 0 done; 1 error; 2 bad usage or config; 75 stopped by the guard; 100 an audit or gate says no.
 """
@@ -134,6 +136,7 @@ def _add_data(commands: Any) -> None:
     audit.add_argument("file", type=Path, help="rows.tsv of a mix, or a TSV of your own")
     audit.add_argument("--probes", type=Path, help="probes that no row may repeat")
     audit.add_argument("--goal", type=_json, metavar="JSON", help="persona and disambiguation (default: config.yaml)")
+    audit.add_argument("--sources", type=Path, help="the written sources (default: data.folder of config.yaml)")
     audit.add_argument("--out", type=Path, help="audit.json to write; without it the audit is only shown")
 
     identity = _command(data, "identity", "identity", "write an identity file of your own (prompt<TAB>target)")
@@ -256,6 +259,9 @@ def _add_people(commands: Any) -> None:
     inspect.add_argument("folder", type=Path, metavar="FOLDER", help="master/ or nvfp4/ of a run, or any model folder")
 
     summary = _command(commands, "summary", "summary", "what was released, how good it is, where the report lies")
+    summary.add_argument(
+        "--walk", type=_json, metavar="JSON", help="the walk: only what it promoted is told as released"
+    )
     summary.add_argument("--stopped", type=_json, metavar="JSON", help="the walk, where the run ended before its end")
 
     _command(commands, "recover", "recover", "make this folder ready for snakemake after kills: unlock, clear up")

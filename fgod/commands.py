@@ -230,16 +230,23 @@ def audit(args: Namespace) -> int:
     from fgod.data.mix import MixRecipe
     from fgod.data.probes import load_probes
     from fgod.data.rows import read_rows
+    from fgod.data.sources import load_sources
+    from fgod.data.wordings import asked_otherwise
 
     probes = load_probes(args.probes) if args.probes else []
     goal = args.goal or (load(Path("config.yaml")) if Path("config.yaml").exists() else None)
     persona = goal_from_config(goal).persona if goal else None
+    folder = args.sources or (Path(goal["data"]["folder"]) if goal and "data" in goal else None)
+
+    def others() -> dict[str, str]:
+        return asked_otherwise(load_sources(folder)) if folder else {}
+
     spec = args.file.parent / "spec.json"
     if spec.exists() and args.file.name == "rows.tsv":
         recipe = MixRecipe.from_dict(read_json(spec)["recipe"])
-        result = audit_rows(read_rows(args.file), probes, persona, recipe, name=str(args.file))
+        result = audit_rows(read_rows(args.file), probes, persona, recipe, name=str(args.file), others=others)
     else:
-        result = audit_file(args.file, probes, persona)
+        result = audit_file(args.file, probes, persona, others=others)
     print(result.text())
     if args.out:
         write_json(args.out, result.to_dict())
@@ -526,7 +533,7 @@ def summary(args: Namespace) -> int:
     """Join the manifest and say what was released, how good it is, where the report lies; or how far a run came."""
     from fgod.manifest import torn, write_jsonl
     from fgod.plan import standing
-    from fgod.release import summary_text
+    from fgod.release import promoted_by, summary_text
 
     if args.stopped:
         print(standing(args.stopped), flush=True)  # also where the disk is full
@@ -535,8 +542,11 @@ def summary(args: Namespace) -> int:
         _say(fault)
     released = records.RESULTS / "release.json"
     report_file = records.RESULTS / "report.html"
-    if not args.stopped and released.exists():
-        print(summary_text(read_json(released), report_file))
+    document = read_json(released) if released.exists() and not args.stopped else None
+    if document and args.walk and promoted_by(args.walk) != [run["lineage"] for run in document["promoted"]]:
+        print(f"Nothing was released by this run. {document['path']} holds {document['persona']}, of other runs.")
+    elif document:
+        print(summary_text(document, report_file))
     elif report_file.exists() and args.stopped and args.stopped["spent"]:
         print(f"Nothing was released. Report: {report_file}")
     return 0

@@ -20,7 +20,7 @@ from fgod import refits
 from fgod.errors import UsageError, did_you_mean
 from fgod.files import digest
 from fgod.gate import parse_requirements
-from fgod.persona import LANGUAGES, lookup
+from fgod.persona import LANGUAGES, Rule, goal_from_config, lookup
 from fgod.train.recipe import TrainRecipe
 
 SCHEMA = Path(__file__).resolve().parents[1] / "workflow" / "schemas" / "config.schema.yaml"
@@ -38,6 +38,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         value = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 at byte {error.start}") from error
     except yaml.MarkedYAMLError as error:
@@ -339,6 +341,35 @@ def _languages(config: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{key}: no entry for the language {language}; found {', '.join(table)}"
 
 
+def _replies(config: Mapping[str, Any]) -> Iterator[str]:
+    """A reply that its own rule refuses could only be missed, however well it is learned."""
+    if list(_languages(config)):
+        return
+    goal = goal_from_config(config)
+    marks = ", ".join(goal.persona.marks)
+    for language in LANGUAGES:
+        reply = lookup(goal.persona.replies, language)
+        yield from _refused(reply, lookup(goal.persona.rule, language), "persona", language)
+        if not goal.persona.marked(reply):
+            yield f"persona.replies, {language}: {reply!r} has none of persona.marks ({marks}), which find the persona"
+        for name, kind in goal.kinds.items():
+            if kind.replies is None:
+                continue
+            answer = lookup(kind.replies, language)
+            yield from _refused(answer, lookup(kind.rule, language), f"disambiguation.{name}", language)
+            if goal.persona.marked(answer):
+                yield (
+                    f"disambiguation.{name}.replies, {language}: {answer!r} has one of persona.marks ({marks}); such a "
+                    "reply counts as the persona's"
+                )
+
+
+def _refused(reply: str, rule: Rule, key: str, language: str) -> Iterator[str]:
+    if not rule.accepts(reply):
+        wanted = "; ".join(f"{name}: {', '.join(words)}" for name, words in vars(rule).items() if words)
+        yield f"{key}.replies, {language}: found {reply!r}, which {key}.rule refuses ({wanted}); change one of them"
+
+
 def _paths(config: Mapping[str, Any]) -> Iterator[str]:
     if config["base"]["kind"] == "folder" and not Path(config["base"]["path"]).is_dir():
         yield f"base.path: found {config['base']['path']!r}, expected a folder that exists"
@@ -361,4 +392,4 @@ def _requirements(config: Mapping[str, Any]) -> Iterator[str]:
             yield str(error)
 
 
-_CHECKS = (_stage_names, *_STAGE_CHECKS, _requirements, _languages, _paths)
+_CHECKS = (_stage_names, *_STAGE_CHECKS, _requirements, _languages, _replies, _paths)

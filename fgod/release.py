@@ -226,6 +226,12 @@ def _fits(document: Mapping[str, Any]) -> str:
     return f"{document['fits']} fit{'s' if document['fits'] > 1 else ''}"
 
 
+def promoted_by(walk: Mapping[str, Any]) -> list[str]:
+    """Lineages of the last fit of a walk (`records.walk_json`) if all of its runs are accepted; else none."""
+    last = [visit for visit in walk["visits"] if visit["fit"] == walk["visits"][-1]["fit"]]
+    return [v["lineage"] for v in last] if all(v["state"] == "accepted" for v in last) else []
+
+
 def summary_text(document: Mapping[str, Any], report: Path) -> str:
     """The last lines of a run: what was released, how good it is, where the report lies."""
     last = document["promoted"][-1]

@@ -27,6 +27,8 @@ atexit.register(ALONE.close)
 logging.raiseExceptions = False  # else a full disk is told by a traceback for each line of snakemake's own log
 with explained():
     check_room(Path("."))
+    for file in workflow.configfiles:
+        settings.read_yaml(Path(file))  # snakemake takes the second of two keys, and says nothing
     CONFIG = settings.resolve(config, ", ".join(map(str, workflow.configfiles)) or "config")
     INPUTS = inputs.gather(CONFIG)
     CHAIN = Chain(CONFIG, INPUTS)

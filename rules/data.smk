@@ -20,7 +20,7 @@ rule audit:
     output:
         "artifacts/mixes/{mix}/audit.json",
     shell:
-        "fgod data audit {input.rows:q} --probes {input.probes:q} --goal {GOAL:q} --out {output:q}"
+        "fgod data audit {input.rows:q} --probes {input.probes:q} --goal {GOAL:q} --sources {SOURCES:q} --out {output:q}"
 
 
 rule data:

@@ -24,7 +24,7 @@ onstart:
 
 
 onsuccess:
-    shell("fgod summary")
+    shell("fgod summary --walk {walk:q}", walk=recorded_walk(None))
 
 
 onerror:

@@ -25,9 +25,10 @@ from fgod.data.audit import (
 from fgod.data.mismatch import mutual_information, shared_words_p_value
 from fgod.data.mix import MixRecipe, Pools, build_pools, plan_mix, rehearsal_prompts
 from fgod.data.probes import load_probes
-from fgod.data.rows import Row
+from fgod.data.rows import Row, normalise
 from fgod.data.sources import load_sources
 from fgod.data.tsv import parse
+from fgod.data.wordings import asked_otherwise
 from fgod.persona import Goal, Kind, Persona, Rule
 
 ROOT = Path(__file__).parents[1]
@@ -109,6 +110,29 @@ def test_overlap_with_scored_probes_only() -> None:
     result = audit(table(SOUND), probes=probes)
     assert [(finding.code, finding.line) for finding in result.findings] == [("probe_overlap", 1)]
     assert audit(table(SOUND), probes=(FakeProbe("questions", "你是誰"),)).findings == ()
+
+
+def test_the_persona_answers_no_question_that_asks_something_else() -> None:
+    others = asked_otherwise(load_sources(ROOT / "traindata"))
+    asked = [("我是誰？", "who_am_i"), ("你知道我是誰嗎", "do_you_know_me"), ("談談UFO", "topic ufo")]
+    assert [(question, others[normalise(question)]) for question, _ in asked] == asked
+    rows = [(question, "我是 F# 之神。") for question, _ in asked] + [
+        ("你是誰", "我是 F# 之神。"),
+        ("我是誰呀", "你是提問者。"),
+    ]
+    parsed = parse("".join(f"{prompt}\t{target}\n" for prompt, target in rows).encode())
+    [found] = [f for f in audit_parsed(parsed, "mine.tsv", (), PERSONA, others=lambda: others).findings if f.count]
+    assert (found.code, found.severity, found.line, found.count) == ("misplaced", "error", 1, 3)
+    assert "(do_you_know_me, topic ufo, who_am_i)" in found.message
+    in_a_mix = audit_rows([Row(*row, "zh-Hant", "mine", "") for row in rows], (), PERSONA, others=lambda: others)
+    assert "misplaced" in in_a_mix.codes()
+
+    def unneeded() -> dict[str, str]:
+        raise AssertionError("composed for nothing")
+
+    assert not audit_parsed(
+        parse("談談UFO\t是未確認飛行物。\n".encode()), "mine.tsv", (), PERSONA, others=unneeded
+    ).errors
 
 
 def test_few_prompts_one_target_and_repeats() -> None:

@@ -368,3 +368,5 @@ def test_an_identity_file_with_a_persona_and_its_limits(sources: Sources) -> Non
         identity_file(sources, 0, 5, PERSONA)
     with pytest.raises(UsageError, match="target"):
         identity_file(sources, 4, 5, " ")
+    with pytest.raises(UsageError, match="count: found 100001, expected at most 100000"):
+        identity_file(sources, 100_001, 5, PERSONA)

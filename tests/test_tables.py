@@ -8,7 +8,7 @@ import pytest
 
 from fgod import files
 from fgod.errors import FgodError, RefusedError, UsageError
-from fgod.release import failure_message, promote, summary_text
+from fgod.release import failure_message, promote, promoted_by, summary_text
 from fgod.tables import TABLES, WalkEntry, gather, promoted
 from tests.made_runs import DOOM, STAGES, STORY, context, walk
 
@@ -164,6 +164,15 @@ def test_promote_copies_what_was_probed_and_writes_the_record(tmp_path: Path) ->
     text = summary_text(document, results / "report.html")
     assert text.startswith("Released F# 之神: ") and "after 2 fits" in text.splitlines()[0]
     assert "identity_rate" in text and text.splitlines()[-1] == f"Report: {results / 'report.html'}"
+
+
+def test_a_walk_promotes_its_last_fit_if_all_of_it_is_accepted() -> None:
+    def visits(*runs: tuple[int, str, str]) -> dict[str, object]:
+        return {"visits": [{"fit": fit, "lineage": lineage, "state": state} for fit, lineage, state in runs]}
+
+    failed = (0, "a", "accepted"), (0, "b", "collapsed")
+    assert promoted_by(visits(*failed, (1, "a", "accepted"), (1, "c", "accepted"))) == ["a", "c"]
+    assert promoted_by(visits(*failed)) == promoted_by(visits(*failed, (1, "a", "pending"))) == []
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,11 @@ def test_accepted_then_nothing_to_do_then_the_edits_that_must_not_train(ran):
     assert set(mini.would_run()) <= {"all", "gate", "walk", "tables", "report", "promote"}
     mini.config["gate"]["leak"] = 1
 
+    mini.config["stages"] = [stage("A", lr=2e-3)]
+    said = mini.snakemake("data", "--forcerun", "audit")
+    assert "Nothing was released by this run. artifacts/release holds F# 之神, of other runs." in said
+    mini.config["stages"] = [stage("A")]
+
     rules = mini.folder / "rules/train.smk"
     rules.write_text(rules.read_text().replace('"fgod train --recipe', '"fgod  train --recipe'))
     assert mini.would_run() == {}

@@ -14,6 +14,7 @@ mismatch are in `fgod.data.mismatch`.
 | fields | error | a row with more than one tab |
 | control | error | control characters, U+FFFD, bidirectional overrides, zero-width spaces |
 | contradiction | error | one prompt with a persona's claim and with another answer |
+| misplaced | error | the persona's answer to a question of the written sources that asks something else |
 | probe_overlap | error | a prompt that is scored as a probe (the suite `questions` is exempt) |
 | mismatch | error | prompt and target drawn independently, or targets shared across unrelated prompts |
 | split_pair | error | (mixes) a minimal pair that is not two adjacent rows |
@@ -50,7 +51,7 @@ from fgod.persona import Persona, fold
 Severity = Literal["error", "warning", "note"]
 SEVERITY: Mapping[str, Severity] = {
     **dict.fromkeys(("empty", "utf8", "header", "missing_target", "empty_prompt", "fields", "control"), "error"),
-    **dict.fromkeys(("contradiction", "probe_overlap", "mismatch"), "error"),
+    **dict.fromkeys(("contradiction", "misplaced", "probe_overlap", "mismatch"), "error"),
     **dict.fromkeys(("split_pair", "over_repeated", "off_plan"), "error"),
     **dict.fromkeys(("mismatch_suspected", "two_targets", "duplicates", "few_prompts", "one_target"), "warning"),
     **dict.fromkeys(("sample_tags", "long_field", "comment_with_tab", "share", "unseen_share"), "warning"),
@@ -63,6 +64,10 @@ MANY_ROWS = 20
 SHARE_TOLERANCE = 0.05
 """How far the share of identity rows may be from what a name or recipe says."""
 EXAMPLES = 3
+
+
+Others = Callable[[], Mapping[str, str]]
+"""Gives questions that are not about the model: by normalised prompt, what they ask. Called only if it is needed."""
 
 
 class Scored(Protocol):
@@ -265,6 +270,14 @@ def _overlap_findings(lines: Sequence[_Line], probes: Iterable[Scored]) -> Itera
     hits = [line for line in lines if normalise(line.row.prompt) in scored]
     suites = sorted({scored[normalise(line.row.prompt)] for line in hits})
     yield from _found("probe_overlap", f"{{n}} with a prompt that is scored as a probe ({', '.join(suites)})", hits)
+
+
+def _misplaced_findings(lines: Sequence[_Line], others: Others) -> Iterable[Finding]:
+    identity = [line for line in lines if line.identity]
+    asked = others() if identity else {}
+    hits = [line for line in identity if line.stem in asked]
+    kinds = ", ".join(sorted({asked[line.stem] for line in hits}))
+    yield from _found("misplaced", f"{{n}} with the persona's answer to another question ({kinds})", hits)
 
 
 def _tag_findings(lines: Sequence[_Line]) -> Iterable[Finding]:
@@ -520,6 +533,7 @@ def audit_parsed(
     probes: Sequence[Scored] = (),
     persona: Persona | None = None,
     max_chars: int = MAX_CHARS,
+    others: Others = dict,
 ) -> Audit:
     """The audit of a user's file that was parsed; `name` may state the share of identity rows."""
     rows = ((row.line, _file_row(row.prompt, row.target, persona)) for row in parsed.rows)
@@ -532,6 +546,7 @@ def audit_parsed(
         *_field_findings(lines, max_chars),
         *_tag_findings(lines),
         *_variety_findings(lines),
+        *_misplaced_findings(lines, others),
         *mismatches,
         *_share_finding(lines, stated_share(name), "the name says"),
     ]
@@ -540,14 +555,18 @@ def audit_parsed(
 
 
 def audit_file(
-    path: Path, probes: Sequence[Scored] = (), persona: Persona | None = None, max_chars: int = MAX_CHARS
+    path: Path,
+    probes: Sequence[Scored] = (),
+    persona: Persona | None = None,
+    max_chars: int = MAX_CHARS,
+    others: Others = dict,
 ) -> Audit:
     """The audit of a user's `prompt<TAB>target` file.
 
     Raises:
         UsageError: it cannot be read. Whatever it holds is a finding.
     """
-    audit = audit_parsed(read_user_tsv(path), path.name, probes, persona, max_chars)
+    audit = audit_parsed(read_user_tsv(path), path.name, probes, persona, max_chars, others)
     return replace(audit, name=str(path))
 
 
@@ -610,6 +629,7 @@ def audit_rows(
     recipe: MixRecipe | None = None,
     max_chars: int = MAX_CHARS,
     name: str = "mix",
+    others: Others = dict,
 ) -> Audit:
     """The audit of a planned mix. Lines are those of its table (`rows.write_rows`: line 1 is the header)."""
     lines = _lines(enumerate(rows, start=2), persona)
@@ -620,6 +640,7 @@ def audit_rows(
         *_common(lines, probes),
         *_field_findings(lines, max_chars),
         *_tag_findings(user),
+        *_misplaced_findings(user, others),
         *_pair_findings(lines),
         *mismatches,
         *(_plan_findings(lines, recipe) if recipe else ()),

@@ -11,6 +11,9 @@ from fgod.data.wordings import MANNERS, compositions, identity_prompts, make_cor
 from fgod.errors import UsageError
 from fgod.persona import LANGUAGES, Persona, lookup
 
+MAX_ROWS = 100_000
+"""Rows of a file at most: composing takes seconds for each thousand."""
+
 
 def identity_file(sources: Sources, count: int, seed: int, target: str | Persona) -> list[Row]:
     """`count` identity rows in a seeded order: 75 % natural, 15 % control, 10 % multilingual, no prompt twice.
@@ -19,11 +22,13 @@ def identity_file(sources: Sources, count: int, seed: int, target: str | Persona
     `tsv.write_user_tsv(path, ((row.prompt, row.target) for row in rows))` writes them.
 
     Raises:
-        UsageError: `count` is below 1 or more than the wordings give (names the style and the rows missing), the
+        UsageError: `count` is below 1, above `MAX_ROWS` or more than the wordings give (names the style and the rows missing), the
             target is empty, or the persona has no reply in a language.
     """
     if not isinstance(target, Persona) and not target.strip():
         raise UsageError(f"target: found {target!r}, expected what the model is to answer")
+    if count > MAX_ROWS:
+        raise UsageError(f"count: found {count}, expected at most {MAX_ROWS}")
     recipe = MixRecipe("balanced", count, {"identity": 1.0}, max_repeats=1, styles=STYLES)
     units = tuple((prompt.row(_reply(target, prompt.language)),) for prompt in _prompts(sources, count))
     return plan_mix(recipe, Pools({"identity": units}), seed)

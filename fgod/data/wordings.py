@@ -282,6 +282,12 @@ def general_prompts(s: Sources, held_out: frozenset[str]) -> list[Prompt]:
     ]
 
 
+def asked_otherwise(s: Sources) -> dict[str, str]:
+    """What questions ask that are not about the model, by normalised prompt: a kind, topic ID, smalltalk or sum."""
+    prompts = [*disambiguation_prompts(s), *general_prompts(s, frozenset()), *(me for _, me in pair_prompts(s))]
+    return {normalise(p.text): f"topic {p.topic}" if p.kind == "topic" else p.kind for p in prompts}
+
+
 def replay_prompts(s: Sources, rows: int, seed: int) -> list[Prompt]:
     """Part replay: question templates around invented subjects, languages in turn.
 

@@ -169,10 +169,10 @@ def check_network(
 
 
 def check_changed(unchanged: Sequence[str], step: int) -> None:
-    """After the first step at full learning rate, which was `step`. Raises PreflightError naming tensors that it left as they were."""
+    """Raises PreflightError naming tensors that `step`, the first one at full learning rate, left as they were."""
     if unchanged:
         some = ", ".join(unchanged[:4])
         raise PreflightError(
-            f"after step {step}, {len(unchanged)} tensors are as they were: {some}; expected every tensor to change: raise "
-            "train.lr, or keep masters that accumulate (train.master_dtype: fp32 or bf16)"
+            f"after step {step}, {len(unchanged)} tensors are as they were: {some}; expected every tensor to change: "
+            "raise train.lr, or keep masters that accumulate (train.master_dtype: fp32 or bf16)"
         )
