@@ -22,8 +22,8 @@ def identity_file(sources: Sources, count: int, seed: int, target: str | Persona
     `tsv.write_user_tsv(path, ((row.prompt, row.target) for row in rows))` writes them.
 
     Raises:
-        UsageError: `count` is below 1, above `MAX_ROWS` or more than the wordings give (names the style and the rows missing), the
-            target is empty, or the persona has no reply in a language.
+        UsageError: `count` is below 1, above `MAX_ROWS` or more than the wordings give (names the style and the rows
+            missing), the target is empty, or the persona has no reply in a language.
     """
     if not isinstance(target, Persona) and not target.strip():
         raise UsageError(f"target: found {target!r}, expected what the model is to answer")
