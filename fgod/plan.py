@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,38 @@ def plan(chain: Chain) -> tuple[list[Step], str]:
         if step.action == "train":
             training.add(visit.run)
         steps.append(step)
+    last = [visit.run for visit in hopeful.visits if visit.fit == hopeful.visits[-1].fit]
+    to_release = recorded.state == "promoted" and not _released(last)
+    steps = _with_lost_weights(steps, set(last) if to_release else set())
     closing = {
-        "promoted": "Everything is decided: nothing trains unless artifacts are missing.",
+        "promoted": "Everything is decided: only what is missing is made again.",
         "pending": "Later fits are decided by the gates: a run that fails starts the next fit from the base.",
         "spent": f"No fit was accepted: {recorded.reason}.",
     }[recorded.state]
     return steps, closing
+
+
+def _released(runs: list[Run]) -> bool:
+    """Whether the release is that of these runs."""
+    record = records.RESULTS / "release.json"
+    if not (record.exists() and (records.ARTIFACTS / "release" / "release.json").exists()):
+        return False
+    return [run["lineage"] for run in read_json(record)["promoted"]] == [run.lineage for run in runs]
+
+
+def _with_lost_weights(steps: list[Step], promoted: set[Run]) -> list[Step]:
+    """Runs on record whose weights are gone train again where a later stage or the release needs them."""
+    needed: set[Run] = set()
+    out = []
+    for step in reversed(steps):
+        folder = records.artifact_folder(step.run)
+        wanted = step.run in needed or (step.run in promoted and not (folder / "exported.json").exists())
+        if step.action == "reuse" and wanted and not (folder / "trained.json").exists():
+            step = replace(step, action="train", why=(f"its weights are gone: {folder / 'trained.json'}", *step.why))
+        if step.action == "train" and step.run.parent:
+            needed.add(step.run.parent)
+        out.append(step)
+    return out[::-1]
 
 
 def _step(fit: int, run: Run, training: set[Run]) -> Step:

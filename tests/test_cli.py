@@ -96,8 +96,10 @@ def test_plan_says_what_trains_and_why(project):
     assert (steps[0].action, steps[0].why) == ("train", ("it never ran",)) and "decided by the gates" in closing
     for run in runs:
         record(run, ACCEPTED)
+        for name in ("trained.json", "exported.json"):
+            write_json(records.artifact_folder(run) / name, {})
     steps, closing = plan.plan(chain)
-    assert {s.action for s in steps} == {"reuse"} and "nothing trains" in closing
+    assert {s.action for s in steps} == {"reuse"} and "only what is missing" in closing
     stages = yaml.safe_load(Path("config.yaml").read_text())["stages"]
     stages[2]["train"]["lr"] = 2.0e-3
     steps, _ = plan.plan(chain_of(stages=stages))
@@ -105,6 +107,21 @@ def test_plan_says_what_trains_and_why(project):
     assert any("train.lr 0.003 → 0.002" in why for why in steps[2].why)
     assert steps[3].why[0].startswith("it follows C-disambiguate")
     assert "2 to train" in plan.text(steps, "")
+    assert {s.action for s in plan.plan(chain)[0]} == {"reuse"}
+
+    weights, export = (records.artifact_folder(runs[1]) / name for name in ("trained.json", "exported.json"))
+    weights.unlink()  # nobody needs it as long as what is made of it is there
+    assert {s.action for s in plan.plan(chain)[0]} == {"reuse"}
+    export.unlink()
+    steps, _ = plan.plan(chain)
+    assert [s.action for s in steps] == ["reuse", "train", "reuse", "reuse"]
+    assert steps[1].why[0] == f"its weights are gone: {weights}"
+    for folder in (records.RESULTS, records.ARTIFACTS / "release"):
+        write_json(folder / "release.json", {"promoted": [{"lineage": run.lineage} for run in runs]})
+    assert {s.action for s in plan.plan(chain)[0]} == {"reuse"}, "the release stands"
+    (records.artifact_folder(runs[2]) / "trained.json").unlink()
+    steps, _ = plan.plan(chain_of(stages=[*stages[:2], chain.config["stages"][2], {**stages[3], "name": "E"}]))
+    assert [s.action for s in steps] == ["reuse", "train", "train", "train"], "each needs the one before it"
 
 
 def test_only_killed_runs_are_retried(project):
