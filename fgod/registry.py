@@ -20,7 +20,6 @@ from typing import Any, Generic, TypeVar
 
 from fgod.errors import UsageError, did_you_mean
 
-
 T = TypeVar("T")
 
 
