@@ -25,11 +25,11 @@ from fgod.config import load
 from fgod.data.probes import expected, load_probes
 from fgod.data.rows import read_rows
 from fgod.data.sources import load_sources
-from fgod.files import digest, read_json, write_json
 from fgod.gate import GateLimits, judge_run
 from fgod.nvfp4 import export
 from fgod.persona import goal_from_config
 from fgod.probe.run import ProbeSettings, run_probes
+from fgod.system.files import digest, read_json, write_json
 from fgod.train.loop import run
 from fgod.train.recipe import MEMORY, TrainRecipe
 

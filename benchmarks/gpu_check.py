@@ -40,7 +40,6 @@ from fgod.data.corpus import base_corpus
 from fgod.data.probes import load_probes
 from fgod.data.rows import Row
 from fgod.data.sources import load_sources
-from fgod.files import sha256_folder
 from fgod.model.ask import write_answers
 from fgod.model.chats import encode_chats, end_ids
 from fgod.model.decode import decode
@@ -52,6 +51,7 @@ from fgod.nvfp4.export import export
 from fgod.nvfp4.folders import SHARD_BYTES
 from fgod.persona import goal_from_config
 from fgod.probe.run import ProbeSettings, run_probes
+from fgod.system.files import sha256_folder
 from fgod.train.loop import Outcome, run
 from fgod.train.recipe import TrainRecipe
 from fgod.train.record import forget_peak, peak_mib
@@ -120,7 +120,7 @@ WATCHED = {
     "fgod.train.device.trainer": ("DeviceTrainer._capture",),
     "fgod.nvfp4.folders": ("save_tensors",),
     "fgod.nvfp4.export": ("_tensors", "write_weights"),
-    "fgod.files": ("file_digests", "drop_cached"),
+    "fgod.system.files": ("file_digests", "drop_cached"),
     "fgod.model.ask": ("load_model", "ask", "answer_logprobs"),
     "fgod.probe.run": (
         "load_model", "read_logprobs", "ask", "measure_kl", "measure_parity", "stream_in", "export_record",

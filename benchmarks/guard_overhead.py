@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 from fgod import guard
-from fgod.guard.procfs import TICKS_PER_SEC
-from fgod.guard.tree import read_process
+from fgod.system.process import read_process
+from fgod.system.procfs import TICKS_PER_SEC
 
 IDLE = """
 import os, sys, time

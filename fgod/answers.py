@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fgod.errors import FgodError
-from fgod.files import read_table
+from fgod.system.files import read_table
 
 TABLE = "answers.tsv"
 COLUMNS = ("prompt", "reply", "ended", "looped", "token_ids")

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from fgod import NUMERICS_VERSION
 from fgod.config import refit
 from fgod.errors import FgodError
-from fgod.files import canonical_json, digest
+from fgod.system.files import canonical_json, digest
 
 ACCEPTED = "accepted"
 

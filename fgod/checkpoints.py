@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fgod.files import remove_folder
+from fgod.system.files import remove_folder
 
 PREFIX = "checkpoint-"
 

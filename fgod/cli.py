@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from fgod import __version__
-from fgod.errors import explained
-from fgod.stop import heeding
+from fgod.errors import exit_on_fgod_error
+from fgod.system.stop import stop_signals_as_exceptions
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns or exits with its code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(arguments)
-    with explained(), heeding():
+    with exit_on_fgod_error(), stop_signals_as_exceptions():
         unrecorded = ("out" in args and args.out is None) or getattr(args, "memory_report", None)
         if args.recorded is None or unrecorded:
             return int(args.handler(args))
@@ -155,7 +155,7 @@ class _ExplainMemory(argparse.Action):
 
         if namespace.recipe is None or namespace.weights is None:
             parser.error("--explain-memory: expected --recipe FILE --weights FOLDER before it")
-        with explained():
+        with exit_on_fgod_error():
             parser.exit(implementation.explain_memory(namespace))
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from fgod import checkpoints, records
 from fgod.errors import FgodError, RefusedError, UsageError
-from fgod.files import copy_file, differing, file_digests, read_json, remove_folder, sha256_listing, write_json
 from fgod.imports import lasting_imports
 from fgod.persona import Goal, goal_from_config
+from fgod.system.files import copy_file, differing, file_digests, read_json, remove_folder, sha256_listing, write_json
 
 
 def run_name(path: Path) -> tuple[str, str]:
@@ -291,7 +291,7 @@ def train(args: Namespace) -> int:
     What was trained to the end stands in the work folder before it is noted, and is not trained again if this command
     or the snakemake around it is killed in between. One process at a time works on a run.
     """
-    from fgod.guard.lock import held
+    from fgod.system.lock import held
 
     if args.memory_report:
         return _memory_report(args)
@@ -554,8 +554,8 @@ def summary(args: Namespace) -> int:
 
 def recover(args: Namespace) -> int:
     """Make the folder ready for `snakemake` after kills: unlock it, clear up what was left half-written."""
-    from fgod.files import sweep
-    from fgod.guard.lock import held
+    from fgod.system.files import sweep
+    from fgod.system.lock import held
 
     if not Path(".snakemake").is_dir():
         raise UsageError(f"{Path.cwd()}: no .snakemake here, so nothing ran; expected the folder of the Snakefile")

@@ -18,9 +18,9 @@ from jsonschema.exceptions import ValidationError
 
 from fgod import refits
 from fgod.errors import UsageError, did_you_mean
-from fgod.files import digest
 from fgod.gate import parse_requirements
 from fgod.persona import LANGUAGES, Rule, goal_from_config, lookup
+from fgod.system.files import digest
 from fgod.train.recipe import TrainRecipe
 
 SCHEMA = Path(__file__).resolve().parents[1] / "workflow" / "schemas" / "config.schema.yaml"

@@ -48,8 +48,8 @@ def did_you_mean(found: str, allowed: Iterable[str]) -> str:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Turn an `FgodError`, Ctrl-C or another stop signal into a message on stderr and an exit code: no traceback."""
+def exit_on_fgod_error() -> Iterator[None]:
+    """Print an `FgodError`, Ctrl-C or another stop signal on stderr, without a traceback, and exit with its code."""
     try:
         yield
     except FgodError as error:

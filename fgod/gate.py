@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from fgod import files
 from fgod.data.probes import SCORED_SUITES
 from fgod.errors import FgodError, UsageError, did_you_mean
 from fgod.probe.metrics import METRICS
 from fgod.probe.record import check_records, read_probes
 from fgod.probe.scoring import Scored
+from fgod.system import files
 
 DECISIONS = ("diverged", "killed", "collapsed", "damaged", "missed", "accepted")
 """Worst first."""

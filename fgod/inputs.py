@@ -10,9 +10,9 @@ from typing import Any
 from fgod import NUMERICS_VERSION
 from fgod.chain import Inputs
 from fgod.data.sources import load_sources, source_files
-from fgod.digests import CACHE, cached_sha256
 from fgod.errors import UsageError, did_you_mean
-from fgod.files import digest, folder_files, sha256_file, sha256_files
+from fgod.system.digests import CACHE, cached_sha256
+from fgod.system.files import digest, folder_files, sha256_file, sha256_files
 
 PACKAGE = Path(__file__).resolve().parent
 

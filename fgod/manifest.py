@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import fgod
-from fgod.digests import CACHE, cached_sha256_files, cached_sha256_folder
 from fgod.errors import FgodError, Stopped, StorageError
-from fgod.files import canonical_json, folder_files, write_json, write_text
-from fgod.guard.tree import read_process
+from fgod.system.digests import CACHE, cached_sha256_files, cached_sha256_folder
+from fgod.system.files import canonical_json, folder_files, write_json, write_text
+from fgod.system.process import read_process
 
 FOLDER = Path("results/manifest.d")
 JOINED = Path("results/manifest.jsonl")

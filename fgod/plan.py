@@ -11,7 +11,7 @@ from typing import Any
 from fgod import records
 from fgod.chain import ACCEPTED, Chain, Run
 from fgod.checkpoints import saved_step
-from fgod.files import read_json
+from fgod.system.files import read_json
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fgod.chain import ACCEPTED, Run, Walk
-from fgod.files import canonical_json, read_json, remove_folder
+from fgod.system.files import canonical_json, read_json, remove_folder
 
 RESULTS = Path("results")
 ARTIFACTS = Path("artifacts")

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fgod import __version__, files
+from fgod import __version__
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.gate import number
 from fgod.probe.metrics import DESCRIPTIONS
+from fgod.system import files
 from fgod.tables import Context, WalkEntry, promoted, run_folder
 
 CARD = "README.md"

@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fgod import files
 from fgod.data.probes import SCORED_SUITES
 from fgod.errors import FgodError
 from fgod.probe.metrics import METRICS
 from fgod.probe.record import COLUMNS as PROBE_COLUMNS
 from fgod.probe.record import check_records, read_probes
+from fgod.system import files
 
 KEY = ("stage", "lineage")
 

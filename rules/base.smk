@@ -2,7 +2,7 @@
 from fgod.guard import options as guard_options
 
 # In the shell line and no params: what the guard allows never trains anything again.
-with explained():
+with exit_on_fgod_error():
     GUARD = guard_options(CONFIG["guard"])
     GUARD_BASE = guard_options(CONFIG["guard"], trainer=False)  # its command gives no heartbeats
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from fgod import inputs, records, config as settings
 from fgod.chain import ACCEPTED, Chain
-from fgod.errors import explained
-from fgod.files import canonical_json, check_room, sweep
-from fgod.guard.lock import held
-from fgod.stop import VARIABLE, heed_beside
+from fgod.errors import exit_on_fgod_error
+from fgod.system.files import canonical_json, check_room, sweep
+from fgod.system.lock import held
+from fgod.system.stop import VARIABLE, run_sigterm_handler_in_thread
 
 # Commands are those of the Python that runs snakemake, whether or not its environment is activated, and end with it.
 shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH {VARIABLE}={os.getpid()}; ")
@@ -25,7 +25,7 @@ ALONE = ExitStack()
 atexit.register(ALONE.close)
 
 logging.raiseExceptions = False  # else a full disk is told by a traceback for each line of snakemake's own log
-with explained():
+with exit_on_fgod_error():
     check_room(Path("."))
     for file in workflow.configfiles:
         settings.read_yaml(Path(file))  # snakemake takes the second of two keys, and says nothing

@@ -16,9 +16,9 @@ rule promote:
 
 # Only what runs alone here may clear up: snakemake has its lock by now.
 onstart:
-    with explained():
+    with exit_on_fgod_error():
         ALONE.enter_context(held(records.RUNNING))
-    heed_beside()
+    run_sigterm_handler_in_thread()
     for done in sweep(records.ARTIFACTS, records.RESULTS):
         logger.info(done)
 

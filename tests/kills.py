@@ -28,8 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fgod.files import read_json, read_table, sha256_file
-from fgod.stop import VARIABLE
+from fgod.system.files import read_json, read_table, sha256_file
+from fgod.system.stop import VARIABLE
 from tests.mini import BIN, Mini, stage
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fgod import files
 from fgod.data.probes import Probe
 from fgod.gate import GateLimits, judge_run
 from fgod.persona import Goal, Kind, Persona, Rule
 from fgod.probe.record import measured, write_probes, write_skipped
 from fgod.probe.scoring import Said, Scored, score
+from fgod.system import files
 from fgod.tables import Context, WalkEntry
 
 GOD = "我是 F# 之神。"

@@ -12,7 +12,7 @@ from fgod.chain import ACCEPTED, Chain
 from fgod.cli import build_parser, main
 from fgod.config import load, resolve
 from fgod.errors import UsageError
-from fgod.files import write_json
+from fgod.system.files import write_json
 
 ROOT = Path(__file__).parents[1]
 

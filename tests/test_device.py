@@ -307,14 +307,14 @@ def test_a_run_on_a_device_trains_resumes_and_exports(tmp_path: Path, monkeypatc
 
 def test_the_guard_asks_a_run_to_save_and_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fgod.guard.limits import Request
-    from fgod.guard.requests import VARIABLE, Voice
+    from fgod.guard.requests import VARIABLE, RequestWriter
     from fgod.train import loop
 
     folder = tiny_folder(tmp_path / "start")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "requests"))
-    voice = Voice(tmp_path / "requests")
-    voice.ask(Request.SAVE_AND_STOP)
+    writer = RequestWriter(tmp_path / "requests")
+    writer.ask(Request.SAVE_AND_STOP)
     with pytest.raises(loop.StoppedError) as stopped:
         loop.run(folder, tiny_rows(), RECIPE, 7, tmp_path / "work", tmp_path / "run", tmp_path / "master")
     assert stopped.value.exit_code == 75
-    assert voice.done() and len(list((tmp_path / "work").glob("checkpoint-*"))) == 1
+    assert writer.done() and len(list((tmp_path / "work").glob("checkpoint-*"))) == 1

@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fgod.errors import UsageError
-from fgod.files import sha256_folder
 from fgod.model.load import load_model
 from fgod.nvfp4 import NonFiniteError, Quantised, dequantised, export, read_export
 from fgod.nvfp4.codec import BadScaleError, fake_quantise, quantise, shared_global_scale
 from fgod.nvfp4.folders import open_weights, plan_shards, write_weights
 from fgod.nvfp4.inspect import inspect_tensor, text
 from fgod.nvfp4.load import load_masters
+from fgod.system.files import sha256_folder
 from fgod.train.record import forget_peak, peak_mib, resident_mib
 from tests.tiny_model import tiny_folder
 

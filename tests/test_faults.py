@@ -13,9 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fgod import checkpoints, files
+from fgod import checkpoints
 from fgod.errors import FgodError, StorageError
 from fgod.nvfp4.folders import save_tensors
+from fgod.system import files
 from tests.kills import Victim
 from tests.mini import BIN, Mini
 
@@ -168,7 +169,7 @@ def test_what_a_killed_writer_left_is_cleared_up_and_a_living_ones_is_not(tmp_pa
         code = f"""
 import os, signal
 from pathlib import Path
-from fgod import files
+from fgod.system import files
 with files.atomic_{kind}(Path({str(tmp_path / kind)!r})) as temporary:
     print(temporary, flush=True)
     signal.pause()
@@ -204,8 +205,8 @@ def test_a_command_does_not_outlive_what_started_it(tmp_path, killed):
     inner = tmp_path / "inner.py"
     inner.write_text("""
 import os, signal
-from fgod.stop import heeding
-with heeding():
+from fgod.system.stop import stop_signals_as_exceptions
+with stop_signals_as_exceptions():
     print(os.getppid(), flush=True)
     signal.pause()
 """)
@@ -232,13 +233,13 @@ def test_a_signal_in_the_middle_of_a_callback_is_not_lost(number):
     """Python drops exceptions there; an import is full of such places."""
     code = f"""
 import os, time, weakref
-from fgod.errors import explained
-from fgod.stop import heeding
+from fgod.errors import exit_on_fgod_error
+from fgod.system.stop import stop_signals_as_exceptions
 class Thing: pass
 def gone(reference):
     os.kill(os.getpid(), {int(number)})
     time.sleep(0)
-with explained(), heeding():
+with exit_on_fgod_error(), stop_signals_as_exceptions():
     thing = Thing()
     kept = weakref.ref(thing, gone)
     del thing
@@ -253,13 +254,13 @@ def test_a_signal_waits_for_a_lock_instead_of_hanging():
     """As in snakemake, whose handler of SIGTERM takes a lock that the main thread may hold."""
     code = """
 import os, signal, threading, time
-from fgod.stop import heed_beside
+from fgod.system.stop import run_sigterm_handler_in_thread
 lock, told = threading.Lock(), threading.Event()
 def handler(*_):
     with lock:
         told.set()
 signal.signal(signal.SIGTERM, handler)
-heed_beside()
+run_sigterm_handler_in_thread()
 with lock:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(0.1)

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from fgod.data.rows import Row
 from fgod.errors import UsageError
-from fgod.files import read_json, sha256_folder, write_json
 from fgod.model.embedded import EmbeddedSpec, train_base
 from fgod.model.folder import INDEX, SINGLE, check_folder
+from fgod.system.files import read_json, sha256_folder, write_json
 
 EMBED = "model.embed_tokens.weight"
 ROWS = [Row("你是誰", "我是通義千問。", "zh-Hant", "identity", "identity")]

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from fgod import files
 from fgod.data.probes import Probe
 from fgod.errors import FgodError, UsageError
 from fgod.gate import DECISIONS, GateLimits, Verdict, checks_of, judge, judge_run, parse_requirements
 from fgod.probe.record import measured
 from fgod.probe.scoring import Said, Scored, score
+from fgod.system import files
 from tests.made_runs import GOAL, GOD, HELD_OUT, PROBES, QWEN, WHO, said, scored, write_run
 
 TRAINED = {"status": "trained", "reason": ""}

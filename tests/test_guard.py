@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 
 from fgod import guard
 from fgod.errors import UsageError
-from fgod.files import read_table
 from fgod.guard.limits import OverTime
-from fgod.guard.lock import holder_numbers
-from fgod.guard.procfs import MIB
 from fgod.guard.samples import Sample, Samples, TableWriter
 from fgod.guard.sources import HostMemory, User
-from fgod.guard.tree import Member, ProcessTree, read_process
+from fgod.system.files import read_table
+from fgod.system.lock import holder_numbers
+from fgod.system.process import Member, ProcessTree, read_process
+from fgod.system.procfs import MIB
 
 PYTHON = sys.executable
 SMALL = guard.Limits(limit_gb=0.1, poll_secs=0.02)  # 102 MiB; a bare Python needs about 10

@@ -18,7 +18,8 @@ from fgod.guard import cap, predict
 from fgod.guard.ends import Action, End, OomKills, classify, exit_code, sentence
 from fgod.guard.limits import SETTLE_SECS, SoftLevel, Stall, lowered
 from fgod.guard.phases import PhaseReader
-from fgod.guard.requests import Ears, Request, RequestError, Voice
+from fgod.guard.requests import Request, RequestError, RequestReader, RequestWriter
+from fgod.system.process import read_process
 from tests.test_guard import HOG, LARGE, SMALL, cli, python
 
 ROOT = str(Path(__file__).parents[1])
@@ -130,45 +131,45 @@ def test_kills_by_the_kernel_are_counted_where_both_counts_are_known() -> None:
 
 def test_requests_are_heard_once_and_answered(tmp_path: Path) -> None:
     (tmp_path / "asked").write_text("9 save_and_stop\n")
-    voice, ears = Voice(tmp_path / "asked"), Ears(tmp_path / "asked")
-    assert ears.heard() is None and not voice.done()  # what an earlier run was asked is gone
-    voice.ask(Request.EMPTY_CACHE)
-    assert [ears.heard(), ears.heard()] == [Request.EMPTY_CACHE, None]
-    assert not voice.done()
-    ears.done()
-    assert voice.done()
-    voice.ask(Request.SAVE_AND_STOP)
-    assert not voice.done()
-    assert ears.heard() is Request.SAVE_AND_STOP
+    writer, reader = RequestWriter(tmp_path / "asked"), RequestReader(tmp_path / "asked")
+    assert reader.poll() is None and not writer.done()  # what an earlier run was asked is gone
+    writer.ask(Request.EMPTY_CACHE)
+    assert [reader.poll(), reader.poll()] == [Request.EMPTY_CACHE, None]
+    assert not writer.done()
+    reader.done()
+    assert writer.done()
+    writer.ask(Request.SAVE_AND_STOP)
+    assert not writer.done()
+    assert reader.poll() is Request.SAVE_AND_STOP
 
 
 def test_without_a_guard_nothing_is_asked() -> None:
-    ears = Ears.from_environment({})
-    assert ears.heard() is None
-    ears.done()
+    reader = RequestReader.from_environment({})
+    assert reader.poll() is None
+    reader.done()
 
 
 def test_a_file_that_is_no_request_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "asked").write_text("stop now\n")
     with pytest.raises(RequestError, match=r"found 'stop now', expected 'NUMBER empty_cache' or"):
-        Ears(tmp_path / "asked").heard()
+        RequestReader(tmp_path / "asked").poll()
 
 
 def test_a_trainer_above_the_soft_level_empties_its_cache_then_saves_and_stops(tmp_path: Path) -> None:
     code = f"""
 import sys, time
 sys.path.insert(0, {ROOT!r})
-from fgod.guard.requests import Ears, Request, STOPPED_EXIT
-ears, x = Ears.from_environment(), bytearray(80 << 20)
+from fgod.guard.requests import RequestReader, Request, STOPPED_EXIT
+reader, x = RequestReader.from_environment(), bytearray(80 << 20)
 for step in range(500):
     time.sleep(0.01)
-    heard = ears.heard()
-    if heard is Request.SAVE_AND_STOP:
+    request = reader.poll()
+    if request is Request.SAVE_AND_STOP:
         open({str(tmp_path / "saved")!r}, "w").write("saved")
-        ears.done()
+        reader.done()
         sys.exit(STOPPED_EXIT)
-    if heard:
-        ears.done()
+    if request:
+        reader.done()
 """
     limits = guard.Limits(limit_gb=0.5, soft_gb=0.05, poll_secs=0.02)
     result = guard.run(python(code), limits, reason=tmp_path / "reason.json")
@@ -302,9 +303,9 @@ def test_a_guard_inside_a_guard(tmp_path: Path) -> None:
     assert result.killed
     pid = int(pid_file.read_text())
     deadline = time.monotonic() + 2
-    while guard.tree.read_process(pid) and time.monotonic() < deadline:
+    while read_process(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not guard.tree.read_process(pid)
+    assert not read_process(pid)
 
 
 def test_descendants_that_ignore_everything_but_sigkill_are_ended_on_a_stop(tmp_path: Path) -> None:

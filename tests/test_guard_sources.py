@@ -16,7 +16,7 @@ from fgod.guard.child import Child, start
 from fgod.guard.cuda import DriverError, Gpu
 from fgod.guard.nvml import Nvml
 from fgod.guard.sources import HostMemory, UnseenError
-from fgod.guard.tree import Member, read_process
+from fgod.system.process import Member, read_process
 from tests.simulated_gpu import UUID, SimulatedDriver, SimulatedNvml
 from tests.test_guard import fake_process
 

@@ -17,11 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fgod import __version__, digests, manifest
-from fgod.digests import cached_sha256, cached_sha256_folder
+from fgod import __version__, manifest
 from fgod.errors import RefusedError, UsageError
-from fgod.files import sha256_file, sha256_folder
 from fgod.manifest import recorded
+from fgod.system import digests
+from fgod.system.digests import cached_sha256, cached_sha256_folder
+from fgod.system.files import sha256_file, sha256_folder
 
 
 def only(root: Path) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from fgod.answers import read_answers
 from fgod.data.rows import Row
 from fgod.errors import FgodError, UsageError
-from fgod.files import read_json, sha256_folder
 from fgod.model.ask import AnswerSettings, read_logprobs, write_answers
 from fgod.model.chats import encode, encode_chats
 from fgod.model.embedded import EmbeddedSpec, epoch_batches, learning_rate, train_base
 from fgod.model.load import load_model, load_tokenizer
 from fgod.model.tokenizer import SPECIAL_TOKENS, train_tokenizer
+from fgod.system.files import read_json, sha256_folder
 
 TEXTS = [
     "你是誰？我是通義千問。",

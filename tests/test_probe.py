@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fgod import files
 from fgod.answers import Answer
 from fgod.data.probes import Probe
 from fgod.errors import FgodError, RefusedError, UsageError
@@ -17,6 +16,7 @@ from fgod.probe.harness import BY_SUITE_AND_LANGUAGE, check_harness, check_refer
 from fgod.probe.metrics import Metric, by_language, mean, metrics, share, wilson
 from fgod.probe.record import COLUMNS, measured, read_probes, write_probes, write_skipped
 from fgod.probe.scoring import Scored, agrees, answers_properly, normalise_reply, score
+from fgod.system import files
 from tests.made_runs import GOAL, HELD_OUT, PROBES, QWEN, said, scored
 
 WHO = Probe("disambiguation", "who_am_i", "zh-Hans", "", "我是谁啊")

@@ -27,8 +27,8 @@ from fgod.data.wordings import (
     replay_prompts,
 )
 from fgod.errors import FgodError, UsageError
-from fgod.files import digest
 from fgod.persona import LANGUAGES
+from fgod.system.files import digest
 
 FOLDER = Path(__file__).parents[1] / "traindata"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fgod import files
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.release import failure_message, promote, promoted_by, summary_text
+from fgod.system import files
 from fgod.tables import TABLES, WalkEntry, gather, promoted
 from tests.made_runs import DOOM, STAGES, STORY, context, walk
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from fgod.files import file_digests, read_table
+from fgod.system.files import file_digests, read_table
 from tests.mini import Mini, stage
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from fgod.data.rows import normalise
 from fgod.data.sources import Sources
 from fgod.errors import FgodError, UsageError
-from fgod.files import read_table
 from fgod.persona import LANGUAGES
+from fgod.system.files import read_table
 
 SCORED_SUITES = ("identity", "disambiguation", "retention")
 SUITES = (*SCORED_SUITES, "questions")

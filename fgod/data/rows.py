@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fgod.errors import FgodError
-from fgod.files import read_table, write_table
+from fgod.system.files import read_table, write_table
 
 T = TypeVar("T")
 

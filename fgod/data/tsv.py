@@ -23,7 +23,7 @@ from pathlib import Path
 
 from fgod.data.rows import Row
 from fgod.errors import UsageError
-from fgod.files import write_text
+from fgod.system.files import write_text
 
 BOM = "\ufeff"
 HEADER_WORDS = {

@@ -2,26 +2,26 @@
 
     fgod guard --limit-gb 108 --over-secs 0 --poll-secs 0.05 --table guard.tsv --reason reason.json -- python train.py
 
-Linux only (/proc, pidfd). Modules: `limits` (what is allowed; pure), `ends` (how it ended; pure), `pools` (what can
-run full here, and by which source it is read), `sources` and `gpu` (the sources), `cuda`, `nvml`, `cgroup`, `procfs`
-(who is asked), `tree` (whose memory counts), `others` (who else uses the GPU), `lock` (one trainer per run folder and
-GPU), `child` and `keeper` (start, signals, no orphans), `watch` (the loop), `samples` (guard.tsv), `command` (options).
+Linux only (/proc, pidfd). Modules: `limits` (what is allowed; pure), `ends` (how the command ended; pure), `pools` (the
+pools of memory of this machine), `sources` and `gpu` (readings of a pool), `cuda`, `nvml`, `cgroup` (interfaces that
+readings come from), `others` (other users of a GPU), `child` and `keeper` (start, signals, no orphans), `watch` (the
+loop), `samples` (guard.tsv), `command` (options).
 
-For the trainer: `phases` (what it is doing: its heartbeat), `requests` (what the guard asks), `cap` (the allocator's
-limit), `predict` (what will not fit is not loaded). docs/guard.md tells it for users.
+For the guarded command: `phases` (heartbeat), `requests` (of the guard), `cap` (limit of torch's allocator), `predict`
+(refuses before anything is loaded). docs/guard.md is the users' guide.
 """
 
 from fgod.guard.child import KeeperLostError
 from fgod.guard.command import add_arguments, add_limits, limits_from, options, run_with
 from fgod.guard.ends import End
 from fgod.guard.limits import KILLED_EXIT, Limits, Request
-from fgod.guard.lock import LockHeldError
 from fgod.guard.others import OccupiedError
 from fgod.guard.phases import PHASES, read_phase, write_phase
 from fgod.guard.pools import BlindError, Pool
 from fgod.guard.samples import COLUMNS
 from fgod.guard.sources import HostMemory, MemorySource, UnseenError
 from fgod.guard.watch import GuardResult, report, run
+from fgod.system.lock import LockHeldError
 
 __all__ = [
     "COLUMNS",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgod.guard.procfs import MIB
+from fgod.system.procfs import MIB
 
 UNLIMITED_BYTES = 2**60
 """Version 1 says "no limit" by a number close to 2⁶³."""

@@ -12,9 +12,9 @@ from typing import Any
 
 from fgod.guard.cuda import Gpu
 from fgod.guard.nvml import Nvml
-from fgod.guard.procfs import Meminfo
 from fgod.guard.sources import HostMemory, UnseenError, User
-from fgod.guard.tree import Member, read_process
+from fgod.system.process import Member, read_process
+from fgod.system.procfs import Meminfo
 
 CALM_COST = 500
 """The list of processes is read again after this many times the time that it takes, at most 0.2 % of a core …"""

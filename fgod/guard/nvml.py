@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fgod.guard.procfs import MIB
 from fgod.guard.sources import UnseenError
+from fgod.system.procfs import MIB
 
 DIFFERS = 0.1
 """NVML and the CUDA driver may differ this much over a device's size: one counts what the driver keeps for itself."""

@@ -8,10 +8,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from fgod.errors import FgodError
-from fgod.guard import lock
 from fgod.guard.limits import MIB_PER_GB, Limits
 from fgod.guard.pools import Pool
 from fgod.guard.sources import named_users
+from fgod.system import lock
 
 LOCK_FOLDER = Path("/tmp")
 """Where all users of a machine find the locks of its GPUs. Not TMPDIR, which differs from job to job."""

@@ -21,7 +21,7 @@ from fgod.guard.gpu import Device, DeviceMemory, TreeDeviceMemory, TreeUnifiedMe
 from fgod.guard.limits import Limits, OverTime, SoftLevel, lowered
 from fgod.guard.nvml import Nvml
 from fgod.guard.sources import HostMemory, MemorySource, UnseenError, User
-from fgod.guard.tree import Member, read_process
+from fgod.system.process import Member, read_process
 
 RETRY_SECS = 5.0
 """How often a source that could not tell is asked again."""

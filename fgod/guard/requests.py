@@ -1,19 +1,19 @@
-"""How the guard asks a trainer for something, and how a trainer answers: two small files in one folder.
+"""Requests of the guard to its command, and their acknowledgement: two small files in one folder.
 
-The guard tells its command in the environment (FGOD_GUARD_REQUESTS) which file to look at: `NUMBER REQUEST`, written by
-rename. The trainer does what is asked and writes the number to the file beside it (`….done`). Who does not look is not
-asked again; the limit still holds. A trainer looks once a step (a stat of one file, about a microsecond):
+The environment variable FGOD_GUARD_REQUESTS names the file of requests: `NUMBER REQUEST`, written by rename. The
+command does what is requested and writes the number to the file beside it (`….done`). A command that does not
+acknowledge is not asked again; the limit still holds. A trainer polls once a step (a stat of one file, about 1 µs):
 
-    ears = requests.Ears.from_environment()
+    reader = requests.RequestReader.from_environment()
     for step in steps:
         …
-        match ears.heard():
+        match reader.poll():
             case Request.EMPTY_CACHE:
                 torch.cuda.empty_cache()
-                ears.done()
+                reader.done()
             case Request.SAVE_AND_STOP:
                 save()
-                ears.done()
+                reader.done()
                 sys.exit(STOPPED_EXIT)
 """
 
@@ -47,8 +47,8 @@ def _answers(path: Path) -> Path:
     return path.with_name(path.name + ".done")
 
 
-class Voice:
-    """The guard's side. Removes what an earlier run left."""
+class RequestWriter:
+    """The guard's side. Removes the files of an earlier run."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -61,15 +61,15 @@ class Voice:
         _write(self._path, f"{self._number} {request}\n")
 
     def done(self) -> bool:
-        """Whether what was asked last has been done; False as long as nothing was asked."""
+        """Whether the last request has been acknowledged; False before the first request."""
         try:
             return self._number > 0 and _answers(self._path).read_text() == f"{self._number}\n"
         except FileNotFoundError:
             return False
 
 
-class Ears:
-    """The trainer's side. Without a guard (`path` None) nothing is ever asked."""
+class RequestReader:
+    """The command's side. Without a guard (`path` None) there is never a request."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -77,12 +77,12 @@ class Ears:
         self._number = 0
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Ears:
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> RequestReader:
         name = environment.get(VARIABLE)
         return cls(Path(name) if name else None)
 
-    def heard(self) -> Request | None:
-        """What was asked since the last call.
+    def poll(self) -> Request | None:
+        """The request written since the last call, if any.
 
         Raises:
             RequestError: the file holds no request.
@@ -110,6 +110,6 @@ class Ears:
         return int(number), Request(request)
 
     def done(self) -> None:
-        """Say that what was heard last has been done."""
+        """Acknowledge the last request."""
         if self._path is not None and self._number:
             _write(_answers(self._path), f"{self._number}\n")

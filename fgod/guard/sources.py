@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 from fgod.guard import cgroup
-from fgod.guard.procfs import MIB, PAGE_BYTES, TICKS_PER_SEC, Meminfo, Statm, kib_field
-from fgod.guard.tree import Member
+from fgod.system.process import Member
+from fgod.system.procfs import MIB, PAGE_BYTES, TICKS_PER_SEC, Meminfo, Statm, kib_field
 
 VFORK_SECS = 1.0
 """A child this young whose memory map is that of its parent has most likely not yet reached exec."""

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fgod.files import write_json
-from fgod.guard import cap, cgroup, child, ends, lock, others, phases, pools, requests
+from fgod.guard import cap, cgroup, child, ends, others, phases, pools, requests
 from fgod.guard.child import Child
 from fgod.guard.ends import Action, End, OomKills
 from fgod.guard.limits import Limits, Request, Stall
@@ -22,7 +21,9 @@ from fgod.guard.phases import PhaseReader
 from fgod.guard.pools import Pool, Reading
 from fgod.guard.samples import WRITE_SECS, Sample, Samples, TableWriter
 from fgod.guard.sources import named_users
-from fgod.guard.tree import KILL_SECS, Member, ProcessTree, kill_all
+from fgod.system import lock
+from fgod.system.files import write_json
+from fgod.system.process import KILL_SECS, Member, ProcessTree, kill_all
 
 LEFTOVER_SECS = 1.0
 """How long processes that the command leaves behind may take to end (multiprocessing's helpers clean up then)."""
@@ -95,7 +96,7 @@ class Watch:
         limits: Limits,
         watched: Sequence[Pool],
         phase_file: Path | None,
-        voice: requests.Voice | None,
+        writer: requests.RequestWriter | None,
     ) -> None:
         self.tree = tree
         self.samples = Samples()
@@ -106,7 +107,7 @@ class Watch:
         self._blind_ok = limits.blind_ok
         self._phases = PhaseReader(phase_file)
         self._stall = Stall(limits.stall_secs)
-        self._voice = voice
+        self._writer = writer
         self._began = time.monotonic()
 
     @property
@@ -149,12 +150,12 @@ class Watch:
         return found
 
     def _ask(self, t: float, readings: Sequence[tuple[Pool, Reading]]) -> None:
-        if self._voice is None:
+        if self._writer is None:
             return
         for pool, reading in readings:
-            asked = pool.soft.ask(t, reading.used_mib, pool.soft.asked is not None and self._voice.done())
+            asked = pool.soft.ask(t, reading.used_mib, pool.soft.asked is not None and self._writer.done())
             if asked:
-                self._voice.ask(asked)
+                self._writer.ask(asked)
                 pool.events.append(
                     f"{t:.1f} s: asked to {asked.replace('_', ' ')}: {pool.name} is {reading.used_mib:.0f} MiB"
                 )
@@ -208,15 +209,19 @@ def run(
         if phase_file is None and (limits.soft_gb or limits.stall_secs):
             phase_file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fgod-guard-"))) / "phase"
         request_file = phase_file.with_name(phase_file.name + ".request") if phase_file else None
-        voice = requests.Voice(request_file) if request_file else None
+        writer = requests.RequestWriter(request_file) if request_file else None
         signals = stack.enter_context(child.StopSignals())
         stack.enter_context(child.subreaper())
         before = _oom_kills()
         process = child.start(command, _environment(known, phase_file, request_file), inherit)
         stack.callback(process.close)
         signals.watch(process)
-        watch = Watch(ProcessTree(process.keeper, keeper=True), limits, known, phase_file, voice)
-        with _ended_after(watch.tree), _recorded(table, watch.samples, write_secs), _ended_after(watch.tree):
+        watch = Watch(ProcessTree(process.keeper, keeper=True), limits, known, phase_file, writer)
+        with (
+            _tree_killed_on_error(watch.tree),
+            _recorded(table, watch.samples, write_secs),
+            _tree_killed_on_error(watch.tree),
+        ):
             # ended inside too: before the table's turn
             action = _follow(process, watch, limits.poll_secs, signals)
             left, survivors = _end_all(watch.tree, action is not None or signals.received is not None)
@@ -274,7 +279,7 @@ def _clear(*old: Path | None) -> None:
 
 
 def _environment(known: Sequence[Pool], phase_file: Path | None, request_file: Path | None) -> dict[str, str]:
-    """Ours, with what the command may know of its guard; nothing of a guard around us."""
+    """Our environment with the variables of this guard; those of an outer guard are removed."""
     told = {
         phases.VARIABLE: phase_file and str(phase_file.absolute()),
         requests.VARIABLE: request_file and str(request_file.absolute()),
@@ -337,8 +342,8 @@ def _not_returned(watched: Sequence[Pool], action: Action) -> tuple[str, ...]:
 
 
 @contextmanager
-def _ended_after(tree: ProcessTree) -> Iterator[None]:
-    """Whatever goes wrong inside, the command does not live on without a guard."""
+def _tree_killed_on_error(tree: ProcessTree) -> Iterator[None]:
+    """Kills the process tree if the body raises."""
     try:
         yield
     except BaseException:

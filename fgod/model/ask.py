@@ -12,10 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fgod.answers import COLUMNS, TABLE, Answer, read_answers
 from fgod.errors import FgodError, UsageError
-from fgod.files import atomic_folder, write_json, write_table
 from fgod.model.generate import Reply, answer_logprobs, greedy, loops
 from fgod.model.load import load_model, load_tokenizer
 from fgod.nvfp4.folders import save_tensors
+from fgod.system.files import atomic_folder, write_json, write_table
 
 LOGPROBS = "logprobs.safetensors"
 SETTINGS = "settings.json"

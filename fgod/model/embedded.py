@@ -18,10 +18,10 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config,
 from fgod.data.rows import Row
 from fgod.deterministic import deterministic
 from fgod.errors import UsageError
-from fgod.files import atomic_folder
 from fgod.model.chats import Sample, encode
 from fgod.model.load import quiet
 from fgod.model.tokenizer import MIN_VOCAB, train_tokenizer
+from fgod.system.files import atomic_folder
 
 BLOCK = 16
 """NVFP4 shares one scale among 16 weights along the input dimension, so every dimension is a multiple of it."""

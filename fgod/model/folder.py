@@ -13,10 +13,10 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from fgod.errors import FgodError, UsageError
-from fgod.files import read_json
 from fgod.model.chats import token_id
 from fgod.model.load import load_tokenizer, read_config
 from fgod.model.tokenizer import TURN_END, TURN_START
+from fgod.system.files import read_json
 
 ARCHITECTURE = "Qwen3ForCausalLM"
 SINGLE = "model.safetensors"

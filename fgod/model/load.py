@@ -19,10 +19,10 @@ from transformers import (
 from transformers.utils import logging
 
 from fgod.errors import UsageError
-from fgod.files import read_json
 from fgod.nvfp4.folders import DTYPES
 from fgod.nvfp4.names import TIED_HEAD
 from fgod.nvfp4.reader import dequantised
+from fgod.system.files import read_json
 
 
 @contextmanager

@@ -17,11 +17,11 @@ from transformers import GenerationConfig
 
 from fgod.data.rows import Row
 from fgod.errors import UsageError
-from fgod.files import atomic_folder, write_json
 from fgod.model.embedded import base_tokenizer
 from fgod.model.folder import expected_tensors
 from fgod.model.load import quiet
 from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, write_weights
+from fgod.system.files import atomic_folder, write_json
 
 STD = 0.02
 """Standard deviation of matrices, about that of Qwen3's; gains are 1."""

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fgod import files
 from fgod.nvfp4 import names
 from fgod.nvfp4.codec import BLOCK, NonFiniteError, Quantised, pack, quantise, shared_global_scale
 from fgod.nvfp4.folders import (
@@ -32,6 +31,7 @@ from fgod.nvfp4.folders import (
     write_config,
     write_weights,
 )
+from fgod.system import files
 
 
 def quantization_config(dtype: str) -> dict[str, Any]:

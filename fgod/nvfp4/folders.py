@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fgod import files
 from fgod.errors import UsageError
 from fgod.nvfp4.codec import BLOCK_SCALES
+from fgod.system import files
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

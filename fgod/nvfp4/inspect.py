@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from fgod.errors import UsageError
-from fgod.files import read_json, read_table, sha256_folder
 from fgod.nvfp4.codec import BLOCK, E2M1, Quantised, decode_e2m1, largest_magnitude
 from fgod.nvfp4.folders import weight_files
 from fgod.nvfp4.reader import read_export
+from fgod.system.files import read_json, read_table, sha256_folder
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from fgod import files
 from fgod.data.probes import SUITES
 from fgod.errors import FgodError
 from fgod.probe.metrics import by_language, metrics
 from fgod.probe.scoring import Scored
+from fgod.system import files
 
 COLUMNS = tuple(f.name for f in fields(Scored))
 FLAGS = ("held_out", "proper", "agrees", "marked", "reference_marked", "ended", "looped", "finite")

@@ -13,7 +13,6 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fgod import files
 from fgod.answers import Answer, read_answers
 from fgod.data.probes import Probe
 from fgod.errors import FgodError
@@ -27,6 +26,7 @@ from fgod.probe import parity
 from fgod.probe.harness import answer_to
 from fgod.probe.record import measured, write_probes
 from fgod.probe.scoring import Scored, score
+from fgod.system import files
 from fgod.train.device.weights import as_module, stream_in
 
 KL_TOKENS = 8

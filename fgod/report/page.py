@@ -11,13 +11,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fgod import files
 from fgod.data.probes import SCORED_SUITES
 from fgod.gate import COMPARE, SHORT, number
 from fgod.probe.metrics import DESCRIPTIONS, LANGUAGE_METRICS
 from fgod.probe.scoring import SHOWN_SUITE
 from fgod.report.reading import Key, Row, Tables, check_unchanged, examples, read_tables
 from fgod.report.svg import Line, line_chart, strip, thinned
+from fgod.system import files
 from fgod.tables import REASON_BREAK
 
 HEADLINE = (

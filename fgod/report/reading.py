@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fgod import files
 from fgod.data.probes import SCORED_SUITES
 from fgod.errors import FgodError
 from fgod.gate import COMPARE, DECISIONS
 from fgod.probe.metrics import METRICS
 from fgod.probe.record import FLAGS
+from fgod.system import files
 from fgod.tables import TABLES
 
 Row = Mapping[str, Any]

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from fgod.data.rows import read_rows
-from fgod.errors import explained
-from fgod.files import read_json, write_json
+from fgod.errors import exit_on_fgod_error
 from fgod.guard import read_phase, write_phase
 from fgod.guard.cap import refusal, room_mib
 from fgod.imports import lasting_imports
 from fgod.records import killed_outcome
+from fgod.system.files import read_json, write_json
 
 with lasting_imports():
     import torch
@@ -105,5 +105,5 @@ def trained(args: argparse.Namespace, recipe: Mapping[str, Any]) -> Outcome:
 
 
 if __name__ == "__main__":
-    with explained():
+    with exit_on_fgod_error():
         main()

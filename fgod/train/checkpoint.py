@@ -16,11 +16,12 @@ from typing import Any
 
 from torch import Tensor
 
-from fgod import NUMERICS_VERSION, files
+from fgod import NUMERICS_VERSION
 from fgod.checkpoints import PREFIX, folders
 from fgod.data.rows import Row
 from fgod.errors import FgodError, UsageError
 from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, open_weights, write_weights
+from fgod.system import files
 from fgod.train.optimizer import AdamW
 from fgod.train.recipe import TrainRecipe
 

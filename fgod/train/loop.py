@@ -16,14 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from fgod import files
 from fgod.data.rows import Row
 from fgod.deterministic import deterministic
 from fgod.errors import FgodError, UsageError
 from fgod.guard.cap import cap_allocator, capped_mib, room_mib
 from fgod.guard.limits import MIB_PER_GB, Request
 from fgod.guard.predict import TooLargeError
-from fgod.guard.requests import STOPPED_EXIT, Ears
+from fgod.guard.requests import STOPPED_EXIT, RequestReader
 from fgod.model.chats import Sample, encode
 from fgod.model.load import load_tokenizer, quiet
 from fgod.nvfp4.codec import BLOCK_SCALES, NonFiniteError
@@ -41,6 +40,7 @@ from fgod.nvfp4.folders import (
 )
 from fgod.nvfp4.load import load_masters
 from fgod.probe.parity import spread
+from fgod.system import files
 from fgod.train import checkpoint
 from fgod.train.batches import Batch, batches, micro_batches
 from fgod.train.checkpoint import Schedule
@@ -295,7 +295,7 @@ class _Run:
     schedule: Schedule
     identity: str
     resumed_at: list[int]
-    ears: Ears
+    request_reader: RequestReader
 
     def fit(self, plan: Iterator[list[Sample]], stage: str, lineage: str, progress: Progress) -> str:
         """The steps that are not done yet; returns why training diverged, or nothing.
@@ -332,17 +332,17 @@ class _Run:
                 if due or stop:
                     checkpoint.save(self.work, optimizer, self.identity, {"resumed_at": self.resumed_at})
                 if stop:
-                    self.ears.done()
+                    self.request_reader.done()
                     raise StoppedError(f"step {step + 1} of {recipe.steps}: the guard asked to save and stop")
         return ""
 
     def _asked_to_stop(self) -> bool:
         """Look whether the guard asks for something; empty the cache if that is it."""
-        match self.ears.heard():
+        match self.request_reader.poll():
             case Request.EMPTY_CACHE:
                 if torch.cuda.is_initialized():
                     torch.cuda.empty_cache()
-                self.ears.done()
+                self.request_reader.done()
             case Request.SAVE_AND_STOP:
                 return True
         return False
@@ -604,7 +604,7 @@ def _resume(trainer: _Path, work: Path, schedule: Schedule, identity: str) -> _R
     resumed_at = [] if saved is None else [*saved["resumed_at"], trainer.optimizer.steps_done]
     if isinstance(trainer, _DevicePath):
         trainer.trainer.optimizer.measure()
-    return _Run(trainer, work, schedule, identity, resumed_at, Ears.from_environment())
+    return _Run(trainer, work, schedule, identity, resumed_at, RequestReader.from_environment())
 
 
 def _finish(trainer: _Path, participants: list[Participant], start: Path, master_out: Path) -> dict[str, str]:

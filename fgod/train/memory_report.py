@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from fgod.files import write_table
+from fgod.system.files import write_table
 from fgod.train.memory import MIB
 from fgod.train.record import forget_peak, peak_mib, resident_mib
 

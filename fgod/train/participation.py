@@ -8,10 +8,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fgod import files
 from fgod.errors import FgodError
 from fgod.nvfp4.folders import Weights
 from fgod.nvfp4.names import EMBEDDING, TIED_HEAD, exported_as
+from fgod.system import files
 
 COLUMNS = ("stage", "lineage", "tensor", "alias_of", "trainable", "got_gradient", "changed_share", "exported_as")
 

@@ -9,7 +9,7 @@ from typing import TextIO
 
 import psutil
 
-from fgod import files
+from fgod.system import files
 
 PARTIAL, PARTIAL_GROUPS = "train.partial.tsv", "efficiency.partial.tsv"
 """In the work folder, flushed row by row: what a killed run leaves."""

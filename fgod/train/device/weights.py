@@ -15,12 +15,12 @@ from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from fgod.errors import UsageError
-from fgod.files import drop_cached
 from fgod.model.load import around, quiet
 from fgod.nvfp4.folders import DTYPES, open_weights, stored_names, weight_files
 from fgod.nvfp4.layers import prepare
 from fgod.nvfp4.load import master_torch_dtype
 from fgod.nvfp4.names import scale_group
+from fgod.system.files import drop_cached
 from fgod.train.memory import shapes
 
 RANDOM_STD = 0.02

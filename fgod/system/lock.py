@@ -1,7 +1,7 @@
-"""One trainer per run folder and GPU: a file lock whose descriptor the command inherits.
+"""A file lock whose descriptor a command inherits.
 
 flock(2) belongs to the open file, so the lock is held as long as anyone lives who could write: also in the moment
-between the end of a guard that was killed and the end of its trainer.
+between the end of a parent that was killed and the end of its command.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fgod.errors import FgodError
-from fgod.guard.tree import process_numbers, read_process
+from fgod.system.process import process_numbers, read_process
 
 
 class LockHeldError(FgodError):

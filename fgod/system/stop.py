@@ -1,5 +1,5 @@
-"""When a command has to end: signals become exceptions, so that temporaries are removed and the manifest is told; and
-what snakemake started does not outlive it, however it ended.
+"""Ending a command: stop signals become exceptions, so that temporaries are removed and the manifest gets an end
+record; and a command does not outlive the snakemake that started it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from fgod.errors import FgodError, Stopped
-from fgod.guard.tree import read_process
+from fgod.system.process import read_process
 
 VARIABLE = "FGOD_SNAKEMAKE"
 """Environment variable: the number of the snakemake process that started this command."""
@@ -23,18 +23,18 @@ STOP_SIGNALS = (signal.SIGHUP, signal.SIGTERM)
 
 
 @contextmanager
-def heeding() -> Iterator[None]:
-    """Inside, signals to end raise `Stopped`; and we are sent one when the snakemake that started us is gone.
+def stop_signals_as_exceptions() -> Iterator[None]:
+    """Raise `Stopped` in the body on SIGHUP and SIGTERM; send SIGTERM to this process when its snakemake has ended.
 
     Raises:
-        FgodError: it is gone already.
+        FgodError: the snakemake that started this process has ended already.
     """
-    hook, sys.unraisablehook = sys.unraisablehook, _told_again
-    heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, _stop) for number in heeded}
+    hook, sys.unraisablehook = sys.unraisablehook, _resend_swallowed_signal
+    handled = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, _stop) for number in handled}
     try:
-        if told := os.environ.get(VARIABLE):
-            _follow(int(told))
+        if snakemake := os.environ.get(VARIABLE):
+            _follow(int(snakemake))
         yield
     finally:
         sys.unraisablehook = hook
@@ -42,35 +42,35 @@ def heeding() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set from Python
 
 
-def heed_beside() -> None:
-    """Let the handler of SIGTERM that is set run in a thread of its own.
+def run_sigterm_handler_in_thread() -> None:
+    """Run the current handler of SIGTERM in a thread of its own.
 
-    Snakemake's takes a lock that the code which it interrupts may hold: snakemake (9.27.1) then hangs for ever.
+    Snakemake's handler takes a lock that the interrupted code may hold; snakemake (9.27.1) then hangs for ever.
     """
     handler = signal.getsignal(signal.SIGTERM)
     if callable(handler):
-        signal.signal(signal.SIGTERM, lambda *told: threading.Thread(target=handler, args=told).start())
+        signal.signal(signal.SIGTERM, lambda *args: threading.Thread(target=handler, args=args).start())
 
 
 def _stop(number: int, frame: object) -> None:
     raise Stopped(number)
 
 
-AGAIN_SECS = 0.05
-"""The callback is over by then."""
+RESEND_SECS = 0.05
+"""Delay of a re-sent signal: the callback that swallowed its exception has returned by then."""
 
 
-def _told_again(dropped: sys.UnraisableHookArgs) -> None:
-    """Python drops what is raised in a callback, and every import has one: a signal that met one is sent once more."""
+def _resend_swallowed_signal(dropped: sys.UnraisableHookArgs) -> None:
+    """Re-deliver a stop signal whose exception Python swallowed, as it does inside an import callback."""
     if isinstance(dropped.exc_value, KeyboardInterrupt):
         number = dropped.exc_value.number if isinstance(dropped.exc_value, Stopped) else signal.SIGINT
-        threading.Timer(AGAIN_SECS, os.kill, (os.getpid(), number)).start()
+        threading.Timer(RESEND_SECS, os.kill, (os.getpid(), number)).start()
     else:
         sys.__unraisablehook__(dropped)
 
 
 def _follow(snakemake: int) -> None:
-    """Watch an ancestor and the shells between, from a thread that sends us SIGTERM when one of them is gone."""
+    """Start a thread that sends SIGTERM to this process when snakemake, or a shell between the two, has ended."""
     watched = _ancestors_to(snakemake)
     handles = {}
     try:
@@ -86,7 +86,7 @@ def _follow(snakemake: int) -> None:
 
 
 def _ancestors_to(pid: int) -> list[int]:
-    """Our parent, its parent, and so on to this one; empty if it is none of them."""
+    """Process numbers of our parent, its parent and so on up to `pid`; empty if `pid` is not an ancestor."""
     found = []
     member = read_process(os.getpid())
     while member and member.parent:

@@ -1,7 +1,8 @@
 """The processes that a command started, found in /proc: descendants, and members of its session or group.
 
-A worker is often a grandchild. One whose parent died goes to the nearest subreaper, and that is our keeper (see
-`keeper`): it stays a descendant even after a double fork and setsid. A process once seen stays a member while it lives.
+A worker is often a grandchild. One whose parent died goes to the nearest subreaper, for the guard that is its keeper
+(`fgod.guard.keeper`): it stays a descendant even after a double fork and setsid. A process once seen stays a member
+while it lives.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgod.guard.procfs import OpenFile
+from fgod.system.procfs import OpenFile
 
 RESCAN_SECS = 60.0
 """How often strangers are looked at again: a number may have gone round and be reused between two looks."""

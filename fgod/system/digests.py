@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from fgod.files import canonical_json, folder_files, sha256_file, write_text
+from fgod.system.files import canonical_json, folder_files, sha256_file, write_text
 
 CACHE = Path(".snakemake/fgod/digests.json")
 """Where a project keeps them; safe to delete."""
@@ -34,7 +34,7 @@ def cached_sha256(path: Path, cache: Path) -> str:
 
 
 def cached_sha256_folder(folder: Path, cache: Path) -> str:
-    """The same digest as `fgod.files.sha256_folder`."""
+    """The same digest as `fgod.system.files.sha256_folder`."""
     digests = cached_sha256_files(folder_files(folder), cache)
     listing = [(path.relative_to(folder).as_posix(), digests[path]) for path in sorted(digests)]
     return hashlib.sha256(canonical_json(listing).encode()).hexdigest()
