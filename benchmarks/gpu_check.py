@@ -52,9 +52,9 @@ from fgod.nvfp4.folders import SHARD_BYTES
 from fgod.persona import goal_from_config
 from fgod.probe.run import ProbeSettings, run_probes
 from fgod.system.files import sha256_folder
+from fgod.system.procfs import forget_peak, peak_mib
 from fgod.train.loop import Outcome, run
 from fgod.train.recipe import TrainRecipe
-from fgod.train.record import forget_peak, peak_mib
 
 MODES: dict[str, dict[str, Any]] = {
     "fp32, after backward": {"memory": "cpu"},

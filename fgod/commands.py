@@ -402,11 +402,11 @@ def explain_memory(args: Namespace) -> int:
     On the device that would train here; every row as long as `seq_len`, half of it answer.
     """
     from fgod.model.load import read_config
+    from fgod.system.procfs import resident_mib
     from fgod.train.device.settings import choose_device
     from fgod.train.loop import prediction  # which makes this process as large as one that trains
     from fgod.train.memory import MIB, explain
     from fgod.train.recipe import TrainRecipe
-    from fgod.train.record import resident_mib
 
     found = read_json(args.recipe)
     recipe = TrainRecipe.from_dict(found.get("train", found))

@@ -20,7 +20,7 @@ from fgod.nvfp4.folders import open_weights, plan_shards, write_weights
 from fgod.nvfp4.inspect import inspect_tensor, text
 from fgod.nvfp4.load import load_masters
 from fgod.system.files import sha256_folder
-from fgod.train.record import forget_peak, peak_mib, resident_mib
+from fgod.system.procfs import forget_peak, peak_mib, resident_mib
 from tests.tiny_model import tiny_folder
 
 CASES = [(tied, dtype) for tied in (True, False) for dtype in ("float32", "bfloat16")]

@@ -82,3 +82,21 @@ class Statm:
         """Close the files of all other processes."""
         for pid in self._files.keys() - pids:
             del self._files[pid]
+
+
+def resident_mib() -> float:
+    """Resident memory of this process in MiB."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return round(pages * PAGE_BYTES / MIB, 1)
+
+
+def forget_peak() -> None:
+    """Reset the counter of `peak_mib` to what is resident now (proc_pid_clear_refs(5))."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_mib() -> float:
+    """Largest resident memory of this process since `forget_peak`, in MiB."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return round(int(line.split()[1]) / 1024, 1)

@@ -41,6 +41,7 @@ from fgod.nvfp4.folders import (
 from fgod.nvfp4.load import load_masters
 from fgod.probe.parity import spread
 from fgod.system import files
+from fgod.system.procfs import forget_peak, peak_mib, resident_mib
 from fgod.train import checkpoint
 from fgod.train.batches import Batch, batches, micro_batches
 from fgod.train.checkpoint import Schedule
@@ -66,10 +67,7 @@ from fgod.train.record import (
     Progress,
     StepRow,
     StepTable,
-    forget_peak,
-    peak_mib,
     publish,
-    resident_mib,
 )
 
 TRAINED = "trained"

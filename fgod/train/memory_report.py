@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from fgod.system.files import write_table
+from fgod.system.procfs import forget_peak, peak_mib, resident_mib
 from fgod.train.memory import MIB
-from fgod.train.record import forget_peak, peak_mib, resident_mib
 
 COLUMNS = (
     "step", "phase", "seconds", "host_mib", "host_peak_mib", "gpu_mib", "gpu_peak_mib", "gpu_reserved_mib",

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TextIO
 
-import psutil
-
 from fgod.system import files
 
 PARTIAL, PARTIAL_GROUPS = "train.partial.tsv", "efficiency.partial.tsv"
@@ -96,23 +94,3 @@ def publish(work: Path, run_dir: Path, keep: bool = False) -> None:
         files.write_text(run_dir / name, "".join(f"{line}\n" for line in lines))
         if not keep:
             (work / partial).unlink(missing_ok=True)
-
-
-_THIS_PROCESS = psutil.Process()
-
-
-def resident_mib() -> float:
-    """Memory of this process in MiB."""
-    return round(_THIS_PROCESS.memory_info().rss / 2**20, 1)
-
-
-def forget_peak() -> None:
-    """Start `peak_mib` anew (Linux counts the most that was resident since)."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def peak_mib() -> float:
-    """The most memory that this process has had since `forget_peak`, in MiB."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
-    return round(int(line.split()[1]) / 1024, 1)

@@ -213,6 +213,6 @@ def memory_mib(device: torch.device) -> float:
     """What torch has taken of the device, or what is resident on a CPU, in MiB."""
     if device.type == "cuda":
         return round(torch.cuda.memory_reserved(device) / 2**20, 1)
-    from fgod.train.record import resident_mib
+    from fgod.system.procfs import resident_mib
 
     return resident_mib()
