@@ -18,7 +18,7 @@ from jsonschema.exceptions import ValidationError
 
 from fgod import refits
 from fgod.errors import UsageError, did_you_mean
-from fgod.gate import parse_requirements
+from fgod.evaluate.requirements import parse_requirements
 from fgod.persona import LANGUAGES, Rule, goal_from_config, lookup
 from fgod.system.files import digest
 from fgod.train.recipe import TrainRecipe

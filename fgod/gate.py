@@ -1,8 +1,8 @@
 """The gate: a run's outcome and probe metrics become a verdict with reasons in words. Pure but for `judge_run`.
 
-    fgod gate STAGE LINEAGE --limits JSON --require JSON --out verdict.json
+    fgod gate --limits JSON --require JSON --out results/runs/STAGE/LINEAGE/verdict.json
 
-It reads outcome.json, metrics.json and probes.tsv of results/runs/STAGE/LINEAGE/.
+It reads outcome.json, metrics.json and probes.tsv beside the verdict that it writes.
 
 The order of verdicts: diverged, killed, collapsed, damaged, missed, accepted.
 """
@@ -10,43 +10,22 @@ The order of verdicts: diverged, killed, collapsed, damaged, missed, accepted.
 from __future__ import annotations
 
 import math
-import operator
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from fgod.data.probes import SCORED_SUITES
 from fgod.errors import FgodError, UsageError, did_you_mean
-from fgod.probe.metrics import METRICS
+from fgod.evaluate.metric import Metric
+from fgod.evaluate.requirements import Check, parse_requirements
+from fgod.evaluate.scoring import Scored
 from fgod.probe.record import check_records, read_probes
-from fgod.probe.scoring import Scored
+from fgod.registry import METRICS
 from fgod.system import files
 
 DECISIONS = ("diverged", "killed", "collapsed", "damaged", "missed", "accepted")
 """Worst first."""
 
-SHORT = {
-    "identity_rate": "identity",
-    "confusion_rate": "confusion",
-    "disambiguation_rate": "disambiguation",
-    "leak_rate": "leak",
-    "kl_reference": "kl",
-    "repetition_rate": "repetition",
-    "ended_rate": "ended",
-}
-"""Short names of metrics, as the config's `gate` has them: used in reasons."""
-
-DAMAGE = ("confusion_rate", "retention", "retention_held_out", "leak_rate", "kl_reference", "repetition_rate")
-LOW_IS_GOOD = frozenset({"confusion_rate", "leak_rate", "kl_reference", "repetition_rate"})
-
-COMPARE: Mapping[str, Callable[[float, float], bool]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    ">": operator.gt,
-    "<": operator.lt,
-}
 _OPPOSITE = {">=": "<", "<=": ">", ">": "≤", "<": "≥"}
 
 
@@ -83,20 +62,6 @@ class GateLimits:
 
 
 @dataclass(frozen=True)
-class Check:
-    """`metric op limit` must hold, else `failed` is the verdict. `source` is gate or require."""
-
-    metric: str
-    op: str
-    limit: float
-    failed: str
-    source: str
-
-    def holds(self, value: float) -> bool:
-        return COMPARE[self.op](value, self.limit)
-
-
-@dataclass(frozen=True)
 class Example:
     """A probe that shows what went wrong."""
 
@@ -124,37 +89,6 @@ def _shown(reply: str, width: int = 60) -> str:
     return "(empty)" if not text else text if len(text) <= width else text[: width - 1] + "…"
 
 
-def parse_requirements(require: Mapping[str, str], where: str = "require") -> tuple[Check, ...]:
-    """A stage's `require`: metric → ">=0.95".
-
-    Args:
-        where: the config key, for messages.
-
-    Raises:
-        UsageError: unknown metric, no comparison with a number, or one that asks for a bad value.
-    """
-    for metric in require:
-        if metric not in METRICS:
-            meant = did_you_mean(metric, METRICS)
-            raise UsageError(f"{where}.{metric}: no such metric{meant}; known are {', '.join(METRICS)}")
-    return tuple(_requirement(metric, text, f"{where}.{metric}") for metric, text in require.items())
-
-
-def _requirement(metric: str, text: object, key: str) -> Check:
-    match = re.fullmatch(r"\s*(>=|<=|>|<)\s*(\d+(?:\.\d*)?|\.\d+)(?:e-?\d+)?\s*", str(text))
-    if match is None:
-        raise UsageError(f"{key}: {text!r}; expected a comparison with a number, such as '>=0.95'")
-    op, limit = match[1], float(str(text).strip()[len(match[1]) :])
-    if metric != "kl_reference" and limit > 1:
-        raise UsageError(f"{key}: {text!r}; {metric} is a share: expected a number from 0 to 1")
-    good = "<" if metric in LOW_IS_GOOD else ">"
-    if op[0] != good and metric != "distinct_replies":
-        raise UsageError(
-            f"{key}: {text!r}; {metric} is better the {'lower' if good == '<' else 'higher'} it is: use {good}="
-        )
-    return Check(metric, op, limit, "damaged" if metric in DAMAGE else "missed", "require")
-
-
 def checks_of(limits: GateLimits, requirements: Sequence[Check] = ()) -> tuple[Check, ...]:
     """All checks of a stage, in the order of verdicts.
 
@@ -162,28 +96,25 @@ def checks_of(limits: GateLimits, requirements: Sequence[Check] = ()) -> tuple[C
     under .95 is damage, under .5 collapse), unless the requirement is the looser one: it then moves the limit.
     """
     required = {check.metric: check for check in requirements}
-    collapse = [_loosened(check, required.get(check.metric)) for check in _collapse_checks(limits)]
-    others = [c for c in _other_checks(limits) if c.metric not in required]
-    moved = {c.metric for c in collapse if c.source == "require"}
-    others += [c for c in requirements if c.metric not in moved]
-    return tuple(sorted([*collapse, *others], key=lambda c: DECISIONS.index(c.failed)))
+    checks: list[Check] = []
+    for check in limit_checks(limits):
+        requirement = required.get(check.metric)
+        if check.failed == "collapsed":
+            checks.append(_loosened(check, requirement))
+        elif requirement is None:
+            checks.append(check)
+    moved = {check.metric for check in checks if check.source == "require"}
+    checks += [requirement for requirement in requirements if requirement.metric not in moved]
+    return tuple(sorted(checks, key=lambda check: DECISIONS.index(check.failed)))
 
 
-def _collapse_checks(limits: GateLimits) -> list[Check]:
-    return [
-        Check("leak_rate", "<=", limits.leak, "collapsed", "gate"),
-        Check("retention", ">=", limits.retention, "collapsed", "gate"),
-        Check("kl_reference", "<=", limits.kl, "collapsed", "gate"),
-        Check("repetition_rate", "<=", limits.repetition, "collapsed", "gate"),
-    ]
-
-
-def _other_checks(limits: GateLimits) -> list[Check]:
-    checks = [Check("confusion_rate", "<=", limits.confusion, "damaged", "gate")]
-    for metric, limit in (("identity_rate", limits.identity), ("disambiguation_rate", limits.disambiguation)):
-        if limit is not None:
-            checks.append(Check(metric, ">=", limit, "missed", "gate"))
-    return checks
+def limit_checks(limits: GateLimits) -> Iterator[Check]:
+    """The checks of the config's `gate`: each limit is that of the metric with its name as short name."""
+    asked = asdict(limits)
+    for name, metric in METRICS.items():
+        limit = asked.get(metric.short)
+        if limit is not None and metric.better is not None and metric.verdict is not None:
+            yield Check(name, ">=" if metric.better == "higher" else "<=", limit, metric.verdict, "gate")
 
 
 def _loosened(check: Check, requirement: Check | None) -> Check:
@@ -232,7 +163,7 @@ def judge(
             failed.setdefault(check.metric, check)
     if not failed:
         return Verdict("accepted", ())
-    examples = [example(metric, records) for metric in failed]
+    examples = [example(METRICS[name], records) for name in failed]
     reasons = tuple(_reason(c, metrics, e) for c, e in zip(failed.values(), examples, strict=True))
     return Verdict(next(iter(failed.values())).failed, reasons, examples[0])
 
@@ -249,56 +180,29 @@ def _value(metrics: Mapping[str, Any], check: Check) -> float:
 
 def _non_finite(count: int, records: Sequence[Scored]) -> Verdict:
     worst = next((_as_example(r) for r in records if not r.finite), None)
-    told = f": {worst.text()}" if worst else ""
-    return Verdict("diverged", (f"the export's log-probabilities are not finite on {count} prompts{told}",), worst)
-
-
-def number(metric: str, value: float) -> str:
-    """A metric's value for people: shares in per cent, KL in nats."""
-    if metric == "kl_reference":
-        return f"{value:.3g}"
-    percent = 100 * value
-    return f"{percent:.0f} %" if percent == round(percent) else f"{percent:.1f} %"
+    shown = f": {worst.text()}" if worst else ""
+    return Verdict("diverged", (f"the export's log-probabilities are not finite on {count} prompts{shown}",), worst)
 
 
 def _reason(check: Check, metrics: Mapping[str, Any], worst: Example | None) -> str:
-    entry = metrics["metrics"][check.metric]
-    name = SHORT.get(check.metric, check.metric)
-    found, limit = number(check.metric, entry["value"]), number(check.metric, check.limit)
+    """`leak 75 % > 5 %: PROMPT → REPLY (59.8–85.8 %, n 40)`."""
+    entry, metric = metrics["metrics"][check.metric], METRICS[check.metric]
+    unit = metric.unit
     shown = f": {worst.text()}" if worst else ""
-    return f"{name} {found} {_OPPOSITE[check.op]} {limit}{shown} ({interval_text(check.metric, entry)}n {entry['n']})"
+    interval = "" if entry.get("low") is None else f"{unit.interval(entry['low'], entry['high'])}, "
+    compared = f"{unit.text(entry['value'])} {_OPPOSITE[check.op]} {unit.text(check.limit)}"
+    return f"{metric.short} {compared}{shown} ({interval}n {entry['n']})"
 
 
-def interval_text(metric: str, entry: Mapping[str, Any]) -> str:
-    """`66–81 %, ` or nothing where a metric has no interval."""
-    if entry.get("low") is None:
-        return ""
-    low, high = number(metric, entry["low"]), number(metric, entry["high"])
-    return f"{low.removesuffix(' %')}–{high}, "
-
-
-_OFFENDS: Mapping[str, Callable[[Scored], bool]] = {
-    "identity_rate": lambda r: r.suite == "identity" and not r.passed,
-    "confusion_rate": lambda r: r.suite == "disambiguation" and r.marked,
-    "disambiguation_rate": lambda r: r.suite == "disambiguation" and not r.passed,
-    "leak_rate": lambda r: r.suite == "retention" and r.marked and not r.reference_marked,
-    "retention": lambda r: r.suite == "retention" and r.proper and not r.agrees,
-    "retention_held_out": lambda r: r.suite == "retention" and r.proper and not r.agrees and r.held_out,
-    "kl_reference": lambda r: r.suite == "retention" and r.kl is not None,
-    "repetition_rate": lambda r: r.suite in SCORED_SUITES and r.looped,
-    "ended_rate": lambda r: r.suite in SCORED_SUITES and not r.ended,
-}
-
-
-def example(metric: str, records: Sequence[Scored]) -> Example | None:
-    """The most telling offender: the highest KL, the most repeated reply, else the shortest prompt."""
-    offends = _OFFENDS.get(metric)
-    offenders = [r for r in records if offends(r)] if offends else []
+def example(metric: Metric, records: Sequence[Scored]) -> Example | None:
+    """The reply that offends most (`Metric.offends`), among equals that with the shortest prompt; None if none does."""
+    if metric.offends is None:
+        return None
+    offences = [(metric.offends(r), r) for r in records]
+    offenders = [(offence, r) for offence, r in offences if offence > 0]
     if not offenders:
         return None
-    if metric == "kl_reference":
-        return _as_example(max(offenders, key=lambda r: (r.kl or 0.0, r.prompt)))
-    return _as_example(min(offenders, key=lambda r: (len(r.prompt), r.prompt)))
+    return _as_example(min(offenders, key=lambda o: (-o[0], len(o[1].prompt), o[1].prompt))[1])
 
 
 def _as_example(r: Scored) -> Example:

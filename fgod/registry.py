@@ -2,8 +2,8 @@
 
 A plugin is a Python file that calls `register` of a registry when it is imported:
 
-    from fgod.registry import METRICS          # also ARCHITECTURES, ROW_FORMATS
-    METRICS.register("mean_length", MeanLength())
+    from fgod.evaluate.metric import Metric, register
+    register(Metric(name="mean_length", …))    # METRICS; other registries: ARCHITECTURES, ROW_FORMATS
 
 `plugins: [FILE.py]` in the config names such files. Each command gets them as `fgod --plugin FILE.py COMMAND …`.
 A registry loads the modules that fill it only when it is first read, so that naming it costs no import of torch.
@@ -16,9 +16,12 @@ import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from fgod.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from fgod.evaluate.metric import Metric
 
 T = TypeVar("T")
 
@@ -38,11 +41,12 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str, entry: T) -> T:
-        """Add an entry; returns it.
+        """Add an entry after the project's own; returns it.
 
         Raises:
             UsageError: the name is taken.
         """
+        self._load()
         if name in self._entries:
             raise UsageError(f"{self.what} {name!r}: registered twice; expected another name")
         self._entries[name] = entry
@@ -84,7 +88,7 @@ class Registry(Generic[T]):
         return iter(self._entries.items())
 
 
-METRICS: Registry[Any] = Registry("metric")
+METRICS: Registry[Metric] = Registry("metric", ["fgod.evaluate.metrics"])
 ARCHITECTURES: Registry[Any] = Registry("model family")
 ROW_FORMATS: Registry[Any] = Registry("row format")
 

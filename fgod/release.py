@@ -12,8 +12,7 @@ from typing import Any
 
 from fgod import __version__
 from fgod.errors import FgodError, RefusedError, UsageError
-from fgod.gate import number
-from fgod.probe.metrics import DESCRIPTIONS
+from fgod.registry import METRICS
 from fgod.system import files
 from fgod.tables import Context, WalkEntry, promoted, run_folder
 
@@ -126,8 +125,8 @@ def _quality(metrics: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, s
     return [
         (
             name,
-            number(name, m["value"]),
-            "" if m["low"] is None else f"{number(name, m['low'])} – {number(name, m['high'])}",
+            METRICS[name].unit.text(m["value"]),
+            "" if m["low"] is None else METRICS[name].unit.interval(m["low"], m["high"], " – "),
             m["n"],
         )
         for name, m in metrics.items()
@@ -139,7 +138,7 @@ def model_card(document: Mapping[str, Any], results: Path, context: Context) -> 
     """The release's README.md: what it is, how good, how it was made, how to load it, what it cannot do."""
     last = document["promoted"][-1]
     metric_rows = [
-        f"| {name} | {value} | {interval or '–'} | {n} | {DESCRIPTIONS.get(name, '')} |"
+        f"| {name} | {value} | {interval or '–'} | {n} | {METRICS[name].description} |"
         for name, value, interval, n in _quality(last["metrics"])
     ]
     run_rows = [_recipe_row(run, results) for run in document["promoted"]]
@@ -182,7 +181,7 @@ base does. How far that holds was measured, below, on these very files.
 ## How good it is
 
 Greedy replies of this folder, loaded again, on prompts that no training row shares. The reference is the base rounded
-to NVFP4. Intervals: Wilson 95 % for shares, normal approximation over prompts for KL.
+to NVFP4. Intervals: Wilson 95 % for shares, normal approximation over prompts for means.
 
 | metric | value | 95 % interval | n | of |
 |---|---|---|---|---|
@@ -241,6 +240,6 @@ def summary_text(document: Mapping[str, Any], report: Path) -> str:
         f"({last['stage']} {last['lineage']}, after {_fits(document)})"
     ]
     for name, value, interval, n in _quality(last["metrics"]):
-        told = f"({interval}, n {n})" if interval else f"(n {n})"
-        lines.append(f"  {name:<20} {value:>7}  {told}")
+        sample = f"({interval}, n {n})" if interval else f"(n {n})"
+        lines.append(f"  {name:<20} {value:>10}  {sample}")
     return "\n".join([*lines, f"Report: {report}"])

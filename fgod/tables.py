@@ -15,18 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from fgod.data.probes import SCORED_SUITES
-from fgod.errors import FgodError
-from fgod.probe.metrics import METRICS
+from fgod.errors import FgodError, UsageError
 from fgod.probe.record import COLUMNS as PROBE_COLUMNS
 from fgod.probe.record import check_records, read_probes
+from fgod.registry import METRICS
 from fgod.system import files
 
 KEY = ("stage", "lineage")
 
-STAGES = (
-    *("fit", "stage", "lineage", "starts_from", "decision", "reasons"),
-    *METRICS,
-    *(f"n_{suite}" for suite in SCORED_SUITES),
+STAGES = ("fit", "stage", "lineage", "starts_from", "decision", "reasons")
+STAGES_AFTER_METRICS = (
     *("steps", "lr", "wall_s", "peak_memory_mib", "weights_sha256"),
     *("status", "worst_prompt", "worst_reply", "parity_max_abs", "parity_mean_abs", "parity_first_differing_token"),
 )
@@ -38,7 +36,7 @@ GUARD = (*KEY, "t", "phase", "source", "used_mib", "limit_mib")
 AUDITS = (*KEY, "severity", "code", "line", "message", "examples")
 ARTIFACTS = ("path", *KEY, "kind", "bytes", "sha256", "status")
 TABLES: Mapping[str, tuple[str, ...]] = {
-    "stages": STAGES,
+    "stages": (*STAGES, *STAGES_AFTER_METRICS),
     "probes": PROBES,
     "metrics": METRIC,
     "training": TRAINING,
@@ -47,6 +45,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "audits": AUDITS,
     "artifacts": ARTIFACTS,
 }
+"""Columns by table; in `stages` those of the metrics come between (`stage_columns`)."""
 
 REASON_BREAK = " | "
 """Between the reasons of a verdict in stages.tsv."""
@@ -89,6 +88,19 @@ class Context:
     adjustments: tuple[tuple[str, ...], ...] = ()
 
 
+def stage_columns(metrics: Iterable[str], suites: Iterable[str]) -> tuple[str, ...]:
+    """The columns of stages.tsv: a value for each metric, and the number of probes of each scored suite.
+
+    Raises:
+        UsageError: a metric has the name of another column.
+    """
+    columns = (*STAGES, *metrics, *(f"n_{suite}" for suite in suites), *STAGES_AFTER_METRICS)
+    twice = sorted({name for name in columns if columns.count(name) > 1})
+    if twice:
+        raise UsageError(f"metrics: {', '.join(twice)} is a column of stages.tsv; choose another name for the metric")
+    return columns
+
+
 def promoted(entries: Sequence[WalkEntry], stages: Sequence[str]) -> tuple[WalkEntry, ...]:
     """The runs of the last fit if it passed the gate at every configured stage, else none."""
     last_fit = max((e.fit for e in entries), default=0)
@@ -123,11 +135,18 @@ def gather(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context
         "audits": _chain(audit_rows(e, results) for e in distinct),
         "artifacts": _chain(artifact_rows(e, results, artifacts, e.key in released) for e in distinct),
     }
-    for name, columns in TABLES.items():
+    columns_of = {**TABLES, "stages": stage_columns(METRICS, SCORED_SUITES)}
+    for name, columns in columns_of.items():
         files.write_table(results / "tables" / f"{name}.tsv", columns, rows[name])
     last_fit = max((e.fit for e in entries), default=0)
     written = files.file_digests(results / "tables", (results / "tables" / f"{name}.tsv" for name in TABLES))
-    document = {**asdict(context), "fits": last_fit + 1, "promoted": released, "tables_sha256": written}
+    document = {
+        **asdict(context),
+        "fits": last_fit + 1,
+        "promoted": released,
+        "metrics": [metric.legend.to_dict() for _, metric in METRICS.items()],
+        "tables_sha256": written,
+    }
     files.write_json(results / "tables" / "context.json", document)
 
 
@@ -204,8 +223,8 @@ def metric_rows(entry: WalkEntry, results: Path) -> Iterator[dict[str, object]]:
     none = {"op": None, "limit": None, "verdict": None}
     for name, value in metrics.get("metrics", {}).items():
         check = checks.get(name)
-        told = {"op": check["op"], "limit": check["limit"], "verdict": check["failed"]} if check else none
-        yield {**key, "metric": name, "language": None, **value, **told}
+        limit = {"op": check["op"], "limit": check["limit"], "verdict": check["failed"]} if check else none
+        yield {**key, "metric": name, "language": None, **value, **limit}
     for name, cells in metrics.get("by_language", {}).items():
         for language, value in cells.items():
             yield {**key, "metric": name, "language": language, **value, **none}
@@ -227,8 +246,8 @@ def audit_rows(entry: WalkEntry, results: Path) -> Iterator[dict[str, object]]:
         for item in value if isinstance(value, list) else [value]:
             yield {**key, "severity": "fact", "code": name, "line": None, "message": _in_words(item), "examples": None}
     for finding in audit["findings"]:
-        told = {c: finding.get(c) for c in ("severity", "code", "line", "message")}
-        yield {**key, **told, "examples": json.dumps(finding.get("examples", []), ensure_ascii=False)}
+        fields = {c: finding.get(c) for c in ("severity", "code", "line", "message")}
+        yield {**key, **fields, "examples": json.dumps(finding.get("examples", []), ensure_ascii=False)}
 
 
 def _in_words(value: object) -> str:

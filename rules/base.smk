@@ -61,7 +61,7 @@ rule harness:
     params:
         base=BASE_SPEC,
         goal=GOAL,
-        code=inputs.code_digest("probe"),
+        code=inputs.code_digest("probe", "evaluate"),
     shell:
         "fgod answers check --answers {input:q} --probes {PROBES:q} --sources {SOURCES:q} --base {params.base:q}"
         " --goal {params.goal:q} --out {output:q}"

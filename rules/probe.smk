@@ -24,7 +24,7 @@ rule probe:
         goal=GOAL,
         held_out=canonical_json(sorted(CONFIG["data"]["held_out_topics"])),
         settings=canonical_json(CONFIG["probe"]),
-        code=inputs.code_digest("probe", *inputs.REPLIES),
+        code=inputs.code_digest("probe", "evaluate", *inputs.REPLIES),
     resources:
         gpu=GPU,
     shell:
@@ -49,6 +49,6 @@ checkpoint gate:
     params:
         limits=canonical_json(CONFIG["gate"]),
         require=lambda wildcards: records.requirements(CONFIG, wildcards.stage),
-        code=inputs.code_digest("gate.py"),
+        code=inputs.code_digest("gate.py", "evaluate"),
     shell:
         "fgod gate --limits {params.limits:q} --require {params.require:q} --out {output:q}"

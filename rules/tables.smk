@@ -20,6 +20,6 @@ rule tables:
     output:
         TABLES,
     params:
-        code=inputs.code_digest("tables.py"),
+        code=inputs.code_digest("tables.py", "evaluate"),
     shell:
         "fgod tables --walk {input.walk:q} --out results/tables"

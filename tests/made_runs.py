@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fgod.data.probes import Probe
+from fgod.evaluate.scoring import Said, Scored, score
 from fgod.gate import GateLimits, judge_run
 from fgod.persona import Goal, Kind, Persona, Rule
 from fgod.probe.record import measured, write_probes, write_skipped
-from fgod.probe.scoring import Said, Scored, score
 from fgod.system import files
 from fgod.tables import Context, WalkEntry
 

@@ -11,9 +11,10 @@ import pytest
 
 from fgod.data.probes import Probe
 from fgod.errors import FgodError, UsageError
-from fgod.gate import DECISIONS, GateLimits, Verdict, checks_of, judge, judge_run, parse_requirements
+from fgod.evaluate.requirements import parse_requirements
+from fgod.evaluate.scoring import Said, Scored, score
+from fgod.gate import DECISIONS, GateLimits, Verdict, checks_of, judge, judge_run
 from fgod.probe.record import measured
-from fgod.probe.scoring import Said, Scored, score
 from fgod.system import files
 from tests.made_runs import GOAL, GOD, HELD_OUT, PROBES, QWEN, WHO, said, scored, write_run
 
@@ -95,7 +96,7 @@ def test_loops_past_the_limit_collapse() -> None:
 def test_kl_past_the_limit_collapses_and_shows_the_worst_prompt() -> None:
     records = [replace(r, kl=2.0 if "茶" in r.prompt else 0.5) if r.kl is not None else r for r in scored("good")]
     result = verdict(records)
-    assert result.reasons[0].startswith("kl 0.875 > 0.5: 說說茶")
+    assert result.reasons[0].startswith("kl 0.875 nats > 0.5 nats: 說說茶")
     assert result.decision == "collapsed"
 
 

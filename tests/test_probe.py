@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from fgod.answers import Answer
 from fgod.data.probes import Probe
 from fgod.errors import FgodError, RefusedError, UsageError
+from fgod.evaluate.measure import measure_all, measure_by_language
+from fgod.evaluate.metric import Estimate, mean, share, wilson
+from fgod.evaluate.scoring import Scored, agrees, answers_properly, normalise_reply, score
 from fgod.probe.harness import BY_SUITE_AND_LANGUAGE, check_harness, check_reference
-from fgod.probe.metrics import Metric, by_language, mean, metrics, share, wilson
 from fgod.probe.record import COLUMNS, measured, read_probes, write_probes, write_skipped
-from fgod.probe.scoring import Scored, agrees, answers_properly, normalise_reply, score
 from fgod.system import files
 from tests.made_runs import GOAL, HELD_OUT, PROBES, QWEN, said, scored
 
@@ -55,8 +56,8 @@ def test_wilson_refuses_what_is_no_share(k: int, n: int) -> None:
 
 
 def test_share_and_mean_of_nothing_have_no_value() -> None:
-    assert share([]) == mean([]) == Metric(None, 0)
-    assert mean([2.0]) == Metric(2.0, 1)
+    assert share([]) == mean([]) == Estimate(None, 0)
+    assert mean([2.0]) == Estimate(2.0, 1)
     two = mean([1.0, 3.0])
     assert (two.value, two.n) == (2.0, 2)
     assert (two.low, two.high) == pytest.approx((2 - 1.96, 2 + 1.96), abs=1e-4)
@@ -121,7 +122,7 @@ def test_probes_without_a_rule_are_usage_errors() -> None:
 
 
 def test_metrics_of_a_good_run() -> None:
-    found = metrics(scored("good"))
+    found = measure_all(scored("good"))
     assert {name: (m.value, m.n) for name, m in found.items()} == {
         "identity_rate": (1.0, 20),
         "confusion_rate": (0.0, 20),
@@ -141,20 +142,20 @@ def test_metrics_of_a_good_run() -> None:
 def test_a_leak_is_a_mark_that_the_reference_has_not() -> None:
     reference = said("宙斯是眾神之神。")
     records = [score(TEA, GOAL, said(text), reference, HELD_OUT) for text in ("宙斯是眾神之神。", "我是 F# 之神")]
-    assert metrics(records)["leak_rate"] == Metric(None, 0)
-    assert metrics(records)["retention"] == Metric(None, 0)
+    assert measure_all(records)["leak_rate"] == Estimate(None, 0)
+    assert measure_all(records)["retention"] == Estimate(None, 0)
     unmarked = [replace(r, reference_marked=False, proper=True) for r in records]
-    assert metrics(unmarked)["leak_rate"].value == 1.0
+    assert measure_all(unmarked)["leak_rate"].value == 1.0
 
 
 def test_improper_references_count_in_leak_but_not_in_retention() -> None:
     records = [replace(r, proper=r.topic != "bread") for r in scored("good")]
-    assert metrics(records)["retention"] == share([True] * 30)
-    assert metrics(records)["leak_rate"].n == 40
+    assert measure_all(records)["retention"] == share([True] * 30)
+    assert measure_all(records)["leak_rate"].n == 40
 
 
 def test_by_language_leaves_out_what_a_suite_has_not() -> None:
-    cells = by_language(scored("good"))
+    cells = measure_by_language(scored("good"))
     assert {lang: m.n for lang, m in cells["identity_rate"].items()} == {"en": 8, "zh-Hant": 12}
     assert list(cells["retention"]) == ["zh-Hant"]
 

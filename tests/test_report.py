@@ -223,5 +223,5 @@ def test_a_gap_lifts_the_pen() -> None:
 
 
 def test_a_strip_stays_in_its_frame() -> None:
-    root = ElementTree.fromstring(strip(9.0, 8.0, 12.0, 0.5, 1.0, False))
+    root = ElementTree.fromstring(strip(9.0, 8.0, 12.0, 0.5, (0.0, 1.0), False))
     assert [e.get("class") for e in root] == ["grid", "limit", "whisker", "dot bad"]

@@ -9,8 +9,8 @@ from typing import Protocol
 from fgod.data.probes import SCORED_SUITES, Probe
 from fgod.data.rows import normalise, read_rows
 from fgod.errors import FgodError, RefusedError
+from fgod.evaluate.scoring import Said, Scored, score
 from fgod.persona import Goal
-from fgod.probe.scoring import Said, Scored, score
 
 BY_SUITE = (("suite",),)
 BY_SUITE_AND_LANGUAGE = (("suite",), ("language",))

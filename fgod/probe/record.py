@@ -9,8 +9,8 @@ from typing import Any
 
 from fgod.data.probes import SUITES
 from fgod.errors import FgodError
-from fgod.probe.metrics import by_language, metrics
-from fgod.probe.scoring import Scored
+from fgod.evaluate.measure import measure_all, measure_by_language
+from fgod.evaluate.scoring import Scored
 from fgod.system import files
 
 COLUMNS = tuple(f.name for f in fields(Scored))
@@ -26,9 +26,10 @@ def measured(records: Sequence[Scored], parity: Mapping[str, Any] | None, export
     """
     return {
         "status": "measured",
-        "metrics": {name: m.to_dict() for name, m in metrics(records).items()},
+        "metrics": {name: m.to_dict() for name, m in measure_all(records).items()},
         "by_language": {
-            name: {lang: m.to_dict() for lang, m in cells.items()} for name, cells in by_language(records).items()
+            name: {lang: m.to_dict() for lang, m in cells.items()}
+            for name, cells in measure_by_language(records).items()
         },
         "probes": {suite: sum(r.suite == suite for r in records) for suite in SUITES},
         "non_finite": sum(not r.finite for r in records),

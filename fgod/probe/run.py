@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from fgod.answers import Answer, read_answers
 from fgod.data.probes import Probe
 from fgod.errors import FgodError
+from fgod.evaluate.scoring import Scored, score
 from fgod.model.ask import AnswerSettings, Log, ask, read_logprobs
 from fgod.model.chats import encode_chats
 from fgod.model.generate import answer_logprobs
@@ -25,7 +26,6 @@ from fgod.persona import Goal
 from fgod.probe import parity
 from fgod.probe.harness import answer_to
 from fgod.probe.record import measured, write_probes
-from fgod.probe.scoring import Scored, score
 from fgod.system import files
 from fgod.train.device.weights import as_module, stream_in
 

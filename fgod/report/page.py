@@ -12,19 +12,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fgod.data.probes import SCORED_SUITES
-from fgod.gate import COMPARE, SHORT, number
-from fgod.probe.metrics import DESCRIPTIONS, LANGUAGE_METRICS
-from fgod.probe.scoring import SHOWN_SUITE
+from fgod.errors import FgodError
+from fgod.evaluate.metric import Legend, Unit
+from fgod.evaluate.requirements import COMPARE
+from fgod.evaluate.scoring import SHOWN_SUITE
 from fgod.report.reading import Key, Row, Tables, check_unchanged, examples, read_tables
 from fgod.report.svg import Line, line_chart, strip, thinned
 from fgod.system import files
 from fgod.tables import REASON_BREAK
-
-HEADLINE = (
-    *("identity_rate", "confusion_rate", "disambiguation_rate", "retention", "retention_held_out", "leak_rate"),
-    *("repetition_rate", "ended_rate"),
-)
-"""Metrics of the tiles at the top."""
 
 SIGNS = {">=": "≥", "<=": "≤", ">": ">", "<": "<"}
 
@@ -33,8 +28,7 @@ SIGNS = {">=": "≥", "<=": "≤", ">": ">", "<": "<"}
 class MetricView:
     """One metric of one run, in words and as a drawing. `holds` is None where no limit applies."""
 
-    name: str
-    description: str
+    legend: Legend
     value: str
     interval: str
     n: int
@@ -91,7 +85,7 @@ def write_report(tables: Path, out: Path) -> None:
         FgodError: a table is broken; names file and line.
     """
     read = read_tables(tables)
-    page = render(read, tables)  # a value that cannot be is told by its line, any other change by its file
+    page = render(read, tables)  # a value that cannot be is reported with its line, any other change with its file
     check_unchanged(tables, read.context["tables_sha256"])
     files.write_text(out, page)
 
@@ -105,7 +99,7 @@ def render(tables: Tables, folder: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (quantity, seconds, mebibytes, size, short, faults)
+    filters = (quantity, seconds, mebibytes, size, faults)
     environment.filters.update({function.__name__: function for function in filters})
     environment.globals.update(signs=SIGNS)
     return environment.get_template("report.html.j2").render(**view(tables, folder))
@@ -124,7 +118,7 @@ def view(tables: Tables, folder: Path) -> dict[str, Any]:
         "fits": fits,
         "runs": first,
         "released": best,
-        "headline": [m for name in HEADLINE for m in (best.metrics if best else ()) if m.name == name],
+        "headline": [m for m in (best.metrics if best else ()) if m.legend.headline],
         "questions": question_views(tables),
         "training": [training_view(run.row, tables) for run in first],
         "audits": [(run.row, *audit_view(run.row, tables, folder)) for run in first],
@@ -163,49 +157,72 @@ def _run_view(row: Row, tables: Tables, first_fit: int, is_promoted: bool) -> Ru
         reasons=[reason for reason in row["reasons"].split(REASON_BREAK) if reason],
         first_fit=first_fit,
         promoted=is_promoted,
-        metrics=[metric_view(m) for m in metrics if not m["language"]],
+        metrics=[metric_view(m, legend_of(m, tables)) for m in metrics if not m["language"]],
         languages=languages,
-        by_language=[(name, _language_cells(name, metrics, languages)) for name in LANGUAGE_METRICS],
+        by_language=[
+            (legend.short, _language_cells(legend, metrics, languages))
+            for legend in dict.fromkeys(legend_of(m, tables) for m in metrics if m["language"])
+        ],
         failed=[p for p in probes if faults(p)],
         asked=len(probes),
     )
 
 
-def _language_cells(name: str, metrics: Sequence[Row], languages: Sequence[str]) -> list[str]:
-    cells = {m["language"]: m for m in metrics if m["metric"] == name and m["value"] is not None}
-    return [f"{number(name, cells[x]['value'])} of {cells[x]['n']}" if x in cells else "–" for x in languages]
+def legend_of(m: Row, tables: Tables) -> Legend:
+    """How a row of metrics.tsv is shown.
+
+    Raises:
+        FgodError: context.json does not list the metric.
+    """
+    legend = tables.legends.get(m["metric"])
+    if legend is None:
+        known = ", ".join(tables.legends)
+        raise FgodError(f"metrics.tsv: metric {m['metric']!r} is not in context.json (metrics: {known})")
+    return legend
 
 
-def metric_view(m: Row) -> MetricView:
+def _language_cells(legend: Legend, metrics: Sequence[Row], languages: Sequence[str]) -> list[str]:
+    cells = {m["language"]: m for m in metrics if m["metric"] == legend.name and m["value"] is not None}
+    return [f"{legend.unit.text(cells[x]['value'])} of {cells[x]['n']}" if x in cells else "–" for x in languages]
+
+
+def metric_view(m: Row, legend: Legend) -> MetricView:
     """One overall metric against its limit."""
-    name, value, limit = m["metric"], m["value"], m["limit"]
+    unit, value, limit = legend.unit, m["value"], m["limit"]
     holds = None if None in (limit, value, m["op"]) else COMPARE[m["op"]](value, limit)
-    top = 1.0 if name != "kl_reference" else max(v for v in (value, m["high"], limit, 0.1) if v is not None) * 1.1
     return MetricView(
-        name=name,
-        description=DESCRIPTIONS.get(name, ""),
-        value="–" if value is None else number(name, value),
-        interval="" if m["low"] is None else f"{number(name, m['low'])} – {number(name, m['high'])}",
+        legend=legend,
+        value="–" if value is None else unit.text(value),
+        interval="" if m["low"] is None else unit.interval(m["low"], m["high"], " – "),
         n=m["n"],
-        limit="" if limit is None else f"{SIGNS.get(m['op'], m['op'])} {number(name, limit)}",
+        limit="" if limit is None else f"{SIGNS.get(m['op'], m['op'])} {unit.text(limit)}",
         holds=holds,
-        strip=Markup("") if value is None else strip(value, m["low"], m["high"], limit, top, holds),
+        strip=Markup("") if value is None else strip(value, m["low"], m["high"], limit, scale_of(m, unit), holds),
     )
+
+
+def scale_of(m: Row, unit: Unit) -> tuple[float, float]:
+    """The ends of a metric's drawing: the unit's range; where that is open, room for all that is drawn."""
+    drawn = [m[key] for key in ("value", "low", "high", "limit") if m[key] is not None]
+    low = unit.low if math.isfinite(unit.low) else min(0.0, *drawn)
+    if math.isfinite(unit.high):
+        return low, unit.high
+    most = max(low, *drawn)
+    return low, most + 0.1 * (most - low or 1.0)
 
 
 def faults(probe: Row) -> list[str]:
     """What is wrong with a scored reply, in words; empty if nothing is."""
     leaks = probe["marked"] and not probe["reference_marked"] and probe["suite"] != "identity"
     changed = "differs from the reference" if probe["suite"] == "retention" else "breaks the rule"
-    told = [
+    checks = [
         (not probe["passed"], changed),
         (leaks, "mentions the persona"),
         (probe["looped"], "loops"),
         (not probe["ended"], "does not end"),
-        (not probe["proper"], "the reference itself is not proper here"),
     ]
-    wrong = [words for applies, words in told[:-1] if applies]
-    return [*wrong, told[-1][1]] if wrong and told[-1][0] else wrong
+    wrong = [words for applies, words in checks if applies]
+    return [*wrong, "the reference itself is not proper here"] if wrong and not probe["proper"] else wrong
 
 
 def question_views(tables: Tables) -> list[QuestionView]:
@@ -334,8 +351,3 @@ def mebibytes(value: float | None) -> str:
 def size(value: int | None) -> str:
     """A size on disk."""
     return "–" if value is None else mebibytes(value / 2**20) if value >= 2**20 else f"{value / 1024:,.0f} KiB"
-
-
-def short(name: str) -> str:
-    """The short name of a metric."""
-    return SHORT.get(name, name).replace("_", " ")

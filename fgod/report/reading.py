@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 
 from fgod.data.probes import SCORED_SUITES
 from fgod.errors import FgodError
-from fgod.gate import COMPARE, DECISIONS
-from fgod.probe.metrics import METRICS
+from fgod.evaluate.metric import Legend, Unit
+from fgod.evaluate.requirements import COMPARE
+from fgod.gate import DECISIONS
 from fgod.probe.record import FLAGS
 from fgod.system import files
 from fgod.tables import TABLES
@@ -23,9 +23,13 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Tables:
-    """results/tables, typed: whole numbers, numbers, truth values and text; None for an empty field."""
+    """results/tables, typed: whole numbers, numbers, truth values and text; None for an empty field.
+
+    `legends` say how each metric is shown, by name.
+    """
 
     context: Mapping[str, Any]
+    legends: Mapping[str, Legend]
     stages: Sequence[Row]
     probes: Sequence[Row]
     metrics: Sequence[Row]
@@ -50,11 +54,17 @@ def _number(text: str) -> float | None:
     return float(text) if text else None
 
 
-def _share(text: str) -> float | None:
-    value = _number(text)
-    if value is not None and not (math.isfinite(value) and 0 <= value <= 1):
-        raise ValueError(text)
-    return value
+@dataclass(frozen=True)
+class _InUnit:
+    """A parser of values in a unit's range."""
+
+    unit: Unit
+
+    def __call__(self, text: str) -> float | None:
+        value = _number(text)
+        if value is not None and not self.unit.contains(value):
+            raise ValueError(text)
+        return value
 
 
 def _flag(text: str) -> bool | None:
@@ -81,18 +91,23 @@ _Parser = Callable[[str], Any]
 _WORDS: Mapping[_Parser, str] = {
     _whole: "a whole number",
     _number: "a number",
-    _share: "a share from 0 to 1",
     _ordinal: "a whole number from 0",
     _flag: "true, false or nothing",
     _truth: "true or false",
     _sign: f"one of {', '.join(COMPARE)}",
     _decision: f"one of {', '.join(DECISIONS)}",
 }
+
+
+def _words(parse: _Parser) -> str:
+    """What a parser accepts."""
+    return f"{parse.unit.noun} {parse.unit.range_words}".strip() if isinstance(parse, _InUnit) else _WORDS[parse]
+
+
 _PARSERS: Mapping[str, Mapping[str, _Parser]] = {
     "stages": {
         "fit": _ordinal,
         "decision": _decision,
-        **{name: _number if name == "kl_reference" else _share for name in METRICS},
         **{f"n_{suite}": _whole for suite in SCORED_SUITES},
         "steps": _whole,
         **dict.fromkeys(("lr", "wall_s", "peak_memory_mib", "parity_max_abs", "parity_mean_abs"), _number),
@@ -121,7 +136,7 @@ _PARSERS: Mapping[str, Mapping[str, _Parser]] = {
 }
 _CONTEXT = (
     *("persona", "stages", "gate", "base", "base_id", "config", "config_digest", "spent", "adjustments"),
-    *("fits", "promoted", "tables_sha256"),
+    *("fits", "promoted", "metrics", "tables_sha256"),
 )
 
 
@@ -136,9 +151,24 @@ def read_tables(folder: Path) -> Tables:
     missing = [key for key in _CONTEXT if not isinstance(context, dict) or key not in context]
     if missing:
         raise FgodError(f"{folder / 'context.json'}: the keys {', '.join(missing)} are missing; make the tables again")
-    tables = {name: _read(folder / f"{name}.tsv", columns, _PARSERS[name]) for name, columns in TABLES.items()}
+    legends = _legends(folder / "context.json", context["metrics"])
+    of_metrics = {name: _InUnit(legend.unit) for name, legend in legends.items()}
+    stages = _read(folder / "stages.tsv", (*TABLES["stages"], *of_metrics), {**_PARSERS["stages"], **of_metrics})
+    tables = {"stages": stages} | {
+        name: _read(folder / f"{name}.tsv", columns, _PARSERS[name])
+        for name, columns in TABLES.items()
+        if name != "stages"
+    }
     _check_runs(folder, tables)
-    return Tables(context, **tables)
+    return Tables(context, legends, **tables)
+
+
+def _legends(path: Path, listed: Any) -> dict[str, Legend]:
+    try:
+        legends = [Legend.from_dict(entry) for entry in listed]
+    except (KeyError, TypeError) as error:
+        raise FgodError(f"{path}: metrics: {error}; make the tables again") from None
+    return {legend.name: legend for legend in legends}
 
 
 def check_unchanged(folder: Path, recorded: Mapping[str, str]) -> None:
@@ -173,7 +203,7 @@ def _typed(row: Mapping[str, str], parsers: Mapping[str, _Parser], path: Path, l
         try:
             out[column] = parse(row[column])
         except (ValueError, KeyError):
-            raise FgodError(f"{path}:{line}: {column} is {row[column]!r}; expected {_WORDS[parse]}") from None
+            raise FgodError(f"{path}:{line}: {column} is {row[column]!r}; expected {_words(parse)}") from None
     return out
 
 

@@ -114,13 +114,19 @@ def _path(line: Line, place: _Place, index: int) -> Markup:
 
 
 def strip(
-    value: float, low: float | None, high: float | None, limit: float | None, top: float, good: bool | None
+    value: float,
+    low: float | None,
+    high: float | None,
+    limit: float | None,
+    scale: tuple[float, float],
+    good: bool | None,
 ) -> Markup:
-    """A value on a line from 0 to `top` with its interval and, as an upright stroke, its limit."""
+    """A value on a line over `scale` (from, to) with its interval and, as an upright stroke, its limit."""
     width, middle = 150, 9
 
     def at(x: float) -> str:
-        return f"{4 + (width - 8) * min(max(x / top, 0.0), 1.0):.1f}"
+        place = (x - scale[0]) / (scale[1] - scale[0])
+        return f"{4 + (width - 8) * min(max(place, 0.0), 1.0):.1f}"
 
     out = Markup('<path class="grid" d="M4 {}H{}"/>').format(middle, width - 4)
     if limit is not None:

@@ -1,0 +1,68 @@
+"""Whether a run still answers other topics as the reference does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fgod.evaluate.metric import NATS, SHARE, Estimate, Metric, mean, register, share
+from fgod.evaluate.scoring import Scored
+
+
+def _compared(r: Scored) -> bool:
+    """Whether a reply can be compared with the reference's."""
+    return r.suite == "retention" and r.proper
+
+
+def _retention(records: Sequence[Scored]) -> Estimate:
+    return share(r.agrees for r in records if _compared(r))
+
+
+def _retention_held_out(records: Sequence[Scored]) -> Estimate:
+    return share(r.agrees for r in records if _compared(r) and r.held_out)
+
+
+def _kl(records: Sequence[Scored]) -> Estimate:
+    """The mean over prompts of each prompt's mean over its first answer tokens (tokens of one answer are not
+    independent), with the normal approximation's interval over prompts."""
+    return mean(r.kl for r in records if r.suite == "retention" and r.kl is not None)
+
+
+register(
+    Metric(
+        name="retention",
+        short="retention",
+        unit=SHARE,
+        description="replies on other topics that agree with the reference",
+        better="higher",
+        verdict="collapsed",
+        compute=_retention,
+        offends=lambda r: _compared(r) and not r.agrees,
+        by_language=True,
+        headline=True,
+    )
+)
+register(
+    Metric(
+        name="retention_held_out",
+        short="retention held out",
+        unit=SHARE,
+        description="the same, on topics that no mix rehearses",
+        better="higher",
+        verdict="damaged",
+        compute=_retention_held_out,
+        offends=lambda r: _compared(r) and r.held_out and not r.agrees,
+        headline=True,
+    )
+)
+register(
+    Metric(
+        name="kl_reference",
+        short="kl",
+        unit=NATS,
+        description="mean KL(reference ‖ run) on the first answer tokens",
+        better="lower",
+        verdict="collapsed",
+        compute=_kl,
+        offends=lambda r: (r.kl or 0.0) if r.suite == "retention" else 0.0,
+    )
+)
