@@ -8,6 +8,7 @@ if not workflow.configfiles:
     configfile: "config.yaml"
 
 
+include: "rules/shell.smk"
 include: "rules/common.smk"
 include: "rules/base.smk"
 include: "rules/data.smk"

@@ -5,9 +5,6 @@
 # than a missing file: snakemake skips the check of all jobs behind one that does, also behind ancient().
 import atexit
 import logging
-import os
-import shlex
-import sys
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -17,10 +14,8 @@ from fgod.chain import ACCEPTED, Chain
 from fgod.errors import exit_on_fgod_error
 from fgod.system.files import canonical_json, check_room, sweep
 from fgod.system.lock import held
-from fgod.system.stop import VARIABLE, run_sigterm_handler_in_thread
+from fgod.system.stop import run_sigterm_handler_in_thread
 
-# Commands are those of the Python that runs snakemake, whether or not its environment is activated, and end with it.
-shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH {VARIABLE}={os.getpid()}; ")
 ALONE = ExitStack()
 atexit.register(ALONE.close)
 

@@ -1,6 +1,7 @@
 # The report again from results/tables alone: `snakemake -s workflow/report.smk`. No rule here can train.
 
 
+include: "../rules/shell.smk"
 include: "../rules/report.smk"
 
 

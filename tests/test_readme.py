@@ -1,0 +1,55 @@
+"""Every command of README.md runs in a shell without the environment activated."""
+
+import shutil
+
+import pytest
+
+from tests.mini import ROOT, Mini, stage
+from tests.readme import code, commands, filled, unreachable
+
+README = (ROOT / "README.md").read_text()
+UNTESTED = {"make test": "it runs this test"}
+VALUES = {"FILE": "rows.tsv", "FOLDER": "artifacts/release", "STAGE": "A", "CMD": "true"}
+"""What stands for the reader's own values."""
+
+
+def leave_a_killed_run(mini: Mini) -> None:
+    """One that used more memory than it was allowed."""
+    mini.config["guard"] = {"limit_gb": 0.2, "poll_secs": 0.05, "too_large_ok": True}
+    mini.config["stages"] = [stage("A", steps=2, lr=5e-4)]
+    mini.snakemake(code=1)
+    assert mini.verdicts()[-1] == "killed"
+
+
+def test_the_commands_of_the_readme_run_where_the_environment_is_not_activated(ran):
+    rows = "".join(f"第{i}號機器人叫什麼\t第{i}號叫阿{i}。\n" for i in range(10, 30))
+    (ran.folder / "rows.tsv").write_text(rows)
+    shutil.copy(ran.folder / "config.yaml", ran.folder / "other.yaml")
+    for command in commands(README):
+        if command in UNTESTED:
+            continue
+        if "retry" in command:
+            leave_a_killed_run(ran)
+        ended = ran.shell(filled(command, VALUES))
+        assert ended.returncode == 0, f"{command}\n{(ended.stdout + ended.stderr)[-4000:]}"
+
+
+def test_every_command_of_the_readme_is_one_that_such_a_shell_finds():
+    assert unreachable(README) == []
+    assert {"make run", "make test", ".venv/bin/snakemake -n", ".venv/bin/fgod inspect FOLDER"} <= set(commands(README))
+
+
+def test_commands_are_found_wherever_they_stand():
+    text = """Do `make run`, then:
+
+    .venv/bin/fgod plan   # why
+    fit 0 · B · step 1
+
+or `.venv/bin/snakemake
+data`, `fgod` and not `fgod plan --config x`."""
+    assert commands(text) == ["make run", ".venv/bin/fgod plan", ".venv/bin/snakemake data"]
+    assert unreachable(text) == ["fgod plan --config x"]
+    assert "fit 0 · B · step 1" in code(text)
+    assert filled("fgod guard -- CMD", {"CMD": "a b"}) == "fgod guard -- 'a b'"
+    with pytest.raises(KeyError):
+        filled("fgod inspect PLACE", {})
