@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,22 @@ def device_trainer(folder: Path, recipe: TrainRecipe) -> DeviceTrainer:
     return DeviceTrainer(network, optimizer, recipe, 0, print)
 
 
+def check_weights(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], begun: Mapping[str, Tensor]) -> None:
+    """Two trainers' weights agree. In float32: they moved alike.
+
+    Rounded stochastically, after one step from the same weights: both draw the same random words, so an element differs
+    only where its word falls between the two wanted values. The gradients of such masters are BF16 in one trainer and
+    float32 in the other; that moves a wanted value by at most 2⁻⁷ of the learning rate, under 3 % of BF16's spacing.
+    """
+    for name, tensor in ours.items():
+        other = theirs[name].detach()
+        if other.dtype == torch.float32:
+            moved = other - begun[name]
+            assert (tensor - other).norm() <= 1e-3 * moved.norm(), name
+        else:
+            assert (tensor != other).float().mean() <= 0.1, name
+
+
 @pytest.mark.parametrize(
     "modes",
     [
@@ -201,9 +218,10 @@ def device_trainer(folder: Path, recipe: TrainRecipe) -> DeviceTrainer:
 )
 def test_steps_are_those_of_the_trainer_of_the_cpu(tmp_path: Path, modes: dict[str, Any]) -> None:
     unset = dict.fromkeys(("master_dtype", "m_dtype", "v_dtype", "step_in_backward", "activation_checkpointing"))
-    recipe = replace(RECIPE, **{**unset, **modes}, compute_dtype="float32")
+    recipe = replace(RECIPE, **{**unset, **modes}, compute_dtype="float32", eps=1e-3)  # steps smooth in the gradient
     folder = tiny_folder(tmp_path / "start")
     ours, theirs = device_trainer(folder, recipe), _set_up(folder, recipe, 7, 0, lambda _: None)
+    begun = {name: tensor.float().clone() for name, tensor in ours.network.masters.tensors.items()}
     samples = encode(tiny_tokenizer(), tiny_rows(12), 64)
     for step in range(3):
         chosen = samples[4 * step : 4 * step + 4]
@@ -215,12 +233,8 @@ def test_steps_are_those_of_the_trainer_of_the_cpu(tmp_path: Path, modes: dict[s
         assert row.grad_norm == pytest.approx(expected.grad_norm, rel=0.02)
         assert facts.whole.elements == told.whole.elements
         assert row.update_efficiency == pytest.approx(expected.update_efficiency, abs=0.02)
-    masters = dict(theirs.model.named_parameters())
-    for name, tensor in ours.network.masters.tensors.items():
-        other = masters[name].detach().float()
-        near = ((tensor.float() - other).abs() <= 1e-5 * other.abs() + 1e-5).float().mean()
-        # gradients of BF16 masters are BF16 there and float32 here: some weights are rounded the other way
-        assert near > {"fp32": 0.999, "bf16": 0.9, "nvfp4": 0.5}[recipe.master_dtype], name
+        if step == 0 or recipe.master_dtype == "fp32":
+            check_weights(ours.network.masters.tensors, dict(theirs.model.named_parameters()), begun)
 
 
 @pytest.mark.parametrize("in_backward", [True, False])

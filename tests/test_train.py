@@ -1,4 +1,4 @@
-"""The trainer. `python -m tests.test_train` writes the golden file again."""
+"""The trainer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-import fgod
 from fgod.data.rows import Row
 from fgod.errors import UsageError
 from fgod.guard.phases import read_phase, write_phase
@@ -37,7 +36,6 @@ from fgod.train.record import publish
 from tests.tiny_model import noise, tiny_folder, tiny_rows, tiny_tokenizer
 
 RECIPE = TrainRecipe(steps=6, lr=1e-3, batch=4, seq_len=64, warmup=2, weight_decay=0.01, pull=2.0)
-GOLDEN = Path(__file__).parent / "golden" / "training.json"
 
 
 @pytest.fixture(scope="module")
@@ -412,53 +410,3 @@ def test_a_quantised_start_and_an_empty_mix_are_refused(start: Path, tmp_path: P
         train(tmp_path / "nvfp4", tmp_path)
     with pytest.raises(UsageError, match="no rows"):
         train(start, tmp_path, rows=[])
-
-
-# ---- golden numbers
-
-
-def golden_run(folder: Path) -> dict[str, Any]:
-    """A fixed recipe's weights: their digest, and the norm and one projection of what each tensor moved by."""
-    start = tiny_folder(folder / "start")
-    outcome = train(start, folder, replace(RECIPE, steps=8, lr_scale={"*norm*": 0.5}))
-    before, after = (load_file(path / "model.safetensors") for path in (start, folder / "master"))
-    moved = {name: (after[name] - before[name]).flatten().double() for name in sorted(after)}
-    sums = {n: [m.norm().item(), m.dot(noise(tuple(m.shape), 9).double()).item()] for n, m in moved.items()}
-    digest = outcome.weights_sha256
-    return {"machine": f"{outcome.cpu} torch {outcome.torch_version}", "digest": digest, "moved": sums}
-
-
-def test_a_fixed_recipe_gives_the_golden_weights(tmp_path: Path) -> None:
-    golden, now = json.loads(GOLDEN.read_text()), golden_run(tmp_path)
-    advice = (
-        "the weights of a fixed recipe changed. If that is meant, raise fgod.NUMERICS_VERSION (every lineage is then "
-        "trained anew) and write the golden file again: python -m tests.test_train"
-    )
-    assert golden["numerics_version"] == fgod.NUMERICS_VERSION, (
-        "write the golden file again: python -m tests.test_train"
-    )
-    if now["machine"] in golden["digests"]:
-        assert now["digest"] == golden["digests"][now["machine"]], advice
-    for name, (norm, projection) in golden["moved"].items():
-        assert now["moved"][name][0] == pytest.approx(norm, rel=0.01), f"{name}: {advice}"
-        assert now["moved"][name][1] == pytest.approx(projection, abs=0.02 * norm), f"{name}: {advice}"
-
-
-def write_golden(folder: Path) -> None:
-    """Write the golden numbers; a machine of another kind is added beside those that are there."""
-    now = golden_run(folder)
-    old: dict[str, Any] = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {"numerics_version": None}
-    same = old["numerics_version"] == fgod.NUMERICS_VERSION
-    digests = {**(old["digests"] if same else {}), now["machine"]: now["digest"]}
-    if same and old["digests"].get(now["machine"], now["digest"]) != now["digest"]:
-        raise SystemExit(f"weights changed on {now['machine']}: raise fgod.NUMERICS_VERSION first")
-    moved = old["moved"] if same else now["moved"]
-    golden = {"numerics_version": fgod.NUMERICS_VERSION, "digests": digests, "moved": moved}
-    GOLDEN.write_text(json.dumps(golden, indent=2) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as scratch:
-        write_golden(Path(scratch))

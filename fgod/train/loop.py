@@ -97,7 +97,7 @@ class Outcome:
     memory_measured_mib: float = 0.0
     """The most that was resident while steps were made."""
     cpu: str = field(default_factory=torch.backends.cpu.get_cpu_capability)
-    """What the kernels were chosen by: AVX2 and AVX512 give other bits after a few steps."""
+    """What torch chose its kernels by. CPUs of one class may still give other bits: MKL chooses by the maker, too."""
     torch_version: str = torch.__version__
     device: str = "cpu"
     """Where it trained: cpu, or the name of the GPU."""
