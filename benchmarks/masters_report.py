@@ -22,8 +22,8 @@ DOCUMENTS = FOLDER.parent / "docs"
 DOCUMENT = {"rates": "why-runs-failed.md", "second": "why-runs-failed.md", "whole": "why-runs-failed.md",
             "formats": "training.md", "shipped": "training.md"}  # fmt: skip
 """Of each table."""
-KEYS = ("master", "m", "v", "clip", "lr", "eps", "pull", "steps")
-PLAIN = {"eps": "1e-08", "pull": "0.0", "steps": "120"}
+KEYS = ("master", "m", "v", "clip", "lr", "eps", "l2_sp", "steps")
+PLAIN = {"eps": "1e-08", "l2_sp": "0.0", "steps": "120"}
 
 Row = dict[str, str]
 Group = list[Row]

@@ -48,7 +48,7 @@ from fgod.train.recipe import TrainRecipe
 from fgod.train.storage import V_KINDS, Int8Moment, Nvfp4Moment
 
 METRICS = ("identity_rate", "disambiguation_rate", "confusion_rate", "retention", "kl_reference", "leak_rate")
-KEYS = ("master", "m", "v", "clip", "lr", "eps", "pull", "steps")
+KEYS = ("master", "m", "v", "clip", "lr", "eps", "l2_sp", "steps")
 COLUMNS = (*KEYS, "seed", "status", *METRICS, "efficiency", "noise", "largest_update", "clamped_share",
            "bytes_per_parameter", "last_loss", "cpu_seconds", "reason")  # fmt: skip
 CURVES = (*KEYS, "seed", "step", "loss", "update_efficiency", "largest_update")
@@ -80,7 +80,7 @@ class Variant:
     clip: float | None = 4.0
     lr: float = 5e-4
     eps: float = 1e-8
-    pull: float = 0.0
+    l2_sp: float = 0.0
     steps: int = 120
 
     def keys(self, seed: int) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ class Variant:
         return (*(str(value) for value in asdict(self).values()), str(seed))
 
 
-SHIPPED = {"lr": 3e-3, "eps": 1e-3, "pull": 4.0, "steps": 200}
+SHIPPED = {"lr": 3e-3, "eps": 1e-3, "l2_sp": 4.0, "steps": 200}
 """The stage C-disambiguate of config.yaml."""
 
 VARIANTS = (
@@ -163,7 +163,7 @@ class Project:
 
 def measure(project: Project, variant: Variant, seed: int) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Train, export, probe. Returns a line of the table, and of each step what train.tsv says."""
-    changes = {"steps": variant.steps, "lr": variant.lr, "eps": variant.eps, "pull": variant.pull}
+    changes = {"steps": variant.steps, "lr": variant.lr, "eps": variant.eps, "l2_sp": variant.l2_sp}
     known = {key: value for key, value in project.train.items() if key in TrainRecipe.__dataclass_fields__}
     with linear_v(variant.v) as v, tempfile.TemporaryDirectory() as scratch:
         modes = {"master_dtype": variant.master, "m_dtype": variant.m, "v_dtype": v, "update_clip": variant.clip}

@@ -61,7 +61,7 @@ def main() -> None:
         parser.add_argument(f"--{key}", type=int, default=default)
     args = parser.parse_args()
     chosen = random.Random(args.seed)
-    recipe = TrainRecipe(steps=args.steps, lr=1e-3, batch=4, seq_len=64, pull=2.0, master_dtype="bf16", m_dtype="int8",
+    recipe = TrainRecipe(steps=args.steps, lr=1e-3, batch=4, seq_len=64, l2_sp=2.0, master_dtype="bf16", m_dtype="int8",
                          v_dtype="uint8", step_in_backward=True)  # fmt: skip
     environment: dict[str, Any] = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, "stderr": subprocess.DEVNULL}
     with tempfile.TemporaryDirectory() as scratch:

@@ -76,10 +76,46 @@ def resolve(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     Raises:
         UsageError: one message with every fault: key, found, allowed.
     """
+    raw = with_new_names(raw, where)
     check_schema(raw, where)
-    config: dict[str, Any] = fill_defaults(copy.deepcopy(dict(raw)), schema())
+    config: dict[str, Any] = fill_defaults(raw, schema())
     check_meaning(config, where)
     return config
+
+
+RENAMED = {"pull": "l2_sp"}
+"""Keys of `train` by their old names, which are accepted too, also in refit rules."""
+
+
+def with_new_names(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A copy of a config that was read, in which keys that were renamed have their new names.
+
+    Raises:
+        UsageError: a key stands under both names.
+    """
+    config: dict[str, Any] = copy.deepcopy(dict(raw))
+    stages, refits_ = config.get("stages"), config.get("refits")
+    tables = [(f"stages[{i}].train", s.get("train")) for i, s in enumerate(_mappings(stages))]
+    rules = refits_.get("rules") if isinstance(refits_, dict) else None
+    sets = [(f"refits.rules[{i}].set", rule.get("set")) for i, rule in enumerate(_mappings(rules))]
+    for old, new in RENAMED.items():
+        for key, table in tables:
+            _rename(table, old, new, f"{where}: {key}")
+        for key, table in sets:
+            _rename(table, f"train.{old}", f"train.{new}", f"{where}: {key}")
+    return config
+
+
+def _mappings(items: Any) -> list[dict[str, Any]]:
+    return [item if isinstance(item, dict) else {} for item in items] if isinstance(items, list) else []
+
+
+def _rename(table: Any, old: str, new: str, where: str) -> None:
+    if not isinstance(table, dict) or old not in table:
+        return
+    if new in table:
+        raise UsageError(f"{where}: found both {new!r} and its old name {old!r}; expected one of them")
+    table[new] = table.pop(old)
 
 
 def base_words(config: Mapping[str, Any]) -> str:

@@ -62,7 +62,7 @@ class Case:
 
 def make_case(
     shape: tuple[int, int], master: str = "bf16", m: str = "int8", v: str = "uint8", clip: float | None = None,
-    decay: float = 0.0, pull: float = 0.0, seed: int = 0, factor: float = 1.0,
+    decay: float = 0.0, l2_sp: float = 0.0, seed: int = 0, factor: float = 1.0,
 ) -> Case:  # fmt: skip
     """Weights of about .02, moments that some steps have left."""
     generator = torch.Generator().manual_seed(seed)
@@ -81,9 +81,9 @@ def make_case(
     return Case(
         weight,
         *moments,
-        weight + torch.randn(shape, generator=generator).to(weight.dtype) * 0.01 if pull else None,
+        weight + torch.randn(shape, generator=generator).to(weight.dtype) * 0.01 if l2_sp else None,
         adamw.Modes(master, m, v, block_width(shape[1]), segment_width(shape[1])),
-        adamw.Settings(0.9, 0.95, 1e-8, decay, pull, clip, factor, (0xDEADBEEF, 0x12345678)),
+        adamw.Settings(0.9, 0.95, 1e-8, decay, l2_sp, clip, factor, (0xDEADBEEF, 0x12345678)),
     )
 
 
@@ -113,7 +113,7 @@ def step(case: Case, grad: Tensor, numbers: Tensor, norm: float = 0.0) -> dict[s
     if s.decay:
         update = update - w * (lr * torch.tensor(s.decay, dtype=f32))
     if case.start is not None:
-        update = update + (case.start.float() - w) * (lr * torch.tensor(s.pull, dtype=f32))
+        update = update + (case.start.float() - w) * (lr * torch.tensor(s.l2_sp, dtype=f32))
     kept = w + update
     if case.modes.master == "bf16":
         key = step_key(Key(*s.stream), int(numbers[4:].view(torch.int32).item()))

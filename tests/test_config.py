@@ -95,6 +95,21 @@ def test_a_slip_is_named(raw, edit, message):
     assert message in text and all(line.startswith("config.yaml: ") for line in text.splitlines())
 
 
+def test_a_key_under_its_old_name_is_the_same_config(raw):
+    old = copy.deepcopy(raw)
+    old["stages"][2]["train"]["pull"] = old["stages"][2]["train"].pop("l2_sp")
+    rule = {"when": ["missed"], "set": {"train.l2_sp": "*0.5"}}
+    raw = copy.deepcopy(raw)
+    raw["refits"]["rules"].append(rule)
+    old["refits"]["rules"].append({**rule, "set": {"train.pull": "*0.5"}})
+    assert settings.resolve(old, "old") == settings.resolve(raw, "new")
+
+
+def test_a_key_under_both_names_is_refused(raw):
+    text = refusal(raw, lambda c: c["stages"][2]["train"].update(pull=1))
+    assert text == "config.yaml: stages[2].train: found both 'l2_sp' and its old name 'pull'; expected one of them"
+
+
 def test_a_rule_that_faults_on_every_stage_is_told_once(raw):
     assert len(refusal(raw, lambda c: c["refits"]["rules"][0].update(set={"train.lrr": "*2"})).splitlines()) == 1
 

@@ -178,7 +178,7 @@ def test_cross_entropy_in_chunks_is_that_of_all_logits(monkeypatch: pytest.Monke
 
 # ---- steps
 
-RECIPE = TrainRecipe(steps=6, lr=1e-3, batch=4, seq_len=64, warmup=2, weight_decay=0.01, pull=2.0, length_bucket=8)
+RECIPE = TrainRecipe(steps=6, lr=1e-3, batch=4, seq_len=64, warmup=2, weight_decay=0.01, l2_sp=2.0, length_bucket=8)
 UNSET = dict.fromkeys(asdict(MemoryModes()))
 
 

@@ -24,7 +24,7 @@ from tests.tiny_model import noise, tiny_folder, tiny_rows
 
 GOLDEN = Path(__file__).parent / "golden" / "training.json"
 RECIPE = TrainRecipe(
-    steps=8, lr=2e-3, batch=4, seq_len=64, warmup=2, eps=1e-3, weight_decay=1.0, pull=2.0, grad_clip=0.5,
+    steps=8, lr=2e-3, batch=4, seq_len=64, warmup=2, eps=1e-3, weight_decay=1.0, l2_sp=2.0, grad_clip=0.5,
     lr_scale={"*norm*": 0.5},
 )  # fmt: skip
 PROJECTIONS = 16

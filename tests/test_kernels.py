@@ -164,7 +164,7 @@ MODES: list[dict[str, Any]] = [
     {"master": "fp32", "m": "fp32", "v": "fp32"},
     {"m": "bf16", "v": "bf16"},
     {"master": "fp32", "m": "nvfp4", "v": "nvfp4"},
-    {"clip": 0.5, "decay": 0.1, "pull": 2.0, "factor": 0.3},
+    {"clip": 0.5, "decay": 0.1, "l2_sp": 2.0, "factor": 0.3},
     {"clip": 1e6},
 ]
 
@@ -245,7 +245,7 @@ def test_the_optimizer_steps_alike_with_kernels_and_without(
     modes: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = TrainRecipe(
-        3, 1e-3, grad_clip=0.5, weight_decay=0.1, pull=1.0, master_dtype=modes[0], m_dtype=modes[1], v_dtype=modes[2],
+        3, 1e-3, grad_clip=0.5, weight_decay=0.1, l2_sp=1.0, master_dtype=modes[0], m_dtype=modes[1], v_dtype=modes[2],
         step_in_backward=True,
     )  # fmt: skip
     expected, plain, without = steps(recipe, "cpu")

@@ -43,7 +43,7 @@ from fgod.train.recipe import M_DTYPES, MASTER_DTYPES, MEMORY, V_DTYPES, MemoryM
 from fgod.train.storage import M_KINDS, MASTERS, V_KINDS, master_kind
 from tests.tiny_model import noise, tiny_folder, tiny_model, tiny_rows, tiny_tokenizer
 
-RECIPE = TrainRecipe(steps=6, lr=1e-3, batch=4, seq_len=64, warmup=2, weight_decay=0.01, pull=2.0)
+RECIPE = TrainRecipe(steps=6, lr=1e-3, batch=4, seq_len=64, warmup=2, weight_decay=0.01, l2_sp=2.0)
 PACKED: dict[str, Any] = {"master_dtype": "bf16", "m_dtype": "int8", "v_dtype": "uint8"}
 UNSET: dict[str, Any] = dict.fromkeys(asdict(MemoryModes()))
 SHAPE = (24, 48)
@@ -118,7 +118,7 @@ def test_float32_steps_are_those_of_torch_within_an_ulp_of_the_weight_and_two_of
 @pytest.mark.parametrize("master", MASTER_DTYPES)
 @pytest.mark.parametrize(("m", "v"), [("fp32", "fp32"), ("bf16", "bf16"), ("int8", "uint8"), ("nvfp4", "nvfp4")])
 def test_chunks_of_any_size_give_the_same_bits(master: str, m: str, v: str) -> None:
-    modes = {"master_dtype": master, "m_dtype": m, "v_dtype": v, "pull": 1.0, "weight_decay": 0.1}
+    modes = {"master_dtype": master, "m_dtype": m, "v_dtype": v, "l2_sp": 1.0, "weight_decay": 0.1}
     whole, _ = stepped(**modes)
     for rows in (1, 7, 24, 100):
         cut, _ = stepped(step_chunk_rows=rows, **modes)
@@ -165,7 +165,7 @@ def test_updates_land_with_stochastic_rounding_and_vanish_without() -> None:
 
 
 def test_a_run_whose_updates_vanish_stops_and_says_why(start: Path, tmp_path: Path) -> None:
-    recipe = replace(RECIPE, steps=20, lr=1e-5, warmup=0, pull=0.0, master_dtype="bf16-rtn")
+    recipe = replace(RECIPE, steps=20, lr=1e-5, warmup=0, l2_sp=0.0, master_dtype="bf16-rtn")
     with pytest.raises(LostUpdatesError, match=r"\d+% of the update is lost to rounding in bf16") as e:
         train(start, tmp_path, recipe)
     assert "use stochastic rounding (master_dtype: bf16)" in str(e.value) and "or lr ≥" in str(e.value)

@@ -35,7 +35,7 @@ from fgod.train.recipe import TrainRecipe
 from fgod.train.record import publish
 from tests.tiny_model import noise, tiny_folder, tiny_rows, tiny_tokenizer
 
-RECIPE = TrainRecipe(steps=6, lr=1e-3, batch=4, seq_len=64, warmup=2, weight_decay=0.01, pull=2.0)
+RECIPE = TrainRecipe(steps=6, lr=1e-3, batch=4, seq_len=64, warmup=2, weight_decay=0.01, l2_sp=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -229,15 +229,15 @@ def test_steps_equal_those_of_torch(clip: float | None) -> None:
         assert torch.allclose(mine, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_the_pull_leads_back_to_the_start_and_is_decoupled() -> None:
+def test_l2_sp_leads_back_to_the_start_and_is_decoupled() -> None:
     start = noise((8, 4), 1)
     distances = [
-        (fit_line(TrainRecipe(5, 0.01, pull=p))[0].tensors["w"].parameter.detach() - start).norm()
+        (fit_line(TrainRecipe(5, 0.01, l2_sp=p))[0].tensors["w"].parameter.detach() - start).norm()
         for p in (0.0, 5.0, 20.0)
     ]
     assert distances[0] > distances[1] > distances[2] > 0
     parameter = nn.Parameter(start.clone())
-    optimizer = AdamW({"w": parameter}, TrainRecipe(1, 0.1, pull=3.0), {"w": 1.0})
+    optimizer = AdamW({"w": parameter}, TrainRecipe(1, 0.1, l2_sp=3.0), {"w": 1.0})
     parameter.data.add_(1.0)
     parameter.grad = torch.zeros_like(parameter)
     optimizer.step(0.1, 0.0)
@@ -370,7 +370,7 @@ def test_a_bf16_start_is_widened(tmp_path: Path) -> None:
 def test_a_run_that_diverges_says_when_and_why_and_leaves_no_weights(
     start: Path, tmp_path: Path, lr: float, reason: str
 ) -> None:
-    outcome = train(start, tmp_path, replace(RECIPE, lr=lr, warmup=0, pull=0.0, schedule="constant"))
+    outcome = train(start, tmp_path, replace(RECIPE, lr=lr, warmup=0, l2_sp=0.0, schedule="constant"))
     assert outcome.status == DIVERGED
     assert outcome.weights_sha256 == ""
     assert outcome.reason.startswith(reason)
@@ -381,7 +381,7 @@ def test_a_run_that_diverges_says_when_and_why_and_leaves_no_weights(
 
 def test_a_tensor_that_the_first_steps_leave_as_it_was_fails_the_run_by_name(start: Path, tmp_path: Path) -> None:
     with pytest.raises(PreflightError, match=r"after step 1, 24 tensors .*embed.*raise train\.lr"):
-        train(start, tmp_path, replace(RECIPE, lr=1e-12, pull=0.0, warmup=0))
+        train(start, tmp_path, replace(RECIPE, lr=1e-12, l2_sp=0.0, warmup=0))
     assert not (tmp_path / "master").exists()
     assert len(table(tmp_path / "run" / "train.tsv")) == 1
 

@@ -25,7 +25,7 @@ class Projection:
     """Sums over tensors; Δw is the change of the stored weights, u the intended one.
 
     realised ⟨Δw, u⟩, intended ⟨u, u⟩, moved ⟨Δw, Δw⟩; of `elements` updates `clamped` were cut to the recipe's
-    update_clip, and the largest before that was `largest` (in learning rates, without decay and pull).
+    update_clip, and the largest before that was `largest` (in learning rates, without decay and L2-SP).
     """
 
     def __init__(self) -> None:

@@ -45,7 +45,7 @@ class Prediction:
     weights: int
     m: int
     v: int
-    pull: int
+    l2_sp: int
     gradients: int
     quantised: int
     activations: int
@@ -66,7 +66,7 @@ class Prediction:
             "weights": "master weights",
             "m": "running mean of gradients",
             "v": "running mean of squares",
-            "pull": "starting weights, to be pulled to",
+            "l2_sp": "starting weights, for L2-SP",
             "gradients": "gradients alive at once",
             "quantised": "quantised weights kept for the backward pass",
             "activations": "activations kept for the backward pass",
@@ -177,7 +177,7 @@ def predict(
         weights=weights,
         m=moments[0],
         v=moments[1],
-        pull=sum(sizes[name] * kept[name] for name in trained) if recipe.pull else 0,
+        l2_sp=sum(sizes[name] * kept[name] for name in trained) if recipe.l2_sp else 0,
         gradients=gradients,
         quantised=quantised,
         activations=activations,

@@ -1,6 +1,6 @@
 """AdamW (Loshchilov & Hutter 2019) with a decoupled pull to the starting weights (L2-SP, Li et al. 2018).
 
-    u = -lr · (m̂ / (√v̂ + ε) + decay·w - pull·(w₀ - w)),   w ← w + u
+    u = -lr · (m̂ / (√v̂ + ε) + decay·w - l2_sp·(w₀ - w)),   w ← w + u
 
 What is kept between steps lies behind `Master` and `Moment` (fgod.train.storage); the arithmetic is float32 throughout.
 A tensor is stepped by chunks of rows: temporaries are those of one chunk, and chunks of any size give the same bits.
@@ -89,7 +89,7 @@ def as_matrix(tensor: Tensor) -> Tensor:
 
 
 class AdamW:
-    """Steps named parameters by their `.grad`. Weight decay applies to matrices, the pull to every tensor.
+    """Steps named parameters by their `.grad`. Weight decay applies to matrices, L2-SP to every tensor.
 
     With `step_in_backward` a parameter is stepped as soon as its gradient is complete, clipped by its own norm, and the
     gradient is freed: `begin` before the backward pass, `finish` after it. Otherwise `step` does all of them.
@@ -122,7 +122,7 @@ class AdamW:
             v((rows, columns), weight.device),
             factor,
             recipe.weight_decay if parameter.ndim > 1 else 0.0,
-            weight.clone() if recipe.pull else None,
+            weight.clone() if recipe.l2_sp else None,
         )
 
     def got_gradient(self) -> dict[str, bool]:
@@ -203,7 +203,7 @@ class AdamW:
         if tensor.decay:
             update.sub_(weight, alpha=lr * tensor.decay)
         if tensor.start is not None:
-            update.add_(tensor.start[rows].float() - weight, alpha=lr * self.recipe.pull)
+            update.add_(tensor.start[rows].float() - weight, alpha=lr * self.recipe.l2_sp)
         tensor.m.write(rows, m)
         tensor.v.write(rows, v)
         master.write(rows, weight + update)

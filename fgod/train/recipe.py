@@ -69,11 +69,11 @@ class TrainRecipe:
     eps: float = 1e-8
     """Added to AdamW's denominator."""
     weight_decay: float = 0.0
-    """Decoupled pull of matrices (not of norms' gains) to zero: w -= decay·lr·w."""
+    """Decoupled decay of matrices (not of norms' gains) to zero: w -= decay·lr·w."""
     grad_clip: float | None = 1.0
     """Largest global gradient norm; None leaves gradients as they are."""
-    pull: float = 0.0
-    """Decoupled pull of every weight to what it was before the stage: w += pull·lr·(w₀ - w)."""
+    l2_sp: float = 0.0
+    """L2-SP (Li et al. 2018), decoupled: pulls every weight to its value before the stage: w += l2_sp·lr·(w₀ - w)."""
     lr_scale: Mapping[str, float] = field(default_factory=dict)
     """Learning-rate factors by pattern of tensor names (fnmatch); the product of all that match."""
     sample_mode: str = "random"
@@ -125,7 +125,7 @@ class TrainRecipe:
             _check_integer("micro_batch", self.micro_batch, 1)
         for key in ("lr", "eps"):
             _check_number(key, getattr(self, key), above=0)
-        for key in ("weight_decay", "pull"):
+        for key in ("weight_decay", "l2_sp"):
             _check_number(key, getattr(self, key), least=0)
         if self.step_chunk_rows is not None:
             _check_integer("step_chunk_rows", self.step_chunk_rows, 1)

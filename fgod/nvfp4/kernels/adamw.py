@@ -1,6 +1,6 @@
 """One step of AdamW as one pass over a tensor: what `fgod.train.optimizer` does with `fgod.train.storage`'s formats.
 
-    reads   gradient, master, m, v (and the starting weights, where there is a pull), each once
+    reads   gradient, master, m, v (and the starting weights, where the recipe has l2_sp), each once
     writes  master, m, v, and `SLOTS` sums of each program
 
 Everything between is registers. The step's numbers come from a small tensor on the device and the sums stay there: no
@@ -187,8 +187,9 @@ def _squares_kernel(grad, partials, count, programs, TILE: tl.constexpr):
 @triton.jit(do_not_specialize=["programs", "stride", "partials", "stream0", "stream1"])
 def _adamw_kernel(
     weight, grad, m, m_scales, m_segments, v, v_scales, v_segments, start, squares, numbers, sums,
-    count, programs, stride, stream0, stream1, partials, factor, rate1, beta2, rate2, eps, decay, pull, clip,
-    MASTER: tl.constexpr, M: tl.constexpr, V: tl.constexpr, DECAY: tl.constexpr, PULL: tl.constexpr, CLIP: tl.constexpr,
+    count, programs, stride, stream0, stream1, partials, factor, rate1, beta2, rate2, eps, decay, l2_sp, clip,
+    MASTER: tl.constexpr, M: tl.constexpr, V: tl.constexpr, DECAY: tl.constexpr, L2_SP: tl.constexpr,
+    CLIP: tl.constexpr,
     WIDTH: tl.constexpr, SEGMENT: tl.constexpr, TILE: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr,
     EXACT: tl.constexpr, NORM_PROGRAMS: tl.constexpr,
 ):  # fmt: skip
@@ -240,8 +241,8 @@ def _adamw_kernel(
         update = tl.minimum(tl.maximum(ratio, -limit), limit) * minus_lr
         if DECAY:
             update = update - w * (lr * decay)
-        if PULL:
-            update = update + (_load(start, begin, places, left, EVEN).to(tl.float32) - w) * (lr * pull)
+        if L2_SP:
+            update = update + (_load(start, begin, places, left, EVEN).to(tl.float32) - w) * (lr * l2_sp)
         wanted = w + update
         if MASTER == "bf16":
             kept = stochastic_bf16(wanted, begin.to(tl.uint32) + places.to(tl.uint32), k0, k1)
@@ -316,7 +317,7 @@ class Settings:
     beta2: float
     eps: float
     decay: float
-    pull: float
+    l2_sp: float
     clip: float | None
     factor: float
     stream: tuple[int, int]
@@ -383,7 +384,7 @@ def step(
     _adamw_kernel[(sums.shape[1],)](
         tensors.weight, grad, *m, *v, first if tensors.start is None else tensors.start, squares, numbers, sums,
         count, sums.shape[1], sums.stride(0), *map(_signed, settings.stream), _partials(count), settings.factor,
-        1 - settings.beta1, settings.beta2, 1 - settings.beta2, settings.eps, settings.decay, settings.pull,
+        1 - settings.beta1, settings.beta2, 1 - settings.beta2, settings.eps, settings.decay, settings.l2_sp,
         settings.clip or 0.0,
         modes.master, modes.m, modes.v, settings.decay != 0, tensors.start is not None, settings.clip is not None,
         modes.width, modes.segment, tuning.tile, even, tuning.stages, tuning.exact, NORM_PROGRAMS,

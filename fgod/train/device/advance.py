@@ -15,8 +15,8 @@ from fgod.nvfp4.codec import fake_quantise
 from fgod.nvfp4.rounding import random_words, stochastic_bf16, stochastic_nvfp4
 from fgod.train.storage import M_KINDS, V_KINDS
 
-RATE, DECAY, PULL, M_SHARE, V_SHARE, SCALE = range(6)
-"""Columns of a tensor's numbers: -lr/(1 - β₁ᵗ); lr·decay; lr·pull; 1 - β₁ᵗ; 1 - β₂ᵗ; factor that clips the gradient."""
+RATE, DECAY, L2_SP, M_SHARE, V_SHARE, SCALE = range(6)
+"""Columns of a tensor's numbers: -lr/(1 - β₁ᵗ); lr·decay; lr·l2_sp; 1 - β₁ᵗ; 1 - β₂ᵗ; factor of the gradient."""
 
 NUMBERS = 6
 
@@ -79,7 +79,7 @@ def advance(
         float32 [TOLD], or [R, TOLD].
     """
     beta1, beta2 = modes.betas
-    rate, decay, pull, m_share, v_share, clip = (numbers[..., i : i + 1] for i in range(NUMBERS))
+    rate, decay, l2_sp, m_share, v_share, clip = (numbers[..., i : i + 1] for i in range(NUMBERS))
     m_kind, v_kind = M_KINDS[modes.m], V_KINDS[modes.v]
     old = weight.to(torch.float32, copy=True)
     wide = grad.float() * clip
@@ -91,7 +91,7 @@ def advance(
     limit = m_share * (modes.update_clip if modes.update_clip is not None else torch.inf)
     update = torch.minimum(torch.maximum(ratio, -limit), limit) * rate - old * decay
     if start is not None:
-        update = update + (start.float() - old) * pull
+        update = update + (start.float() - old) * l2_sp
     for stored, part in zip((*m_parts, *v_parts), (*m_kind.encode(m), *v_kind.encode(v)), strict=True):
         stored.copy_(part)
     _landed(weight, old + update, key, first, scale, modes.master)

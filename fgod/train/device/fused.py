@@ -84,7 +84,7 @@ class Fused:
     def _settings(self, tensor: Trained) -> adamw.Settings:
         recipe = self.recipe
         return self.kernel.Settings(
-            *recipe.betas, recipe.eps, tensor.decay, recipe.pull, recipe.grad_clip, tensor.factor, tensor.master.stream
+            *recipe.betas, recipe.eps, tensor.decay, recipe.l2_sp, recipe.grad_clip, tensor.factor, tensor.master.stream
         )
 
     def step(self, place: int, grad: Tensor) -> None:

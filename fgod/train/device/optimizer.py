@@ -115,7 +115,7 @@ class DeviceAdamW(AdamW):
         first = self._place[bank.names[0]]
         modes = replace(self._modes(bank.names[0]), row_is_tensor=True)
         m, v = (torch.zeros_like(bank.rows) for _ in range(2))
-        start = bank.rows.clone() if self.recipe.pull else None
+        start = bank.rows.clone() if self.recipe.l2_sp else None
         for row, name in enumerate(bank.names):
             tensor = self.tensors[name]
             tensor.m.tensors, tensor.v.tensors = (m[row : row + 1],), (v[row : row + 1],)
@@ -137,7 +137,7 @@ class DeviceAdamW(AdamW):
         rows = []
         for name, tensor in self.tensors.items():
             rate = lr * self.factors[name]
-            rows.append([-rate / m_share, rate * tensor.decay, rate * self.recipe.pull, m_share, v_share, 1.0])
+            rows.append([-rate / m_share, rate * tensor.decay, rate * self.recipe.l2_sp, m_share, v_share, 1.0])
         words = [key_words(step_key(one, self.steps_done)) for one in self._streams]
         sent = torch.tensor(rows), torch.tensor(words, dtype=torch.int32)
         if self.kernels is None:

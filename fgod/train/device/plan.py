@@ -34,7 +34,7 @@ def _sizes(config: Mapping[str, Any], item: int) -> tuple[int, int, int]:
 
 def _resident(config: Mapping[str, Any], recipe: TrainRecipe) -> int:
     one = predict(config, recipe, 1, 1)
-    return one.weights + one.m + one.v + one.pull
+    return one.weights + one.m + one.v + one.l2_sp
 
 
 def layer_plan(config: Mapping[str, Any], recipe: TrainRecipe, tokens: int) -> list[Keep]:
