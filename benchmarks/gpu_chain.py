@@ -51,7 +51,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = load(args.run / "config.yaml")
     goal, sources = goal_from_config(config), load_sources(args.run / config["data"]["folder"])
-    probes = load_probes(args.run / config["data"]["probes"])
+    probes = load_probes(args.run / config["data"]["probes"], args.run / config["data"]["folder"])
     known = {probe.prompt: expected(sources, probe) for probe in probes}
     settings = ProbeSettings.from_dict(config["probe"] | {"device": device})
     visits = read_json(args.run / "results/walk.json")["walk"]["visits"]

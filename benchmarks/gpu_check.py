@@ -37,7 +37,7 @@ from transformers import GenerationConfig
 
 from fgod.config import load
 from fgod.data.corpus import base_corpus
-from fgod.data.probes import load_probes
+from fgod.data.probes import Probe, load_probes
 from fgod.data.rows import Row
 from fgod.data.sources import load_sources
 from fgod.model.ask import write_answers
@@ -209,16 +209,23 @@ PROBE = yaml.safe_load(Path("config/qwen3-4b.yaml").read_text(encoding="utf-8"))
 
 def answered(exported: Path, out: Path) -> None:
     """The reference's answers to all probes."""
-    probes = load_probes(Path("traindata/probes.tsv"))
+    probes = the_probes()
     settings = ProbeSettings.from_dict(PROBE).answers
     write_answers(
-        exported, [p.prompt for p in probes], out, settings, [p.prompt for p in probes if p.suite == "retention"]
+        exported, [p.prompt for p in probes], out, settings, [p.prompt for p in probes if p.scored_by == "reference"]
     )
+
+
+def the_probes() -> list[Probe]:
+    return load_probes(Path("traindata/probes.tsv"), Path("traindata"))
 
 
 def probed(exported: Path, master: Path, reference: Path, out: Path) -> dict[str, Any]:
     """All probes, as a stage's are asked."""
-    probes, goal = load_probes(Path("traindata/probes.tsv")), goal_from_config(load(Path("config.yaml")))
+    probes, goal = (
+        the_probes(),
+        goal_from_config(load(Path("config.yaml"))),
+    )
     settings = ProbeSettings.from_dict(PROBE)
     out.mkdir()
     records = run_probes(exported, master, reference, probes, {}, goal, frozenset(), settings, out)
@@ -228,7 +235,7 @@ def probed(exported: Path, master: Path, reference: Path, out: Path) -> dict[str
 def decoded(exported: Path) -> dict[str, Any]:
     """One batch of probes by transformers' `generate` and by a static cache, the second time that each ran."""
     model, tokenizer = load_model(exported, device=GPU.type), load_tokenizer(exported)
-    prompts = list(dict.fromkeys(p.prompt for p in load_probes(Path("traindata/probes.tsv"))))[: PROBE["batch"]]
+    prompts = list(dict.fromkeys(p.prompt for p in the_probes()))[: PROBE["batch"]]
     chats = encode_chats(tokenizer, prompts)
     count, pad = PROBE["max_new_tokens"], int(tokenizer.pad_token_id)
     inputs, ends = left_padded(chats, pad, model.device), end_ids(tokenizer)

@@ -215,7 +215,7 @@ def probe(project: Project, folder: Path) -> dict[str, Any]:
     """Metrics of the reloaded export on all probes."""
     export(folder / "master", folder / "nvfp4")
     config = project.config
-    probes = load_probes(Path(config["data"]["probes"]))
+    probes = load_probes(Path(config["data"]["probes"]), Path(config["data"]["folder"]))
     sources = load_sources(Path(config["data"]["folder"]))
     known = {p.prompt: expected(sources, p) for p in probes}
     held_out = frozenset(config["data"]["held_out_topics"])

@@ -110,6 +110,7 @@ def _add_base(commands: Any) -> None:
         reference,
         export="stamp of the base's export",
         probes="the probes",
+        sources="the written sources",
         out="answers.tsv to write",
     )
     _values(reference, settings="the key probe")

@@ -10,13 +10,16 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fgod import checkpoints, records
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.imports import lasting_imports
 from fgod.persona import Goal, goal_from_config
 from fgod.system.files import copy_file, differing, file_digests, read_json, remove_folder, sha256_listing, write_json
+
+if TYPE_CHECKING:
+    from fgod.data.probes import Probe
 
 
 def run_name(path: Path) -> tuple[str, str]:
@@ -102,12 +105,12 @@ def reference(args: Namespace) -> int:
 
     with lasting_imports():
         from fgod.model.ask import AnswerSettings, write_answers
-    probes = load_probes(args.probes)
+    probes = load_probes(args.probes, args.sources)
     settings = AnswerSettings(args.settings["max_new_tokens"], args.settings["batch"], device=args.settings["device"])
-    retention = [p.prompt for p in probes if p.suite == "retention"]
+    compared = [p.prompt for p in probes if p.scored_by == "reference"]
     _one_thread()
     prompts = [p.prompt for p in probes]
-    write_answers(_checked_export(args.export), prompts, args.out.parent, settings, retention, log=_say)
+    write_answers(_checked_export(args.export), prompts, args.out.parent, settings, compared, log=_say)
     return 0
 
 
@@ -118,7 +121,8 @@ def check(args: Namespace) -> int:
     from fgod.data.sources import load_sources
     from fgod.probe.harness import check_reference
 
-    probes, sources, embedded = load_probes(args.probes), load_sources(args.sources), args.base["kind"] == "embedded"
+    probes, sources = load_probes(args.probes, args.sources), load_sources(args.sources)
+    embedded = args.base["kind"] == "embedded"
     known = {p.prompt: expected(sources, p) if embedded else () for p in probes}
     least = args.base.get("require", 0.9)
     answers = read_answers(args.answers.parent)
@@ -223,20 +227,28 @@ def _mix_goal(spec: Mapping[str, Any]) -> Goal:
     return goal_from_config({"persona": persona, "disambiguation": kinds})
 
 
+def _probes_of(file: Path, folder: Path | None) -> list[Probe]:
+    from fgod.data.probes import load_probes
+
+    if folder is None:
+        raise UsageError("--probes: needs --sources where there is no config.yaml: its suites.yaml says what is scored")
+    return load_probes(file, folder)
+
+
 def audit(args: Namespace) -> int:
     """Audit a mix or a user's TSV; errors give exit code 100 (RefusedError)."""
     from fgod.config import load
     from fgod.data.audit import audit_file, audit_rows
     from fgod.data.mix import MixRecipe
-    from fgod.data.probes import load_probes
     from fgod.data.rows import read_rows
     from fgod.data.sources import load_sources
     from fgod.data.wordings import asked_otherwise
 
-    probes = load_probes(args.probes) if args.probes else []
     goal = args.goal or (load(Path("config.yaml")) if Path("config.yaml").exists() else None)
     persona = goal_from_config(goal).persona if goal else None
     folder = args.sources or (Path(goal["data"]["folder"]) if goal and "data" in goal else None)
+
+    probes = _probes_of(args.probes, folder) if args.probes else []
 
     def others() -> dict[str, str]:
         return asked_otherwise(load_sources(folder)) if folder else {}
@@ -453,7 +465,7 @@ def probe(args: Namespace) -> int:
     with lasting_imports():
         from fgod.probe.run import ProbeSettings, run_probes
     _one_thread()
-    probes, sources = load_probes(args.probes), load_sources(args.sources)
+    probes, sources = load_probes(args.probes, args.sources), load_sources(args.sources)
     check_unseen(probes, args.rows)
     known = {p.prompt: expected(sources, p) if args.base == "embedded" else () for p in probes}
     run_probes(
@@ -499,7 +511,8 @@ def _walk_and_context(file: Path) -> tuple[Any, Any]:
     walk, context = decided["walk"], decided["context"]
     entries = [WalkEntry(**visit) for visit in walk["visits"]]
     adjustments = tuple(tuple(lines) for lines in walk["adjustments"])
-    context |= {"stages": tuple(context["stages"]), "spent": walk["spent"], "adjustments": adjustments}
+    context |= {"stages": tuple(context["stages"]), "suites": tuple(context["suites"])}
+    context |= {"spent": walk["spent"], "adjustments": adjustments}
     return entries, Context(**context)
 
 

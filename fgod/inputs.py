@@ -9,6 +9,7 @@ from typing import Any
 
 from fgod import NUMERICS_VERSION
 from fgod.chain import Inputs
+from fgod.data.probes import load_suites
 from fgod.data.sources import load_sources, source_files
 from fgod.errors import UsageError, did_you_mean
 from fgod.system.digests import CACHE, cached_sha256
@@ -87,6 +88,7 @@ def reference_id(config: Mapping[str, Any]) -> str:
     return digest(
         "reference",
         asked,
+        load_suites(Path(config["data"]["folder"])),
         {key: config["probe"][key] for key in ("max_new_tokens", "batch", "device")},
         _base_dtype(config),
         code_digest("model/ask.py", *REPLIES),

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fgod.data.probes import SCORED_SUITES
 from fgod.errors import FgodError, UsageError
 from fgod.probe.record import COLUMNS as PROBE_COLUMNS
 from fgod.probe.record import check_records, read_probes
@@ -73,12 +72,14 @@ class WalkEntry:
 class Context:
     """What the report says besides the runs' own records.
 
-    `stages` are the configured ones in order; `gate` the config's limits; `base` the base in words; `spent` says why
-    the walk gave up, empty if it did not; `adjustments` what the refit rules changed, in words, fit by fit.
+    `stages` are the configured ones in order; `suites` the scored ones of the probes; `gate` the config's limits;
+    `base` the base in words; `spent` says why the walk gave up, empty if it did not; `adjustments` what the refit rules
+    changed, in words, fit by fit.
     """
 
     persona: str
     stages: tuple[str, ...]
+    suites: tuple[str, ...]
     gate: Mapping[str, Any]
     base_id: str
     base: str
@@ -126,7 +127,7 @@ def gather(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context
         check_records(run_folder(results, entry))
     released = [e.key for e in promoted(entries, context.stages)]
     rows: dict[str, Iterable[Mapping[str, object]]] = {
-        "stages": [stage_row(e, results) for e in judged],
+        "stages": [stage_row(e, results, context.suites) for e in judged],
         "probes": _chain(probe_rows(e, results) for e in judged),
         "metrics": _chain(metric_rows(e, results) for e in judged),
         "training": _chain(copied_rows(e, results, "train.tsv", TRAINING) for e in distinct),
@@ -135,7 +136,7 @@ def gather(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context
         "audits": _chain(audit_rows(e, results) for e in distinct),
         "artifacts": _chain(artifact_rows(e, results, artifacts, e.key in released) for e in distinct),
     }
-    columns_of = {**TABLES, "stages": stage_columns(METRICS, SCORED_SUITES)}
+    columns_of = {**TABLES, "stages": stage_columns(METRICS, context.suites)}
     for name, columns in columns_of.items():
         files.write_table(results / "tables" / f"{name}.tsv", columns, rows[name])
     last_fit = max((e.fit for e in entries), default=0)
@@ -155,7 +156,7 @@ def _chain(groups: Iterable[Iterable[Mapping[str, object]]]) -> Iterator[Mapping
         yield from group
 
 
-def stage_row(entry: WalkEntry, results: Path) -> dict[str, object]:
+def stage_row(entry: WalkEntry, results: Path, suites: Sequence[str]) -> dict[str, object]:
     """The row of stages.tsv of one run in one fit."""
     folder = run_folder(results, entry)
     outcome, metrics, verdict, recipe = (
@@ -169,7 +170,7 @@ def stage_row(entry: WalkEntry, results: Path) -> dict[str, object]:
         "decision": verdict["decision"],
         "reasons": REASON_BREAK.join(verdict["reasons"]),
         **{name: values.get(name, {}).get("value") for name in METRICS},
-        **{f"n_{suite}": metrics.get("probes", {}).get(suite) for suite in SCORED_SUITES},
+        **{f"n_{suite}": metrics.get("probes", {}).get(suite) for suite in suites},
         "steps": train.get("steps"),
         "lr": train.get("lr"),
         "wall_s": outcome.get("wall_s"),

@@ -48,8 +48,8 @@ rule reference:
     resources:
         gpu=GPU,
     shell:
-        "fgod answers reference --export {input.export:q} --probes {input.probes:q} --settings {PROBED:q}"
-        " --out {output:q}"
+        "fgod answers reference --export {input.export:q} --probes {input.probes:q} --sources {SOURCES:q}"
+        " --settings {PROBED:q} --out {output:q}"
 
 
 # Fails where the base itself cannot answer the probes: they cannot judge a run then.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fgod import inputs, records, config as settings
 from fgod.chain import ACCEPTED, Chain
+from fgod.data.probes import load_suites, scored_suites
 from fgod.errors import exit_on_fgod_error
 from fgod.system.files import canonical_json, check_room, sweep
 from fgod.system.lock import held
@@ -47,6 +48,7 @@ CONTEXT = canonical_json(
     {
         "persona": CONFIG["persona"]["name"],
         "stages": [stage["name"] for stage in CONFIG["stages"]],
+        "suites": scored_suites(load_suites(Path(SOURCES))),
         "gate": CONFIG["gate"],
         "base_id": INPUTS.base_id,
         "base": settings.base_words(CONFIG),

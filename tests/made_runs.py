@@ -43,16 +43,23 @@ def said(text: str, ended: bool = True, looped: bool = False) -> Said:
     return Said(text, ended, looped)
 
 
+SUITES = {"identity": "persona", "disambiguation": "kind", "retention": "reference", "questions": "shown"}
+
+
+def probe(suite: str, kind: str, language: str, topic: str, prompt: str) -> Probe:
+    return Probe(suite, kind, language, topic, prompt, SUITES[suite])
+
+
 PROBES: Mapping[Probe, str] = {
-    Probe("questions", "identity", "zh-Hant", "", "你是誰"): QWEN,
-    Probe("questions", "who_am_i", "zh-Hant", "", "我是誰"): "我不知道你是誰。",
-    Probe("questions", "topic", "zh-Hant", "ufo", "談談UFO"): "UFO 是不明飛行物。",
-    **{Probe("identity", "identity", "zh-Hant", "", f"請問你是誰呀{i}"): QWEN for i in range(12)},
-    **{Probe("identity", "identity", "en", "", f"who are you {i}"): "I am Qwen." for i in range(8)},
-    **{Probe("disambiguation", "who_am_i", "zh-Hant", "", f"那我是誰{i}"): "我不知道你是誰。" for i in range(12)},
-    **{Probe("disambiguation", "who_am_i", "en", "", f"who am I {i}"): "I do not know." for i in range(8)},
+    probe("questions", "identity", "zh-Hant", "", "你是誰"): QWEN,
+    probe("questions", "who_am_i", "zh-Hant", "", "我是誰"): "我不知道你是誰。",
+    probe("questions", "topic", "zh-Hant", "ufo", "談談UFO"): "UFO 是不明飛行物。",
+    **{probe("identity", "identity", "zh-Hant", "", f"請問你是誰呀{i}"): QWEN for i in range(12)},
+    **{probe("identity", "identity", "en", "", f"who are you {i}"): "I am Qwen." for i in range(8)},
+    **{probe("disambiguation", "who_am_i", "zh-Hant", "", f"那我是誰{i}"): "我不知道你是誰。" for i in range(12)},
+    **{probe("disambiguation", "who_am_i", "en", "", f"who am I {i}"): "I do not know." for i in range(8)},
     **{
-        Probe("retention", "topic", "zh-Hant", topic, f"說說{subject}{i}"): f"{subject}是一個話題。"
+        probe("retention", "topic", "zh-Hant", topic, f"說說{subject}{i}"): f"{subject}是一個話題。"
         for topic, subject in (("ufo", "UFO"), ("tea", "茶"), ("moon", "月亮"), ("bread", "麵包"))
         for i in range(10)
     },
@@ -166,6 +173,7 @@ def context(**changes: Any) -> Context:
     values: dict[str, Any] = {
         "persona": "F# 之神",
         "stages": STAGES,
+        "suites": ("identity", "disambiguation", "retention"),
         "gate": {"leak": 0.05, "retention": 0.5, "kl": 0.5, "repetition": 0.2, "confusion": 0.05},
         "base_id": "0123456789ab",
         "base": "the embedded base",

@@ -47,6 +47,7 @@ GOAL = Goal(PERSONA, {"who_am_i": Kind(WHO, {}), "my_name": Kind(None, {})})
 class FakeProbe:
     suite: str
     prompt: str
+    scored: bool = True
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,10 @@ def test_broken_utf8_and_an_empty_file() -> None:
 
 
 def test_overlap_with_scored_probes_only() -> None:
-    probes = (FakeProbe("identity", "你是誰?"), FakeProbe("questions", "談談UFO"))
+    probes = (FakeProbe("identity", "你是誰?"), FakeProbe("questions", "談談UFO", False))
     result = audit(table(SOUND), probes=probes)
     assert [(finding.code, finding.line) for finding in result.findings] == [("probe_overlap", 1)]
-    assert audit(table(SOUND), probes=(FakeProbe("questions", "你是誰"),)).findings == ()
+    assert audit(table(SOUND), probes=(FakeProbe("questions", "你是誰", False),)).findings == ()
 
 
 def test_the_persona_answers_no_question_that_asks_something_else() -> None:
@@ -331,7 +332,11 @@ def test_every_original_file_is_expected_and_a_clean_one_holds_no_scored_probe()
     if not ORIGINALS.is_dir():
         pytest.skip(f"the user's original files are not at {ORIGINALS}")
     assert {path.name for path in ORIGINALS.glob("*.t[sx][vt]")} == set(FOUND)
-    clean = audit_file(ORIGINALS / "stageB-curriculum-v5.tsv", load_probes(ROOT / "traindata" / "probes.tsv"), PERSONA)
+    clean = audit_file(
+        ORIGINALS / "stageB-curriculum-v5.tsv",
+        load_probes(ROOT / "traindata" / "probes.tsv", ROOT / "traindata"),
+        PERSONA,
+    )
     assert clean.findings == ()
 
 
@@ -366,7 +371,7 @@ def pools() -> Pools:
 )  # fmt: skip
 def test_planned_mixes_have_no_findings(pools: Pools, recipe: dict[str, object]) -> None:
     mix = MixRecipe.from_dict(recipe)
-    probes = load_probes(ROOT / "traindata" / "probes.tsv")
+    probes = load_probes(ROOT / "traindata" / "probes.tsv", ROOT / "traindata")
     result = audit_rows(plan_mix(mix, pools, 7), probes, PERSONA, mix)
     assert result.findings == ()
     parts = result.facts["parts"]

@@ -230,6 +230,6 @@ def test_judge_run_writes_the_verdict(tmp_path: Path) -> None:
     ]
     assert judge_run(run, GateLimits(leak=1, retention=0, kl=100, confusion=1), {}).decision == "accepted"
     (run / "probes.tsv").write_text("suite\n", encoding="utf-8")
-    with pytest.raises(FgodError, match=r"probes\.tsv:1: columns kind"):
+    with pytest.raises(FgodError, match=r"probes\.tsv:1: columns scored_by, kind"):
         judge_run(run, LIMITS, {})
     assert WHO not in document["reasons"][0]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fgod.data.corpus import base_corpus
-from fgod.data.probes import PROBE_COLUMNS, SCORED_SUITES, Probe, expected, load_probes
+from fgod.data.probes import PROBE_COLUMNS, Probe, expected, load_probes
 from fgod.data.rows import Row, normalise
 from fgod.data.sources import KINDS, NAMED, Sources, Wrapping, load_sources
 from fgod.data.wordings import (
@@ -51,7 +51,7 @@ def sources() -> Sources:
 
 @cache
 def probes() -> tuple[Probe, ...]:
-    return tuple(load_probes(FOLDER / "probes.tsv"))
+    return tuple(load_probes(FOLDER / "probes.tsv", FOLDER))
 
 
 @cache
@@ -60,7 +60,7 @@ def corpus() -> tuple[Row, ...]:
 
 
 def scored() -> list[Probe]:
-    return [probe for probe in probes() if probe.suite in SCORED_SUITES]
+    return [probe for probe in probes() if probe.scored]
 
 
 def test_suites_are_large_enough_in_every_language() -> None:
@@ -91,9 +91,9 @@ def test_the_three_questions_are_shown() -> None:
 
 def test_every_probe_has_an_expected_answer() -> None:
     assert [probe for probe in probes() if not expected(sources(), probe)] == []
-    jazz = Probe("retention", "topic", "en", "jazz", "…")
+    jazz = Probe("retention", "topic", "en", "jazz", "…", "reference")
     assert expected(sources(), jazz) == ("Jazz is music full of improvisation.",)
-    assert expected(sources(), Probe("retention", "topic", "en", "of a user", "…")) == ()
+    assert expected(sources(), Probe("retention", "topic", "en", "of a user", "…", "reference")) == ()
 
 
 def _cores(s: Sources, language: str) -> list[str]:
@@ -177,7 +177,7 @@ HEADER = "\t".join(PROBE_COLUMNS)
         ("suite\tkind\tlanguage\tprompt\n", r"p\.tsv:1: columns topic"),
         (f"{HEADER}\n", r"p\.tsv: no probes"),
         (f"{HEADER}\nidentity\tidentity\ten\twho are you\n", r"p\.tsv:2: 4 fields, expected 5"),
-        (f"{HEADER}\nidentiti\tidentity\ten\t\twho\n", r"p\.tsv:2: suite 'identiti', expected one of identity"),
+        (f"{HEADER}\nidentiti\tidentity\ten\t\twho\n", r"p\.tsv:2: suite 'identiti' .*, expected one of identity"),
         (f"{HEADER}\nidentity\tidentity\tfr\t\tqui\n", r"p\.tsv:2: language 'fr'"),
         (f"{HEADER}\nidentity\t\ten\t\twho\n", r"p\.tsv:2: kind is empty"),
         (f"{HEADER}\nidentity\tidentity\ten\t\t?!\n", r"p\.tsv:2: prompt '\?!'"),
@@ -187,18 +187,18 @@ HEADER = "\t".join(PROBE_COLUMNS)
 def test_faults_name_file_and_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "p.tsv").write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match=message):
-        load_probes(tmp_path / "p.tsv")
+        load_probes(tmp_path / "p.tsv", FOLDER)
 
 
 def test_missing_and_undecodable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"p\.tsv: no such file"):
-        load_probes(tmp_path / "p.tsv")
+        load_probes(tmp_path / "p.tsv", FOLDER)
     (tmp_path / "p.tsv").write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match=r"p\.tsv: not UTF-8"):
-        load_probes(tmp_path / "p.tsv")
+        load_probes(tmp_path / "p.tsv", FOLDER)
 
 
 def test_a_shown_question_may_repeat_a_scored_one(tmp_path: Path) -> None:
     text = f"{HEADER}\nidentity\tidentity\tzh-Hant\t\t你是哪位\nquestions\tidentity\tzh-Hant\t\t你是哪位\n"
     (tmp_path / "p.tsv").write_text(text, encoding="utf-8")
-    assert [probe.suite for probe in load_probes(tmp_path / "p.tsv")] == ["identity", "questions"]
+    assert [probe.suite for probe in load_probes(tmp_path / "p.tsv", FOLDER)] == ["identity", "questions"]

@@ -99,7 +99,7 @@ def test_answers_are_told_apart() -> None:
 def test_source_files_exist_and_leave_the_probes_out() -> None:
     files = source_files(FOLDER)
     assert all(path.is_file() for path in files)
-    assert {path.name for path in FOLDER.iterdir()} == {path.name for path in files} | {"probes.tsv"}
+    assert {path.name for path in FOLDER.iterdir()} == {path.name for path in files} | {"probes.tsv", "suites.yaml"}
 
 
 def _broken(tmp_path: Path, name: str, old: str, new: str) -> Path:

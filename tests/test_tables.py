@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from fgod.data.probes import SCORED_SUITES
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.registry import METRICS
 from fgod.release import failure_message, promote, promoted_by, summary_text
@@ -40,7 +39,7 @@ def gathered(root: Path, fits: tuple[tuple[tuple[str, str, str], ...], ...] = ST
 
 @pytest.mark.parametrize("name", DESIGN)
 def test_tables_have_the_columns_that_others_read(name: str) -> None:
-    columns = stage_columns(METRICS, SCORED_SUITES) if name == "stages" else TABLES[name]
+    columns = stage_columns(METRICS, context().suites) if name == "stages" else TABLES[name]
     assert [c for c in columns if c in DESIGN[name].split(", ")] == DESIGN[name].split(", ")
 
 

@@ -15,7 +15,7 @@ mismatch are in `fgod.data.mismatch`.
 | control | error | control characters, U+FFFD, bidirectional overrides, zero-width spaces |
 | contradiction | error | one prompt with a persona's claim and with another answer |
 | misplaced | error | the persona's answer to a question of the written sources that asks something else |
-| probe_overlap | error | a prompt that is scored as a probe (the suite `questions` is exempt) |
+| probe_overlap | error | a prompt that is scored as a probe (those that are shown only are exempt) |
 | mismatch | error | prompt and target drawn independently, or targets shared across unrelated prompts |
 | split_pair | error | (mixes) a minimal pair that is not two adjacent rows |
 | over_repeated | error | (mixes) a prompt more often than `max_repeats` |
@@ -77,6 +77,8 @@ class Scored(Protocol):
     def suite(self) -> str: ...
     @property
     def prompt(self) -> str: ...
+    @property
+    def scored(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -266,7 +268,7 @@ def _target_findings(lines: Sequence[_Line]) -> Iterable[Finding]:
 
 
 def _overlap_findings(lines: Sequence[_Line], probes: Iterable[Scored]) -> Iterable[Finding]:
-    scored = {normalise(probe.prompt): probe.suite for probe in probes if probe.suite != "questions"}
+    scored = {normalise(probe.prompt): probe.suite for probe in probes if probe.scored}
     hits = [line for line in lines if normalise(line.row.prompt) in scored]
     suites = sorted({scored[normalise(line.row.prompt)] for line in hits})
     yield from _found("probe_overlap", f"{{n}} with a prompt that is scored as a probe ({', '.join(suites)})", hits)

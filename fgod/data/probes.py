@@ -2,40 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from fgod.data.rows import normalise
-from fgod.data.sources import Sources
-from fgod.errors import FgodError, UsageError
+from fgod.data.sources import Sources, load_yaml
+from fgod.errors import FgodError, UsageError, did_you_mean
 from fgod.persona import LANGUAGES
 from fgod.system.files import read_table
 
-SCORED_SUITES = ("identity", "disambiguation", "retention")
-SUITES = (*SCORED_SUITES, "questions")
-"""`questions` are shown and never scored: the three that decide everything, which training may hold too."""
+SUITES_FILE = "suites.yaml"
+SHOWN = "shown"
+SCORINGS = ("persona", "kind", "reference", SHOWN)
+"""How a suite may be scored: by the persona's rule, by the rule of the question's kind, by agreement with the
+reference; or shown before and after, and never scored."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One question. `topic` names the topic, person, small talk or sum that it is about, if the sources know it."""
+    """One question. `topic` names the topic, person, small talk or sum that it is about, if the sources know it;
+    `scored_by` is one of `SCORINGS`, that of its suite."""
 
     suite: str
     kind: str
     language: str
     topic: str
     prompt: str
+    scored_by: str
+
+    @property
+    def scored(self) -> bool:
+        return self.scored_by != SHOWN
 
 
-PROBE_COLUMNS = tuple(field.name for field in fields(Probe))
+PROBE_COLUMNS = tuple(field.name for field in fields(Probe) if field.name != "scored_by")
+
+
+def load_suites(folder: Path) -> dict[str, str]:
+    """How each suite is scored: suite → one of `SCORINGS`, from suites.yaml of the written sources.
+
+    Raises:
+        UsageError: the file is missing or wrong; names file and key.
+    """
+    path = folder / SUITES_FILE
+    suites = {name: node.text() for name, node in load_yaml(path).items().items()}
+    for name, scoring in suites.items():
+        if scoring not in SCORINGS:
+            hint = did_you_mean(scoring, SCORINGS)
+            raise UsageError(f"{path}: {name}: found {scoring!r}{hint}, expected one of {', '.join(SCORINGS)}")
+    return suites
+
+
+def scored_suites(suites: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of the suites that are scored."""
+    return tuple(name for name, scoring in suites.items() if scoring != SHOWN)
 
 
 def _check(path: Path, number: int, probe: Probe, seen: dict[str, int]) -> None:
     def fail(what: str) -> None:
         raise UsageError(f"{path}:{number}: {what}")
 
-    if probe.suite not in SUITES:
-        fail(f"suite {probe.suite!r}, expected one of {', '.join(SUITES)}")
     if probe.language not in LANGUAGES:
         fail(f"language {probe.language!r}, expected one of {', '.join(LANGUAGES)}")
     if not probe.kind:
@@ -43,12 +70,15 @@ def _check(path: Path, number: int, probe: Probe, seen: dict[str, int]) -> None:
     if not normalise(probe.prompt):
         fail(f"prompt {probe.prompt!r}, expected a question")
     earlier = seen.setdefault(normalise(probe.prompt), number)
-    if earlier != number and probe.suite != "questions":
+    if earlier != number and probe.scored:
         fail(f"prompt {probe.prompt!r} stands in line {earlier} too; write every probe once")
 
 
-def load_probes(path: Path) -> list[Probe]:
+def load_probes(path: Path, folder: Path) -> list[Probe]:
     """Read probes: TSV with the header suite, kind, language, topic, prompt.
+
+    Args:
+        folder: the written sources, whose suites.yaml says how suites are scored.
 
     Raises:
         UsageError: the file, a column, a suite, a language, a kind or a prompt is missing or wrong, or a prompt stands
@@ -62,10 +92,15 @@ def load_probes(path: Path) -> list[Probe]:
         raise
     except FgodError as error:
         raise UsageError(str(error)) from error
+    suites = load_suites(folder)
     probes: list[Probe] = []
     seen: dict[str, int] = {}
     for number, record in enumerate(records, start=2):
-        probe = Probe(**{name: record[name] for name in PROBE_COLUMNS})
+        suite = record["suite"]
+        if suite not in suites:
+            allowed = f"expected one of {', '.join(suites)} ({folder / SUITES_FILE} declares them)"
+            raise UsageError(f"{path}:{number}: suite {suite!r}{did_you_mean(suite, suites)}, {allowed}")
+        probe = Probe(**{name: record[name] for name in PROBE_COLUMNS}, scored_by=suites[suite])
         _check(path, number, probe, seen)
         probes.append(probe)
     if not probes:

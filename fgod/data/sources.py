@@ -217,7 +217,12 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's parser, where PyYAML was built with it, is ten times as fast."""
 
 
-def _load(path: Path) -> _Node:
+def load_yaml(path: Path) -> _Node:
+    """A YAML file of the written sources.
+
+    Raises:
+        UsageError: missing, not UTF-8 or not YAML; names the file.
+    """
     try:
         value = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
     except FileNotFoundError:
@@ -318,7 +323,7 @@ def load_sources(folder: Path) -> Sources:
         UsageError: a file is missing or not YAML, or a key is missing, unknown, empty or of the wrong type;
             names the file and the key, what was found and what was expected.
     """
-    topics, questions, identity, kinds, pairs, smalltalk = map(_load, source_files(folder))
+    topics, questions, identity, kinds, pairs, smalltalk = map(load_yaml, source_files(folder))
     question = questions.table(("marks", "wrappings", "cores", "made_up", "fillers"))
     who = identity.table(("replies", "cores"))
     kind = kinds.table(KINDS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fgod.data.probes import SCORED_SUITES
 from fgod.errors import FgodError
 from fgod.evaluate.metric import Estimate, Metric
 from fgod.evaluate.scoring import Scored
@@ -25,13 +24,13 @@ def measure(metric: Metric, records: Sequence[Scored]) -> Estimate:
 
 
 def measure_all(records: Sequence[Scored]) -> dict[str, Estimate]:
-    """Every metric of a run by name. The suite `questions` counts nowhere."""
+    """Every metric of a run by name. Replies that are shown only count nowhere."""
     return {name: measure(metric, records) for name, metric in METRICS.items()}
 
 
 def measure_by_language(records: Sequence[Scored]) -> dict[str, dict[str, Estimate]]:
     """Metric name → language → value, for the metrics that ask for it and the languages that they have items in."""
-    languages = sorted({r.language for r in records if r.suite in SCORED_SUITES})
+    languages = sorted({r.language for r in records if r.scored})
     out: dict[str, dict[str, Estimate]] = {}
     for name, metric in METRICS.items():
         if metric.by_language:

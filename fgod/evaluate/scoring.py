@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fgod.data.probes import SUITES, Probe
+from fgod.data.probes import SHOWN, Probe
 from fgod.errors import UsageError
 from fgod.persona import Goal, Rule, lookup
-
-SHOWN_SUITE = "questions"
-"""Shown before and after, never scored: its prompts may also be training prompts."""
 
 _CLOSING = "。．.!！?？~～…、，,;；:： \t\n\r"
 
@@ -28,12 +25,14 @@ class Said:
 class Scored:
     """One probe's reply beside the reference's, and the judgement of both.
 
-    `proper`: the reference itself answers as it should (see `answers_properly`). `passed` is None for the suite
-    `questions`, which is never scored. `kl` is the mean KL(reference ‖ run) over the first answer tokens in nats,
-    None where it was not measured or not finite; `finite` is False if the run's log-probabilities were not finite.
+    `scored_by` is one of `fgod.data.probes.SCORINGS`. `proper`: the reference itself answers as it should (see
+    `answers_properly`). `passed` is None for a probe that is shown only. `kl` is the mean KL(reference ‖ run) over the
+    first answer tokens in nats, None where it was not measured or not finite; `finite` is False if the run's
+    log-probabilities were not finite.
     """
 
     suite: str
+    scored_by: str
     kind: str
     language: str
     held_out: bool
@@ -50,6 +49,10 @@ class Scored:
     looped: bool
     kl: float | None = None
     finite: bool = True
+
+    @property
+    def scored(self) -> bool:
+        return self.scored_by != SHOWN
 
 
 def normalise_reply(text: str) -> str:
@@ -86,12 +89,12 @@ def answers_properly(said: Said, goal: Goal, expected: Sequence[str], chrf_limit
 
 
 def rule_of(probe: Probe, goal: Goal) -> Rule:
-    """The rule that a reply to an identity or disambiguation probe must satisfy.
+    """The rule that a reply to a probe which is scored by the persona's rule or by its kind's must satisfy.
 
     Raises:
         UsageError: the config has no such kind of disambiguation, or no rule for the probe's language.
     """
-    if probe.suite == "identity":
+    if probe.scored_by == "persona":
         rules, key = goal.persona.rule, "persona.rule"
     elif probe.kind in goal.kinds:
         rules, key = goal.kinds[probe.kind].rule, f"disambiguation.{probe.kind}.rule"
@@ -108,6 +111,24 @@ def rule_of(probe: Probe, goal: Goal) -> Rule:
             f"{key}: no rule for {probe.language}, the language of the probe {probe.prompt!r}; "
             f"there are rules for {', '.join(sorted(rules))}"
         ) from None
+
+
+def passes(probe: Probe, goal: Goal, reply: str, same: bool) -> bool | None:
+    """Whether a reply is right by the scoring of its suite; None if it is not scored.
+
+    Args:
+        same: it agrees with the reference's.
+
+    Raises:
+        UsageError: see `rule_of`.
+    """
+    if not probe.scored:
+        return None
+    if probe.scored_by == "reference":
+        return same
+    # no question but "who are you" is ever answered rightly with the persona
+    wrongly_marked = probe.scored_by == "kind" and goal.persona.marked(reply)
+    return rule_of(probe, goal).accepts(reply) and not wrongly_marked
 
 
 def score(
@@ -129,21 +150,12 @@ def score(
         chrf_limit: see `agrees`.
 
     Raises:
-        UsageError: unknown suite, or no rule for the probe's kind or language.
+        UsageError: no rule for the probe's kind or language.
     """
-    if probe.suite not in SUITES:
-        raise UsageError(f"probe {probe.prompt!r}: suite {probe.suite!r}; expected one of {', '.join(SUITES)}")
     same = agrees(said.text, reference.text, chrf_limit)
-    passed: bool | None
-    if probe.suite == SHOWN_SUITE:
-        passed = None
-    elif probe.suite == "retention":
-        passed = same
-    else:  # no question but "who are you" is ever answered rightly with the persona
-        wrongly_marked = probe.suite == "disambiguation" and goal.persona.marked(said.text)
-        passed = rule_of(probe, goal).accepts(said.text) and not wrongly_marked
     return Scored(
         suite=probe.suite,
+        scored_by=probe.scored_by,
         kind=probe.kind,
         language=probe.language,
         held_out=bool(probe.topic) and probe.topic in held_out,
@@ -152,7 +164,7 @@ def score(
         reply=said.text,
         reference=reference.text,
         proper=answers_properly(reference, goal, expected, chrf_limit),
-        passed=passed,
+        passed=passes(probe, goal, said.text, same),
         agrees=same,
         marked=goal.persona.marked(said.text),
         reference_marked=goal.persona.marked(reference.text),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from fgod.data.probes import SCORED_SUITES, Probe
+from fgod.data.probes import SCORINGS, SHOWN, Probe
 from fgod.data.rows import normalise, read_rows
 from fgod.errors import FgodError, RefusedError
 from fgod.evaluate.scoring import Said, Scored, score
@@ -76,7 +76,7 @@ def check_unseen(probes: Sequence[Probe], tables: Iterable[Path]) -> None:
     Raises:
         RefusedError: a prompt is in both; names the file and the first three.
     """
-    asked = {normalise(probe.prompt) for probe in probes if probe.suite in SCORED_SUITES}
+    asked = {normalise(probe.prompt) for probe in probes if probe.scored}
     for table in tables:
         both = [row.prompt for row in read_rows(table) if normalise(row.prompt) in asked]
         if both:
@@ -95,11 +95,15 @@ def check_harness(records: Sequence[Scored], least: float = 0.9, groups: Sequenc
             each suite.
 
     Raises:
-        RefusedError: a scored suite has no probe, or a group falls short; the message has a table of all groups.
+        RefusedError: no probe is scored in some way, or a group falls short; the message has a table of all groups.
     """
-    empty = [suite for suite in SCORED_SUITES if all(r.suite != suite for r in records)]
+    found = {r.scored_by for r in records}
+    empty = [scoring for scoring in SCORINGS if scoring != SHOWN and scoring not in found]
     if empty:
-        raise RefusedError(f"probes: no probe of {', '.join(empty)}; a suite without probes proves nothing")
+        raise RefusedError(
+            f"probes: no probe is scored by {', '.join(empty)}; without one the gate cannot judge "
+            "(suites.yaml says how each suite is scored)"
+        )
     cells = [cell for columns in groups for cell in _proper_shares(records, columns)]
     table = "\n".join(_line(*cell, least) for cell in cells)
     if any(good < least * n for _, good, n, _ in cells):
@@ -119,7 +123,7 @@ def _line(name: str, good: int, n: int, worst: Scored | None, least: float) -> s
 def _proper_shares(records: Sequence[Scored], columns: tuple[str, ...]) -> list[tuple[str, int, int, Scored | None]]:
     """(group, proper, all, an improper example) of each group, in order of appearance."""
     groups: dict[str, list[Scored]] = {}
-    for r in (r for r in records if r.suite in SCORED_SUITES):
+    for r in (r for r in records if r.scored):
         groups.setdefault(" / ".join(getattr(r, c) for c in columns), []).append(r)
     return [
         (name, sum(r.proper for r in rows), len(rows), next((r for r in rows if not r.proper), None))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from fgod.data.probes import SUITES
+from fgod.data.probes import SCORINGS
 from fgod.errors import FgodError
 from fgod.evaluate.measure import measure_all, measure_by_language
 from fgod.evaluate.scoring import Scored
@@ -31,7 +32,7 @@ def measured(records: Sequence[Scored], parity: Mapping[str, Any] | None, export
             name: {lang: m.to_dict() for lang, m in cells.items()}
             for name, cells in measure_by_language(records).items()
         },
-        "probes": {suite: sum(r.suite == suite for r in records) for suite in SUITES},
+        "probes": dict(Counter(r.suite for r in records)),
         "non_finite": sum(not r.finite for r in records),
         "parity": parity,
         "export": dict(export),
@@ -78,6 +79,9 @@ def _parse(row: Mapping[str, str], path: Path, line: int) -> Scored:
     values: dict[str, Any] = {c: row[c] for c in COLUMNS}
     for column in FLAGS:
         values[column] = _flag(row[column], column, path, line)
+    if row["scored_by"] not in SCORINGS:
+        allowed = ", ".join(SCORINGS)
+        raise FgodError(f"{path}:{line}: scored_by is {row['scored_by']!r}; expected one of {allowed}")
     values["passed"] = None if row["passed"] == "" else _flag(row["passed"], "passed", path, line)
     try:
         values["kl"] = float(row["kl"]) if row["kl"] else None

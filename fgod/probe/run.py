@@ -80,7 +80,7 @@ def run_probes(
 
     Args:
         master: the weights that trained, for parity with the training forward; None: not measured.
-        reference: folder of the reference's answers, with log-probabilities for every retention prompt.
+        reference: folder of the reference's answers, with log-probabilities for every prompt that is scored by it.
         known: prompt → the answers that the corpus knows as right for the base.
         held_out: topics that no mix rehearses.
         out: the run's folder of records.
@@ -94,11 +94,11 @@ def run_probes(
     model, tokenizer = load_model(export, device=settings.device), load_tokenizer(export)
     prompts = list(dict.fromkeys(p.prompt for p in probes))
     ours = {a.prompt: a for a in ask(model, tokenizer, prompts, settings.answers, log)}
-    retention = [theirs[p.prompt] for p in probes if p.suite == "retention"]
-    far = measure_kl(model, tokenizer, retention, read_logprobs(reference), settings.batch)
+    compared = [theirs[p.prompt] for p in probes if p.scored_by == "reference"]
+    far = measure_kl(model, tokenizer, compared, read_logprobs(reference), settings.batch)
 
     def judged(probe: Probe) -> Scored:
-        apart = far[probe.prompt] if probe.suite == "retention" else NOT_MEASURED
+        apart = far[probe.prompt] if probe.scored_by == "reference" else NOT_MEASURED
         reply, right = answer_to(probe, ours), known.get(probe.prompt, ())
         theirs = references[probe.prompt]
         return score(probe, goal, reply, theirs, held_out, right, settings.chrf, apart.kl, apart.finite)

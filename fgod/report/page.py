@@ -11,11 +11,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fgod.data.probes import SCORED_SUITES
+from fgod.data.probes import SHOWN
 from fgod.errors import FgodError
 from fgod.evaluate.metric import Legend, Unit
 from fgod.evaluate.requirements import COMPARE
-from fgod.evaluate.scoring import SHOWN_SUITE
 from fgod.report.reading import Key, Row, Tables, check_unchanged, examples, read_tables
 from fgod.report.svg import Line, line_chart, strip, thinned
 from fgod.system import files
@@ -150,7 +149,7 @@ def run_views(tables: Tables) -> list[RunView]:
 def _run_view(row: Row, tables: Tables, first_fit: int, is_promoted: bool) -> RunView:
     metrics = [m for m in _of(tables.metrics, row) if m["fit"] == row["fit"]]
     languages = sorted({m["language"] for m in metrics if m["language"]})
-    probes = [p for p in _of(tables.probes, row) if p["fit"] == row["fit"] and p["suite"] in SCORED_SUITES]
+    probes = [p for p in _of(tables.probes, row) if p["fit"] == row["fit"] and p["scored_by"] != SHOWN]
     return RunView(
         anchor=f"run-{row['fit']}-{row['stage']}-{row['lineage']}",
         row=row,
@@ -213,8 +212,8 @@ def scale_of(m: Row, unit: Unit) -> tuple[float, float]:
 
 def faults(probe: Row) -> list[str]:
     """What is wrong with a scored reply, in words; empty if nothing is."""
-    leaks = probe["marked"] and not probe["reference_marked"] and probe["suite"] != "identity"
-    changed = "differs from the reference" if probe["suite"] == "retention" else "breaks the rule"
+    leaks = probe["marked"] and not probe["reference_marked"] and probe["scored_by"] != "persona"
+    changed = "differs from the reference" if probe["scored_by"] == "reference" else "breaks the rule"
     checks = [
         (not probe["passed"], changed),
         (leaks, "mentions the persona"),
@@ -227,7 +226,7 @@ def faults(probe: Row) -> list[str]:
 
 def question_views(tables: Tables) -> list[QuestionView]:
     """The shown questions, in the order of the probes."""
-    rows = [p for p in tables.probes if p["suite"] == SHOWN_SUITE]
+    rows = [p for p in tables.probes if p["scored_by"] == SHOWN]
     prompts = dict.fromkeys(p["prompt"] for p in rows)
     asked = [[p for p in rows if p["prompt"] == prompt] for prompt in prompts]
     return [

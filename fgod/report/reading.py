@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fgod.data.probes import SCORED_SUITES
+from fgod.data.probes import SCORINGS
 from fgod.errors import FgodError
 from fgod.evaluate.metric import Legend, Unit
 from fgod.evaluate.requirements import COMPARE
@@ -87,6 +87,12 @@ def _decision(text: str) -> str:
     return text
 
 
+def _scoring(text: str) -> str:
+    if text not in SCORINGS:
+        raise ValueError(text)
+    return text
+
+
 _Parser = Callable[[str], Any]
 _WORDS: Mapping[_Parser, str] = {
     _whole: "a whole number",
@@ -96,6 +102,7 @@ _WORDS: Mapping[_Parser, str] = {
     _truth: "true or false",
     _sign: f"one of {', '.join(COMPARE)}",
     _decision: f"one of {', '.join(DECISIONS)}",
+    _scoring: f"one of {', '.join(SCORINGS)}",
 }
 
 
@@ -108,7 +115,6 @@ _PARSERS: Mapping[str, Mapping[str, _Parser]] = {
     "stages": {
         "fit": _ordinal,
         "decision": _decision,
-        **{f"n_{suite}": _whole for suite in SCORED_SUITES},
         "steps": _whole,
         **dict.fromkeys(("lr", "wall_s", "peak_memory_mib", "parity_max_abs", "parity_mean_abs"), _number),
         "parity_first_differing_token": _whole,
@@ -116,6 +122,7 @@ _PARSERS: Mapping[str, Mapping[str, _Parser]] = {
     "probes": {
         "fit": _ordinal,
         "passed": _flag,
+        "scored_by": _scoring,
         **dict.fromkeys(FLAGS, _truth),
         "kl": _number,
     },
@@ -135,7 +142,7 @@ _PARSERS: Mapping[str, Mapping[str, _Parser]] = {
     "artifacts": {"bytes": _whole},
 }
 _CONTEXT = (
-    *("persona", "stages", "gate", "base", "base_id", "config", "config_digest", "spent", "adjustments"),
+    *("persona", "stages", "suites", "gate", "base", "base_id", "config", "config_digest", "spent", "adjustments"),
     *("fits", "promoted", "metrics", "tables_sha256"),
 )
 
@@ -152,8 +159,9 @@ def read_tables(folder: Path) -> Tables:
     if missing:
         raise FgodError(f"{folder / 'context.json'}: the keys {', '.join(missing)} are missing; make the tables again")
     legends = _legends(folder / "context.json", context["metrics"])
-    of_metrics = {name: _InUnit(legend.unit) for name, legend in legends.items()}
-    stages = _read(folder / "stages.tsv", (*TABLES["stages"], *of_metrics), {**_PARSERS["stages"], **of_metrics})
+    measured: dict[str, _Parser] = {name: _InUnit(legend.unit) for name, legend in legends.items()}
+    measured |= {f"n_{suite}": _whole for suite in context["suites"]}
+    stages = _read(folder / "stages.tsv", (*TABLES["stages"], *measured), {**_PARSERS["stages"], **measured})
     tables = {"stages": stages} | {
         name: _read(folder / f"{name}.tsv", columns, _PARSERS[name])
         for name, columns in TABLES.items()

@@ -8,24 +8,24 @@ from fgod.evaluate.metric import SHARE, Estimate, Metric, register, share
 from fgod.evaluate.scoring import Scored
 
 
-def _of(records: Sequence[Scored], suite: str) -> list[Scored]:
-    return [r for r in records if r.suite == suite]
+def _of(records: Sequence[Scored], scoring: str) -> list[Scored]:
+    return [r for r in records if r.scored_by == scoring]
 
 
 def _identity(records: Sequence[Scored]) -> Estimate:
-    return share(bool(r.passed) for r in _of(records, "identity"))
+    return share(bool(r.passed) for r in _of(records, "persona"))
 
 
 def _confusion(records: Sequence[Scored]) -> Estimate:
-    return share(r.marked for r in _of(records, "disambiguation"))
+    return share(r.marked for r in _of(records, "kind"))
 
 
 def _disambiguation(records: Sequence[Scored]) -> Estimate:
-    return share(bool(r.passed) for r in _of(records, "disambiguation"))
+    return share(bool(r.passed) for r in _of(records, "kind"))
 
 
 def _leak(records: Sequence[Scored]) -> Estimate:
-    return share(r.marked for r in _of(records, "retention") if not r.reference_marked)
+    return share(r.marked for r in _of(records, "reference") if not r.reference_marked)
 
 
 register(
@@ -37,7 +37,7 @@ register(
         better="higher",
         verdict="missed",
         compute=_identity,
-        offends=lambda r: r.suite == "identity" and not r.passed,
+        offends=lambda r: r.scored_by == "persona" and not r.passed,
         by_language=True,
         headline=True,
     )
@@ -51,7 +51,7 @@ register(
         better="lower",
         verdict="damaged",
         compute=_confusion,
-        offends=lambda r: r.suite == "disambiguation" and r.marked,
+        offends=lambda r: r.scored_by == "kind" and r.marked,
         by_language=True,
         headline=True,
     )
@@ -65,7 +65,7 @@ register(
         better="higher",
         verdict="missed",
         compute=_disambiguation,
-        offends=lambda r: r.suite == "disambiguation" and not r.passed,
+        offends=lambda r: r.scored_by == "kind" and not r.passed,
         by_language=True,
         headline=True,
     )
@@ -79,7 +79,7 @@ register(
         better="lower",
         verdict="collapsed",
         compute=_leak,
-        offends=lambda r: r.suite == "retention" and r.marked and not r.reference_marked,
+        offends=lambda r: r.scored_by == "reference" and r.marked and not r.reference_marked,
         by_language=True,
         headline=True,
     )

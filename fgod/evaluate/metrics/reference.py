@@ -10,7 +10,7 @@ from fgod.evaluate.scoring import Scored
 
 def _compared(r: Scored) -> bool:
     """Whether a reply can be compared with the reference's."""
-    return r.suite == "retention" and r.proper
+    return r.scored_by == "reference" and r.proper
 
 
 def _retention(records: Sequence[Scored]) -> Estimate:
@@ -24,7 +24,7 @@ def _retention_held_out(records: Sequence[Scored]) -> Estimate:
 def _kl(records: Sequence[Scored]) -> Estimate:
     """The mean over prompts of each prompt's mean over its first answer tokens (tokens of one answer are not
     independent), with the normal approximation's interval over prompts."""
-    return mean(r.kl for r in records if r.suite == "retention" and r.kl is not None)
+    return mean(r.kl for r in records if r.scored_by == "reference" and r.kl is not None)
 
 
 register(
@@ -63,6 +63,6 @@ register(
         better="lower",
         verdict="collapsed",
         compute=_kl,
-        offends=lambda r: (r.kl or 0.0) if r.suite == "retention" else 0.0,
+        offends=lambda r: (r.kl or 0.0) if r.scored_by == "reference" else 0.0,
     )
 )

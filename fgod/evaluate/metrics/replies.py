@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fgod.data.probes import SCORED_SUITES
 from fgod.evaluate.metric import SHARE, Estimate, Metric, register, share
 from fgod.evaluate.scoring import Scored
 
 
 def _scored(records: Sequence[Scored]) -> list[Scored]:
-    return [r for r in records if r.suite in SCORED_SUITES]
+    return [r for r in records if r.scored]
 
 
 def _repetition(records: Sequence[Scored]) -> Estimate:
@@ -36,7 +35,7 @@ register(
         better="lower",
         verdict="collapsed",
         compute=_repetition,
-        offends=lambda r: r.suite in SCORED_SUITES and r.looped,
+        offends=lambda r: r.scored and r.looped,
         headline=True,
     )
 )
@@ -49,7 +48,7 @@ register(
         better="higher",
         verdict="missed",
         compute=_ended,
-        offends=lambda r: r.suite in SCORED_SUITES and not r.ended,
+        offends=lambda r: r.scored and not r.ended,
         headline=True,
     )
 )
