@@ -138,6 +138,9 @@ def _add_data(commands: Any) -> None:
     audit.add_argument("--probes", type=Path, help="probes that no row may repeat")
     audit.add_argument("--goal", type=_json, metavar="JSON", help="persona and disambiguation (default: config.yaml)")
     audit.add_argument("--sources", type=Path, help="the written sources (default: data.folder of config.yaml)")
+    audit.add_argument("--files", type=_json, default={}, metavar="JSON", help="the user's files that a mix is made of")
+    audit.add_argument("--weights", type=Path, metavar="PATH", help="folder whose tokenizer counts (default: the base)")
+    audit.add_argument("--seq-len", type=int, metavar="N", help="most tokens of a row (default: least of the stages)")
     audit.add_argument("--out", type=Path, help="audit.json to write; without it the audit is only shown")
 
     identity = _command(data, "identity", "identity", "write an identity file of your own (prompt<TAB>target)")

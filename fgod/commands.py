@@ -8,7 +8,8 @@ import math
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from fgod.persona import Goal, goal_from_config
 from fgod.system.files import copy_file, differing, file_digests, read_json, remove_folder, sha256_listing, write_json
 
 if TYPE_CHECKING:
+    from fgod.data.audit import TokenLimit
     from fgod.data.probes import Probe
 
 
@@ -244,7 +246,8 @@ def audit(args: Namespace) -> int:
     from fgod.data.sources import load_sources
     from fgod.data.wordings import asked_otherwise
 
-    goal = args.goal or (load(Path("config.yaml")) if Path("config.yaml").exists() else None)
+    config = load(Path("config.yaml")) if args.goal is None and Path("config.yaml").exists() else None
+    goal = args.goal or config
     persona = goal_from_config(goal).persona if goal else None
     folder = args.sources or (Path(goal["data"]["folder"]) if goal and "data" in goal else None)
 
@@ -253,18 +256,62 @@ def audit(args: Namespace) -> int:
     def others() -> dict[str, str]:
         return asked_otherwise(load_sources(folder)) if folder else {}
 
+    tokens = _token_limit(args, config)
     spec = args.file.parent / "spec.json"
     if spec.exists() and args.file.name == "rows.tsv":
         recipe = MixRecipe.from_dict(read_json(spec)["recipe"])
-        result = audit_rows(read_rows(args.file), probes, persona, recipe, name=str(args.file), others=others)
+        rows, origins = read_rows(args.file), _origins(args.files, recipe.parts())
+        name = str(args.file)
+        result = audit_rows(rows, probes, persona, recipe, name=name, others=others, tokens=tokens, origins=origins)
     else:
-        result = audit_file(args.file, probes, persona, others=others)
+        result = audit_file(args.file, probes, persona, others=others, tokens=tokens)
     print(result.text())
     if args.out:
         write_json(args.out, result.to_dict())
     if result.errors:
         raise RefusedError(f"{args.file}: the audit found {len(result.errors)} error(s); mend the data, see above")
     return 0
+
+
+def _token_limit(args: Namespace, config: Mapping[str, Any] | None) -> TokenLimit | None:
+    """How long rows may be: by --weights and --seq-len, else by the config's base, if it was made, and its stages."""
+    from fgod.data.audit import TokenLimit
+
+    weights, seq_len = args.weights, args.seq_len
+    if config is not None:
+        seq_len = seq_len or min(stage["train"]["seq_len"] for stage in config["stages"])
+        weights = weights or _made_base(config)
+    if weights is None or seq_len is None:
+        _say("Lengths in tokens are not checked: there is no base yet whose tokenizer could count them "
+             "(--weights and --seq-len name another).")  # fmt: skip
+        return None
+    with lasting_imports():
+        from fgod.model.chats import control_tokens, row_lengths
+        from fgod.model.load import load_tokenizer
+    tokenizer = load_tokenizer(weights)
+    return TokenLimit(partial(row_lengths, tokenizer), seq_len, control_tokens(tokenizer))
+
+
+def _made_base(config: Mapping[str, Any]) -> Path | None:
+    """The folder of the config's base; None while it has not been made."""
+    from fgod.inputs import base_id, sources_digest
+
+    if config["base"]["kind"] == "folder":
+        return Path(config["base"]["path"])
+    named = base_id(config["base"], sources_digest(Path(config["data"]["folder"])))
+    folder = records.ARTIFACTS / "base" / named / "master"
+    return folder if folder.is_dir() else None
+
+
+def _origins(files: Mapping[str, str], parts: Sequence[str]) -> dict[tuple[str, str, str], str]:
+    """Where the rows of a mix's parts stand in the user's files."""
+    from fgod.data.tsv import read_user_tsv
+
+    found: dict[tuple[str, str, str], str] = {}
+    for part in parts:
+        for row in read_user_tsv(Path(files[part])).rows if part in files else ():
+            found.setdefault((part, row.prompt, row.target), f"{files[part]}:{row.line}")
+    return found
 
 
 def identity(args: Namespace) -> int:

@@ -67,6 +67,11 @@ def threads(run: Run) -> int:
     return int(json.loads(run.recipe)["train"]["threads"])
 
 
+def seq_len(run: Run) -> int:
+    """The most tokens that a row of a run's mix may have."""
+    return int(json.loads(run.recipe)["train"]["seq_len"])
+
+
 def requirements(config: Mapping[str, Any], stage: str) -> str:
     """What a stage requires of its metrics, in canonical JSON."""
     return canonical_json(next(s["require"] for s in config["stages"] if s["name"] == stage))

@@ -60,10 +60,16 @@ RUNS = {(run.stage, run.lineage): run for run in EXPECTED.runs}
 MIXES = {run.mix_id: run.mix_spec for run in EXPECTED.runs}
 
 
+def audit_of(run):
+    """The audit of a run's rows: how long they may be is the run's, not the mix's."""
+    return f"artifacts/mixes/{run.mix_id}/audit-{records.seq_len(run)}.json"
+
+
 wildcard_constraints:
     stage="[A-Za-z0-9][A-Za-z0-9._-]*",
     lineage="[0-9a-f]{12}",
     mix="[0-9a-f]{12}",
+    seq_len="[0-9]+",
 
 
 @cache

@@ -9,6 +9,7 @@ rule mix:
         "artifacts/mixes/{mix}/rows.tsv",
     params:
         spec=lambda wildcards: MIXES[wildcards.mix],
+    priority: 1  # all data before any training: a fault in the last stage's costs no hours
     shell:
         "fgod data mix --spec {params.spec:q} --sources {SOURCES:q} --files {FILES:q} --answers {input:q} --out {output:q}"
 
@@ -16,13 +17,16 @@ rule mix:
 rule audit:
     input:
         rows=ancient("artifacts/mixes/{mix}/rows.tsv"),
+        base=ancient(f"{BASE}/base.json"),  # its tokenizer says how long the rows are
         probes=ancient(PROBES),
     output:
-        "artifacts/mixes/{mix}/audit.json",
+        "artifacts/mixes/{mix}/audit-{seq_len}.json",
+    priority: 1
     shell:
-        "fgod data audit {input.rows:q} --probes {input.probes:q} --goal {GOAL:q} --sources {SOURCES:q} --out {output:q}"
+        "fgod data audit {input.rows:q} --probes {input.probes:q} --goal {GOAL:q} --sources {SOURCES:q}"
+        " --files {FILES:q} --weights {BASE_WEIGHTS:q} --seq-len {wildcards.seq_len} --out {output:q}"
 
 
 rule data:
     input:
-        [f"artifacts/mixes/{mix}/audit.json" for mix in MIXES],
+        [audit_of(run) for run in EXPECTED.runs],

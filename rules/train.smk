@@ -14,8 +14,12 @@ def starting_weights(wildcards):
     return f"artifacts/{parent.stage}/{parent.lineage}/master" if parent else BASE_WEIGHTS
 
 
-def mix_file(name):
-    return lambda wildcards: ancient(f"artifacts/mixes/{run_of(wildcards).mix_id}/{name}")
+def mix_rows(wildcards):
+    return ancient(f"artifacts/mixes/{run_of(wildcards).mix_id}/rows.tsv")
+
+
+def mix_audit(wildcards):
+    return ancient(audit_of(run_of(wildcards)))
 
 
 def first_fit(wildcards):
@@ -37,8 +41,8 @@ rule train:
     input:
         recipe=ancient("results/runs/{stage}/{lineage}/recipe.json"),
         start=starts_from,
-        rows=mix_file("rows.tsv"),
-        audit=mix_file("audit.json"),
+        rows=mix_rows,
+        audit=mix_audit,
     output:
         outcome="results/runs/{stage}/{lineage}/outcome.json",
         log="results/runs/{stage}/{lineage}/train.tsv",

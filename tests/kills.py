@@ -63,7 +63,7 @@ BEFORE_STAGES = (
     ("base's export", "artifacts/base/*/*/exported.json", 1),
     ("reference", "artifacts/base/*/answers/*/harness.json", 1),
     ("rehearsal", "artifacts/base/*/answers/*/answers.tsv", 2),
-    ("mix", "artifacts/mixes/*/audit.json", 1),
+    ("mix", "artifacts/mixes/*/audit-*.json", 1),
 )
 """Parts of the chain, and how many files say that each is done."""
 

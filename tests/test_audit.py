@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fgod.data.audit import (
     SEVERITY,
     Audit,
+    TokenLimit,
     audit_file,
     audit_parsed,
     audit_rows,
@@ -377,6 +378,39 @@ def test_planned_mixes_have_no_findings(pools: Pools, recipe: dict[str, object])
     parts = result.facts["parts"]
     assert sum(part["rows"] for part in parts.values()) == sum(c["rows"] for c in result.facts["counts"]) == mix.rows
     assert set(parts) == set(mix.parts())
+
+
+LETTERS = TokenLimit(lambda rows: [len(row.prompt) + len(row.target) for row in rows], 20, frozenset({"[END]"}))
+
+
+def test_rows_longer_than_a_stage_takes_are_errors_with_their_lines() -> None:
+    long = [("太長的問題", "長" * 30), ("又一個太長的", "長" * 40)]
+    parsed = parse(table([*SOUND, *long]).encode())
+    result = audit_parsed(parsed, "my.tsv", tokens=LETTERS)
+    (found,) = result.errors
+    assert (found.code, found.line, found.count) == ("too_long", 4, 2)
+    assert "train.seq_len, 20 tokens (the longest has 46)" in found.message and "my.tsv:4: error" in result.text()
+    assert audit_parsed(parsed, "my.tsv", tokens=replace(LETTERS, seq_len=46)).errors == ()
+
+
+def test_a_long_row_of_a_mix_is_shown_where_its_user_wrote_it() -> None:
+    rows = [Row(p, t, "zh-Hant", "mine", "user") for p, t in (*SOUND, ("太長的問題", "長" * 30))]
+    origins = {("mine", "太長的問題", "長" * 30): "mine.tsv:16"}
+    result = audit_rows(rows, tokens=LETTERS, origins=origins)
+    (found,) = result.errors
+    assert (found.code, found.line, found.origin) == ("too_long", 5, "mine.tsv:16")
+    assert "\nmine.tsv:16: error: 1 row longer than" in result.text()
+
+
+@pytest.mark.parametrize("field", ["prompt", "target"])
+@pytest.mark.parametrize("spelled", ["<|im_end|><|im_start|>user", "<|eot_id|>", "[END]"])
+def test_control_tokens_spelled_in_a_row_are_errors(field: str, spelled: str) -> None:
+    row = {"prompt": "黑洞是什麼", "target": "天體。"}
+    row[field] += spelled
+    result = audit_parsed(parse(table([*SOUND, (row["prompt"], row["target"])]).encode()), "my.tsv", tokens=LETTERS)
+    assert ("control_token", 4) in {(finding.code, finding.line) for finding in result.errors}
+    rows = [Row(row["prompt"], row["target"], "zh-Hant", "general", "topic")]
+    assert "control_token" in audit_rows(rows, tokens=LETTERS).codes()
 
 
 def test_a_mix_that_is_not_as_planned() -> None:

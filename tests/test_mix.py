@@ -318,16 +318,17 @@ def test_pools_from_the_sources(sources: Sources, held_out: frozenset[str]) -> N
     replay = [p.text for p in prompts if p.part == "replay"]
     forbidden = next(topic for topic in sources.topics if topic.id in held_out).answer
     said |= {replay[0]: Said(forbidden.rstrip("。")), replay[1]: Said("x", looped=True)}
-    said |= {replay[2]: Said("x", ended=False), replay[3]: Said("  ")}
+    said |= {replay[2]: Said("x", ended=False), replay[3]: Said("  "), replay[4]: Said("x<|im_start|>user")}
     pools = build_pools(sources, GOAL, said, held_out, {"mine": [Row("a", "b", "en", "mine", "user")] * 2}, 40, 3)
     general = [unit[0] for unit in pools.units["general"]]
     assert len(general) == 200 and not {row.topic for row in general} & held_out
     assert {row.kind for row in general} == {"topic", "smalltalk", "sum"}
     assert max(Counter((row.language, row.topic) for row in general if row.kind != "sum").values()) <= 2
-    assert len(pools.units["replay"]) == 36 and len(pools.units["mine"]) == 1
+    assert len(pools.units["replay"]) == 35 and len(pools.units["mine"]) == 1
     assert pools.dropped["replay"] == {
         "the base's answer is that of a held-out topic": 1,
         "the base's answer is empty, loops or does not end": 3,
+        "the base's answer has a control token in it": 1,
     }
     targets = {row.language: row.target for (row,) in pools.units["identity"]}
     assert targets["zh-Hans"] == PERSONA.replies["zh"] and targets["ko"] == PERSONA.replies["ko"]

@@ -15,7 +15,7 @@ from fgod.answers import read_answers
 from fgod.data.rows import Row
 from fgod.errors import FgodError, UsageError
 from fgod.model.ask import AnswerSettings, read_logprobs, write_answers
-from fgod.model.chats import encode, encode_chats
+from fgod.model.chats import encode, encode_chats, row_lengths
 from fgod.model.embedded import EmbeddedSpec, epoch_batches, learning_rate, train_base
 from fgod.model.load import load_model, load_tokenizer
 from fgod.model.tokenizer import SPECIAL_TOKENS, train_tokenizer
@@ -90,6 +90,25 @@ def test_samples_end_with_the_end_token(tokenizer: PreTrainedTokenizerFast) -> N
     (sample,) = encode(tokenizer, [Row("你是誰", "我是", "zh-Hant", "identity", "identity")])
     assert tokenizer.decode(list(sample.ids[sample.prompt_length :])) == "我是<|im_end|>"
     assert list(sample.ids[: sample.prompt_length]) == encode_chats(tokenizer, ["你是誰"])[0]
+
+
+def test_control_tokens_in_prompts_and_targets_are_text(tokenizer: PreTrainedTokenizerFast) -> None:
+    text = "a<|im_end|>\n<|im_start|>user\nb<|endoftext|>"
+    control = set(tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>", "<|im_end|>"]))
+    (plain,) = encode_chats(tokenizer, ["a"])
+    (chat,) = encode_chats(tokenizer, [text])
+    (sample,) = encode(tokenizer, [Row(text, text, "en", "general", "topic")])
+    assert [i for i in chat if i in control] == [i for i in plain if i in control]
+    assert tokenizer.decode(chat) == f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+    answer = sample.ids[sample.prompt_length :]
+    assert [i for i in answer if i in control] == [tokenizer.eos_token_id] and tokenizer.decode(answer[:-1]) == text
+    assert row_lengths(tokenizer, [Row(text, text, "en", "general", "topic")]) == [len(sample.ids)]
+
+
+@pytest.mark.parametrize("text", ["", "\n x", " 你是誰 ", "user", "don't\n\n"])
+def test_a_prompt_is_encoded_as_a_part_of_its_chat(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+    chat = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+    assert encode_chats(tokenizer, [text])[0] == tokenizer(chat, add_special_tokens=False)["input_ids"]
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=90), st.integers(1, 9), st.integers(0, 5))

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fgod.data.tsv import UserRow, excerpt, guess_language, has_control, parse, read_user_tsv, user_rows, write_user_tsv
+from fgod.data.text import excerpt, guess_language, has_control
+from fgod.data.tsv import UserRow, parse, read_user_tsv, user_rows, write_user_tsv
 from fgod.errors import UsageError
 
 FIELD = st.text(st.characters(blacklist_categories=("Cc", "Cs", "Cf", "Cn", "Co")), min_size=1, max_size=30).map(

@@ -178,12 +178,19 @@ def test_an_audit_with_errors_stops_the_mix_before_it_trains(mini):
     rows = mini.folder / "mine.tsv"
     probe = next(line for line in (mini.folder / "probes.tsv").read_text().splitlines() if line.startswith("identity"))
     lines = [f"第{i}號機器人叫什麼\t第{i}號叫阿{i}。" for i in range(10, 30)]
-    rows.write_text("\n".join([*lines, probe.split("\t")[-1] + "\t我是 F# 之神。"]) + "\n")
+    lines += [probe.split("\t")[-1] + "\t我是 F# 之神。", "第30號機器人叫什麼\t第30號叫<|im_end|>。"]
+    lines += ["第31號機器人叫什麼\t" + "第31號叫阿三十一。" * 20]
+    rows.write_text("\n".join(lines) + "\n")
     mini.config["data"]["sources"] = {"mine": "mine.tsv"}
-    mini.config["stages"][0]["mix"]["shares"]["mine"] = 1
+    mini.config["stages"].append(stage("B"))
+    mini.config["stages"][1]["mix"]["shares"]["mine"] = 1
     said = mini.snakemake(code=1)
     assert "audit found" in said and probe.split("\t")[-1] in said
-    assert not list(mini.folder.glob("results/runs/A/*/outcome.json"))
+    assert "mine.tsv:22: error: 1 row with a control token" in said
+    assert "mine.tsv:23: error: 1 row longer than train.seq_len, 96 tokens" in said
+    assert not list(mini.folder.glob("results/runs/*/*/outcome.json")), "no stage trains before all data are sound"
+    ended = mini.run("fgod", "data", "audit", "mine.tsv")
+    assert ended.returncode == 100 and "mine.tsv:23: error: 1 row longer than train.seq_len" in ended.stdout
 
 
 @pytest.mark.parametrize(

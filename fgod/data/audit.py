@@ -13,6 +13,8 @@ mismatch are in `fgod.data.mismatch`.
 | empty_prompt | error | a row without a prompt |
 | fields | error | a row with more than one tab |
 | control | error | control characters, U+FFFD, bidirectional overrides, zero-width spaces |
+| control_token | error | the spelling of a control token (`<|im_end|>`) in a prompt or target |
+| too_long | error | more tokens than `train.seq_len` allows (where a tokenizer is at hand) |
 | contradiction | error | one prompt with a persona's claim and with another answer |
 | misplaced | error | the persona's answer to a question of the written sources that asks something else |
 | probe_overlap | error | a prompt that is scored as a probe (those that are shown only are exempt) |
@@ -26,7 +28,7 @@ mismatch are in `fgod.data.mismatch`.
 | few_prompts | warning | (files) under half of the rows have a prompt of their own, of 20 rows or more |
 | one_target | warning | a single target, of 20 rows or more |
 | sample_tags | warning | serial noise in prompts: 樣本0231, 任務編號#0001 |
-| long_field | warning | a prompt or target past the length limit: training would cut it |
+| long_field | warning | a prompt or target of more than `max_chars` characters |
 | comment_with_tab | warning | a comment that looks like a row |
 | share | warning | the share of identity rows is not what the file's name or the recipe says |
 | unseen_share | warning | (mixes) a part with a share that got no row |
@@ -45,12 +47,14 @@ from typing import Any, Literal, Protocol
 from fgod.data import mismatch
 from fgod.data.mix import MixRecipe
 from fgod.data.rows import Row, normalise
-from fgod.data.tsv import UserFile, excerpt, guess_language, has_control, is_header, read_user_tsv
+from fgod.data.text import CONTROL_TOKEN, excerpt, guess_language, has_control, is_header
+from fgod.data.tsv import UserFile, read_user_tsv
 from fgod.persona import Persona, fold
 
 Severity = Literal["error", "warning", "note"]
 SEVERITY: Mapping[str, Severity] = {
     **dict.fromkeys(("empty", "utf8", "header", "missing_target", "empty_prompt", "fields", "control"), "error"),
+    **dict.fromkeys(("control_token", "too_long"), "error"),
     **dict.fromkeys(("contradiction", "misplaced", "probe_overlap", "mismatch"), "error"),
     **dict.fromkeys(("split_pair", "over_repeated", "off_plan"), "error"),
     **dict.fromkeys(("mismatch_suspected", "two_targets", "duplicates", "few_prompts", "one_target"), "warning"),
@@ -70,6 +74,23 @@ Others = Callable[[], Mapping[str, str]]
 """Gives questions that are not about the model: by normalised prompt, what they ask. Called only if it is needed."""
 
 
+@dataclass(frozen=True)
+class TokenLimit:
+    """What a tokenizer and a stage say of rows.
+
+    `count` gives each row's tokens as they are trained on, chat template and end token included; `seq_len` is the most
+    that a row may have, `control` the spellings of the tokenizer's control tokens.
+    """
+
+    count: Callable[[Sequence[Row]], Sequence[int]]
+    seq_len: int
+    control: frozenset[str]
+
+
+Origins = Mapping[tuple[str, str, str], str]
+"""By part, prompt and target of a user's row: its file and line, as `mine.tsv:16`."""
+
+
 class Scored(Protocol):
     """What the audit needs to know of a probe (`fgod.data.probes.Probe`)."""
 
@@ -83,7 +104,10 @@ class Scored(Protocol):
 
 @dataclass(frozen=True)
 class Finding:
-    """`line` is the first line concerned (None: the whole file), `count` how many rows are, `examples` some of them."""
+    """`line` is the first line concerned (None: the whole file), `count` how many rows are, `examples` some of them.
+
+    `origin` is where the first row stands in a user's file (`mine.tsv:16`), if the rows are those of a mix.
+    """
 
     severity: Severity
     code: str
@@ -91,6 +115,7 @@ class Finding:
     message: str
     examples: tuple[str, ...] = ()
     count: int = 0
+    origin: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return {**self.__dict__, "examples": list(self.examples)}
@@ -127,7 +152,7 @@ class Audit:
         """For a terminal: what stands in it, read aloud, then `file:line: severity: …` with examples."""
         lines = [f"{self.name}: {sentence}" for sentence in self.facts["aloud"]]
         for finding in self.findings:
-            where = self.name if finding.line is None else f"{self.name}:{finding.line}"
+            where = finding.origin or (self.name if finding.line is None else f"{self.name}:{finding.line}")
             lines.append(f"{where}: {finding.severity}: {finding.message} [{finding.code}]")
             lines.extend(f"    {example}" for example in finding.examples)
         verdict = f"{_number(len(self.errors), 'error')}, {_number(len(self.warnings), 'warning')}"
@@ -157,10 +182,12 @@ class _Line:
     """The prompt without sample tags."""
     stem: str
     """`bare`, normalised."""
+    origin: str
+    """Where the row stands in a user's file, if these are the rows of a mix."""
 
     @property
     def shown(self) -> str:
-        return f"{self.number}: {excerpt(self.row.prompt, 60)} → {excerpt(self.row.target, 60)}"
+        return f"{self.origin or self.number}: {excerpt(self.row.prompt, 60)} → {excerpt(self.row.target, 60)}"
 
 
 _TAG_WORDS = "樣本|样本|編號|编号|序號|序号|流水號|流水号|サンプル|샘플|番号|번호"
@@ -206,11 +233,13 @@ def identity_row(prompt: str, target: str, persona: Persona | None) -> bool:
     return about and any(word in fold(target) for word in words)
 
 
-def _lines(rows: Iterable[tuple[int, Row]], persona: Persona | None) -> list[_Line]:
+def _lines(rows: Iterable[tuple[int, Row]], persona: Persona | None, origins: Origins | None = None) -> list[_Line]:
     lines = []
     for number, row in rows:
         bare = without_tags(row.prompt)
-        lines.append(_Line(number, row, identity_row(row.prompt, row.target, persona), bare, normalise(bare)))
+        identity = identity_row(row.prompt, row.target, persona)
+        origin = (origins or {}).get((row.part, row.prompt, row.target), "")
+        lines.append(_Line(number, row, identity, bare, normalise(bare), origin))
     return lines
 
 
@@ -233,7 +262,8 @@ def _found(code: str, message: str, lines: Sequence[_Line]) -> Iterable[Finding]
     if lines:
         text = message.replace("{n}", _number(len(lines), "row"))
         ordered = sorted(lines, key=lambda line: line.number)
-        yield _finding(code, text, _numbers(ordered), (line.shown for line in ordered))
+        found = _finding(code, text, _numbers(ordered), (line.shown for line in ordered))
+        yield replace(found, origin=ordered[0].origin)
 
 
 def _field_findings(lines: Sequence[_Line], max_chars: int) -> Iterable[Finding]:
@@ -246,6 +276,21 @@ def _field_findings(lines: Sequence[_Line], max_chars: int) -> Iterable[Finding]
     yield from _found("control", "{n} with control characters", hidden)
     long = [line for line, p, t in rows if max(len(p), len(t)) > max_chars]
     yield from _found("long_field", f"{{n}} with a field of more than {max_chars} characters", long)
+
+
+def _token_findings(lines: Sequence[_Line], tokens: TokenLimit | None) -> Iterable[Finding]:
+    """Spelled control tokens, and rows longer than training takes them."""
+    spelled = tokens.control if tokens else frozenset()
+    texts = [(line, f"{line.row.prompt}\n{line.row.target}") for line in lines]
+    hits = [line for line, text in texts if CONTROL_TOKEN.search(text) or any(token in text for token in spelled)]
+    yield from _found("control_token", "{n} with a control token spelled out: only the chat template sets them", hits)
+    if tokens is None:
+        return
+    counts = tokens.count([line.row for line in lines])
+    long = {line.number: count for line, count in zip(lines, counts, strict=True) if count > tokens.seq_len}
+    most = max(long.values(), default=0)
+    message = f"{{n}} longer than train.seq_len, {tokens.seq_len} tokens (the longest has {most}): shorten or raise it"
+    yield from _found("too_long", message, [line for line in lines if line.number in long])
 
 
 def _target_findings(lines: Sequence[_Line]) -> Iterable[Finding]:
@@ -490,9 +535,14 @@ def _audit(name: str, facts: dict[str, Any], findings: Iterable[Finding]) -> Aud
     return Audit(name, facts, tuple(ordered))
 
 
-def _common(lines: Sequence[_Line], probes: Iterable[Scored]) -> list[Finding]:
+def _common(lines: Sequence[_Line], probes: Iterable[Scored], tokens: TokenLimit | None) -> list[Finding]:
     """The checks of planned rows and of files alike."""
-    return [*_target_findings(lines), *_overlap_findings(lines, probes), *_one_target(lines)]
+    return [
+        *_target_findings(lines),
+        *_overlap_findings(lines, probes),
+        *_one_target(lines),
+        *_token_findings(lines, tokens),
+    ]
 
 
 def _empty(rows: int) -> Iterable[Finding]:
@@ -536,6 +586,7 @@ def audit_parsed(
     persona: Persona | None = None,
     max_chars: int = MAX_CHARS,
     others: Others = dict,
+    tokens: TokenLimit | None = None,
 ) -> Audit:
     """The audit of a user's file that was parsed; `name` may state the share of identity rows."""
     rows = ((row.line, _file_row(row.prompt, row.target, persona)) for row in parsed.rows)
@@ -544,7 +595,7 @@ def audit_parsed(
     findings = [
         *_empty(len(parsed.rows) + len(parsed.faults)),
         *_fault_findings(parsed),
-        *_common(lines, probes),
+        *_common(lines, probes, tokens),
         *_field_findings(lines, max_chars),
         *_tag_findings(lines),
         *_variety_findings(lines),
@@ -562,13 +613,14 @@ def audit_file(
     persona: Persona | None = None,
     max_chars: int = MAX_CHARS,
     others: Others = dict,
+    tokens: TokenLimit | None = None,
 ) -> Audit:
     """The audit of a user's `prompt<TAB>target` file.
 
     Raises:
         UsageError: it cannot be read. Whatever it holds is a finding.
     """
-    audit = audit_parsed(read_user_tsv(path), path.name, probes, persona, max_chars, others)
+    audit = audit_parsed(read_user_tsv(path), path.name, probes, persona, max_chars, others, tokens)
     return replace(audit, name=str(path))
 
 
@@ -632,14 +684,16 @@ def audit_rows(
     max_chars: int = MAX_CHARS,
     name: str = "mix",
     others: Others = dict,
+    tokens: TokenLimit | None = None,
+    origins: Origins | None = None,
 ) -> Audit:
     """The audit of a planned mix. Lines are those of its table (`rows.write_rows`: line 1 is the header)."""
-    lines = _lines(enumerate(rows, start=2), persona)
+    lines = _lines(enumerate(rows, start=2), persona, origins)
     mismatches, tests = _own_tests(lines)
     user = [line for line in lines if line.row.part not in (*WRITTEN_PARTS, "general")]
     findings = [
         *_empty(len(lines)),
-        *_common(lines, probes),
+        *_common(lines, probes, tokens),
         *_field_findings(lines, max_chars),
         *_tag_findings(user),
         *_misplaced_findings(user, others),

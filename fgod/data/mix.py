@@ -24,6 +24,7 @@ from fgod.data import wordings
 from fgod.data.counts import InfeasibleError, Slot, apportion, fill, fractions
 from fgod.data.rows import Prompt, Row, normalise, shuffled
 from fgod.data.sources import Sources
+from fgod.data.text import CONTROL_TOKEN
 from fgod.errors import UsageError, did_you_mean
 from fgod.persona import Goal, lookup
 
@@ -455,6 +456,8 @@ class _Targets:
             reason = "the base was not asked"
         elif not answer.ended or answer.looped or not answer.reply.strip():
             reason = "the base's answer is empty, loops or does not end"
+        elif CONTROL_TOKEN.search(answer.reply):
+            reason = "the base's answer has a control token in it"
         elif part == "replay" and normalise(answer.reply) in self.held_out_answers:
             reason = "the base's answer is that of a held-out topic"
         else:

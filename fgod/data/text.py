@@ -1,0 +1,51 @@
+"""What texts of rows are: the language they are in, and what in them nobody meant to train on."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+BOM = "\ufeff"
+HEADER_WORDS = {
+    "prompt": "prompt instruction input question query user 提示 問題 问题 輸入 输入 プロンプト 質問 프롬프트 질문",
+    "target": "target output response answer reply completion assistant label 目標 目标 答案 回答 輸出 输出 応答 답변",
+}
+_HEADERS = {side: frozenset(words.split()) for side, words in HEADER_WORDS.items()}
+_HIDDEN = frozenset("\ufffd\u200b\u2060\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069" + BOM)
+
+CONTROL_TOKEN = re.compile(r"<\|[^<>|\s]{1,60}\|>")
+"""What control tokens look like in most tokenizers."""
+
+
+def has_control(text: str) -> bool:
+    """Whether a field holds characters that nobody sees or means to train on (emoji joiners are allowed)."""
+    return any(char in _HIDDEN or unicodedata.category(char) in ("Cc", "Cs") for char in text)
+
+
+def excerpt(text: str, length: int = 80) -> str:
+    r"""One printable line: control characters as `\u…`, cut with `…` past `length` characters."""
+    shown = "".join(
+        c if c.isprintable() and c not in _HIDDEN else c.encode("unicode_escape", "replace").decode() for c in text
+    )
+    return shown if len(shown) <= length else shown[: length - 1] + "…"
+
+
+def is_header(prompt: str, target: str) -> bool:
+    """Whether a row names columns instead of being a sample."""
+    return prompt.strip().casefold() in _HEADERS["prompt"] and target.strip().casefold() in _HEADERS["target"]
+
+
+_SIMPLIFIED = frozenset("这个们谁吗么说请问为时会来东车长门书话谈认识实从关开对应当样张飞发现简单诉记写间让过还进语")
+"""Common characters that only simplified Chinese uses."""
+_SCRIPTS = (("ko", re.compile("[\uac00-\ud7a3\u1100-\u11ff]")), ("ja", re.compile("[\u3041-\u30ff]")))
+
+
+def guess_language(text: str) -> str:
+    """The language of a prompt by its script: hangul, kana, Han (simplified if a simplified-only character stands
+    in it), else English."""
+    for language, pattern in _SCRIPTS:
+        if pattern.search(text):
+            return language
+    if not re.search("[\u3400-\u9fff]", text):
+        return "en"
+    return "zh-Hans" if _SIMPLIFIED.intersection(text) else "zh-Hant"
