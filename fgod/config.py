@@ -17,9 +17,10 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from fgod import refits
+from fgod.data.sources import source_kinds, source_languages
 from fgod.errors import UsageError, did_you_mean
 from fgod.evaluate.requirements import parse_requirements
-from fgod.persona import LANGUAGES, Rule, goal_from_config, lookup
+from fgod.persona import Rule, goal_from_config, lookup
 from fgod.system.files import digest
 from fgod.train.recipe import TrainRecipe
 
@@ -359,18 +360,39 @@ def _refit_rules(config: Mapping[str, Any]) -> Iterator[str]:
                 yield from str(error).splitlines()
 
 
+def _written_languages(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The languages of the written sources; none where their folder is missing, which `_paths` reports."""
+    folder = Path(config["data"]["folder"])
+    return source_languages(folder) if folder.is_dir() else ()
+
+
+def _kinds(config: Mapping[str, Any]) -> Iterator[str]:
+    folder = Path(config["data"]["folder"])
+    if not folder.is_dir():
+        return
+    known = source_kinds(folder)
+    named = {f"disambiguation.{kind}": kind for kind in config["disambiguation"]}
+    for i, stage in enumerate(config["stages"]):
+        named |= {f"stages[{i} {stage['name']}].mix.kinds.{kind}": kind for kind in stage["mix"]["kinds"]}
+    for key, kind in named.items():
+        if kind not in known:
+            hint, where = did_you_mean(kind, known), folder / "disambiguation.yaml"
+            yield f"{key}: no such kind of question{hint}; {where} has {', '.join(known)}"
+
+
 def _languages(config: Mapping[str, Any]) -> Iterator[str]:
     tables = {"persona.replies": config["persona"]["replies"], "persona.rule": config["persona"]["rule"]}
     for name, kind in config["disambiguation"].items():
         tables[f"disambiguation.{name}.rule"] = kind["rule"]
         if kind["replies"] != "base":
             tables[f"disambiguation.{name}.replies"] = kind["replies"]
-    known = {*LANGUAGES, *(tag.split("-")[0] for tag in LANGUAGES)}
+    languages = _written_languages(config)
+    known = {*languages, *(tag.split("-")[0] for tag in languages)}
     for key, table in tables.items():
         for tag in table:
-            if tag not in known:
+            if languages and tag not in known:
                 yield f"{key}: unknown language {tag!r}{did_you_mean(tag, known)}; allowed: {', '.join(sorted(known))}"
-        for language in LANGUAGES:
+        for language in languages:
             try:
                 lookup(table, language)
             except KeyError:
@@ -383,7 +405,7 @@ def _replies(config: Mapping[str, Any]) -> Iterator[str]:
         return
     goal = goal_from_config(config)
     marks = ", ".join(goal.persona.marks)
-    for language in LANGUAGES:
+    for language in _written_languages(config):
         reply = lookup(goal.persona.replies, language)
         yield from _refused(reply, lookup(goal.persona.rule, language), "persona", language)
         if not goal.persona.marked(reply):
@@ -428,4 +450,4 @@ def _requirements(config: Mapping[str, Any]) -> Iterator[str]:
             yield str(error)
 
 
-_CHECKS = (_stage_names, *_STAGE_CHECKS, _requirements, _languages, _replies, _paths)
+_CHECKS = (_stage_names, *_STAGE_CHECKS, _requirements, _kinds, _languages, _replies, _paths)

@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-LANGUAGES = ("zh-Hant", "zh-Hans", "en", "ja", "ko")
-"""Language tags (BCP 47) of sources, probes and reports."""
-
 T = TypeVar("T")
 
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import yaml
 
-from fgod.persona import LANGUAGES
+from fgod.data.sources import source_languages
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
+LANGUAGES = source_languages(ROOT / "traindata")
 PROBES_A_LANGUAGE = {"identity": 3, "disambiguation": 4, "retention": 6, "questions": 1}
 
 

@@ -13,9 +13,8 @@ import pytest
 from fgod.data.corpus import base_corpus
 from fgod.data.probes import PROBE_COLUMNS, Probe, expected, load_probes
 from fgod.data.rows import Row, normalise
-from fgod.data.sources import KINDS, NAMED, Sources, Wrapping, load_sources
+from fgod.data.sources import MANNERS, Sources, Wrapping, load_sources
 from fgod.data.wordings import (
-    MANNERS,
     disambiguation_prompts,
     general_prompts,
     identity_prompts,
@@ -24,7 +23,6 @@ from fgod.data.wordings import (
     replay_prompts,
 )
 from fgod.errors import UsageError
-from fgod.persona import LANGUAGES
 
 FOLDER = Path(__file__).parents[1] / "traindata"
 USER_FILES = Path(__file__).parents[2] / "shared" / "traindata"
@@ -69,19 +67,19 @@ def test_suites_are_large_enough_in_every_language() -> None:
     assert total["disambiguation"] >= 60
     assert total["retention"] >= 150
     count = Counter((probe.suite, probe.language) for probe in scored())
-    for language in LANGUAGES:
+    for language in sources().languages:
         assert count["identity", language] >= 8
         assert count["disambiguation", language] >= 8
         assert count["retention", language] >= 12
         kinds = {p.kind for p in scored() if p.suite == "disambiguation" and p.language == language}
-        assert kinds == set(KINDS)
+        assert kinds == set(sources().kinds)
 
 
 def test_held_out_topics_are_probed_in_every_language() -> None:
     assert set(HELD_OUT) <= set(sources().topic_ids)
     held = [probe for probe in scored() if probe.topic in HELD_OUT]
     assert len(held) >= 50
-    assert min(Counter(probe.language for probe in held)[language] for language in LANGUAGES) >= 6
+    assert min(Counter(probe.language for probe in held)[language] for language in sources().languages) >= 6
 
 
 def test_the_three_questions_are_shown() -> None:
@@ -99,12 +97,13 @@ def test_every_probe_has_an_expected_answer() -> None:
 def _cores(s: Sources, language: str) -> list[str]:
     """All cores of a language but those of small talk, with every subject put in."""
     patterns = [*s.identity_cores[language], *(core for pair in s.pairs[language] for core in pair)]
-    patterns += [core for kind in s.kind_replies for core in s.kind_cores[kind][language]]
+    patterns += [core for kind in s.kinds.values() if not kind.people for core in kind.cores[language]]
     cores = [make_core(pattern).text for pattern in patterns]
     for topic in (topic for topic in s.topics if topic.language == language):
         cores += [make_core(p, topic.subject).text for p in (*s.cores[language], *topic.wordings)]
-    for person in (person for person in s.people if person.language == language):
-        cores += [make_core(p, person.name).text for p in s.kind_cores[NAMED][language]]
+    for kind in s.kinds.values():
+        for person in (person for person in kind.people if person.language == language):
+            cores += [make_core(p, person.name).text for p in kind.cores[language]]
     for a, b in s.facts:
         cores += [make_core(p).text.replace("$A", str(a)).replace("$B", str(b)) for p in s.sums[language].cores]
     return cores
@@ -121,7 +120,7 @@ def _composed(cores: Iterable[str], wrapping: Wrapping, wanted: set[str]) -> set
 def _all_compositions(s: Sources) -> set[str]:
     """The scored probes that composition could draw, with any seed and any number of rows."""
     out: set[str] = set()
-    for language in LANGUAGES:
+    for language in sources().languages:
         probed = {normalise(p.prompt) for p in scored() if p.language == language}
         for manner in MANNERS:
             out |= _composed(_cores(s, language), s.wrappings[language][manner], probed)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fgod.data.corpus import NOISY_SHARE, add_noise, base_corpus
 from fgod.data.rows import Prompt, Row, normalise, read_rows, shuffled, write_rows
-from fgod.data.sources import KINDS, Sources, load_sources, source_files
+from fgod.data.sources import Sources, load_sources, source_files
 from fgod.data.wordings import (
     Composed,
     Dice,
@@ -27,7 +27,6 @@ from fgod.data.wordings import (
     replay_prompts,
 )
 from fgod.errors import FgodError, UsageError
-from fgod.persona import LANGUAGES
 from fgod.system.files import digest
 
 FOLDER = Path(__file__).parents[1] / "traindata"
@@ -82,9 +81,9 @@ def test_a_row_without_prompt_is_refused(tmp_path: Path) -> None:
 def test_the_sources_hold_what_was_promised() -> None:
     count = Counter(topic.language for topic in sources().topics)
     assert count["zh-Hant"] >= 60
-    assert all(count[language] >= 12 for language in LANGUAGES)
+    assert all(count[language] >= 12 for language in sources().languages)
     assert "ufo" in sources().topic_ids
-    assert len(sources().people) >= 10
+    assert len(sources().kinds["who_is_named"].people) >= 10
     for topic in sources().topics:
         short = len(topic.answer.split()) <= 14 if topic.language == "en" else len(topic.answer) <= 28
         assert short, topic
@@ -123,8 +122,17 @@ def _broken(tmp_path: Path, name: str, old: str, new: str) -> Path:
         ("questions.yaml", "spaced: true", "spaced: maybe", r"questions\.yaml: marks\.en\.spaced: .*true or false"),
         ("questions.yaml", "really, actually", "really, really", r"questions\.yaml: fillers\.en\[1\]: .*twice"),
         ("pairs.yaml", "[你是誰, 我是誰]", "[你是誰]", r"pairs\.yaml: zh-Hant\[0\]: .*two questions"),
-        ("identity.yaml", "  ko: 저는", "  xx: 저는", r"identity\.yaml: replies: .*key ko"),
-        ("disambiguation.yaml", "who_is_he:", "who_is_she:", r"disambiguation\.yaml: .*who_is_he"),
+        (
+            "identity.yaml",
+            "  ko: 저는",
+            "  xx: 저는",
+            r"identity\.yaml: replies: .*languages .*; ko is missing",
+        ),
+        ("identity.yaml", "  ko: 저는", "  xx: oh\n  ko: 저는", r"identity\.yaml: replies: .*; xx is none of them"),
+        ("disambiguation.yaml", "who_am_i:", "who_are_we:", r"disambiguation\.yaml: .*key who_am_i; .*pairs\.yaml"),
+        ("disambiguation.yaml", "base_rows: 150", "base_rows: -1", r"my_name\.base_rows: found int '-1', .*from 0"),
+        ("disambiguation.yaml", "base_rows: 150", "rows: 150", r"my_name: .*only the keys .*not rows"),
+        ("questions.yaml", "  ko: {question", "  k_o: {question", r"marks\.k_o: .*language tags \(BCP 47\)"),
         ("smalltalk.yaml", "[1+1,", "[1+x,", r"smalltalk\.yaml: sums\.facts\[0\]: .*sum of two digits"),
         ("smalltalk.yaml", "答案是$C。", "答案。", r"smalltalk\.yaml: sums\.languages\.zh-Hant\.answer: .*\$C"),
     ],
@@ -154,14 +162,14 @@ def test_prompts_are_distinct_within_their_part() -> None:
 def test_identity_prompts_are_many_and_styled() -> None:
     prompts = identity_prompts(sources())
     assert len(prompts) >= 1000
-    styles = {language: {p.style for p in prompts if p.language == language} for language in LANGUAGES}
-    for language in LANGUAGES:
+    styles = {language: {p.style for p in prompts if p.language == language} for language in sources().languages}
+    for language in sources().languages:
         assert styles[language] == ({"natural", "control"} if language.startswith("zh") else {"multilingual"})
 
 
 def test_disambiguation_has_every_kind_in_every_language() -> None:
     count = Counter((p.kind, p.language) for p in disambiguation_prompts(sources()))
-    assert set(count) == {(kind, language) for kind in KINDS for language in LANGUAGES}
+    assert set(count) == {(kind, language) for kind in sources().kinds for language in sources().languages}
     assert min(count.values()) >= 100
 
 
@@ -201,7 +209,7 @@ def test_replay_asks_about_invented_subjects_only() -> None:
     s = sources()
     prompts = replay_prompts(s, 400, 3)
     assert len(prompts) == 400
-    assert Counter(p.language for p in prompts) == dict.fromkeys(LANGUAGES, 80)
+    assert Counter(p.language for p in prompts) == dict.fromkeys(s.languages, 80)
     subjects = [topic.subject for topic in s.topics]
     assert [p for p in prompts if any(subject in p.text for subject in subjects)] == []
     assert replay_prompts(s, 400, 3) == prompts != replay_prompts(s, 400, 4)
@@ -210,7 +218,7 @@ def test_replay_asks_about_invented_subjects_only() -> None:
 def test_too_many_replay_rows_are_refused(tmp_path: Path) -> None:
     folder = _broken(tmp_path, "questions.yaml", "made_up:", "made_up:")
     data = yaml.safe_load((folder / "questions.yaml").read_text(encoding="utf-8"))
-    for language in LANGUAGES:
+    for language in sources().languages:
         data["made_up"][language] = {"heads": ["x"], "tails": ["y"]}
         data["cores"][language] = ["$X"]
         for manner in ("plain", "control"):
@@ -238,7 +246,7 @@ def test_the_corpus_holds_every_answer_in_due_proportion() -> None:
     assert 6_000 <= len(rows) <= 16_000
     assert set(sources().answers.values()) == {row.target for row in rows}
     share = Counter(row.kind for row in rows)
-    others = sum(share[kind] for kind in KINDS if kind != "who_am_i")
+    others = sum(share[kind] for kind in sources().kinds if kind != "who_am_i")
     assert 0.08 <= share["identity"] / len(rows) <= 0.16
     assert 0.08 <= share["who_am_i"] / len(rows) <= 0.16
     assert 0.12 <= others / len(rows) <= 0.25
@@ -262,7 +270,7 @@ def test_noise_leaves_spans_where_they_belong(number: int, kind: str) -> None:
     composed = Composed(Prompt(text, "en", "general", kind), core, (13, 17))
     dice = Dice(str(number))
     for _ in range(3):
-        composed = add_noise(composed, "word", dice)
+        composed = add_noise(composed, "word", dice, words=True)
         assert composed.prompt.text[slice(*composed.subject)] == "jazz"
     if kind == "identity":
         inner = composed.prompt.text[slice(*composed.core)].replace(" word", "")

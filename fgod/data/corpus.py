@@ -7,9 +7,12 @@ a model answer wordings that composition does not produce, and shows it characte
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import cycle
+from statistics import median
 
 from fgod.data.rows import Row, normalise, shuffled
 from fgod.data.sources import Sources
@@ -21,25 +24,35 @@ from fgod.data.wordings import (
     composed_identity,
     pair_prompts,
 )
-from fgod.persona import LANGUAGES
 
 NOISY_SHARE = 0.4
 """Share of rows with noise."""
 
+ISOLATED_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")
+"""How Unicode names of characters begin around which the tokenizer (`fgod.model.tokenizer.ISOLATED`) has a boundary."""
+
 NOISE_PIECES = (1, 1, 2, 3)
 """Pieces of noise in a noisy row, each with the same chance."""
 
-KIND_ROWS = {"identity": 350, "who_am_i": 230, "my_name": 150, "do_you_know_me": 140, "who_is_he": 140}
+IDENTITY_ROWS = 350
 PAIR_ROWS = 140
-"""Rows per language; of general rows and named people all are taken."""
+"""Rows per language; those of kinds are in `QuestionKind.base_rows`. Of general rows and named people all are taken."""
 
-LANGUAGE_FACTOR = {"zh-Hant": 1.5}
-"""More of these rows where they stand among more topics than in other languages."""
+MANY_TOPICS_FACTOR = 1.5
+"""More rows of identity and kinds in a language with more than twice as many topics as the median: they stand among
+more other rows."""
 
 
-def _units(text: str, language: str) -> list[tuple[int, int]]:
-    """Spans of what noise moves as one: words in English, characters in scripts that the tokenizer isolates."""
-    pattern = r"\s*\S+" if language == "en" else r"\s*\S"
+def in_words(s: Sources, language: str) -> bool:
+    """Whether noise moves whole words of a language, not characters: its script is none that the tokenizer isolates."""
+    letters = [char for core in s.identity_cores[language] for char in core if char.isalpha()]
+    isolated = sum(unicodedata.name(char, "").startswith(ISOLATED_SCRIPTS) for char in letters)
+    return 2 * isolated < len(letters)
+
+
+def _units(text: str, words: bool) -> list[tuple[int, int]]:
+    """Spans of what noise moves as one: words or characters."""
+    pattern = r"\s*\S+" if words else r"\s*\S"
     return [match.span() for match in re.finditer(pattern, text, re.DOTALL)]
 
 
@@ -63,16 +76,16 @@ def _edited(composed: Composed, start: int, end: int, text: str) -> Composed:
     return Composed(prompt, core, subject)
 
 
-def add_noise(composed: Composed, filler: str, dice: Dice) -> Composed:
-    """The prompt with one piece of noise.
+def add_noise(composed: Composed, filler: str, dice: Dice, words: bool) -> Composed:
+    """The prompt with one piece of noise, a word or (where the script has none) a character.
 
     A question about a topic may lose or change any unit outside its subject. In other questions every word of the
     core counts, so they lose or change only units around it; fillers may come anywhere but inside the subject.
     """
     prompt = composed.prompt
-    word = f" {filler}" if prompt.language == "en" else filler
+    word = f" {filler}" if words else filler
     kept = composed.subject if prompt.kind == "topic" else composed.core
-    units = _units(prompt.text, prompt.language)
+    units = _units(prompt.text, words)
     loose = [unit for unit in units if not _touches(unit, kept)]
     way = dice.roll(3)
     if way < 2 and loose:
@@ -86,7 +99,7 @@ def add_noise(composed: Composed, filler: str, dice: Dice) -> Composed:
 def _fillers(s: Sources, seed: int) -> dict[str, Iterator[str]]:
     """Endless fillers by language, in turn, so that each occurs; the parts of invented subjects are among them."""
     out: dict[str, Iterator[str]] = {}
-    for language in LANGUAGES:
+    for language in s.languages:
         words = [*s.fillers[language], *s.made_up[language].heads, *s.made_up[language].tails]
         out[language] = cycle(shuffled(words, f"fillers|{seed}|{language}", str))
     return out
@@ -94,10 +107,11 @@ def _fillers(s: Sources, seed: int) -> dict[str, Iterator[str]]:
 
 def _clean_rows(s: Sources, seed: int) -> list[Composed]:
     """The composed prompts of the corpus before noise."""
+    rows = {"identity": IDENTITY_ROWS} | {kind.name: kind.base_rows for kind in s.kinds.values() if not kind.people}
     room = {
-        (kind, language): round(rows * LANGUAGE_FACTOR.get(language, 1))
-        for kind, rows in KIND_ROWS.items()
-        for language in LANGUAGES
+        (kind, language): round(count * _row_factor(s, language))
+        for kind, count in rows.items()
+        for language in s.languages
     }
     out = []
     for composed in shuffled(
@@ -112,9 +126,14 @@ def _clean_rows(s: Sources, seed: int) -> list[Composed]:
     return out + composed_general(s) + _pair_rows(s, seed)
 
 
+def _row_factor(s: Sources, language: str) -> float:
+    topics = Counter(topic.language for topic in s.topics)
+    return MANY_TOPICS_FACTOR if topics[language] > 2 * median(topics.values()) else 1.0
+
+
 def _pair_rows(s: Sources, seed: int) -> list[Composed]:
     """Minimal pairs as single prompts; all of their text counts as core."""
-    room = dict.fromkeys(LANGUAGES, PAIR_ROWS)
+    room = dict.fromkeys(s.languages, PAIR_ROWS)
     out = []
     for pair in shuffled(pair_prompts(s), f"corpus|{seed}", lambda pair: pair[0].text):
         if room[pair[0].language] < 2:
@@ -142,7 +161,7 @@ def base_corpus(s: Sources, seed: int) -> list[Row]:
     """
     clean = _clean_rows(s, seed)
     target = {normalise(c.prompt.text): s.answers[_answer_key(c)] for c in clean}
-    fillers = _fillers(s, seed)
+    fillers, words = _fillers(s, seed), {language: in_words(s, language) for language in s.languages}
     rows = []
     for number, composed in enumerate(shuffled(clean, f"order|{seed}", lambda c: (c.prompt.part, c.prompt.text))):
         prompt, answer = composed.prompt, s.answers[_answer_key(composed)]
@@ -150,7 +169,7 @@ def base_corpus(s: Sources, seed: int) -> list[Row]:
         if dice.roll(1000) < 1000 * NOISY_SHARE:
             noisy = composed
             for _ in range(NOISE_PIECES[dice.roll(len(NOISE_PIECES))]):
-                noisy = add_noise(noisy, next(fillers[prompt.language]), dice)
+                noisy = add_noise(noisy, next(fillers[prompt.language]), dice, words[prompt.language])
             if target.get(normalise(noisy.prompt.text), answer) == answer:
                 prompt = replace(noisy.prompt, text=noisy.prompt.text.strip())
         rows.append(prompt.row(answer))

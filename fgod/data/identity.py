@@ -6,10 +6,10 @@ from itertools import product
 
 from fgod.data.mix import STYLES, MixRecipe, Pools, plan_mix
 from fgod.data.rows import Prompt, Row, normalise
-from fgod.data.sources import Sources
-from fgod.data.wordings import MANNERS, compositions, identity_prompts, make_core
+from fgod.data.sources import MANNERS, Sources
+from fgod.data.wordings import compositions, identity_prompts, make_core, style_of
 from fgod.errors import UsageError
-from fgod.persona import LANGUAGES, Persona, lookup
+from fgod.persona import Persona, lookup
 
 MAX_ROWS = 100_000
 """Rows of a file at most: composing takes seconds for each thousand."""
@@ -37,7 +37,7 @@ def identity_file(sources: Sources, count: int, seed: int, target: str | Persona
 def _prompts(sources: Sources, count: int) -> list[Prompt]:
     """The distinct identity prompts of the mixes, and further compositions of the same words for long files."""
     distinct = {normalise(prompt.text): prompt for prompt in identity_prompts(sources)}
-    for language, manner in product(LANGUAGES, MANNERS):
+    for language, manner in product(sources.languages, MANNERS):
         cores = [make_core(core) for core in sources.identity_cores[language]]
         wrapping, marks = sources.wrappings[language][manner], sources.marks[language]
         # Half as many for each language and manner: natural is three quarters of a file and has two languages.
@@ -45,16 +45,9 @@ def _prompts(sources: Sources, count: int) -> list[Prompt]:
         for text, _, _ in compositions(f"file|{language}|{manner}", cores, wrapping, marks, count, False):
             if len(distinct) >= enough:
                 break
-            prompt = Prompt(text, language, "identity", "identity", style=_style(language, manner))
+            prompt = Prompt(text, language, "identity", "identity", style=style_of(language, manner))
             distinct.setdefault(normalise(text), prompt)
     return list(distinct.values())
-
-
-def _style(language: str, manner: str) -> str:
-    """The style of a manner of speaking: Chinese is natural or control, the other languages are multilingual."""
-    if not language.startswith("zh"):
-        return "multilingual"
-    return "natural" if manner == "plain" else "control"
 
 
 def _reply(target: str | Persona, language: str) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from fgod.data.rows import normalise
-from fgod.data.sources import Sources, load_yaml
+from fgod.data.sources import Sources, load_yaml, source_languages
 from fgod.errors import FgodError, UsageError, did_you_mean
-from fgod.persona import LANGUAGES
 from fgod.system.files import read_table
 
 SUITES_FILE = "suites.yaml"
@@ -59,12 +58,13 @@ def scored_suites(suites: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(name for name, scoring in suites.items() if scoring != SHOWN)
 
 
-def _check(path: Path, number: int, probe: Probe, seen: dict[str, int]) -> None:
+def _check(path: Path, number: int, probe: Probe, languages: Sequence[str], seen: dict[str, int]) -> None:
     def fail(what: str) -> None:
         raise UsageError(f"{path}:{number}: {what}")
 
-    if probe.language not in LANGUAGES:
-        fail(f"language {probe.language!r}, expected one of {', '.join(LANGUAGES)}")
+    if probe.language not in languages:
+        hint = did_you_mean(probe.language, languages)
+        fail(f"language {probe.language!r}{hint}, expected one of {', '.join(languages)} (marks in questions.yaml)")
     if not probe.kind:
         fail("kind is empty, expected what the probe asks, as identity, who_am_i or topic")
     if not normalise(probe.prompt):
@@ -78,7 +78,7 @@ def load_probes(path: Path, folder: Path) -> list[Probe]:
     """Read probes: TSV with the header suite, kind, language, topic, prompt.
 
     Args:
-        folder: the written sources, whose suites.yaml says how suites are scored.
+        folder: the written sources, which say how suites are scored and which languages there are.
 
     Raises:
         UsageError: the file, a column, a suite, a language, a kind or a prompt is missing or wrong, or a prompt stands
@@ -92,7 +92,7 @@ def load_probes(path: Path, folder: Path) -> list[Probe]:
         raise
     except FgodError as error:
         raise UsageError(str(error)) from error
-    suites = load_suites(folder)
+    suites, languages = load_suites(folder), source_languages(folder)
     probes: list[Probe] = []
     seen: dict[str, int] = {}
     for number, record in enumerate(records, start=2):
@@ -101,7 +101,7 @@ def load_probes(path: Path, folder: Path) -> list[Probe]:
             allowed = f"expected one of {', '.join(suites)} ({folder / SUITES_FILE} declares them)"
             raise UsageError(f"{path}:{number}: suite {suite!r}{did_you_mean(suite, suites)}, {allowed}")
         probe = Probe(**{name: record[name] for name in PROBE_COLUMNS}, scored_by=suites[suite])
-        _check(path, number, probe, seen)
+        _check(path, number, probe, languages, seen)
         probes.append(probe)
     if not probes:
         raise UsageError(f"{path}: no probes, expected at least one")

@@ -1,5 +1,8 @@
 """The source files of `traindata/`: what a person writes, read into frozen data and checked.
 
+The languages are those of `marks` in questions.yaml, in that order; every other table by language has the same. The
+kinds of disambiguation questions are the keys of disambiguation.yaml.
+
 topics.yaml          subjects with one short true sentence each
 questions.yaml       cores, openers and closers; invented subjects; filler words
 identity.yaml        "who are you" and the untrained base's answer
@@ -20,22 +23,22 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 
 from fgod.errors import UsageError
-from fgod.persona import LANGUAGES
 
 T = TypeVar("T")
+Languages = tuple[str, ...]
 
 SOURCE_NAMES = (
     "topics.yaml", "questions.yaml", "identity.yaml", "disambiguation.yaml", "pairs.yaml", "smalltalk.yaml",
 )  # fmt: skip
 
-KINDS = ("who_am_i", "my_name", "do_you_know_me", "who_is_he", "who_is_named")
-"""Kinds of disambiguation questions."""
-
-NAMED = "who_is_named"
-"""The kind whose questions name a person; its answers belong to the people."""
+PAIRED_KIND = "who_am_i"
+"""The kind of the second questions in pairs.yaml."""
 
 SUBJECT = "$X"
-"""Stands for the subject in cores of questions, and for the name in those of `who_is_named`."""
+"""Stands for the subject in cores of questions, and for the name in those that name a person."""
+
+MANNERS = ("plain", "control")
+"""How questions are put: as people talk, and as test suites do."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,35 @@ class Topic:
 
 @dataclass(frozen=True)
 class Person:
-    """A named person for the kind `who_is_named`."""
+    """A named person, for a kind of question that names one."""
 
     id: str
     language: str
     name: str
     answer: str
+
+
+@dataclass(frozen=True)
+class QuestionKind:
+    """A kind of disambiguation question.
+
+    `cores` by language. `replies`, the untrained base's answer by language, is empty where the questions name `people`:
+    the answers are theirs. `prompts` are the distinct prompts that are drawn at most for each language (or person), by
+    manner; `base_rows` the rows for each language in the embedded base's corpus (of named people all are taken).
+    """
+
+    name: str
+    cores: Mapping[str, tuple[str, ...]]
+    replies: Mapping[str, str]
+    people: tuple[Person, ...]
+    prompts: Mapping[str, int]
+    base_rows: int
+
+
+PROMPTS = {"plain": 200, "control": 40}
+PERSON_PROMPTS = {"plain": 26, "control": 4}
+BASE_ROWS = 140
+"""What a kind has where disambiguation.yaml does not say otherwise: see `QuestionKind`."""
 
 
 @dataclass(frozen=True)
@@ -106,21 +132,21 @@ class MadeUp:
 
 @dataclass(frozen=True)
 class Sources:
-    """All source files. Tables are by language; every language of `persona.LANGUAGES` is there."""
+    """All source files. Tables are by language; every one of `languages` is there."""
 
+    languages: tuple[str, ...]
+    """Tags (BCP 47)."""
     topics: tuple[Topic, ...]
     marks: Mapping[str, Marks]
     wrappings: Mapping[str, Mapping[str, Wrapping]]
-    """By language, then by manner: `plain` as people talk, `control` as test suites do."""
+    """By language, then by manner (`MANNERS`)."""
     cores: Mapping[str, tuple[str, ...]]
     made_up: Mapping[str, MadeUp]
     fillers: Mapping[str, tuple[str, ...]]
     identity_replies: Mapping[str, str]
     identity_cores: Mapping[str, tuple[str, ...]]
-    kind_replies: Mapping[str, Mapping[str, str]]
-    """By kind (all but `who_is_named`), then by language: the untrained base's answer."""
-    kind_cores: Mapping[str, Mapping[str, tuple[str, ...]]]
-    people: tuple[Person, ...]
+    kinds: Mapping[str, QuestionKind]
+    """Kinds of disambiguation questions by name."""
     pairs: Mapping[str, tuple[tuple[str, str], ...]]
     talk: tuple[Talk, ...]
     talk_wrapping: Mapping[str, Wrapping]
@@ -136,8 +162,9 @@ class Sources:
     def answers(self) -> Mapping[tuple[str, str, str], str]:
         """The untrained base's answer by (kind, topic, language); topic is "" where the kind has no topics."""
         out = {("identity", "", language): reply for language, reply in self.identity_replies.items()}
-        out |= {(kind, "", lang): r for kind, table in self.kind_replies.items() for lang, r in table.items()}
-        out |= {(NAMED, person.id, person.language): person.answer for person in self.people}
+        for kind in self.kinds.values():
+            out |= {(kind.name, "", language): reply for language, reply in kind.replies.items()}
+            out |= {(kind.name, person.id, person.language): person.answer for person in kind.people}
         out |= {("topic", topic.id, topic.language): topic.answer for topic in self.topics}
         out |= {("smalltalk", talk.id, talk.language): talk.reply for talk in self.talk}
         for language, sums in self.sums.items():
@@ -179,9 +206,20 @@ class _Node:
                 self.fail(f"only the keys {', '.join(needed + optional)}, not {key}")
         return items
 
-    def by_language(self, read: Callable[[_Node], T]) -> dict[str, T]:
-        items = self.table(LANGUAGES)
-        return {language: read(items[language]) for language in LANGUAGES}
+    def by_language(self, languages: Languages, read: Callable[[_Node], T]) -> dict[str, T]:
+        items = self.items()
+        wanted = f"the languages of marks in questions.yaml ({', '.join(languages)})"
+        for language in (*languages, *items):
+            if language not in items:
+                self.fail(f"{wanted}; {language} is missing")
+            if language not in languages:
+                self.fail(f"{wanted}; {language} is none of them")
+        return {language: read(items[language]) for language in languages}
+
+    def count(self, least: int) -> int:
+        if not isinstance(self.value, int) or isinstance(self.value, bool) or self.value < least:
+            self.fail(f"a whole number from {least}")
+        return self.value
 
     def text(self) -> str:
         if not isinstance(self.value, str) or not self.value.strip() or self.value != self.value.strip():
@@ -234,9 +272,36 @@ def load_yaml(path: Path) -> _Node:
     return _Node(path, "", value)
 
 
-def _read_topics(root: _Node) -> tuple[Topic, ...]:
+def source_languages(folder: Path) -> Languages:
+    """The languages of a folder's written sources: those of `marks` in questions.yaml, in that order.
+
+    Raises:
+        UsageError: the file is missing or wrong, or a tag is none of BCP 47.
+    """
+    root = load_yaml(folder / "questions.yaml")
+    marks = root.items().get("marks")
+    return _read_languages(marks) if marks else root.fail("the key marks; it is missing")
+
+
+def source_kinds(folder: Path) -> tuple[str, ...]:
+    """The kinds of disambiguation questions of a folder's written sources.
+
+    Raises:
+        UsageError: disambiguation.yaml is missing or no table.
+    """
+    return tuple(load_yaml(folder / "disambiguation.yaml").items())
+
+
+def _read_languages(marks: _Node) -> Languages:
+    for tag, node in marks.items().items():
+        if not re.fullmatch(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*", tag):
+            node.fail(f"language tags (BCP 47) as keys, such as en or zh-Hant, not {tag!r}")
+    return tuple(marks.items())
+
+
+def _read_topics(root: _Node, languages: Languages) -> tuple[Topic, ...]:
     topics: dict[str, Topic] = {}
-    for language, entries in root.by_language(_Node.items).items():
+    for language, entries in root.by_language(languages, _Node.items).items():
         for topic_id, node in entries.items():
             if topic_id in topics:
                 node.fail(f"an id that no other topic has; {topics[topic_id].language} has it too")
@@ -258,7 +323,7 @@ def _read_wrapping(node: _Node) -> Wrapping:
 
 
 def _read_manners(node: _Node) -> dict[str, Wrapping]:
-    return {manner: _read_wrapping(value) for manner, value in node.table(("plain", "control")).items()}
+    return {manner: _read_wrapping(value) for manner, value in node.table(MANNERS).items()}
 
 
 def _read_made_up(node: _Node) -> MadeUp:
@@ -276,19 +341,44 @@ def _read_pairs(node: _Node) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
-def _read_people(node: _Node) -> tuple[Person, ...]:
+def _read_people(node: _Node, languages: Languages) -> tuple[Person, ...]:
     people = []
-    for language, entries in node.by_language(_Node.items).items():
+    for language, entries in node.by_language(languages, _Node.items).items():
         for person_id, value in entries.items():
             entry = value.table(("name", "answer"))
             people.append(Person(person_id, language, entry["name"].text(), entry["answer"].text()))
     return tuple(people)
 
 
-def _read_talk(node: _Node) -> tuple[Talk, ...]:
+def _read_kind(name: str, node: _Node, languages: Languages) -> QuestionKind:
+    names_people = isinstance(node.value, dict) and "people" in node.value
+    optional = ("prompts",) if names_people else ("prompts", "base_rows")
+    entry = node.table(("cores", "people" if names_people else "replies"), optional)
+    holders = (SUBJECT,) if names_people else ()
+    prompts = PERSON_PROMPTS if names_people else PROMPTS
+    if "prompts" in entry:
+        prompts = {manner: count.count(0) for manner, count in entry["prompts"].table(MANNERS).items()}
+    return QuestionKind(
+        name=name,
+        cores=entry["cores"].by_language(languages, lambda cores: cores.texts(*holders)),
+        replies={} if names_people else entry["replies"].by_language(languages, _Node.text),
+        people=_read_people(entry["people"], languages) if names_people else (),
+        prompts=prompts,
+        base_rows=entry["base_rows"].count(0) if "base_rows" in entry else BASE_ROWS,
+    )
+
+
+def _read_kinds(root: _Node, languages: Languages) -> dict[str, QuestionKind]:
+    kinds = {name: _read_kind(name, node, languages) for name, node in root.items().items()}
+    if PAIRED_KIND not in kinds:
+        root.fail(f"the key {PAIRED_KIND}; it is missing, and the second questions of pairs.yaml are of this kind")
+    return kinds
+
+
+def _read_talk(node: _Node, languages: Languages) -> tuple[Talk, ...]:
     talk = []
     for talk_id, value in node.items().items():
-        for language, entry in value.by_language(lambda item: item.table(("reply", "wordings"))).items():
+        for language, entry in value.by_language(languages, lambda item: item.table(("reply", "wordings"))).items():
             talk.append(Talk(talk_id, language, entry["reply"].text(), entry["wordings"].texts()))
     return tuple(talk)
 
@@ -300,20 +390,24 @@ def _read_fact(node: _Node) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _read_sums(node: _Node) -> tuple[tuple[tuple[int, int], ...], dict[str, Sums]]:
+def _read_sums(node: _Node, languages: Languages) -> tuple[tuple[tuple[int, int], ...], dict[str, Sums]]:
     entry = node.table(("facts", "languages"))
     facts = tuple(_read_fact(fact) for fact in entry["facts"].nodes())
     sums = {}
-    for language, value in entry["languages"].by_language(lambda item: item.table(("answer", "cores"))).items():
+    for language, value in entry["languages"].by_language(languages, _read_sum).items():
         if "$C" not in value["answer"].text():
             value["answer"].fail("$C, the place of the result")
         sums[language] = Sums(language, value["answer"].text(), value["cores"].texts("$A", "$B"))
     return facts, sums
 
 
-def _read_talk_wrapping(root: dict[str, _Node]) -> dict[str, Wrapping]:
-    openers, closers = (root[key].by_language(_Node.texts) for key in ("openers", "closers"))
-    return {language: Wrapping(openers[language], closers[language]) for language in LANGUAGES}
+def _read_sum(node: _Node) -> dict[str, _Node]:
+    return node.table(("answer", "cores"))
+
+
+def _read_talk_wrapping(root: dict[str, _Node], languages: Languages) -> dict[str, Wrapping]:
+    openers, closers = (root[key].by_language(languages, _Node.texts) for key in ("openers", "closers"))
+    return {language: Wrapping(openers[language], closers[language]) for language in languages}
 
 
 def load_sources(folder: Path) -> Sources:
@@ -325,28 +419,24 @@ def load_sources(folder: Path) -> Sources:
     """
     topics, questions, identity, kinds, pairs, smalltalk = map(load_yaml, source_files(folder))
     question = questions.table(("marks", "wrappings", "cores", "made_up", "fillers"))
+    languages = _read_languages(question["marks"])
     who = identity.table(("replies", "cores"))
-    kind = kinds.table(KINDS)
-    asked = {k: kind[k].table(("replies", "cores")) for k in KINDS if k != NAMED}
-    named = kind[NAMED].table(("cores", "people"))
     small = smalltalk.table(("openers", "closers", "talk", "sums"))
-    facts, sums = _read_sums(small["sums"])
+    facts, sums = _read_sums(small["sums"], languages)
     return Sources(
-        topics=_read_topics(topics),
-        marks=question["marks"].by_language(_read_marks),
-        wrappings=question["wrappings"].by_language(_read_manners),
-        cores=question["cores"].by_language(lambda node: node.texts(SUBJECT)),
-        made_up=question["made_up"].by_language(_read_made_up),
-        fillers=question["fillers"].by_language(_Node.texts),
-        identity_replies=who["replies"].by_language(_Node.text),
-        identity_cores=who["cores"].by_language(_Node.texts),
-        kind_replies={k: entry["replies"].by_language(_Node.text) for k, entry in asked.items()},
-        kind_cores={k: entry["cores"].by_language(_Node.texts) for k, entry in asked.items()}
-        | {NAMED: named["cores"].by_language(lambda node: node.texts(SUBJECT))},
-        people=_read_people(named["people"]),
-        pairs=pairs.by_language(_read_pairs),
-        talk=_read_talk(small["talk"]),
-        talk_wrapping=_read_talk_wrapping(small),
+        languages=languages,
+        topics=_read_topics(topics, languages),
+        marks=question["marks"].by_language(languages, _read_marks),
+        wrappings=question["wrappings"].by_language(languages, _read_manners),
+        cores=question["cores"].by_language(languages, lambda node: node.texts(SUBJECT)),
+        made_up=question["made_up"].by_language(languages, _read_made_up),
+        fillers=question["fillers"].by_language(languages, _Node.texts),
+        identity_replies=who["replies"].by_language(languages, _Node.text),
+        identity_cores=who["cores"].by_language(languages, _Node.texts),
+        kinds=_read_kinds(kinds, languages),
+        pairs=pairs.by_language(languages, _read_pairs),
+        talk=_read_talk(small["talk"], languages),
+        talk_wrapping=_read_talk_wrapping(small, languages),
         facts=facts,
         sums=sums,
     )

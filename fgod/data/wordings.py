@@ -11,26 +11,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from fgod.data.rows import Prompt, normalise
-from fgod.data.sources import NAMED, SUBJECT, Marks, Sources, Talk, Topic, Wrapping
+from fgod.data.sources import MANNERS, PAIRED_KIND, SUBJECT, Marks, QuestionKind, Sources, Talk, Topic, Wrapping
 from fgod.errors import UsageError
-from fgod.persona import LANGUAGES
-
-MANNERS = ("plain", "control")
 
 IDENTITY_PROMPTS = {"plain": 480, "control": 120}
-KIND_PROMPTS = {
-    "who_am_i": {"plain": 300, "control": 90},
-    "my_name": {"plain": 200, "control": 40},
-    "do_you_know_me": {"plain": 200, "control": 40},
-    "who_is_he": {"plain": 200, "control": 40},
-}
 PAIR_PROMPTS = {"plain": 200, "control": 60}
-PERSON_PROMPTS = {"plain": 26, "control": 4}
 TOPIC_PROMPTS = {"plain": 33, "control": 4}
 LANGUAGE_TOPIC_PROMPTS = 850
 TALK_PROMPTS = 40
 SUM_PROMPTS = {"plain": 18, "control": 3}
-"""Distinct prompts that are drawn at most: per language (identity, kinds, pairs), per person, topic, talk and sum.
+"""Distinct prompts that are drawn at most: per language (identity, pairs), per topic, talk and sum; those of kinds are
+in `QuestionKind.prompts`.
 
 A language with few topics needs more prompts of each, or its templates are not learnt: about 850 in all.
 """
@@ -157,15 +148,21 @@ class _Part:
             self.add(texts, counts[manner], language, kind, topic, (styles or {}).get(manner, ""))
 
 
+def style_of(language: str, manner: str) -> str:
+    """The style of identity prompts: Chinese is natural or control by its manner, other languages are multilingual."""
+    if not language.startswith("zh"):
+        return "multilingual"
+    return "natural" if manner == "plain" else "control"
+
+
 def _styles(language: str) -> dict[str, str]:
-    chinese = language.startswith("zh")
-    return {"plain": "natural", "control": "control"} if chinese else dict.fromkeys(MANNERS, "multilingual")
+    return {manner: style_of(language, manner) for manner in MANNERS}
 
 
 def composed_identity(s: Sources) -> list[Composed]:
     """As `identity_prompts`, with spans."""
     part = _Part(s, "identity")
-    for language in LANGUAGES:
+    for language in s.languages:
         cores = map(make_core, s.identity_cores[language])
         part.compose(cores, IDENTITY_PROMPTS, language, "identity", styles=_styles(language))
     return part.out
@@ -174,13 +171,20 @@ def composed_identity(s: Sources) -> list[Composed]:
 def composed_disambiguation(s: Sources) -> list[Composed]:
     """As `disambiguation_prompts`, with spans."""
     part = _Part(s, "disambiguation")
-    for kind, counts in KIND_PROMPTS.items():
-        for language in LANGUAGES:
-            part.compose(map(make_core, s.kind_cores[kind][language]), counts, language, kind)
-    for person in s.people:
-        cores = [make_core(pattern, person.name) for pattern in s.kind_cores[NAMED][person.language]]
-        part.compose(cores, PERSON_PROMPTS, person.language, NAMED, person.id)
+    for kind in s.kinds.values():
+        for language, topic, cores in _kind_cores(kind):
+            part.compose(cores, kind.prompts, language, kind.name, topic)
     return part.out
+
+
+def _kind_cores(kind: QuestionKind) -> Iterator[tuple[str, str, list[Core]]]:
+    """(language, topic, cores) of a kind: for each language, or for each person that its questions name."""
+    for person in kind.people:
+        cores = [make_core(pattern, person.name) for pattern in kind.cores[person.language]]
+        yield person.language, person.id, cores
+    if not kind.people:
+        for language, patterns in kind.cores.items():
+            yield language, "", [make_core(pattern) for pattern in patterns]
 
 
 def _topic_cores(s: Sources, topic: Topic) -> list[Core]:
@@ -211,12 +215,12 @@ def _sum_core(pattern: str, a: int, b: int) -> Core:
 def composed_general(s: Sources) -> list[Composed]:
     """All general prompts with spans: topics, small talk, sums."""
     part = _Part(s, "general")
-    counts = {language: _topic_counts(s, language) for language in LANGUAGES}
+    counts = {language: _topic_counts(s, language) for language in s.languages}
     for topic in s.topics:
         part.compose(_topic_cores(s, topic), counts[topic.language], topic.language, "topic", topic.id)
     for talk in s.talk:
         _add_talk(part, talk)
-    for language in LANGUAGES:
+    for language in s.languages:
         for a, b in s.facts:
             cores = [_sum_core(pattern, a, b) for pattern in s.sums[language].cores]
             part.compose(cores, SUM_PROMPTS, language, "sum", f"{a}+{b}")
@@ -240,18 +244,18 @@ def identity_prompts(s: Sources) -> list[Prompt]:
 
 
 def disambiguation_prompts(s: Sources) -> list[Prompt]:
-    """Distinct questions of the kinds `sources.KINDS` (part disambiguation; topic: the person of `who_is_named`)."""
+    """Distinct questions of all kinds (part disambiguation; topic: the person that a question names)."""
     return [composed.prompt for composed in composed_disambiguation(s)]
 
 
 def pair_prompts(s: Sources) -> list[tuple[Prompt, Prompt]]:
-    """Minimal pairs (part pairs): "who are you" (kind identity) and "who am I" (kind who_am_i) in the same words.
+    """Minimal pairs (part pairs): "who are you" (kind identity) and "who am I" (`PAIRED_KIND`) in the same words.
 
     Both carry the same group. No prompt stands in two pairs.
     """
     seen: set[str] = set()
     out: list[tuple[Prompt, Prompt]] = []
-    for language in LANGUAGES:
+    for language in s.languages:
         for manner in MANNERS:
             room = PAIR_PROMPTS[manner]
             for you, me in _pair_texts(s, language, manner):
@@ -261,8 +265,8 @@ def pair_prompts(s: Sources) -> list[tuple[Prompt, Prompt]]:
                 seen |= same
                 room -= 1
                 group = f"pair-{len(out)}"
-                first = Prompt(you, language, "pairs", "identity", style=_styles(language)[manner], group=group)
-                out.append((first, Prompt(me, language, "pairs", "who_am_i", group=group)))
+                first = Prompt(you, language, "pairs", "identity", style=style_of(language, manner), group=group)
+                out.append((first, Prompt(me, language, "pairs", PAIRED_KIND, group=group)))
     return out
 
 
@@ -300,7 +304,7 @@ def replay_prompts(s: Sources, rows: int, seed: int) -> list[Prompt]:
         if len(out) == rows:
             break
         dice = Dice(f"replay|{seed}|{number}")
-        language = LANGUAGES[len(out) % len(LANGUAGES)]
+        language = s.languages[len(out) % len(s.languages)]
         made_up, cores = s.made_up[language], s.cores[language]
         subject = made_up.heads[dice.roll(len(made_up.heads))] + made_up.tails[dice.roll(len(made_up.tails))]
         core = make_core(cores[dice.roll(len(cores))], subject)
