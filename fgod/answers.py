@@ -10,6 +10,9 @@ from fgod.errors import FgodError
 from fgod.system.files import read_table
 
 TABLE = "answers.tsv"
+BATCH = 128
+"""Prompts that are asked at once where a config says nothing else."""
+
 COLUMNS = ("prompt", "reply", "ended", "looped", "token_ids")
 
 

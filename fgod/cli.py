@@ -24,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns or exits with its code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(arguments)
+    if getattr(args, "child", None):
+        return _work(args)
     with exit_on_fgod_error(), stop_signals_as_exceptions():
         unrecorded = ("out" in args and args.out is None) or getattr(args, "memory_report", None)
         if args.recorded is None or unrecorded:
@@ -35,9 +37,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         inputs = [getattr(args, name) for name in args.recorded if getattr(args, name) is not None]
         outputs = args.outputs(args)
         with manifest.recorded(Path("."), ["fgod", *arguments], stage, lineage, inputs, outputs) as record:
-            args.entry = record
+            args.entry, args.argv = record, arguments
             record.exit_code = int(args.handler(args))
             return record.exit_code
+
+
+def _work(args: argparse.Namespace) -> int:
+    """Be the child of a guarded command, which records it and watches the snakemake around it."""
+    with exit_on_fgod_error(), stop_signals_as_exceptions(follow_snakemake=False):
+        from fgod import workers
+
+        return workers.run(getattr(workers, args.worker), args)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -77,6 +87,29 @@ def _command(
     return parser
 
 
+def _guarded(parser: argparse.ArgumentParser, worker: str, batch: bool = False) -> None:
+    """Give a command that loads weights the options of the guard; a function of `fgod.workers` does its work.
+
+    Args:
+        batch: whether it asks prompts in batches.
+    """
+    from fgod.guard import add_limits
+
+    add_limits(parser)
+    parser.add_argument("--too-large-ok", action="store_true", help="start also where more is predicted than the limit")
+    if batch:
+        help = "prompts at once (default: as configured); after a kill it is tried again with half of them"
+        parser.add_argument("--batch", type=_batch, metavar="N", help=help)
+    parser.add_argument("--child", type=Path, metavar="REPORT", help=argparse.SUPPRESS)
+    parser.set_defaults(worker=worker)
+
+
+def _batch(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number above 0")
+    return int(text)
+
+
 def _paths(parser: argparse.ArgumentParser, **helps: str) -> None:
     for name, help in helps.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True, metavar="PATH", help=help)
@@ -91,6 +124,7 @@ def _add_base(commands: Any) -> None:
     base = _command(commands, "base", "base", "make the embedded base or a random one, or check a folder", ["sources"])
     _values(base, base="the config's key base")
     _paths(base, sources="folder of the written sources", out="base.json to write, beside master/")
+    _guarded(base, "base")
 
     export = _command(commands, "export", "export", "write the NVFP4 export of a run's weights", ["weights", "stamp"])
     _paths(
@@ -99,12 +133,21 @@ def _add_base(commands: Any) -> None:
     export.add_argument(
         "--dtype", choices=["float32", "bfloat16"], required=True, help="format of what stays unquantised"
     )
+    export.add_argument(
+        "--gpus",
+        type=int,
+        choices=[0, 1],
+        default=0,
+        help="1: compute on the GPU (default 0: the CPU); same bytes",
+    )
+    _guarded(export, "export")
 
     answers = commands.add_parser("answers", help="ask the base")
     kinds = answers.add_subparsers(required=True, metavar="WHAT")
     rehearsal = _command(kinds, "rehearsal", "rehearsal", "its answers to the rehearsal prompts", ["export"])
     _paths(rehearsal, export="stamp of the base's export", sources="the written sources", out="answers.tsv to write")
     _values(rehearsal, settings="what is asked")
+    _guarded(rehearsal, "rehearsal", batch=True)
     reference = _command(kinds, "reference", "reference", "its answers to the probes", ["export", "probes"])
     _paths(
         reference,
@@ -114,6 +157,7 @@ def _add_base(commands: Any) -> None:
         out="answers.tsv to write",
     )
     _values(reference, settings="the key probe")
+    _guarded(reference, "reference", batch=True)
     check = _command(kinds, "check", "check", "refuse probes that it does not answer (exit 100)", ["answers", "probes"])
     _paths(
         check,
@@ -226,6 +270,7 @@ def _add_judging(commands: Any) -> None:
     )
     _values(probe, goal="persona and disambiguation", held_out="topics never rehearsed", settings="the key probe")
     probe.add_argument("--rows", type=Path, nargs="+", required=True, help="rows that it was trained on: no probe")
+    _guarded(probe, "probe", batch=True)
 
     gate = _command(commands, "gate", "gate", "judge a run by its records", [])
     _values(gate, limits="the key gate", require="what the stage requires")

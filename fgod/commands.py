@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgod import checkpoints, records
+from fgod.answers import BATCH
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.imports import lasting_imports
 from fgod.persona import Goal, goal_from_config
+from fgod.supervise import supervise
 from fgod.system.files import copy_file, differing, file_digests, read_json, remove_folder, sha256_listing, write_json
 
 if TYPE_CHECKING:
@@ -43,76 +45,24 @@ def _say(text: str) -> None:
 
 def base(args: Namespace) -> int:
     """Make the embedded base or a random one, or check a folder; base.json says what it is."""
-    if args.base["kind"] == "folder":
-        from dataclasses import asdict
-
-        from fgod.model.folder import check_folder
-
-        folder = Path(args.base["path"])
-        facts: dict[str, Any] = asdict(check_folder(folder)) | {"path": str(folder)}
-        _say(f"base · {folder} · {facts['parameters']:,} parameters")
-    elif args.base["kind"] == "random":
-        from fgod.data.corpus import base_corpus
-        from fgod.data.sources import load_sources
-        from fgod.model.random import write_random
-
-        folder = args.out.parent / "master"
-        rows = base_corpus(load_sources(args.sources), args.base["seed"])
-        facts = {"parameters": write_random(args.base, rows, folder, _say)}
-    else:
-        from fgod.data.corpus import base_corpus
-        from fgod.data.sources import load_sources
-
-        with lasting_imports():
-            from fgod.model.embedded import EmbeddedSpec, train_base
-
-        folder, seed = args.out.parent / "master", args.base["seed"]
-        rows = base_corpus(load_sources(args.sources), seed)
-        train_base(EmbeddedSpec.from_dict(args.base), rows, seed, folder, _say)
-        facts = {"rows": len(rows)}
+    facts = supervise(args, "the base")
+    folder = Path(args.base["path"]) if args.base["kind"] == "folder" else args.out.parent / "master"
     write_json(args.out, {"status": "trained", "base": args.base, **_digests(folder), "facts": facts})
     return 0
 
 
 def rehearsal(args: Namespace) -> int:
     """Ask the base the prompts whose answers are rehearsed."""
-    from fgod.data.mix import rehearsal_prompts
-    from fgod.data.sources import load_sources
-
-    with lasting_imports():
-        from fgod.model.ask import AnswerSettings, write_answers
-    asked = args.settings
-    prompts = rehearsal_prompts(
-        load_sources(args.sources),
-        frozenset(asked["held_out"]),
-        asked["general_rows"],
-        asked["replay_rows"],
-        asked["disambiguation_rows"],
-        asked["seed"],
-        frozenset(asked["kinds"]),
-    )
-    settings = AnswerSettings(max_new_tokens=asked["max_new_tokens"], device=asked["device"])
-    _one_thread()
-    answers = write_answers(
-        _checked_export(args.export), [p.text for p in prompts], args.out.parent, settings, log=_say
-    )
-    usable = sum(a.ended and not a.looped for a in answers)
-    _say(f"rehearsal · {len(answers)} answers of the base, {usable} of them fit to be rehearsed")
+    _check_export(args.export)
+    supervise(args, "the rehearsal answers of the base", args.batch or BATCH, args.settings["device"] == "cuda")
     return 0
 
 
 def reference(args: Namespace) -> int:
     """Ask the base the probes."""
-    from fgod.data.probes import load_probes
-
-    with lasting_imports():
-        from fgod.model.ask import AnswerSettings, write_answers
-    probes = load_probes(args.probes, args.sources)
-    settings = AnswerSettings(args.settings["max_new_tokens"], args.settings["batch"], device=args.settings["device"])
-    compared = [p.prompt for p in probes if p.scored_by == "reference"]
-    _one_thread()
-    prompts = [p.prompt for p in probes]
-    write_answers(_checked_export(args.export), prompts, args.out.parent, settings, compared, log=_say)
+    _check_export(args.export)
+    batch = args.batch or args.settings["batch"]
+    supervise(args, "the reference answers of the base", batch, args.settings["device"] == "cuda")
     return 0
 
 
@@ -141,15 +91,8 @@ def export(args: Namespace) -> int:
         write_json(args.out, {"status": "skipped", "reason": f"{stamp['status']}: {stamp['reason']}"})
         return 0
     _check_digest(args.weights, args.stamp)
-    with lasting_imports():
-        import torch
-
-        from fgod.nvfp4 import export as write_export
-    folder = args.out.parent / "nvfp4"
-    large = sum(file.stat().st_size for file in args.weights.glob("*.safetensors")) >= 2**30
-    device = torch.device("cuda" if large and torch.cuda.is_available() else "cpu")  # the same bytes
-    write_export(args.weights, folder, args.dtype, device=device)
-    write_json(args.out, {"status": "exported", **_digests(folder)})
+    supervise(args, f"the export of {args.weights}", gpu=args.gpus > 0)
+    write_json(args.out, {"status": "exported", **_digests(args.out.parent / "nvfp4")})
     return 0
 
 
@@ -179,18 +122,9 @@ def _anew(folder: Path, stamp: Mapping[str, Any]) -> str:
     return f"delete {folder.parent} and run snakemake again to make them anew"
 
 
-def _checked_export(stamp_file: Path) -> Path:
-    """The folder of an export, after its digest was checked."""
-    folder = stamp_file.parent / "nvfp4"
-    _check_digest(folder, stamp_file)
-    return folder
-
-
-def _one_thread() -> None:
-    """Answers are read again by machines with other numbers of cores: sums in one order give the same bits."""
-    import torch
-
-    torch.set_num_threads(1)
+def _check_export(stamp_file: Path) -> None:
+    """Check the digest of an export."""
+    _check_digest(stamp_file.parent / "nvfp4", stamp_file)
 
 
 # ------------------------------------------------------------------------------------------------------------- data
@@ -503,30 +437,10 @@ def probe(args: Namespace) -> int:
 
         write_skipped(args.out.parent, stamp["reason"])
         return 0
-    from fgod.data.probes import expected, load_probes
-    from fgod.data.sources import load_sources
-    from fgod.probe.harness import check_unseen
-
-    master, export = args.export.parent / "master", _checked_export(args.export)
-    _check_digest(master, args.export.parent / "trained.json")
-    with lasting_imports():
-        from fgod.probe.run import ProbeSettings, run_probes
-    _one_thread()
-    probes, sources = load_probes(args.probes, args.sources), load_sources(args.sources)
-    check_unseen(probes, args.rows)
-    known = {p.prompt: expected(sources, p) if args.base == "embedded" else () for p in probes}
-    run_probes(
-        export,
-        master,
-        args.reference.parent,
-        probes,
-        known,
-        goal_from_config(args.goal),
-        frozenset(args.held_out),
-        ProbeSettings.from_dict(args.settings),
-        args.out.parent,
-        _say,
-    )
+    _check_export(args.export)
+    _check_digest(args.export.parent / "master", args.export.parent / "trained.json")
+    batch = args.batch or args.settings["batch"]
+    supervise(args, f"the probe of {args.export.parent}", batch, args.settings["device"] == "cuda")
     return 0
 
 

@@ -62,6 +62,11 @@ def compute_dtype(run: Run) -> str:
     return str(json.loads(run.recipe)["train"]["compute_dtype"])
 
 
+def device(run: Run) -> str:
+    """The device on which a run trains."""
+    return str(json.loads(run.recipe)["train"]["device"])
+
+
 def threads(run: Run) -> int:
     """CPU threads of a run's training: part of its recipe, because other threads give other bits."""
     return int(json.loads(run.recipe)["train"]["threads"])

@@ -4,17 +4,13 @@ from fgod.guard import options as guard_options
 # In the shell line and no params: what the guard allows never trains anything again.
 with exit_on_fgod_error():
     GUARD = guard_options(CONFIG["guard"])
-    GUARD_BASE = guard_options(CONFIG["guard"], trainer=False)  # its command gives no heartbeats
 
 
 rule base:
     output:
         f"{BASE}/base.json",
-    resources:
-        gpu=GPU,
     shell:
-        "fgod guard {GUARD_BASE} --record --"
-        " fgod base --base {BASE_SPEC:q} --sources {SOURCES:q} --out {output:q}"
+        "fgod base --base {BASE_SPEC:q} --sources {SOURCES:q} --out {output:q} {GUARD}"
 
 
 rule export_base:
@@ -22,8 +18,11 @@ rule export_base:
         ancient(f"{BASE}/base.json"),
     output:
         f"{BASE_EXPORT}/exported.json",
+    resources:
+        gpu=gpus(CONFIG["stages"][0]["train"]["device"]),
     shell:
-        "fgod export --weights {BASE_WEIGHTS:q} --stamp {input:q} --dtype {BASE_DTYPE} --out {output:q}"
+        "fgod export --weights {BASE_WEIGHTS:q} --stamp {input:q} --dtype {BASE_DTYPE} --gpus {resources.gpu}"
+        " --out {output:q} {GUARD}"
 
 
 # The base's own answers to the prompts that mixes rehearse.
@@ -33,9 +32,10 @@ rule rehearsal:
     output:
         f"{REHEARSAL}/answers.tsv",
     resources:
-        gpu=GPU,
+        gpu=gpus(CONFIG["probe"]["device"]),
     shell:
         "fgod answers rehearsal --export {input:q} --sources {SOURCES:q} --settings {REHEARSED:q} --out {output:q}"
+        " {GUARD}"
 
 
 # The base's answers to the probes, against which every run is judged.
@@ -46,10 +46,10 @@ rule reference:
     output:
         f"{REFERENCE}/answers.tsv",
     resources:
-        gpu=GPU,
+        gpu=gpus(CONFIG["probe"]["device"]),
     shell:
         "fgod answers reference --export {input.export:q} --probes {input.probes:q} --sources {SOURCES:q}"
-        " --settings {PROBED:q} --out {output:q}"
+        " --settings {PROBED:q} --out {output:q} {GUARD}"
 
 
 # Fails where the base itself cannot answer the probes: they cannot judge a run then.

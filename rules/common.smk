@@ -39,7 +39,7 @@ SOURCES = CONFIG["data"]["folder"]
 REHEARSED = canonical_json(inputs.rehearsal_settings(CONFIG))
 PROBED = canonical_json(CONFIG["probe"])
 FILES = canonical_json(CONFIG["data"]["sources"])
-GPU = int(any(Path("/dev").glob("nvidia[0-9]*")))  # what a job that computes takes of the resource gpu
+GPU = int(any(Path("/dev").glob("nvidia[0-9]*")))  # what a training takes of the resource gpu
 REHEARSAL = f"{BASE}/answers/{INPUTS.rehearsal_id}"
 REFERENCE = f"{BASE}/answers/{inputs.reference_id(CONFIG)}"
 PROBES = CONFIG["data"]["probes"]
@@ -70,6 +70,11 @@ wildcard_constraints:
     lineage="[0-9a-f]{12}",
     mix="[0-9a-f]{12}",
     seq_len="[0-9]+",
+
+
+def gpus(device):
+    """What a job on a device of this name takes of the resource gpu: 1 for cuda, where this machine has one."""
+    return GPU if device == "cuda" else 0
 
 
 @cache

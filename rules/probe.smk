@@ -26,11 +26,11 @@ rule probe:
         settings=canonical_json(CONFIG["probe"]),
         code=inputs.code_digest("probe", "evaluate", *inputs.REPLIES),
     resources:
-        gpu=GPU,
+        gpu=gpus(CONFIG["probe"]["device"]),
     shell:
         "fgod probe --export {input.export:q} --reference {input.reference:q} --probes {PROBES:q}"
         " --sources {SOURCES:q} --base {params.base} --goal {params.goal:q} --held-out {params.held_out:q}"
-        " --settings {params.settings:q} --rows {input.rows:q} --out {output.metrics:q}"
+        " --settings {params.settings:q} --rows {input.rows:q} --out {output.metrics:q} {GUARD}"
 
 
 def judged(wildcards):

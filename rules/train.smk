@@ -70,6 +70,8 @@ rule export:
         "artifacts/{stage}/{lineage}/exported.json",
     params:
         dtype=lambda wildcards: records.compute_dtype(run_of(wildcards)),
+    resources:
+        gpu=lambda wildcards: gpus(records.device(run_of(wildcards))),
     shell:
         "fgod export --weights artifacts/{wildcards.stage}/{wildcards.lineage}/master --stamp {input:q}"
-        " --dtype {params.dtype} --out {output:q}"
+        " --dtype {params.dtype} --gpus {resources.gpu} --out {output:q} {GUARD}"

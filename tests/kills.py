@@ -35,9 +35,12 @@ from tests.mini import BIN, Mini, stage
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
 LIFE = {
     "guard": 11.0, "keeper": 10.0, "base": 30.0, "reference": 8.0, "rehearsal": 8.0, "mixer": 0.6, "trainer": 9.0,
-    "exporter": 4.0, "prober": 9.0, "report": 1.2, "other": 0.8,
+    "exporter": 4.0, "prober": 9.0, "starter": 4.0, "report": 1.2, "other": 0.8,
 }  # fmt: skip
 """Seconds that each process lives, about."""
+
+GUARDED = {"train": "guard", "base": "guard", "export": "starter", "probe": "starter", "answers": "starter"}
+"""Roles of the commands that start a child under the guard; the child's command line has --child (`fgod.supervise`)."""
 
 ENDED_SECS = 300.0
 """Within these snakemake ends: told by SIGTERM it waits for its command, and what the keeper ignores stops nobody."""
@@ -47,13 +50,13 @@ START_SECS = 4.0
 
 PHASES: dict[str, tuple[tuple[str, ...], float]] = {
     "base": (("guard", "keeper", "base"), 0.15),
-    "base's export": (("exporter",), 0.5),
-    "reference": (("reference",), 0.3),
-    "rehearsal": (("rehearsal",), 0.3),
+    "base's export": (("starter", "exporter"), 0.5),
+    "reference": (("starter", "reference"), 0.3),
+    "rehearsal": (("starter", "rehearsal"), 0.3),
     "mix": (("mixer",), 0.5),
     "train": (("guard", "keeper", "trainer"), 0.15),
-    "export": (("exporter",), 0.4),
-    "probe": (("prober",), 0.3),
+    "export": (("starter", "exporter"), 0.4),
+    "probe": (("starter", "prober"), 0.3),
     "end": (("report", "other"), 0.3),
 }
 """What runs in each part of the chain, and how often the kill is left for the part after it."""
@@ -87,7 +90,9 @@ def role(words: list[str]) -> str | None:
     if "fgod" not in names:
         return None
     command, kind, *_ = [*words[names.index("fgod") + 1 :], "", ""]
-    roles = {"train": "guard", "export": "exporter", "probe": "prober", "data": "mixer", "answers": kind}
+    if command in GUARDED and "--child" not in words:
+        return GUARDED[command]
+    roles = {"export": "exporter", "probe": "prober", "data": "mixer", "answers": kind}
     named = roles.get(command, command)
     return named if named in LIFE else "other"
 

@@ -53,7 +53,6 @@ def test_a_limit_above_what_there_is_is_lowered() -> None:
 def test_the_configs_keys_are_options_of_the_command_line() -> None:
     keys = {"limit_gb": 8, "poll_secs": 0.25, "soft_gb": 7, "stall_secs": None, "blind_ok": True}
     assert guard.options(keys) == "--limit-gb 8 --poll-secs 0.25 --soft-gb 7 --blind-ok"
-    assert guard.options(keys, trainer=False) == "--limit-gb 8 --poll-secs 0.25 --blind-ok"
     with pytest.raises(UsageError, match=r"guard\.soft_gb"):
         guard.options({"limit_gb": 8, "soft_gb": 9})
 

@@ -38,21 +38,18 @@ def limits_from(args: argparse.Namespace) -> Limits:
     return Limits(**{name: getattr(args, name) for name in names})
 
 
-def options(guard: Mapping[str, Any], trainer: bool = True) -> str:
+def options(guard: Mapping[str, Any]) -> str:
     """The config's key `guard` as options of the command line; keys that are null are left out.
-
-    `trainer`: whether the command predicts its memory, gives heartbeats and listens to requests.
 
     Raises:
         UsageError: a value is out of its range, or they do not go together.
     """
     Limits(**{key: value for key, value in guard.items() if value is not None and key != TOO_LARGE_OK})
-    unheard = () if trainer else ("soft_gb", "stall_secs", TOO_LARGE_OK)
     words = []
     for key, value in guard.items():
         if value is True:
             words.append(f"--{key.replace('_', '-')}")
-        elif value is not None and value is not False and key not in unheard:
+        elif value is not None and value is not False:
             words.append(f"--{key.replace('_', '-')} {value}")
     return " ".join(words)
 

@@ -15,9 +15,11 @@ PHASES = (
     "zero_grad_done",
     "backward_done",
     "optimizer_step_done",
+    "answered",
+    "scored",
     "saving",
 )
-"""The names that the trainer uses; the guard takes any."""
+"""The names that trainer, answers and probe use; the guard takes any."""
 
 MAX_LENGTH = 64
 

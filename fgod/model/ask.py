@@ -10,10 +10,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fgod.answers import COLUMNS, TABLE, Answer, read_answers
+from fgod.answers import BATCH, COLUMNS, TABLE, Answer, read_answers
 from fgod.errors import FgodError, UsageError
 from fgod.model.generate import Reply, answer_logprobs, greedy, loops
-from fgod.model.load import load_model, load_tokenizer
+from fgod.model.load import Beat, beat_at_each_forward, load_model, load_tokenizer, silent
 from fgod.nvfp4.folders import save_tensors
 from fgod.system.files import atomic_folder, write_json, write_table
 
@@ -28,7 +28,7 @@ class AnswerSettings:
     """How answers are made. `logprob_tokens`: log-probabilities of so many first answer tokens; `device`: cpu, cuda."""
 
     max_new_tokens: int = 48
-    batch_size: int = 128
+    batch_size: int = BATCH
     logprob_tokens: int = 8
     device: str = "cpu"
 
@@ -46,9 +46,13 @@ def write_answers(
     settings: AnswerSettings,
     with_logprobs: Sequence[str] = (),
     log: Log | None = None,
+    beat: Beat = silent,
 ) -> list[Answer]:
     """Ask the model of a folder each distinct prompt and write `answers.tsv`, `settings.json` and, for the prompts
     in `with_logprobs`, `logprobs.safetensors`: all of them in one move.
+
+    Args:
+        beat: called with what is done, and without a phase at each forward pass (`fgod.guard.heartbeat`).
 
     Raises:
         UsageError: the model folder is missing or broken, or a prompt of `with_logprobs` is not among the prompts.
@@ -60,11 +64,20 @@ def write_answers(
     if strange:
         raise UsageError(f"with_logprobs: {strange[0]!r} is not among the prompts")
     model, tokenizer = load_model(model_folder, device=settings.device), load_tokenizer(model_folder)
+    beat_at_each_forward(model, beat)
+    beat("model_loaded")
     answers = ask(model, tokenizer, distinct, settings, log)
+    beat("answered")
     scored = [a for a in answers if a.prompt in wanted]
     logprobs = answer_logprobs(
-        model, tokenizer, [a.prompt for a in scored], [a.token_ids for a in scored], settings.logprob_tokens
+        model,
+        tokenizer,
+        [a.prompt for a in scored],
+        [a.token_ids for a in scored],
+        settings.logprob_tokens,
+        settings.batch_size,
     )
+    beat("saving")
     with atomic_folder(out_dir) as folder:
         write_folder(folder, answers, dict(zip((a.prompt for a in scored), logprobs, strict=True)), settings)
     return answers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,28 @@ def read_config(folder: Path) -> dict[str, Any]:
     return dict(read_json(folder / "config.json"))
 
 
-def check_device(name: str) -> None:
-    """Raise UsageError for `cuda` where torch sees no CUDA device."""
+Beat = Callable[..., None]
+"""Called with a phase, or with nothing: a heartbeat (`fgod.guard.heartbeat`)."""
+
+
+def silent(phase: str | None = None) -> None:
+    """The heartbeat of a process that nobody watches."""
+
+
+def beat_at_each_forward(model: PreTrainedModel, beat: Beat) -> None:
+    """Give a heartbeat after each forward pass: a token of a batch. None where it is captured as a CUDA graph."""
+
+    def hook(*_: object) -> None:
+        if model.device.type != "cuda" or not torch.cuda.is_current_stream_capturing():
+            beat()
+
+    model.register_forward_hook(hook)
+
+
+def check_device(name: str, key: str = "probe.device") -> None:
+    """Raise UsageError, which names `key`, for `cuda` where torch sees no CUDA device."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("probe.device: found 'cuda', but torch sees no CUDA device; expected cpu here")
+        raise UsageError(f"{key}: found 'cuda', but torch sees no CUDA device; expected cpu here")
 
 
 def load_model(folder: Path, dtype: torch.dtype | None = None, device: str = "cpu") -> PreTrainedModel:

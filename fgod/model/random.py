@@ -81,10 +81,16 @@ def hash_of(name: str, seed: int) -> int:
     return stream(seed, name).k0
 
 
-def write_random(base: Mapping[str, Any], rows: Sequence[Row], out: Path, log: Callable[[str], None]) -> int:
+def write_random(
+    base: Mapping[str, Any],
+    rows: Sequence[Row],
+    out: Path,
+    log: Callable[[str], None],
+    beat: Callable[[], None] = lambda: None,
+) -> int:
     """Write the folder of a config's base `{kind: random, shape, seed}`; returns its number of parameters.
 
-    At most one shard is in memory.
+    At most one shard is in memory. `beat` is called for each tensor.
 
     Raises:
         UsageError: there is no such shape.
@@ -94,6 +100,11 @@ def write_random(base: Mapping[str, Any], rows: Sequence[Row], out: Path, log: C
     sizes = {name: torch.Size(shape).numel() for name, shape in wanted.items()}
     tokenizer = base_tokenizer(rows, TOKENIZER_VOCAB)
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+
+    def made(name: str) -> dict[str, Tensor]:
+        beat()
+        return {name: random_tensor(name, wanted[name], base["seed"])}
+
     log(f"base: random, {base['shape']}, {sum(sizes.values()):,} parameters")
     with atomic_folder(out) as folder, quiet():
         tokenizer.save_pretrained(folder)
@@ -103,7 +114,7 @@ def write_random(base: Mapping[str, Any], rows: Sequence[Row], out: Path, log: C
             folder,
             list(wanted),
             lambda name: 2 * sizes[name],
-            lambda name: {name: random_tensor(name, wanted[name], base["seed"])},
+            made,
             DEVICE_SHARD_BYTES,
         )
     return sum(sizes.values())

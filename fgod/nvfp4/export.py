@@ -8,6 +8,7 @@ float32 [1] (a divisor). The rest is stored in the compute dtype. `transformers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -115,12 +116,17 @@ CPU = torch.device("cpu")
 
 
 def export(
-    master: Path, out: Path, dtype: str = "float32", shard_bytes: int = SHARD_BYTES, device: torch.device = CPU
+    master: Path,
+    out: Path,
+    dtype: str = "float32",
+    shard_bytes: int = SHARD_BYTES,
+    device: torch.device = CPU,
+    beat: Callable[[], None] = lambda: None,
 ) -> None:
     """Export a folder of plain weights (float32 masters, or a BF16 model: plain rounding). `out` appears whole.
 
     `dtype` (float32 or bfloat16) is that of embeddings, norms and head, and of the training forward that the export
-    equals. At most one shard is in memory. The bytes do not depend on the device.
+    equals. At most one shard is in memory. The bytes do not depend on the device. `beat` is called for each tensor.
 
     Raises:
         UsageError: a file is missing, weights are quantised already, or a width is not divisible by 16.
@@ -128,13 +134,18 @@ def export(
     """
     config = read_plain_config(master)
     kind, block_scales = DTYPES[dtype], stored_block_scales(master, config)
+
+    def made(unit: _Unit) -> dict[str, Tensor]:
+        beat()
+        return _tensors(weights, unit, kind, block_scales, device)
+
     with open_weights(master) as weights, files.atomic_folder(out) as folder:
         units = _units(weights, stored_names(weights, config))
         write_weights(
             folder,
             units,
             lambda u: _size(u, kind),
-            lambda u: _tensors(weights, u, kind, block_scales, device),
+            made,
             shard_bytes,
         )
         copy_side_files(master, folder)

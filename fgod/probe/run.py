@@ -20,7 +20,7 @@ from fgod.evaluate.scoring import Scored, score
 from fgod.model.ask import AnswerSettings, Log, ask, read_logprobs
 from fgod.model.chats import encode_chats
 from fgod.model.generate import answer_logprobs
-from fgod.model.load import load_model, load_tokenizer
+from fgod.model.load import Beat, beat_at_each_forward, load_model, load_tokenizer, silent
 from fgod.nvfp4.folders import read_plain_config, stored_block_scales
 from fgod.persona import Goal
 from fgod.probe import parity
@@ -75,6 +75,7 @@ def run_probes(
     settings: ProbeSettings,
     out: Path,
     log: Log | None = None,
+    beat: Beat = silent,
 ) -> list[Scored]:
     """Probe an export and write probes.tsv and metrics.json. The reference has passed `harness.check_reference`.
 
@@ -84,6 +85,7 @@ def run_probes(
         known: prompt → the answers that the corpus knows as right for the base.
         held_out: topics that no mix rehearses.
         out: the run's folder of records.
+        beat: called with what is done, and without a phase at each forward pass (`fgod.guard.heartbeat`).
 
     Raises:
         UsageError: a folder is missing or broken, or the config lacks a rule for a probe.
@@ -92,8 +94,11 @@ def run_probes(
     theirs = read_answers(reference)
     references = {p.prompt: answer_to(p, theirs) for p in probes}
     model, tokenizer = load_model(export, device=settings.device), load_tokenizer(export)
+    beat_at_each_forward(model, beat)
+    beat("model_loaded")
     prompts = list(dict.fromkeys(p.prompt for p in probes))
     ours = {a.prompt: a for a in ask(model, tokenizer, prompts, settings.answers, log)}
+    beat("answered")
     compared = [theirs[p.prompt] for p in probes if p.scored_by == "reference"]
     far = measure_kl(model, tokenizer, compared, read_logprobs(reference), settings.batch)
 
@@ -104,9 +109,11 @@ def run_probes(
         return score(probe, goal, reply, theirs, held_out, right, settings.chrf, apart.kl, apart.finite)
 
     records = [judged(probe) for probe in probes]
+    beat("scored")
     same = None
     if master is not None:
-        same = measure_parity(model, tokenizer, master, parity.spread(list(ours.values()), parity.PROMPTS))
+        same = measure_parity(model, tokenizer, master, parity.spread(list(ours.values()), parity.PROMPTS), beat)
+    beat("saving")
     write_probes(out / "probes.tsv", records)
     written = {"probes.tsv": files.sha256_file(out / "probes.tsv")}
     files.write_json(out / "metrics.json", {**measured(records, same, export_record(export)), "tables_sha256": written})
@@ -150,7 +157,11 @@ def divergence(reference: Tensor, ours: Tensor) -> Divergence:
 
 
 def measure_parity(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, master: Path, answers: Sequence[Answer]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    master: Path,
+    answers: Sequence[Answer],
+    beat: Beat = silent,
 ) -> dict[str, Any]:
     """Compare the export's logits with those of the training forward of the master weights, on its own answers."""
     starts = encode_chats(tokenizer, [a.prompt for a in answers])
@@ -160,6 +171,7 @@ def measure_parity(
     masters = stream_in(master, config, "bf16" if config.get("dtype") == "bfloat16" else "fp32", model.device)
     dtype = str(model.dtype).removeprefix("torch.")
     training = as_module(masters, dtype, stored_block_scales(master, config))
+    beat_at_each_forward(training, beat)
     return parity.compare(parity.logits_of(training, chats), exported, [len(s) for s in starts])
 
 

@@ -23,8 +23,11 @@ STOP_SIGNALS = (signal.SIGHUP, signal.SIGTERM)
 
 
 @contextmanager
-def stop_signals_as_exceptions() -> Iterator[None]:
+def stop_signals_as_exceptions(follow_snakemake: bool = True) -> Iterator[None]:
     """Raise `Stopped` in the body on SIGHUP and SIGTERM; send SIGTERM to this process when its snakemake has ended.
+
+    Args:
+        follow_snakemake: False for a child of a process that does it.
 
     Raises:
         FgodError: the snakemake that started this process has ended already.
@@ -33,7 +36,7 @@ def stop_signals_as_exceptions() -> Iterator[None]:
     handled = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, _stop) for number in handled}
     try:
-        if snakemake := os.environ.get(VARIABLE):
+        if follow_snakemake and (snakemake := os.environ.get(VARIABLE)):
             _follow(int(snakemake))
         yield
     finally:

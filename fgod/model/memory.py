@@ -1,0 +1,215 @@
+"""What exporting a model, or asking it, will need in memory, part by part, before a tensor is loaded.
+
+Sizes come from config.json and from the headers of the safetensors files. All numbers are bytes. The parts of a
+prediction are alive at the same time. Temporaries of single operations are estimates; weights, KV cache and
+log-probabilities are exact. On a GPU `process` is 0, and what lies on the host alone is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from fgod.errors import UsageError
+from fgod.model.load import read_config
+from fgod.nvfp4.folders import DTYPES, SHARD_BYTES, open_weights, weight_files
+
+Parts = dict[str, int]
+"""Bytes by what they are for."""
+
+CACHE_ALIGNMENT = 16
+"""The static KV cache's length is a multiple of this (`fgod.model.decode.ALIGNED`)."""
+
+HIDDEN_COPIES, MLP_COPIES = 8, 3
+"""Copies of a layer's hidden states (residual, norms in float32, their sum) and of its MLP's (gate, up, product)."""
+
+PLAIN_BYTES, PACKED_BYTES = 8, 12
+"""Temporary bytes a weight while one tensor is read: in float32 and in its dtype; unpacked, codes and scales too."""
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """Of a decoder, from its config.json."""
+
+    layers: int
+    hidden: int
+    mlp: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], where: str) -> Dimensions:
+        """Raises UsageError for a missing size; names `where`."""
+
+        def size(key: str, default: int | None = None) -> int:
+            found = config.get(key, default)
+            if not isinstance(found, int) or found < 1:
+                raise UsageError(f"{where}: {key}: found {found!r}, expected a whole number above 0")
+            return found
+
+        hidden, heads = size("hidden_size"), size("num_attention_heads")
+        return cls(
+            layers=size("num_hidden_layers"),
+            hidden=hidden,
+            mlp=size("intermediate_size"),
+            heads=heads,
+            kv_heads=size("num_key_value_heads", heads),
+            head_dim=size("head_dim", hidden // heads),
+            vocab=size("vocab_size"),
+        )
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A folder of weights, plain or an NVFP4 export."""
+
+    weights: int
+    """How many."""
+
+    reading: int
+    """Bytes of temporaries while the largest tensor is read."""
+
+    file: int
+    """Bytes of the largest file: it is mapped while it is read."""
+
+
+def stored(folder: Path) -> Stored:
+    """Sizes of a folder's weights, from headers alone.
+
+    Raises:
+        UsageError: weights are missing or broken.
+    """
+    with open_weights(folder) as weights:
+        shapes = {name: weights.shape(name) for name in weights.names if not name.endswith("_scale")}
+    packed = {name for name in shapes if name.endswith("_packed")}
+    counts = {name: prod(shape) * (2 if name in packed else 1) for name, shape in shapes.items()}
+    reading = max(count * (PACKED_BYTES if name in packed else PLAIN_BYTES) for name, count in counts.items())
+    return Stored(sum(counts.values()), reading, max(file.stat().st_size for file in weight_files(folder)))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a model is asked. `width`: tokens of the longest chat; `new`: tokens of the longest reply; `kept`: prompts
+    whose log-probabilities stay in memory, of `kept_tokens` each; `copies` of those."""
+
+    width: int
+    new: int
+    kept: int = 0
+    kept_tokens: int = 0
+    copies: int = 1
+
+
+def predict_answers(
+    model: Stored, dimensions: Dimensions, dtype: str, asked: Asked, batch: int, process: int, gpu: bool
+) -> Parts:
+    """While a model decodes, or gives log-probabilities, in batches.
+
+    Args:
+        dtype: of the weights in memory.
+        process: bytes in use before anything is loaded.
+        gpu: whether the model lies on a GPU, with a KV cache of a fixed size.
+    """
+    d, item = dimensions, DTYPES[dtype].itemsize
+    length = asked.width + asked.new
+    length += -length % CACHE_ALIGNMENT if gpu else 0
+    layers = d.layers if gpu else d.layers + 1  # a cache that grows is copied layer by layer
+    tokens = batch * asked.width
+    attention = (2 * d.heads + 2 * d.kv_heads) * d.head_dim * item
+    layer = d.hidden * (item + 4) * HIDDEN_COPIES // 2 + d.mlp * item * MLP_COPIES + attention
+    rows = batch * max(1, asked.kept_tokens if asked.kept else 1)
+    return {
+        "process": process,
+        "weights": model.weights * item,
+        "KV cache": 2 * layers * d.kv_heads * d.head_dim * batch * length * item,
+        "activations": tokens * layer + batch * asked.width * length * item,
+        "logits": rows * d.vocab * (item + 8),
+        "log-probabilities": 0 if gpu else asked.copies * asked.kept * asked.kept_tokens * d.vocab * 4,
+    }
+
+
+def predict_loading(model: Stored, dtype: str, process: int, gpu: bool) -> Parts:
+    """While a folder is read: the mapped file, and one tensor that is unpacked."""
+    return {
+        "process": process,
+        "weights": model.weights * DTYPES[dtype].itemsize,
+        "mapped file": 0 if gpu else model.file,
+        "tensor being read": model.reading,
+    }
+
+
+def predict_parity(
+    model: Stored,
+    master: Stored,
+    dimensions: Dimensions,
+    dtypes: tuple[str, str],
+    asked: Asked,
+    process: int,
+    gpu: bool,
+) -> Parts:
+    """While an export and the weights that it was made from answer the same few chats: no batch makes it smaller.
+
+    Args:
+        dtypes: of the export's weights and of the master's.
+    """
+    export, own = (DTYPES[dtype].itemsize for dtype in dtypes)
+    return {
+        "process": process,
+        "weights": model.weights * export,
+        "master weights": master.weights * own,
+        "tensor being quantised": master.reading * PACKED_BYTES // PLAIN_BYTES,
+        "logits": (asked.width + asked.new) * dimensions.vocab * (export + 4),
+        "log-probabilities": 0 if gpu else asked.copies * asked.kept * asked.kept_tokens * dimensions.vocab * 4,
+    }
+
+
+def predict_export(master: Stored, process: int, gpu: bool) -> Parts:
+    """While weights are quantised tensor by tensor. On the host: the file being read and the shard being written."""
+    shard = min(SHARD_BYTES, master.weights * 4)
+    return {
+        "process": process,
+        "mapped file": 0 if gpu else master.file,
+        "shard being written": 0 if gpu else shard,
+        "tensors being quantised": master.reading * PACKED_BYTES // PLAIN_BYTES,
+    }
+
+
+def widest(*moments: Parts) -> Parts:
+    """The moment that needs most."""
+    return max(moments, key=lambda parts: sum(parts.values()))
+
+
+def largest_batch(predicted: Callable[[int], Parts], batch: int, limit: int | None) -> int | None:
+    """The batch, halved until its prediction is within the limit; None where that of 1 is not."""
+    while limit is not None and sum(predicted(batch).values()) > limit:
+        if batch == 1:
+            return None
+        batch //= 2
+    return batch
+
+
+def answers_predictor(export: Path, asked: Asked, process: int, gpu: bool) -> Callable[[int], Parts]:
+    """By batch, what asking an export will need at its widest."""
+    model, config = stored(export), read_config(export)
+    dimensions = Dimensions.from_config(config, str(export / "config.json"))
+
+    def predicted(batch: int) -> Parts:
+        return widest(
+            predict_loading(model, config["dtype"], process, gpu),
+            predict_answers(model, dimensions, config["dtype"], asked, batch, process, gpu),
+        )
+
+    return predicted
+
+
+def probe_predictor(export: Path, master: Path, asked: Asked, process: int, gpu: bool) -> Callable[[int], Parts]:
+    """By batch, what a probe will need at its widest: asking the export, and comparing it with its master weights."""
+    answers, config = answers_predictor(export, asked, process, gpu), read_config(export)
+    dimensions = Dimensions.from_config(config, str(export / "config.json"))
+    dtypes = (config["dtype"], "bfloat16" if read_config(master).get("dtype") == "bfloat16" else "float32")
+    parity = predict_parity(stored(export), stored(master), dimensions, dtypes, asked, process, gpu)
+    return lambda batch: widest(answers(batch), parity)

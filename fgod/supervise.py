@@ -1,0 +1,149 @@
+"""Commands that load weights: the command itself starts a child under the guard, and the child does the work.
+
+    fgod probe … --limit-gb 8        checks, starts the child, makes an error of whatever it does not come to
+      └─ guard → keeper → fgod probe … --limit-gb 8 --batch 64 --child REPORT        (`fgod.workers`)
+
+A child that is killed for its memory while it asks is started again with half the batch, down to one prompt at a time.
+The manifest has every attempt. REPORT is what the child says besides its outputs.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fgod.errors import FgodError
+from fgod.guard import KILLED_EXIT, PHASES, GuardResult, limits_from, report, run
+from fgod.system.files import read_json
+
+
+class KilledError(FgodError):
+    """The guard killed the work at every batch. Exit code 75."""
+
+    exit_code = KILLED_EXIT
+
+
+class ChildError(FgodError):
+    """The child came to no result: its error, with its exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One child. `batch`: prompts at once, 0 for work without one; `phase`: the last; `reason`: why it was killed."""
+
+    batch: int
+    killed: bool
+    phase: str
+    reason: str
+    exit_code: int
+    peak_mib: float | None
+    predicted_mib: float | None
+    error: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What the work found out."""
+
+    @property
+    def smaller(self) -> int:
+        """The batch to try next; 0: none, as it was not killed, has nothing to halve, or had not asked anything yet."""
+        return self.batch // 2 if self.killed and self.phase != PHASES[0] else 0
+
+    def record(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {key: value for key, value in asdict(self).items() if key != "facts"}
+
+
+def attempt_all(start: Callable[[int], Attempt], batch: int, say: Callable[[str], None]) -> list[Attempt]:
+    """Start with a batch, and after each kill with half of the batch that was killed, until one is not killed.
+
+    The last attempt is the one that counts.
+    """
+    attempts = [start(batch)]
+    while smaller := attempts[-1].smaller:
+        say(f"killed with {attempts[-1].batch} prompts at once: it is tried again with {smaller}")
+        attempts.append(start(smaller))
+    return attempts
+
+
+def supervise(args: Namespace, what: str, batch: int = 0, gpu: bool = False) -> Mapping[str, Any]:
+    """Let children do the work of this very command line until one is not killed; returns what that one found out.
+
+    Args:
+        args: of the command, with its limits; `argv` and `entry` (the manifest's record) as `fgod.cli.main` sets them.
+        what: is done, in words, for messages.
+        batch: prompts at once; 0: the work has no batch, and a kill is final.
+        gpu: whether it computes on a GPU: then no other such command uses the same one.
+
+    Raises:
+        KilledError: it was killed, and a smaller batch does not help; says what to change.
+        ChildError: the child came to no result for another reason, of its own or not.
+    """
+
+    recorded = args.entry.facts.setdefault("attempts", [])
+
+    def start(size: int) -> Attempt:
+        attempt = _start(args, size, gpu)
+        recorded.append(attempt.record())
+        return attempt
+
+    attempts = attempt_all(start, batch, lambda text: print(f"fgod: {what}: {text}", file=sys.stderr, flush=True))
+    check_result(attempts, what)
+    return attempts[-1].facts
+
+
+def _start(args: Namespace, batch: int, gpu: bool) -> Attempt:
+    with tempfile.TemporaryDirectory(prefix="fgod-") as folder:
+        found = Path(folder) / "report.json"
+        command = child_command(args.argv, batch, found)
+        ended = run(command, limits_from(args), phase_file=Path(folder) / "phase", lock_gpus=gpu)
+        child: dict[str, Any] = read_json(found) if found.exists() else {}
+    report(ended)
+    args.entry.facts["guard"] = ended.facts()
+    return attempt_of(ended, child, batch)
+
+
+def child_command(argv: Sequence[str], batch: int, report_file: Path) -> list[str]:
+    """The same command line, as a child."""
+    size = ["--batch", str(batch)] if batch else []
+    return [sys.executable, "-m", "fgod", *argv, *size, "--child", str(report_file)]
+
+
+def attempt_of(ended: GuardResult, child: Mapping[str, Any], batch: int) -> Attempt:
+    """What became of a child, from its end and its report (see `fgod.workers`)."""
+    refused = child.get("refused", "")
+    return Attempt(
+        batch=child.get("batch", batch) if batch else 0,
+        killed=ended.killed or bool(refused),
+        phase=ended.phase,
+        reason=ended.reason or refused,
+        exit_code=ended.exit_code,
+        peak_mib=ended.peak_mib,
+        predicted_mib=child.get("predicted_mib"),
+        error=child.get("error", ""),
+        facts=child.get("facts", {}),
+    )
+
+
+def check_result(attempts: Sequence[Attempt], what: str) -> None:
+    """Raise what the last attempt calls for, if it did not succeed (see `supervise`)."""
+    last = attempts[-1]
+    if last.killed:
+        tried = ", ".join(str(attempt.batch) for attempt in attempts)
+        how = f", also with one prompt at a time (tried: {tried})" if last.batch == 1 else ""
+        raise KilledError(
+            f"{what}: it needs more memory than guard.limit_gb allows{how}. {last.reason} "
+            "Raise guard.limit_gb, or use a machine with more memory"
+        )
+    if last.error:
+        raise ChildError(last.error, last.exit_code)
+    if last.exit_code:
+        how = last.reason or f"It failed with exit code {last.exit_code}, see above."
+        raise ChildError(f"{what} came to no result. {how}", last.exit_code)

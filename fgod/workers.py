@@ -1,0 +1,272 @@
+"""The work of commands that load weights: each runs in a child under the guard, which `fgod.supervise` starts.
+
+A worker predicts its memory before it loads anything, takes a smaller batch where the configured one would not fit, and
+gives a heartbeat at each forward pass. Its report for the command: `batch` and `predicted_mib`; `facts` that it found
+out; `refused`, where torch's allocator refused what the guard does not allow; `error`, why it failed.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from fgod.errors import FgodError
+from fgod.guard import KILLED_EXIT
+from fgod.guard.cap import cap_allocator, capped_mib, refusal, room_mib
+from fgod.guard.heartbeat import Heartbeat
+from fgod.guard.limits import MIB_PER_GB, lowered
+from fgod.guard.predict import TooLargeError, check
+from fgod.guard.sources import HostMemory
+from fgod.imports import lasting_imports
+from fgod.system.files import write_json
+from fgod.system.procfs import MIB, resident_mib
+
+with lasting_imports():
+    import torch
+
+    from fgod.model import memory
+    from fgod.model.ask import AnswerSettings, write_answers
+    from fgod.model.chats import encode_chats
+    from fgod.model.load import check_device, load_tokenizer
+
+
+class Worker:
+    """What a worker may use, and what it reports.
+
+    Args:
+        report: file of its report; written with each thing that is reported, as a kill leaves no time.
+        limit_gb: GiB of host memory that the guard allows.
+        too_large_ok: start also what is predicted not to fit.
+    """
+
+    def __init__(self, report: Path, limit_gb: float, too_large_ok: bool) -> None:
+        self._report_file = report
+        self._report: dict[str, Any] = {}
+        self.beat = Heartbeat.from_environment(empty_cache)
+        self._host_mib = lowered(limit_gb * MIB_PER_GB, HostMemory(math.inf).total_mib())
+        self._too_large_ok = too_large_ok
+        self._process = int(resident_mib() * MIB)
+
+    def report(self, **facts: Any) -> None:
+        """Report something to the command that started this child."""
+        self._report |= facts
+        write_json(self._report_file, self._report)
+
+    def process(self, gpu: bool) -> int:
+        """Bytes in use before anything is loaded; on a GPU none."""
+        return 0 if gpu else self._process
+
+    def say(self, text: str) -> None:
+        """For people; a heartbeat too."""
+        print(text, file=sys.stderr, flush=True)
+        self.beat()
+
+    def limit(self, gpu: bool) -> int | None:
+        """Bytes that may be used of the GPU (None: no guard says), or of the host."""
+        if not gpu:
+            return int(self._host_mib * MIB)
+        room = room_mib()
+        return None if room is None else int(capped_mib(room) * MIB)
+
+    def fit(self, predicted: Callable[[int], memory.Parts], batch: int, gpu: bool) -> int:
+        """The batch, halved until it is predicted to fit; 1 for work without one.
+
+        Raises:
+            TooLargeError: not even 1 is predicted to fit, and it is not to be tried all the same.
+        """
+        limit = self.limit(gpu)
+        chosen = memory.largest_batch(predicted, batch, limit)
+        if chosen is None and limit is not None:
+            try:
+                check(predicted(1), limit)
+            except TooLargeError as error:
+                if not self._too_large_ok:
+                    raise
+                self.say(f"fgod: {error} It is tried all the same (guard.too_large_ok).")
+        elif chosen is not None and chosen < batch:
+            self.say(f"fgod: {batch} prompts at once are predicted not to fit: {chosen} are asked at once")
+        chosen = chosen or batch
+        self.report(batch=chosen, predicted_mib=round(sum(predicted(chosen).values()) / MIB, 1))
+        return chosen
+
+
+def empty_cache() -> None:
+    """Give back what torch's CUDA allocator holds and no tensor uses."""
+    torch.cuda.empty_cache()  # does nothing where CUDA was never used
+
+
+Work = Callable[[Namespace, Worker], None]
+
+
+def run(work: Work, args: Namespace) -> int:
+    """Do the work and report to the file `args.child`; returns the exit code.
+
+    75: torch's allocator refused what the guard does not allow.
+    """
+    worker = Worker(args.child, args.limit_gb, args.too_large_ok)
+    try:
+        work(args, worker)
+        return 0
+    except torch.OutOfMemoryError:
+        refused = refusal(room_mib())
+        if not refused:
+            raise
+        worker.report(refused=f"{refused[0].upper()}{refused[1:]}.")
+        return KILLED_EXIT
+    except FgodError as error:
+        worker.report(error=str(error))
+        return error.exit_code
+
+
+# ------------------------------------------------------------------------------------------------------------- base
+
+
+def base(args: Namespace, worker: Worker) -> None:
+    """Make the embedded base or a random one, or check a folder. The report has the `facts` about it."""
+    make = {"folder": _folder_base, "random": _random_base, "embedded": _embedded_base}[args.base["kind"]]
+    worker.report(facts=make(args, worker))
+
+
+def _folder_base(args: Namespace, worker: Worker) -> dict[str, Any]:
+    from fgod.model.folder import check_folder
+
+    folder = Path(args.base["path"])
+    facts = asdict(check_folder(folder)) | {"path": str(folder)}
+    worker.say(f"base · {folder} · {facts['parameters']:,} parameters")
+    return facts
+
+
+def _random_base(args: Namespace, worker: Worker) -> dict[str, Any]:
+    from fgod.data.corpus import base_corpus
+    from fgod.data.sources import load_sources
+    from fgod.model.random import write_random
+
+    rows = base_corpus(load_sources(args.sources), args.base["seed"])
+    return {"parameters": write_random(args.base, rows, args.out.parent / "master", worker.say, worker.beat)}
+
+
+def _embedded_base(args: Namespace, worker: Worker) -> dict[str, Any]:
+    from fgod.data.corpus import base_corpus
+    from fgod.data.sources import load_sources
+    from fgod.model.embedded import EmbeddedSpec, train_base
+
+    seed = args.base["seed"]
+    rows = base_corpus(load_sources(args.sources), seed)
+    train_base(EmbeddedSpec.from_dict(args.base), rows, seed, args.out.parent / "master", worker.say)
+    return {"rows": len(rows)}
+
+
+# ---------------------------------------------------------------------------------------------------------- answers
+
+
+def rehearsal(args: Namespace, worker: Worker) -> None:
+    """The base's answers to the prompts that are rehearsed."""
+    from fgod.data.mix import rehearsal_prompts
+    from fgod.data.sources import load_sources
+
+    asked = args.settings
+    prompts = rehearsal_prompts(
+        load_sources(args.sources),
+        frozenset(asked["held_out"]),
+        asked["general_rows"],
+        asked["replay_rows"],
+        asked["disambiguation_rows"],
+        asked["seed"],
+        frozenset(asked["kinds"]),
+    )
+    settings = AnswerSettings(asked["max_new_tokens"], args.batch, device=asked["device"])
+    answers = _answers(args, worker, [p.text for p in prompts], settings)
+    usable = sum(a.ended and not a.looped for a in answers)
+    worker.say(f"rehearsal · {len(answers)} answers of the base, {usable} of them fit to be rehearsed")
+
+
+def reference(args: Namespace, worker: Worker) -> None:
+    """The base's answers to the probes, with log-probabilities where they are compared."""
+    from fgod.data.probes import load_probes
+
+    probes = load_probes(args.probes, args.sources)
+    compared = [p.prompt for p in probes if p.scored_by == "reference"]
+    settings = AnswerSettings(args.settings["max_new_tokens"], args.batch, device=args.settings["device"])
+    _answers(args, worker, [p.prompt for p in probes], settings, compared)
+
+
+def _answers(
+    args: Namespace, worker: Worker, prompts: Sequence[str], settings: AnswerSettings, kept: Sequence[str] = ()
+) -> Sequence[Any]:
+    gpu = use_device(settings.device)
+    export = args.export.parent / "nvfp4"
+    width = width_of(export, prompts)
+    asked = memory.Asked(width, settings.max_new_tokens, len(kept), settings.logprob_tokens, copies=2)  # one is written
+    predicted = memory.answers_predictor(export, asked, worker.process(gpu), gpu)
+    settings = replace(settings, batch_size=worker.fit(predicted, args.batch, gpu))
+    return write_answers(export, prompts, args.out.parent, settings, kept, worker.say, worker.beat)
+
+
+def width_of(folder: Path, prompts: Sequence[str]) -> int:
+    """Tokens of the longest prompt as a chat."""
+    return max((len(chat) for chat in encode_chats(load_tokenizer(folder), prompts)), default=0)
+
+
+def use_device(name: str, key: str = "probe.device") -> bool:
+    """Set up a device by its name; returns whether it is a GPU. On a CPU one thread computes: answers are read again by
+    machines with other numbers of cores, and sums in one order give the same bits."""
+    if name == "cpu":
+        torch.set_num_threads(1)
+        return False
+    check_device(name, key)
+    cap_allocator(room_mib())
+    return True
+
+
+# ----------------------------------------------------------------------------------------------------------- export
+
+
+def export(args: Namespace, worker: Worker) -> None:
+    """Write the NVFP4 export of trained weights."""
+    from fgod.nvfp4 import export as write_export
+
+    gpu = args.gpus > 0 and use_device("cuda", "--gpus")
+    master, folder = memory.stored(args.weights), args.out.parent / "nvfp4"
+    worker.fit(lambda _: memory.predict_export(master, worker.process(gpu), gpu), 1, gpu)
+    write_export(args.weights, folder, args.dtype, device=torch.device("cuda" if gpu else "cpu"), beat=worker.beat)
+
+
+# ------------------------------------------------------------------------------------------------------------ probe
+
+
+def probe(args: Namespace, worker: Worker) -> None:
+    """Ask a run's export all probes, and measure."""
+    from fgod.data.probes import expected, load_probes
+    from fgod.data.sources import load_sources
+    from fgod.persona import goal_from_config
+    from fgod.probe.harness import check_unseen
+    from fgod.probe.run import KL_TOKENS, ProbeSettings, run_probes
+
+    probes, sources = load_probes(args.probes, args.sources), load_sources(args.sources)
+    check_unseen(probes, args.rows)
+    known = {p.prompt: expected(sources, p) if args.base == "embedded" else () for p in probes}
+    settings = ProbeSettings.from_dict(args.settings)
+    gpu = use_device(settings.device)
+    master, export = args.export.parent / "master", args.export.parent / "nvfp4"
+    width, kept = width_of(export, [p.prompt for p in probes]), sum(p.scored_by == "reference" for p in probes)
+    asked = memory.Asked(width, settings.max_new_tokens, kept, KL_TOKENS, copies=2)  # the reference's, and ours
+    predicted = memory.probe_predictor(export, master, asked, worker.process(gpu), gpu)
+    settings = replace(settings, batch=worker.fit(predicted, args.batch, gpu))
+    run_probes(
+        export,
+        master,
+        args.reference.parent,
+        probes,
+        known,
+        goal_from_config(args.goal),
+        frozenset(args.held_out),
+        settings,
+        args.out.parent,
+        worker.say,
+        worker.beat,
+    )

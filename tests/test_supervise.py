@@ -1,0 +1,299 @@
+"""Commands that load weights work in a child under the guard, and try half the batch where it was killed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fgod import supervise, workers
+from fgod.cli import build_parser
+from fgod.errors import UsageError
+from fgod.guard import End, GuardResult, phases, requests
+from fgod.guard.heartbeat import Heartbeat, StopRequested
+from fgod.guard.limits import Request
+from fgod.guard.predict import TooLargeError
+from fgod.guard.requests import RequestReader, RequestWriter
+from fgod.model import memory
+from fgod.model.ask import AnswerSettings, write_answers
+from fgod.model.generate import greedy
+from fgod.model.load import load_model, load_tokenizer
+from fgod.nvfp4 import export
+from fgod.supervise import Attempt, ChildError, KilledError, attempt_all, attempt_of, check_result
+from fgod.system.procfs import MIB
+from tests.mini import ROOT
+from tests.tiny_model import tiny_folder
+
+DONE = Attempt(8, False, "answered", "", 0, 100.0, 90.0)
+KILLED = replace(DONE, killed=True, exit_code=75, reason="The guard killed the command.")
+
+
+def limited(*argv: str, **more: Any) -> Namespace:
+    """Arguments of a command with limits, as `fgod.cli.main` hands them on."""
+    values = {"limit_gb": 2.0, "over_secs": 0.0, "poll_secs": 0.02, "soft_gb": 0.0, "stall_secs": 0.0,
+              "others_gb": float("inf"), "wait_secs": 0.0, "blind_ok": False, "too_large_ok": False}  # fmt: skip
+    return Namespace(**{**values, **more}, argv=list(argv), entry=Namespace(facts={}))
+
+
+# Attempts
+
+
+@pytest.mark.parametrize(
+    ("fits", "tried"), [(8, [8]), (4, [8, 4]), (1, [8, 4, 2, 1]), (0, [8, 4, 2, 1])]
+)  # fits: the largest batch that is not killed
+def test_after_a_kill_half_the_batch_is_tried_down_to_one(fits: int, tried: list[int]) -> None:
+    said: list[str] = []
+    attempts = attempt_all(lambda batch: replace(DONE if batch <= fits else KILLED, batch=batch), 8, said.append)
+    assert [a.batch for a in attempts] == tried and len(said) == len(tried) - 1
+    assert [a.killed for a in attempts] == [batch > fits for batch in tried]
+
+
+def test_work_without_a_batch_and_what_was_killed_before_it_asked_is_tried_once() -> None:
+    for killed in (replace(KILLED, batch=0), replace(KILLED, phase="start")):
+        assert len(attempt_all(lambda batch, killed=killed: killed, killed.batch, print)) == 1  # type: ignore[misc]
+
+
+def test_an_error_that_is_no_kill_is_not_tried_again() -> None:
+    assert len(attempt_all(lambda batch: replace(DONE, exit_code=1, error="broken"), 8, print)) == 1
+
+
+def test_what_is_killed_with_one_prompt_too_is_an_error_that_says_what_to_change() -> None:
+    attempts = [replace(KILLED, batch=batch) for batch in (2, 1)]
+    with pytest.raises(KilledError, match=r"it needs more .*one prompt at a time \(tried: 2, 1\)\..* Raise g"):
+        check_result(attempts, "the probe")
+    assert KilledError.exit_code == 75
+
+
+def test_the_error_of_a_child_is_the_commands_with_its_exit_code() -> None:
+    with pytest.raises(ChildError, match=r"^config: broken$") as caught:
+        check_result([replace(DONE, exit_code=2, error="config: broken")], "the probe")
+    assert caught.value.exit_code == 2
+    with pytest.raises(ChildError, match=r"the probe came to no result\. It failed with exit code 1, see above\."):
+        check_result([replace(DONE, exit_code=1)], "the probe")
+    with pytest.raises(ChildError, match=r"came to no result\. The kernel did it\.") as caught:
+        check_result([replace(DONE, exit_code=137, reason="The kernel did it.")], "the probe")
+    assert caught.value.exit_code == 137
+    check_result([KILLED, DONE], "the probe")
+
+
+def test_an_attempt_is_made_of_the_childs_end_and_its_report() -> None:
+    own = GuardResult(75, End.OWN, "", 50.0, None, "answered", 1.0)
+    refused = attempt_of(own, {"batch": 4, "refused": "No.", "predicted_mib": 9.0}, 8)
+    assert (refused.killed, refused.batch, refused.reason, refused.predicted_mib) == (True, 4, "No.", 9.0)
+    assert not attempt_of(own, {}, 8).killed and attempt_of(own, {"batch": 1}, 0).batch == 0
+    assert attempt_of(replace(own, end=End.MEMORY, reason="Killed."), {}, 8).reason == "Killed."
+
+
+CHILD = """
+import json, os, sys, time
+from pathlib import Path
+batch, report = int(sys.argv[1]), Path(sys.argv[2])
+report.write_text(json.dumps({"batch": batch, "predicted_mib": 1.0, "facts": {"asked": batch}}))
+Path(os.environ["FGOD_GUARD_PHASE"]).write_text("model_loaded\\n")
+time.sleep(0.1)
+x = bytearray(batch * 100 << 20)
+time.sleep(0.2 if batch < 4 else 20)
+"""
+
+
+def test_real_children_are_killed_until_one_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def command(argv: list[str], batch: int, report: Path) -> list[str]:
+        return [sys.executable, "-S", "-c", CHILD, str(batch), str(report)]
+
+    monkeypatch.setattr(supervise, "child_command", command)
+    args = limited("probe", limit_gb=0.35)
+    assert supervise.supervise(args, "the probe", 8) == {"asked": 2}
+    attempts = args.entry.facts["attempts"]
+    assert [(a["batch"], a["killed"]) for a in attempts] == [(8, True), (4, True), (2, False)]
+    assert all("above the limit of 358 MiB" in a["reason"] for a in attempts[:2]) and not attempts[2]["reason"]
+    assert args.entry.facts["guard"]["phase"] == "model_loaded"
+
+
+def test_a_child_has_the_same_command_line() -> None:
+    own = ["--plugin", "p.py", "probe", "--rows", "a"]
+    command = supervise.child_command(own, 4, Path("r.json"))
+    assert command[1:] == ["-m", "fgod", *own, "--batch", "4", "--child", "r.json"]
+    assert "--batch" not in supervise.child_command(["export"], 0, Path("r.json"))
+
+
+def test_every_rule_that_loads_weights_names_limits_and_its_gpu() -> None:
+    rules = "".join((ROOT / "rules" / f"{name}.smk").read_text() for name in ("base", "train", "probe"))
+    for name in ("base", "export_base", "rehearsal", "reference", "train", "export", "probe"):
+        body = rules.split(f"rule {name}:")[1].split("\nrule ")[0].split("\n\n\n")[0]
+        assert "{GUARD}" in body, name
+        assert name == "base" or "gpu=" in body, name
+
+
+@pytest.mark.parametrize("argv", [["--batch", "0"], ["--batch", "-1"], ["--batch", "x"]])
+def test_a_batch_is_a_whole_number_above_zero(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    known = shlex.split("answers reference --export e --probes p --sources s --out o --settings {}")
+    with pytest.raises(SystemExit):
+        build_parser().parse_args([*known, "--limit-gb", "1", *argv])
+    assert "expected a whole number above 0" in capsys.readouterr().err
+
+
+# The child's side
+
+
+def test_a_heartbeat_says_phases_and_does_what_the_guard_asks(tmp_path: Path) -> None:
+    file, emptied = tmp_path / "phase", []
+    writer = RequestWriter(tmp_path / "asked")
+    beat = Heartbeat.from_environment(
+        lambda: emptied.append(1), {phases.VARIABLE: str(file), requests.VARIABLE: str(tmp_path / "asked")}
+    )
+    beat()  # before any phase
+    beat("model_loaded")
+    assert phases.read_phase(file) == "model_loaded" and not emptied
+    reader = phases.PhaseReader(file)
+    reader.read()
+    before = reader.beat
+    beat()
+    reader.read()
+    assert reader.beat != before and reader.phase == "model_loaded"
+    writer.ask(Request.EMPTY_CACHE)
+    beat()
+    assert emptied == [1] and writer.done()
+    writer.ask(Request.SAVE_AND_STOP)
+    with pytest.raises(StopRequested):
+        beat()
+    assert writer.done() and StopRequested.exit_code == 75
+
+
+def test_without_a_guard_a_heartbeat_does_nothing() -> None:
+    Heartbeat(None, RequestReader(None), lambda: None)("model_loaded")
+
+
+def test_there_is_a_heartbeat_at_each_forward_pass(tmp_path: Path) -> None:
+    beats: list[str] = []
+    answers = write_answers(
+        tiny_folder(tmp_path / "base"),
+        ["你是誰", "Who are you"],
+        tmp_path / "answers",
+        AnswerSettings(max_new_tokens=5, batch_size=1),
+        ["你是誰"],
+        beat=lambda phase="": beats.append(phase),
+    )
+    passes = sum(len(a.token_ids) for a in answers) + 1
+    assert [b for b in beats if b] == ["model_loaded", "answered", "saving"] and beats.count("") == passes
+
+
+def worker(tmp_path: Path, limit_mib: float, too_large_ok: bool = False) -> workers.Worker:
+    return workers.Worker(tmp_path / "report.json", limit_mib / 1024, too_large_ok)
+
+
+def report_of(tmp_path: Path) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = json.loads((tmp_path / "report.json").read_text())
+    return found
+
+
+def test_a_batch_that_is_predicted_not_to_fit_is_halved_before_anything_is_loaded(tmp_path: Path) -> None:
+
+    def predicted(batch: int) -> memory.Parts:
+        return {"weights": 500 * int(MIB), "KV cache": batch * 100 * int(MIB)}
+
+    assert worker(tmp_path, 1000).fit(predicted, 16, False) == 4
+    assert report_of(tmp_path) == {"batch": 4, "predicted_mib": 900.0}
+
+
+def test_what_is_predicted_not_to_fit_with_one_prompt_is_refused_or_tried_all_the_same(tmp_path: Path) -> None:
+    def predicted(batch: int) -> memory.Parts:
+        return {"weights": 2000 * int(MIB), "KV cache": batch}
+
+    with pytest.raises(TooLargeError, match=r"weights 1\.95 GiB.*Raise guard\.limit_gb"):
+        worker(tmp_path, 1000).fit(predicted, 16, False)
+    assert worker(tmp_path, 1000, too_large_ok=True).fit(predicted, 16, False) == 16
+
+
+@pytest.mark.parametrize("refused", ["", "torch was to take more"])
+def test_memory_that_the_allocator_refused_is_reported(
+    refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(args: Namespace, worker: workers.Worker) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(workers, "refusal", lambda room: refused)
+    args = limited(child=tmp_path / "report.json")
+    if refused:
+        assert workers.run(work, args) == 75 and report_of(tmp_path) == {"refused": "Torch was to take more."}
+    else:  # others have filled the device
+        with pytest.raises(torch.OutOfMemoryError):
+            workers.run(work, args)
+
+
+def test_an_error_is_reported_with_its_exit_code(tmp_path: Path) -> None:
+    def work(args: Namespace, worker: workers.Worker) -> None:
+        raise UsageError("probes.tsv:3: broken")
+
+    assert workers.run(work, limited(child=tmp_path / "report.json")) == 2
+    assert report_of(tmp_path) == {"error": "probes.tsv:3: broken"}
+
+
+# What is predicted
+
+
+def test_weights_and_cache_are_predicted_exactly(tmp_path: Path) -> None:
+    from transformers import StaticCache
+
+    base = tiny_folder(tmp_path / "base")
+    export(base, tmp_path / "nvfp4")
+    for folder in (base, tmp_path / "nvfp4"):
+        model = load_model(folder)
+        count = sum(parameter.numel() for parameter in model.parameters())
+        size = memory.Dimensions.from_config(model.config.to_dict(), "config.json")
+        parts = memory.predict_answers(memory.stored(folder), size, "float32", memory.Asked(10, 6), 3, 0, gpu=True)
+        cache = StaticCache(config=model.config, max_cache_len=16)
+        with torch.inference_mode():
+            model(input_ids=torch.zeros(3, 4, dtype=torch.int64), past_key_values=cache, use_cache=True)
+        assert parts["weights"] == count * 4
+        assert parts["KV cache"] == sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+
+
+def test_half_the_batch_halves_what_depends_on_it() -> None:
+    size = memory.Dimensions(layers=36, hidden=2560, mlp=9728, heads=32, kv_heads=8, head_dim=128, vocab=151936)
+    model = memory.Stored(weights=4_000_000_000, reading=0, file=0)
+    asked = memory.Asked(width=64, new=96, kept=100, kept_tokens=8, copies=2)
+
+    def parts(batch: int) -> memory.Parts:
+        return memory.predict_answers(model, size, "bfloat16", asked, batch, 0, gpu=False)
+
+    for part in ("KV cache", "activations", "logits"):
+        assert parts(64)[part] == 2 * parts(32)[part] > 0
+    assert parts(64)["log-probabilities"] == parts(1)["log-probabilities"] == 2 * 100 * 8 * 151936 * 4
+
+
+def test_replies_in_a_smaller_batch_are_the_same(tmp_path: Path) -> None:
+    """What a retry may change: ties, of which there are none here."""
+    base = tiny_folder(tmp_path / "base")
+    model, tokenizer = load_model(base), load_tokenizer(base)
+    prompts = ["你是誰", "我是誰", "What is rain", "なに", "누구"]
+    assert greedy(model, tokenizer, prompts, 8, 5) == greedy(model, tokenizer, prompts, 8, 2)
+
+
+def test_a_config_without_a_size_is_named() -> None:
+    with pytest.raises(UsageError, match=r"m/config\.json: hidden_size: found None, expected a whole number above 0"):
+        memory.Dimensions.from_config({}, "m/config.json")
+
+
+# In a project
+
+
+def test_weights_are_loaded_under_the_guard_alone(ran: Any) -> None:
+    entries = [entry for entry in ran.manifest() if entry["argv"][1] in ("base", "export", "answers", "probe")]
+    guarded = [entry for entry in entries if "check" not in entry["argv"]]
+    assert len(guarded) >= 6 and all(entry["guard"]["end"] == "own" for entry in guarded)
+    for entry in guarded:
+        [attempt] = entry["attempts"]
+        assert not attempt["killed"] and attempt["peak_mib"] > 0
+        assert entry["argv"][1] == "base" or attempt["predicted_mib"] > 0
+    [probe] = [entry["argv"] for entry in guarded if entry["argv"][1] == "probe"]
+    ended = ran.run(*probe, "--limit-gb", "0.2")
+    assert ended.returncode == 75, ended.stderr
+    assert "fgod: the probe of artifacts/A/" in ended.stderr and "Raise guard.limit_gb" in ended.stderr
