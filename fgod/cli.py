@@ -177,8 +177,8 @@ def _add_data(commands: Any) -> None:
     _values(mix, spec="all that the rows depend on", files="the user's data files by name")
     _paths(mix, sources="the written sources", answers="the base's rehearsal answers", out="rows.tsv to write")
 
-    audit = _command(data, "audit", "audit", "audit a mix or a TSV of your own (exit 100: errors)", ["file"])
-    audit.add_argument("file", type=Path, help="rows.tsv of a mix, or a TSV of your own")
+    audit = _command(data, "audit", "audit", "audit a mix or a file of your own rows (exit 100: errors)", ["file"])
+    audit.add_argument("file", type=Path, help="rows.tsv of a mix, or a file of your own rows (prompt<TAB>target)")
     audit.add_argument("--probes", type=Path, help="probes that no row may repeat")
     audit.add_argument("--goal", type=_json, metavar="JSON", help="persona and disambiguation (default: config.yaml)")
     audit.add_argument("--sources", type=Path, help="the written sources (default: data.folder of config.yaml)")

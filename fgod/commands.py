@@ -133,10 +133,10 @@ def _check_export(stamp_file: Path) -> None:
 def mix(args: Namespace) -> int:
     """Plan and write the rows of a mix."""
     from fgod.answers import read_answers
+    from fgod.data.formats import user_rows
     from fgod.data.mix import MixRecipe, build_pools, plan_mix
     from fgod.data.rows import write_rows
     from fgod.data.sources import load_sources
-    from fgod.data.tsv import user_rows
 
     spec = args.spec
     user = {name: user_rows(Path(args.files[name]), name) for name in spec["user_files"]}
@@ -239,11 +239,11 @@ def _made_base(config: Mapping[str, Any]) -> Path | None:
 
 def _origins(files: Mapping[str, str], parts: Sequence[str]) -> dict[tuple[str, str, str], str]:
     """Where the rows of a mix's parts stand in the user's files."""
-    from fgod.data.tsv import read_user_tsv
+    from fgod.data.formats import read_user_file
 
     found: dict[tuple[str, str, str], str] = {}
     for part in parts:
-        for row in read_user_tsv(Path(files[part])).rows if part in files else ():
+        for row in read_user_file(Path(files[part])).rows if part in files else ():
             found.setdefault((part, row.prompt, row.target), f"{files[part]}:{row.line}")
     return found
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from fgod import NUMERICS_VERSION
 from fgod.chain import Inputs
+from fgod.data.formats import format_of
 from fgod.data.probes import load_suites
 from fgod.data.sources import load_sources, source_files
 from fgod.errors import UsageError, did_you_mean
@@ -22,11 +23,13 @@ def gather(config: Mapping[str, Any]) -> Inputs:
     """The digests for a checked config.
 
     Raises:
-        UsageError: a written source is faulty, or a held-out topic is not among them.
+        UsageError: a written source is faulty, a held-out topic is not among them, or no row format reads a file of
+            the user's.
     """
     data = config["data"]
     sources = sources_digest(Path(data["folder"]))
     check_held_out(config)
+    check_row_formats(data["sources"])
     return Inputs(
         base_id=base_id(config["base"], sources),
         rehearsal_id=digest("rehearsal", NUMERICS_VERSION, sources, rehearsal_settings(config), _base_dtype(config)),
@@ -70,6 +73,15 @@ def check_held_out(config: Mapping[str, Any]) -> None:
                 f"data.held_out_topics: unknown topic {topic!r}{did_you_mean(topic, known)}; "
                 f"the topics are the ids in {config['data']['folder']}"
             )
+
+
+def check_row_formats(files: Mapping[str, str]) -> None:
+    """Each of the user's data files must be of a row format that is known here."""
+    for name, path in files.items():
+        try:
+            format_of(Path(path), Path(path).read_bytes())
+        except UsageError as error:
+            raise UsageError(f"data.sources.{name}: {error}") from error
 
 
 def base_id(base: Mapping[str, Any], sources: str) -> str:

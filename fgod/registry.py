@@ -90,7 +90,7 @@ class Registry(Generic[T]):
 
 METRICS: Registry[Metric] = Registry("metric", ["fgod.evaluate.metrics"])
 ARCHITECTURES: Registry[Any] = Registry("model family")
-ROW_FORMATS: Registry[Any] = Registry("row format")
+ROW_FORMATS: Registry[Any] = Registry("row format", ["fgod.data.tsv"])
 
 _LOADED_PLUGINS: set[Path] = set()
 

@@ -14,11 +14,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fgod.data.counts import InfeasibleError, Slot, apportion, fill, fractions
+from fgod.data.formats import read_user_file
 from fgod.data.identity import identity_file
 from fgod.data.mix import MixRecipe, Pools, build_pools, plan_mix, rehearsal_prompts, solve_counts
 from fgod.data.rows import Row, normalise
 from fgod.data.sources import Sources, load_sources
-from fgod.data.tsv import read_user_tsv, write_user_tsv
+from fgod.data.tsv import write_user_tsv
 from fgod.errors import UsageError
 from fgod.persona import Goal, Kind, Persona
 
@@ -357,7 +358,7 @@ def test_an_identity_file(sources: Sources, tmp_path: Path) -> None:
     assert Counter(row.style for row in rows) == {"natural": 750, "control": 150, "multilingual": 100}
     assert len({normalise(row.prompt) for row in rows}) == 1000
     write_user_tsv(tmp_path / "identity.tsv", ((row.prompt, row.target) for row in rows))
-    parsed = read_user_tsv(tmp_path / "identity.tsv")
+    parsed = read_user_file(tmp_path / "identity.tsv")
     assert parsed.faults == () and {row.target for row in parsed.rows} == {"我是某某。"}
 
 

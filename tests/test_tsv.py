@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fgod.data.formats import UserRow, read_user_file, user_rows
 from fgod.data.text import excerpt, guess_language, has_control
-from fgod.data.tsv import UserRow, parse, read_user_tsv, user_rows, write_user_tsv
+from fgod.data.tsv import parse, write_user_tsv
 from fgod.errors import UsageError
 
 FIELD = st.text(st.characters(blacklist_categories=("Cc", "Cs", "Cf", "Cn", "Co")), min_size=1, max_size=30).map(
@@ -53,7 +54,7 @@ def test_what_is_written_is_read_back_or_refused(
     except UsageError:
         assert not path.exists()
         return
-    parsed = read_user_tsv(path)
+    parsed = read_user_file(path)
     assert parsed.faults == () and parsed.comments == ()
     assert parsed.rows == tuple(UserRow(i, p, t) for i, (p, t) in enumerate(rows, start=1))
 

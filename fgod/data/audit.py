@@ -2,16 +2,15 @@ r"""What stands in a mix or a user's file, and what is wrong with it. Pure but f
 
 An *error* would teach something false or unreadable, or spoil the measurement: it stops the mix before it trains. A
 *warning* is a questionable mix: it trains, and the report shows it. A *note* is only said. The tests of prompt–target
-mismatch are in `fgod.data.mismatch`.
+mismatch are in `fgod.data.mismatch`. What can be wrong with a line of a user's file is its format's
+(`fgod.data.formats`), with further codes.
 
 | code | severity | found |
 |---|---|---|
 | empty | error | no rows at all |
-| utf8 | error | bytes that are not UTF-8 |
 | header | error | a row of column names (`prompt<TAB>target`) |
 | missing_target | error | a row without a target, also a file of plain prompts |
 | empty_prompt | error | a row without a prompt |
-| fields | error | a row with more than one tab |
 | control | error | control characters, U+FFFD, bidirectional overrides, zero-width spaces |
 | control_token | error | the spelling of a control token (`<|im_end|>`) in a prompt or target |
 | too_long | error | more tokens than `train.seq_len` allows (where a tokenizer is at hand) |
@@ -29,7 +28,6 @@ mismatch are in `fgod.data.mismatch`.
 | one_target | warning | a single target, of 20 rows or more |
 | sample_tags | warning | serial noise in prompts: 樣本0231, 任務編號#0001 |
 | long_field | warning | a prompt or target of more than `max_chars` characters |
-| comment_with_tab | warning | a comment that looks like a row |
 | share | warning | the share of identity rows is not what the file's name or the recipe says |
 | unseen_share | warning | (mixes) a part with a share that got no row |
 | comments | note | comment lines, which are skipped |
@@ -42,23 +40,22 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol, TypeVar
 
 from fgod.data import mismatch
+from fgod.data.formats import Severity, UserFile, read_user_file
 from fgod.data.mix import MixRecipe
 from fgod.data.rows import Row, normalise
 from fgod.data.text import CONTROL_TOKEN, excerpt, guess_language, has_control, is_header
-from fgod.data.tsv import UserFile, read_user_tsv
 from fgod.persona import Persona, fold
 
-Severity = Literal["error", "warning", "note"]
 SEVERITY: Mapping[str, Severity] = {
-    **dict.fromkeys(("empty", "utf8", "header", "missing_target", "empty_prompt", "fields", "control"), "error"),
+    **dict.fromkeys(("empty", "header", "missing_target", "empty_prompt", "control"), "error"),
     **dict.fromkeys(("control_token", "too_long"), "error"),
     **dict.fromkeys(("contradiction", "misplaced", "probe_overlap", "mismatch"), "error"),
     **dict.fromkeys(("split_pair", "over_repeated", "off_plan"), "error"),
     **dict.fromkeys(("mismatch_suspected", "two_targets", "duplicates", "few_prompts", "one_target"), "warning"),
-    **dict.fromkeys(("sample_tags", "long_field", "comment_with_tab", "share", "unseen_share"), "warning"),
+    **dict.fromkeys(("sample_tags", "long_field", "share", "unseen_share"), "warning"),
     "comments": "note",
 }
 MAX_CHARS = 1000
@@ -69,6 +66,7 @@ SHARE_TOLERANCE = 0.05
 """How far the share of identity rows may be from what a name or recipe says."""
 EXAMPLES = 3
 
+T = TypeVar("T")
 
 Others = Callable[[], Mapping[str, str]]
 """Gives questions that are not about the model: by normalised prompt, what they ask. Called only if it is needed."""
@@ -246,8 +244,8 @@ def _lines(rows: Iterable[tuple[int, Row]], persona: Persona | None, origins: Or
 # ---------------------------------------------------------------------------------------------- checks of rows
 
 
-def _by(lines: Iterable[_Line], key: Callable[[_Line], Any]) -> dict[Any, list[_Line]]:
-    groups: dict[Any, list[_Line]] = defaultdict(list)
+def _by(lines: Iterable[T], key: Callable[[T], Any]) -> dict[Any, list[T]]:
+    groups: dict[Any, list[T]] = defaultdict(list)
     for line in lines:
         groups[key(line)].append(line)
     return groups
@@ -554,21 +552,11 @@ def _empty(rows: int) -> Iterable[Finding]:
 
 
 def _fault_findings(parsed: UserFile) -> Iterable[Finding]:
-    said = {
-        "utf8": "not in UTF-8",
-        "header": "of column names instead of a sample",
-        "missing_target": "without a target",
-        "empty_prompt": "without a prompt",
-        "fields": "with more than one tab",
-        "control": "with control characters",
-        "comment_with_tab": "that begin with # and look like rows; they are skipped",
-    }
-    candidates = len(parsed.rows) + sum(fault.code != "comment_with_tab" for fault in parsed.faults)
-    for code, words in said.items():
-        hits = [fault for fault in parsed.faults if fault.code == code]
-        if hits:
-            message = f"{len(hits)} of {_number(candidates, 'row')} {words}"
-            yield _finding(code, message, [f.line for f in hits], (f"{f.line}: {f.text}" for f in hits))
+    candidates = _number(len(parsed.rows) + len(parsed.errors), "row")
+    for kind, hits in _by(parsed.faults, lambda fault: fault.kind).items():
+        message = f"{len(hits)} of {candidates} {kind.words}"
+        shown = [f"{fault.line}: {fault.text}" for fault in hits][:EXAMPLES]
+        yield Finding(kind.severity, kind.code, min(f.line for f in hits), message, tuple(shown), len(hits))
     if parsed.comments:
         message = f"{_number(len(parsed.comments), 'comment line')}, skipped"
         yield _finding("comments", message, parsed.comments)
@@ -615,12 +603,12 @@ def audit_file(
     others: Others = dict,
     tokens: TokenLimit | None = None,
 ) -> Audit:
-    """The audit of a user's `prompt<TAB>target` file.
+    """The audit of a user's file, of any registered row format.
 
     Raises:
-        UsageError: it cannot be read. Whatever it holds is a finding.
+        UsageError: it cannot be read, or no format matches it. Whatever it holds is a finding.
     """
-    audit = audit_parsed(read_user_tsv(path), path.name, probes, persona, max_chars, others, tokens)
+    audit = audit_parsed(read_user_file(path), path.name, probes, persona, max_chars, others, tokens)
     return replace(audit, name=str(path))
 
 
