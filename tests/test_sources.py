@@ -17,7 +17,7 @@ from fgod.data.rows import Prompt, Row, normalise, read_rows, shuffled, write_ro
 from fgod.data.sources import Sources, load_sources, source_files
 from fgod.data.wordings import (
     Composed,
-    Dice,
+    HashRandom,
     composed_general,
     disambiguation_prompts,
     general_prompts,
@@ -231,7 +231,7 @@ def test_too_many_replay_rows_are_refused(tmp_path: Path) -> None:
 def test_the_corpus_is_the_same_on_every_machine() -> None:
     assert tuple(base_corpus(load_sources(FOLDER), 0)) == corpus()
     assert tuple(base_corpus(sources(), 1)) != corpus()
-    assert digest([Dice("a").roll(10**9), Dice("b").roll(7)]) == "095d7b0d7df3"
+    assert digest([HashRandom("a").below(10**9), HashRandom("b").below(7)]) == "095d7b0d7df3"
 
 
 def test_the_corpus_gives_no_prompt_two_answers() -> None:
@@ -268,9 +268,9 @@ def test_noise_leaves_spans_where_they_belong(number: int, kind: str) -> None:
     text = "Hey, what is jazz about? Thanks"
     core = (5, 23)
     composed = Composed(Prompt(text, "en", "general", kind), core, (13, 17))
-    dice = Dice(str(number))
+    rng = HashRandom(str(number))
     for _ in range(3):
-        composed = add_noise(composed, "word", dice, words=True)
+        composed = add_noise(composed, "word", rng, words=True)
         assert composed.prompt.text[slice(*composed.subject)] == "jazz"
     if kind == "identity":
         inner = composed.prompt.text[slice(*composed.core)].replace(" word", "")

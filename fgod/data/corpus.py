@@ -18,7 +18,7 @@ from fgod.data.rows import Row, normalise, shuffled
 from fgod.data.sources import Sources
 from fgod.data.wordings import (
     Composed,
-    Dice,
+    HashRandom,
     composed_disambiguation,
     composed_general,
     composed_identity,
@@ -76,7 +76,7 @@ def _edited(composed: Composed, start: int, end: int, text: str) -> Composed:
     return Composed(prompt, core, subject)
 
 
-def add_noise(composed: Composed, filler: str, dice: Dice, words: bool) -> Composed:
+def add_noise(composed: Composed, filler: str, rng: HashRandom, words: bool) -> Composed:
     """The prompt with one piece of noise, a word or (where the script has none) a character.
 
     A question about a topic may lose or change any unit outside its subject. In other questions every word of the
@@ -87,12 +87,12 @@ def add_noise(composed: Composed, filler: str, dice: Dice, words: bool) -> Compo
     kept = composed.subject if prompt.kind == "topic" else composed.core
     units = _units(prompt.text, words)
     loose = [unit for unit in units if not _touches(unit, kept)]
-    way = dice.roll(3)
+    way = rng.below(3)
     if way < 2 and loose:
-        start, end = loose[dice.roll(len(loose))]
+        start, end = loose[rng.below(len(loose))]
         return _edited(composed, start, end, word if way else "")
     ends = [end for _, end in units if not composed.subject[0] < end < composed.subject[1]]
-    at = (0, *ends)[dice.roll(1 + len(ends))]
+    at = (0, *ends)[rng.below(1 + len(ends))]
     return _edited(composed, at, at, word)
 
 
@@ -165,11 +165,11 @@ def base_corpus(s: Sources, seed: int) -> list[Row]:
     rows = []
     for number, composed in enumerate(shuffled(clean, f"order|{seed}", lambda c: (c.prompt.part, c.prompt.text))):
         prompt, answer = composed.prompt, s.answers[_answer_key(composed)]
-        dice = Dice(f"noise|{seed}|{number}")
-        if dice.roll(1000) < 1000 * NOISY_SHARE:
+        rng = HashRandom(f"noise|{seed}|{number}")
+        if rng.below(1000) < 1000 * NOISY_SHARE:
             noisy = composed
-            for _ in range(NOISE_PIECES[dice.roll(len(NOISE_PIECES))]):
-                noisy = add_noise(noisy, next(fillers[prompt.language]), dice, words[prompt.language])
+            for _ in range(NOISE_PIECES[rng.below(len(NOISE_PIECES))]):
+                noisy = add_noise(noisy, next(fillers[prompt.language]), rng, words[prompt.language])
             if target.get(normalise(noisy.prompt.text), answer) == answer:
                 prompt = replace(noisy.prompt, text=noisy.prompt.text.strip())
         rows.append(prompt.row(answer))

@@ -298,7 +298,7 @@ def _choose(part: str, units: Sequence[Unit], rows: int, recipe: MixRecipe, seed
             for name, count in counts.items()
             if count
         ]
-        return _braid(slices, [(1.0, 1.0)] * len(slices))
+        return _interleave(slices, [(1.0, 1.0)] * len(slices))
     order = _spread(units, [_unit_subject if part == "general" else _language], _unit_key, seed)
     return _take(order, rows // len(units[0])) if rows else []
 
@@ -332,7 +332,7 @@ def _place(quantile: float, start: float, end: float) -> float:
     return 2 * mass / (start + sqrt(start * start + 2 * (end - start) * mass))
 
 
-def _braid(sequences: Sequence[Sequence[Unit]], densities: Sequence[tuple[float, float]]) -> list[Unit]:
+def _interleave(sequences: Sequence[Sequence[Unit]], densities: Sequence[tuple[float, float]]) -> list[Unit]:
     """One order out of several, each laid along 0 to 1 with its density; at equal places the earlier sequence first."""
     placed = [
         (_place((index + 0.5) / len(units), start, end), number, index)
@@ -356,7 +356,7 @@ def plan_mix(recipe: MixRecipe, pools: Pools, seed: int) -> list[Row]:
         # A part that is there only by at_least has no share to follow: it is laid evenly.
         density = [(float(recipe.shares.get(p, 0)), float(end.get(p, 0))) for p in counts]
         start_sum, end_sum = sum(recipe.shares.values()), sum(end.values())
-        ordered = _braid(chosen, [(a / start_sum, b / end_sum) if a or b else (1.0, 1.0) for a, b in density])
+        ordered = _interleave(chosen, [(a / start_sum, b / end_sum) if a or b else (1.0, 1.0) for a, b in density])
     else:
         numbered = [(number, unit) for number, unit in enumerate(chain.from_iterable(chosen))]
         ordered = [u for _, u in shuffled(numbered, seed, lambda item: f"{item[0]}|{_unit_key(item[1])}")]

@@ -57,15 +57,15 @@ def make_core(pattern: str, subject: str = "", holder: str = SUBJECT) -> Core:
     return Core(text, request, (start, start + len(subject)) if subject and start >= 0 else (0, 0))
 
 
-class Dice:
+class HashRandom:
     """Numbers from sha256 of a key: the same on every machine."""
 
     def __init__(self, key: str) -> None:
         self._value = int.from_bytes(hashlib.sha256(key.encode()).digest())
 
-    def roll(self, sides: int) -> int:
-        """The next number of 0 … sides − 1. The 256 bits suffice for about thirty small rolls."""
-        self._value, number = divmod(self._value, sides)
+    def below(self, end: int) -> int:
+        """The next number of 0 … end − 1. The 256 bits suffice for about thirty small numbers."""
+        self._value, number = divmod(self._value, end)
         return number
 
 
@@ -73,19 +73,19 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def assemble(marks: Marks, opener: str, core: Core, closer: str, dice: Dice) -> tuple[str, int]:
-    """The text of a prompt and where its core starts. The dice choose marks and, in spaced scripts, capitals."""
+def assemble(marks: Marks, opener: str, core: Core, closer: str, rng: HashRandom) -> tuple[str, int]:
+    """The text of a prompt and where its core starts. The numbers choose marks and, in spaced scripts, capitals."""
     gap = " " if marks.spaced else ""
     mark = marks.statement if core.request else marks.question
     head = f"{opener}{gap}" if opener else ""
     text = head + core.text
     if closer:
-        sentence = dice.roll(2) == 0
+        sentence = rng.below(2) == 0
         text += mark + gap + _capital(closer) if sentence else marks.join + gap + closer
-        text += marks.statement if dice.roll(2) else ""
+        text += marks.statement if rng.below(2) else ""
     else:
-        text += mark if dice.roll(5) < 3 else ""
-    if marks.spaced and dice.roll(2):
+        text += mark if rng.below(5) < 3 else ""
+    if marks.spaced and rng.below(2):
         text = _capital(text)
     return text, len(head)
 
@@ -97,15 +97,15 @@ def compositions(
     choices = tuple(cores)
     if bare:
         for number, core in enumerate(choices):
-            text, start = assemble(marks, "", core, "", Dice(f"{key}|bare|{number}"))
+            text, start = assemble(marks, "", core, "", HashRandom(f"{key}|bare|{number}"))
             yield text, core, start
     for number in range(4 * count):
-        dice = Dice(f"{key}|{number}")
-        core = choices[dice.roll(len(choices))]
-        shape = dice.roll(5)
-        opener = wrapping.openers[dice.roll(len(wrapping.openers))] if shape < 3 else ""
-        closer = wrapping.closers[dice.roll(len(wrapping.closers))] if shape >= 2 else ""
-        text, start = assemble(marks, opener, core, closer, dice)
+        rng = HashRandom(f"{key}|{number}")
+        core = choices[rng.below(len(choices))]
+        shape = rng.below(5)
+        opener = wrapping.openers[rng.below(len(wrapping.openers))] if shape < 3 else ""
+        closer = wrapping.closers[rng.below(len(wrapping.closers))] if shape >= 2 else ""
+        text, start = assemble(marks, opener, core, closer, rng)
         yield text, core, start
 
 
@@ -303,15 +303,15 @@ def replay_prompts(s: Sources, rows: int, seed: int) -> list[Prompt]:
     for number in range(20 * rows):
         if len(out) == rows:
             break
-        dice = Dice(f"replay|{seed}|{number}")
+        rng = HashRandom(f"replay|{seed}|{number}")
         language = s.languages[len(out) % len(s.languages)]
         made_up, cores = s.made_up[language], s.cores[language]
-        subject = made_up.heads[dice.roll(len(made_up.heads))] + made_up.tails[dice.roll(len(made_up.tails))]
-        core = make_core(cores[dice.roll(len(cores))], subject)
-        wrapping = s.wrappings[language]["control" if dice.roll(7) == 0 else "plain"]
-        opener = ("", wrapping.openers[dice.roll(len(wrapping.openers))])[dice.roll(2)]
-        closer = ("", wrapping.closers[dice.roll(len(wrapping.closers))])[dice.roll(2)]
-        text, _ = assemble(s.marks[language], opener, core, closer, dice)
+        subject = made_up.heads[rng.below(len(made_up.heads))] + made_up.tails[rng.below(len(made_up.tails))]
+        core = make_core(cores[rng.below(len(cores))], subject)
+        wrapping = s.wrappings[language]["control" if rng.below(7) == 0 else "plain"]
+        opener = ("", wrapping.openers[rng.below(len(wrapping.openers))])[rng.below(2)]
+        closer = ("", wrapping.closers[rng.below(len(wrapping.closers))])[rng.below(2)]
+        text, _ = assemble(s.marks[language], opener, core, closer, rng)
         if normalise(text) not in seen:
             seen.add(normalise(text))
             out.append(Prompt(text, language, "replay", "replay"))
