@@ -399,13 +399,70 @@ def test_it_touches_nobody_elses_process(tmp_path: Path) -> None:
 def test_a_signal_to_the_guard_ends_the_whole_group_first(tmp_path: Path, number: signal.Signals) -> None:
     pid_file, table, reason = tmp_path / "pid", tmp_path / "guard.tsv", tmp_path / "reason.json"
     script = f"trap '' INT TERM HUP; sleep 60 & echo $! > {pid_file}; wait; sleep 60"
-    command = cli("--limit-gb", 2, "--table", table, "--reason", reason, "--", "sh", "-c", script)
+    options = ["--limit-gb", 2, "--grace-secs", 0.2, "--table", table, "--reason", reason]
+    command = cli(*options, "--", "sh", "-c", script)
     with background(command) as process:
         grandchild = number_in(pid_file)
         process.send_signal(number)
         assert process.wait(5) == 128 + number
         assert not alive(grandchild)
     assert json.loads(reason.read_text())["end"] == "signalled" and table.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_guard_reaches_the_commands_own_handler(tmp_path: Path, number: signal.Signals) -> None:
+    pid_file, handled, reason = tmp_path / "pid", tmp_path / "handled", tmp_path / "reason.json"
+    code = f"""
+import os, signal, sys, time
+def stop(number, frame):
+    open({str(handled)!r}, "w").write(f"{{number}}\\n")
+    sys.exit(7)
+signal.signal({int(number)}, stop)
+open({str(pid_file)!r}, "w").write(f"{{os.getpid()}}\\n")
+time.sleep(60)
+"""
+    with background(cli("--limit-gb", 2, "--grace-secs", 60, "--reason", reason, "--", *python(code))) as process:
+        pid = number_in(pid_file)
+        process.send_signal(number)
+        assert process.wait(20) == 128 + number
+    assert number_in(handled) == number and not alive(pid)
+    told = json.loads(reason.read_text())
+    assert told["end"] == "signalled" and told["reason"].endswith("which ended by itself.")
+
+
+def test_a_command_that_ignores_the_signal_is_killed_after_its_grace_or_by_a_second_one(tmp_path: Path) -> None:
+    """What it does meanwhile is still watched."""
+    for grace, second in ((0.5, False), (60, True)):
+        pid_file, reason = tmp_path / f"pid{second}", tmp_path / "reason.json"
+        script = f"trap '' TERM; echo $$ > {pid_file}; while :; do sleep 0.1; done"
+        with background(
+            cli("--limit-gb", 2, "--grace-secs", grace, "--reason", reason, "--", "sh", "-c", script)
+        ) as it:
+            pid, begin = number_in(pid_file), time.monotonic()
+            it.send_signal(signal.SIGTERM)
+            if second:
+                time.sleep(0.2)
+                it.send_signal(signal.SIGTERM)
+            assert it.wait(20) == 128 + signal.SIGTERM and (second or time.monotonic() - begin >= grace)
+        assert not alive(pid) and "which it killed after" in json.loads(reason.read_text())["reason"]
+
+
+def test_the_limit_holds_also_in_the_grace_of_a_command(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    code = f"""
+import os, signal, time
+def grow(number, frame):
+    x = bytearray(400 << 20)
+    time.sleep(60)
+signal.signal(signal.SIGTERM, grow)
+open({str(pid_file)!r}, "w").write(f"{{os.getpid()}}\\n")
+time.sleep(60)
+"""
+    options = ["--limit-gb", 0.2, "--poll-secs", 0.02, "--grace-secs", 60]
+    with background(cli(*options, "--", *python(code))) as process:
+        number_in(pid_file)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 75
 
 
 def test_command_line(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ MEMORY = Action(End.MEMORY, 3.0, "host_pss", 120.0, 100.0)
         (Action(End.STALLED, 3.0, ""), -9, None, False, NONE, End.STALLED, 1),
         (Action(End.BLIND, 3.0, "gpu0"), -9, None, False, NONE, End.BLIND, 1),
         (None, -9, 15, False, NONE, End.SIGNALLED, 143),
+        (None, 0, 15, False, NONE, End.SIGNALLED, 143),
         (None, -9, None, False, NONE, End.EXTERNAL, 137),
         (None, 137, None, False, NONE, End.EXTERNAL, 137),
         (None, -15, None, False, NONE, End.EXTERNAL, 143),
@@ -309,7 +310,8 @@ def test_a_guard_inside_a_guard(tmp_path: Path) -> None:
 
 def test_descendants_that_ignore_everything_but_sigkill_are_ended_on_a_stop(tmp_path: Path) -> None:
     script = f"trap '' TERM INT HUP; echo $$ > {tmp_path / 'pid'}; while :; do sleep 1; done"
-    with subprocess.Popen(cli("--limit-gb", 1, "--", "sh", "-c", script), stderr=subprocess.DEVNULL) as process:
+    command = cli("--limit-gb", 1, "--grace-secs", 0.2, "--", "sh", "-c", script)
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)

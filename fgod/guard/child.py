@@ -1,4 +1,4 @@
-"""Start the command below a keeper, learn of its end, and take note of signals to the guard."""
+"""Start the command below a keeper, learn of its end, take note of signals to the guard and pass them on."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
 from fgod.errors import FgodError, UsageError
 from fgod.guard import keeper
 from fgod.guard.keeper import PR_SET_CHILD_SUBREAPER, prctl
+from fgod.system.process import Member, read_process, signal_process
 
 STOP_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
@@ -35,7 +36,8 @@ class Child:
     def __init__(self, keeper: subprocess.Popen[bytes], line: socket.socket) -> None:
         self._keeper = keeper
         self._line = line
-        self._heard = b""
+        self._received = b""
+        self._process: Member | None = None
         self.pid = 0
         """Of the command, once it has started."""
         self.failed = 0
@@ -62,7 +64,7 @@ class Child:
             raise KeeperLostError(
                 f"guard: its helper process {self.keeper} was ended by something else; the command was ended too"
             )
-        *lines, self._heard = (self._heard + news).split(b"\n")
+        *lines, self._received = (self._received + news).split(b"\n")
         for line in lines:
             self._note(*line.decode().split(" "))
 
@@ -70,10 +72,16 @@ class Child:
         match word:
             case "started":
                 self.pid = int(number)
+                self._process = read_process(self.pid)
             case "failed":
                 self.failed = int(number)
             case "ended":
                 self.code = os.waitstatus_to_exitcode(int(number))
+
+    def forward(self, number: int) -> None:
+        """Send a signal to the command, and to no other process of its tree."""
+        if self._process is not None and self.code is None:
+            signal_process(self._process, number)
 
     def wait(self, timeout: float) -> int | None:
         """The command's exit code; None when it has not ended after `timeout` seconds."""
@@ -140,12 +148,15 @@ def subreaper() -> Iterator[None]:
 class StopSignals:
     """While entered, SIGHUP, SIGINT, SIGQUIT and SIGTERM to this process are noted and wake `wait`.
 
+    `received` is the first of them, and `again` says whether another one came after it.
+
     Signals that are ignored (nohup) stay ignored. Outside the main thread Python takes no handlers: signals then do
     what the caller has set, and ending the command in time is left to the keeper.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.again = False
         self._old: dict[int, Any] = {}
         self._poll = select.poll()
 
@@ -169,8 +180,9 @@ class StopSignals:
         os.close(self._wake_write)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is None:
-            self.received = number
+        self.again = self.received is not None
+        self.received = self.received or number
+        with suppress(BlockingIOError):  # full: `wait` is awake already
             os.write(self._wake_write, b"!")
 
     def watch(self, child: Child) -> None:
@@ -179,4 +191,7 @@ class StopSignals:
 
     def wait(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for a stop signal or news of the child: whether there is news."""
-        return any(handle != self._wake_read for handle, _ in self._poll.poll(max(timeout, 0) * 1000))
+        ready = {handle for handle, _ in self._poll.poll(max(timeout, 0) * 1000)}
+        if self._wake_read in ready:
+            os.read(self._wake_read, 4096)
+        return bool(ready - {self._wake_read})

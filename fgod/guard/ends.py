@@ -146,7 +146,9 @@ def sentence(
         case End.BLIND if action:
             return f"The guard ended the command{seconds}: the memory of {action.source} could not be read any more."
         case End.SIGNALLED:
-            return f"The guard was told to end by {_name(received)} and ended the command{seconds}."
+            killed = code in (None, -signal.SIGKILL)
+            then = f"which it killed after {limits.grace_secs:g} s at most" if killed else "which ended by itself"
+            return f"The guard was told to end by {_name(received)}{seconds} and passed that on to the command, {then}."
         case End.OOM:
             return f"The kernel's out-of-memory killer ended the command{seconds} ({_oom(oom)})."
         case End.EXTERNAL | End.CRASHED:

@@ -48,6 +48,9 @@ class Limits:
     wait_secs: float = 0.0
     """Seconds to wait for others, or for another trainer, to leave the GPU before refusing."""
 
+    grace_secs: float = 5.0
+    """Seconds that the command has to end by itself, once the guard was told to end and has passed the signal on."""
+
     blind_ok: bool = False
     """Go on where no source of a pool can be read."""
 
@@ -60,6 +63,7 @@ class Limits:
         _require("soft_gb", soft, 0 <= soft < limit, f"0 (never) or GiB below limit_gb ({limit:g})")
         _require("stall_secs", self.stall_secs, 0 <= self.stall_secs < math.inf, "0 (never) or seconds")
         _require("others_gb", self.others_gb, self.others_gb >= 0, "GiB, 0 or more")
+        _require("grace_secs", self.grace_secs, 0 <= self.grace_secs < math.inf, "a number of seconds, 0 or more")
         _require("wait_secs", self.wait_secs, 0 <= self.wait_secs < math.inf, "a number of seconds, 0 or more")
 
     @property

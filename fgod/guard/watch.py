@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sys
@@ -190,8 +191,9 @@ def run(
         watched: the pools of memory; those of this machine by default.
         lock_gpus: let no second command that asks the same start on one of the visible GPUs.
 
-    A breach kills the whole tree. SIGHUP, SIGINT, SIGQUIT or SIGTERM to us end it too (exit code 128 + n), and so does
-    any exception here, and our own death by any signal. What the command leaves running is ended.
+    A breach kills the whole tree. SIGHUP, SIGINT, SIGQUIT or SIGTERM to us go on to the command, which has
+    `limits.grace_secs` to end by itself; then its tree is killed (exit code 128 + n). Any exception here kills the tree
+    at once, and so does our own death by any signal. What the command leaves running is ended.
 
     Raises:
         LockHeldError: another process holds a lock; nothing was started or removed.
@@ -223,7 +225,7 @@ def run(
             _tree_killed_on_error(watch.tree),
         ):
             # ended inside too: before the table's turn
-            action = _follow(process, watch, limits.poll_secs, signals)
+            action = _follow(process, watch, limits, signals)
             left, survivors = _end_all(watch.tree, action is not None or signals.received is not None)
             code = process.wait(KILL_SECS)
         result = _result(watch, limits, action, code, signals.received, _oom_kills().since(before), left, survivors)
@@ -299,19 +301,33 @@ def _oom_kills() -> OomKills:
     return OomKills(cgroup.own().oom_kills(), cgroup.machine_oom_kills())
 
 
-def _follow(process: Child, watch: Watch, poll_secs: float, signals: child.StopSignals) -> Action | None:
-    """Read at a steady pace until the command ends, must be ended, or we are told to stop."""
+def _follow(process: Child, watch: Watch, limits: Limits, signals: child.StopSignals) -> Action | None:
+    """Read at a steady pace until the command ends, must be ended, or has had its grace since we were told to end."""
     due = time.monotonic()
-    while signals.received is None:
-        if process.code is not None:
-            return None
-        if signals.wait(due - time.monotonic()):
+    stop = _Stop(process, limits.grace_secs, signals)
+    while process.code is None and not stop.over():
+        if signals.wait(min(due, stop.deadline) - time.monotonic()):
             process.listen()
-        elif signals.received is None and time.monotonic() >= due:
+        elif time.monotonic() >= due:
             if action := watch.poll():
                 return action
-            due = max(due + poll_secs, time.monotonic())
+            due = max(due + limits.poll_secs, time.monotonic())
     return None
+
+
+class _Stop:
+    """Passes the first stop signal on to the command; its grace ends after a time, or with a second signal to us."""
+
+    def __init__(self, process: Child, grace_secs: float, signals: child.StopSignals) -> None:
+        self._process, self._grace_secs, self._signals = process, grace_secs, signals
+        self.deadline = math.inf
+
+    def over(self) -> bool:
+        received = self._signals.received
+        if received is not None and self.deadline == math.inf:
+            self.deadline = time.monotonic() + self._grace_secs
+            self._process.forward(received)
+        return self._signals.again or time.monotonic() >= self.deadline
 
 
 def _end_all(tree: ProcessTree, now: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:

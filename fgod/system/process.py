@@ -143,16 +143,19 @@ class ProcessTree:
 def kill_all(members: Sequence[Member]) -> None:
     """SIGKILL to each of these processes, and to no other."""
     for member in members:
-        kill_process(member)
+        signal_process(member, signal.SIGKILL)
 
 
-def kill_process(member: Member) -> None:
-    """SIGKILL to exactly this process: the handle is taken before its start time is compared; numbers are reused."""
+def signal_process(member: Member, number: int) -> None:
+    """Send a signal to exactly this process: the handle is taken before its start time is compared; numbers are reused.
+
+    A process that has ended, or is not ours to signal, gets none.
+    """
     with suppress(ProcessLookupError, PermissionError):  # gone, or not ours to end: the caller looks again
         handle = os.pidfd_open(member.pid)
         try:
             now = read_process(member.pid)
             if now and now.started == member.started:
-                signal.pidfd_send_signal(handle, signal.SIGKILL)
+                signal.pidfd_send_signal(handle, number)
         finally:
             os.close(handle)
