@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fgod import checkpoints, records
 from fgod.answers import BATCH
 from fgod.errors import FgodError, RefusedError, UsageError
+from fgod.escape import html_text
 from fgod.imports import lasting_imports
 from fgod.persona import Goal, goal_from_config
 from fgod.supervise import supervise
@@ -518,7 +519,9 @@ def summary(args: Namespace) -> int:
     report_file = records.RESULTS / "report.html"
     document = read_json(released) if released.exists() and not args.stopped else None
     if document and args.walk and promoted_by(args.walk) != [run["lineage"] for run in document["promoted"]]:
-        print(f"Nothing was released by this run. {document['path']} holds {document['persona']}, of other runs.")
+        print(
+            f"Nothing was released by this run. {document['path']} holds {html_text(document['persona'])}, of other runs."
+        )
     elif document:
         print(summary_text(document, report_file))
     elif report_file.exists() and args.stopped and args.stopped["spent"]:

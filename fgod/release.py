@@ -12,6 +12,7 @@ from typing import Any
 
 from fgod import __version__
 from fgod.errors import FgodError, RefusedError, UsageError
+from fgod.escape import html_text, markdown_text
 from fgod.registry import METRICS
 from fgod.system import files
 from fgod.tables import Context, WalkEntry, promoted, run_folder
@@ -138,14 +139,14 @@ def model_card(document: Mapping[str, Any], results: Path, context: Context) -> 
     """The release's README.md: what it is, how good, how it was made, how to load it, what it cannot do."""
     last = document["promoted"][-1]
     metric_rows = [
-        f"| {name} | {value} | {interval or '–'} | {n} | {METRICS[name].description} |"
+        f"| {name} | {markdown_text(value)} | {interval or '–'} | {n} | {markdown_text(METRICS[name].description)} |"
         for name, value, interval, n in _quality(last["metrics"])
     ]
     run_rows = [_recipe_row(run, results) for run in document["promoted"]]
     gate = ", ".join(f"{name} {limit:g}" for name, limit in context.gate.items() if limit is not None)
     return _CARD.format(
-        persona=context.persona,
-        base=context.base,
+        persona=markdown_text(context.persona),
+        base=markdown_text(context.base),
         base_id=context.base_id,
         metrics="\n".join(metric_rows),
         runs="\n".join(run_rows),
@@ -236,7 +237,7 @@ def summary_text(document: Mapping[str, Any], report: Path) -> str:
     """The last lines of a run: what was released, how good it is, where the report lies."""
     last = document["promoted"][-1]
     lines = [
-        f"Released {document['persona']}: {document['path']} "
+        f"Released {html_text(document['persona'])}: {document['path']} "
         f"({last['stage']} {last['lineage']}, after {_fits(document)})"
     ]
     for name, value, interval, n in _quality(last["metrics"]):

@@ -118,6 +118,19 @@ def test_the_report_is_one_offline_file(stories: dict[str, Path], tmp_path: Path
     assert len(page.encode()) < 500_000
 
 
+def test_the_verdict_on_a_metric_is_beside_its_name_on_a_narrow_screen(
+    stories: dict[str, Path], tmp_path: Path
+) -> None:
+    """The verdict follows the name, before all figures; below 42rem each row is a block, so that nothing lies beyond
+    the right edge."""
+    page = page_of(stories["story"], tmp_path)
+    row = next(r for r in page.split("<tr") if "mention the persona where the reference does not" in r)
+    assert row.index('class="verdict"') < row.index('data-label="value"') < row.index('data-label="limit"')
+    narrow = page[page.index("@media (max-width: 42rem)") :]
+    assert ".metrics tr { display: grid; grid-template-columns: 1fr auto;" in narrow
+    assert ".metrics .verdict { grid-area: 1 / 2; }" in narrow
+
+
 def test_the_same_tables_give_the_same_report(stories: dict[str, Path], tmp_path: Path) -> None:
     assert page_of(stories["story"], tmp_path) == page_of(stories["story"], tmp_path)
 

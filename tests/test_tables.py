@@ -168,6 +168,21 @@ def test_promote_copies_what_was_probed_and_writes_the_record(tmp_path: Path) ->
     assert "identity_rate" in text and text.splitlines()[-1] == f"Report: {results / 'report.html'}"
 
 
+HOSTILE = "F#\n\n# <script>alert(1)</script> | `x` [a](http://b) \x1b[31m{0}"
+
+
+def test_a_hostile_persona_is_text_in_card_and_summary(tmp_path: Path) -> None:
+    document = promote(walk(tmp_path, STORY), tmp_path / "results", tmp_path / "artifacts", context(persona=HOSTILE))
+    card = (tmp_path / "artifacts" / "release" / "README.md").read_text(encoding="utf-8")
+    summary = summary_text(document, tmp_path / "report.html")
+    escaped = r"F# # &lt;script&gt;alert(1)&lt;/script&gt; \| \`x\` \[a\](http://b) \\x1b\[31m{0}"
+    assert f"\n# {escaped}\n" in card and f"**{escaped}**" in card
+    assert "<script" not in card + summary and "\x1b" not in card + summary
+    released = "Released F# # &lt;script&gt;alert(1)&lt;/script&gt; | `x` [a](http://b) \\x1b[31m{0}: "
+    assert summary.splitlines()[0].startswith(released)
+    assert document["persona"] == HOSTILE
+
+
 def test_a_walk_promotes_its_last_fit_if_all_of_it_is_accepted() -> None:
     def visits(*runs: tuple[int, str, str]) -> dict[str, object]:
         return {"visits": [{"fit": fit, "lineage": lineage, "state": state} for fit, lineage, state in runs]}

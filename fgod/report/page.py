@@ -182,7 +182,7 @@ def legend_of(m: Row, tables: Tables) -> Legend:
 
 def _language_cells(legend: Legend, metrics: Sequence[Row], languages: Sequence[str]) -> list[str]:
     cells = {m["language"]: m for m in metrics if m["metric"] == legend.name and m["value"] is not None}
-    return [f"{legend.unit.text(cells[x]['value'])} of {cells[x]['n']}" if x in cells else "–" for x in languages]
+    return [f"{legend.unit.text(cells[x]['value'])} ({cells[x]['n']})" if x in cells else "–" for x in languages]
 
 
 def metric_view(m: Row, legend: Legend) -> MetricView:
