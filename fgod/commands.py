@@ -519,9 +519,8 @@ def summary(args: Namespace) -> int:
     report_file = records.RESULTS / "report.html"
     document = read_json(released) if released.exists() and not args.stopped else None
     if document and args.walk and promoted_by(args.walk) != [run["lineage"] for run in document["promoted"]]:
-        print(
-            f"Nothing was released by this run. {document['path']} holds {html_text(document['persona'])}, of other runs."
-        )
+        persona = html_text(document["persona"])
+        print(f"Nothing was released by this run. {document['path']} holds {persona}, of other runs.")
     elif document:
         print(summary_text(document, report_file))
     elif report_file.exists() and args.stopped and args.stopped["spent"]:

@@ -9,7 +9,7 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]|~])")
 
 
 def one_line(text: str) -> str:
-    """Text without line breaks and control characters: runs of white space are one space, others are spelled (\\x1b)."""
+    """Text without line breaks and control characters: white space becomes one space, others are spelled (\\x1b)."""
     joined = " ".join(text.split())
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in joined)
 

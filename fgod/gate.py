@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fgod.errors import FgodError, UsageError, did_you_mean
+from fgod.escape import one_line
 from fgod.evaluate.metric import Metric
 from fgod.evaluate.requirements import Check, parse_requirements
 from fgod.evaluate.scoring import Scored
@@ -85,7 +86,7 @@ class Verdict:
 
 
 def _shown(reply: str, width: int = 60) -> str:
-    text = " ".join(reply.split())
+    text = one_line(reply)
     return "(empty)" if not text else text if len(text) <= width else text[: width - 1] + "…"
 
 

@@ -118,9 +118,7 @@ def test_the_report_is_one_offline_file(stories: dict[str, Path], tmp_path: Path
     assert len(page.encode()) < 500_000
 
 
-def test_the_verdict_on_a_metric_is_beside_its_name_on_a_narrow_screen(
-    stories: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_narrow_screen_shows_the_verdict_beside_the_metric(stories: dict[str, Path], tmp_path: Path) -> None:
     """The verdict follows the name, before all figures; below 42rem each row is a block, so that nothing lies beyond
     the right edge."""
     page = page_of(stories["story"], tmp_path)
