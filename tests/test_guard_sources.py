@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from fgod.guard import cgroup, cuda, gpu, others, pools
 from fgod.guard.child import Child, start
 from fgod.guard.cuda import DriverError, Gpu
 from fgod.guard.nvml import Nvml
+from fgod.guard.shared import held_files, tmpfs_folders
 from fgod.guard.sources import HostMemory, UnseenError
 from fgod.system.process import Member, read_process
 from tests.simulated_gpu import UUID, SimulatedDriver, SimulatedNvml
@@ -350,3 +353,76 @@ def test_control_groups_of_version_1(tmp_path: Path) -> None:
     assert (cgroup.own(proc).limit_mib(), cgroup.own(proc).oom_kills()) == (64, 1)
     assert cgroup.own(tmp_path / "nothing") == cgroup.NONE
     assert cgroup.NONE.limit_mib() is None and cgroup.NONE.oom_kills() is None
+
+
+# Files in memory
+
+IN_FILES = """
+import mmap, os, sys, time
+kind, mib = sys.argv[1], int(sys.argv[2])
+if kind == "shm":
+    name = f"/dev/shm/fgod-test-{os.getpid()}"
+    file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    os.unlink(name)
+else:
+    file = os.memfd_create("test")
+for _ in range(mib):
+    os.write(file, bytes(1 << 20))
+if kind == "mapped":
+    view = mmap.mmap(file, mib << 20)
+    total = sum(view[i] for i in range(0, mib << 20, 4096))
+print("ready", flush=True)
+time.sleep(60)
+"""
+needs_shm = pytest.mark.skipif("/dev/shm/" not in tmpfs_folders(), reason="/dev/shm is no tmpfs here")
+
+
+@pytest.mark.parametrize("kind", ["memfd", pytest.param("shm", marks=needs_shm)])
+def test_what_lies_in_files_in_memory_is_killed_at_the_limit(kind: str) -> None:
+    command = [sys.executable, "-S", "-c", IN_FILES, kind, "400"]
+    result = guard.run(command, guard.Limits(limit_gb=0.2, poll_secs=0.02))
+    assert result.killed and result.peak_mib is not None and 205 < result.peak_mib < 450
+
+
+@pytest.mark.parametrize("kind", ["memfd", "mapped", pytest.param("shm", marks=needs_shm)])
+def test_a_file_in_memory_counts_once_mapped_or_not(kind: str) -> None:
+    def used(mib: int) -> float:
+        command = [sys.executable, "-S", "-c", IN_FILES, kind, str(mib)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+            member = read_process(process.pid)
+            assert member is not None
+            found = HostMemory(0).used_mib([member])
+            process.kill()
+        assert found is not None
+        return found
+
+    assert used(64) - used(1) == pytest.approx(63, abs=6)
+
+
+def test_files_that_are_only_read_or_lie_on_a_disk_do_not_count(tmp_path: Path) -> None:
+    writer = os.memfd_create("test")
+    os.write(writer, bytes(1 << 20))
+    key = os.fstat(writer).st_dev, os.fstat(writer).st_ino
+    with (tmp_path / "disk").open("wb") as disk:
+        disk.write(bytes(1 << 20))
+        disk.flush()
+        tmpfs = tuple(folder for folder in tmpfs_folders() if not str(tmp_path).startswith(folder))
+        assert held_files(os.getpid(), tmpfs)[key] == 1
+        reader = os.open(f"/proc/self/fd/{writer}", os.O_RDONLY)
+        os.close(writer)
+        assert key not in held_files(os.getpid(), tmpfs)
+        assert all(file != (os.fstat(disk.fileno()).st_dev, os.fstat(disk.fileno()).st_ino)
+                   for file in held_files(os.getpid(), tmpfs))  # fmt: skip
+    os.close(reader)
+    assert held_files(2**22 + 1, tmpfs) == {}
+
+
+def test_folders_in_memory_are_read_from_the_mounts(tmp_path: Path) -> None:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "mountinfo").write_text(
+        "25 24 0:23 / /dev/shm rw,relatime shared:4 - tmpfs tmpfs rw\n"
+        "26 24 0:24 / /mnt/a\\040b rw - tmpfs none rw\n"
+        "27 24 8:1 / /home rw - ext4 /dev/sda1 rw\n"
+    )
+    assert tmpfs_folders(tmp_path) == ("/dev/shm/", "/mnt/a b/") and tmpfs_folders(tmp_path / "none") == ()

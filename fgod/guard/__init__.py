@@ -3,12 +3,12 @@
     fgod guard --limit-gb 108 --over-secs 0 --poll-secs 0.05 --table guard.tsv --reason reason.json -- python train.py
 
 Linux only (/proc, pidfd). Modules: `limits` (what is allowed; pure), `ends` (how the command ended; pure), `pools` (the
-pools of memory of this machine), `sources` and `gpu` (readings of a pool), `cuda`, `nvml`, `cgroup` (interfaces that
-readings come from), `others` (other users of a GPU), `child` and `keeper` (start, signals, no orphans), `watch` (the
-loop), `samples` (guard.tsv), `command` (options).
+pools of memory of this machine), `sources`, `shared` and `gpu` (readings of a pool), `cuda`, `nvml`, `cgroup`
+(interfaces that readings come from), `others` (other users of a GPU), `child` and `keeper` (start, signals, no
+orphans), `watch` (the loop), `samples` (guard.tsv), `command` (options).
 
-For the guarded command: `phases` (heartbeat), `requests` (of the guard), `cap` (limit of torch's allocator), `predict`
-(refuses before anything is loaded). docs/guard.md is the users' guide.
+For the guarded command: `heartbeat`, `phases` (what it does), `requests` (of the guard), `cap` (limit of torch's
+allocator), `predict` (refuses before anything is loaded). docs/guard.md is the users' guide.
 """
 
 from fgod.guard.child import KeeperLostError

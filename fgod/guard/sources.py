@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fgod.guard import cgroup
+from fgod.guard.shared import Files, held_files, tmpfs_folders
 from fgod.system.process import Member
 from fgod.system.procfs import MIB, PAGE_BYTES, TICKS_PER_SEC, Meminfo, Statm, kib_field
 
@@ -100,11 +101,16 @@ class _Resident:
 
 @dataclass(frozen=True)
 class _Share:
-    """PSS of a process in MiB, the RSS when it was read, and what reading took (seconds)."""
+    """PSS of a process in MiB, the RSS when it was read, and what reading took (seconds).
+
+    `shared`: what of its PSS is shared memory; `files`: what it holds open in memfd and tmpfs, mapped or not.
+    """
 
     started: int
     pss: float
     rss: float
+    shared: float
+    files: Files
     read_at: float
     cost: float
 
@@ -128,7 +134,8 @@ class HostMemory:
 
     Reading PSS walks the page tables (about 10 ms a GiB) and holds up the process's own page faults, so between two
     readings the change of RSS stands in for the change of PSS. A sum above `exact_above_mib` is always read exactly.
-    Swapped pages do not count.
+    Swapped pages do not count. Files in memory (memfd, tmpfs) that the tree holds open count as far as they are more
+    than the shared memory that it maps; they are looked at when PSS is read.
     """
 
     def __init__(self, exact_above_mib: float, proc: Path = Path("/proc")) -> None:
@@ -136,6 +143,7 @@ class HostMemory:
         self._exact_above = exact_above_mib
         self._shares: dict[int, _Share] = {}
         self._has_pss = (proc / "self" / "smaps_rollup").exists()
+        self._tmpfs = tmpfs_folders(proc)
         self._meminfo = Meminfo(proc)
         self._statm = Statm(proc)
         self._group = cgroup.own(proc)
@@ -188,27 +196,39 @@ class HostMemory:
         before = self._shares
         self._shares = {m.pid: self._share(m, resident[m.pid], before.get(m.pid), pace) for m in members}
         current = {m.pid: _estimate(self._shares[m.pid], resident[m.pid]) for m in members}
-        return sum(current.values()) - _counted_twice(members, resident, current)
+        counted = sum(current.values()) - _counted_twice(members, resident, current)
+        return counted + _unmapped_files(list(self._shares.values()))
 
     def _share(self, member: Member, resident: _Resident, last: _Share | None, pace: _Pace) -> _Share:
         begin = time.monotonic()
         if last and last.started == member.started and not pace.due(last, begin):
             return last
-        pss = self._pss(member.pid) if self._has_pss else None
+        pss, shared = self._pss(member.pid) if self._has_pss else (None, None)
         share = resident.mib if pss is None else min(pss, resident.mib)
-        return _Share(member.started, share, resident.mib, begin, time.monotonic() - begin)
+        files = held_files(member.pid, self._tmpfs, self._proc)
+        shared = share if shared is None else shared
+        return _Share(member.started, share, resident.mib, shared, files, begin, time.monotonic() - begin)
 
-    def _pss(self, pid: int) -> float | None:
-        """None when the process is gone or another user's: its RSS counts then."""
+    def _pss(self, pid: int) -> tuple[float | None, float | None]:
+        """PSS, and what of it is shared memory. None: the process is gone or another user's, so that its RSS counts, or
+        the kernel does not say (Pss_Shmem is there since Linux 5.4)."""
         try:
             text = (self._proc / str(pid) / "smaps_rollup").read_bytes()
         except (FileNotFoundError, ProcessLookupError, PermissionError):
-            return None
-        return kib_field(text, b"Pss:")
+            return None, None
+        return kib_field(text, b"Pss:"), kib_field(text, b"Pss_Shmem:")
 
 
 def _estimate(share: _Share, resident: _Resident) -> float:
     return min(max(share.pss + resident.mib - share.rss, 0.0), resident.mib)
+
+
+def _unmapped_files(shares: Sequence[_Share]) -> float:
+    """MiB of files in memory that are in no PSS. A file that is mapped is: so all mapped shared memory is taken off."""
+    files: dict[tuple[int, int], float] = {}
+    for share in shares:
+        files.update(share.files)
+    return max(sum(files.values()) - sum(share.shared for share in shares), 0.0) if files else 0.0
 
 
 def _counted_twice(members: list[Member], resident: dict[int, _Resident], current: dict[int, float]) -> float:
