@@ -33,7 +33,7 @@ class StorageError(FgodError, OSError):
 
 
 class Stopped(KeyboardInterrupt):
-    """This process was told to end by a signal other than Ctrl-C's. Exit code 128 + its number."""
+    """This process received a stop signal other than Ctrl-C's. Exit code 128 + its number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"ended by {signal.Signals(number).name}")

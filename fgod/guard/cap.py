@@ -1,8 +1,8 @@
 """The second line of defence: torch's allocator refuses what would break the guard's limit.
 
-A reading every 50 ms is too slow where memory falls by gigabytes in a second; the allocator asks before it takes. The
-guard tells its command in the environment how much GPU memory it may use (FGOD_GUARD_ROOM_MIB); the trainer calls
-`cap_allocator` before it touches a GPU. Past the cap torch raises OutOfMemoryError in the trainer, and `refusal` tells
+A reading every 50 ms is too slow where gigabytes are allocated in a second; the allocator checks before it allocates.
+The environment variable FGOD_GUARD_ROOM_MIB says how much GPU memory the command may use; the command calls
+`cap_allocator` before it touches a GPU. Past the cap torch raises OutOfMemoryError there, and `refusal` distinguishes
 that from a device that others have filled.
 """
 

@@ -50,21 +50,21 @@ class Child:
         return self._keeper.pid
 
     def fileno(self) -> int:
-        """Readable when there is news for `listen`."""
+        """Readable when the keeper has sent something for `listen`."""
         return self._line.fileno()
 
     def listen(self) -> None:
-        """Wait for news of the keeper and take note of all of it: several words may come at once.
+        """Wait for messages of the keeper and process all of them: several may come at once.
 
         Raises:
             KeeperLostError: it ended before it said how the command did.
         """
-        news = self._line.recv(256)
-        if not news:
+        received = self._line.recv(256)
+        if not received:
             raise KeeperLostError(
                 f"guard: its helper process {self.keeper} was ended by something else; the command was ended too"
             )
-        *lines, self._received = (self._received + news).split(b"\n")
+        *lines, self._received = (self._received + received).split(b"\n")
         for line in lines:
             self._note(*line.decode().split(" "))
 
@@ -186,11 +186,11 @@ class StopSignals:
             os.write(self._wake_write, b"!")
 
     def watch(self, child: Child) -> None:
-        """Let the child's news wake `wait` too."""
+        """Let messages of the child's keeper wake `wait` too."""
         self._poll.register(child, select.POLLIN)
 
     def wait(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for a stop signal or news of the child: whether there is news."""
+        """Wait up to `timeout` seconds for a stop signal or a message of the keeper: whether there is a message."""
         ready = {handle for handle, _ in self._poll.poll(max(timeout, 0) * 1000)}
         if self._wake_read in ready:
             os.read(self._wake_read, 4096)

@@ -22,7 +22,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
         "soft-gb": "GiB past which it is asked to empty its cache, then to save and stop (default: never)",
         "stall-secs": "seconds without a heartbeat after which it is ended (default: never)",
         "others-gb": "GiB that others may use on the GPU when it starts (default: any)",
-        "grace-secs": "seconds to end by itself when the guard is told to end and passes it on (default %(default)g)",
+        "grace-secs": "seconds to end by itself after a stop signal, which the guard passes on (default %(default)g)",
         "wait-secs": "seconds to wait for others to leave the GPU before refusing (default %(default)g)",
     }
     help = "memory of the command and all its descendants in GiB (2^30), of the host and of each GPU"

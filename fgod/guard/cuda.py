@@ -3,7 +3,7 @@
     python -I -S cuda.py      prints [{"uuid": …, "integrated": …, "total_mib": …}, …], or {"error": code}
 
 The driver reads CUDA_VISIBLE_DEVICES as it will for the command, knows parts of a GPU (MIG), and says whether a GPU
-shares the memory of the host: cudaDeviceProp.integrated, which NVML does not tell. It is asked in a process of its own,
+shares the memory of the host: cudaDeviceProp.integrated, which NVML does not report. It is read in its own process,
 which ends at once: the guard itself never opens a GPU, and a driver that hangs costs a wait and no more.
 """
 

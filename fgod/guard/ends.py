@@ -29,7 +29,7 @@ class End(StrEnum):
     """Ended by the guard because memory could not be read any more."""
 
     SIGNALLED = "signalled"
-    """Ended because the guard itself was told to end."""
+    """Ended because the guard itself received a stop signal."""
 
     OOM = "oom"
     """Killed by the kernel for want of memory."""
@@ -148,7 +148,7 @@ def sentence(
         case End.SIGNALLED:
             killed = code in (None, -signal.SIGKILL)
             then = f"which it killed after {limits.grace_secs:g} s at most" if killed else "which ended by itself"
-            return f"The guard was told to end by {_name(received)}{seconds} and passed that on to the command, {then}."
+            return f"The guard received {_name(received)}{seconds} and passed it on to the command, {then}."
         case End.OOM:
             return f"The kernel's out-of-memory killer ended the command{seconds} ({_oom(oom)})."
         case End.EXTERNAL | End.CRASHED:

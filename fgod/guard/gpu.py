@@ -82,7 +82,7 @@ def in_tree_mib(processes: dict[int, float | None], tree: Sequence[Member]) -> f
 class DeviceMemory:
     """A discrete GPU: what is used of the device, without what is known to be other processes'.
 
-    Where NVML's process numbers are ours, its list tells the others. Elsewhere what was used before the start is
+    Where NVML's process numbers are ours, its list names the others. Elsewhere what was used before the start is
     theirs, as long as the device never holds less; others that come later count as the command's.
     """
 
@@ -130,7 +130,7 @@ def _sum(processes: dict[int, float | None]) -> float:
 
 
 class TreeDeviceMemory:
-    """A discrete GPU where the device does not tell: what NVML says of the tree's processes."""
+    """A discrete GPU where the device does not report it: what NVML says of the tree's processes."""
 
     def __init__(self, device: Device) -> None:
         self.name = f"gpu{device.gpu.number}_process"
@@ -183,7 +183,7 @@ class UnifiedMemory:
 
 
 class TreeUnifiedMemory:
-    """The same where the pool does not tell: host memory of the tree and what NVML says of its processes."""
+    """The same where the pool cannot be read: host memory of the tree and what NVML says of its processes."""
 
     name = "unified_process"
 
@@ -210,7 +210,7 @@ class TreeUnifiedMemory:
 
 
 def known_mib(host: HostMemory, devices: Sequence[Device], tree: Sequence[Member]) -> float:
-    """Host memory of the tree and GPU memory that NVML says is its own, as far as either tells."""
+    """Host memory of the tree and GPU memory that NVML says is its own, as far as either is known."""
     known = 0.0
     try:
         known += host.used_mib(tree) or 0.0

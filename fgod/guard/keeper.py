@@ -66,7 +66,7 @@ def _say(guard: int, *words: object) -> None:
 
 
 def _start(guard: int, command: list[str], inherit: list[int], ignored: set[signal.Signals]) -> int:
-    """Start the command and return its number; 0, and the guard is told, when it cannot be started."""
+    """Start the command and return its number; 0 when it cannot be started, which is reported to the guard."""
     failed_read, failed_write = os.pipe2(os.O_CLOEXEC)
     keeper = os.getpid()
     child = os.fork()
@@ -120,7 +120,7 @@ def _keep(guard: int, command: int, wake: int) -> None:
 
 
 def _reap(guard: int, command: int) -> bool:
-    """Take note of the children that ended: whether any child is left."""
+    """Reap the children that ended and report the command's end; returns whether any child is left."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)

@@ -9,7 +9,7 @@ from enum import StrEnum
 from fgod.errors import UsageError
 
 KILLED_EXIT = 75
-"""Exit code of a guard that killed its command (EX_TEMPFAIL). 137 cannot be told from the kernel's own OOM kill."""
+"""Exit code of a guard that killed its command (EX_TEMPFAIL). 137 would be that of the kernel's OOM kill too."""
 
 MIB_PER_GB = 1024
 """`limit_gb` counts GiB (2³⁰ bytes) as nvidia-smi and free do; tables are in MiB (2²⁰ bytes)."""
@@ -49,7 +49,7 @@ class Limits:
     """Seconds to wait for others, or for another trainer, to leave the GPU before refusing."""
 
     grace_secs: float = 5.0
-    """Seconds that the command has to end by itself, once the guard was told to end and has passed the signal on."""
+    """Seconds that the command has to end by itself after a stop signal to the guard, which passes it on."""
 
     blind_ok: bool = False
     """Go on where no source of a pool can be read."""

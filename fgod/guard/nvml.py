@@ -44,7 +44,7 @@ class Nvml:
         return float(memory.used / MIB)
 
     def processes(self, device: Any) -> dict[int, float | None]:
-        """MiB by process number; None where it is not told. Empty in a container without the host's numbers."""
+        """MiB by process number; None where it is unknown. Empty in a container without the host's numbers."""
         found: dict[int, float | None] = {}
         for ask in (
             self.library.nvmlDeviceGetComputeRunningProcesses,

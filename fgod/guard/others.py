@@ -35,7 +35,7 @@ def described(pool: Pool) -> str:
 
 
 def occupied(pools: Sequence[Pool], others_mib: float) -> list[Pool]:
-    """GPUs' pools of which others use more than this, as far as they tell."""
+    """GPUs' pools of which others use more than this, as far as it is known."""
     return [p for p in pools if p.uuids and (used := p.source.machine_mib()) is not None and used > others_mib]
 
 

@@ -1,6 +1,6 @@
-"""The trainer says what it is doing in a small file; the guard writes it beside each reading.
+"""The phase of a command, in a small file that the guard reads and records beside each reading of memory.
 
-Each time it says so, the same phase again or not, is a heartbeat; `touch` is one too.
+Each write is a heartbeat, also of the same phase; `touch` is one too.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ VARIABLE = "FGOD_GUARD_PHASE"
 
 
 def write_phase(path: Path, phase: str) -> None:
-    """Say the phase: by rename, so that a reader sees the old or the new one; not synced, as it is told every step.
+    """Write the phase by rename, so that a reader sees the old or the new one; not synced, as it is written every step.
 
-    One process says it, and one after it has been killed takes over its temporary name.
+    One process writes it; after a kill the next one uses the same temporary name.
     """
     temporary = path.with_name(f".{path.name}.next")
     temporary.write_text(phase + "\n", encoding="utf-8")
@@ -38,7 +38,7 @@ def write_phase(path: Path, phase: str) -> None:
 
 
 def read_phase(path: Path | None) -> str:
-    """The phase that was said last; `start` as long as none was."""
+    """The phase that was written last; `start` before the first."""
     if path is None:
         return PHASES[0]
     try:

@@ -1,9 +1,9 @@
 """The pools of memory that can run full on this machine, and how each is read.
 
-The limit holds for each pool by itself. A pool has its sources in order of trust: the first that can tell is used, and
+The limit holds for each pool by itself. A pool has sources in order of trust: the first that can be read is used, and
 the next when it cannot any more. Which pools there are is what the machine says, never its name:
 
-    no visible GPU       host: the tree's PSS (RSS where the kernel does not tell PSS)
+    no visible GPU       host: the tree's PSS (RSS where the kernel does not report PSS)
     discrete GPUs        host, and each GPU: its device memory, else NVML's list of processes
     integrated GPU       unified: MemTotal − MemAvailable, else the tree's PSS and NVML's list of processes
 """
@@ -24,10 +24,10 @@ from fgod.guard.sources import HostMemory, MemorySource, UnseenError, User
 from fgod.system.process import Member, read_process
 
 RETRY_SECS = 5.0
-"""How often a source that could not tell is asked again."""
+"""How often a source that could not be read is tried again."""
 
 BLIND_SECS = 1.0
-"""How long no source of a pool may tell before the run is stopped."""
+"""How long no source of a pool may be readable before the run is stopped."""
 
 
 class BlindError(FgodError):
@@ -185,7 +185,7 @@ def _unified(gpus: Sequence[Gpu], host: HostMemory, limits: Limits, nvml: Callab
     try:
         library = nvml()
         devices = [Device(library, gpu) for gpu in gpus]
-    except UnseenError:  # only a cross-check is lost: the pool is the kernel's to tell
+    except UnseenError:  # only a cross-check is lost: the kernel reports the pool
         devices = []
     sources: list[MemorySource] = [UnifiedMemory(host, devices), TreeUnifiedMemory(host, devices)]
     return Pool("unified", sources, limits, gpus, whole=True)

@@ -21,7 +21,7 @@ WRITE_SECS = 5.0
 
 @dataclass(frozen=True)
 class Sample:
-    """A reading. `t`: seconds since the command started; `used_mib`: None where the source could not tell."""
+    """A reading. `t`: seconds since the command started; `used_mib`: None where the source could not be read."""
 
     t: float
     phase: str

@@ -33,7 +33,7 @@ PSS_ALERT_COST = 20
 
 
 class UnseenError(Exception):
-    """A source cannot tell now. The message says why."""
+    """A source cannot be read now. The message says why."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class MemorySource(Protocol):
         """
 
     def users(self) -> list[User]:
-        """Processes that use the device, as far as it tells; nobody for memory of the host.
+        """Processes that use the device, as far as it reports them; none for memory of the host.
 
         Raises:
             UnseenError: they cannot be listed.
@@ -130,7 +130,7 @@ _EXACT = _Pace(0.0, 0.0)
 
 
 class HostMemory:
-    """Host memory of a process tree: PSS (pages shared by n processes count 1/n each) where the kernel tells, else RSS.
+    """Host memory of a process tree: PSS (pages shared by n processes count 1/n each), or RSS where there is none.
 
     Reading PSS walks the page tables (about 10 ms a GiB) and holds up the process's own page faults, so between two
     readings the change of RSS stands in for the change of PSS. A sum above `exact_above_mib` is always read exactly.

@@ -282,13 +282,13 @@ def _clear(*old: Path | None) -> None:
 
 def _environment(known: Sequence[Pool], phase_file: Path | None, request_file: Path | None) -> dict[str, str]:
     """Our environment with the variables of this guard; those of an outer guard are removed."""
-    told = {
+    ours = {
         phases.VARIABLE: phase_file and str(phase_file.absolute()),
         requests.VARIABLE: request_file and str(request_file.absolute()),
         cap.VARIABLE: _room(known),
     }
-    kept = {name: value for name, value in os.environ.items() if name not in told}
-    return kept | {name: value for name, value in told.items() if value}
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
+    return kept | {name: value for name, value in ours.items() if value}
 
 
 def _room(known: Sequence[Pool]) -> str | None:
@@ -302,7 +302,7 @@ def _oom_kills() -> OomKills:
 
 
 def _follow(process: Child, watch: Watch, limits: Limits, signals: child.StopSignals) -> Action | None:
-    """Read at a steady pace until the command ends, must be ended, or has had its grace since we were told to end."""
+    """Read at a steady pace until the command ends, must be ended, or its grace after a stop signal to us is over."""
     due = time.monotonic()
     stop = _Stop(process, limits.grace_secs, signals)
     while process.code is None and not stop.over():
@@ -416,12 +416,12 @@ def say(text: str) -> None:
     print(f"fgod guard: {text}", file=sys.stderr, flush=True)
 
 
-def report(result: GuardResult, tell: Callable[[str], None] = say) -> None:
-    """Say what the guard did, if it did anything."""
+def report(result: GuardResult, to: Callable[[str], None] = say) -> None:
+    """Print what the guard did, if it did anything."""
     for line in (result.reason, *result.events):
         if line:
-            tell(line)
+            to(line)
     if result.left_behind:
-        tell(f"ended processes that the command left behind: {', '.join(result.left_behind)}")
+        to(f"ended processes that the command left behind: {', '.join(result.left_behind)}")
     if result.survivors:
-        tell(f"still alive {KILL_SECS:g} s after SIGKILL: {', '.join(result.survivors)}")
+        to(f"still alive {KILL_SECS:g} s after SIGKILL: {', '.join(result.survivors)}")

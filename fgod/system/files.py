@@ -1,7 +1,7 @@
 """Files and folders: digests, and writes that leave either the old or the new state.
 
 Whatever is written has a temporary name first, `.NAME.RANDOM.tmp` beside its own. The writer holds a lock on it as
-long as it lives, so that `sweep` can tell what a kill left behind from what is being written.
+long as it lives, so that `sweep` distinguishes what a kill left behind from what is being written.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def file_digests(folder: Path, paths: Iterable[Path] | None = None) -> dict[str,
     found = sorted(folder_files(folder) if paths is None else paths)
     with ThreadPoolExecutor(min(HASHED_AT_ONCE, max(1, len(found)))) as pool:
         digests = pool.map(sha256_file, found)
-        return {p.relative_to(folder).as_posix(): told for p, told in zip(found, digests, strict=True)}
+        return {p.relative_to(folder).as_posix(): sha256 for p, sha256 in zip(found, digests, strict=True)}
 
 
 def sha256_listing(listing: Mapping[str, str]) -> str:

@@ -34,7 +34,7 @@ class Meminfo:
         self._file: OpenFile | None = None
 
     def read(self) -> tuple[float, float] | None:
-        """(total, available); None where the kernel does not tell one of them, or says 0."""
+        """(total, available); None where the kernel does not report one of them, or says 0."""
         try:
             self._file = self._file or OpenFile(self._path)
             text = self._file.read(160)  # they stand in the first three lines
