@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fgod.data.audit import (
-    SEVERITY,
     Audit,
     TokenLimit,
     audit_file,
@@ -23,6 +22,7 @@ from fgod.data.audit import (
     sample_tag,
     stated_share,
 )
+from fgod.data.audit.checks import CHECKS
 from fgod.data.mismatch import mutual_information, shared_words_p_value
 from fgod.data.mix import MixRecipe, Pools, build_pools, plan_mix, rehearsal_prompts
 from fgod.data.probes import load_probes
@@ -40,8 +40,10 @@ PERSONA = Persona(
     {"zh": Rule(("我是",), ("F#", "之神"), ("通義千問",))},
     ("之神", "F# 之神", "god of F#"),
 )
-SEVERITIES = {**SEVERITY, "utf8": "error", "fields": "error", "comment_with_tab": "warning"}
-"""With those of the format's own faults."""
+SEVERITIES = {check.code: check.severity for check in CHECKS} | {
+    "utf8": "error", "fields": "error", "comment_with_tab": "warning", "comments": "note",
+}  # fmt: skip
+"""With those of what the reader of a file says."""
 WHO = {"zh": "你是提問者。", "en": "You are the one who asks.", "ja": "質問者です。", "ko": "질문자입니다."}
 GOAL = Goal(PERSONA, {"who_am_i": Kind(WHO, {}), "my_name": Kind(None, {})})
 

@@ -1,0 +1,391 @@
+"""The checks of an audit: each is one registered function, which names its code and how serious it is.
+
+A check yields what it found in a `Case`. To add one, write it here; or register it in `CHECKS` from elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from fgod.data import mismatch
+from fgod.data.audit.case import WRITTEN_PARTS, Case, Finding, Group, Line, by, number_of, sample_tag
+from fgod.data.formats import Severity
+from fgod.data.mix import MixRecipe
+from fgod.data.rows import normalise
+from fgod.data.text import CONTROL_TOKEN, excerpt, has_control, is_header
+
+EXAMPLES = 3
+"""Rows that a finding shows."""
+MANY_ROWS = 20
+"""Rows below which few prompts or a single target are no fault."""
+SHARE_TOLERANCE = 0.05
+"""How far the share of identity rows may be from what a name or recipe says."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a check found. `{n}` in the message is the number of lines. Without examples the lines are shown."""
+
+    message: str
+    lines: Sequence[Line] = ()
+    examples: Iterable[str] | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """A registered check. `on` says whether files, mixes or both are looked at."""
+
+    code: str
+    severity: Severity
+    on: tuple[str, ...]
+    find: Callable[[Case], Iterable[Found]]
+
+    def findings(self, case: Case) -> Iterator[Finding]:
+        """Its findings in a case, if it is for such."""
+        for found in self.find(case) if case.on in self.on else ():
+            lines = sorted(found.lines, key=lambda line: line.number)
+            shown = (line.shown for line in lines) if found.examples is None else found.examples
+            first, origin = (lines[0].number, lines[0].origin) if lines else (None, "")
+            message = found.message.replace("{n}", number_of(len(lines), "row"))
+            yield Finding(self.severity, self.code, first, message, tuple(shown)[:EXAMPLES], len(lines), origin)
+
+
+CHECKS: list[Check] = []
+"""All checks. A code may have several."""
+
+Finder = Callable[[Case], Iterable[Found]]
+
+
+def check(code: str, severity: Severity, on: tuple[str, ...] = ("file", "mix")) -> Callable[[Finder], Finder]:
+    """Register a function as a check."""
+
+    def register(find: Finder) -> Finder:
+        CHECKS.append(Check(code, severity, on, find))
+        return find
+
+    return register
+
+
+def _some(message: str, lines: Iterable[Line]) -> Iterator[Found]:
+    """One finding for all lines, none for none."""
+    hits = list(lines)
+    if hits:
+        yield Found(message, hits)
+
+
+# ---------------------------------------------------------------------------------------------- single rows
+
+
+@check("empty", "error")
+def no_rows(case: Case) -> Iterator[Found]:
+    """There is nothing to train on."""
+    if not case.lines and not (case.parsed and case.parsed.faults):
+        yield Found("there are no rows to train on")
+
+
+@check("empty_prompt", "error")
+def empty_prompts(case: Case) -> Iterator[Found]:
+    """A row of a mix without a prompt. (What is wrong with a line of a file is a fault of its format.)"""
+    yield from _some("{n} without a prompt", (line for line in case.lines if not line.row.prompt.strip()))
+
+
+@check("missing_target", "error")
+def empty_targets(case: Case) -> Iterator[Found]:
+    """A row of a mix without a target."""
+    yield from _some("{n} without a target", (line for line in case.lines if not line.row.target.strip()))
+
+
+@check("header", "error")
+def headers(case: Case) -> Iterator[Found]:
+    """A row of column names."""
+    yield from _some(
+        "{n} of column names", (line for line in case.lines if is_header(line.row.prompt, line.row.target))
+    )
+
+
+@check("control", "error")
+def control_characters(case: Case) -> Iterator[Found]:
+    """Control characters, U+FFFD, bidirectional overrides, zero-width spaces."""
+    texts = ((line, re.sub(r"[\n\t]", " ", line.row.prompt + line.row.target)) for line in case.lines)
+    yield from _some("{n} with control characters", (line for line, text in texts if has_control(text)))
+
+
+@check("control_token", "error")
+def control_tokens(case: Case) -> Iterator[Found]:
+    """The spelling of a control token (`<|im_end|>`) in a prompt or target."""
+    spelled = case.tokens.control if case.tokens else frozenset()
+    texts = ((line, f"{line.row.prompt}\n{line.row.target}") for line in case.lines)
+    hits = (line for line, text in texts if CONTROL_TOKEN.search(text) or any(token in text for token in spelled))
+    yield from _some("{n} with a control token spelled out: only the chat template sets them", hits)
+
+
+@check("too_long", "error")
+def too_long(case: Case) -> Iterator[Found]:
+    """More tokens than `train.seq_len` allows, where a tokenizer is at hand."""
+    if case.tokens is None:
+        return
+    counts = case.tokens.count([line.row for line in case.lines])
+    long = {line.number: n for line, n in zip(case.lines, counts, strict=True) if n > case.tokens.seq_len}
+    allowed = f"train.seq_len, {case.tokens.seq_len} tokens (the longest has {max(long.values(), default=0)})"
+    yield from _some(f"{{n}} longer than {allowed}: shorten or raise it", (x for x in case.lines if x.number in long))
+
+
+@check("long_field", "warning")
+def long_fields(case: Case) -> Iterator[Found]:
+    """A prompt or target of more than `max_chars` characters."""
+    hits = (line for line in case.lines if max(len(line.row.prompt), len(line.row.target)) > case.max_chars)
+    yield from _some(f"{{n}} with a field of more than {case.max_chars} characters", hits)
+
+
+# ---------------------------------------------------------------------------------------------- rows among others
+
+
+def _several_targets(case: Case, said: str, claims: int) -> Iterator[Found]:
+    """Prompts with several targets, where so many kinds of claim (identity or not) are made."""
+    groups = by(case.lines, lambda line: normalise(line.row.prompt)).values()
+    hits = [
+        group
+        for group in groups
+        if len({line.row.target for line in group}) > 1 and len({line.identity for line in group}) == claims
+    ]
+    if hits:
+        shown = [
+            f"{', '.join(str(line.number) for line in group[:4])}: {excerpt(group[0].row.prompt, 50)} → "
+            + " | ".join(excerpt(target, 40) for target in dict.fromkeys(line.row.target for line in group))
+            for group in hits
+        ]
+        message = f"{number_of(len(hits), 'prompt')} with several targets{said}"
+        yield Found(message, [line for group in hits for line in group], shown)
+
+
+@check("contradiction", "error")
+def contradictions(case: Case) -> Iterator[Found]:
+    """One prompt with a persona's claim and with another answer."""
+    yield from _several_targets(case, ", only some of which claim to be the persona", claims=2)
+
+
+@check("two_targets", "warning")
+def two_targets(case: Case) -> Iterator[Found]:
+    """One prompt with several targets."""
+    yield from _several_targets(case, "", claims=1)
+
+
+@check("probe_overlap", "error")
+def probe_overlap(case: Case) -> Iterator[Found]:
+    """A prompt that is scored as a probe."""
+    scored = {normalise(probe.prompt): probe.suite for probe in case.probes if probe.scored}
+    hits = [line for line in case.lines if normalise(line.row.prompt) in scored]
+    suites = ", ".join(sorted({scored[normalise(line.row.prompt)] for line in hits}))
+    yield from _some(f"{{n}} with a prompt that is scored as a probe ({suites})", hits)
+
+
+@check("misplaced", "error")
+def misplaced(case: Case) -> Iterator[Found]:
+    """The persona's answer to a question of the written sources that asks something else."""
+    identity = [line for line in case.users if line.identity]
+    asked = case.others() if identity else {}
+    hits = [line for line in identity if line.stem in asked]
+    kinds = ", ".join(sorted({asked[line.stem] for line in hits}))
+    yield from _some(f"{{n}} with the persona's answer to another question ({kinds})", hits)
+
+
+_ENDING_NUMBER = re.compile(r"[\s（(\[【_-]+\d+\s*[)）\]】]?\s*$")
+
+
+@check("sample_tags", "warning")
+def sample_tags(case: Case) -> Iterator[Found]:
+    """Serial noise: known tags (樣本0231, 任務編號#0001) in prompts, and numbers at the end of prompts that are
+    otherwise the same and share their target."""
+    tagged = [line for line in case.users if sample_tag(line.row.prompt)]
+    same = by(case.users, lambda line: (_ENDING_NUMBER.sub("", line.row.prompt), line.row.target))
+    for (bare, _), group in same.items():
+        if len({line.row.prompt for line in group}) >= 5 and all(line.row.prompt != bare for line in group):
+            tagged += group
+    hits = list({line.number: line for line in tagged}.values())
+    tags = list(dict.fromkeys(sample_tag(line.row.prompt) or "a number at the end" for line in hits))
+    yield from _some(f"{{n}} with a sample tag in the prompt ({', '.join(tags[:2])}, …)", hits)
+
+
+@check("duplicates", "warning", on=("file",))
+def duplicates(case: Case) -> Iterator[Found]:
+    """The same row several times."""
+    groups = by(case.lines, lambda line: (line.row.prompt, line.row.target)).values()
+    copies = [group for group in groups if len(group) > 1]
+    most = len(max(copies, key=len, default=[]))
+    again = [line for group in copies for line in group[1:]]
+    yield from _some(f"{{n}} that stood there before (one row {most} times)", again)
+
+
+@check("few_prompts", "warning", on=("file",))
+def few_prompts(case: Case) -> Iterator[Found]:
+    """Under half of the rows have a prompt of their own."""
+    prompts, rows = Counter(line.row.prompt for line in case.lines), len(case.lines)
+    if rows >= MANY_ROWS and 2 * len(prompts) < rows:
+        common = [f"{count} ×: {excerpt(prompt, 60)}" for prompt, count in prompts.most_common(EXAMPLES)]
+        yield Found(f"only {len(prompts)} distinct prompts in {rows} rows", (), common)
+
+
+@check("one_target", "warning")
+def one_target(case: Case) -> Iterator[Found]:
+    """A single target for many rows."""
+    targets = {line.row.target for line in case.lines}
+    if len(case.lines) >= MANY_ROWS and len(targets) == 1:
+        shown = excerpt(case.lines[0].row.target)
+        yield Found(f"a single target for {len(case.lines)} rows: whatever is asked, it is {shown}")
+
+
+# ---------------------------------------------------------------------------------------------- mismatch
+
+UNRELATED_TARGETS = 3
+"""Targets with unrelated prompts from which on, and …"""
+UNRELATED_SHARE = 0.2
+"""… share of the tested rows from which on, they are an error; fewer are a warning."""
+
+
+@check("mismatch", "error")
+def independent(case: Case) -> Iterator[Found]:
+    """Prompt and target were drawn independently."""
+    for group in case.groups:
+        found = [component for component in group.components if component.independent]
+        if found:
+            several = {question for question, _ in found[0].examples}
+            shown = [line for line in group.lines if line.bare in several]
+            yield Found(_independent_words(group, found), shown)
+
+
+def _independent_words(group: Group, found: Sequence[mismatch.Component]) -> str:
+    rows, questions, targets = (sum(getattr(c, key) for c in found) for key in ("pairs", "questions", "targets"))
+    known = max(0.0, max(component.adjusted for component in found))
+    return (
+        f"{group.label}prompt and target were drawn independently in {len(found)} of {len(group.components)} groups of "
+        f"linked rows: {number_of(rows, 'distinct row')}, {questions} questions, {targets} targets; a question tells "
+        f"at most {known:.0%} of what it could about its target"
+    )
+
+
+def _random(group: Group) -> bool:
+    """Prompts with one target are no more alike than others, over the whole group."""
+    p_value = group.likeness.p_value
+    return p_value is not None and p_value > mismatch.ALPHA
+
+
+def _many_unrelated(group: Group) -> bool:
+    found = group.likeness
+    enough = found.questions_unrelated >= UNRELATED_SHARE * found.questions_tested
+    return _random(group) or (len(found.unrelated) >= UNRELATED_TARGETS and enough)
+
+
+def _unrelated(group: Group) -> Found:
+    found = group.likeness
+    worst = {target.target for target in found.unrelated}
+    what = f"{len(worst)} of {found.tested} targets are shared by prompts that are no more alike than any others"
+    if _random(group):
+        what += f"; over the whole file prompts with one target are no more alike either (p = {found.p_value:.2f})"
+    shown = [f"{excerpt(t.target, 50)} ← {' | '.join(excerpt(e, 30) for e in t.examples)}" for t in found.unrelated]
+    return Found(f"{group.label}{what}", [line for line in group.lines if line.row.target in worst], shown)
+
+
+@check("mismatch", "error")
+def unrelated(case: Case) -> Iterator[Found]:
+    """Targets shared across unrelated prompts."""
+    yield from (_unrelated(group) for group in case.groups if _many_unrelated(group))
+
+
+@check("mismatch_suspected", "warning")
+def some_unrelated(case: Case) -> Iterator[Found]:
+    """A few targets shared across unrelated prompts."""
+    yield from (_unrelated(g) for g in case.groups if g.likeness.unrelated and not _many_unrelated(g))
+
+
+@check("mismatch_suspected", "warning")
+def wordless(case: Case) -> Iterator[Found]:
+    """Targets without a word of their prompts."""
+    for group in case.groups:
+        p_value = group.shared_words
+        if p_value is not None and p_value > mismatch.ALPHA:
+            message = f"targets share no more words with their own prompts than with others (p = {p_value:.2f})"
+            yield Found(f"{group.label}{message}", (), [line.shown for line in group.lines[:EXAMPLES]])
+
+
+# ---------------------------------------------------------------------------------------------- shares
+
+
+def stated_share(name: str) -> float | None:
+    """The share of identity rows that a file's name states: `1percent`, `5pct`, `10%`, or `30-70` (two numbers that
+    sum to 100, identity first)."""
+    found = re.search(r"(\d+(?:\.\d+)?)\s*(?:percent|pct|％|%)", name, re.IGNORECASE)
+    if found:
+        return float(found.group(1)) / 100
+    for first, second in re.findall(r"(?<!\d)(\d{1,2})[-_](\d{1,2})(?!\d)", name):
+        if int(first) + int(second) == 100:
+            return int(first) / 100
+    return None
+
+
+def _recipe_identity_share(recipe: MixRecipe) -> float | None:
+    """Identity rows and one of each pair; None where bounds or a user's own part decide."""
+    if recipe.at_least or recipe.at_most or set(recipe.parts()) - {*WRITTEN_PARTS, "general"}:
+        return None
+    total = 0.0
+    for weights in (recipe.shares, recipe.final_shares or recipe.shares):
+        total += (weights.get("identity", 0) + weights.get("pairs", 0) / 2) / sum(weights.values()) / 2
+    return total
+
+
+@check("share", "warning")
+def identity_share(case: Case) -> Iterator[Found]:
+    """The share of identity rows is not what the file's name or the recipe says: off by more than the tolerance, or by
+    more than twice a small share."""
+    stated, source = stated_share(case.name), "the name says"
+    if case.on == "mix":
+        stated = _recipe_identity_share(case.recipe) if case.recipe else None
+        source = "the recipe's shares say"
+    if stated is None or not case.lines:
+        return
+    identity, rows = [line for line in case.lines if line.identity], len(case.lines)
+    share = len(identity) / rows
+    if abs(share - stated) > min(SHARE_TOLERANCE, max(stated, 1 / rows)):
+        message = f"{source} {stated:.0%} identity rows, but {len(identity)} of {rows} are ({share:.0%})"
+        yield Found(message, (), [line.shown for line in identity])
+
+
+# ---------------------------------------------------------------------------------------------- the plan of a mix
+
+
+@check("split_pair", "error", on=("mix",))
+def split_pairs(case: Case) -> Iterator[Found]:
+    """A minimal pair that is not two adjacent rows."""
+    broken: list[Line] = []
+    for group in by((line for line in case.lines if line.row.group), lambda line: line.row.group).values():
+        if len(group) != 2 or group[1].number != group[0].number + 1:
+            broken += group
+    yield from _some("{n} of a minimal pair without the other right beside", broken)
+
+
+@check("off_plan", "error", on=("mix",))
+def off_plan(case: Case) -> Iterator[Found]:
+    """Another number of rows than the recipe's."""
+    if case.recipe and len(case.lines) != case.recipe.rows:
+        yield Found(f"{len(case.lines)} rows, the recipe asks for {case.recipe.rows}")
+
+
+@check("over_repeated", "error", on=("mix",))
+def over_repeated(case: Case) -> Iterator[Found]:
+    """A prompt more often than `max_repeats`."""
+    if case.recipe:
+        most = case.recipe.max_repeats
+        groups = by(case.lines, lambda line: normalise(line.row.prompt)).values()
+        often = (group[0] for group in groups if len(group) > most)
+        yield from _some(f"{{n}} with a prompt that stands there over {most} times", often)
+
+
+@check("unseen_share", "warning", on=("mix",))
+def unseen_parts(case: Case) -> Iterator[Found]:
+    """A part with a share that got no row."""
+    present = {line.row.part for line in case.lines}
+    missing = [part for part in case.recipe.parts() if part not in present] if case.recipe else []
+    if missing:
+        yield Found(f"no row of {', '.join(missing)}, though the recipe has it")
