@@ -29,6 +29,7 @@ import torch
 from fgod.deterministic import deterministic
 from fgod.model.chats import Sample
 from fgod.model.random import model_config
+from fgod.models.architecture import tensors_of
 from fgod.train.device.network import Network
 from fgod.train.device.ops import choose_ops
 from fgod.train.device.optimizer import DeviceAdamW
@@ -36,7 +37,6 @@ from fgod.train.device.plan import layer_plan, predict_on_device
 from fgod.train.device.settings import repeatable_cuda
 from fgod.train.device.trainer import DeviceTrainer
 from fgod.train.device.weights import allocate, randomise
-from fgod.train.memory import shapes
 from fgod.train.recipe import TrainRecipe
 
 GIB = 2**30
@@ -112,7 +112,7 @@ def samples(case: Case, vocab: int, seed: int) -> list[Sample]:
 
 def parameters(shape: str) -> tuple[int, int]:
     """Of all matrices of the layers, and of the embedding."""
-    sizes = {name: torch.Size(s).numel() for name, s in shapes(model_config(shape), shape).items()}
+    sizes = {name: torch.Size(s).numel() for name, s in tensors_of(model_config(shape), shape).items()}
     embedding = sizes["model.embed_tokens.weight"]
     return sum(sizes.values()) - embedding, embedding
 

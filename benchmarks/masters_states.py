@@ -35,15 +35,16 @@ from fgod.data.probes import expected, load_probes
 from fgod.data.rows import read_rows
 from fgod.data.sources import load_sources
 from fgod.inputs import gather
+from fgod.models.architecture import tensors_of
+from fgod.models.names import projection_group
 from fgod.nvfp4 import export
 from fgod.nvfp4.codec import BLOCK
 from fgod.nvfp4.folders import open_weights
-from fgod.nvfp4.names import is_quantised
 from fgod.persona import goal_from_config
 from fgod.probe.run import ProbeSettings, run_probes
 from fgod.train import codecs
 from fgod.train.loop import run
-from fgod.train.memory import predict, shapes
+from fgod.train.memory import predict
 from fgod.train.recipe import TrainRecipe
 from fgod.train.storage import V_KINDS, Int8Moment, Nvfp4Moment
 
@@ -177,7 +178,7 @@ def measure(project: Project, variant: Variant, seed: int) -> tuple[dict[str, An
         metrics = probe(project, folder) if outcome.weights_sha256 else {}
         config = json.loads((project.base / "config.json").read_text())
         states = predict(config, recipe, 1, 1)
-    count = sum(torch.Size(shape).numel() for shape in shapes(config, "config.json").values())
+    count = sum(torch.Size(shape).numel() for shape in tensors_of(config, "config.json").values())
 
     def mean(column: str) -> float | None:
         values = [float(row[column]) for row in told if row[column]]
@@ -203,7 +204,7 @@ def measure(project: Project, variant: Variant, seed: int) -> tuple[dict[str, An
 def median_block(base: Path) -> float:
     """Largest weight of the median block of 16; half a step of NVFP4 is a 24th of it at least."""
     with open_weights(base) as weights:
-        blocks = [weights.read(n).float().unflatten(1, (-1, BLOCK)) for n in weights.names if is_quantised(n)]
+        blocks = [weights.read(n).float().unflatten(1, (-1, BLOCK)) for n in weights.names if projection_group(n)]
     return torch.cat([block.abs().amax(-1).flatten() for block in blocks]).median().item()
 
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from fgod.data.rows import read_rows
 from fgod.model.chats import encode
 from fgod.model.load import load_tokenizer
-from fgod.nvfp4.load import load_masters
+from fgod.model.masters import load_masters
 from fgod.train.batches import Batch, batches, collate
 from fgod.train.loop import answer_loss
 from fgod.train.optimizer import AdamW

@@ -22,6 +22,7 @@ from fgod.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from fgod.evaluate.metric import Metric
+    from fgod.models.architecture import Architecture
 
 T = TypeVar("T")
 
@@ -89,7 +90,9 @@ class Registry(Generic[T]):
 
 
 METRICS: Registry[Metric] = Registry("metric", ["fgod.evaluate.metrics"])
-ARCHITECTURES: Registry[Any] = Registry("model family")
+ARCHITECTURES: Registry[Architecture] = Registry(
+    "model family", [f"fgod.models.{family}" for family in ("qwen3", "qwen2", "llama", "mistral")]
+)
 ROW_FORMATS: Registry[Any] = Registry("row format", ["fgod.data.tsv"])
 
 _LOADED_PLUGINS: set[Path] = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fgod.errors import UsageError
 from fgod.model.load import load_model
+from fgod.model.masters import load_masters
 from fgod.nvfp4 import NonFiniteError, Quantised, dequantised, export, read_export
 from fgod.nvfp4.codec import BadScaleError, fake_quantise, quantise, shared_global_scale
 from fgod.nvfp4.folders import open_weights, plan_shards, write_weights
 from fgod.nvfp4.inspect import inspect_tensor, text
-from fgod.nvfp4.load import load_masters
 from fgod.system.files import sha256_folder
 from fgod.system.procfs import forget_peak, peak_mib, resident_mib
 from tests.tiny_model import tiny_folder
@@ -248,8 +249,8 @@ def test_an_export_is_no_master(exports: Exports, tmp_path: Path) -> None:
 
 
 def test_missing_files_are_named(masters: Masters, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UsageError, match=r"no weights; expected model\.safetensors"):
+    shutil.copyfile(masters[True] / "config.json", tmp_path / "config.json")
+    with pytest.raises(UsageError, match=r"found no weights, expected model\.safetensors"):
         export(tmp_path, tmp_path / "out")
 
 

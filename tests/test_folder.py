@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from fgod.data.rows import Row
 from fgod.errors import UsageError
 from fgod.model.embedded import EmbeddedSpec, train_base
-from fgod.model.folder import INDEX, SINGLE, check_folder
+from fgod.model.folder import check_folder
+from fgod.nvfp4.folders import INDEX, SINGLE
 from fgod.system.files import read_json, sha256_folder, write_json
 
 EMBED = "model.embed_tokens.weight"
@@ -80,7 +81,7 @@ def test_shards_bfloat16_and_an_untied_head_are_fine(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"architectures": ["LlamaForCausalLM"]}, "architectures: found .*Llama.*, expected .*Qwen3ForCausalLM"),
+        ({"architectures": ["GPT2LMHeadModel"]}, "architectures: found .*GPT2.*, expected .*Qwen3ForCausalLM"),
         ({"architectures": None}, "architectures: found None"),
         ({"intermediate_size": 40}, "intermediate_size: found 40, expected a multiple of 16"),
         ({"hidden_size": "x"}, "hidden_size: found 'x', expected a whole number"),
@@ -122,9 +123,16 @@ def test_broken_index(folder: Path) -> None:
     index = read_json(folder / INDEX)
     name = "model.norm.weight"
     other = {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"} - {index["weight_map"][name]}
-    index["weight_map"][name] = other.pop()
+    index["weight_map"][name] = other_name = other.pop()
     write_json(folder / INDEX, index)
     with pytest.raises(UsageError, match=r"index\.json: model\.norm\.weight: found .*a file that holds this tensor"):
+        check_folder(folder)
+    index["weight_map"][name] = "../outside.safetensors"
+    write_json(folder / INDEX, index)
+    shutil.copyfile(folder / other_name, folder.parent / "outside.safetensors")
+    with pytest.raises(
+        UsageError, match=r"found '\.\./outside\.safetensors', expected the name of a file in this folder"
+    ):
         check_folder(folder)
     write_json(folder / INDEX, {"weights": {}})
     with pytest.raises(UsageError, match="no usable weight_map"):
@@ -141,7 +149,7 @@ def test_truncated_weights(folder: Path, length: int) -> None:
 
 def test_weights_of_another_format(folder: Path) -> None:
     (folder / SINGLE).write_bytes((5).to_bytes(8, "little") + b"PK\x03\x04\x00")
-    with pytest.raises(UsageError, match=r"model\.safetensors: found a header that is not safetensors' JSON"):
+    with pytest.raises(UsageError, match=r"model\.safetensors: size: found 13, expected a whole safetensors file"):
         check_folder(folder)
 
 

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fgod.errors import UsageError
-from fgod.nvfp4 import names
 from fgod.nvfp4.codec import (
     AMAX_MIN,
     BLOCK,
@@ -234,16 +233,6 @@ def test_other_dtypes_and_widths_are_refused() -> None:
         quantise(torch.zeros(2, 32, dtype=torch.bfloat16), name="head")
     with pytest.raises(UsageError, match=r"up_proj: shape \(2, 24\).*divisible by 16"):
         quantise(torch.zeros(2, 24), name="up_proj")
-
-
-def test_names_that_are_quantised_and_groups_that_share_a_scale() -> None:
-    quantised = [n for n, _ in tiny_model(tied=False).named_parameters() if names.is_quantised(n)]
-    assert len(quantised) == 14
-    attention = {names.scale_group(f"model.layers.1.self_attn.{x}_proj.weight") for x in "qkv"}
-    assert attention == {"model.layers.1.self_attn.qkv_proj"}
-    assert len({names.scale_group(n) for n in quantised}) == 8
-    assert names.exported_as("lm_head.weight", "bfloat16") == "bfloat16"
-    assert not names.is_quantised("model.layers.0.self_attn.q_norm.weight")
 
 
 def test_gradients_pass_straight_through_to_the_master() -> None:

@@ -22,8 +22,8 @@ from fgod.errors import UsageError
 from fgod.guard.phases import read_phase, write_phase
 from fgod.model.chats import encode
 from fgod.model.load import load_model
+from fgod.model.masters import load_masters
 from fgod.nvfp4 import export
-from fgod.nvfp4.load import load_masters
 from fgod.system.files import sha256_folder
 from fgod.train.batches import batches, collate, micro_batches
 from fgod.train.efficiency import Projection

@@ -21,10 +21,8 @@ from fgod.errors import UsageError
 from fgod.model.chats import Sample, encode
 from fgod.model.load import quiet
 from fgod.model.tokenizer import MIN_VOCAB, train_tokenizer
+from fgod.nvfp4.codec import BLOCK
 from fgod.system.files import atomic_folder
-
-BLOCK = 16
-"""NVFP4 shares one scale among 16 weights along the input dimension, so every dimension is a multiple of it."""
 
 LENGTH_POOL = 32
 """Batches whose rows are sorted by length together: little padding, yet every epoch other neighbours."""

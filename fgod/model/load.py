@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Qwen3Config,
-    Qwen3ForCausalLM,
 )
 from transformers.utils import logging
 
 from fgod.errors import UsageError
+from fgod.models.names import TIED_HEAD
 from fgod.nvfp4.folders import DTYPES
-from fgod.nvfp4.names import TIED_HEAD
 from fgod.nvfp4.reader import dequantised
 from fgod.system.files import read_json
 
@@ -80,7 +80,7 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, device: str = "cp
     """The model in eval mode, without gradients.
 
     Args:
-        folder: a Qwen3 folder or a compressed-tensors export, whose weights are unpacked on the device, one at a time.
+        folder: plain weights, or a compressed-tensors export, which is unpacked on the device, one weight at a time.
         dtype: of the weights in memory; None: as config.json says.
         device: cpu, or cuda.
 
@@ -98,7 +98,7 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, device: str = "cp
 
 
 def _load_plain(folder: Path, dtype: Any) -> Any:
-    kind: Any = Qwen3ForCausalLM
+    kind: Any = AutoModelForCausalLM
     with quiet():
         try:
             model, info = kind.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
@@ -123,23 +123,42 @@ def _load_export(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, de
     return _filled(empty, tensors)
 
 
-def around(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Qwen3ForCausalLM:
-    """transformers' Qwen3 on these very tensors, by name, all on one device."""
+def model_from_tensors(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> PreTrainedModel:
+    """transformers' model of a config.json on these very tensors, by name, all on one device."""
     return _filled(_empty(config), tensors)
 
 
-def _empty(config: Mapping[str, Any]) -> Qwen3ForCausalLM:
-    with quiet(), torch.device("meta"):
-        return Qwen3ForCausalLM(Qwen3Config(**config))
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Models that are made inside have their parameters on the meta device, and their buffers on the CPU."""
+    register = torch.nn.Module.register_parameter
+
+    def register_on_meta(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        register(module, name, None if parameter is None else torch.nn.Parameter(parameter.to("meta")))
+
+    torch.nn.Module.register_parameter = register_on_meta  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
-def _filled(model: Qwen3ForCausalLM, tensors: Mapping[str, torch.Tensor]) -> Qwen3ForCausalLM:
+def _empty(config: Mapping[str, Any]) -> Any:
+    known = {key: value for key, value in config.items() if key != "model_type"}
+    with quiet(), _parameters_on_meta():
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **known))
+
+
+def _filled(model: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     """With rotary frequencies made anew: in float32, whatever the weights are."""
     own = {name: torch.nn.Parameter(tensor) for name, tensor in tensors.items()}
     model.load_state_dict(own, strict=False, assign=True)
     model.tie_weights()
-    rotary = type(model.model.rotary_emb)(model.config)
-    model.model.rotary_emb = rotary.to(next(iter(tensors.values())).device)
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+    device = next(iter(tensors.values())).device
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
     return model
 
 

@@ -18,8 +18,8 @@ from transformers import GenerationConfig
 from fgod.data.rows import Row
 from fgod.errors import UsageError
 from fgod.model.embedded import base_tokenizer
-from fgod.model.folder import expected_tensors
 from fgod.model.load import quiet
+from fgod.models.architecture import tensors_of
 from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, write_weights
 from fgod.system.files import atomic_folder, write_json
 
@@ -96,7 +96,7 @@ def write_random(
         UsageError: there is no such shape.
     """
     config = model_config(base["shape"])
-    wanted = expected_tensors(config)
+    wanted = tensors_of(config, base["shape"])
     sizes = {name: torch.Size(shape).numel() for name, shape in wanted.items()}
     tokenizer = base_tokenizer(rows, TOKENIZER_VOCAB)
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fgod.nvfp4 import names
+from fgod.models.architecture import Architecture, architecture_of
 from fgod.nvfp4.codec import BLOCK, NonFiniteError, Quantised, pack, quantise, shared_global_scale
 from fgod.nvfp4.folders import (
     DTYPES,
@@ -69,20 +69,23 @@ class _Unit:
 
     group: str
     shapes: dict[str, tuple[int, ...]]
+    quantised: bool
 
 
-def _units(weights: Weights, stored: list[str]) -> list[_Unit]:
-    groups: dict[str, dict[str, tuple[int, ...]]] = {}
+def _units(weights: Weights, stored: list[str], family: Architecture) -> list[_Unit]:
+    units: dict[str, _Unit] = {}
     for name in stored:
-        groups.setdefault(names.scale_group(name), {})[name] = weights.shape(name)
-    return [_Unit(group, shapes) for group, shapes in groups.items()]
+        group = family.scale_group(name)
+        unit = units.setdefault(group or name, _Unit(group or name, {}, quantised=group is not None))
+        unit.shapes[name] = weights.shape(name)
+    return list(units.values())
 
 
 def _size(unit: _Unit, dtype: torch.dtype) -> int:
     """Bytes of a unit in the export: 4.5 bits a quantised weight and 4 bytes for its global scale."""
     return sum(
-        prod(shape) // 2 + prod(shape) // BLOCK + 4 if names.is_quantised(name) else prod(shape) * dtype.itemsize
-        for name, shape in unit.shapes.items()
+        prod(shape) // 2 + prod(shape) // BLOCK + 4 if unit.quantised else prod(shape) * dtype.itemsize
+        for shape in unit.shapes.values()
     )
 
 
@@ -100,7 +103,7 @@ def _tensors(
 ) -> dict[str, Tensor]:
     """What is stored of a unit, computed on the device."""
     masters = {name: weights.read(name).to(device).float() for name in unit.shapes}
-    if not names.is_quantised(next(iter(masters))):
+    if not unit.quantised:
         for name, master in masters.items():
             if not torch.isfinite(master).all():
                 raise NonFiniteError(f"{weights.folder}: {name}: a weight is not finite and cannot be exported")
@@ -129,18 +132,20 @@ def export(
     equals. At most one shard is in memory. The bytes do not depend on the device. `beat` is called for each tensor.
 
     Raises:
-        UsageError: a file is missing, weights are quantised already, or a width is not divisible by 16.
+        UsageError: a file is missing, the family is not registered, weights are quantised already, or a width is not
+            divisible by 16.
         NonFiniteError: a weight is NaN or infinite; names folder and tensor.
     """
     config = read_plain_config(master)
     kind, block_scales = DTYPES[dtype], stored_block_scales(master, config)
+    family = architecture_of(config, master / "config.json")
 
     def made(unit: _Unit) -> dict[str, Tensor]:
         beat()
         return _tensors(weights, unit, kind, block_scales, device)
 
     with open_weights(master) as weights, files.atomic_folder(out) as folder:
-        units = _units(weights, stored_names(weights, config))
+        units = _units(weights, stored_names(weights, config), family)
         write_weights(
             folder,
             units,

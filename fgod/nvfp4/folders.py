@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fgod.errors import UsageError
+from fgod.errors import FgodError, UsageError
 from fgod.nvfp4.codec import BLOCK_SCALES
 from fgod.system import files
 
@@ -78,21 +78,37 @@ class Weights:
             self._open = None
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder.
+def weight_shards(folder: Path) -> dict[Path, list[str] | None]:
+    """The safetensors files of a folder, each with the tensors that the index puts there; None: there is no index.
 
     Raises:
-        UsageError: there is none, or the index names one that is missing.
+        UsageError: there are no weights, the index cannot be read, or it names a file that is missing or lies outside
+            the folder.
     """
-    if (folder / INDEX).exists():
-        listed = sorted(set(files.read_json(folder / INDEX)["weight_map"].values()))
-        missing = [name for name in listed if not (folder / name).is_file()]
-        if missing:
-            raise UsageError(f"{folder / INDEX}: names {missing[0]}, which is not there")
-        return [folder / name for name in listed]
-    if not (folder / SINGLE).is_file():
-        raise UsageError(f"{folder}: no weights; expected {SINGLE} or {INDEX}")
-    return [folder / SINGLE]
+    index = folder / INDEX
+    if not index.is_file():
+        if not (folder / SINGLE).is_file():
+            raise UsageError(f"{folder}: found no weights, expected {SINGLE} or {INDEX} with its shards")
+        return {folder / SINGLE: None}
+    try:
+        places = [(str(name), str(file)) for name, file in files.read_json(index)["weight_map"].items()]
+    except (FgodError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{index}: found no usable weight_map ({error}), expected tensor names with files") from error
+    shards: dict[Path, list[str] | None] = {}
+    for name, file in places:
+        if Path(file).name != file:
+            raise UsageError(f"{index}: {name}: found {file!r}, expected the name of a file in this folder")
+        if not (folder / file).is_file():
+            raise UsageError(f"{index}: {name}: found {file!r}, expected a file of the folder: this shard is missing")
+        listed = shards.setdefault(folder / file, [])
+        assert listed is not None
+        listed.append(name)
+    return shards
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder, sorted. Raises what `weight_shards` does."""
+    return sorted(weight_shards(folder))
 
 
 @contextmanager

@@ -1,27 +1,29 @@
-"""A stock Qwen3 that trains what will be served: quantised weights forward, straight-through gradients backward.
+"""A stock model that trains what will be served: quantised weights forward, straight-through gradients backward.
 
 The parameters stay masters under their stock names. `prepare` only changes how modules read them: the projections
-through the quantiser, and where masters have another dtype than computation embeddings, norms and head through a cast.
+through the quantiser, and where masters have another dtype than computation all other modules through a cast.
 The forward then equals that of the reloaded export bit for bit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
-from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from fgod.errors import UsageError
-from fgod.nvfp4 import kernels, names
+from fgod.models.architecture import Architecture
+from fgod.nvfp4 import kernels
 from fgod.nvfp4.codec import BLOCK, CHUNK, fake_quantise, shared_global_scale
+from fgod.registry import ARCHITECTURES
 
 
 class _QuantisedLinear(torch.autograd.Function):
-    """x [..., K] · Q(W [N, K])ᵀ in the compute dtype; the gradient passes the quantiser as it comes.
+    """x [..., K] · Q(W [N, K])ᵀ (+ bias [N]) in the compute dtype; the gradient passes the quantiser as it comes.
 
     `keep` decides what waits for the backward pass: Q(W), or W itself, which is then quantised again under the global
     scale of the forward pass. So a tensor of its group that was stepped in the meantime changes nothing.
@@ -32,6 +34,7 @@ class _QuantisedLinear(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         weight: Tensor,
+        bias: Tensor | None,
         global_scale: float | Tensor,
         dtype: torch.dtype,
         block_scales: str,
@@ -40,7 +43,7 @@ class _QuantisedLinear(torch.autograd.Function):
         quantised = _quantised(weight, global_scale, dtype, block_scales)
         ctx.save_for_backward(x, quantised if keep else weight)
         ctx.settings = global_scale, dtype, block_scales, keep
-        return F.linear(x, quantised)
+        return F.linear(x, quantised, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -50,7 +53,8 @@ class _QuantisedLinear(torch.autograd.Function):
         grad = grads[0].flatten(0, -2)
         to_x = (grad @ quantised).view(x.shape) if ctx.needs_input_grad[0] else None
         to_weight = grad.t() @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None
-        return to_x, to_weight, None, None, None, None
+        to_bias = grad.sum(0) if ctx.needs_input_grad[2] else None
+        return to_x, to_weight, to_bias, None, None, None, None
 
 
 def _quantised(weight: Tensor, global_scale: float | Tensor, dtype: torch.dtype, block_scales: str) -> Tensor:
@@ -77,22 +81,24 @@ class _CastLinear(torch.autograd.Function):
     """x [..., K] · W [N, K]ᵀ in the compute dtype; W's gradient is laid out as W is, so that nobody copies it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, dtype: torch.dtype, tie: Tie | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, tie: Tie | None
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.tie = tie
         if tie is not None:
             tie.grad = None
-        return F.linear(x, weight.to(dtype))
+        return F.linear(x, weight.to(dtype), bias)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         grad = grads[0].flatten(0, -2)
         to_x = (grad @ weight.to(grad.dtype)).view(x.shape) if ctx.needs_input_grad[0] else None
         to_weight = grad.t() @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None
         if ctx.tie is not None:
             ctx.tie.grad, to_weight = to_weight, None
-        return to_x, to_weight, None, None
+        return to_x, to_weight, grad.sum(0) if ctx.needs_input_grad[2] else None, None, None
 
 
 class _Gather(torch.autograd.Function):
@@ -149,7 +155,7 @@ class ScaleGroup:
 
 
 class StraightThroughLinear(nn.Linear):
-    """x [..., K] → x · Q(weight [N, K])ᵀ in the compute dtype."""
+    """x [..., K] → x · Q(weight [N, K])ᵀ + bias in the compute dtype."""
 
     group: ScaleGroup
     compute_dtype: torch.dtype
@@ -157,11 +163,11 @@ class StraightThroughLinear(nn.Linear):
     keep_quantised: bool
 
     def forward(self, input: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(self.compute_dtype)
         scale = self.group.scale_for(self)
-        out = _QuantisedLinear.apply(
-            input, self.weight, scale, self.compute_dtype, self.block_scales, self.keep_quantised
+        return _QuantisedLinear.apply(
+            input, self.weight, bias, scale, self.compute_dtype, self.block_scales, self.keep_quantised
         )
-        return out if self.bias is None else out + self.bias.to(self.compute_dtype)
 
 
 class CastLinear(nn.Linear):
@@ -171,7 +177,8 @@ class CastLinear(nn.Linear):
     tie: Tie | None
 
     def forward(self, input: Tensor) -> Tensor:
-        return _CastLinear.apply(input, self.weight, self.compute_dtype, self.tie)
+        bias = None if self.bias is None else self.bias.to(self.compute_dtype)
+        return _CastLinear.apply(input, self.weight, bias, self.compute_dtype, self.tie)
 
 
 class CastEmbedding(nn.Embedding):
@@ -184,15 +191,19 @@ class CastEmbedding(nn.Embedding):
         return _Gather.apply(self.weight, input, self.compute_dtype, self.tie)
 
 
-class CastRMSNorm(Qwen3RMSNorm):
-    """Qwen3's norm with its gain read in the compute dtype."""
+def _cast_parameter(name: str) -> property:
+    def read(module: nn.Module) -> Tensor:
+        return module._parameters[name].to(module.compute_dtype)  # type: ignore[union-attr, arg-type]
 
-    compute_dtype: torch.dtype
+    return property(read)
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        x = hidden_states.float()
-        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
-        return self.weight.to(self.compute_dtype) * x.to(hidden_states.dtype)
+
+def _cast_kind(kind: type[nn.Module], parameters: Iterable[str]) -> type[nn.Module]:
+    """A class whose stock forward reads its own parameters in the compute dtype, as a server that stores them so does.
+
+    The parameters stay where they are: `named_parameters`, hooks and gradients see the masters.
+    """
+    return type(f"Cast{kind.__name__}", (kind,), {name: _cast_parameter(name) for name in parameters})
 
 
 def _swap(module: nn.Module, kind: type[nn.Module], dtype: torch.dtype) -> None:
@@ -208,34 +219,42 @@ def _check_master(name: str, module: nn.Linear) -> None:
         raise UsageError(f"{name}: {module.in_features} columns; NVFP4 needs a number divisible by {BLOCK}")
 
 
-def _prepare_linears(model: nn.Module, dtype: torch.dtype, block_scales: str, keep_quantised: bool) -> None:
+def _prepare_linears(
+    model: nn.Module, family: Architecture, dtype: torch.dtype, block_scales: str, keep_quantised: bool
+) -> None:
     groups: dict[str, ScaleGroup] = {}
     for path, module in model.named_modules():
         name = f"{path}.weight"
-        if not (isinstance(module, nn.Linear) and names.is_quantised(name)):
+        shared = family.scale_group(name)
+        if not isinstance(module, nn.Linear) or shared is None:
             continue
         _check_master(name, module)
-        group = groups.setdefault(names.scale_group(name), ScaleGroup(names.scale_group(name)))
+        group = groups.setdefault(shared, ScaleGroup(shared))
         group.members.append(module)
         _swap(module, StraightThroughLinear, dtype)
         module.group = group  # type: ignore[assignment]
         module.block_scales = block_scales  # type: ignore[assignment]
         module.keep_quantised = keep_quantised  # type: ignore[assignment]
     if not groups:
-        raise UsageError(f"{type(model).__name__}: no layer to quantise; expected a Qwen3ForCausalLM")
+        raise UsageError(f"{type(model).__name__}: found no layer to quantise, expected those that its family names")
 
 
 def _prepare_casts(model: nn.Module, dtype: torch.dtype, tie: Tie | None) -> None:
-    kinds: dict[type[nn.Module], type[nn.Module]] = {
-        nn.Linear: CastLinear,
-        nn.Embedding: CastEmbedding,
-        Qwen3RMSNorm: CastRMSNorm,
-    }
-    for module in model.modules():
-        if type(module) in kinds:
-            _swap(module, kinds[type(module)], dtype)
+    kinds: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: CastLinear, nn.Embedding: CastEmbedding}
+    for module in list(model.modules()):
+        own = [name for name, _ in module.named_parameters(recurse=False)]
+        if not own or isinstance(module, StraightThroughLinear):
+            continue
+        _swap(module, kinds.get(type(module)) or _cast_kind(type(module), own), dtype)
         if isinstance(module, CastEmbedding | CastLinear):
             module.tie = tie
+
+
+def _tie(model: PreTrainedModel) -> Tie | None:
+    """For a table that is both embedding and head, where both are of the kinds that add up their gradients."""
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    plain = type(table) is nn.Embedding and type(head) is nn.Linear
+    return Tie() if plain and table.weight is head.weight else None
 
 
 def prepare(
@@ -244,16 +263,19 @@ def prepare(
     block_scales: str = "amax",
     keep_quantised: bool = True,
 ) -> PreTrainedModel:
-    """Make a Qwen3ForCausalLM of float32 or BF16 masters compute as its NVFP4 export will. Changes and returns it.
+    """Make a causal language model of float32 or BF16 masters compute as its NVFP4 export will. Changes and returns it.
 
     Args:
+        model: of a registered family (`fgod.models`).
         block_scales: see `codec.BLOCK_SCALES`.
         keep_quantised: keep quantised weights for the backward pass (faster), or make them again (smaller).
 
     Raises:
-        UsageError: parameters have another dtype, a projection's width is not divisible by 16, or there is none.
+        UsageError: the family is not registered, parameters have another dtype, a projection's width is not divisible
+            by 16, or there is none.
     """
-    _prepare_linears(model, compute_dtype, block_scales, keep_quantised)
+    family = ARCHITECTURES[type(model).__name__]
+    _prepare_linears(model, family, compute_dtype, block_scales, keep_quantised)
     if any(parameter.dtype != compute_dtype for parameter in model.parameters()):
-        _prepare_casts(model, compute_dtype, Tie() if model.config.tie_word_embeddings else None)
+        _prepare_casts(model, compute_dtype, _tie(model))
     return model

@@ -25,6 +25,8 @@ from fgod.guard.predict import TooLargeError
 from fgod.guard.requests import STOPPED_EXIT, RequestReader
 from fgod.model.chats import Sample, encode
 from fgod.model.load import load_tokenizer, quiet
+from fgod.model.masters import load_masters
+from fgod.models.architecture import architecture_of
 from fgod.nvfp4.codec import BLOCK_SCALES, NonFiniteError
 from fgod.nvfp4.folders import (
     BLOCK_SCALES_KEY,
@@ -38,8 +40,8 @@ from fgod.nvfp4.folders import (
     write_config,
     write_weights,
 )
-from fgod.nvfp4.load import load_masters
 from fgod.probe.parity import spread
+from fgod.registry import ARCHITECTURES
 from fgod.system import files
 from fgod.system.procfs import forget_peak, peak_mib, resident_mib
 from fgod.train import checkpoint
@@ -401,7 +403,12 @@ def _set_up_on(
     device: torch.device, start: Path, recipe: TrainRecipe, seed: int, pad: int, phase: Callable[[str], None]
 ) -> _DevicePath:
     """Stream masters to a device, with a network and an optimizer for all of them."""
-    masters = stream_in(start, read_plain_config(start), recipe.master_dtype, device)
+    config, where = read_plain_config(start), start / "config.json"
+    family = architecture_of(config, where)
+    if not family.hand_written(config):
+        raise UsageError(f"{where}: architectures: found {family.name}, which trains on the CPU alone; expected "
+                         "train.device: cpu, or a Qwen3")  # fmt: skip
+    masters = stream_in(start, config, recipe.master_dtype, device)
     ops = choose_ops(device, _say)
     factors = lr_factors(masters.tensors, recipe.lr_scale, masters.config.get("tie_word_embeddings", False))
     network = Network(masters, ops, DTYPES[recipe.compute_dtype], recipe.block_scales)
@@ -484,11 +491,10 @@ def _masters(model: PreTrainedModel) -> dict[str, Tensor]:
 
 def _participants(trainer: _Path, start: Path) -> list[Participant]:
     """Who took part, by comparing the masters with the start folder."""
-    optimizer, tied = trainer.optimizer, trainer.model.config.tie_word_embeddings
+    model, got_gradient = trainer.model, trainer.optimizer.got_gradient()
+    family, tied = ARCHITECTURES[type(model).__name__], model.config.tie_word_embeddings
     with open_weights(start) as weights:
-        return participation(
-            _masters(trainer.model), weights, optimizer.got_gradient(), tied, trainer.recipe.compute_dtype
-        )
+        return participation(_masters(model), weights, got_gradient, family, tied, trainer.recipe.compute_dtype)
 
 
 def run(

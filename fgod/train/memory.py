@@ -3,7 +3,7 @@
     fgod train --recipe results/runs/…/recipe.json --weights artifacts/base/…/master --explain-memory
 
 Shapes give weights, moments and gradients exactly: they are allocated on torch's meta device. Activations are those
-that Qwen3's layers of transformers keep for the backward pass, counted with saved-tensor hooks. All numbers are bytes.
+that transformers' decoder layers keep for the backward pass, counted with saved-tensor hooks. All numbers are bytes.
 """
 
 from __future__ import annotations
@@ -17,19 +17,14 @@ import torch
 
 from fgod.errors import UsageError
 from fgod.guard.predict import Knob, check
+from fgod.models.architecture import architecture_of, tensors_of
 from fgod.nvfp4.codec import CHUNK
 from fgod.nvfp4.folders import DTYPES
-from fgod.nvfp4.names import is_quantised
 from fgod.train.recipe import MEMORY, TrainRecipe
 from fgod.train.storage import M_KINDS, V_KINDS, master_kind, moment_kind
 
 MIB = 2**20
 _META = torch.device("meta")
-_KEYS = (
-    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-    "vocab_size",
-)  # fmt: skip
-
 _UPDATE_TEMPORARIES, _PACKED_TEMPORARIES = 3, 10
 """float32 copies of a chunk while it is stepped: weight, update, change; and with packed states m, v, gradient, what is
 wanted, random words and their indices."""
@@ -78,44 +73,13 @@ class Prediction:
         return "\n".join(f"{name:12} {mib:12,.1f} MiB  {words[name]}" for name, mib in self.to_mib().items())
 
 
-def shapes(config: Mapping[str, Any], where: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a Qwen3's parameters, from its config.json.
-
-    Raises:
-        UsageError: a size is missing; names `where`.
-    """
-    missing = [key for key in _KEYS if not isinstance(config.get(key), int)]
-    if missing:
-        raise UsageError(f"{where}: {missing[0]}: found nothing, expected a whole number: not a Qwen3 config")
-    hidden, mlp, layers, heads, kv_heads, head, vocab = (config[key] for key in _KEYS)
-    out: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocab, hidden)}
-    for layer in range(layers):
-        attention, feed = f"model.layers.{layer}.self_attn", f"model.layers.{layer}.mlp"
-        out |= {
-            f"{attention}.q_proj.weight": (heads * head, hidden),
-            f"{attention}.k_proj.weight": (kv_heads * head, hidden),
-            f"{attention}.v_proj.weight": (kv_heads * head, hidden),
-            f"{attention}.o_proj.weight": (hidden, heads * head),
-            f"{attention}.q_norm.weight": (head,),
-            f"{attention}.k_norm.weight": (head,),
-            f"{feed}.gate_proj.weight": (mlp, hidden),
-            f"{feed}.up_proj.weight": (mlp, hidden),
-            f"{feed}.down_proj.weight": (hidden, mlp),
-            f"model.layers.{layer}.input_layernorm.weight": (hidden,),
-            f"model.layers.{layer}.post_attention_layernorm.weight": (hidden,),
-        }
-    out["model.norm.weight"] = (hidden,)
-    if not config.get("tie_word_embeddings", False):
-        out["lm_head.weight"] = (vocab, hidden)
-    return out
-
-
-def layer_activations(config: Mapping[str, Any], item: int) -> int:
+def layer_activations(config: Mapping[str, Any], item: int, where: str = "config") -> int:
     """Bytes that one layer keeps of one token for the backward pass; `item`: bytes of a number of the compute dtype."""
-    hidden, mlp, _, heads, kv_heads, head, _ = (config[key] for key in _KEYS)
-    norms = hidden * (2 * 4 + 4 * item) + 2 * 4
-    attention = (heads + kv_heads) * head * (4 + 3 * item) + 8 * heads + 4 * kv_heads
-    return int(norms + attention + mlp * 4 * item)
+    family = architecture_of(config, where)
+    sizes = family.sizes(config, where)
+    norms = sizes.hidden * (2 * 4 + 4 * item) + 2 * 4
+    attention = (sizes.heads + sizes.kv_heads) * sizes.head_dim * 2 * item + 4 * sizes.heads
+    return int(norms + attention + sizes.mlp * 4 * item) + family.layer_extras(config, item)
 
 
 def trained_names(config: Mapping[str, Any], recipe: TrainRecipe, where: str) -> list[str]:
@@ -124,7 +88,7 @@ def trained_names(config: Mapping[str, Any], recipe: TrainRecipe, where: str) ->
     Raises:
         UsageError: train_last_layers is more than there are.
     """
-    names, last, layers = list(shapes(config, where)), recipe.train_last_layers, config["num_hidden_layers"]
+    names, last, layers = list(tensors_of(config, where)), recipe.train_last_layers, config["num_hidden_layers"]
     if last > layers:
         raise UsageError(f"train.train_last_layers: found {last}, expected at most {layers}, the layers of {where}")
     if not last:
@@ -139,12 +103,12 @@ def predict(
     """The widest moment of a run.
 
     Args:
-        config: of a Qwen3.
+        config: config.json of a registered family.
         width: tokens of the longest row; each of the rows at once may be as long.
         labels: answer tokens of the rows at once.
         process: bytes in use before anything is loaded.
     """
-    all_shapes = shapes(config, where)
+    all_shapes = tensors_of(config, where)
     trained = {name: all_shapes[name] for name in trained_names(config, recipe, where)}
     sizes = {name: torch.Size(shape).numel() for name, shape in all_shapes.items()}
     item = DTYPES[recipe.compute_dtype].itemsize
@@ -159,8 +123,9 @@ def predict(
     rows = recipe.micro_batch or recipe.batch
     tokens, layers = rows * width, config["num_hidden_layers"]
     by_layer = tokens * layer_activations(config, item)
-    quantised = sum(sizes[name] for name in sizes if is_quantised(name)) * item
-    largest_quantised = max(sizes[name] for name in sizes if is_quantised(name))
+    family = architecture_of(config, where)
+    packed_sizes = [size for name, size in sizes.items() if family.scale_group(name) is not None]
+    quantised, largest_quantised = sum(packed_sizes) * item, max(packed_sizes)
     if recipe.activation_checkpointing:
         activations = by_layer + layers * tokens * config["hidden_size"] * item
         quantised //= layers
@@ -225,7 +190,7 @@ def _smaller(recipe: TrainRecipe) -> Iterator[tuple[str, object, TrainRecipe]]:
 
 def explain(folder: Path, config: Mapping[str, Any], recipe: TrainRecipe, prediction: Prediction) -> str:
     """The table of `fgod train --explain-memory`."""
-    count = sum(torch.Size(shape).numel() for shape in shapes(config, str(folder)).values())
+    count = sum(torch.Size(shape).numel() for shape in tensors_of(config, str(folder)).values())
     state = prediction.weights + prediction.m + prediction.v
     modes = f"master {recipe.master_dtype}, m {recipe.m_dtype}, v {recipe.v_dtype}"
     when = "in" if recipe.step_in_backward else "after"

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fgod.errors import UsageError
-from fgod.nvfp4.names import EMBEDDING, TIED_HEAD
+from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.rounding import stream
 from fgod.train.efficiency import Projection, group_of
 from fgod.train.recipe import TrainRecipe
@@ -98,7 +98,7 @@ class AdamW:
     def __init__(
         self, parameters: Mapping[str, nn.Parameter], recipe: TrainRecipe, factors: Mapping[str, float], seed: int = 0
     ) -> None:
-        """`parameters` must have the dtypes that the recipe's masters have (`fgod.nvfp4.load.load_masters`)."""
+        """`parameters` must have the dtypes that the recipe's masters have (`fgod.model.masters.load_masters`)."""
         self.recipe = recipe
         self.steps_done = 0
         self.tensors = {name: self._tensor(name, p, factors[name], seed) for name, p in parameters.items()}

@@ -9,8 +9,9 @@ from pathlib import Path
 from torch import Tensor
 
 from fgod.errors import FgodError
+from fgod.models.architecture import Architecture
+from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.folders import Weights
-from fgod.nvfp4.names import EMBEDDING, TIED_HEAD, exported_as
 from fgod.system import files
 
 COLUMNS = ("stage", "lineage", "tensor", "alias_of", "trainable", "got_gradient", "changed_share", "exported_as")
@@ -36,6 +37,7 @@ def participation(
     masters: Mapping[str, Tensor],
     start: Weights,
     got_gradient: Mapping[str, bool],
+    family: Architecture,
     tied: bool,
     dtype: str,
 ) -> list[Participant]:
@@ -43,11 +45,8 @@ def participation(
     out = []
     for name, master in masters.items():
         changed = (start.read(name).to(master.device) != master).count_nonzero().item() / master.numel()
-        out.append(
-            Participant(
-                name, "", name in got_gradient, got_gradient.get(name, False), changed, exported_as(name, dtype)
-            )
-        )
+        stored = dtype if family.scale_group(name) is None else "nvfp4"
+        out.append(Participant(name, "", name in got_gradient, got_gradient.get(name, False), changed, stored))
         if tied and name == EMBEDDING:
             one = out[-1]
             out.append(Participant(TIED_HEAD, name, one.trainable, one.got_gradient, changed, one.exported_as))

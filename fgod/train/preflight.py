@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fgod.errors import FgodError
+from fgod.errors import FgodError, UsageError
 from fgod.model.chats import encode_chats, end_ids
 from fgod.model.tokenizer import TURN_END
 from fgod.nvfp4.codec import Quantised, dequantise, pack, quantise, unpack
@@ -48,7 +48,10 @@ def check_tokens(tokenizer: PreTrainedTokenizerBase, vocab: int, prompt: str) ->
         )
     if pad is not None and not 0 <= pad < vocab:
         raise PreflightError(f"preflight, pad token: id {pad}, expected one below {vocab}, the rows of the embedding")
-    text = str(tokenizer.decode(encode_chats(tokenizer, [prompt])[0]))
+    try:
+        text = str(tokenizer.decode(encode_chats(tokenizer, [prompt])[0]))
+    except UsageError as error:
+        raise PreflightError(f"preflight, chat template: {error}") from error
     if prompt not in text or not text.rstrip("\n").endswith("assistant"):
         raise PreflightError(
             f"preflight, chat template: {prompt!r} became {text!r}; expected the prompt whole, and the assistant's "
@@ -63,8 +66,8 @@ class _Served(StraightThroughLinear):
         master = self.weight.detach().float()
         stored = quantise(master, self.group.global_scale(), self.group.name, self.block_scales)
         loaded = Quantised(unpack(pack(stored.codes)), stored.scales, stored.global_scale)
-        out = F.linear(input, dequantise(loaded, self.group.name).to(self.compute_dtype))
-        return out if self.bias is None else out + self.bias.to(self.compute_dtype)
+        bias = None if self.bias is None else self.bias.to(self.compute_dtype)
+        return F.linear(input, dequantise(loaded, self.group.name).to(self.compute_dtype), bias)
 
 
 @contextmanager

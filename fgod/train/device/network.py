@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.codec import device_global_scale
-from fgod.nvfp4.names import EMBEDDING, TIED_HEAD
 from fgod.train.device.head import head_loss
 from fgod.train.device.ops import Ops
 from fgod.train.device.weights import Masters, frequencies

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
+from fgod.models.architecture import architecture_of
+from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.folders import DTYPES
-from fgod.nvfp4.names import EMBEDDING, TIED_HEAD, scale_group
 from fgod.train.device.advance import CHUNK
 from fgod.train.device.head import chunk_width
 from fgod.train.device.network import Keep
-from fgod.train.memory import Prediction, predict, shapes
+from fgod.train.memory import Prediction, predict
 from fgod.train.recipe import TrainRecipe
 
 ROOM = 0.10
@@ -26,10 +27,9 @@ CUDA_WORKSPACE = 96 * 2**20
 
 def _sizes(config: Mapping[str, Any], item: int) -> tuple[int, int, int]:
     """Bytes of one token in one layer: both residual streams; attention; gate and up."""
-    wide = config["num_attention_heads"] * config["head_dim"]
-    narrow = config["num_key_value_heads"] * config["head_dim"]
-    attention = (3 * wide + 3 * narrow) * item + 4 * config["num_attention_heads"]
-    return 2 * config["hidden_size"] * item, attention, 2 * config["intermediate_size"] * item
+    sizes = architecture_of(config, "config").sizes(config, "config")
+    attention = 3 * (sizes.query_width + sizes.key_width) * item + 4 * sizes.heads
+    return 2 * sizes.hidden * item, attention, 2 * sizes.mlp * item
 
 
 def _resident(config: Mapping[str, Any], recipe: TrainRecipe) -> int:
@@ -57,15 +57,16 @@ def predict_on_device(
 ) -> Prediction:
     """Bytes that torch's allocator has at a step's widest moment. `width`: tokens of each row; `labels`: in all."""
     item = DTYPES[recipe.compute_dtype].itemsize
-    wanted = shapes(config, where)
+    family = architecture_of(config, where)
     known = predict(config, recipe, width, labels, 0, where)
     tokens = rows * width
     base, attention, mlp = (tokens * size for size in _sizes(config, item))
     plan = layer_plan(config, recipe, tokens)
     kept = sum(base + keep.attention * attention + keep.mlp * mlp for keep in plan)
     groups: dict[str, int] = {}
-    for name, shape in wanted.items():
-        groups[scale_group(name)] = groups.get(scale_group(name), 0) + torch.Size(shape).numel()
+    for name, shape in family.tensors(config, where).items():
+        group = family.scale_group(name) or name
+        groups[group] = groups.get(group, 0) + torch.Size(shape).numel()
     table = groups.pop(EMBEDDING) * item
     groups.pop(TIED_HEAD, None)
     largest = max(groups.values()) * item

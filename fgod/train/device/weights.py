@@ -12,16 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel, Qwen3Config
 
 from fgod.errors import UsageError
-from fgod.model.load import around, quiet
+from fgod.model.load import model_from_tensors, quiet
+from fgod.model.masters import master_torch_dtype
+from fgod.models.architecture import architecture_of
 from fgod.nvfp4.folders import DTYPES, open_weights, stored_names, weight_files
 from fgod.nvfp4.layers import prepare
-from fgod.nvfp4.load import master_torch_dtype
-from fgod.nvfp4.names import scale_group
 from fgod.system.files import drop_cached
-from fgod.train.memory import shapes
 
 RANDOM_STD = 0.02
 """Standard deviation of random matrices, about that of Qwen3's."""
@@ -55,15 +54,16 @@ class Masters:
 
 
 def allocate(config: Mapping[str, Any], master_dtype: str, device: torch.device, where: str) -> Masters:
-    """Memory for all masters of a Qwen3, not yet written."""
-    wanted = shapes(config, where)
+    """Memory for all masters of a model, not yet written."""
+    family = architecture_of(config, where)
+    wanted = family.tensors(config, where)
     members: dict[str, list[str]] = {}
     vectors: dict[int, list[str]] = {}
     for name, shape in wanted.items():
         if len(shape) == 1:
             vectors.setdefault(shape[0], []).append(name)
         else:
-            members.setdefault(scale_group(name), []).append(name)
+            members.setdefault(family.scale_group(name) or name, []).append(name)
     tensors: dict[str, Tensor] = {}
     groups = {}
     for group, names in members.items():
@@ -110,9 +110,9 @@ def randomise(masters: Masters, seed: int) -> None:
         bank.rows.fill_(1.0)
 
 
-def as_module(masters: Masters, compute_dtype: str, block_scales: str) -> Qwen3ForCausalLM:
+def as_module(masters: Masters, compute_dtype: str, block_scales: str) -> PreTrainedModel:
     """transformers' model on these very masters, computing as their export will: what preflight compares with."""
-    model = around(masters.config, masters.tensors)
+    model = model_from_tensors(masters.config, masters.tensors)
     prepare(model.eval(), DTYPES[compute_dtype], block_scales, keep_quantised=False)
     return model
 

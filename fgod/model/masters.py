@@ -24,7 +24,7 @@ def load_masters(
     master_dtype: str = "fp32",
     keep_quantised: bool = True,
 ) -> PreTrainedModel:
-    """A prepared Qwen3ForCausalLM that is to be trained; its masters' number format is not the folder's.
+    """A prepared model that is to be trained; its masters' number format is not the folder's.
 
     In eval mode, so that nothing is dropped. Created with its dtype rather than cast, because a cast of the model
     would round the rotary frequencies too.
