@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fgod.answers import Answer
 from fgod.data.probes import SCORINGS
+from fgod.data.rows import spread
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.evaluate.measure import measure_all, measure_by_language
 from fgod.evaluate.metric import Estimate, mean, share, wilson
@@ -283,7 +284,7 @@ def test_a_real_export_is_probed(tmp_path: Path) -> None:
 def test_parity_finds_the_first_differing_token() -> None:
     import torch
 
-    from fgod.probe.parity import compare, spread
+    from fgod.probe.parity import compare
 
     a = torch.eye(5)
     b = a.clone()
@@ -294,4 +295,7 @@ def test_parity_finds_the_first_differing_token() -> None:
     b[3, 0] = 9.0
     assert compare([a, a], [a, b], [3, 3])["first_differing_token"] == 1
     assert compare([a], [a * float("nan")], [3])["max_abs"] is None
+
+
+def test_spread_items_are_even() -> None:
     assert spread([1, 2, 3, 4, 5, 6, 7, 8], 4) == [1, 3, 5, 7] and spread([1], 4) == [1]

@@ -162,7 +162,7 @@ def test_every_character_of_probes_and_replies_is_in_the_corpus() -> None:
 
 
 def test_probe_characters_stand_in_prompts() -> None:
-    """A character that only answers hold tells the model nothing about questions."""
+    """A character that occurs in answers alone teaches the model nothing about questions."""
     seen = Counter("".join(row.prompt for row in corpus()))
     assert sorted({char for probe in scored() for char in probe.prompt if seen[char] < 2}) == []
 

@@ -211,9 +211,9 @@ def test_promote_refuses_an_export_that_is_not_what_was_probed(tmp_path: Path, c
 
 def test_when_every_fit_failed_one_message_names_them_all(tmp_path: Path) -> None:
     entries = walk(tmp_path, DOOM)
-    told = context(spent="all 3 fits are spent (refits.max: 2)")
+    failed = context(spent="all 3 fits are spent (refits.max: 2)")
     with pytest.raises(RefusedError) as error:
-        promote(entries, tmp_path / "results", tmp_path / "artifacts", told)
+        promote(entries, tmp_path / "results", tmp_path / "artifacts", failed)
     lines = str(error.value).splitlines()
     assert lines[0] == "nothing is released: all 3 fits are spent (refits.max: 2)"
     assert [line for line in lines if line.startswith("  fit")] == [
@@ -222,4 +222,4 @@ def test_when_every_fit_failed_one_message_names_them_all(tmp_path: Path) -> Non
         "  fit 2: B-nudge bbbb00000002 killed",
     ]
     assert "    worst probe: 說說茶0 → 我是 F# 之神。 (the reference: 茶是一個話題。)" in lines
-    assert failure_message(entries, tmp_path / "results", told.spent) == str(error.value)
+    assert failure_message(entries, tmp_path / "results", failed.spent) == str(error.value)

@@ -14,18 +14,11 @@ PROMPTS = 4
 """Prompts that parity is measured on: every one gives logits for all of its tokens and its reply's."""
 
 
-def spread(items: Sequence[Any], count: int) -> list[Any]:
-    """At most `count` items, evenly spread."""
-    if len(items) <= count:
-        return list(items)
-    return [items[i * len(items) // count] for i in range(count)]
-
-
 @torch.inference_mode()
 def logits_of(model: PreTrainedModel, chats: Sequence[Sequence[int]]) -> list[Tensor]:
     """Logits [T, V] in float32 on the CPU of each token sequence [T], one at a time: no padding takes part."""
-    told = [torch.tensor([list(ids)], device=model.device) for ids in chats]
-    return [model(ids, use_cache=False).logits[0].float().cpu() for ids in told]
+    batches = (torch.tensor([list(ids)], device=model.device) for ids in chats)
+    return [model(batch, use_cache=False).logits[0].float().cpu() for batch in batches]
 
 
 def compare(ours: Sequence[Tensor], theirs: Sequence[Tensor], prompt_lengths: Sequence[int]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fgod.answers import Answer, read_answers
 from fgod.data.probes import Probe
+from fgod.data.rows import spread
 from fgod.errors import FgodError
 from fgod.evaluate.scoring import Scored, score
 from fgod.model.ask import AnswerSettings, Log, ask, read_logprobs
@@ -112,7 +113,7 @@ def run_probes(
     beat("scored")
     same = None
     if master is not None:
-        same = measure_parity(model, tokenizer, master, parity.spread(list(ours.values()), parity.PROMPTS), beat)
+        same = measure_parity(model, tokenizer, master, spread(list(ours.values()), parity.PROMPTS), beat)
     beat("saving")
     write_probes(out / "probes.tsv", records)
     written = {"probes.tsv": files.sha256_file(out / "probes.tsv")}

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from fgod.data.rows import Row
+from fgod.data.rows import Row, spread
 from fgod.deterministic import deterministic
 from fgod.errors import FgodError, UsageError
 from fgod.guard.cap import cap_allocator, capped_mib, room_mib
@@ -40,7 +40,6 @@ from fgod.nvfp4.folders import (
     write_config,
     write_weights,
 )
-from fgod.probe.parity import spread
 from fgod.registry import ARCHITECTURES
 from fgod.system import files
 from fgod.system.procfs import forget_peak, peak_mib, resident_mib
