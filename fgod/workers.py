@@ -201,7 +201,7 @@ def _answers(
     gpu = use_device(settings.device)
     export = args.export.parent / "nvfp4"
     width = width_of(export, prompts)
-    asked = memory.Asked(width, settings.max_new_tokens, len(kept), settings.logprob_tokens, copies=2)  # one is written
+    asked = memory.Asked(width, settings.max_new_tokens, len(kept), settings.logprob_tokens)
     predicted = memory.answers_predictor(export, asked, worker.process(gpu), gpu)
     settings = replace(settings, batch_size=worker.fit(predicted, args.batch, gpu))
     return write_answers(export, prompts, args.out.parent, settings, kept, worker.say, worker.beat)

@@ -95,13 +95,22 @@ def stored(folder: Path) -> Stored:
 @dataclass(frozen=True)
 class Asked:
     """What a model is asked. `width`: tokens of the longest chat; `new`: tokens of the longest reply; `kept`: prompts
-    whose log-probabilities stay in memory, of `kept_tokens` each; `copies` of those."""
+    whose log-probabilities stay in memory, of `kept_tokens` each at most; `copies` of those while more are made."""
 
     width: int
     new: int
     kept: int = 0
     kept_tokens: int = 0
     copies: int = 1
+
+    def log_probabilities(self, vocab: int, gpu: bool) -> int:
+        """Bytes of one copy; they lie on the host."""
+        return 0 if gpu else self.kept * self.tokens * vocab * 4
+
+    @property
+    def tokens(self) -> int:
+        """Whose log-probabilities are kept of a prompt."""
+        return min(self.new, self.kept_tokens)
 
 
 def predict_answers(
@@ -121,14 +130,15 @@ def predict_answers(
     tokens = batch * asked.width
     attention = (2 * d.heads + 2 * d.kv_heads) * d.head_dim * item
     layer = d.hidden * (item + 4) * HIDDEN_COPIES // 2 + d.mlp * item * MLP_COPIES + attention
-    rows = batch * max(1, asked.kept_tokens if asked.kept else 1)
+    rows = batch * max(1, asked.tokens if asked.kept else 1)
+    scores = 8 if item == 4 else item + 8  # as computed, in float32, and as log-probabilities
     return {
         "process": process,
         "weights": model.weights * item,
         "KV cache": 2 * layers * d.kv_heads * d.head_dim * batch * length * item,
         "activations": tokens * layer + batch * asked.width * length * item,
-        "logits": rows * d.vocab * (item + 8),
-        "log-probabilities": 0 if gpu else asked.copies * asked.kept * asked.kept_tokens * d.vocab * 4,
+        "logits": rows * d.vocab * scores,
+        "log-probabilities": asked.copies * asked.log_probabilities(d.vocab, gpu),
     }
 
 
@@ -139,6 +149,15 @@ def predict_loading(model: Stored, dtype: str, process: int, gpu: bool) -> Parts
         "weights": model.weights * DTYPES[dtype].itemsize,
         "mapped file": 0 if gpu else model.file,
         "tensor being read": model.reading,
+    }
+
+
+def predict_saving(model: Stored, dimensions: Dimensions, dtype: str, asked: Asked, process: int, gpu: bool) -> Parts:
+    """While answers are written: safetensors copies the log-probabilities once."""
+    return {
+        "process": process,
+        "weights": model.weights * DTYPES[dtype].itemsize,
+        "log-probabilities": 2 * asked.log_probabilities(dimensions.vocab, gpu),
     }
 
 
@@ -163,7 +182,7 @@ def predict_parity(
         "master weights": master.weights * own,
         "tensor being quantised": master.reading * PACKED_BYTES // PLAIN_BYTES,
         "logits": (asked.width + asked.new) * dimensions.vocab * (export + 4),
-        "log-probabilities": 0 if gpu else asked.copies * asked.kept * asked.kept_tokens * dimensions.vocab * 4,
+        "log-probabilities": asked.copies * asked.log_probabilities(dimensions.vocab, gpu),
     }
 
 
@@ -201,6 +220,7 @@ def answers_predictor(export: Path, asked: Asked, process: int, gpu: bool) -> Ca
         return widest(
             predict_loading(model, config["dtype"], process, gpu),
             predict_answers(model, dimensions, config["dtype"], asked, batch, process, gpu),
+            predict_saving(model, dimensions, config["dtype"], asked, process, gpu),
         )
 
     return predicted
