@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from fgod import supervise, workers
 from fgod.cli import build_parser
 from fgod.errors import UsageError
-from fgod.guard import End, GuardResult, phases, requests
+from fgod.guard import End, GuardResult, add_limits, phases, requests
 from fgod.guard.heartbeat import Heartbeat, StopRequested
 from fgod.guard.limits import Request
 from fgod.guard.predict import TooLargeError
@@ -38,8 +38,9 @@ KILLED = replace(DONE, killed=True, exit_code=75, reason="The guard killed the c
 
 def limited(*argv: str, **more: Any) -> Namespace:
     """Arguments of a command with limits, as `fgod.cli.main` hands them on."""
-    values = {"limit_gb": 2.0, "over_secs": 0.0, "poll_secs": 0.02, "soft_gb": 0.0, "stall_secs": 0.0,
-              "others_gb": float("inf"), "wait_secs": 0.0, "blind_ok": False, "too_large_ok": False}  # fmt: skip
+    parser = ArgumentParser()
+    add_limits(parser)
+    values = vars(parser.parse_args(["--limit-gb", "2", "--poll-secs", "0.02"])) | {"too_large_ok": False}
     return Namespace(**{**values, **more}, argv=list(argv), entry=Namespace(facts={}))
 
 
