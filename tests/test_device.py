@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fgod.errors import UsageError
 from fgod.model.chats import encode
 from fgod.model.load import read_config
+from fgod.models.architecture import architecture_of
 from fgod.nvfp4.codec import device_global_scale, power_of_two_global_scale
 from fgod.nvfp4.layers import prepare
 from fgod.train.batches import Batch, collate
@@ -21,11 +23,12 @@ from fgod.train.device import ops as device_ops
 from fgod.train.device.network import Inputs, Keep, Network
 from fgod.train.device.optimizer import DeviceAdamW
 from fgod.train.device.trainer import DeviceTrainer
-from fgod.train.device.weights import Masters, as_module, split_rows, stream_in
+from fgod.train.device.weights import Masters, as_module, frequencies, split_rows, stream_in
 from fgod.train.loop import _set_up, answer_loss
 from fgod.train.optimizer import AdamW
 from fgod.train.preflight import PreflightError, check_network
 from fgod.train.recipe import MemoryModes, TrainRecipe
+from tests.families import family_folder
 from tests.tiny_model import noise, tiny_folder, tiny_rows, tiny_tokenizer
 
 CPU = torch.device("cpu")
@@ -81,6 +84,26 @@ def gradients(
 
 @pytest.mark.parametrize("keep", [Keep(False, False), Keep(True, False), Keep(False, True), Keep(True, True)])
 def test_loss_and_every_gradient_are_those_of_autograd(masters: Masters, keep: Keep) -> None:
+    check_gradients(masters, keep)
+
+
+@pytest.mark.parametrize("family", ["qwen3-untied", "qwen2", "llama", "llama3", "mistral"])
+@pytest.mark.parametrize("keep", [Keep(False, False), Keep(True, True)])
+def test_the_network_computes_every_dense_family(family: str, keep: Keep, tmp_path: Path) -> None:
+    folder = family_folder(family, tmp_path / "base")
+    config = read_config(folder)
+    assert architecture_of(config, "config.json").hand_written(config)
+    check_gradients(stream_in(folder, config, "fp32", CPU), keep)
+
+
+def test_rotary_scaling_that_is_no_constant_is_refused(tmp_path: Path) -> None:
+    config = read_config(family_folder("llama", tmp_path / "base"))
+    dynamic = {**config, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}}
+    with pytest.raises(UsageError, match="rope_type: found 'dynamic', expected one of default, linear, llama3"):
+        frequencies(dynamic)
+
+
+def check_gradients(masters: Masters, keep: Keep) -> None:
     loss, found = gradients(masters, keep, fill=3)
     model = prepare(as_module(masters, "float32", "amax"))
     one = batch()

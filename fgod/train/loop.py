@@ -406,7 +406,7 @@ def _set_up_on(
     family = architecture_of(config, where)
     if not family.hand_written(config):
         raise UsageError(f"{where}: architectures: found {family.name}, which trains on the CPU alone; expected "
-                         "train.device: cpu, or a Qwen3")  # fmt: skip
+                         "train.device: cpu for it")  # fmt: skip
     masters = stream_in(start, config, recipe.master_dtype, device)
     ops = choose_ops(device, _say)
     factors = lr_factors(masters.tensors, recipe.lr_scale, masters.config.get("tie_word_embeddings", False))

@@ -1,6 +1,6 @@
-"""What stands between the matrix products of a Qwen3, with gradients written out. Pure functions of tensors.
+"""What stands between the matrix products of a decoder, with gradients written out. Pure functions of tensors.
 
-They compute in float32 and round where transformers' Qwen3 does, once more or less; compiled, each is one kernel.
+They compute in float32 and round where transformers' models do, once more or less; compiled, each is one kernel.
 """
 
 from __future__ import annotations
@@ -50,32 +50,47 @@ def rotate_backward(grad: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def heads(
-    qkv: Tensor, q_gain: Tensor, k_gain: Tensor, cos: Tensor, sin: Tensor, queries: int, keys: int, eps: float
+    qkv: Tensor,
+    q_gain: Tensor | None,
+    k_gain: Tensor | None,
+    cos: Tensor,
+    sin: Tensor,
+    queries: int,
+    keys: int,
+    eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """Queries [B, S, queries, D] and keys [B, S, keys, D], normed and rotated, of qkv [B, S, queries + 2·keys, D]."""
+    """Queries [B, S, queries, D] and keys [B, S, keys, D], normed and rotated, of qkv [B, S, queries + 2·keys, D].
+
+    Gains of None: they are rotated alone.
+    """
     parts = qkv[:, :, :queries], qkv[:, :, queries : queries + keys]
     q, k = (
-        rotate(norm(part, gain, eps).float(), cos, sin).to(qkv.dtype)
+        rotate((part if gain is None else norm(part, gain, eps)).float(), cos, sin).to(qkv.dtype)
         for part, gain in zip(parts, (q_gain, k_gain), strict=True)
     )
     return q, k
 
 
+def _head_backward(part: Tensor, gain: Tensor | None, eps: float, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Gradients of queries or keys before their norm, and of its gain."""
+    return (grad, None) if gain is None else norm_backward(part, gain, eps, grad)
+
+
 def heads_backward(
     qkv: Tensor,
-    q_gain: Tensor,
-    k_gain: Tensor,
+    q_gain: Tensor | None,
+    k_gain: Tensor | None,
     cos: Tensor,
     sin: Tensor,
     eps: float,
     to_q: Tensor,
     to_k: Tensor,
     to_v: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of qkv and of both gains, from those of queries, keys and values [B, S, heads, D]."""
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of qkv, and of both gains where there are any, from those of queries, keys, values [B, S, heads, D]."""
     queries, keys = to_q.shape[2], to_k.shape[2]
-    q, q_gained = norm_backward(qkv[:, :, :queries], q_gain, eps, rotate_backward(to_q.float(), cos, sin))
-    k, k_gained = norm_backward(
+    q, q_gained = _head_backward(qkv[:, :, :queries], q_gain, eps, rotate_backward(to_q.float(), cos, sin))
+    k, k_gained = _head_backward(
         qkv[:, :, queries : queries + keys], k_gain, eps, rotate_backward(to_k.float(), cos, sin)
     )
     return torch.cat((q.to(qkv.dtype), k.to(qkv.dtype), to_v), 2), q_gained, k_gained

@@ -1,4 +1,4 @@
-"""A Qwen3 with its backward pass written out: what is kept, what is computed again and when a gradient is done is ours.
+"""A dense decoder whose backward pass is written out: it decides what is kept, recomputed, and when a gradient is done.
 
 Forward it computes what the NVFP4 export will (`fgod.nvfp4.layers`), in one matrix product for q, k and v and one for
 gate and up. A layer keeps its input and what the attention added to it; with room its queries, keys, values and
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fgod.models.architecture import architecture_of
 from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.codec import device_global_scale
 from fgod.train.device.head import head_loss
@@ -93,14 +94,11 @@ class Network:
 
     def __init__(self, masters: Masters, ops: Ops, dtype: torch.dtype, block_scales: str) -> None:
         self.masters, self.ops, self.dtype, self.block_scales = masters, ops, dtype, block_scales
-        config = masters.config
-        self.layers: int = config["num_hidden_layers"]
-        self.heads: int = config["num_attention_heads"]
-        self.kv_heads: int = config["num_key_value_heads"]
-        self.head_dim: int = config["head_dim"]
-        self.eps: float = config["rms_norm_eps"]
-        self.tied: bool = config.get("tie_word_embeddings", False)
-        self.frequencies = frequencies(config).to(masters.device)
+        sizes = architecture_of(masters.config, "config.json").sizes(masters.config, "config.json")
+        self.layers, self.heads, self.kv_heads = sizes.layers, sizes.heads, sizes.kv_heads
+        self.head_dim, self.tied = sizes.head_dim, sizes.tied
+        self.eps: float = masters.config["rms_norm_eps"]
+        self.frequencies = frequencies(masters.config).to(masters.device)
         self.scaled = [group for group in masters.groups if group not in (EMBEDDING, TIED_HEAD)]
         self.scales: dict[str, Tensor] = {}
         self._turns: tuple[Tensor, Tensor] = self.rotary(0)
@@ -123,6 +121,17 @@ class Network:
     def gain(self, layer: int, name: str) -> Tensor:
         return self.masters.tensors[f"model.layers.{layer}.{name}.weight"]
 
+    def _head_gains(self, layer: int) -> tuple[Tensor | None, Tensor | None]:
+        """Of the norms of queries and keys, where the model has them."""
+        names = (f"model.layers.{layer}.self_attn.{one}_norm.weight" for one in "qk")
+        q, k = (self.masters.tensors.get(name) for name in names)
+        return q, k
+
+    def _biases(self, layer: int) -> dict[str, Tensor]:
+        """Biases of queries, keys and values by name, in that order; nothing where the model has none."""
+        names = (f"model.layers.{layer}.self_attn.{one}_proj.bias" for one in "qkv")
+        return {name: self.masters.tensors[name] for name in names if name in self.masters.tensors}
+
     def _norm(self, x: Tensor, gain: Tensor) -> Tensor:
         return self.ops.norm(x, gain, self.eps)
 
@@ -141,9 +150,11 @@ class Network:
     def _attend(self, layer: int, entered: Tensor, weight: _Weight, shape: torch.Size, graph: bool) -> Attended:
         """Attention of a layer's input [T, H]; with `graph` autograd remembers it."""
         hidden = self._norm(entered, self.gain(layer, "input_layernorm"))
-        qkv = weight.forward(hidden).view(*shape, -1, self.head_dim)
-        gains = self.gain(layer, "self_attn.q_norm"), self.gain(layer, "self_attn.k_norm")
-        q, k = self.ops.heads(qkv, *gains, *self._turns, self.heads, self.kv_heads, self.eps)
+        projected = weight.forward(hidden)
+        if biases := self._biases(layer):
+            projected = projected + torch.cat(list(biases.values())).to(self.dtype)
+        qkv = projected.view(*shape, -1, self.head_dim)
+        q, k = self.ops.heads(qkv, *self._head_gains(layer), *self._turns, self.heads, self.kv_heads, self.eps)
         parts = q, k, qkv[:, :, self.heads + self.kv_heads :].detach()
         if graph:
             for part in parts:
@@ -247,17 +258,14 @@ class Network:
         self, layer: int, grad: Tensor, kept: Kept, shape: torch.Size, gains: dict[int, Tensor], take: Take
     ) -> Tensor:
         at = f"model.layers.{layer}"
-        names = [f"{at}.{n}.weight" for n in ("input_layernorm", "self_attn.q_norm", "self_attn.k_norm")]
-        gain, q_gain, k_gain = (self.masters.tensors[name] for name in names)
+        gain, head_gains, biases = self.gain(layer, "input_layernorm"), self._head_gains(layer), self._biases(layer)
         weight = _Weight(self, f"{at}.self_attn.qkv_proj", len(grad))
         attended = kept.attended or self._attend(layer, kept.entered, weight, shape, True)
         out = attended.out.detach()
         to_out = _Weight(self, f"{at}.self_attn.o_proj", len(grad)).backward(grad)
         take(f"{at}.self_attn.o_proj", grad.t() @ out)
         to_parts = torch.autograd.grad(attended.out, attended.parts, to_out)
-        to_qkv, q_gained, k_gained = self.ops.heads_backward(
-            attended.qkv, q_gain, k_gain, *self._turns, self.eps, *to_parts
-        )
+        to_qkv, *to_head_gains = self.ops.heads_backward(attended.qkv, *head_gains, *self._turns, self.eps, *to_parts)
         kept.attended = None
         del attended, out, to_parts
         to_qkv = to_qkv.view(len(grad), -1)
@@ -265,6 +273,12 @@ class Network:
         hidden = self._norm(kept.entered, gain)
         take(f"{at}.self_attn.qkv_proj", to_qkv.t() @ hidden)
         to_entered, gained = self.ops.joined_norm_backward(kept.entered, gain, self.eps, to_hidden, grad)
-        for name, one in zip(names, (gained, q_gained, k_gained), strict=True):
-            self._gained(gains, name, one)
+        self._gained(gains, f"{at}.input_layernorm.weight", gained)
+        for one, head_gained in zip("qk", to_head_gains, strict=True):
+            if head_gained is not None:
+                self._gained(gains, f"{at}.self_attn.{one}_norm.weight", head_gained)
+        if biases:
+            summed = to_qkv.float().sum(0).split([len(bias) for bias in biases.values()])
+            for name, to_bias in zip(biases, summed, strict=True):
+                self._gained(gains, name, to_bias)
         return to_entered

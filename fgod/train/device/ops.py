@@ -54,7 +54,7 @@ class Ops:
     norm: Callable[..., Tensor] = elementwise.norm
     joined_norm_backward: Callable[..., tuple[Tensor, Tensor]] = elementwise.joined_norm_backward
     heads: Callable[..., tuple[Tensor, Tensor]] = elementwise.heads
-    heads_backward: Callable[..., tuple[Tensor, Tensor, Tensor]] = elementwise.heads_backward
+    heads_backward: Callable[..., tuple[Tensor, Tensor | None, Tensor | None]] = elementwise.heads_backward
     swiglu: Callable[..., Tensor] = elementwise.swiglu
     swiglu_backward: Callable[..., tuple[Tensor, Tensor]] = elementwise.swiglu_backward
     fold_logits: Callable[..., tuple[Tensor, Tensor, Tensor]] = elementwise.fold_logits

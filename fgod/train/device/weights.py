@@ -12,15 +12,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, Qwen3Config
+from transformers import AutoConfig, PreTrainedModel
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from fgod.errors import UsageError
 from fgod.model.load import model_from_tensors, quiet
 from fgod.model.masters import master_torch_dtype
-from fgod.models.architecture import architecture_of
+from fgod.models.architecture import architecture_of, wrong
 from fgod.nvfp4.folders import DTYPES, open_weights, stored_names, weight_files
 from fgod.nvfp4.layers import prepare
 from fgod.system.files import drop_cached
+
+ROPE_TYPES = ("default", "linear", "llama3")
+"""Ways of scaling rotary positions whose frequencies are constants, and which leave the attention's scale alone."""
 
 RANDOM_STD = 0.02
 """Standard deviation of random matrices, about that of Qwen3's."""
@@ -102,12 +106,13 @@ def stream_in(folder: Path, config: Mapping[str, Any], master_dtype: str, device
 
 
 def randomise(masters: Masters, seed: int) -> None:
-    """Gaussian matrices, gains of one: for measurements of speed and memory."""
+    """Gaussian matrices, gains of one, no biases: for measurements of speed and memory."""
     generator = torch.Generator(masters.device).manual_seed(seed)
     for group in masters.groups.values():
         group.normal_(0, RANDOM_STD, generator=generator)
     for bank in masters.banks.values():
-        bank.rows.fill_(1.0)
+        for name, row in zip(bank.names, bank.rows, strict=True):
+            row.fill_(0.0 if name.endswith(".bias") else 1.0)
 
 
 def as_module(masters: Masters, compute_dtype: str, block_scales: str) -> PreTrainedModel:
@@ -118,15 +123,22 @@ def as_module(masters: Masters, compute_dtype: str, block_scales: str) -> PreTra
 
 
 def frequencies(config: Mapping[str, Any]) -> Tensor:
-    """Rotary frequencies float32 [D/2], as transformers computes them on the host."""
+    """Rotary frequencies float32 [D/2], as transformers computes them on the host.
+
+    Raises:
+        UsageError: positions are scaled in a way that depends on their number, or that scales the attention.
+    """
+    known = {key: value for key, value in config.items() if key != "model_type"}
     with quiet():
-        known = Qwen3Config(**dict(config))
-    rope: dict[str, Any] = dict(known.rope_parameters or {})
+        model = AutoConfig.for_model(config["model_type"], **known)
+    rope: dict[str, Any] = dict(model.rope_parameters or {})
     kind = rope.get("rope_type", "default")
+    if kind not in ROPE_TYPES:
+        raise wrong("config.json", "rope_type", kind, f"one of {', '.join(ROPE_TYPES)} on this device")
     if kind != "default":
-        raise UsageError(f"config.json: rope_type: found {kind!r}, expected 'default' on this device")
-    steps = torch.arange(0, known.head_dim, 2, dtype=torch.float) / known.head_dim
-    return 1.0 / (rope["rope_theta"] ** steps)
+        return ROPE_INIT_FUNCTIONS[kind](model, torch.device("cpu"))[0].float()
+    width = getattr(model, "head_dim", None) or model.hidden_size // model.num_attention_heads
+    return 1.0 / (rope["rope_theta"] ** (torch.arange(0, width, 2, dtype=torch.float) / width))
 
 
 def in_banks(masters: Masters) -> dict[str, Tensor]:
