@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from fgod.cli import main
 from fgod.config import schema
 from fgod.errors import FgodError, UsageError
 from fgod.evaluate.measure import measure
 from fgod.evaluate.metric import NATS, SHARE, Estimate, Legend, Metric, Unit, mean
 from fgod.evaluate.requirements import parse_requirements
 from fgod.gate import GateLimits, limit_checks
-from fgod.registry import METRICS
-from fgod.release import promote, summary_text
-from fgod.report import write_report
-from fgod.tables import gather, stage_columns
-from tests.made_runs import STORY, context, scored, walk, write_run
+from fgod.registry import METRICS, load_plugins
+from fgod.system import files
+from fgod.tables import stage_columns
+from tests.made_runs import STORY, context, scored, walk
+
+PLUGIN = Path(__file__).parent / "plugins" / "mean_length.py"
 
 LENGTH = Metric(
     name="mean_length",
@@ -116,15 +121,42 @@ def test_a_requirement_is_checked_by_the_metrics_unit(length: Metric, monkeypatc
         parse_requirements({"mean_length": ">=20"})
 
 
-def test_a_metric_of_lengths_goes_from_gate_to_model_card(tmp_path: Path, length: Metric) -> None:
-    assert write_run(tmp_path, "A", "a1", "good", require={"mean_length": ">=200"}) == "missed"
-    assert write_run(tmp_path, "A", "a2", "good", require={"mean_length": ">=2"}) == "accepted"
-    entries, results = walk(tmp_path, STORY), tmp_path / "results"
-    gather(entries, results, tmp_path / "artifacts", context())
-    write_report(results / "tables", tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "characters of a reply" in page and " characters (" in page
-    document = promote(entries, results, tmp_path / "artifacts", context())
-    card = (tmp_path / "artifacts" / "release" / "README.md").read_text(encoding="utf-8")
-    assert "| mean_length | 12" in card and " characters |" in card
-    assert "mean_length" in summary_text(document, tmp_path / "report.html")
+def test_a_plugins_metric_is_judged_and_shown_by_the_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A metric in characters, required of the last stage: gate, tables, report, model card, summary."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(METRICS, "_entries", dict(METRICS.items()))
+    load_plugins([PLUGIN])
+    entries = walk(Path("."), STORY)
+
+    def fgod(*arguments: str) -> None:
+        assert main(arguments) == 0
+
+    def decision(require: str) -> tuple[str, str]:
+        verdict = Path("results/runs/D-settle/dddd11112222/verdict.json")
+        limits = json.dumps({"leak": 0.05})
+        fgod("gate", "--limits", limits, "--require", json.dumps({"mean_length": require}), "--out", str(verdict))
+        document = files.read_json(verdict)
+        return document["decision"], " ".join(document["reasons"])
+
+    missed, reason = decision(">=200")
+    assert missed == "missed" and re.match(r"length 1\d\.\d characters < 200 characters: .* → .* \(1\d", reason)
+    assert decision(">=2") == ("accepted", "")
+
+    visits = [asdict(entry) for entry in entries]
+    decided = {"visits": visits, "spent": "", "adjustments": [[], []]}
+    shown = {key: value for key, value in asdict(context()).items() if key not in ("spent", "adjustments")}
+    fgod("walk", "--json", json.dumps(decided), "--context", json.dumps(shown), "--out", "results/walk.json")
+    fgod("tables", "--walk", "results/walk.json", "--out", "results/tables")
+    fgod("report", "--tables", "results/tables", "--out", "results/report.html")
+    fgod("promote", "--walk", "results/walk.json", "--out", "results/release.json")
+    capsys.readouterr()
+    fgod("summary")
+    assert re.search(r"mean_length +1\d\.\d characters", capsys.readouterr().out)
+    page = Path("results/report.html").read_text(encoding="utf-8")
+    assert "characters of a scored reply" in page and "≥ 2 characters" in page
+    card = Path("artifacts/release/README.md").read_text(encoding="utf-8")
+    assert re.search(r"\| mean_length \| 1\d\.\d characters \| [\d.]+ – [\d.]+ characters \| 80 \|", card)
+    (last,) = files.read_table(Path("results/tables/stages.tsv"), ["mean_length"])[-1:]
+    assert 10 < float(last["mean_length"]) < 20
