@@ -19,7 +19,7 @@ rule export_base:
     output:
         f"{BASE_EXPORT}/exported.json",
     resources:
-        gpu=gpus(CONFIG["stages"][0]["train"]["device"]),
+        gpu=gpus(records.device(EXPECTED.runs[0])),
     shell:
         "fgod export --weights {BASE_WEIGHTS:q} --stamp {input:q} --dtype {BASE_DTYPE} --gpus {resources.gpu}"
         " --out {output:q} {GUARD}"

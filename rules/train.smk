@@ -52,7 +52,7 @@ rule train:
         stamp="artifacts/{stage}/{lineage}/trained.json",
     threads: lambda wildcards: records.threads(run_of(wildcards))
     resources:
-        gpu=GPU,
+        gpu=lambda wildcards: gpus(records.device(run_of(wildcards))),
         # Of no consequence for the weights, hence no params: where the start lies today, and the fit that is shown.
         weights=lambda wildcards: starting_weights(wildcards),
         fit=lambda wildcards: first_fit(wildcards),
