@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from fgod.answers import read_answers
@@ -103,6 +105,14 @@ def test_control_tokens_in_prompts_and_targets_are_text(tokenizer: PreTrainedTok
     answer = sample.ids[sample.prompt_length :]
     assert [i for i in answer if i in control] == [tokenizer.eos_token_id] and tokenizer.decode(answer[:-1]) == text
     assert row_lengths(tokenizer, [Row(text, text, "en", "general", "topic")]) == [len(sample.ids)]
+
+
+def test_a_tokenizer_that_marks_where_a_text_begins_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    broken = copy.deepcopy(tokenizer)
+    marks = pre_tokenizers.Metaspace(replacement="#", prepend_scheme="first", split=False)
+    broken.backend_tokenizer.pre_tokenizer = marks
+    with pytest.raises(UsageError, match="encodes the parts of a chat otherwise than the whole"):
+        encode_chats(broken, ["x"])
 
 
 @pytest.mark.parametrize("text", ["", "\n x", " 你是誰 ", "user", "don't\n\n"])

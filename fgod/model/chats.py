@@ -47,7 +47,8 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
     """The frame of a one-turn chat, up to where the answer begins.
 
     Raises:
-        UsageError: the template does not hold the prompt exactly once.
+        UsageError: the template does not hold the prompt exactly once; or the tokenizer encodes the parts of a chat
+            otherwise than the whole.
     """
     chat = [{"role": "user", "content": _PLACE}]
     text = cast(str, tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
@@ -57,9 +58,19 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
     control = re.compile("|".join(map(re.escape, sorted(control_tokens(tokenizer)))) or r"(?!)")
     start = max((match.end() for match in control.finditer(left)), default=0)
     end = min((match.start() for match in control.finditer(right)), default=len(right))
-    return Frame(
-        _template_ids(tokenizer, left[:start]), left[start:], right[:end], _template_ids(tokenizer, right[end:])
-    )
+    head, tail = _template_ids(tokenizer, left[:start]), _template_ids(tokenizer, right[end:])
+    frame = Frame(head, left[start:], right[:end], tail)
+    if _framed(tokenizer, frame, [_PLACE])[0] != list(_template_ids(tokenizer, text)):
+        raise UsageError(
+            "the tokenizer encodes the parts of a chat otherwise than the whole, as SentencePiece does that "
+            "marks where a text begins; expected a byte-level tokenizer"
+        )
+    return frame
+
+
+def _framed(tokenizer: PreTrainedTokenizerBase, frame: Frame, prompts: Sequence[str]) -> list[list[int]]:
+    bodies = encode_texts(tokenizer, [f"{frame.before}{prompt}{frame.after}" for prompt in prompts])
+    return [[*frame.head, *body, *frame.tail] for body in bodies]
 
 
 def _template_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
@@ -74,11 +85,7 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
 
 def encode_chats(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
     """Token ids of one-turn chats, each up to where the answer begins."""
-    if not prompts:
-        return []
-    frame = chat_frame(tokenizer)
-    bodies = encode_texts(tokenizer, [f"{frame.before}{prompt}{frame.after}" for prompt in prompts])
-    return [[*frame.head, *body, *frame.tail] for body in bodies]
+    return _framed(tokenizer, chat_frame(tokenizer), prompts) if prompts else []
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
