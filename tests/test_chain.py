@@ -69,6 +69,18 @@ def test_adjustments_accumulate_over_fits(config):
     assert rates == pytest.approx([lr * factor, lr * factor**2])
 
 
+def test_the_default_run_is_missed_then_collapses_then_rehearses(config):
+    """Its refit rules answer both failures of stage B: too far up, then halfway back, with rows that keep the rest."""
+    fit = Chain(config, INPUTS).fit([("B-nudge", "missed"), ("B-nudge", "collapsed")])
+    lr = config["stages"][1]["train"]["lr"]
+    rates = [a.new for a in fit.adjustments if a.key == "train.lr"]
+    assert rates == pytest.approx([100 * lr, 50 * lr])
+    assert [(a.fit, a.key, a.cause) for a in fit.adjustments] == [
+        (1, "train.lr", "B-nudge missed"), (2, "train.lr", "B-nudge collapsed"),
+        (2, "mix.shares.general", "B-nudge collapsed"), (2, "mix.shares.replay", "B-nudge collapsed"),
+    ]  # fmt: skip
+
+
 def test_all_fits_spent_says_so(config):
     walk = Chain(config, INPUTS).walk(lambda run: "collapsed" if run.stage == "B-nudge" else ACCEPTED)
     assert walk.state == "spent" and "all 5 fits are spent" in walk.reason and walk.promoted == ()
