@@ -146,22 +146,22 @@ def measure(config: Qwen3Config, name: str, changes: dict[str, Any], tokens: int
     }
     live = LiveBytes(known)
     sample = Sample(tuple(range(10, 10 + tokens)), tokens // 2)
-    before = layers._quantised, layers.shared_global_scale, AdamW._step_tensor
+    before = layers._quantised, layers.shared_global_scale, AdamW._step_unit
     try:
         layers._quantised = live.during(before[0], "quantiser")
         layers.shared_global_scale = live.during(before[1], "quantiser")
         stepping = live.during(before[2], "step")
 
-        def step_tensor(self: AdamW, tensor: Any, scale: float) -> None:
-            live.is_gradient(tensor.parameter)
-            stepping(self, tensor, scale)
+        def step_unit(self: AdamW, unit: Any, grad: Tensor) -> None:
+            live.is_gradient(self.tensors[self.names[unit.rows.start]].parameter)
+            stepping(self, unit, grad)
 
-        AdamW._step_tensor = step_tensor  # type: ignore[method-assign]
+        AdamW._step_unit = step_unit  # type: ignore[method-assign]
         with live:
             for step in range(2):
                 trainer.step(step, [sample])
     finally:
-        layers._quantised, layers.shared_global_scale, AdamW._step_tensor = before  # type: ignore[method-assign]
+        layers._quantised, layers.shared_global_scale, AdamW._step_unit = before  # type: ignore[method-assign]
 
     resident = sum(t.untyped_storage().nbytes() for part in ("masters", "m", "v") for t in known[part])
     widest, rest = live.widest(), live.widest(PASSING)

@@ -32,7 +32,7 @@ from fgod.model.random import model_config
 from fgod.models.architecture import tensors_of
 from fgod.train.device.network import Network
 from fgod.train.device.ops import choose_ops
-from fgod.train.device.optimizer import DeviceAdamW
+from fgod.train.device.optimizer import device_adamw
 from fgod.train.device.plan import layer_plan, predict_on_device
 from fgod.train.device.settings import repeatable_cuda
 from fgod.train.device.trainer import DeviceTrainer
@@ -99,7 +99,7 @@ def build(case: Case, shape: str, device: torch.device) -> tuple[DeviceTrainer, 
     randomise(masters, 1)
     ops = choose_ops(device, say)
     network = Network(masters, ops, torch.bfloat16, recipe.block_scales)
-    optimizer = DeviceAdamW(masters, recipe, dict.fromkeys(masters.tensors, 1.0), 1, ops)
+    optimizer = device_adamw(masters, recipe, dict.fromkeys(masters.tensors, 1.0), 1, ops)
     return DeviceTrainer(network, optimizer, recipe, 0, say), recipe
 
 
@@ -229,7 +229,7 @@ def measure(case: Case, shape: str) -> dict[str, Any]:
         trainer.landed(0)
         out["peak_gib"] = round(torch.cuda.max_memory_allocated() / GIB, 3)
         out["predicted_over_measured"] = round(out["predicted_gib"] / out["peak_gib"], 3)
-    facts = trainer.optimizer.receive(trainer.optimizer.told.cpu())
+    facts = trainer.optimizer.facts(trainer.optimizer.step_stats.cpu())
     out["update_efficiency"] = facts.update_efficiency
     out["unchanged_tensors"] = len(trainer.optimizer.unchanged())
     return out | floors(case, shape, measured_rates(device))
@@ -251,8 +251,8 @@ def split(trainer: DeviceTrainer, case: Case, vocab: int) -> dict[str, float]:
     def steps() -> None:
         optimizer.begin_step()
         for group, grad in (grads | vectors).items():
-            optimizer.take(group, grad)
-        optimizer.finish_step()
+            trainer.gradients.on_grad(group, grad)
+        trainer.gradients.finish_step()
 
     return {
         "forward_backward_ms": repeated(both, case.steps, device),

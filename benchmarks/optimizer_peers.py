@@ -47,7 +47,7 @@ def ours(parameters: dict[str, nn.Parameter], recipe: TrainRecipe) -> Step:
     optimizer = AdamW(parameters, recipe, dict.fromkeys(parameters, 1.0), seed=1)
 
     def step() -> None:
-        optimizer.step(recipe.lr, optimizer.grad_norm())
+        optimizer.step(recipe.lr)
         optimizer.zero_grad()
 
     return step

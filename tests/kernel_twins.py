@@ -39,6 +39,11 @@ ENCODE: dict[type[Moment], Callable[[Tensor], tuple[Tensor, ...]]] = {
 }
 
 
+def store(moment: Moment, parts: tuple[Tensor, ...]) -> None:
+    for tensor, part in zip(moment.tensors, parts, strict=True):
+        tensor.copy_(part)
+
+
 @dataclass
 class Case:
     """A matrix with everything that a step needs, on the CPU."""
@@ -72,10 +77,7 @@ def make_case(
         moment = kinds[name](shape, torch.device("cpu"))
         values = torch.randn(shape, generator=generator) * 1e-3
         held = values if kinds is M_KINDS else values.square()
-        if type(moment) is Moment:
-            moment.tensors[0].copy_(held)
-        else:
-            moment.write(slice(0, shape[0]), held)
+        store(moment, moment.encode(held))
         moments.append(moment)
     weight = weight.bfloat16() if master == "bf16" else weight
     return Case(
@@ -96,7 +98,6 @@ def step(case: Case, grad: Tensor, numbers: Tensor, norm: float = 0.0) -> dict[s
     """Step a case in place; `norm` is that of the gradient. Returns the slots' totals."""
     s, (minus_lr, lr, root_factor, limit) = case.settings, numbers[:4]
     minus_lr, lr, f32 = minus_lr * s.factor, lr * s.factor, torch.float32
-    rows = slice(0, len(case.weight))
     g, w = grad.float(), case.weight.to(f32, copy=True)
     squares = g.double().square().sum().item()
     if s.clip is not None:
@@ -104,7 +105,7 @@ def step(case: Case, grad: Tensor, numbers: Tensor, norm: float = 0.0) -> dict[s
             return {"squares": math.inf, "elements": 0.0}
         if norm > s.clip:
             g = g * (torch.tensor(s.clip) / torch.tensor(norm))
-    mean, square = case.m.read(rows).clone(), case.v.read(rows).clone()
+    mean, square = (moment.decode(moment.tensors).clone() for moment in (case.m, case.v))
     mean = mean + torch.tensor(1 - s.beta1, dtype=f32) * (g - mean)
     square = square * torch.tensor(s.beta2, dtype=f32) + torch.tensor(1 - s.beta2, dtype=f32) * (g * g)
     root = square.double().sqrt().float()  # torch's own float32 root is an ulp off on some CPUs
@@ -119,8 +120,8 @@ def step(case: Case, grad: Tensor, numbers: Tensor, norm: float = 0.0) -> dict[s
         key = step_key(Key(*s.stream), int(numbers[4:].view(torch.int32).item()))
         kept = stochastic_bf16(kept, random_bits(key, 0, kept.shape)).float()
     case.weight.copy_(kept)
-    case.m.store(rows, ENCODE[type(case.m)](mean))
-    case.v.store(rows, (square,) if type(case.v) is Moment else ENCODE[type(case.v)](root))
+    store(case.m, ENCODE[type(case.m)](mean))
+    store(case.v, (square,) if type(case.v) is Moment else ENCODE[type(case.v)](root))
     change = (kept - w).double()
     return {
         "realised": (change * update).sum().item(),

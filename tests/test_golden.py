@@ -151,13 +151,12 @@ def fixed_steps(master: str, m: str, v: str, **changes: Any) -> dict[str, Tensor
     for number, rate in enumerate(RATES):
         for parameter in parameters.values():
             parameter.grad = gradient(number, tuple(parameter.shape))
-        whole = optimizer.step(rate, optimizer.grad_norm()).whole
+        whole = optimizer.step(rate).whole
         sums = whole.realised, whole.intended, whole.moved, whole.largest, float(whole.clamped)
         out[f"sums {number}"] = torch.tensor(sums)
     for name, tensor in optimizer.tensors.items():
-        rows = slice(0, len(tensor.master.weight))
         out[name] = tensor.parameter.detach().float()
-        out[f"{name} m"], out[f"{name} v"] = tensor.m.read(rows).clone(), tensor.v.read(rows).clone()
+        out[f"{name} m"], out[f"{name} v"] = (x.decode(x.tensors).clone() for x in (tensor.m, tensor.v))
     return out
 
 

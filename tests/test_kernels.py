@@ -20,10 +20,10 @@ from fgod.nvfp4 import codec
 from fgod.nvfp4.layers import prepare
 from fgod.train.device.network import Network
 from fgod.train.device.ops import PLAIN, Ops
-from fgod.train.device.optimizer import DeviceAdamW
+from fgod.train.device.optimizer import GroupGradients, device_adamw
 from fgod.train.device.trainer import DeviceTrainer
 from fgod.train.device.weights import Bank, Masters, stream_in
-from fgod.train.optimizer import StepFacts
+from fgod.train.optimizer import AdamW, StepFacts
 from fgod.train.recipe import TrainRecipe
 from fgod.train.storage import master_kind
 from tests.tiny_model import noise, tiny_folder, tiny_model, tiny_rows, tiny_tokenizer
@@ -219,7 +219,7 @@ def test_a_gradient_that_is_not_finite_steps_nothing(bad: float) -> None:
 # ---- in the optimizer and the layers
 
 
-def steps(recipe: TrainRecipe, device: str) -> tuple[Masters, list[StepFacts], DeviceAdamW]:
+def steps(recipe: TrainRecipe, device: str) -> tuple[Masters, list[StepFacts], AdamW]:
     """Three steps of two matrices and a vector."""
     shapes = {"mlp.a": (6, 192), "mlp.b": (4, 48)}
     kind = master_kind(recipe.master_dtype, (6, 192)).dtype
@@ -227,17 +227,15 @@ def steps(recipe: TrainRecipe, device: str) -> tuple[Masters, list[StepFacts], D
     vector = Bank(("norm",), (noise((1, 40), 2) * 0.05).to(device))
     tensors = groups | {"norm": vector.rows[0]}
     masters = Masters({}, tensors, groups, {name: (name,) for name in groups}, {40: vector})
-    optimizer = DeviceAdamW(masters, recipe, {"mlp.a": 1.0, "mlp.b": 0.5, "norm": 2.0}, 3, PLAIN)
-    told = []
+    optimizer = device_adamw(masters, recipe, {"mlp.a": 1.0, "mlp.b": 0.5, "norm": 2.0}, 3, PLAIN)
+    gradients, facts = GroupGradients(optimizer, masters), []
     for step in range(3):
-        for target, value in zip(optimizer.sent, optimizer.host_numbers(1e-3), strict=True):
-            target.copy_(value)
-        optimizer.begin_step()
+        optimizer.begin(1e-3)
         for seed, (group, shape) in enumerate((shapes | {"40": (1, 40)}).items()):
-            optimizer.take(group, noise(shape, 10 * step + seed).to(device) ** 3)
-        optimizer.finish_step()
-        told.append(optimizer.receive(optimizer.told.cpu()))
-    return masters, told, optimizer
+            gradients.on_grad(group, noise(shape, 10 * step + seed).to(device) ** 3)
+        gradients.finish_step()
+        facts.append(optimizer.facts(optimizer.step_stats.cpu()))
+    return masters, facts, optimizer
 
 
 @pytest.mark.parametrize("modes", [("fp32", "fp32", "fp32"), ("bf16", "int8", "uint8"), ("bf16", "nvfp4", "nvfp4")])
@@ -314,7 +312,7 @@ def test_a_group_asks_for_its_scale_once_a_pass(monkeypatch: pytest.MonkeyPatch)
 
 def trainer_on(folder: Path, recipe: TrainRecipe, ops: Ops = PLAIN, graphs: bool = False) -> DeviceTrainer:
     held = stream_in(folder, read_config(folder), recipe.master_dtype, torch.device(DEVICE))
-    optimizer = DeviceAdamW(held, recipe, dict.fromkeys(held.tensors, 1.0), 7, ops)
+    optimizer = device_adamw(held, recipe, dict.fromkeys(held.tensors, 1.0), 7, ops)
     network = Network(held, ops, torch.float32, recipe.block_scales)
     return DeviceTrainer(network, optimizer, recipe, 0, print, graphs)
 

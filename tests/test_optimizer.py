@@ -73,13 +73,13 @@ def stepped(steps: int = 4, lr: float = 1e-3, **changes: Any) -> tuple[AdamW, li
     told = []
     for step in range(steps):
         parameter.grad = noise(SHAPE, 10 + step) ** 3 * torch.logspace(-6, 0, SHAPE[0]).unsqueeze(1)
-        told.append(optimizer.step(lr, 0.0).whole)
+        told.append(optimizer.step(lr).whole)
     return optimizer, told
 
 
 def state(optimizer: AdamW) -> list[Tensor]:
     tensor = optimizer.tensors["w"]
-    return [tensor.master.weight, *tensor.m.tensors, *tensor.v.tensors]
+    return [tensor.weight, *tensor.m.tensors, *tensor.v.tensors]
 
 
 def same(a: list[Tensor], b: list[Tensor]) -> bool:
@@ -157,7 +157,7 @@ def test_updates_land_with_stochastic_rounding_and_vanish_without() -> None:
         optimizer = AdamW({"w": parameter}, TrainRecipe(1, 1e-5, master_dtype=master), {"w": 1.0})
         for _ in range(12):
             parameter.grad = torch.randn(512, 512, generator=generator)
-            told[master] = optimizer.step(1e-5, 0.0).whole
+            told[master] = optimizer.step(1e-5).whole
     assert told["fp32"].ratio() == pytest.approx(1, abs=1e-3)
     assert told["bf16"].ratio() == pytest.approx(1, abs=0.05)
     lost, noise_beside = told["bf16-rtn"].ratio() or 0, told["bf16-rtn"].noise() or 0

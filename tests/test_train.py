@@ -201,7 +201,7 @@ def fit_line(recipe: TrainRecipe, steps: int = 5) -> tuple[AdamW, list[float | N
         optimizer.zero_grad()
         residual = noise((16, 4), 3) @ parameters["w"].T + parameters["b"] - noise((16, 8), 4)
         residual.square().mean().backward()  # type: ignore[no-untyped-call]
-        efficiencies.append(optimizer.step(recipe.lr_at(step), optimizer.grad_norm()).update_efficiency)
+        efficiencies.append(optimizer.step(recipe.lr_at(step)).update_efficiency)
     return optimizer, efficiencies
 
 
@@ -240,7 +240,7 @@ def test_l2_sp_leads_back_to_the_start_and_is_decoupled() -> None:
     optimizer = AdamW({"w": parameter}, TrainRecipe(1, 0.1, l2_sp=3.0), {"w": 1.0})
     parameter.data.add_(1.0)
     parameter.grad = torch.zeros_like(parameter)
-    optimizer.step(0.1, 0.0)
+    optimizer.step(0.1)
     assert torch.allclose(parameter.detach(), start + 0.7)
 
 
@@ -252,7 +252,7 @@ def test_update_efficiency_tells_updates_that_land_from_updates_that_vanish() ->
 def test_no_update_has_no_efficiency_and_a_wild_one_is_not_finite() -> None:
     assert Projection().ratio() is None
     wild = Projection()
-    wild.add(torch.tensor([math.inf]), torch.tensor([1.0]))
+    wild.realised, wild.intended = math.inf, 1.0
     assert not wild.finite()
 
 

@@ -94,8 +94,7 @@ def random_bits(
     count = torch.Size(shape).numel()
     if start + count > MAX_ELEMENTS:
         raise UsageError(f"stochastic rounding: element {start + count}; a tensor may have 2^32 elements")
-    index = torch.arange(start, start + count, device=device).to(torch.int32)
-    return mix(mix(index.add_(_signed(key.k0))).bitwise_xor_(_signed(key.k1))).view(shape)
+    return random_words(torch.tensor(key_words(key), dtype=torch.int32, device=device), start, shape)
 
 
 def random_words(key: Tensor, start: int, shape: torch.Size | tuple[int, ...]) -> Tensor:

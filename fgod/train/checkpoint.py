@@ -57,7 +57,7 @@ def identity(recipe: TrainRecipe, rows: Sequence[Row], seed: int, start: Path) -
 def _tensors(optimizer: AdamW) -> dict[str, Tensor]:
     out = {}
     for name, tensor in optimizer.tensors.items():
-        out[f"{name}|w"] = tensor.master.weight
+        out[f"{name}|w"] = tensor.weight
         for part, moment in (("m", tensor.m), ("v", tensor.v)):
             out |= {f"{name}|{part}{i}": stored for i, stored in enumerate(moment.tensors)}
     return out
@@ -107,6 +107,7 @@ def restore(work: Path, optimizer: AdamW, run: str) -> dict[str, Any] | None:
     for name, (got_gradient, changed) in state["tensors"].items():
         optimizer.tensors[name].got_gradient, optimizer.tensors[name].changed = got_gradient, changed
     optimizer.steps_done = state["steps_done"]
+    optimizer.measure()
     return dict(state["more"])
 
 

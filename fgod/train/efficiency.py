@@ -1,15 +1,13 @@
 """How much of what the optimizer wanted came to be: Σ⟨Δw, u⟩ / Σ⟨u, u⟩, of a step and of each group of tensors.
 
-1 means that updates land; near 0 that they are rounded away. A ratio of norms would hide it: rounding noise has a norm
-too, but no component along the update. It stands beside the efficiency as the noise, ‖Δw‖ / ‖u‖.
+1 means that updates are realised; near 0 that they are rounded away. A ratio of norms would hide it: rounding noise has
+a norm too, but no component along the update. It stands beside the efficiency as the noise, ‖Δw‖ / ‖u‖.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-
-from torch import Tensor
 
 from fgod.errors import FgodError
 
@@ -18,7 +16,7 @@ WINDOW = 10
 
 
 class LostUpdatesError(FgodError):
-    """Updates do not land. The message says how much is lost, where, and what helps."""
+    """Updates are lost to rounding. The message says how much, where, and what helps."""
 
 
 class Projection:
@@ -31,14 +29,6 @@ class Projection:
     def __init__(self) -> None:
         self.realised = self.intended = self.moved = self.largest = 0.0
         self.clamped = self.elements = 0
-
-    def add(self, change: Tensor, update: Tensor) -> None:
-        """Two float32 tensors of one shape."""
-        update, change = update.flatten(), change.flatten()
-        self.realised += change.dot(update).item()
-        self.intended += update.dot(update).item()
-        self.moved += change.dot(change).item()
-        self.elements += update.numel()
 
     def merge(self, other: Projection) -> None:
         """Add another's sums."""
@@ -99,13 +89,13 @@ def lost_updates(efficiency: float, master: str, lr: float, weight_rms: float) -
 
     Args:
         weight_rms: root mean square of the matrices' weights; half a rounding step of such a weight says which
-            learning rate would land (an AdamW update is about one learning rate).
+            learning rate is realised (an AdamW update is about one learning rate).
     """
     lost = f"{1 - efficiency:.0%} of the update is lost"
     if master in ("fp32", "bf16", "nvfp4"):
         return LostUpdatesError(
             f"{lost} over {WINDOW} steps with {master} masters, which lose nothing in expectation: the learning rate "
-            f"{lr:.1e} is too small to be told from rounding noise; expected train.lr higher, or master_dtype fp32"
+            f"{lr:.1e} is too small beside rounding noise; expected train.lr higher, or master_dtype fp32"
         )
     kind, half_step = ("bf16", 2.0**-9) if master == "bf16-rtn" else ("nvfp4", 0.125)
     return LostUpdatesError(

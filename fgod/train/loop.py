@@ -48,7 +48,7 @@ from fgod.train.batches import Batch, batches, micro_batches
 from fgod.train.checkpoint import Schedule
 from fgod.train.device.network import Network
 from fgod.train.device.ops import choose_ops
-from fgod.train.device.optimizer import DeviceAdamW
+from fgod.train.device.optimizer import device_adamw
 from fgod.train.device.plan import predict_on_device
 from fgod.train.device.settings import choose_device, repeatable_cuda
 from fgod.train.device.trainer import DeviceTrainer
@@ -234,9 +234,9 @@ class _Trainer:
             return loss, facts
         loss = self.backward(pieces)
         self.phase("backward_done")
-        grad_norm = self.optimizer.grad_norm()
-        _check_norm(grad_norm)
-        return loss, self.optimizer.step(lr, grad_norm)
+        facts = self.optimizer.step(lr)
+        _check_norm(facts.grad_norm)
+        return loss, facts
 
 
 def _check_norm(grad_norm: float) -> None:
@@ -411,7 +411,7 @@ def _set_up_on(
     ops = choose_ops(device, _say)
     factors = lr_factors(masters.tensors, recipe.lr_scale, masters.config.get("tie_word_embeddings", False))
     network = Network(masters, ops, DTYPES[recipe.compute_dtype], recipe.block_scales)
-    optimizer = DeviceAdamW(masters, recipe, factors, seed, ops)
+    optimizer = device_adamw(masters, recipe, factors, seed, ops)
     return _DevicePath(DeviceTrainer(network, optimizer, recipe, pad, _say), phase)
 
 
@@ -605,8 +605,6 @@ def _resume(trainer: _Path, work: Path, schedule: Schedule, identity: str) -> _R
     """Go on from the newest checkpoint of this very run, if there is one."""
     saved = checkpoint.restore(work, trainer.optimizer, identity)
     resumed_at = [] if saved is None else [*saved["resumed_at"], trainer.optimizer.steps_done]
-    if isinstance(trainer, _DevicePath):
-        trainer.trainer.optimizer.measure()
     return _Run(trainer, work, schedule, identity, resumed_at, RequestReader.from_environment())
 
 

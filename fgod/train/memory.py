@@ -18,16 +18,17 @@ import torch
 from fgod.errors import UsageError
 from fgod.guard.predict import Knob, check
 from fgod.models.architecture import architecture_of, tensors_of
-from fgod.nvfp4.codec import CHUNK
+from fgod.nvfp4.codec import CHUNK as QUANTISE_CHUNK
 from fgod.nvfp4.folders import DTYPES
+from fgod.train.adamw import CHUNK
 from fgod.train.recipe import MEMORY, TrainRecipe
 from fgod.train.storage import M_KINDS, V_KINDS, master_kind, moment_kind
 
 MIB = 2**20
 _META = torch.device("meta")
-_UPDATE_TEMPORARIES, _PACKED_TEMPORARIES = 3, 10
-"""float32 copies of a chunk while it is stepped: weight, update, change; and with packed states m, v, gradient, what is
-wanted, random words and their indices."""
+_UPDATE_TEMPORARIES, _PACKED_TEMPORARIES = 4, 10
+"""float32 copies of a chunk while it is stepped: weight, ratio, update, change; and with packed states m, v, what is
+wanted, random words, their indices and what those become."""
 
 _QUANTISE_TEMPORARIES = 4
 """float32 copies of a chunk of a weight while it is quantised: itself, quotient, binades, product."""
@@ -138,6 +139,7 @@ def predict(
     logits = labels * config["vocab_size"] * (2 * item + 8)
     if not recipe.step_in_backward:  # what waited for the backward pass is gone by then
         update -= quantised + activations + logits
+    quantiser = 4 * _QUANTISE_TEMPORARIES * min(QUANTISE_CHUNK, largest_quantised) + item * largest_quantised
     return Prediction(
         weights=weights,
         m=moments[0],
@@ -147,7 +149,7 @@ def predict(
         quantised=quantised,
         activations=activations,
         logits=logits,
-        workspace=max(update, 4 * _QUANTISE_TEMPORARIES * min(CHUNK, largest_quantised) + item * largest_quantised),
+        workspace=max(update, quantiser),
         process=process,
     )
 
@@ -157,9 +159,9 @@ def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _chunk(shape: tuple[int, ...], rows: int | None) -> int:
-    """Numbers of a tensor that are stepped at once."""
+    """Elements of a tensor that are stepped at once."""
     height, columns = _matrix(shape)
-    return min(rows or height, height) * columns
+    return min((rows or height) * columns, height * columns, CHUNK["cpu"])
 
 
 def check_fits(recipe: TrainRecipe, predicted: Callable[[TrainRecipe], Prediction], limit: float) -> None:

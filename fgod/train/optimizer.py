@@ -1,34 +1,44 @@
-"""AdamW (Loshchilov & Hutter 2019) with a decoupled pull to the starting weights (L2-SP, Li et al. 2018).
+"""The optimizer: AdamW on named tensors, on any device, stepped as each gradient completes or by all of them together.
 
-    u = -lr · (m̂ / (√v̂ + ε) + decay·w - l2_sp·(w₀ - w)),   w ← w + u
+    optimizer.begin(lr)                         # sends the step's numbers to the device
+    optimizer.on_grad(name, gradient)           # for each tensor, once: steps it, clipped by its own norm; or instead
+    optimizer.step_together(gradients)          # all by name, clipped by the norm of all
+    facts = optimizer.finish()                  # reads what became of the step: waits for the device
 
-What is kept between steps lies behind `Master` and `Moment` (fgod.train.storage); the arithmetic is float32 throughout.
-A tensor is stepped by chunks of rows: temporaries are those of one chunk, and chunks of any size give the same bits.
-fgod.train.device.optimizer steps the same tensors on a GPU.
+A caller that must not wait (a CUDA graph) sends `host_numbers(lr)` to `on_device` itself, holds `begin_step`, the
+gradients and `finish_step` in its graph, copies `step_stats` and gives it to `facts` when it has arrived. The
+arithmetic is `fgod.train.adamw`'s; where Triton runs, that of `fgod.nvfp4.kernels.adamw` instead.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from fgod.errors import UsageError
 from fgod.models.names import EMBEDDING, TIED_HEAD
-from fgod.nvfp4.rounding import stream
+from fgod.nvfp4.codec import device_global_scale
+from fgod.nvfp4.rounding import MAX_ELEMENTS, Key, key_words, step_key, stream
+from fgod.train import adamw
+from fgod.train.adamw import AMAX, CHUNK, CLAMPED, CLIP, INTENDED, LARGEST, MOVED, REALISED, SQUARES, Modes
+from fgod.train.codecs import segment_width
 from fgod.train.efficiency import Projection, group_of
+from fgod.train.fused import Fused, serves
 from fgod.train.recipe import TrainRecipe
-from fgod.train.storage import M_KINDS, V_KINDS, Master, Moment, master_kind, moment_kind
+from fgod.train.storage import M_KINDS, MASTERS, V_KINDS, Moment, master_format, moment_format
 
 
 @dataclass(frozen=True)
 class StepFacts:
-    """grad_norm: over all gradients before clipping; groups: how updates landed, by group of tensors; whole: in all."""
+    """grad_norm: over all gradients before clipping; groups: what became of updates, by group of tensors; whole: in
+    all."""
 
     grad_norm: float
     groups: Mapping[str, Projection]
@@ -39,13 +49,24 @@ class StepFacts:
         return self.whole.ratio()
 
 
+class Bank(Protocol):
+    """Vectors of one width that lie in one piece of memory, [R, K] float32, and are stepped at once."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def rows(self) -> Tensor: ...
+
+
 @dataclass
 class Trained:
-    """A trained tensor as a matrix: a vector is one row. `start`: what it is pulled to."""
+    """A trained tensor. `weight` is its memory as a matrix: a vector is one row. `start`: what L2-SP pulls it to."""
 
-    parameter: nn.Parameter
+    parameter: Tensor
+    weight: Tensor
     group: str
-    master: Master
+    stream: Key
+    modes: Modes
     m: Moment
     v: Moment
     factor: float
@@ -54,11 +75,17 @@ class Trained:
     got_gradient: bool = False
     changed: bool = False
 
-    def chunks(self, size: int | None) -> Iterator[slice]:
-        """Its rows, `size` at a time; all at once without a size."""
-        rows = len(self.master.weight)
-        for first in range(0, rows, size or rows):
-            yield slice(first, min(first + (size or rows), rows))
+
+@dataclass(frozen=True)
+class _Unit:
+    """What is stepped at once, seen as [R, W]: one tensor (`rows` is its row in the tables), or a bank's vectors."""
+
+    weight: Tensor
+    m: tuple[Tensor, ...]
+    v: tuple[Tensor, ...]
+    start: Tensor | None
+    modes: Modes
+    rows: slice
 
 
 def lr_factors(names: Iterable[str], lr_scale: Mapping[str, float], tied: bool) -> dict[str, float]:
@@ -89,41 +116,117 @@ def as_matrix(tensor: Tensor) -> Tensor:
 
 
 class AdamW:
-    """Steps named parameters by their `.grad`. Weight decay applies to matrices, L2-SP to every tensor.
+    """Weight decay applies to matrices, L2-SP to every tensor. Nothing is asked of the device but in `finish`.
 
-    With `step_in_backward` a parameter is stepped as soon as its gradient is complete, clipped by its own norm, and the
-    gradient is freed: `begin` before the backward pass, `finish` after it. Otherwise `step` does all of them.
+    With the recipe's `step_in_backward`, parameters that require a gradient are stepped as soon as autograd has
+    completed it, and the gradient is freed. A gradient that is not finite makes the step's statistics, and in plain
+    torch its tensor, so.
     """
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], recipe: TrainRecipe, factors: Mapping[str, float], seed: int = 0
+        self,
+        parameters: Mapping[str, Tensor],
+        recipe: TrainRecipe,
+        factors: Mapping[str, float],
+        seed: int = 0,
+        banks: Mapping[str, Bank] | None = None,
+        advance: Callable[..., Tensor] = adamw.advance_in_chunks,
     ) -> None:
-        """`parameters` must have the dtypes that the recipe's masters have (`fgod.model.masters.load_masters`)."""
-        self.recipe = recipe
-        self.steps_done = 0
-        self.tensors = {name: self._tensor(name, p, factors[name], seed) for name, p in parameters.items()}
-        self._lr = 0.0
-        self._squares = 0.0
-        self._groups: dict[str, Projection] = {}
-        if recipe.step_in_backward:
-            for tensor in self.tensors.values():
-                tensor.parameter.register_post_accumulate_grad_hook(partial(self._on_gradient, tensor))
+        """Set up states on the parameters' device.
 
-    def _tensor(self, name: str, parameter: nn.Parameter, factor: float, seed: int) -> Trained:
+        Args:
+            parameters: by name, in the dtypes that the recipe's masters have (`fgod.model.masters.load_masters`).
+            factors: on the learning rate, by name (`lr_factors`).
+            banks: vectors among the parameters that are stepped together; `on_grad` then takes the bank's key.
+            advance: `fgod.train.adamw.advance`, perhaps compiled.
+        """
+        self.recipe, self._advance = recipe, advance
+        self.steps_done = 0
+        banks = banks or {}
+        banked = [name for bank in banks.values() for name in bank.names]
+        alone = [name for name in parameters if name not in set(banked)]
+        self.names = alone + banked
+        self.tensors = {name: self._tensor(name, parameters[name], factors[name], seed) for name in self.names}
+        self._allocate(parameters[self.names[0]].device)
+        self._units = {name: self._unit(self.tensors[name], row) for row, name in enumerate(alone)}
+        self._units |= {key: self._bank_unit(bank, self.names.index(bank.names[0])) for key, bank in banks.items()}
+        trained = list(self.tensors.values())
+        self.kernels = Fused(trained, recipe) if recipe.step_in_backward and serves(trained, recipe) else None
+        self._by_kernel = torch.arange(len(self.names), device=self.numbers.device)[:, None] < len(alone)
+        self.measure()
+        if recipe.step_in_backward:
+            self._attach_hooks()
+
+    # ----------------------------------------------------------------------------------------------------- set up
+
+    def _tensor(self, name: str, parameter: Tensor, factor: float, seed: int) -> Trained:
         recipe, shape = self.recipe, parameter.shape
-        weight = as_matrix(parameter.data)
+        weight = as_matrix(parameter.detach())
         rows, columns = weight.shape
-        m, v = moment_kind(M_KINDS, recipe.m_dtype, shape), moment_kind(V_KINDS, recipe.v_dtype, shape)
-        return Trained(
-            parameter,
-            group_of(name),
-            master_kind(recipe.master_dtype, shape)(weight, stream(seed, name)),
-            m((rows, columns), weight.device),
-            v((rows, columns), weight.device),
-            factor,
-            recipe.weight_decay if parameter.ndim > 1 else 0.0,
-            weight.clone() if recipe.l2_sp else None,
+        if weight.numel() > MAX_ELEMENTS:
+            raise UsageError(f"{name}: {weight.numel()} elements; stochastic rounding allows a tensor 2^32")
+        decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
+        modes = Modes(
+            master_format(recipe.master_dtype, shape),
+            moment_format(M_KINDS, recipe.m_dtype, shape),
+            moment_format(V_KINDS, recipe.v_dtype, shape),
+            recipe.betas,
+            recipe.eps,
+            recipe.update_clip,
+            decay != 0,
+            min((recipe.step_chunk_rows or rows) * columns, CHUNK.get(weight.device.type, CHUNK["cuda"])),
         )
+        MASTERS[modes.master].begin(weight)
+        m, v = (kinds[kind]((rows, columns), weight.device) for kinds, kind in ((M_KINDS, modes.m), (V_KINDS, modes.v)))
+        start = weight.clone() if recipe.l2_sp else None
+        return Trained(parameter, weight, group_of(name), stream(seed, name), modes, m, v, factor, decay, start)
+
+    def _allocate(self, device: torch.device) -> None:
+        """Tables with a row for each tensor."""
+        count = len(self.names)
+        self.numbers = torch.zeros(count, adamw.STEP_NUMBERS, device=device)
+        self.keys = torch.zeros(count, 2, dtype=torch.int32, device=device)
+        self.step_stats = torch.zeros(count, adamw.NUM_STATS, device=device)
+        self.scales = torch.ones(count, device=device)
+        self.amaxes = torch.zeros(count, device=device)
+
+    def _unit(self, tensor: Trained, row: int) -> _Unit:
+        columns = tensor.weight.shape[1]
+        height = tensor.weight.numel() // segment_width(columns)
+
+        def seen(stored: Tensor) -> Tensor:
+            return stored.view(height, stored.numel() // height)
+
+        start = None if tensor.start is None else seen(tensor.start)
+        m, v = (tuple(map(seen, moment.tensors)) for moment in (tensor.m, tensor.v))
+        return _Unit(seen(tensor.weight), m, v, start, tensor.modes, slice(row, row + 1))
+
+    def _bank_unit(self, bank: Bank, first: int) -> _Unit:
+        """The vectors of a bank, whose states move to one piece of memory too."""
+        modes = replace(self.tensors[bank.names[0]].modes, row_is_tensor=True)
+        m, v = (torch.zeros_like(bank.rows) for _ in range(2))
+        start = bank.rows.clone() if self.recipe.l2_sp else None
+        for row, name in enumerate(bank.names):
+            tensor = self.tensors[name]
+            tensor.m.tensors, tensor.v.tensors = (m[row : row + 1],), (v[row : row + 1],)
+            tensor.start = None if start is None else start[row : row + 1]
+        return _Unit(bank.rows, (m,), (v,), start, modes, slice(first, first + len(bank.names)))
+
+    def _attach_hooks(self) -> None:
+        def step(name: str, parameter: Tensor) -> None:
+            if parameter.grad is not None:
+                self.on_grad(name, parameter.grad)
+                parameter.grad = None
+
+        for name, tensor in self.tensors.items():
+            if isinstance(tensor.parameter, nn.Parameter) and tensor.parameter.requires_grad:
+                tensor.parameter.register_post_accumulate_grad_hook(partial(step, name))
+
+    @torch.no_grad()
+    def measure(self) -> None:
+        """The largest magnitude of each tensor, of weights that were written by others than a step."""
+        magnitudes = [torch.aminmax(tensor.weight) for tensor in self.tensors.values()]
+        self.amaxes.copy_(torch.stack([torch.maximum(-low, high).float() for low, high in magnitudes]))
 
     def got_gradient(self) -> dict[str, bool]:
         """By name: whether any step brought a gradient that was not zero."""
@@ -137,91 +240,126 @@ class AdamW:
         for tensor in self.tensors.values():
             tensor.parameter.grad = None
 
-    def grad_norm(self) -> float:
-        """Euclidean norm over all gradients; NaN or infinite if one of them is."""
-        return math.sqrt(sum(self._norm(tensor) ** 2 for tensor in self.tensors.values()))
+    # ------------------------------------------------------------------------------------------- a step, on the device
+
+    @property
+    def on_device(self) -> tuple[Tensor, ...]:
+        """Where `host_numbers` belong."""
+        return (self.numbers, self.keys, *(() if self.kernels is None else (self.kernels.numbers,)))
+
+    def host_numbers(self, lr: float) -> tuple[Tensor, ...]:
+        """Numbers and keys of the next step, on the host; counts the step."""
+        self.steps_done += 1
+        beta1, beta2 = self.recipe.betas
+        m_share, v_share = 1 - beta1**self.steps_done, 1 - beta2**self.steps_done
+        rows, words = [], []
+        for tensor in self.tensors.values():
+            rate = lr * tensor.factor
+            rows.append([-rate / m_share, rate * tensor.decay, rate * self.recipe.l2_sp, m_share, v_share, 1.0])
+            words.append(key_words(step_key(tensor.stream, self.steps_done)))
+        numbers = torch.tensor(rows), torch.tensor(words, dtype=torch.int32)
+        return numbers if self.kernels is None else (*numbers, self.kernels.host_numbers(lr, self.steps_done))
+
+    def begin_step(self) -> None:
+        """First of what a step computes: no statistics yet; NVFP4 masters' global scales."""
+        self.step_stats.zero_()
+        if self.kernels is not None:
+            self.kernels.sums.zero_()
+        if self.recipe.master_dtype.startswith("nvfp4"):
+            self.scales.copy_(device_global_scale(self.amaxes))
 
     @torch.no_grad()
-    def _norm(self, tensor: Trained) -> float:
-        if tensor.parameter.grad is None:
-            return 0.0
-        norm = torch.linalg.vector_norm(tensor.parameter.grad, dtype=torch.float32).item()
-        tensor.got_gradient |= norm != 0
-        return norm
+    def on_grad(self, key: str, grad: Tensor) -> None:
+        """Step a tensor [N, K] or [K], or a bank [R, K], by its complete gradient, clipped by its own norm."""
+        unit = self._units[key]
+        if self.kernels is not None and not unit.modes.row_is_tensor:
+            self.kernels.step(unit.rows.start, grad)
+            return
+        self._measure_grad(unit, grad)
+        if self.recipe.grad_clip is not None:
+            self.numbers[unit.rows, CLIP] = self._clip_factor(self.step_stats[unit.rows, SQUARES].sqrt())
+        self._step_unit(unit, grad)
+
+    @torch.no_grad()
+    def step_together(self, grads: Mapping[str, Tensor]) -> None:
+        """Step tensors and banks by their gradients, clipped by the norm of all."""
+        for key, grad in grads.items():
+            self._measure_grad(self._units[key], grad)
+        if self.recipe.grad_clip is not None:
+            self.numbers[:, CLIP] = self._clip_factor(self.step_stats[:, SQUARES].sum().sqrt())
+        for key, grad in grads.items():
+            self._step_unit(self._units[key], grad)
+
+    def finish_step(self) -> None:
+        """Last: statistics are complete, and largest magnitudes become those of the new weights."""
+        if self.kernels is not None:
+            self.step_stats.copy_(torch.where(self._by_kernel, self.kernels.stats(self.numbers), self.step_stats))
+        amaxes = self.step_stats[:, AMAX]
+        self.amaxes.copy_(torch.where(amaxes != 0, amaxes, self.amaxes))
+
+    def _measure_grad(self, unit: _Unit, grad: Tensor) -> None:
+        dim = 1 if unit.modes.row_is_tensor else None
+        self.step_stats[unit.rows, SQUARES] = torch.linalg.vector_norm(grad, dim=dim, dtype=torch.float32).square()
+
+    def _clip_factor(self, norms: Tensor) -> Tensor:
+        """1 where a norm is within the recipe's clip or not finite, else what brings it there."""
+        assert self.recipe.grad_clip is not None
+        return (self.recipe.grad_clip / norms).clamp(max=1.0).nan_to_num(nan=1.0)
+
+    def _step_unit(self, unit: _Unit, grad: Tensor) -> None:
+        rows = unit.rows if unit.modes.row_is_tensor else unit.rows.start
+        first = unit.rows.start
+        self.step_stats[rows, :SQUARES] = self._advance(
+            unit.weight,
+            grad.reshape(unit.weight.shape),
+            unit.m,
+            unit.v,
+            unit.start,
+            self.numbers[rows],
+            self.keys[first],
+            self.scales[first],
+            0,
+            unit.modes,
+        )
+
+    # ------------------------------------------------------------------------------------------- a step, from the host
 
     def begin(self, lr: float) -> None:
-        """Start a step at this learning rate."""
-        self.steps_done += 1
-        self._lr, self._squares, self._groups = lr, 0.0, {}
+        """Start a step at this learning rate: before gradients are complete."""
+        for target, numbers in zip(self.on_device, self.host_numbers(lr), strict=True):
+            target.copy_(numbers)
+        self.begin_step()
 
     def finish(self) -> StepFacts:
         """End a step: what became of it."""
-        whole = Projection()
-        for projection in self._groups.values():
-            whole.merge(projection)
-        return StepFacts(math.sqrt(self._squares), self._groups, whole)
+        self.finish_step()
+        return self.facts(self.step_stats.cpu())
 
-    def step(self, lr: float, grad_norm: float) -> StepFacts:
-        """One step from the gradients, whose finite norm is `grad_norm`, clipped to the recipe's."""
+    def step(self, lr: float) -> StepFacts:
+        """One step from the `.grad` of the parameters that have one, clipped by the norm of all."""
         self.begin(lr)
-        scale = self._clip(grad_norm)
-        for tensor in self.tensors.values():
-            self._step_tensor(tensor, scale)
-        facts = self.finish()
-        return StepFacts(grad_norm, facts.groups, facts.whole)
+        self.step_together({n: t.parameter.grad for n, t in self.tensors.items() if t.parameter.grad is not None})
+        return self.finish()
 
-    def _on_gradient(self, tensor: Trained, parameter: nn.Parameter) -> None:
-        """Step one parameter in the middle of the backward pass. A gradient that is not finite steps nothing."""
-        norm = self._norm(tensor)
-        self._squares += norm * norm
-        if math.isfinite(norm):
-            self._step_tensor(tensor, self._clip(norm))
-        parameter.grad = None
+    def facts(self, step_stats: Tensor) -> StepFacts:
+        """What became of a step, from its `step_stats` on the host; notes who got a gradient and who changed."""
+        groups: dict[str, Projection] = {}
+        whole = Projection()
+        rows = step_stats.tolist()
+        for tensor, row in zip(self.tensors.values(), rows, strict=True):
+            one = _projection(row, tensor.weight.numel())
+            tensor.got_gradient |= row[SQUARES] != 0
+            tensor.changed |= one.moved != 0
+            groups.setdefault(tensor.group, Projection()).merge(one)
+            whole.merge(one)
+        squares = sum(row[SQUARES] for row in rows)
+        return StepFacts(math.sqrt(squares) if squares >= 0 else math.nan, groups, whole)
 
-    def _clip(self, norm: float) -> float:
-        """Factor that brings a gradient of this norm within the recipe's `grad_clip`."""
-        clip = self.recipe.grad_clip
-        return 1.0 if clip is None or norm <= clip else clip / norm
 
-    @torch.no_grad()
-    def _step_tensor(self, tensor: Trained, scale: float) -> None:
-        if tensor.parameter.grad is None:
-            return
-        sums = Projection()
-        grads = as_matrix(tensor.parameter.grad)
-        tensor.master.begin(self.steps_done)
-        for rows in tensor.chunks(self.recipe.step_chunk_rows):
-            self._step_rows(tensor, rows, grads[rows].float().mul_(scale), sums)
-        tensor.changed |= sums.moved != 0
-        self._groups.setdefault(tensor.group, Projection()).merge(sums)
-
-    def _step_rows(self, tensor: Trained, rows: slice, grad: Tensor, sums: Projection) -> None:
-        """Advance rows by their gradient, which may be changed; what became of the update goes to `sums`."""
-        master, lr = tensor.master, self._lr * tensor.factor
-        weight, m, v = master.read(rows), tensor.m.read(rows), tensor.v.read(rows)
-        update = self._normalised(grad, m, v, sums).mul_(-lr / (1 - self.recipe.betas[0] ** self.steps_done))
-        if tensor.decay:
-            update.sub_(weight, alpha=lr * tensor.decay)
-        if tensor.start is not None:
-            update.add_(tensor.start[rows].float() - weight, alpha=lr * self.recipe.l2_sp)
-        tensor.m.write(rows, m)
-        tensor.v.write(rows, v)
-        master.write(rows, weight + update)
-        sums.add(master.read(rows).sub_(weight), update)
-
-    def _normalised(self, grad: Tensor, m: Tensor, v: Tensor, sums: Projection) -> Tensor:
-        """Advance m and v by the gradient; return m / (√v̂ + ε) within the recipe's clip of m̂ / (√v̂ + ε)."""
-        beta1, beta2 = self.recipe.betas
-        m.lerp_(grad, 1 - beta1)
-        v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        root = (v / (1 - beta2**self.steps_done)).sqrt_().add_(self.recipe.eps)
-        ratio = torch.div(m, root, out=root)
-        correction = 1 - beta1**self.steps_done
-        low, high = torch.aminmax(ratio)
-        largest = max(-low.item(), high.item()) / correction
-        sums.largest = max(sums.largest, largest)
-        clip = self.recipe.update_clip
-        if clip is not None and largest > clip:
-            sums.clamped += int((ratio.abs() > clip * correction).sum())
-            ratio.clamp_(-clip * correction, clip * correction)
-        return ratio
+def _projection(row: list[float], elements: int) -> Projection:
+    """A tensor's row of statistics."""
+    out = Projection()
+    out.realised, out.intended, out.moved = row[REALISED], row[INTENDED], row[MOVED]
+    out.largest, out.clamped = row[LARGEST], int(row[CLAMPED]) if math.isfinite(row[CLAMPED]) else 0
+    out.elements = elements
+    return out

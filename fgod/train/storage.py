@@ -1,7 +1,7 @@
 """What AdamW keeps of a tensor between steps, in each number format: master weights, m and v.
 
-Everything is read and written by rows of a matrix [N, K]; what is read is float32 and may be changed. A vector (a
-norm's gain) is one row, and is kept in float32 in every mode: all vectors together are under 10⁻⁴ of a model.
+A matrix is [N, K]. A vector (a norm's gain) is one row, and is kept in float32 in every format: all vectors together
+are under 10⁻⁴ of a model. What is here is stateless but for `Moment.tensors`, and asks the device for nothing.
 """
 
 from __future__ import annotations
@@ -9,48 +9,46 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fgod.nvfp4.codec import BLOCK, fake_quantise, shared_global_scale
-from fgod.nvfp4.rounding import Key, random_bits, step_key, stochastic_bf16, stochastic_nvfp4
+from fgod.nvfp4.codec import BLOCK, device_global_scale, fake_quantise
+from fgod.nvfp4.rounding import random_words, stochastic_bf16, stochastic_nvfp4
 from fgod.train import codecs
+
+BEGIN_ROWS = 2048
+"""Rows of an NVFP4 master that are quantised at once before the first step."""
 
 # ------------------------------------------------------------------------------------------------------------- masters
 
 
 class Master:
-    """A parameter's weights, float32: `write` keeps what is wanted as it is."""
+    """How weights are kept: float32, as they are."""
 
     dtype = torch.float32
     """Of the parameter itself."""
 
-    def __init__(self, weight: Tensor, stream: Key) -> None:
-        """`weight` [N, K] is the parameter's own memory, in `dtype`; what it holds is the start."""
-        self.weight, self.stream = weight, stream
-        self.key = stream
+    @staticmethod
+    def begin(weight: Tensor) -> None:
+        """Make weights [N, K], before the first step, such that the format can hold them."""
 
-    def begin(self, step: int) -> None:
-        """Before the first row of a step (from 1)."""
-        self.key = step_key(self.stream, step)
+    @staticmethod
+    def rounded(wanted: Tensor, key: Tensor, first: int, scale: Tensor) -> Tensor:
+        """What is kept of float32 weights [R, W].
 
-    def read(self, rows: slice) -> Tensor:
-        """float32 of rows, in memory of their own."""
-        return self.weight[rows].to(torch.float32, copy=True)
-
-    def write(self, rows: slice, wanted: Tensor) -> None:
-        self.weight[rows].copy_(wanted)
-
-    def bits(self, rows: slice) -> Tensor:
-        """Random words of rows: those of their elements in this step, however the rows are cut."""
-        part = self.weight[rows]
-        return random_bits(self.key, rows.start * self.weight.shape[1], part.shape, part.device)
+        Args:
+            key: int32 [2], of the random words of this step.
+            first: index of the first element within its tensor.
+            scale: float32, no dimension: NVFP4's global scale.
+        """
+        return wanted
 
 
 class StochasticBf16(Master):
-    """BF16, rounded stochastically: every update lands in expectation."""
+    """BF16, rounded stochastically: every update is realised in expectation."""
 
     dtype = torch.bfloat16
 
-    def write(self, rows: slice, wanted: Tensor) -> None:
-        self.weight[rows].copy_(stochastic_bf16(wanted, self.bits(rows)))
+    @staticmethod
+    def rounded(wanted: Tensor, key: Tensor, first: int, scale: Tensor) -> Tensor:
+        return stochastic_bf16(wanted, random_words(key, first, wanted.shape))
 
 
 class NearestBf16(Master):
@@ -67,26 +65,24 @@ class StochasticNvfp4(Master):
 
     dtype = torch.bfloat16
 
-    def __init__(self, weight: Tensor, stream: Key) -> None:
-        super().__init__(weight, stream)
-        self.begin(0)
-        for row in range(len(weight)):
-            rows = slice(row, row + 1)
-            weight[rows].copy_(fake_quantise(weight[rows].float(), self.global_scale))
+    @staticmethod
+    def begin(weight: Tensor) -> None:
+        low, high = torch.aminmax(weight)
+        scale = device_global_scale(torch.maximum(-low, high).float())
+        for part in weight.split(BEGIN_ROWS):
+            part.copy_(fake_quantise(part.float(), scale))
 
-    def begin(self, step: int) -> None:
-        super().begin(step)
-        self.global_scale = shared_global_scale([self.weight], "an NVFP4 master")
-
-    def write(self, rows: slice, wanted: Tensor) -> None:
-        self.weight[rows].copy_(stochastic_nvfp4(wanted, self.global_scale, self.bits(rows)))
+    @staticmethod
+    def rounded(wanted: Tensor, key: Tensor, first: int, scale: Tensor) -> Tensor:
+        return stochastic_nvfp4(wanted, scale, random_words(key, first, wanted.shape))
 
 
 class NearestNvfp4(StochasticNvfp4):
-    """The same, packed to nearest every step: updates below half a quantisation step vanish. For demonstration only."""
+    """The same, rounded to nearest: updates below half a quantisation step vanish. For demonstration only."""
 
-    def write(self, rows: slice, wanted: Tensor) -> None:
-        self.weight[rows].copy_(fake_quantise(wanted, self.global_scale))
+    @staticmethod
+    def rounded(wanted: Tensor, key: Tensor, first: int, scale: Tensor) -> Tensor:
+        return fake_quantise(wanted, scale)
 
 
 MASTERS: dict[str, type[Master]] = {
@@ -99,20 +95,23 @@ MASTERS: dict[str, type[Master]] = {
 """By the name in a recipe."""
 
 
-def master_kind(name: str, shape: torch.Size | tuple[int, ...]) -> type[Master]:
-    """How a tensor of this shape is kept: vectors in float32, matrices that NVFP4 cannot block in BF16."""
+def master_format(name: str, shape: torch.Size | tuple[int, ...]) -> str:
+    """The format of a tensor of this shape: float32 for vectors, BF16 for matrices that NVFP4 cannot block."""
     if len(shape) == 1:
-        return Master
-    if name.startswith("nvfp4") and shape[1] % BLOCK:
-        return MASTERS[name.replace("nvfp4", "bf16")]
-    return MASTERS[name]
+        return "fp32"
+    return name.replace("nvfp4", "bf16") if name.startswith("nvfp4") and shape[1] % BLOCK else name
+
+
+def master_kind(name: str, shape: torch.Size | tuple[int, ...]) -> type[Master]:
+    """How a tensor of this shape is kept."""
+    return MASTERS[master_format(name, shape)]
 
 
 # ------------------------------------------------------------------------------------------------------------- moments
 
 
 class Moment:
-    """A running mean [N, K], float32: `read` gives the memory itself, so that nothing is left for `write` to do."""
+    """A running mean [N, K], float32: `decode` gives the memory itself, so that nothing is left to be copied back."""
 
     def __init__(self, shape: tuple[int, int], device: torch.device) -> None:
         self.tensors = self.allocate(shape, device)
@@ -123,7 +122,7 @@ class Moment:
 
     @staticmethod
     def decode(parts: tuple[Tensor, ...]) -> Tensor:
-        """float32 of some rows of what is kept."""
+        """float32 of some rows of what is kept, which may be changed and handed to `encode`."""
         return parts[0]
 
     @staticmethod
@@ -131,25 +130,9 @@ class Moment:
         """What is kept of float32 values, which may be changed by this."""
         return (values,)
 
-    def read(self, rows: slice) -> Tensor:
-        """float32 of rows, free to be changed and handed to `write`."""
-        return self.decode(self.load(rows))
-
-    def write(self, rows: slice, values: Tensor) -> None:
-        """Keep float32 values, which may be changed by this."""
-        self.store(rows, self.encode(values))
-
     @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors)
-
-    def store(self, rows: slice, parts: tuple[Tensor, ...]) -> None:
-        for tensor, part in zip(self.tensors, parts, strict=True):
-            if tensor[rows].data_ptr() != part.data_ptr():
-                tensor[rows].copy_(part)
-
-    def load(self, rows: slice) -> tuple[Tensor, ...]:
-        return tuple(tensor[rows] for tensor in self.tensors)
 
 
 class Bf16Moment(Moment):
@@ -249,10 +232,15 @@ V_KINDS: dict[str, type[Moment]] = {"fp32": Moment, "bf16": Bf16Root, "uint8": U
 """By the name in a recipe. Float32 reaches down to 10⁻³⁸ and keeps v itself, all others √v."""
 
 
-def moment_kind(kinds: dict[str, type[Moment]], name: str, shape: torch.Size | tuple[int, ...]) -> type[Moment]:
-    """How a moment of a tensor of this shape is kept: as the recipe says, but float32 for vectors."""
+def moment_format(kinds: dict[str, type[Moment]], name: str, shape: torch.Size | tuple[int, ...]) -> str:
+    """The format of a moment of a tensor of this shape: float32 for vectors, 8 bits where NVFP4 cannot block."""
     if len(shape) == 1:
-        return Moment
+        return "fp32"
     if name == "nvfp4" and shape[1] % BLOCK:
-        return kinds["int8" if "int8" in kinds else "uint8"]
-    return kinds[name]
+        return "int8" if "int8" in kinds else "uint8"
+    return name
+
+
+def moment_kind(kinds: dict[str, type[Moment]], name: str, shape: torch.Size | tuple[int, ...]) -> type[Moment]:
+    """How a moment of a tensor of this shape is kept."""
+    return kinds[moment_format(kinds, name, shape)]

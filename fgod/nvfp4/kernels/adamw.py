@@ -336,9 +336,9 @@ def numbers_of(lr: float, step: int, betas: tuple[float, float], update_clip: fl
     """`NUMBERS` of a step (from 1), on the CPU."""
     correction = 1 - betas[0] ** step
     limit = math.inf if update_clip is None else update_clip * correction
-    told = torch.tensor([-lr / correction, lr, 1 / math.sqrt(1 - betas[1] ** step), limit, 0.0])
-    told[4:].view(torch.int32).fill_(step)
-    return told
+    numbers = torch.tensor([-lr / correction, lr, 1 / math.sqrt(1 - betas[1] ** step), limit, 0.0])
+    numbers[4:].view(torch.int32).fill_(step)
+    return numbers
 
 
 def totals(sums: Tensor) -> list[dict[str, float]]:

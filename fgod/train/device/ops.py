@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fgod.nvfp4 import kernels
 from fgod.nvfp4.codec import fake_quantise
+from fgod.train.adamw import advance, advance_in_chunks
 from fgod.train.device import elementwise
-from fgod.train.device.advance import advance, advance_in_chunks
 
 Say = Callable[[str], None]
 
@@ -46,7 +46,7 @@ class Products(Protocol):
 
 @dataclass(frozen=True)
 class Ops:
-    """The parts of a step; see the functions of the same names in `elementwise` and `advance`."""
+    """The parts of a step; see the functions of the same names in `elementwise` and `fgod.train.adamw`."""
 
     quantise: Callable[..., Tensor] = quantise_rows
     products: Products | None = None

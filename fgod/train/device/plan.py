@@ -11,7 +11,7 @@ import torch
 from fgod.models.architecture import architecture_of
 from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.folders import DTYPES
-from fgod.train.device.advance import CHUNK
+from fgod.train.adamw import CHUNK
 from fgod.train.device.head import chunk_width
 from fgod.train.device.network import Keep
 from fgod.train.memory import Prediction, predict
@@ -79,5 +79,5 @@ def predict_on_device(
         quantised=2 * largest,
         activations=kept + of_layer,
         logits=chunk * (2 * item),
-        workspace=CUDA_WORKSPACE + CHUNK * 4,
+        workspace=CUDA_WORKSPACE + CHUNK["cuda"] * 4,
     )

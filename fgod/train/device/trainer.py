@@ -18,10 +18,10 @@ from torch import Tensor
 from fgod.model.chats import Sample
 from fgod.train.batches import Batch, collate, micro_batches
 from fgod.train.device.network import Inputs, Keep, Network
-from fgod.train.device.optimizer import DeviceAdamW
+from fgod.train.device.optimizer import GroupGradients
 from fgod.train.device.plan import layer_plan
 from fgod.train.efficiency import Projection
-from fgod.train.optimizer import StepFacts
+from fgod.train.optimizer import AdamW, StepFacts
 from fgod.train.recipe import TrainRecipe
 from fgod.train.record import StepRow
 
@@ -35,14 +35,14 @@ Say = Callable[[str], None]
 
 
 @dataclass
-class _Flight:
+class _PendingStep:
     """A step whose results are not yet read."""
 
     step: int
     lr: float
     tokens: int
     loss: Tensor
-    told: Tensor
+    step_stats: Tensor
     done: torch.cuda.Event | None
 
 
@@ -72,15 +72,16 @@ class DeviceTrainer:
     """Makes steps of a network by an optimizer. `keep` of `layer_plan` decides what its layers keep."""
 
     def __init__(
-        self, network: Network, optimizer: DeviceAdamW, recipe: TrainRecipe, pad: int, say: Say, graphs: bool = True
+        self, network: Network, optimizer: AdamW, recipe: TrainRecipe, pad: int, say: Say, graphs: bool = True
     ) -> None:
         self.network, self.optimizer, self.recipe, self.pad, self.say = network, optimizer, recipe, pad, say
+        self.gradients = GroupGradients(optimizer, network.masters)
         self.device = network.masters.device
         self.graphs = graphs and self.device.type == "cuda" and recipe.step_in_backward
         if graphs and self.device.type == "cuda" and not recipe.step_in_backward:
             say("CUDA graphs hold steps with step_in_backward: true; this recipe's run as they are written")
         self.shapes: dict[tuple[int, ...], _Shape] = {}
-        self.flights: deque[_Flight] = deque()
+        self.pending: deque[_PendingStep] = deque()
         self.last = time.perf_counter()
         self.pool = torch.cuda.graph_pool_handle() if self.graphs else None
         self._sent: deque[tuple[Tensor, ...]] = deque(maxlen=LAG + 3)
@@ -96,7 +97,7 @@ class DeviceTrainer:
         batches = self._batches(samples)
         labels = sum(len(batch.labels) for batch in batches)
         values = self.optimizer.host_numbers(lr)
-        self._send(self.optimizer.sent, values)
+        self._send(self.optimizer.on_device, values)
         loss = torch.zeros((), device=self.device)
         self._begin_pieces()
         for number, batch in enumerate(batches):
@@ -104,8 +105,8 @@ class DeviceTrainer:
             inputs.weights.div_(labels)
             last = number + 1 == len(batches)
             loss += self._piece(inputs, last)
-        told = self.optimizer.told
-        self.flights.append(self._fly(step, lr, sum(b.tokens for b in batches), loss, told))
+        step_stats = self.optimizer.step_stats
+        self.pending.append(self._enqueue_readback(step, lr, sum(b.tokens for b in batches), loss, step_stats))
 
     def _batches(self, samples: Sequence[Sample]) -> list[Batch]:
         if self.recipe.micro_batch is None:
@@ -151,9 +152,9 @@ class DeviceTrainer:
             self.measure()
             self.optimizer.begin_step()
         tokens = shape.inputs.ids.numel()
-        shape.loss.copy_(self.network.loss(shape.inputs, self.plan(tokens), self.optimizer.take))
+        shape.loss.copy_(self.network.loss(shape.inputs, self.plan(tokens), self.gradients.on_grad))
         if last:
-            self.optimizer.finish_step()
+            self.gradients.finish_step()
 
     def plan(self, tokens: int) -> list[Keep]:
         """What each layer keeps at so many tokens."""
@@ -177,33 +178,33 @@ class DeviceTrainer:
 
     # -------------------------------------------------------------------------------------------------------- results
 
-    def _fly(self, step: int, lr: float, tokens: int, loss: Tensor, told: Tensor) -> _Flight:
+    def _enqueue_readback(self, step: int, lr: float, tokens: int, loss: Tensor, step_stats: Tensor) -> _PendingStep:
         if self.device.type != "cuda":
-            return _Flight(step, lr, tokens, loss.clone(), told.clone(), None)
-        hosts = [torch.empty(value.shape, dtype=value.dtype, pin_memory=True) for value in (loss, told)]
-        for host, value in zip(hosts, (loss, told), strict=True):
+            return _PendingStep(step, lr, tokens, loss.clone(), step_stats.clone(), None)
+        hosts = [torch.empty(value.shape, dtype=value.dtype, pin_memory=True) for value in (loss, step_stats)]
+        for host, value in zip(hosts, (loss, step_stats), strict=True):
             host.copy_(value, non_blocking=True)
         done = torch.cuda.Event()
         done.record()
-        return _Flight(step, lr, tokens, hosts[0], hosts[1], done)
+        return _PendingStep(step, lr, tokens, hosts[0], hosts[1], done)
 
     def landed(self, lag: int = LAG) -> list[tuple[StepRow, StepFacts]]:
         """Results of the steps before the newest `lag`, oldest first; waits for them alone."""
         out = []
-        while len(self.flights) > lag:
-            flight = self.flights.popleft()
-            if flight.done is not None:
-                flight.done.synchronize()
-            out.append(self._row(flight))
+        while len(self.pending) > lag:
+            one = self.pending.popleft()
+            if one.done is not None:
+                one.done.synchronize()
+            out.append(self._row(one))
         return out
 
-    def _row(self, flight: _Flight) -> tuple[StepRow, StepFacts]:
-        facts = self.optimizer.receive(flight.told)
+    def _row(self, pending: _PendingStep) -> tuple[StepRow, StepFacts]:
+        facts = self.optimizer.facts(pending.step_stats)
         whole: Projection = facts.whole
         now = time.perf_counter()
         seconds, self.last = round(now - self.last, 6), now
         row = StepRow(
-            flight.step + 1, flight.loss.item(), flight.lr, facts.grad_norm, whole.ratio(), flight.tokens, seconds,
+            pending.step + 1, pending.loss.item(), pending.lr, facts.grad_norm, whole.ratio(), pending.tokens, seconds,
             memory_mib(self.device), whole.noise(), whole.largest, whole.clamped_share(),
         )  # fmt: skip
         return row, facts

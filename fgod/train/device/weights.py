@@ -141,13 +141,6 @@ def frequencies(config: Mapping[str, Any]) -> Tensor:
     return 1.0 / (rope["rope_theta"] ** (torch.arange(0, width, 2, dtype=torch.float) / width))
 
 
-def in_banks(masters: Masters) -> dict[str, Tensor]:
-    """All tensors by name, the vectors of each bank after one another."""
-    vectors = [name for bank in masters.banks.values() for name in bank.names]
-    matrices = [name for name in masters.tensors if name not in set(vectors)]
-    return {name: masters.tensors[name] for name in (*matrices, *vectors)}
-
-
 def split_rows(group: Tensor, names: tuple[str, ...], masters: Masters) -> Iterator[tuple[str, Tensor]]:
     """Name and rows of each member of a group, of something shaped as the group is."""
     parts = group.split([len(masters.tensors[name]) for name in names])

@@ -1,0 +1,93 @@
+"""AdamW's steps by Triton kernels, one pass over each tensor. Nothing waits for the GPU: a CUDA graph can hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fgod.nvfp4 import kernels
+from fgod.train import codecs
+from fgod.train.adamw import M_SHARE, NUM_STATS
+from fgod.train.recipe import TrainRecipe
+
+if TYPE_CHECKING:
+    from fgod.nvfp4.kernels import adamw
+    from fgod.train.optimizer import Trained
+
+MASTERS = ("fp32", "bf16")
+"""Formats of masters that there are kernels for."""
+
+COLUMNS = ("realised", "intended", "moved", "largest", "clamped", "amax", "squares")
+"""Names that the kernels' sums have, in the order of the columns of `fgod.train.adamw`."""
+
+
+def serves(tensors: Sequence[Trained], recipe: TrainRecipe) -> bool:
+    """Whether kernels step these tensors. Says once on stderr why not, where they could but for a format."""
+    if not all(kernels.run_on(tensor.weight.device) for tensor in tensors):
+        return False
+    if any(tensor.modes.master not in MASTERS for tensor in tensors):
+        kernels.say_once(
+            f"train.master_dtype: {recipe.master_dtype} has no fused optimizer kernel; plain torch steps on the "
+            "GPU, many times slower; expected fp32 or bf16 for speed"
+        )
+        return False
+    return True
+
+
+class Fused:
+    """Steps tensors, known by their rows in the optimizer's tables. Before a step `numbers` are sent, `sums` zeroed."""
+
+    def __init__(self, tensors: Sequence[Trained], recipe: TrainRecipe) -> None:
+        """`tensors`: all that are trained, in the order of their rows."""
+        from fgod.nvfp4.kernels import adamw
+
+        self.kernel, self.recipe = adamw, recipe
+        device = tensors[0].weight.device
+        self.modes = [self._modes(tensor) for tensor in tensors]
+        self.tunings = [adamw.FASTEST.get(modes.m, adamw.ADAMW) for modes in self.modes]
+        sizes = [tensor.weight.numel() for tensor in tensors]
+        self.programs = [adamw.programs(size, tuning) for size, tuning in zip(sizes, self.tunings, strict=True)]
+        self.sums = torch.zeros(len(tensors), len(adamw.SLOTS), max(self.programs), device=device)
+        self.numbers = torch.zeros(len(adamw.NUMBERS), device=device)
+        self.squares = torch.zeros(adamw.NORM_PROGRAMS, device=device)
+        self.tensors = [adamw.Tensors(t.weight, t.m.tensors, t.v.tensors, t.start) for t in tensors]
+        self.settings = [self._settings(tensor) for tensor in tensors]
+
+    def _modes(self, tensor: Trained) -> adamw.Modes:
+        columns, modes = tensor.weight.shape[1], tensor.modes
+        widths = codecs.block_width(columns), codecs.segment_width(columns)
+        return self.kernel.Modes(modes.master, modes.m, modes.v, *widths)
+
+    def _settings(self, tensor: Trained) -> adamw.Settings:
+        recipe = self.recipe
+        return self.kernel.Settings(
+            *recipe.betas, recipe.eps, tensor.decay, recipe.l2_sp, recipe.grad_clip, tensor.factor, tensor.stream
+        )
+
+    def host_numbers(self, lr: float, step: int) -> Tensor:
+        """What `numbers` must hold in a step (from 1), on the host."""
+        return self.kernel.numbers_of(lr, step, self.recipe.betas, self.recipe.update_clip)
+
+    def step(self, row: int, grad: Tensor) -> None:
+        """Step a tensor by its gradient, clipped by its own norm.
+
+        A gradient that is not finite steps nothing, where the recipe clips; without a clip it makes the sums so.
+        """
+        grad = grad.contiguous()
+        if self.recipe.grad_clip is not None:
+            self.kernel.sum_squares(grad, self.squares)
+        sums = self.sums[row, :, : self.programs[row]]
+        of_it = self.modes[row], self.settings[row]
+        self.kernel.step(self.tensors[row], grad, *of_it, self.numbers, self.squares, sums, self.tunings[row])
+
+    def stats(self, numbers: Tensor) -> Tensor:
+        """float32 [tensors, NUM_STATS] of the last step. `numbers`: the optimizer's step numbers."""
+        added, most, slots = self.sums.sum(-1), self.sums.amax(-1), self.kernel.SLOTS
+        by_name = {slot: added[:, place] for place, slot in enumerate(slots)}
+        by_name["amax"] = most[:, slots.index("amax")]
+        by_name["largest"] = most[:, slots.index("largest")] / numbers[:, M_SHARE]
+        assert len(COLUMNS) == NUM_STATS
+        return torch.stack([by_name[slot] for slot in COLUMNS], 1)
