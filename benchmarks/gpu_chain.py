@@ -14,22 +14,24 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
+from fgod import documents, layout
 from fgod.config import load
 from fgod.data.probes import expected, load_probes
 from fgod.data.rows import read_rows
 from fgod.data.sources import load_sources
 from fgod.gate import GateLimits, judge_run
+from fgod.layout import Base, Mix, RunRecords, RunWeights
 from fgod.nvfp4 import export
 from fgod.persona import goal_from_config
 from fgod.probe.run import ProbeSettings, run_probes
-from fgod.system.files import digest, read_json, write_json
+from fgod.system.files import digest, read_json
 from fgod.train.loop import run
 from fgod.train.recipe import MEMORY, TrainRecipe
 
@@ -54,31 +56,32 @@ def main() -> None:
     probes = load_probes(args.run / config["data"]["probes"], args.run / config["data"]["folder"])
     known = {probe.prompt: expected(sources, probe) for probe in probes}
     settings = ProbeSettings.from_dict(config["probe"] | {"device": device})
-    visits = read_json(args.run / "results/walk.json")["walk"]["visits"]
+    visits = read_json(args.run / layout.WALK)["walk"]["visits"]
     last = [visit for visit in visits if visit["fit"] == visits[-1]["fit"]]
-    base = args.run / "artifacts/base" / last[0]["starts_from"]
-    [reference] = [folder for folder in (base / "answers").iterdir() if (folder / "logprobs.safetensors").exists()]
-    start, found, same = base / "master", [], True
+    base = Base(args.run / layout.base(last[0]["starts_from"]).folder)
+    [reference] = [answers.folder for answers in base.all_answers() if answers.logprobs.exists()]
+    start, found, same = base.master, [], True
     for visit in last:
-        records = args.run / "results/runs" / visit["stage"] / visit["lineage"]
-        recipe = read_json(records / "recipe.json")
-        rows = read_rows(args.run / "artifacts/mixes" / digest(recipe["mix"]) / "rows.tsv")
-        train = TrainRecipe.from_dict(recipe["train"] | {"device": device})
+        records = layout.run_records(visit["stage"], visit["lineage"], args.run / layout.RESULTS)
+        recipe = documents.Recipe.read(records.recipe)
+        rows = read_rows(Mix(args.run / layout.mix(digest(recipe.mix)).folder).rows)
+        train = TrainRecipe.from_dict(recipe.train | {"device": device})
         modes = {} if args.memory == "as-is" else {"memory": args.memory, **vars(MEMORY[args.memory])}
         train = replace(train, compute_dtype=args.compute_dtype, **modes)
         out = args.out / visit["stage"]
+        weights = RunWeights(out)
         begin = time.perf_counter()
-        outcome = run(start, rows, train, recipe["seed"], out / "work", out, out / "master", visit["stage"])
+        outcome = run(start, rows, train, recipe.seed, out / "work", out, weights.master, visit["stage"])
         trained = time.perf_counter() - begin
-        write_json(out / "outcome.json", outcome.to_dict())
-        export(out / "master", out / "nvfp4", args.compute_dtype, device=torch.device(device))
+        documents.Outcome(**asdict(outcome)).write(RunRecords(out).outcome)
+        export(weights.master, weights.nvfp4, args.compute_dtype, device=torch.device(device))
         begin = time.perf_counter()
         held_out = frozenset(config["data"]["held_out_topics"])
-        run_probes(out / "nvfp4", out / "master", reference, probes, known, goal, held_out, settings, out)
+        run_probes(weights.nvfp4, weights.master, reference, probes, known, goal, held_out, settings, out)
         probed = time.perf_counter() - begin
         [stage] = [stage for stage in config["stages"] if stage["name"] == visit["stage"]]
         verdict = judge_run(out, GateLimits.from_dict(config["gate"]), stage["require"])
-        metrics, theirs = (read_json(folder / "metrics.json")["metrics"] for folder in (out, records))
+        metrics, theirs = (documents.Metrics.read(r.metrics).content()["metrics"] for r in (RunRecords(out), records))
         stage_facts = {
             "stage": visit["stage"], "decision": verdict.decision, "record": visit["state"],
             "trained_s": round(trained, 1), "probed_s": round(probed, 1), "metrics": metrics, "of_record": theirs,
@@ -88,7 +91,7 @@ def main() -> None:
         print(f"  {device:6} {line(metrics)}\n  record {line(theirs)}", flush=True)
         same &= verdict.decision == visit["state"]
         found.append(stage_facts)
-        start = out / "master"
+        start = weights.master
     args.out.mkdir(parents=True, exist_ok=True)
     facts = {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu", "torch": torch.__version__}
     text = json.dumps({**facts, "memory": args.memory, "compute_dtype": args.compute_dtype, "stages": found}, indent=1)

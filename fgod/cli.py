@@ -31,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.recorded is None or unrecorded:
             return int(args.handler(args))
         from fgod import manifest
-        from fgod.commands import run_name
+        from fgod.layout import run_of_path
 
-        stage, lineage = run_name(args.out if "out" in args else args.outcome)
+        stage, lineage = run_of_path(args.out if "out" in args else args.outcome)
         inputs = [getattr(args, name) for name in args.recorded if getattr(args, name) is not None]
         outputs = args.outputs(args)
         with manifest.recorded(Path("."), ["fgod", *arguments], stage, lineage, inputs, outputs) as record:

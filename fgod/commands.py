@@ -13,11 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fgod import checkpoints, records
+from fgod import checkpoints, layout, records
 from fgod.answers import BATCH
+from fgod.documents import Audit, BaseStamp, Finding, Outcome, Stamp
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.escape import html_text
 from fgod.imports import lasting_imports
+from fgod.layout import Base, Export, RunRecords, RunWeights, Work, remade_by_deleting
 from fgod.persona import Goal, goal_from_config
 from fgod.supervise import supervise
 from fgod.system.files import copy_file, differing, file_digests, read_json, remove_folder, sha256_listing, write_json
@@ -25,16 +27,6 @@ from fgod.system.files import copy_file, differing, file_digests, read_json, rem
 if TYPE_CHECKING:
     from fgod.data.audit import TokenLimit
     from fgod.data.probes import Probe
-
-
-def run_name(path: Path) -> tuple[str, str]:
-    """Stage and lineage of a path under results/runs/ or artifacts/, empty for any other."""
-    parts = path.parts
-    if parts[:2] == ("results", "runs") and len(parts) > 4:
-        return parts[2], parts[3]
-    if parts[:1] == ("artifacts",) and len(parts) > 3 and parts[1] not in ("base", "mixes", "work"):
-        return parts[1], parts[2]
-    return "", ""
 
 
 def _say(text: str) -> None:
@@ -47,8 +39,8 @@ def _say(text: str) -> None:
 def base(args: Namespace) -> int:
     """Make the embedded base or a random one, or check a folder; base.json says what it is."""
     facts = supervise(args, "the base")
-    folder = Path(args.base["path"]) if args.base["kind"] == "folder" else args.out.parent / "master"
-    write_json(args.out, {"status": "trained", "base": args.base, **_digests(folder), "facts": facts})
+    folder = Path(args.base["path"]) if args.base["kind"] == "folder" else Base(args.out.parent).master
+    BaseStamp(status="trained", base=args.base, **_digests(folder), facts=dict(facts)).write(args.out)
     return 0
 
 
@@ -87,13 +79,13 @@ def check(args: Namespace) -> int:
 
 def export(args: Namespace) -> int:
     """Write the NVFP4 export of trained weights; a run without weights leaves a stamp that says so."""
-    stamp = read_json(args.stamp)
-    if stamp["status"] != "trained":
-        write_json(args.out, {"status": "skipped", "reason": f"{stamp['status']}: {stamp['reason']}"})
+    stamp = Stamp.read(args.stamp)
+    if stamp.status != "trained":
+        Stamp(status="skipped", reason=f"{stamp.status}: {stamp.reason}").write(args.out)
         return 0
     _check_digest(args.weights, args.stamp)
     supervise(args, f"the export of {args.weights}", gpu=args.gpus > 0)
-    write_json(args.out, {"status": "exported", **_digests(args.out.parent / "nvfp4")})
+    Stamp(status="exported", **_digests(Export(args.out.parent).nvfp4)).write(args.out)
     return 0
 
 
@@ -105,27 +97,24 @@ def _digests(folder: Path) -> dict[str, Any]:
 
 def _check_digest(folder: Path, stamp_file: Path) -> None:
     """Weights must be, byte for byte, those that their stamp speaks of."""
-    stamp = read_json(stamp_file)
+    stamp = Stamp.read(stamp_file)
     if not folder.is_dir():
-        raise FgodError(f"{folder}: these weights are gone, though {stamp_file} stands; {_anew(folder, stamp)}")
-    found = file_digests(folder)
-    if sha256_listing(found) != stamp["weights_sha256"]:
-        recorded = stamp.get("weights_files")  # stamps of an older version have the digest of the whole alone
-        changed = ", ".join(differing(recorded, found)) if recorded else "a file has changed"
-        raise FgodError(f"{folder}: {changed} since these weights were written (sha256 differs from {stamp_file}); "
-                        f"{_anew(folder, stamp)}")  # fmt: skip
+        raise FgodError(f"{folder}: these weights are gone, though {stamp_file} stands; {_anew(folder, stamp_file)}")
+    if changed := differing(stamp.weights_files, file_digests(folder)):
+        raise FgodError(f"{folder}: {', '.join(changed)} since these weights were written (sha256 differs from "
+                        f"{stamp_file}); {_anew(folder, stamp_file)}")  # fmt: skip
 
 
-def _anew(folder: Path, stamp: Mapping[str, Any]) -> str:
+def _anew(folder: Path, stamp_file: Path) -> str:
     """What is to be done about weights that are not what they were."""
-    if stamp.get("base", {}).get("kind") == "folder":
+    if folder.parent != stamp_file.parent:  # the user's own base
         return "bring back the files that it had, or name another folder in base.path"
-    return f"delete {folder.parent} and run snakemake again to make them anew"
+    return remade_by_deleting(folder)
 
 
 def _check_export(stamp_file: Path) -> None:
     """Check the digest of an export."""
-    _check_digest(stamp_file.parent / "nvfp4", stamp_file)
+    _check_digest(Export(stamp_file.parent).nvfp4, stamp_file)
 
 
 # ------------------------------------------------------------------------------------------------------------- data
@@ -202,7 +191,7 @@ def audit(args: Namespace) -> int:
         result = audit_file(args.file, probes, persona, others=others, tokens=tokens)
     print(result.text())
     if args.out:
-        write_json(args.out, result.to_dict())
+        Audit(facts=dict(result.facts), findings=[Finding(**f.to_dict()) for f in result.findings]).write(args.out)
     if result.errors:
         raise RefusedError(f"{args.file}: the audit found {len(result.errors)} error(s); mend the data, see above")
     return 0
@@ -234,7 +223,7 @@ def _made_base(config: Mapping[str, Any]) -> Path | None:
     if config["base"]["kind"] == "folder":
         return Path(config["base"]["path"])
     named = base_id(config["base"], sources_digest(Path(config["data"]["folder"])))
-    folder = records.ARTIFACTS / "base" / named / "master"
+    folder = layout.base(named).master
     return folder if folder.is_dir() else None
 
 
@@ -275,10 +264,6 @@ def recipe(args: Namespace) -> int:
     return 0
 
 
-RECORDS = ("train.tsv", "efficiency.tsv", "guard.tsv", "participation.tsv")
-"""The tables of a training. They are made in its work folder, and copied to its records when it has an outcome."""
-
-
 def train(args: Namespace) -> int:
     """Train one stage under the guard. Trained, killed by the guard and diverged are outcomes; all else is an error.
 
@@ -291,69 +276,72 @@ def train(args: Namespace) -> int:
         return _memory_report(args)
     if args.steps is not None:
         raise UsageError("--steps: only with --memory-report; a stage trains as long as its recipe says (train.steps)")
-    folder, work = args.outcome.parent, records.WORK / args.outcome.parent.name
+    run, work = RunRecords(args.outcome.parent), layout.work(args.outcome.parent.name)
     _check_start(args.weights, args.start)
-    with held(work / "lock") as lock:
-        kept, master = work / "records", args.stamp.parent / "master"
-        outcome = _finished(kept, master)
+    with held(work.lock) as lock:
+        master = RunWeights(args.stamp.parent).master
+        outcome = _finished(work.records, master)
         if outcome is None:
-            outcome = _trained(args, work, kept, lock)
-            write_json(kept / "outcome.json", outcome)
-        if outcome["status"] != "trained":  # weights of an earlier training must not stand beside another outcome
+            outcome = _trained(args, work, lock)
+            outcome.write(work.records.outcome)
+        if outcome.status != "trained":  # weights of an earlier training must not stand beside another outcome
             remove_folder(master)
-        for name in RECORDS:
-            copy_file(kept / name, folder / name)
-        copy_file(args.audit, folder / "mix_audit.json")
-        told = ("status", "reason", "weights_sha256", "weights_files")
-        write_json(args.stamp, {key: outcome[key] for key in told})
-        write_json(args.outcome, outcome)
-        checkpoints.forget(work)
-    if outcome["status"] != "trained":
-        _say(f"{folder.parent.name} · {outcome['status']} · {outcome['reason']}")
+        for made, published in zip(work.records.training_tables, run.training_tables, strict=True):
+            copy_file(made, published)
+        copy_file(args.audit, run.mix_audit)
+        Stamp(
+            status=outcome.status,
+            reason=outcome.reason,
+            weights_sha256=outcome.weights_sha256,
+            weights_files=outcome.weights_files,
+        ).write(args.stamp)
+        outcome.write(args.outcome)
+        checkpoints.forget(work.folder)
+    if outcome.status != "trained":
+        _say(f"{run.folder.parent.name} · {outcome.status} · {outcome.reason}")
     return 0
 
 
-def _finished(kept: Path, master: Path) -> dict[str, Any] | None:
+def _finished(made: RunRecords, master: Path) -> Outcome | None:
     """The outcome of a training that came to its end, though that was not noted any more; None where there is none."""
-    if not (kept / "outcome.json").exists():
+    if not made.outcome.exists():
         return None
-    outcome: dict[str, Any] = read_json(kept / "outcome.json")
-    whole = master.is_dir() and file_digests(master) == outcome["weights_files"]
-    if outcome["status"] != "trained" or not whole:
+    outcome = Outcome.read(made.outcome)
+    whole = master.is_dir() and file_digests(master) == outcome.weights_files
+    if outcome.status != "trained" or not whole:
         return None
     _say(f"{master}: trained already, before a run was stopped: nothing is trained again")
     return outcome
 
 
-def _trained(args: Namespace, work: Path, kept: Path, lock: int) -> dict[str, Any]:
-    """Train, with the tables in `kept`; returns the outcome."""
+def _trained(args: Namespace, work: Work, lock: int) -> Outcome:
+    """Train, with the tables in the work folder; returns the outcome."""
     from fgod.guard import limits_from, report
     from fgod.guard import run as guarded
 
-    name, result_file, phase_file = args.outcome.parent.parent.name, work / "result.json", work / "phase"
-    remove_folder(kept)
-    result_file.unlink(missing_ok=True)
+    name, made = args.outcome.parent.parent.name, work.records
+    remove_folder(made.folder)
+    work.result.unlink(missing_ok=True)
     limits = limits_from(args)
-    command = _trainer(args, work, kept, master=args.stamp.parent / "master")
+    command = _trainer(args, work, made.folder, master=RunWeights(args.stamp.parent).master)
     command += ["--checkpoint-secs", str(args.checkpoint_secs), "--checkpoint-steps", str(args.checkpoint_steps)]
-    reason = work / "reason.json"
-    ended = guarded(command, limits, kept / "guard.tsv", reason, phase_file, locks=[lock], lock_gpus=True)
+    ended = guarded(command, limits, made.guard, work.guard_reason, work.phase, locks=[lock], lock_gpus=True)
     report(ended)
     args.entry.facts["guard"] = ended.facts()
     if not ended.killed and ended.exit_code != 0:
         how = ended.reason or f"It failed with exit code {ended.exit_code}, see above."
-        step = checkpoints.saved_step(work)
+        step = checkpoints.saved_step(work.folder)
         saved = f" What it had learned after step {step} is saved: run it again to go on from there." if step else ""
         raise FgodError(f"the training of {name} came to no result. {how}{saved}")
-    own = records.killed_outcome(ended.reason) if ended.killed else read_json(result_file)
-    if own["status"] == records.KILLED:
-        _leave_tables(work, kept)
+    own = Outcome(status="killed", reason=ended.reason) if ended.killed else Outcome.read(work.result)
+    if own.status == records.KILLED:
+        _leave_tables(work.folder, made)
     memory = {"peak_memory_mib": ended.peak_mib, "limit_mib": limits.limit_mib, "others_mib": ended.others_mib}
-    written = file_digests(kept, (kept / name for name in RECORDS))
-    return {**own, **memory, "wall_s": round(ended.wall_s, 3), "tables_sha256": written}
+    written = file_digests(made.folder, made.training_tables)
+    return own.model_copy(update={**memory, "wall_s": round(ended.wall_s, 3), "tables_sha256": written})
 
 
-def _trainer(args: Namespace, work: Path, tables: Path, **more: Path | int) -> list[str]:
+def _trainer(args: Namespace, work: Work, tables: Path, **more: Path | int) -> list[str]:
     """The command line of the trainer; `more` are options of its own."""
     from fgod.guard.limits import MIB_PER_GB, lowered
     from fgod.guard.sources import HostMemory
@@ -361,8 +349,8 @@ def _trainer(args: Namespace, work: Path, tables: Path, **more: Path | int) -> l
     limit_gb = lowered(args.limit_gb * MIB_PER_GB, HostMemory(math.inf).total_mib()) / MIB_PER_GB
     command = [sys.executable, "-m", "fgod.train", "--fit", str(args.fit), "--limit-gb", str(limit_gb)]
     command += ["--too-large-ok"] if args.too_large_ok else []
-    paths = {"recipe": args.recipe, "weights": args.weights, "rows": args.rows, "work": work, "run": tables}
-    paths |= {"phase-file": work / "phase", "result": work / "result.json"}
+    paths = {"recipe": args.recipe, "weights": args.weights, "rows": args.rows, "work": work.folder, "run": tables}
+    paths |= {"phase-file": work.phase, "result": work.result}
     for option, value in {**paths, **more}.items():
         command += [f"--{option.replace('_', '-')}", str(value)]
     return command
@@ -377,15 +365,15 @@ def _memory_report(args: Namespace) -> int:
     steps = 1 if args.steps is None else args.steps
     args.memory_report.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="fgod-") as folder:
-        work = Path(folder)
-        command = _trainer(args, work, work / "tables", memory_report=args.memory_report, steps=steps)
-        ended = guarded(command, limits_from(args), phase_file=work / "phase", lock_gpus=True)
-        outcome = read_json(work / "result.json") if ended.exit_code == 0 else {}
+        work = Work(Path(folder))
+        command = _trainer(args, work, work.records.folder, memory_report=args.memory_report, steps=steps)
+        ended = guarded(command, limits_from(args), phase_file=work.phase, lock_gpus=True)
+        outcome = Outcome.read(work.result) if ended.exit_code == 0 else None
     report(ended)
     if args.memory_report.exists():
         print(args.memory_report.read_text(), end="")
-    if outcome.get("status") == records.KILLED:
-        _say(outcome["reason"])
+    if outcome and outcome.status == records.KILLED:
+        _say(outcome.reason)
         return KILLED_EXIT
     return ended.exit_code
 
@@ -412,19 +400,19 @@ def explain_memory(args: Namespace) -> int:
 
 
 def _check_start(weights: Path, stamp_file: Path) -> None:
-    status = read_json(stamp_file)["status"]
+    status = Stamp.read(stamp_file).status
     if status != "trained":
         raise FgodError(f"{stamp_file}: found status {status!r}, expected weights to start from")
     _check_digest(weights, stamp_file)
 
 
-def _leave_tables(work: Path, folder: Path) -> None:
+def _leave_tables(work: Path, made: RunRecords) -> None:
     """The tables of a run that was killed: the steps that it made, and no participation."""
     from fgod.train.participation import write_participation
     from fgod.train.record import publish
 
-    publish(work, folder)
-    write_participation(folder / "participation.tsv", [], "", "")
+    publish(work, made.folder)
+    write_participation(made.participation, [], "", "")
 
 
 # ---------------------------------------------------------------------------------------------------------- judging
@@ -432,14 +420,15 @@ def _leave_tables(work: Path, folder: Path) -> None:
 
 def probe(args: Namespace) -> int:
     """Ask a run's export all probes, and measure."""
-    stamp = read_json(args.export)
-    if stamp["status"] != "exported":
+    stamp = Stamp.read(args.export)
+    if stamp.status != "exported":
         from fgod.probe.record import write_skipped
 
-        write_skipped(args.out.parent, stamp["reason"])
+        write_skipped(RunRecords(args.out.parent), stamp.reason)
         return 0
+    weights = RunWeights(args.export.parent)
     _check_export(args.export)
-    _check_digest(args.export.parent / "master", args.export.parent / "trained.json")
+    _check_digest(weights.master, weights.trained)
     batch = args.batch or args.settings["batch"]
     supervise(args, f"the probe of {args.export.parent}", batch, args.settings["device"] == "cuda")
     return 0
@@ -483,7 +472,7 @@ def tables(args: Namespace) -> int:
     from fgod.tables import gather
 
     entries, context = _walk_and_context(args.walk)
-    gather(entries, args.out.parent, records.ARTIFACTS, context)
+    gather(entries, args.out.parent, layout.ARTIFACTS, context)
     return 0
 
 
@@ -500,7 +489,7 @@ def promote(args: Namespace) -> int:
     from fgod.release import promote as release
 
     entries, context = _walk_and_context(args.walk)
-    release(entries, args.out.parent, records.ARTIFACTS, context)
+    release(entries, args.out.parent, layout.ARTIFACTS, context)
     return 0
 
 
@@ -515,8 +504,8 @@ def summary(args: Namespace) -> int:
     write_jsonl(Path("."))
     for fault in torn(Path(".")):
         _say(fault)
-    released = records.RESULTS / "release.json"
-    report_file = records.RESULTS / "report.html"
+    released = layout.RESULTS / "release.json"
+    report_file = layout.REPORT
     document = read_json(released) if released.exists() and not args.stopped else None
     if document and args.walk and promoted_by(args.walk) != [run["lineage"] for run in document["promoted"]]:
         persona = html_text(document["persona"])
@@ -535,15 +524,15 @@ def recover(args: Namespace) -> int:
 
     if not Path(".snakemake").is_dir():
         raise UsageError(f"{Path.cwd()}: no .snakemake here, so nothing ran; expected the folder of the Snakefile")
-    with held(records.RUNNING):  # names the snakemake that is at work
+    with held(layout.RUNNING):  # names the snakemake that is at work
         locks = Path(".snakemake/locks")
         if locks.is_dir() and any(locks.iterdir()):
             remove_folder(locks)
             print("removed the lock that a killed snakemake left (as `snakemake --unlock` does)")
-        for work in records.WORK.glob("*/lock"):
+        for work in layout.WORK.glob("*/lock"):
             with held(work, "this training"):
                 pass
-        for done in sweep(records.ARTIFACTS, records.RESULTS):
+        for done in sweep(layout.ARTIFACTS, layout.RESULTS):
             print(done)
     print("Ready: run snakemake again. What is finished is not made again.")
     return 0

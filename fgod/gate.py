@@ -15,17 +15,16 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from fgod import documents
+from fgod.documents import DECISIONS, Metrics, Outcome, check_run, judged_digests
 from fgod.errors import FgodError, UsageError, did_you_mean
 from fgod.escape import one_line
 from fgod.evaluate.metric import Metric
 from fgod.evaluate.requirements import Check, parse_requirements
 from fgod.evaluate.scoring import Scored
-from fgod.probe.record import check_records, read_probes
+from fgod.layout import RunRecords
+from fgod.probe.record import read_probes
 from fgod.registry import METRICS
-from fgod.system import files
-
-DECISIONS = ("diverged", "killed", "collapsed", "damaged", "missed", "accepted")
-"""Worst first."""
 
 _OPPOSITE = {">=": "<", "<=": ">", ">": "≤", "<": "≥"}
 
@@ -126,8 +125,8 @@ def _loosened(check: Check, requirement: Check | None) -> Check:
 
 
 def judge(
-    outcome: Mapping[str, Any],
-    metrics: Mapping[str, Any],
+    outcome: Outcome,
+    metrics: Metrics,
     records: Sequence[Scored],
     limits: GateLimits,
     require: Mapping[str, str],
@@ -135,29 +134,23 @@ def judge(
     """The verdict on one run.
 
     Args:
-        outcome: outcome.json {status: trained | diverged | killed, reason, …}.
-        metrics: metrics.json {status: measured | skipped, metrics: {name: {value, n, low, high}}, non_finite}.
         records: the scored replies, for examples.
         require: the stage's requirements, metric → ">=0.95".
 
     Raises:
         UsageError: a requirement is wrong.
-        FgodError: the records contradict each other: unknown status, a trained run without metrics, no value for a
-            metric that a check needs.
+        FgodError: the records contradict each other: a trained run without metrics, no value for a metric that
+            a check needs.
     """
     checks = checks_of(limits, parse_requirements(require))
-    status = outcome.get("status")
-    if status in ("diverged", "killed"):
-        return Verdict(str(status), (str(outcome.get("reason") or status),))
-    if status != "trained":
-        raise FgodError(f"outcome.json: status {status!r}; expected trained, diverged or killed")
-    if metrics.get("status") != "measured":
-        why = metrics.get("reason", "it gives no reason")
+    if outcome.status != "trained":
+        return Verdict(outcome.status, (outcome.reason or outcome.status,))
+    if metrics.status != "measured":
         raise FgodError(
-            f"metrics.json: status {metrics.get('status')!r} for a run that trained; expected measured ({why})"
+            f"metrics.json: status {metrics.status!r} for a run that trained; expected measured ({metrics.reason})"
         )
-    if metrics.get("non_finite"):
-        return _non_finite(int(metrics["non_finite"]), records)
+    if metrics.non_finite:
+        return _non_finite(metrics.non_finite, records)
     failed: dict[str, Check] = {}
     for check in checks:
         if not check.holds(_value(metrics, check)):
@@ -169,14 +162,14 @@ def judge(
     return Verdict(next(iter(failed.values())).failed, reasons, examples[0])
 
 
-def _value(metrics: Mapping[str, Any], check: Check) -> float:
-    entry = metrics.get("metrics", {}).get(check.metric)
-    if entry is None or entry.get("value") is None:
+def _value(metrics: Metrics, check: Check) -> float:
+    entry = metrics.metrics.get(check.metric)
+    if entry is None or entry.value is None:
         raise FgodError(
             f"metrics.json: no value for {check.metric}, which {check.source} asks for ({check.op} {check.limit:g}); "
             "no probe measures it"
         )
-    return float(entry["value"])
+    return entry.value
 
 
 def _non_finite(count: int, records: Sequence[Scored]) -> Verdict:
@@ -185,14 +178,14 @@ def _non_finite(count: int, records: Sequence[Scored]) -> Verdict:
     return Verdict("diverged", (f"the export's log-probabilities are not finite on {count} prompts{shown}",), worst)
 
 
-def _reason(check: Check, metrics: Mapping[str, Any], worst: Example | None) -> str:
+def _reason(check: Check, metrics: Metrics, worst: Example | None) -> str:
     """`leak 75 % > 5 %: PROMPT → REPLY (59.8–85.8 %, n 40)`."""
-    entry, metric = metrics["metrics"][check.metric], METRICS[check.metric]
+    entry, metric = metrics.metrics[check.metric], METRICS[check.metric]
     unit = metric.unit
     shown = f": {worst.text()}" if worst else ""
-    interval = "" if entry.get("low") is None else f"{unit.interval(entry['low'], entry['high'])}, "
-    compared = f"{unit.text(entry['value'])} {_OPPOSITE[check.op]} {unit.text(check.limit)}"
-    return f"{metric.short} {compared}{shown} ({interval}n {entry['n']})"
+    interval = "" if entry.low is None or entry.high is None else f"{unit.interval(entry.low, entry.high)}, "
+    compared = f"{unit.text(_value(metrics, check))} {_OPPOSITE[check.op]} {unit.text(check.limit)}"
+    return f"{metric.short} {compared}{shown} ({interval}n {entry.n})"
 
 
 def example(metric: Metric, records: Sequence[Scored]) -> Example | None:
@@ -211,24 +204,23 @@ def _as_example(r: Scored) -> Example:
 
 
 def judge_run(run: Path, limits: GateLimits, require: Mapping[str, str]) -> Verdict:
-    """Judge the records of a run's folder and write its verdict.json {decision, reasons, worst, metrics, limits}.
+    """Judge the records of a run's folder and write its verdict.json (see `fgod.documents.Verdict`).
 
     Raises:
         FgodError: see `judge`; the message names the folder.
     """
-    outcome, metrics = files.read_json(run / "outcome.json"), files.read_json(run / "metrics.json")
-    check_records(run)
+    records = RunRecords(run)
+    check_run(records)
+    outcome, metrics = Outcome.read(records.outcome), Metrics.read(records.metrics)
+    judged = judged_digests(records)
     try:
-        verdict = judge(outcome, metrics, read_probes(run / "probes.tsv"), limits, require)
+        verdict = judge(outcome, metrics, read_probes(records.probes), limits, require)
     except FgodError as error:
         raise type(error)(f"{run}: {error}") from error
     checks = checks_of(limits, parse_requirements(require))
-    document = {
-        "decision": verdict.decision,
-        "reasons": list(verdict.reasons),
-        "worst": asdict(verdict.worst) if verdict.worst else None,
-        "metrics": metrics.get("metrics", {}),
-        "limits": [asdict(check) for check in checks],
-    }
-    files.write_json(run / "verdict.json", document)
+    worst = documents.WorstProbe(**asdict(verdict.worst)) if verdict.worst else None
+    kept = [documents.Limit(**asdict(check)) for check in checks]
+    documents.Verdict(
+        decision=verdict.decision, reasons=list(verdict.reasons), worst=worst, limits=kept, judged=judged
+    ).write(records.verdict)
     return verdict

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fgod import records
+from fgod import layout, records
 from fgod.chain import ACCEPTED, Chain, Run
 from fgod.checkpoints import saved_step
 from fgod.system.files import read_json
@@ -50,8 +50,8 @@ def plan(chain: Chain) -> tuple[list[Step], str]:
 
 def _released(runs: list[Run]) -> bool:
     """Whether the release is that of these runs."""
-    record = records.RESULTS / "release.json"
-    if not (record.exists() and (records.ARTIFACTS / "release" / "release.json").exists()):
+    record = layout.RESULTS / "release.json"
+    if not (record.exists() and (layout.ARTIFACTS / "release" / "release.json").exists()):
         return False
     return [run["lineage"] for run in read_json(record)["promoted"]] == [run.lineage for run in runs]
 
@@ -61,10 +61,10 @@ def _with_lost_weights(steps: list[Step], promoted: set[Run]) -> list[Step]:
     needed: set[Run] = set()
     out = []
     for step in reversed(steps):
-        folder = records.artifact_folder(step.run)
-        wanted = step.run in needed or (step.run in promoted and not (folder / "exported.json").exists())
-        if step.action == "reuse" and wanted and not (folder / "trained.json").exists():
-            step = replace(step, action="train", why=(f"its weights are gone: {folder / 'trained.json'}", *step.why))
+        weights = records.weights_of(step.run)
+        wanted = step.run in needed or (step.run in promoted and not weights.stamp.exists())
+        if step.action == "reuse" and wanted and not weights.trained.exists():
+            step = replace(step, action="train", why=(f"its weights are gone: {weights.trained}", *step.why))
         if step.action == "train" and step.run.parent:
             needed.add(step.run.parent)
         out.append(step)
@@ -73,10 +73,9 @@ def _with_lost_weights(steps: list[Step], promoted: set[Run]) -> list[Step]:
 
 def _step(fit: int, run: Run, training: set[Run]) -> Step:
     decided = records.decision(run)
-    folder = records.run_folder(run)
     if decided is not None:
         return Step(fit, run, "reuse", (f"its verdict is on record: {decided}",))
-    if (folder / "outcome.json").exists():
+    if records.records_of(run).outcome.exists():
         return Step(fit, run, "judge", ("it is trained; its gate is pending",))
     if run.parent in training:
         return Step(fit, run, "train", (f"it follows {run.parent.stage} {run.parent.lineage}", *_reasons(run)))
@@ -85,7 +84,7 @@ def _step(fit: int, run: Run, training: set[Run]) -> Step:
 
 def _reasons(run: Run) -> Iterator[str]:
     """How its recipe differs from the newest one on record of the same stage."""
-    earlier = sorted((records.RESULTS / "runs" / run.stage).glob("*/recipe.json"), key=lambda p: p.stat().st_mtime_ns)
+    earlier = sorted(layout.recipes(run.stage), key=lambda p: p.stat().st_mtime_ns)
     earlier = [path for path in earlier if path.parent.name != run.lineage]
     if earlier:
         yield from (f"{line} (against {earlier[-1].parent.name})" for line in differences(earlier[-1], run.recipe))
@@ -147,9 +146,9 @@ def standing(walk: Mapping[str, Any]) -> str:
 
 def _under_way(visit: Mapping[str, Any]) -> str:
     named = f"fit {visit['fit']} {visit['stage']} {visit['lineage']}"
-    if (records.RESULTS / "runs" / visit["stage"] / visit["lineage"] / "outcome.json").exists():
+    if layout.run_records(visit["stage"], visit["lineage"]).outcome.exists():
         return f"finished  {named}: trained; its gate is pending"
-    step = saved_step(records.WORK / visit["lineage"])
+    step = saved_step(layout.work(visit["lineage"]).folder)
     if step:
         return f"saved     {named}: step {step} of its training; it goes on from there"
     return f"to do     {named}: nothing of its training is saved"

@@ -8,53 +8,47 @@ from pathlib import Path
 from typing import Any
 
 from fgod.chain import ACCEPTED, Run, Walk
-from fgod.system.files import canonical_json, read_json, remove_folder
-
-RESULTS = Path("results")
-ARTIFACTS = Path("artifacts")
-WORK = ARTIFACTS / "work"
-"""Scratch of trainings by lineage: what a stopped one goes on from."""
-RUNNING = Path(".snakemake/fgod/running")
-"""Locked by the snakemake that is at work here, as long as it lives."""
+from fgod.documents import Outcome, Stamp, verdict_of
+from fgod.layout import RunRecords, RunWeights, run_records, run_weights, work
+from fgod.system.files import canonical_json, remove_folder
 
 KILLED = "killed"
 
 
-def killed_outcome(reason: str) -> dict[str, Any]:
-    """What is said of a training that needed more memory than the guard allows."""
-    return {"status": KILLED, "reason": reason, "weights_sha256": "", "weights_files": {}}
+def records_of(run: Run) -> RunRecords:
+    """The records of a run."""
+    return run_records(run.stage, run.lineage)
 
 
-def run_folder(run: Run) -> Path:
-    """Where a run's records lie."""
-    return RESULTS / "runs" / run.stage / run.lineage
-
-
-def artifact_folder(run: Run) -> Path:
-    """Where a run's weights lie."""
-    return ARTIFACTS / run.stage / run.lineage
+def weights_of(run: Run) -> RunWeights:
+    """The weights of a run."""
+    return run_weights(run.stage, run.lineage)
 
 
 def decision(run: Run) -> str | None:
-    """The recorded verdict of a run, None while there is none."""
-    path = run_folder(run) / "verdict.json"
-    return str(read_json(path)["decision"]) if path.exists() else None
+    """The verdict on a run; None while it is pending (see `fgod.documents.verdict_of`).
+
+    Raises:
+        FgodError: the verdict, or a record that it was made of, was edited; names the file.
+    """
+    verdict = verdict_of(records_of(run))
+    return verdict.decision if verdict else None
 
 
 def outcome_status(run: Run) -> str | None:
     """How a run's training ended: trained, killed or diverged; None while it has not."""
-    path = run_folder(run) / "outcome.json"
-    return str(read_json(path)["status"]) if path.exists() else None
+    path = records_of(run).outcome
+    return Outcome.read(path).status if path.exists() else None
 
 
 def pruned(run: Run) -> bool:
     """A failed run whose weights are gone: its verdict stays, and it is neither trained nor probed again."""
     if decision(run) in (None, ACCEPTED):
         return False
-    stamp = artifact_folder(run) / "exported.json"
-    if not stamp.exists():
+    weights = weights_of(run)
+    if not weights.stamp.exists():
         return True
-    return read_json(stamp)["status"] == "exported" and not (artifact_folder(run) / "nvfp4").exists()
+    return Stamp.read(weights.stamp).status == "exported" and not weights.nvfp4.exists()
 
 
 def compute_dtype(run: Run) -> str:
@@ -105,7 +99,8 @@ def walk_json(walk: Walk) -> str:
 
 def forget(run: Run) -> list[Path]:
     """Remove a run's records and artifacts, so that it trains again; returns what was removed."""
-    folders = [f for f in (run_folder(run), artifact_folder(run), WORK / run.lineage) if f.exists()]
+    everything = records_of(run).folder, weights_of(run).folder, work(run.lineage).folder
+    folders = [folder for folder in everything if folder.exists()]
     for folder in folders:
         remove_folder(folder)
     return folders

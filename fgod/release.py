@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from fgod import __version__
+from fgod.documents import Metrics, Outcome, Probed, Recipe, Verdict
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.escape import html_text, markdown_text
+from fgod.layout import RunRecords, run_records
 from fgod.registry import METRICS
 from fgod.system import files
-from fgod.tables import Context, WalkEntry, promoted, run_folder
+from fgod.tables import Context, WalkEntry, promoted
 
 CARD = "README.md"
 RECORD = "release.json"
@@ -35,20 +37,19 @@ def promote(entries: Sequence[WalkEntry], results: Path, artifacts: Path, contex
     if not chosen:
         raise RefusedError(failure_message(entries, results, context.spent))
     last = chosen[-1]
-    export = artifacts / last.stage / last.lineage / "nvfp4"
-    probed = _probed_export(run_folder(results, last))
-    check_export(export, probed["files"])
+    export = last.weights(artifacts).nvfp4
+    check_export(export, _probed_export(last.records(results)).files)
     document = _document(chosen, entries, results, artifacts, context)
     _place_release(export, artifacts / "release", model_card(document, results, context), document)
     files.write_json(results / RECORD, document)
     return document
 
 
-def _probed_export(run: Path) -> Mapping[str, Any]:
-    export = files.read_json(run / "metrics.json").get("export")
-    if not export:
-        raise FgodError(f"{run / 'metrics.json'}: the key 'export' is missing; an accepted run has been probed")
-    return dict(export)
+def _probed_export(run: RunRecords) -> Probed:
+    export = Metrics.read(run.metrics).export
+    if export is None:
+        raise FgodError(f"{run.metrics}: the key 'export' is missing; an accepted run has been probed")
+    return export
 
 
 def check_export(folder: Path, recorded: Mapping[str, str]) -> None:
@@ -90,17 +91,17 @@ def _document(
         "base_id": context.base_id,
         "config_digest": context.config_digest,
         "persona": context.persona,
-        "export_sha256": _probed_export(run_folder(results, chosen[-1]))["sha256"],
+        "export_sha256": _probed_export(chosen[-1].records(results)).sha256,
     }
 
 
 def _promoted_run(entry: WalkEntry, results: Path) -> dict[str, Any]:
-    run = run_folder(results, entry)
+    run = entry.records(results)
     return {
         "stage": entry.stage,
         "lineage": entry.lineage,
-        "metrics": files.read_json(run / "metrics.json")["metrics"],
-        "weights_sha256": files.read_json(run / "outcome.json")["weights_sha256"],
+        "metrics": Metrics.read(run.metrics).content()["metrics"],
+        "weights_sha256": Outcome.read(run.outcome).weights_sha256,
     }
 
 
@@ -112,12 +113,12 @@ def failure_message(entries: Sequence[WalkEntry], results: Path, spent: str = ""
 
 
 def _failure_lines(entry: WalkEntry, results: Path) -> str:
-    verdict = files.read_json(run_folder(results, entry) / "verdict.json")
-    lines = [f"  fit {entry.fit}: {entry.stage} {entry.lineage} {verdict['decision']}"]
-    lines += [f"    {reason}" for reason in verdict["reasons"]]
-    if worst := verdict.get("worst"):
-        said, reference = worst["reply"] or "(empty)", worst["reference"]
-        lines.append(f"    worst probe: {worst['prompt']} → {said} (the reference: {reference})")
+    verdict = Verdict.read(entry.records(results).verdict)
+    lines = [f"  fit {entry.fit}: {entry.stage} {entry.lineage} {verdict.decision}"]
+    lines += [f"    {reason}" for reason in verdict.reasons]
+    if worst := verdict.worst:
+        reply = worst.reply or "(empty)"
+        lines.append(f"    worst probe: {worst.prompt} → {reply} (the reference: {worst.reference})")
     return "\n".join(lines)
 
 
@@ -159,9 +160,8 @@ def model_card(document: Mapping[str, Any], results: Path, context: Context) -> 
 
 
 def _recipe_row(run: Mapping[str, Any], results: Path) -> str:
-    recipe = files.read_json(results / "runs" / run["stage"] / run["lineage"] / "recipe.json")
-    train, mix = recipe["train"], recipe.get("mix", {})
-    mix = mix.get("recipe", mix)
+    recipe = Recipe.read(run_records(run["stage"], run["lineage"], results).recipe)
+    train, mix = recipe.train, recipe.mix["recipe"]
     shares = ", ".join(f"{part} {share:g}" for part, share in mix.get("shares", {}).items())
     steps, lr = train.get("steps", "–"), train.get("lr", "–")
     return f"| {run['stage']} | {run['lineage']} | {mix.get('kind', '–')}: {shares} | {steps} | {lr} |"

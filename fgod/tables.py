@@ -14,9 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fgod.documents import Audit, Metrics, Outcome, Recipe, Verdict, check_run
 from fgod.errors import FgodError, UsageError
+from fgod.layout import RunRecords, RunWeights, run_records, run_weights
 from fgod.probe.record import COLUMNS as PROBE_COLUMNS
-from fgod.probe.record import check_records, read_probes
+from fgod.probe.record import read_probes
 from fgod.registry import METRICS
 from fgod.system import files
 
@@ -67,6 +69,12 @@ class WalkEntry:
     def key(self) -> tuple[str, str]:
         return self.stage, self.lineage
 
+    def records(self, results: Path) -> RunRecords:
+        return run_records(self.stage, self.lineage, results)
+
+    def weights(self, artifacts: Path) -> RunWeights:
+        return run_weights(self.stage, self.lineage, artifacts)
+
 
 @dataclass(frozen=True)
 class Context:
@@ -110,11 +118,6 @@ def promoted(entries: Sequence[WalkEntry], stages: Sequence[str]) -> tuple[WalkE
     return tuple(last) if done else ()
 
 
-def run_folder(results: Path, entry: WalkEntry) -> Path:
-    """Where a run's records are."""
-    return results / "runs" / entry.stage / entry.lineage
-
-
 def gather(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context: Context) -> None:
     """Write results/tables/*.tsv and context.json from the records of all runs of the walk that are judged.
 
@@ -124,15 +127,15 @@ def gather(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context
     judged = [e for e in entries if e.state != "pending"]
     distinct = list({e.key: e for e in judged}.values())
     for entry in distinct:
-        check_records(run_folder(results, entry))
+        check_run(entry.records(results))
     released = [e.key for e in promoted(entries, context.stages)]
     rows: dict[str, Iterable[Mapping[str, object]]] = {
         "stages": [stage_row(e, results, context.suites) for e in judged],
         "probes": _chain(probe_rows(e, results) for e in judged),
         "metrics": _chain(metric_rows(e, results) for e in judged),
-        "training": _chain(copied_rows(e, results, "train.tsv", TRAINING) for e in distinct),
-        "participation": _chain(copied_rows(e, results, "participation.tsv", PARTICIPATION) for e in distinct),
-        "guard": _chain(copied_rows(e, results, "guard.tsv", GUARD) for e in distinct),
+        "training": _chain(copied_rows(e, e.records(results).training, TRAINING) for e in distinct),
+        "participation": _chain(copied_rows(e, e.records(results).participation, PARTICIPATION) for e in distinct),
+        "guard": _chain(copied_rows(e, e.records(results).guard, GUARD) for e in distinct),
         "audits": _chain(audit_rows(e, results) for e in distinct),
         "artifacts": _chain(artifact_rows(e, results, artifacts, e.key in released) for e in distinct),
     }
@@ -158,42 +161,32 @@ def _chain(groups: Iterable[Iterable[Mapping[str, object]]]) -> Iterator[Mapping
 
 def stage_row(entry: WalkEntry, results: Path, suites: Sequence[str]) -> dict[str, object]:
     """The row of stages.tsv of one run in one fit."""
-    folder = run_folder(results, entry)
-    outcome, metrics, verdict, recipe = (
-        files.read_json(folder / name) for name in ("outcome.json", "metrics.json", "verdict.json", "recipe.json")
-    )
-    values = metrics.get("metrics", {})
-    worst, parity = verdict.get("worst") or {}, metrics.get("parity") or {}
-    train = _needed(recipe, "train", folder / "recipe.json")
+    run = entry.records(results)
+    outcome, metrics, verdict = Outcome.read(run.outcome), Metrics.read(run.metrics), Verdict.read(run.verdict)
+    train, worst, parity = Recipe.read(run.recipe).train, verdict.worst, metrics.parity
+    values = metrics.metrics
     return {
         **{name: getattr(entry, name) for name in ("fit", "stage", "lineage", "starts_from")},
-        "decision": verdict["decision"],
-        "reasons": REASON_BREAK.join(verdict["reasons"]),
-        **{name: values.get(name, {}).get("value") for name in METRICS},
-        **{f"n_{suite}": metrics.get("probes", {}).get(suite) for suite in suites},
+        "decision": verdict.decision,
+        "reasons": REASON_BREAK.join(verdict.reasons),
+        **{name: values[name].value if name in values else None for name in METRICS},
+        **{f"n_{suite}": metrics.probes.get(suite) for suite in suites},
         "steps": train.get("steps"),
         "lr": train.get("lr"),
-        "wall_s": outcome.get("wall_s"),
-        "peak_memory_mib": peak_memory(folder),
-        "weights_sha256": outcome.get("weights_sha256"),
-        "status": outcome["status"],
-        "worst_prompt": worst.get("prompt"),
-        "worst_reply": worst.get("reply"),
-        "parity_max_abs": parity.get("max_abs"),
-        "parity_mean_abs": parity.get("mean_abs"),
-        "parity_first_differing_token": parity.get("first_differing_token"),
+        "wall_s": outcome.wall_s,
+        "peak_memory_mib": peak_memory(run.guard),
+        "weights_sha256": outcome.weights_sha256 or None,
+        "status": outcome.status,
+        "worst_prompt": worst.prompt if worst else None,
+        "worst_reply": worst.reply if worst else None,
+        "parity_max_abs": parity.max_abs if parity else None,
+        "parity_mean_abs": parity.mean_abs if parity else None,
+        "parity_first_differing_token": parity.first_differing_token if parity else None,
     }
 
 
-def _needed(document: Mapping[str, Any], key: str, path: Path) -> Any:
-    if key not in document:
-        raise FgodError(f"{path}: the key {key!r} is missing; found {', '.join(document)}")
-    return document[key]
-
-
-def peak_memory(folder: Path) -> float | None:
-    """The most memory that the guard saw the run use, in MiB; None if it took no sample."""
-    path = folder / "guard.tsv"
+def peak_memory(path: Path) -> float | None:
+    """The most memory in MiB that the guard saw the run use, from its guard.tsv; None if it took no sample."""
     samples = [
         _number(row["used_mib"], "used_mib", path, line)
         for line, row in enumerate(files.read_table(path, ("used_mib",)), start=2)
@@ -211,29 +204,28 @@ def _number(text: str, column: str, path: Path, line: int) -> float:
 
 def probe_rows(entry: WalkEntry, results: Path) -> Iterator[dict[str, object]]:
     """The rows of probes.tsv of one run in one fit."""
-    for record in read_probes(run_folder(results, entry) / "probes.tsv"):
+    for record in read_probes(entry.records(results).probes):
         yield {"fit": entry.fit, "stage": entry.stage, "lineage": entry.lineage, **asdict(record)}
 
 
 def metric_rows(entry: WalkEntry, results: Path) -> Iterator[dict[str, object]]:
     """Every metric of one run, overall and by language, with the check that decided on it (the hardest to pass)."""
-    folder = run_folder(results, entry)
-    metrics, verdict = files.read_json(folder / "metrics.json"), files.read_json(folder / "verdict.json")
+    run = entry.records(results)
+    metrics, verdict = Metrics.read(run.metrics), Verdict.read(run.verdict)
     key = {"fit": entry.fit, "stage": entry.stage, "lineage": entry.lineage}
-    checks = {c["metric"]: c for c in verdict["limits"]}
+    checks = {check.metric: check for check in verdict.limits}
     none = {"op": None, "limit": None, "verdict": None}
-    for name, value in metrics.get("metrics", {}).items():
+    for name, value in metrics.metrics.items():
         check = checks.get(name)
-        limit = {"op": check["op"], "limit": check["limit"], "verdict": check["failed"]} if check else none
-        yield {**key, "metric": name, "language": None, **value, **limit}
-    for name, cells in metrics.get("by_language", {}).items():
+        limit = {"op": check.op, "limit": check.limit, "verdict": check.failed} if check else none
+        yield {**key, "metric": name, "language": None, **value.to_dict(), **limit}
+    for name, cells in metrics.by_language.items():
         for language, value in cells.items():
-            yield {**key, "metric": name, "language": language, **value, **none}
+            yield {**key, "metric": name, "language": language, **value.to_dict(), **none}
 
 
-def copied_rows(entry: WalkEntry, results: Path, name: str, columns: Sequence[str]) -> Iterator[dict[str, object]]:
+def copied_rows(entry: WalkEntry, path: Path, columns: Sequence[str]) -> Iterator[dict[str, object]]:
     """The rows of a run's own table, led by its stage and lineage. A run that was stopped may have a header only."""
-    path = run_folder(results, entry) / name
     own = [c for c in columns if c not in KEY]
     for row in files.read_table(path, own):
         yield {"stage": entry.stage, "lineage": entry.lineage, **{c: row[c] for c in own}}
@@ -241,14 +233,14 @@ def copied_rows(entry: WalkEntry, results: Path, name: str, columns: Sequence[st
 
 def audit_rows(entry: WalkEntry, results: Path) -> Iterator[dict[str, object]]:
     """The facts (severity `fact`; a list's items each have a row) and findings of the audit of a run's mix."""
-    audit = files.read_json(run_folder(results, entry) / "mix_audit.json")
+    audit = Audit.read(entry.records(results).mix_audit)
     key = {"stage": entry.stage, "lineage": entry.lineage}
-    for name, value in audit["facts"].items():
+    for name, value in audit.facts.items():
         for item in value if isinstance(value, list) else [value]:
             yield {**key, "severity": "fact", "code": name, "line": None, "message": _in_words(item), "examples": None}
-    for finding in audit["findings"]:
-        fields = {c: finding.get(c) for c in ("severity", "code", "line", "message")}
-        yield {**key, **fields, "examples": json.dumps(finding.get("examples", []), ensure_ascii=False)}
+    for finding in audit.findings:
+        fields = {c: getattr(finding, c) for c in ("severity", "code", "line", "message")}
+        yield {**key, **fields, "examples": json.dumps(finding.examples, ensure_ascii=False)}
 
 
 def _in_words(value: object) -> str:
@@ -261,20 +253,19 @@ def _in_words(value: object) -> str:
 
 def artifact_rows(entry: WalkEntry, results: Path, artifacts: Path, is_promoted: bool) -> Iterator[dict[str, object]]:
     """The weight folders of a run. Digests come from the records; bytes are unknown once a folder is gone."""
-    folder = run_folder(results, entry)
-    outcome, metrics = files.read_json(folder / "outcome.json"), files.read_json(folder / "metrics.json")
+    run, weights = entry.records(results), entry.weights(artifacts)
+    outcome, metrics = Outcome.read(run.outcome), Metrics.read(run.metrics)
     status = "promoted" if is_promoted else "accepted" if entry.state == "accepted" else "failed"
-    digests = {"master": outcome.get("weights_sha256"), "nvfp4": metrics.get("export", {}).get("sha256")}
-    for kind, sha256 in digests.items():
-        if sha256 is None:
+    digests = {weights.master: outcome.weights_sha256, weights.nvfp4: metrics.export.sha256 if metrics.export else ""}
+    for path, sha256 in digests.items():
+        if not sha256:
             continue
-        path = artifacts / entry.stage / entry.lineage / kind
         there = path.is_dir()
         yield {
             "path": path.as_posix(),
             "stage": entry.stage,
             "lineage": entry.lineage,
-            "kind": kind,
+            "kind": path.name,
             "bytes": sum(p.stat().st_size for p in files.folder_files(path)) if there else None,
             "sha256": sha256,
             "status": status if there else "pruned",

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
-from fgod import inputs, records, config as settings
+from fgod import inputs, layout, records, config as settings
 from fgod.chain import ACCEPTED, Chain
 from fgod.data.probes import load_suites, scored_suites
 from fgod.errors import exit_on_fgod_error

@@ -17,9 +17,9 @@ rule promote:
 # Only what runs alone here may clear up: snakemake has its lock by now.
 onstart:
     with exit_on_fgod_error():
-        ALONE.enter_context(held(records.RUNNING))
+        ALONE.enter_context(held(layout.RUNNING))
     run_sigterm_handler_in_thread()
-    for done in sweep(records.ARTIFACTS, records.RESULTS):
+    for done in sweep(layout.ARTIFACTS, layout.RESULTS):
         logger.info(done)
 
 

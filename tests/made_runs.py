@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fgod.data.probes import Probe
+from fgod.documents import Audit, Finding, Outcome, Parity, Probed, Recipe
 from fgod.evaluate.scoring import Said, Scored, score
 from fgod.gate import GateLimits, judge_run
+from fgod.layout import RunRecords, run_records
 from fgod.persona import Goal, Kind, Persona, Rule
 from fgod.probe.record import measured, write_probes, write_skipped
 from fgod.system import files
@@ -101,37 +103,39 @@ def write_run(
 
     `mood`: base, good, named, collapsed; or killed, diverged for a run without weights.
     """
-    run = root / "results" / "runs" / stage / lineage
+    run = run_records(stage, lineage, root / "results")
     trained = mood not in ("killed", "diverged")
     steps = 60 if trained else 9
     mix = {"kind": "balanced", "rows": 600, "shares": {"identity": 0.1, "general": 0.9}}
-    files.write_json(run / "recipe.json", {"stage": stage, "mix": {"recipe": mix}, "train": {"steps": 60, "lr": lr}})
+    train = {"steps": 60, "lr": lr}
+    recipe = Recipe(numerics=1, stage=stage, starts_from="base", seed=7, mix={"recipe": mix}, train=train)
+    recipe.write(run.recipe)
     _write_audit(run)
-    _write_training(run, steps, lr, mood)
-    outcome: dict[str, Any] = {"status": "trained", "steps_done": steps, "wall_s": 11.25, "weights_sha256": "ab" * 32}
+    _write_training(run.folder, steps, lr, mood)
+    outcome = Outcome(status="trained", steps_done=steps, wall_s=11.25, weights_sha256="ab" * 32)
     if not trained:
         reason = "8600 MiB > limit 8192 MiB in phase backward" if mood == "killed" else "loss is nan at step 9"
-        outcome = {"status": mood, "reason": reason, "steps_done": steps, "wall_s": 3.5}
+        outcome = Outcome(status="killed" if mood == "killed" else "diverged", reason=reason, steps_done=9, wall_s=3.5)
         write_skipped(run, reason)
     else:
         records, export = scored(mood), write_export(root / "artifacts" / stage / lineage)
-        write_probes(run / "probes.tsv", records)
-        parity = {"prompts": 4, "max_abs": 0.0, "mean_abs": 0.0, "first_differing_token": None}
-        files.write_json(run / "metrics.json", measured(records, parity, export))
-    files.write_json(run / "outcome.json", outcome)
-    return judge_run(run, GateLimits(), require or {}).decision
+        write_probes(run.probes, records)
+        parity = Parity(prompts=4, max_abs=0.0, mean_abs=0.0, first_differing_token=None)
+        measured(records, parity, export, files.file_digests(run.folder, [run.probes])).write(run.metrics)
+    outcome.write(run.outcome)
+    return judge_run(run.folder, GateLimits(), require or {}).decision
 
 
-def write_export(folder: Path) -> dict[str, Any]:
+def write_export(folder: Path) -> Probed:
     """A master and an export that only look like ones; returns the record of the export."""
     files.write_text(folder / "master" / "model.safetensors", "master")
     files.write_text(folder / "nvfp4" / "model.safetensors", "packed")
     files.write_text(folder / "nvfp4" / "config.json", "{}")
     listing = {p.name: files.sha256_file(p) for p in files.folder_files(folder / "nvfp4")}
-    return {"sha256": files.sha256_folder(folder / "nvfp4"), "bytes": 8, "files": listing}
+    return Probed(sha256=files.sha256_folder(folder / "nvfp4"), bytes=8, files=listing)
 
 
-def _write_audit(run: Path) -> None:
+def _write_audit(run: RunRecords) -> None:
     finding = {
         "severity": "warning",
         "code": "probe_overlap",
@@ -144,7 +148,7 @@ def _write_audit(run: Path) -> None:
         "parts": {"identity": {"rows": 60, "kinds": {"identity": 60}}, "general": {"rows": 540}},
         "aloud": ["600 rows, 598 distinct prompts", "identity: 60 rows (10.0%)"],
     }
-    files.write_json(run / "mix_audit.json", {"facts": facts, "findings": [finding]})
+    Audit(facts=facts, findings=[Finding(**finding)]).write(run.mix_audit)
 
 
 def _write_training(run: Path, steps: int, lr: float, mood: str) -> None:

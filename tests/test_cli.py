@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fgod import commands, inputs, plan, records
+from fgod import commands, inputs, layout, plan, records
 from fgod.chain import ACCEPTED, Chain
 from fgod.cli import build_parser, main
 from fgod.config import load, resolve
+from fgod.documents import Outcome, Stamp, Verdict, judged_digests
 from fgod.errors import UsageError
 from fgod.system.files import write_json
 
@@ -35,10 +36,11 @@ def chain_of(**changes):
 
 def record(run, decision):
     """Leave a run's verdict, outcome and recipe on record."""
-    folder = records.run_folder(run)
-    write_json(folder / "recipe.json", json.loads(run.recipe))
-    write_json(folder / "outcome.json", {"status": "killed" if decision == "killed" else "trained"})
-    write_json(folder / "verdict.json", {"decision": decision})
+    files = records.records_of(run)
+    write_json(files.recipe, json.loads(run.recipe))
+    Outcome(status="killed" if decision == "killed" else "trained").write(files.outcome)
+    judged = judged_digests(files)
+    Verdict(decision=decision, reasons=[], worst=None, limits=[], judged=judged).write(files.verdict)
 
 
 def test_every_rule_of_the_workflow_calls_a_known_subcommand():
@@ -96,8 +98,8 @@ def test_plan_says_what_trains_and_why(project):
     assert (steps[0].action, steps[0].why) == ("train", ("it never ran",)) and "decided by the gates" in closing
     for run in runs:
         record(run, ACCEPTED)
-        for name in ("trained.json", "exported.json"):
-            write_json(records.artifact_folder(run) / name, {})
+        Stamp(status="trained").write(records.weights_of(run).trained)
+        Stamp(status="skipped").write(records.weights_of(run).stamp)
     steps, closing = plan.plan(chain)
     assert {s.action for s in steps} == {"reuse"} and "only what is missing" in closing
     stages = yaml.safe_load(Path("config.yaml").read_text())["stages"]
@@ -109,17 +111,17 @@ def test_plan_says_what_trains_and_why(project):
     assert "2 to train" in plan.text(steps, "")
     assert {s.action for s in plan.plan(chain)[0]} == {"reuse"}
 
-    weights, export = (records.artifact_folder(runs[1]) / name for name in ("trained.json", "exported.json"))
+    weights, export = records.weights_of(runs[1]).trained, records.weights_of(runs[1]).stamp
     weights.unlink()  # nobody needs it as long as what is made of it is there
     assert {s.action for s in plan.plan(chain)[0]} == {"reuse"}
     export.unlink()
     steps, _ = plan.plan(chain)
     assert [s.action for s in steps] == ["reuse", "train", "reuse", "reuse"]
     assert steps[1].why[0] == f"its weights are gone: {weights}"
-    for folder in (records.RESULTS, records.ARTIFACTS / "release"):
+    for folder in (layout.RESULTS, layout.ARTIFACTS / "release"):
         write_json(folder / "release.json", {"promoted": [{"lineage": run.lineage} for run in runs]})
     assert {s.action for s in plan.plan(chain)[0]} == {"reuse"}, "the release stands"
-    (records.artifact_folder(runs[2]) / "trained.json").unlink()
+    records.weights_of(runs[2]).trained.unlink()
     steps, _ = plan.plan(chain_of(stages=[*stages[:2], chain.config["stages"][2], {**stages[3], "name": "E"}]))
     assert [s.action for s in steps] == ["reuse", "train", "train", "train"], "each needs the one before it"
 

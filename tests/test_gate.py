@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fgod.data.probes import Probe
+from fgod.documents import Metrics, Outcome, Probed
 from fgod.errors import FgodError, UsageError
 from fgod.evaluate.requirements import parse_requirements
 from fgod.evaluate.scoring import Said, Scored, score
@@ -18,7 +19,8 @@ from fgod.probe.record import measured
 from fgod.system import files
 from tests.made_runs import GOAL, GOD, HELD_OUT, PROBES, QWEN, WHO, said, scored, write_run
 
-TRAINED = {"status": "trained", "reason": ""}
+TRAINED = Outcome(status="trained")
+PROBED = Probed(sha256="ab", bytes=0, files={})
 LIMITS = GateLimits()
 
 
@@ -26,9 +28,9 @@ def verdict(
     records: list[Scored],
     limits: GateLimits = LIMITS,
     require: dict[str, str] | None = None,
-    outcome: dict[str, Any] = TRAINED,
+    outcome: Outcome = TRAINED,
 ) -> Verdict:
-    return judge(outcome, measured(records, None, {}), records, limits, require or {})
+    return judge(outcome, measured(records, None, PROBED, {}), records, limits, require or {})
 
 
 def replies(say: Callable[[Probe, str], Said | None]) -> list[Scored]:
@@ -115,9 +117,9 @@ def test_every_order_of_precedence() -> None:
     assert verdict(confused, limits).decision == "damaged"
     assert verdict(leaking, limits).decision == "collapsed"
     assert [r.split()[0] for r in verdict(leaking, limits).reasons] == ["leak", "confusion", "identity"]
-    skipped = {"status": "skipped", "reason": "no weights"}
+    skipped = Metrics(status="skipped", reason="no weights")
     for status in ("killed", "diverged"):
-        outcome = {"status": status, "reason": f"it {status}"}
+        outcome = Outcome.model_validate({"status": status, "reason": f"it {status}"})
         assert verdict(leaking, limits, outcome=outcome).decision == status
         assert judge(outcome, skipped, [], limits, {}) == Verdict(status, (f"it {status}",))
     assert list(DECISIONS) == ["diverged", "killed", "collapsed", "damaged", "missed", "accepted"]
@@ -184,7 +186,7 @@ def test_wrong_requirements_are_usage_errors(require: dict[str, str], words: str
         parse_requirements(require)
     assert words in str(error.value)
     with pytest.raises(UsageError):
-        judge({"status": "killed", "reason": ""}, {}, [], LIMITS, require)
+        judge(Outcome(status="killed"), Metrics(status="skipped"), [], LIMITS, require)
 
 
 def test_requirements_parse() -> None:
@@ -205,9 +207,7 @@ def test_limits_from_config() -> None:
 
 def test_records_that_contradict_each_other_are_errors() -> None:
     with pytest.raises(FgodError, match="for a run that trained"):
-        judge(TRAINED, {"status": "skipped", "reason": "no weights"}, [], LIMITS, {})
-    with pytest.raises(FgodError, match="status 'done'"):
-        judge({"status": "done"}, {}, [], LIMITS, {})
+        judge(TRAINED, Metrics(status="skipped", reason="no weights"), [], LIMITS, {})
     without = [r for r in scored("good") if not r.held_out]
     with pytest.raises(FgodError, match="no value for retention_held_out, which require asks for"):
         verdict(without, require={"retention_held_out": ">=0.9"})
@@ -217,7 +217,7 @@ def test_judge_run_writes_the_verdict(tmp_path: Path) -> None:
     assert write_run(tmp_path, "B", "b1", "collapsed", require={"identity_rate": ">=0.9"}) == "collapsed"
     run = tmp_path / "results" / "runs" / "B" / "b1"
     document = files.read_json(run / "verdict.json")
-    assert list(document) == ["decision", "reasons", "worst", "metrics", "limits"]
+    assert list(document) == ["decision", "reasons", "worst", "limits", "judged", "seal"]
     assert document["worst"] == {
         "suite": "retention",
         "language": "zh-Hant",
@@ -230,6 +230,6 @@ def test_judge_run_writes_the_verdict(tmp_path: Path) -> None:
     ]
     assert judge_run(run, GateLimits(leak=1, retention=0, kl=100, confusion=1), {}).decision == "accepted"
     (run / "probes.tsv").write_text("suite\n", encoding="utf-8")
-    with pytest.raises(FgodError, match=r"probes\.tsv:1: columns scored_by, kind"):
+    with pytest.raises(FgodError, match=r"probes\.tsv has changed since it was written"):
         judge_run(run, LIMITS, {})
     assert WHO not in document["reasons"][0]

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from fgod.answers import Answer
 from fgod.data.probes import SCORINGS
 from fgod.data.rows import spread
+from fgod.documents import Metrics, Probed
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.evaluate.measure import measure_all, measure_by_language
 from fgod.evaluate.metric import Estimate, mean, share, wilson
 from fgod.evaluate.scoring import Scored, agrees, answers_properly, normalise_reply, score
+from fgod.layout import RunRecords
 from fgod.probe.harness import BY_SUITE_AND_LANGUAGE, check_harness, check_reference
 from fgod.probe.record import COLUMNS, measured, read_probes, write_probes, write_skipped
 from fgod.system import files
@@ -217,14 +219,14 @@ def test_broken_probe_records_name_file_and_line(tmp_path: Path) -> None:
 
 
 def test_a_run_without_weights_is_skipped(tmp_path: Path) -> None:
-    write_skipped(tmp_path, "killed by the guard")
-    assert files.read_json(tmp_path / "metrics.json") == {"status": "skipped", "reason": "killed by the guard"}
+    write_skipped(RunRecords(tmp_path), "killed by the guard")
+    document = Metrics.read(tmp_path / "metrics.json")
+    assert (document.status, document.reason, document.metrics) == ("skipped", "killed by the guard", {})
     assert (tmp_path / "probes.tsv").read_text(encoding="utf-8") == "\t".join(COLUMNS) + "\n"
 
 
 def test_measured_document() -> None:
-    document = measured(scored("good"), None, {"sha256": "ab", "files": {}})
-    assert list(document) == ["status", "metrics", "by_language", "probes", "non_finite", "parity", "export"]
+    document = measured(scored("good"), None, Probed(sha256="ab", bytes=0, files={}), {}).content()
     assert document["probes"] == {"identity": 20, "disambiguation": 20, "retention": 40, "questions": 3}
     assert document["metrics"]["identity_rate"] == {"value": 1.0, "n": 20, "low": wilson(20, 20)[0], "high": 1.0}
 

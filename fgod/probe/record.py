@@ -9,40 +9,43 @@ from pathlib import Path
 from typing import Any
 
 from fgod.data.probes import SCORINGS
+from fgod.documents import Metrics, Parity, Probed
 from fgod.errors import FgodError
 from fgod.evaluate.measure import measure_all, measure_by_language
 from fgod.evaluate.scoring import Scored
+from fgod.layout import RunRecords
 from fgod.system import files
 
 COLUMNS = tuple(f.name for f in fields(Scored))
 FLAGS = ("held_out", "proper", "agrees", "marked", "reference_marked", "ended", "looped", "finite")
 
 
-def measured(records: Sequence[Scored], parity: Mapping[str, Any] | None, export: Mapping[str, Any]) -> dict[str, Any]:
-    """The document metrics.json of a probed run.
+def measured(records: Sequence[Scored], parity: Parity | None, export: Probed, tables: Mapping[str, str]) -> Metrics:
+    """What a probed run measured.
 
     Args:
         parity: see `fgod.probe.run.measure_parity`; None if no training weights were at hand.
-        export: {sha256, bytes, files: {name: sha256}} of the folder that was probed.
+        export: the folder that was probed.
+        tables: sha256 of what is written beside metrics.json, by file name.
     """
-    return {
-        "status": "measured",
-        "metrics": {name: m.to_dict() for name, m in measure_all(records).items()},
-        "by_language": {
-            name: {lang: m.to_dict() for lang, m in cells.items()}
-            for name, cells in measure_by_language(records).items()
-        },
-        "probes": dict(Counter(r.suite for r in records)),
-        "non_finite": sum(not r.finite for r in records),
-        "parity": parity,
-        "export": dict(export),
-    }
+    return Metrics(
+        status="measured",
+        metrics=measure_all(records),
+        by_language=measure_by_language(records),
+        probes=dict(Counter(r.suite for r in records)),
+        non_finite=sum(not r.finite for r in records),
+        parity=parity,
+        export=export,
+        tables_sha256=dict(tables),
+    )
 
 
-def write_skipped(out: Path, reason: str) -> None:
+def write_skipped(run: RunRecords, reason: str) -> None:
     """The records of a run that has no weights to probe."""
-    write_probes(out / "probes.tsv", ())
-    files.write_json(out / "metrics.json", {"status": "skipped", "reason": reason})
+    write_probes(run.probes, ())
+    Metrics(status="skipped", reason=reason, tables_sha256=files.file_digests(run.folder, [run.probes])).write(
+        run.metrics
+    )
 
 
 def write_probes(path: Path, records: Sequence[Scored]) -> None:
@@ -57,22 +60,6 @@ def read_probes(path: Path) -> list[Scored]:
     """
     rows = files.read_table(path, COLUMNS)
     return [_parse(row, path, line) for line, row in enumerate(rows, start=2)]
-
-
-def check_records(run: Path) -> None:
-    """Make sure that a run's tables are those that its training and its probe wrote.
-
-    Raises:
-        FgodError: one was changed or removed since; names it.
-    """
-    for record in ("outcome.json", "metrics.json"):
-        recorded = files.read_json(run / record).get("tables_sha256", {})
-        there = (run / name for name in recorded if (run / name).is_file())
-        if changed := files.differing(recorded, files.file_digests(run, there)):
-            raise FgodError(
-                f"{run}: {', '.join(changed)} since it was written (its sha256 stands in {record}); records are not "
-                f"edited: bring it back, or delete {run / record} and run snakemake again to make it anew"
-            )
 
 
 def _parse(row: Mapping[str, str], path: Path, line: int) -> Scored:

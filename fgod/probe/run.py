@@ -16,8 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from fgod.answers import Answer, read_answers
 from fgod.data.probes import Probe
 from fgod.data.rows import spread
+from fgod.documents import Parity, Probed
 from fgod.errors import FgodError
 from fgod.evaluate.scoring import Scored, score
+from fgod.layout import RunRecords
 from fgod.model.ask import AnswerSettings, Log, ask, read_logprobs
 from fgod.model.chats import encode_chats
 from fgod.model.generate import answer_logprobs
@@ -115,9 +117,10 @@ def run_probes(
     if master is not None:
         same = measure_parity(model, tokenizer, master, spread(list(ours.values()), parity.PROMPTS), beat)
     beat("saving")
-    write_probes(out / "probes.tsv", records)
-    written = {"probes.tsv": files.sha256_file(out / "probes.tsv")}
-    files.write_json(out / "metrics.json", {**measured(records, same, export_record(export)), "tables_sha256": written})
+    run = RunRecords(out)
+    write_probes(run.probes, records)
+    written = files.file_digests(run.folder, [run.probes])
+    measured(records, same, export_record(export), written).write(run.metrics)
     return records
 
 
@@ -163,7 +166,7 @@ def measure_parity(
     master: Path,
     answers: Sequence[Answer],
     beat: Beat = silent,
-) -> dict[str, Any]:
+) -> Parity:
     """Compare the export's logits with those of the training forward of the master weights, on its own answers."""
     starts = encode_chats(tokenizer, [a.prompt for a in answers])
     chats = [start + list(a.token_ids) for start, a in zip(starts, answers, strict=True)]
@@ -173,11 +176,11 @@ def measure_parity(
     dtype = str(model.dtype).removeprefix("torch.")
     training = as_module(masters, dtype, stored_block_scales(master, config))
     beat_at_each_forward(training, beat)
-    return parity.compare(parity.logits_of(training, chats), exported, [len(s) for s in starts])
+    return Parity(**parity.compare(parity.logits_of(training, chats), exported, [len(s) for s in starts]))
 
 
-def export_record(export: Path) -> dict[str, Any]:
-    """What was probed: {sha256 of the folder, bytes, files: {name: sha256}}."""
+def export_record(export: Path) -> Probed:
+    """What was probed."""
     listing = files.file_digests(export)
     size = sum(path.stat().st_size for path in files.folder_files(export))
-    return {"sha256": files.sha256_listing(listing), "bytes": size, "files": listing}
+    return Probed(sha256=files.sha256_listing(listing), bytes=size, files=listing)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from fgod.data.probes import SCORINGS
+from fgod.documents import DECISIONS
 from fgod.errors import FgodError
 from fgod.evaluate.metric import Legend, Unit
 from fgod.evaluate.requirements import COMPARE
-from fgod.gate import DECISIONS
 from fgod.probe.record import FLAGS
 from fgod.system import files
 from fgod.tables import TABLES

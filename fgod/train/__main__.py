@@ -12,16 +12,17 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fgod import documents
 from fgod.data.rows import read_rows
 from fgod.errors import exit_on_fgod_error
 from fgod.guard import read_phase, write_phase
 from fgod.guard.cap import refusal, room_mib
 from fgod.imports import lasting_imports
-from fgod.records import killed_outcome
-from fgod.system.files import read_json, write_json
+from fgod.system.files import read_json
 
 with lasting_imports():
     import torch
@@ -64,13 +65,14 @@ def main() -> None:
     args = parser.parse_args()
     recipe = read_json(args.recipe)
     try:
-        outcome = trained(args, recipe).to_dict()
+        outcome = documents.Outcome(**asdict(trained(args, recipe)))
     except torch.OutOfMemoryError:
         refused = refusal(room_mib())
         if not refused:
             raise
-        outcome = killed_outcome(f"The trainer stopped in phase {read_phase(args.phase_file)}: {refused}.")
-    write_json(args.result, outcome)
+        reason = f"The trainer stopped in phase {read_phase(args.phase_file)}: {refused}."
+        outcome = documents.Outcome(status="killed", reason=reason)
+    outcome.write(args.result)
 
 
 def trained(args: argparse.Namespace, recipe: Mapping[str, Any]) -> Outcome:

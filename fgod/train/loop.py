@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -102,9 +102,6 @@ class Outcome:
     torch_version: str = torch.__version__
     device: str = "cpu"
     """Where it trained: cpu, or the name of the GPU."""
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class StoppedError(FgodError):

@@ -1,0 +1,259 @@
+"""All paths of results/ and artifacts/, relative to the project's folder. No file is read or written here.
+
+Nothing else spells such a path. The rules of the workflow pass wildcards in braces where commands pass names.
+
+    results/runs/{stage}/{lineage}/    a run's records                        RunRecords
+    artifacts/{stage}/{lineage}/       its weights                            RunWeights
+    artifacts/work/{lineage}/          scratch of its training                Work
+    artifacts/base/{base_id}/          the base, its exports, its answers     Base, Answers
+    artifacts/mixes/{mix}/             training rows and their audit          Mix
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+RESULTS = Path("results")
+ARTIFACTS = Path("artifacts")
+WORK = ARTIFACTS / "work"
+TABLES = RESULTS / "tables"
+REPORT = RESULTS / "report.html"
+WALK = RESULTS / "walk.json"
+MANIFEST_FOLDER = RESULTS / "manifest.d"
+MANIFEST = RESULTS / "manifest.jsonl"
+RUNNING = Path(".snakemake/fgod/running")
+"""Locked by the snakemake that is at work here, as long as it lives."""
+
+NOT_STAGES = ("base", "mixes", "work", "release", "releases")
+"""Folders of artifacts/ that are no stage's, so no stage has such a name."""
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """What is on record about a run: results/runs/{stage}/{lineage}/."""
+
+    folder: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.folder / "recipe.json"
+
+    @property
+    def mix_audit(self) -> Path:
+        return self.folder / "mix_audit.json"
+
+    @property
+    def outcome(self) -> Path:
+        return self.folder / "outcome.json"
+
+    @property
+    def training(self) -> Path:
+        return self.folder / "train.tsv"
+
+    @property
+    def efficiency(self) -> Path:
+        return self.folder / "efficiency.tsv"
+
+    @property
+    def guard(self) -> Path:
+        return self.folder / "guard.tsv"
+
+    @property
+    def participation(self) -> Path:
+        return self.folder / "participation.tsv"
+
+    @property
+    def probes(self) -> Path:
+        return self.folder / "probes.tsv"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.json"
+
+    @property
+    def verdict(self) -> Path:
+        return self.folder / "verdict.json"
+
+    @property
+    def training_tables(self) -> tuple[Path, ...]:
+        """The tables of a training. They are made in its work folder, and copied here when it has an outcome."""
+        return self.training, self.efficiency, self.guard, self.participation
+
+    @property
+    def judged(self) -> tuple[Path, ...]:
+        """What the gate reads."""
+        return self.outcome, self.metrics, self.probes
+
+
+@dataclass(frozen=True)
+class Export:
+    """A quantised folder of weights and its stamp, side by side."""
+
+    folder: Path
+
+    @property
+    def stamp(self) -> Path:
+        return self.folder / "exported.json"
+
+    @property
+    def nvfp4(self) -> Path:
+        return self.folder / "nvfp4"
+
+
+@dataclass(frozen=True)
+class RunWeights(Export):
+    """A run's weights: artifacts/{stage}/{lineage}/, the training's and the export of them."""
+
+    @property
+    def trained(self) -> Path:
+        return self.folder / "trained.json"
+
+    @property
+    def master(self) -> Path:
+        return self.folder / "master"
+
+
+@dataclass(frozen=True)
+class Work:
+    """Scratch of a training, which a stopped one goes on from: artifacts/work/{lineage}/. Checkpoints lie here too."""
+
+    folder: Path
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / "lock"
+
+    @property
+    def records(self) -> RunRecords:
+        """The records of the training before they are copied to the run's."""
+        return RunRecords(self.folder / "records")
+
+    @property
+    def result(self) -> Path:
+        return self.folder / "result.json"
+
+    @property
+    def phase(self) -> Path:
+        return self.folder / "phase"
+
+    @property
+    def guard_reason(self) -> Path:
+        return self.folder / "reason.json"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Replies of the base to many prompts."""
+
+    folder: Path
+
+    @property
+    def table(self) -> Path:
+        return self.folder / "answers.tsv"
+
+    @property
+    def stamp(self) -> Path:
+        return self.folder / "answers.json"
+
+    @property
+    def logprobs(self) -> Path:
+        return self.folder / "logprobs.safetensors"
+
+    @property
+    def harness(self) -> Path:
+        return self.folder / "harness.json"
+
+
+@dataclass(frozen=True)
+class Base:
+    """The original weights: artifacts/base/{base_id}/."""
+
+    folder: Path
+
+    @property
+    def stamp(self) -> Path:
+        return self.folder / "base.json"
+
+    @property
+    def master(self) -> Path:
+        return self.folder / "master"
+
+    def export(self, dtype: str) -> Export:
+        """Its export with what stays unquantised in `dtype`."""
+        return Export(self.folder / dtype)
+
+    def answers(self, digest: str) -> Answers:
+        """Its answers to the prompts and settings of this digest."""
+        return Answers(self.folder / "answers" / digest)
+
+    def all_answers(self) -> list[Answers]:
+        """All its answers that are there."""
+        return [Answers(folder) for folder in sorted((self.folder / "answers").iterdir())]
+
+
+@dataclass(frozen=True)
+class Mix:
+    """The rows of a mix and their audit: artifacts/mixes/{mix}/."""
+
+    folder: Path
+
+    @property
+    def rows(self) -> Path:
+        return self.folder / "rows.tsv"
+
+    @property
+    def stamp(self) -> Path:
+        return self.folder / "mix.json"
+
+    @property
+    def audit(self) -> Path:
+        return self.folder / "audit.json"
+
+
+def run_records(stage: str, lineage: str, results: Path = RESULTS) -> RunRecords:
+    """The records of a run."""
+    return RunRecords(results / "runs" / stage / lineage)
+
+
+def recipes(stage: str, results: Path = RESULTS) -> Iterator[Path]:
+    """The recipes on record of all runs of a stage."""
+    return (results / "runs" / stage).glob("*/recipe.json")
+
+
+def run_weights(stage: str, lineage: str, artifacts: Path = ARTIFACTS) -> RunWeights:
+    """The weights of a run."""
+    return RunWeights(artifacts / stage / lineage)
+
+
+def work(lineage: str) -> Work:
+    """The scratch of a training."""
+    return Work(WORK / lineage)
+
+
+def base(base_id: str) -> Base:
+    """The base of this id."""
+    return Base(ARTIFACTS / "base" / base_id)
+
+
+def mix(digest: str) -> Mix:
+    """The mix of this digest."""
+    return Mix(ARTIFACTS / "mixes" / digest)
+
+
+def remade_by_deleting(weights: Path) -> str:
+    """What a person does about a folder of weights that is not what it was."""
+    if weights == Export(weights.parent).nvfp4:
+        return f"delete {Export(weights.parent).stamp} and run snakemake again to export them anew"
+    return f"delete {weights.parent} and run snakemake again to make them anew"
+
+
+def run_of_path(path: Path) -> tuple[str, str]:
+    """Stage and lineage of a path under results/runs/ or artifacts/, both empty for any other."""
+    match path.parts:
+        case (RESULTS.name, "runs", stage, lineage, _, *_):
+            return stage, lineage
+        case (ARTIFACTS.name, stage, lineage, _, *_) if stage not in NOT_STAGES:
+            return stage, lineage
+    return "", ""

@@ -1,0 +1,101 @@
+"""Documents of results/ and artifacts/: edits by hand are refused, faults name file and key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fgod.documents import Metrics, Outcome, Stamp, Verdict, check_run, verdict_of
+from fgod.errors import FgodError, UsageError
+from fgod.gate import GateLimits, judge_run
+from fgod.layout import RunRecords, run_of_path, run_records, run_weights
+from tests.made_runs import write_run
+
+
+@pytest.fixture
+def collapsed(tmp_path: Path) -> RunRecords:
+    assert write_run(tmp_path, "B", "bbbb00000000", "collapsed") == "collapsed"
+    return run_records("B", "bbbb00000000", tmp_path / "results")
+
+
+def edit(path: Path, change: Callable[[Any], None]) -> None:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    change(document)
+    path.write_text(json.dumps(document), encoding="utf-8")
+
+
+def test_an_edited_verdict_is_refused_and_says_what_to_delete(collapsed: RunRecords) -> None:
+    verdict = verdict_of(collapsed)
+    assert (
+        verdict is not None
+        and verdict.decision == "collapsed"
+        and set(verdict.judged) == {path.name for path in collapsed.judged}
+    )
+    text = collapsed.verdict.read_text(encoding="utf-8")
+    collapsed.verdict.write_text(text.replace('"collapsed"', '"accepted"', 1), encoding="utf-8")
+    with pytest.raises(FgodError, match=r"verdict\.json: it has changed since it was written.*or delete .*verdict"):
+        verdict_of(collapsed)
+    edit(collapsed.verdict, lambda document: document.pop("seal"))
+    with pytest.raises(FgodError, match=r"verdict\.json: it has no seal"):
+        verdict_of(collapsed)
+
+
+def test_an_edited_metric_is_refused_by_the_gate_and_by_whoever_reads_the_verdict(collapsed: RunRecords) -> None:
+    edit(collapsed.metrics, lambda document: document["metrics"]["identity_rate"].update(value=0.9999))
+    for read in (
+        lambda: judge_run(collapsed.folder, GateLimits(), {}),
+        lambda: check_run(collapsed),
+        lambda: verdict_of(collapsed),
+    ):
+        with pytest.raises(FgodError, match=r"metrics\.json: it has changed .*delete .*metrics\.json and run "):
+            read()
+
+
+def test_an_edited_outcome_is_refused(collapsed: RunRecords) -> None:
+    edit(collapsed.outcome, lambda document: document.update(status="diverged"))
+    with pytest.raises(FgodError, match=r"outcome\.json: it has changed since it was written"):
+        judge_run(collapsed.folder, GateLimits(), {})
+
+
+def test_a_verdict_on_records_that_were_made_anew_is_pending(collapsed: RunRecords) -> None:
+    metrics = Metrics.read(collapsed.metrics)
+    metrics.model_copy(update={"non_finite": 1}).write(collapsed.metrics)
+    assert verdict_of(collapsed) is None
+    assert judge_run(collapsed.folder, GateLimits(), {}).decision == "diverged"
+    again = verdict_of(collapsed)
+    assert again is not None and again.decision == "diverged"
+    collapsed.metrics.unlink()
+    assert verdict_of(collapsed) is None
+
+
+def test_a_document_keeps_what_was_written_and_names_the_key_that_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "outcome.json"
+    Outcome(status="trained", wall_s=0.1, partial=("a",), weights_files={"之神": "00"}).write(path)  # type: ignore[call-arg]
+    found = Outcome.read(path)
+    assert (found.status, found.wall_s, found.content()["partial"]) == ("trained", 0.1, ["a"])
+    found.write(path)
+    assert Outcome.read(path) == found
+    Stamp(status="killed").write(path)
+    assert Outcome.read(path).status == "killed"
+    Stamp(status="skipped").write(path)
+    with pytest.raises(FgodError, match=r"outcome\.json: status: found 'skipped'; input should be 'trained', "):
+        Outcome.read(path)
+    Outcome(status="trained").write(path)
+    with pytest.raises(FgodError, match=r"outcome\.json: the key 'decision' is missing"):
+        Verdict.read(path)
+    path.write_text("[]", encoding="utf-8")
+    with pytest.raises(FgodError, match=r"outcome\.json: found list, expected an object"):
+        Outcome.read(path)
+    with pytest.raises(UsageError, match=r"none\.json: no such file"):
+        Outcome.read(tmp_path / "none.json")
+
+
+def test_a_path_names_its_run() -> None:
+    assert run_of_path(run_records("A", "0123456789ab").outcome) == ("A", "0123456789ab")
+    assert run_of_path(run_weights("A", "0123456789ab").stamp) == ("A", "0123456789ab")
+    for other in ("results/report.html", "artifacts/base/1/base.json", "artifacts/mixes/1/rows.tsv", "a/b/c/d"):
+        assert run_of_path(Path(other)) == ("", "")
