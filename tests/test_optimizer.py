@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fgod.cli import main
 from fgod.errors import UsageError
@@ -185,6 +186,41 @@ def test_groups() -> None:
     ]
     names += ["model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.up_proj.weight"]
     assert [group_of(n) for n in names] == ["embedding", "head", "norms", "norms", "attention", "mlp"]
+
+
+class NoReadback(TorchDispatchMode):
+    """Fails where a number of a tensor is asked for: a GPU would be waited for, and no CUDA graph could hold it."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        asked = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
+        assert func not in asked, f"a step asks the device: {func}"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("in_backward", [True, False])
+@pytest.mark.parametrize("master", MASTER_DTYPES)
+@pytest.mark.parametrize(("m", "v"), [("fp32", "fp32"), ("bf16", "bf16"), ("int8", "uint8"), ("nvfp4", "nvfp4")])
+def test_a_step_asks_the_device_for_nothing(master: str, m: str, v: str, in_backward: bool) -> None:
+    modes = {"master_dtype": master, "m_dtype": m, "v_dtype": v, "step_in_backward": in_backward}
+    recipe = TrainRecipe(2, 1e-3, l2_sp=1.0, weight_decay=0.1, step_chunk_rows=7, **modes)
+    weights = {"w": (noise(SHAPE, 1) * 0.05).to(master_kind(master, SHAPE).dtype), "b": noise((8,), 2)}
+    optimizer = AdamW(weights, recipe, {"w": 1.0, "b": 1.0})
+    for step in range(2):
+        grads = {name: noise(tuple(weight.shape), 10 + step) for name, weight in weights.items()}
+        for target, numbers in zip(optimizer.on_device, optimizer.host_numbers(1e-3), strict=True):
+            target.copy_(numbers)
+        with NoReadback():
+            optimizer.begin_step()
+            if in_backward:
+                for name, grad in grads.items():
+                    optimizer.on_grad(name, grad)
+            else:
+                optimizer.step_together(grads)
+            optimizer.finish_step()
+    assert optimizer.facts(optimizer.step_stats).whole.finite()
+    assert not optimizer.unchanged() and all(optimizer.got_gradient().values())
+    with pytest.raises(AssertionError, match="asks the device"), NoReadback():
+        optimizer.step_stats.sum().item()
 
 
 # ---- in the backward pass
