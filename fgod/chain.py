@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fgod import NUMERICS_VERSION
@@ -25,13 +25,14 @@ class Inputs:
     """Digests of what recipes depend on besides the config itself.
 
     `rehearsal_id` names the base's answers to the rehearsal prompts, `sources` the written data, `user_files` the
-    content of each of the user's own data files by name.
+    content of each of the user's own data files by name, `row_formats` the plugins that read them.
     """
 
     base_id: str
     rehearsal_id: str
     sources: str
     user_files: Mapping[str, str]
+    row_formats: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,9 @@ class Chain:
         """Everything that the rows of a mix depend on."""
         parts = {part for table in ("shares", "final_shares", "at_least") for part in mix.get(table, {})}
         kinds = self.config["disambiguation"]
+        formats = {"row_formats": self.inputs.row_formats} if self.inputs.row_formats else {}
         return {
+            **formats,
             "numerics": NUMERICS_VERSION,
             "recipe": mix,
             "seed": self.config["seed"],

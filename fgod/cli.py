@@ -17,6 +17,7 @@ from typing import Any
 
 from fgod import __version__
 from fgod.errors import exit_on_fgod_error
+from fgod.registry import load_plugins
 from fgod.system.stop import stop_signals_as_exceptions
 
 
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if getattr(args, "child", None):
         return _work(args)
     with exit_on_fgod_error(), stop_signals_as_exceptions():
+        load_plugins(args.plugin)
         unrecorded = ("out" in args and args.out is None) or getattr(args, "memory_report", None)
         if args.recorded is None or unrecorded:
             return int(args.handler(args))
@@ -34,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from fgod.layout import run_of_path
 
         stage, lineage = run_of_path(args.out if "out" in args else args.outcome)
-        inputs = [getattr(args, name) for name in args.recorded if getattr(args, name) is not None]
+        inputs = [getattr(args, name) for name in args.recorded if getattr(args, name) is not None] + args.plugin
         outputs = args.outputs(args)
         with manifest.recorded(Path("."), ["fgod", *arguments], stage, lineage, inputs, outputs) as record:
             args.entry, args.argv = record, arguments
@@ -54,6 +56,14 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(prog="fgod", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--version", action="version", version=f"fgod {__version__}")
+    parser.add_argument(
+        "--plugin",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE.py",
+        help="load a file that registers metrics, model families or row formats; as often as needed",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (_add_base, _add_data, _add_training, _add_judging, _add_results, _add_people):
         add(commands)

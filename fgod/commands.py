@@ -21,6 +21,7 @@ from fgod.escape import html_text
 from fgod.imports import lasting_imports
 from fgod.layout import Base, Export, RunRecords, RunWeights, Work, remade_by_deleting
 from fgod.persona import Goal, goal_from_config
+from fgod.registry import plugin_options
 from fgod.supervise import supervise
 from fgod.system.files import copy_file, differing, file_digests, read_json, remove_folder, sha256_listing, write_json
 
@@ -349,6 +350,7 @@ def _trainer(args: Namespace, work: Work, tables: Path, **more: Path | int) -> l
     limit_gb = lowered(args.limit_gb * MIB_PER_GB, HostMemory(math.inf).total_mib()) / MIB_PER_GB
     command = [sys.executable, "-m", "fgod.train", "--fit", str(args.fit), "--limit-gb", str(limit_gb)]
     command += ["--too-large-ok"] if args.too_large_ok else []
+    command += plugin_options(args.plugin)
     paths = {"recipe": args.recipe, "weights": args.weights, "rows": args.rows, "work": work.folder, "run": tables}
     paths |= {"phase-file": work.phase, "result": work.result}
     for option, value in {**paths, **more}.items():

@@ -21,6 +21,7 @@ from fgod.data.sources import source_kinds, source_languages
 from fgod.errors import UsageError, did_you_mean
 from fgod.evaluate.requirements import parse_requirements
 from fgod.persona import Rule, goal_from_config, lookup
+from fgod.registry import load_plugins
 from fgod.system.files import digest
 from fgod.train.recipe import TrainRecipe
 
@@ -72,7 +73,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def resolve(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A checked config with every default filled in; `where` names the file in messages.
+    """A checked config with every default filled in, its plugins loaded; `where` names the file in messages.
 
     Raises:
         UsageError: one message with every fault: key, found, allowed.
@@ -80,6 +81,10 @@ def resolve(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     raw = with_new_names(raw, where)
     check_schema(raw, where)
     config: dict[str, Any] = fill_defaults(raw, schema())
+    try:
+        load_plugins([Path(file) for file in config["plugins"]])
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
     check_meaning(config, where)
     return config
 

@@ -13,6 +13,7 @@ from fgod.data.formats import format_of
 from fgod.data.probes import load_suites
 from fgod.data.sources import load_sources, source_files
 from fgod.errors import UsageError, did_you_mean
+from fgod.registry import ARCHITECTURES, ROW_FORMATS, Registry
 from fgod.system.digests import CACHE, cached_sha256
 from fgod.system.files import digest, folder_files, sha256_file, sha256_files
 
@@ -30,12 +31,30 @@ def gather(config: Mapping[str, Any]) -> Inputs:
     sources = sources_digest(Path(data["folder"]))
     check_held_out(config)
     check_row_formats(data["sources"])
+    base = base_id(config["base"], sources, plugin_digests(config, ARCHITECTURES))
     return Inputs(
-        base_id=base_id(config["base"], sources),
-        rehearsal_id=digest("rehearsal", NUMERICS_VERSION, sources, rehearsal_settings(config), _base_dtype(config)),
+        base_id=base,
+        rehearsal_id=digest(
+            "rehearsal", base, NUMERICS_VERSION, sources, rehearsal_settings(config), _base_dtype(config)
+        ),
         sources=sources,
         user_files={name: sha256_file(Path(path)) for name, path in sorted(data["sources"].items())},
+        row_formats=plugin_digests(config, ROW_FORMATS),
     )
+
+
+def plugin_digests(config: Mapping[str, Any], registry: Registry[Any]) -> dict[str, str]:
+    """Digest of each of the config's plugin files that adds to a registry, by the file's name in the config.
+
+    What a plugin imports from other files of the user's is not part of it.
+    """
+    files = [file for file in config["plugins"] if registry.adds(Path(file))]
+    return {file: sha256_file(Path(file)) for file in sorted(files)}
+
+
+def plugins_digest(config: Mapping[str, Any]) -> str:
+    """Short digest of all plugin files, empty without one: a param of what measures and judges."""
+    return digest([sha256_file(Path(file)) for file in config["plugins"]]) if config["plugins"] else ""
 
 
 def _base_dtype(config: Mapping[str, Any]) -> str:
@@ -84,14 +103,19 @@ def check_row_formats(files: Mapping[str, str]) -> None:
             raise UsageError(f"data.sources.{name}: {error}") from error
 
 
-def base_id(base: Mapping[str, Any], sources: str) -> str:
-    """An embedded or random base is what it is made from; a folder is the content of its files."""
+def base_id(base: Mapping[str, Any], sources: str, families: Mapping[str, str] | None = None) -> str:
+    """An embedded or random base is what it is made from; a folder is the content of its files.
+
+    Args:
+        families: digests of the plugins that add model families: these read, train and write the weights.
+    """
+    more = [families] if families else []
     if base["kind"] != "folder":
         spec = {k: v for k, v in base.items() if k not in ("kind", "require")}
-        return digest(base["kind"], NUMERICS_VERSION, spec, sources)
+        return digest(base["kind"], NUMERICS_VERSION, spec, sources, *more)
     folder = Path(base["path"])
     files = {f.relative_to(folder).as_posix(): cached_sha256(f, CACHE) for f in folder_files(folder)}
-    return digest("folder", files)
+    return digest("folder", files, *more)
 
 
 def reference_id(config: Mapping[str, Any]) -> str:

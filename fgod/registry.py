@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -40,6 +40,7 @@ class Registry(Generic[T]):
         self._modules = tuple(modules)
         self._loaded = False
         self._entries: dict[str, T] = {}
+        self._files: dict[str, Path] = {}
 
     def register(self, name: str, entry: T) -> T:
         """Add an entry after the project's own; returns it.
@@ -51,7 +52,12 @@ class Registry(Generic[T]):
         if name in self._entries:
             raise UsageError(f"{self.what} {name!r}: registered twice; expected another name")
         self._entries[name] = entry
+        self._files[name] = Path(sys._getframe(1).f_code.co_filename)
         return entry
+
+    def adds(self, file: Path) -> bool:
+        """Whether code in a plugin file registered an entry."""
+        return file.resolve() in self._files.values()
 
     def _load(self) -> None:
         if not self._loaded:
@@ -94,6 +100,12 @@ ARCHITECTURES: Registry[Architecture] = Registry(
     "model family", [f"fgod.models.{family}" for family in ("qwen3", "qwen2", "llama", "mistral")]
 )
 ROW_FORMATS: Registry[Any] = Registry("row format", ["fgod.data.tsv"])
+
+
+def plugin_options(files: Iterable[str | Path]) -> list[str]:
+    """The options by which a command of fgod loads plugin files."""
+    return [option for file in files for option in ("--plugin", str(file))]
+
 
 _LOADED_PLUGINS: set[Path] = set()
 

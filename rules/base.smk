@@ -10,7 +10,7 @@ rule base:
     output:
         f"{BASE}/base.json",
     shell:
-        "fgod base --base {BASE_SPEC:q} --sources {SOURCES:q} --out {output:q} {GUARD}"
+        "{FGOD} base --base {BASE_SPEC:q} --sources {SOURCES:q} --out {output:q} {GUARD}"
 
 
 rule export_base:
@@ -21,7 +21,7 @@ rule export_base:
     resources:
         gpu=gpus(records.device(EXPECTED.runs[0])),
     shell:
-        "fgod export --weights {BASE_WEIGHTS:q} --stamp {input:q} --dtype {BASE_DTYPE} --gpus {resources.gpu}"
+        "{FGOD} export --weights {BASE_WEIGHTS:q} --stamp {input:q} --dtype {BASE_DTYPE} --gpus {resources.gpu}"
         " --out {output:q} {GUARD}"
 
 
@@ -34,7 +34,7 @@ rule rehearsal:
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
     shell:
-        "fgod answers rehearsal --export {input:q} --sources {SOURCES:q} --settings {REHEARSED:q} --out {output:q}"
+        "{FGOD} answers rehearsal --export {input:q} --sources {SOURCES:q} --settings {REHEARSED:q} --out {output:q}"
         " {GUARD}"
 
 
@@ -48,7 +48,7 @@ rule reference:
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
     shell:
-        "fgod answers reference --export {input.export:q} --probes {input.probes:q} --sources {SOURCES:q}"
+        "{FGOD} answers reference --export {input.export:q} --probes {input.probes:q} --sources {SOURCES:q}"
         " --settings {PROBED:q} --out {output:q} {GUARD}"
 
 
@@ -63,5 +63,5 @@ rule harness:
         goal=GOAL,
         code=inputs.code_digest("probe", "evaluate"),
     shell:
-        "fgod answers check --answers {input:q} --probes {PROBES:q} --sources {SOURCES:q} --base {params.base:q}"
+        "{FGOD} answers check --answers {input:q} --probes {PROBES:q} --sources {SOURCES:q} --base {params.base:q}"
         " --goal {params.goal:q} --out {output:q}"

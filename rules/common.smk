@@ -13,6 +13,7 @@ from fgod import inputs, layout, records, config as settings
 from fgod.chain import ACCEPTED, Chain
 from fgod.data.probes import load_suites, scored_suites
 from fgod.errors import exit_on_fgod_error
+from fgod.registry import plugin_options
 from fgod.system.files import canonical_json, check_room, sweep
 from fgod.system.lock import held
 from fgod.system.stop import run_sigterm_handler_in_thread
@@ -27,8 +28,12 @@ with exit_on_fgod_error():
         settings.read_yaml(Path(file))  # snakemake takes the second of two keys, and says nothing
     CONFIG = settings.resolve(config, ", ".join(map(str, workflow.configfiles)) or "config")
     INPUTS = inputs.gather(CONFIG)
+    PLUGINS = inputs.plugins_digest(CONFIG)
     CHAIN = Chain(CONFIG, INPUTS)
     EXPECTED = CHAIN.walk(lambda run: records.decision(run) or ACCEPTED)  # as far as known, pending gates accepted
+
+# In shell lines and no params: a plugin's change makes again only what its digest is part of.
+FGOD = shlex.join(["fgod", *plugin_options(CONFIG["plugins"])])
 
 BASE = f"artifacts/base/{INPUTS.base_id}"
 BASE_WEIGHTS = CONFIG["base"]["path"] if CONFIG["base"]["kind"] == "folder" else f"{BASE}/master"

@@ -24,11 +24,11 @@ rule probe:
         goal=GOAL,
         held_out=canonical_json(sorted(CONFIG["data"]["held_out_topics"])),
         settings=canonical_json(CONFIG["probe"]),
-        code=inputs.code_digest("probe", "evaluate", *inputs.REPLIES),
+        code=inputs.code_digest("probe", "evaluate", *inputs.REPLIES) + PLUGINS,
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
     shell:
-        "fgod probe --export {input.export:q} --reference {input.reference:q} --probes {PROBES:q}"
+        "{FGOD} probe --export {input.export:q} --reference {input.reference:q} --probes {PROBES:q}"
         " --sources {SOURCES:q} --base {params.base} --goal {params.goal:q} --held-out {params.held_out:q}"
         " --settings {params.settings:q} --rows {input.rows:q} --out {output.metrics:q} {GUARD}"
 
@@ -49,6 +49,6 @@ checkpoint gate:
     params:
         limits=canonical_json(CONFIG["gate"]),
         require=lambda wildcards: records.requirements(CONFIG, wildcards.stage),
-        code=inputs.code_digest("gate.py", "evaluate"),
+        code=inputs.code_digest("gate.py", "evaluate") + PLUGINS,
     shell:
-        "fgod gate --limits {params.limits:q} --require {params.require:q} --out {output:q}"
+        "{FGOD} gate --limits {params.limits:q} --require {params.require:q} --out {output:q}"

@@ -11,7 +11,7 @@ rule promote:
         record="results/release.json",
         stamp="artifacts/release/release.json",
     shell:
-        "fgod promote --walk {input.walk:q} --out {output.record:q}"
+        "{FGOD} promote --walk {input.walk:q} --out {output.record:q}"
 
 
 # Only what runs alone here may clear up: snakemake has its lock by now.
@@ -24,8 +24,8 @@ onstart:
 
 
 onsuccess:
-    shell("fgod summary --walk {walk:q}", walk=recorded_walk(None))
+    shell("{FGOD} summary --walk {walk:q}", walk=recorded_walk(None))
 
 
 onerror:
-    shell("fgod summary --stopped {walk:q}", walk=recorded_walk(None))
+    shell("{FGOD} summary --stopped {walk:q}", walk=recorded_walk(None))

@@ -10,7 +10,7 @@ rule walk:
         walk=recorded_walk,
         context=CONTEXT,
     shell:
-        "fgod walk --json {params.walk:q} --context {params.context:q} --out {output:q}"
+        "{FGOD} walk --json {params.walk:q} --context {params.context:q} --out {output:q}"
 
 
 rule tables:
@@ -20,6 +20,6 @@ rule tables:
     output:
         TABLES,
     params:
-        code=inputs.code_digest("tables.py", "evaluate"),
+        code=inputs.code_digest("tables.py", "evaluate") + PLUGINS,
     shell:
-        "fgod tables --walk {input.walk:q} --out results/tables"
+        "{FGOD} tables --walk {input.walk:q} --out results/tables"

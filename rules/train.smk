@@ -34,7 +34,7 @@ rule recipe:
     params:
         recipe=lambda wildcards: run_of(wildcards).recipe,
     shell:
-        "fgod recipe --json {params.recipe:q} --out {output:q}"
+        "{FGOD} recipe --json {params.recipe:q} --out {output:q}"
 
 
 rule train:
@@ -57,7 +57,7 @@ rule train:
         weights=lambda wildcards: starting_weights(wildcards),
         fit=lambda wildcards: first_fit(wildcards),
     shell:
-        "fgod train --recipe {input.recipe:q} --weights {resources.weights:q} --start {input.start:q} --rows {input.rows:q}"
+        "{FGOD} train --recipe {input.recipe:q} --weights {resources.weights:q} --start {input.start:q} --rows {input.rows:q}"
         " --audit {input.audit:q} --outcome {output.outcome:q} --stamp {output.stamp:q}"
         " {GUARD} --fit {resources.fit}"
         " --checkpoint-secs {CONFIG[checkpoint][secs]} --checkpoint-steps {CONFIG[checkpoint][steps]}"
@@ -73,5 +73,5 @@ rule export:
     resources:
         gpu=lambda wildcards: gpus(records.device(run_of(wildcards))),
     shell:
-        "fgod export --weights artifacts/{wildcards.stage}/{wildcards.lineage}/master --stamp {input:q}"
+        "{FGOD} export --weights artifacts/{wildcards.stage}/{wildcards.lineage}/master --stamp {input:q}"
         " --dtype {params.dtype} --gpus {resources.gpu} --out {output:q} {GUARD}"

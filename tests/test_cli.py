@@ -47,7 +47,8 @@ def test_every_rule_of_the_workflow_calls_a_known_subcommand():
     text = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
     called = set(
         re.findall(
-            r"\bfgod ([a-z]+)", "".join(line for line in text.splitlines() if line.strip().startswith(('"', "shell(")))
+            r"(?:\bfgod|\{FGOD\}) ([a-z]+)",
+            "".join(line for line in text.splitlines() if line.strip().startswith(('"', "shell("))),
         )
     )
     known = build_parser().format_help()
@@ -147,6 +148,14 @@ def test_what_the_digests_depend_on(project):
     assert inputs.gather({**config, "gate": {}, "guard": {}, "refits": {}, "probe": config["probe"]}) == first
     with pytest.raises(UsageError, match=r"did you mean ufo\?"):
         inputs.gather({**config, "data": {**config["data"], "held_out_topics": ["uffo"]}})
+
+
+def test_another_base_gives_other_rehearsal_answers_and_so_other_mixes(project):
+    """Two bases that share a mix's path would overwrite each other's rows."""
+    config = load(Path("config.yaml"))
+    other = {**config, "base": {**config["base"], "seed": 2}}
+    mixes = [Chain(one, inputs.gather(one)).fit([]).runs[0].mix_id for one in (config, other)]
+    assert mixes[0] != mixes[1]
 
 
 def test_a_folder_as_base_is_its_content(project):

@@ -22,6 +22,7 @@ from fgod.errors import exit_on_fgod_error
 from fgod.guard import read_phase, write_phase
 from fgod.guard.cap import refusal, room_mib
 from fgod.imports import lasting_imports
+from fgod.registry import load_plugins
 from fgod.system.files import read_json
 
 with lasting_imports():
@@ -62,7 +63,9 @@ def main() -> None:
     parser.add_argument("--too-large-ok", action="store_true")
     parser.add_argument("--checkpoint-secs", type=float, default=0.0)
     parser.add_argument("--checkpoint-steps", type=int, default=0)
+    parser.add_argument("--plugin", type=Path, action="append", default=[])
     args = parser.parse_args()
+    load_plugins(args.plugin)
     recipe = read_json(args.recipe)
     try:
         outcome = documents.Outcome(**asdict(trained(args, recipe)))

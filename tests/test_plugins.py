@@ -1,0 +1,107 @@
+"""Plugins: named in the config, handed to every command, and part of a lineage only where they can change weights."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fgod import config as settings
+from fgod import inputs
+from fgod.chain import Chain
+from fgod.cli import main
+from fgod.errors import UsageError
+from fgod.registry import ARCHITECTURES, METRICS, ROW_FORMATS, load_plugins
+from tests.mini import Mini
+
+ROOT = Path(__file__).parents[1]
+ADDS = "from fgod.registry import {0}\n{0}.register('mine', object())\n"
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Registries of their own: what a test registers is gone after it."""
+    monkeypatch.chdir(ROOT)
+    for registry in (ARCHITECTURES, METRICS, ROW_FORMATS):
+        list(registry)
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+        monkeypatch.setattr(registry, "_files", dict(registry._files))
+
+
+def made_of(plugins: list[Path]) -> tuple[str, str, str, str]:
+    """Of the default config with these plugins: base_id, the first mix and lineage, what probes are made again by."""
+    raw: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text())
+    config = settings.resolve({**copy.deepcopy(raw), "plugins": [str(p) for p in plugins]}, "config.yaml")
+    gathered = inputs.gather(config)
+    run = Chain(config, gathered).fit([]).runs[0]
+    return gathered.base_id, run.mix_id, run.lineage, inputs.plugins_digest(config)
+
+
+@pytest.mark.parametrize(
+    ("registry", "changed"),
+    [
+        ("METRICS", [False, False, False, True]),
+        ("ROW_FORMATS", [False, True, True, True]),
+        ("ARCHITECTURES", [True, True, True, True]),
+    ],
+)
+def test_a_plugin_is_part_of_what_it_can_change(tmp_path: Path, registry: str, changed: list[bool]) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(ADDS.format(registry))
+    without, with_it = made_of([]), made_of([plugin])
+    assert [a != b for a, b in zip(without, with_it, strict=True)] == changed
+    plugin.write_text(ADDS.format(registry) + "# another version\n")
+    assert [a != b for a, b in zip(with_it, made_of([plugin]), strict=True)] == changed
+
+
+def test_a_plugin_is_loaded_before_the_config_is_checked(tmp_path: Path) -> None:
+    raw: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text())
+    raw["plugins"] = [str(tmp_path / "none.py")]
+    with pytest.raises(UsageError, match=r"^config\.yaml: plugins: .*none\.py: no such file"):
+        settings.resolve(raw, "config.yaml")
+
+
+def test_a_plugin_that_a_command_is_given_is_loaded_before_it_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, registry in (("one", "METRICS"), ("two", "ROW_FORMATS")):
+        (tmp_path / f"{name}.py").write_text(ADDS.format(registry))
+    assert main(["--plugin", f"{tmp_path}/one.py", "--plugin", f"{tmp_path}/two.py", "plan"]) == 0
+    assert "mine" in METRICS and "mine" in ROW_FORMATS and "4 to train" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main(["--plugin", f"{tmp_path}/three.py", "plan"])
+    assert ended.value.code == 2 and "three.py: no such file" in capsys.readouterr().err
+
+
+def test_the_trainer_loads_plugins(tmp_path: Path) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("raise SystemExit('the plugin was loaded')\n")
+    options = [part for name in ("recipe", "weights", "rows", "work", "run", "phase-file", "result")
+               for part in (f"--{name}", "none")]  # fmt: skip
+    command = [sys.executable, "-m", "fgod.train", *options, "--plugin", str(plugin)]
+    assert "the plugin was loaded" in subprocess.run(command, capture_output=True, text=True).stderr
+
+
+def test_rules_hand_plugins_to_every_command(tmp_path: Path) -> None:
+    mini = Mini.create(tmp_path / "project")
+    (mini.folder / "my metrics.py").write_text("")
+    mini.config["plugins"] = ["my metrics.py"]
+    said = mini.snakemake("-n", "-p")
+    lines = [line.split(": ", 1)[1] for line in said.splitlines() if line.startswith("Shell command: ")]
+    commands = [line for line in lines if line != "None"]  # a rule that only asks for files has none
+    assert len(commands) > 10
+    for command in commands:
+        assert command.startswith("fgod --plugin 'my metrics.py' ") or command.startswith("fgod report "), command
+
+
+def test_an_entry_is_of_the_file_whose_code_registered_it(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.py", tmp_path / "second.py"
+    first.write_text(ADDS.format("ROW_FORMATS"))
+    second.write_text("import fgod.registry\n")
+    load_plugins([first, second])
+    assert ROW_FORMATS.adds(first) and not ROW_FORMATS.adds(second) and not METRICS.adds(first)
