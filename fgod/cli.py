@@ -319,7 +319,7 @@ def _add_people(commands: Any) -> None:
 
     summary = _command(commands, "summary", "summary", "what was released, how good it is, where the report lies")
     summary.add_argument(
-        "--walk", type=_json, metavar="JSON", help="the walk: only what it promoted is told as released"
+        "--walk", type=_json, metavar="JSON", help="the walk: only what it promoted is reported as released"
     )
     summary.add_argument("--stopped", type=_json, metavar="JSON", help="the walk, where the run ended before its end")
 

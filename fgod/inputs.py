@@ -11,7 +11,7 @@ from fgod import NUMERICS_VERSION
 from fgod.chain import Inputs
 from fgod.data.formats import format_of
 from fgod.data.probes import load_suites
-from fgod.data.sources import load_sources, source_files
+from fgod.data.sources import PAIRED_KIND, load_sources, source_files
 from fgod.errors import UsageError, did_you_mean
 from fgod.registry import ARCHITECTURES, ROW_FORMATS, Registry
 from fgod.system.digests import CACHE, cached_sha256
@@ -70,7 +70,7 @@ def rehearsal_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """What decides which prompts the base is asked for rehearsal. `kinds`: the disambiguation kinds that keep the
     base's own answer and that some stage's mix has rows of."""
     used = {kind for stage in config["stages"] for kind, weight in stage["mix"]["kinds"].items() if weight}
-    used |= {"who_am_i"}  # minimal pairs ask it
+    used |= {PAIRED_KIND}
     kinds = sorted(used & {name for name, kind in config["disambiguation"].items() if kind["replies"] == "base"})
     data = config["data"]
     asked = {"seed": config["seed"], "kinds": kinds, "device": config["probe"]["device"]}
