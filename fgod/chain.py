@@ -16,6 +16,7 @@ from fgod import NUMERICS_VERSION
 from fgod.config import refit
 from fgod.errors import FgodError
 from fgod.system.files import canonical_json, digest
+from fgod.train.recipe import TrainRecipe
 
 ACCEPTED = "accepted"
 
@@ -132,7 +133,7 @@ class Chain:
             "starts_from": parent.lineage if parent else self.inputs.base_id,
             "seed": self.config["seed"],
             "mix": spec,
-            "train": stage["train"],
+            "train": TrainRecipe.from_dict(stage["train"]).to_dict(),
         }
         return Run(stage["name"], digest(recipe), canonical_json(recipe), digest(spec), canonical_json(spec), parent)
 

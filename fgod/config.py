@@ -7,14 +7,16 @@ Three layers: YAML (`read_yaml`), the JSON Schema in workflow/schemas (`check_sc
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, TypeChecker
 from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend
 
 from fgod import refits
 from fgod.data.sources import source_kinds, source_languages
@@ -163,8 +165,18 @@ def _branch(node: Mapping[str, Any], value: Any) -> Mapping[str, Any]:
     return _branch(merged, value)  # a branch may branch again
 
 
+def _finite(checker: TypeChecker, value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_Validator: type[Draft202012Validator] = extend(  # type: ignore[no-untyped-call]
+    Draft202012Validator, type_checker=Draft202012Validator.TYPE_CHECKER.redefine("number", _finite)
+)
+"""JSON Schema, in which nan and infinity, which YAML can write, are no numbers."""
+
+
 def _validator(node: Mapping[str, Any]) -> Draft202012Validator:
-    return Draft202012Validator({**node, "$defs": schema()["$defs"]})
+    return _Validator({**node, "$defs": schema()["$defs"]})
 
 
 def fill_defaults(value: Any, node: Mapping[str, Any]) -> Any:
@@ -216,6 +228,8 @@ def _key_path(parts: Iterable[str | int], raw: Any) -> str:
 
 
 def _kind(value: Any) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "not a finite number"
     names = {bool: "a truth value", int: "a number", float: "a number", str: "text", list: "a list", dict: "a mapping"}
     return "nothing" if value is None else names.get(type(value), type(value).__name__)
 
@@ -272,6 +286,7 @@ def _limit_words(name: str, rule: Any) -> str:
         "minItems": f"at least {rule} items",
         "maxItems": f"at most {rule} items",
         "minLength": "text that is not empty",
+        "maxLength": f"at most {rule} characters",
         "minProperties": f"at least {rule} key",
         "pattern": f"text like {rule}",
         "multipleOf": f"a multiple of {rule}",
@@ -328,6 +343,10 @@ def _recipes(config: Mapping[str, Any]) -> Iterator[str]:
         micro, batch = stage["train"]["micro_batch"], stage["train"]["batch"]
         if micro is not None and micro > batch:
             yield f"stages[{i} {stage['name']}].train.micro_batch: found {micro}, expected at most batch ({batch})"
+            continue
+        warmup, steps = stage["train"]["warmup"], stage["train"]["steps"]
+        if warmup > steps:
+            yield f"stages[{i} {stage['name']}].train.warmup: found {warmup}, expected at most steps ({steps})"
             continue
         try:
             TrainRecipe.from_dict(stage["train"])

@@ -29,11 +29,12 @@ def plan(chain: Chain) -> tuple[list[Step], str]:
     recorded = chain.walk(records.decision)
     hopeful = chain.walk(lambda run: records.decision(run) or ACCEPTED)
     steps: list[Step] = []
+    base = chain.config["base"]
     training: set[Run] = set()
     for visit in hopeful.visits:
         if any(step.run == visit.run for step in steps):
             continue
-        step = _step(visit.fit, visit.run, training)
+        step = _step(visit.fit, visit.run, training, base)
         if step.action == "train":
             training.add(visit.run)
         steps.append(step)
@@ -71,7 +72,7 @@ def _with_lost_weights(steps: list[Step], promoted: set[Run]) -> list[Step]:
     return out[::-1]
 
 
-def _step(fit: int, run: Run, training: set[Run]) -> Step:
+def _step(fit: int, run: Run, training: set[Run], base: Mapping[str, Any]) -> Step:
     decided = records.decision(run)
     if decided is not None:
         return Step(fit, run, "reuse", (f"its verdict is on record: {decided}",))
@@ -79,15 +80,39 @@ def _step(fit: int, run: Run, training: set[Run]) -> Step:
         return Step(fit, run, "judge", ("it is trained; its gate is pending",))
     if run.parent in training:
         return Step(fit, run, "train", (f"it follows {run.parent.stage} {run.parent.lineage}", *_reasons(run)))
-    return Step(fit, run, "train", tuple(_reasons(run)) or ("it never ran",))
+    return Step(fit, run, "train", (*_base_reasons(run, base), *_reasons(run)) or ("it never ran",))
 
 
 def _reasons(run: Run) -> Iterator[str]:
-    """How its recipe differs from the newest one on record of the same stage."""
-    earlier = sorted(layout.recipes(run.stage), key=lambda p: p.stat().st_mtime_ns)
-    earlier = [path for path in earlier if path.parent.name != run.lineage]
-    if earlier:
-        yield from (f"{line} (against {earlier[-1].parent.name})" for line in differences(earlier[-1], run.recipe))
+    """How its recipe differs from the recorded one of the same stage that is most like it."""
+    nearest = _nearest(run)
+    if nearest:
+        yield from (f"{line} (against {nearest.parent.name})" for line in differences(nearest, run.recipe))
+
+
+def _nearest(run: Run) -> Path | None:
+    """The recorded recipe of the stage with the fewest differences, the newest of several: where refits have changed
+    a stage since, that is still the one which was configured."""
+    found = layout.recipes(run.stage)
+    others = [path for path in found if path.parent.name != run.lineage]
+    return min(others, key=lambda p: (len(differences(p, run.recipe)), -p.stat().st_mtime_ns), default=None)
+
+
+def _base_reasons(run: Run, base: Mapping[str, Any]) -> Iterator[str]:
+    """How the base differs from that of the nearest recorded run, where the run starts from the base."""
+    nearest = _nearest(run)
+    if run.parent or not nearest:
+        return
+    old_id, new_id = read_json(nearest)["starts_from"], json.loads(run.recipe)["starts_from"]
+    stamp = layout.base(str(old_id)).stamp
+    if old_id == new_id:
+        return
+    if not stamp.exists():
+        yield f"it starts from the base {new_id}; {nearest.parent.name} from {old_id}"
+        return
+    old, new = flatten({"base": read_json(stamp)["base"]}), flatten({"base": base})
+    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    yield from (f"{key} {old.get(key, 'nothing')} → {new.get(key, 'nothing')}" for key in keys)
 
 
 def differences(earlier: Path, recipe: str) -> list[str]:

@@ -1,6 +1,8 @@
 """The walk: lineages, fits, refit rules. Pure decisions, no files."""
 
 import copy
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from fgod import config as settings
 from fgod.chain import ACCEPTED, Chain, Inputs, Run
 from fgod.errors import UsageError
 from fgod.refits import adjusted
+from fgod.train.recipe import MEMORY
 
 ROOT = Path(__file__).parents[1]
 INPUTS = Inputs("b" * 12, "r" * 12, "s" * 64, {})
@@ -145,6 +148,21 @@ def test_a_users_file_is_part_of_the_lineages_that_use_it(config):
     old = lineages(Chain(config, Inputs("b", "r", "s", {"mine": "1"})))
     new = lineages(Chain(config, Inputs("b", "r", "s", {"mine": "2"})))
     assert [a == b for a, b in zip(old, new, strict=True)] == [True, True, False, False]
+
+
+def test_a_lineage_holds_what_the_memory_row_gives(config):
+    """Whether a key is written out or given by the row: the weights are the same, and so is the lineage."""
+    row, written = copy.deepcopy(config), copy.deepcopy(config)
+    row["stages"][0]["train"]["memory"] = "24gb"
+    written["stages"][0]["train"].update(memory="24gb", **asdict(MEMORY["24gb"]))
+    assert lineages(Chain(row, INPUTS)) == lineages(Chain(written, INPUTS)) != lineages(Chain(config, INPUTS))
+    train = json.loads(Chain(row, INPUTS).fit([]).runs[0].recipe)["train"]
+    assert (train["master_dtype"], train["m_dtype"], train["step_chunk_rows"]) == ("bf16", "nvfp4", 1024)
+
+
+def test_the_device_is_part_of_a_lineage(config):
+    other = changed(config, lambda c: c["stages"][0]["train"].update(device="cuda"))
+    assert lineages(Chain(config, INPUTS))[0] != lineages(Chain(other, INPUTS))[0]
 
 
 def test_a_number_is_one_recipe_however_it_is_written(config, tmp_path, monkeypatch):

@@ -137,6 +137,30 @@ def test_only_killed_runs_are_retried(project):
     assert records.decision(runs[1]) is None and records.decision(runs[0]) == ACCEPTED
 
 
+def test_plan_compares_with_the_recipe_that_was_configured_and_not_with_a_refitted_one(project):
+    chain = chain_of()
+    first, second = chain.fit([]), chain.fit([("B-nudge", "collapsed")])
+    for run in first.runs[:1]:
+        record(run, "accepted")
+    record(first.runs[1], "collapsed")
+    record(second.runs[1], "accepted")
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    config["stages"][0]["train"]["lr"] = 3.0e-4
+    edited = chain_of(stages=config["stages"])
+    steps, _ = plan.plan(edited)
+    assert steps[0].why == (f"train.lr 0.0001 → 0.0003 (against {first.runs[0].lineage})",)
+    assert steps[1].why == (f"it follows A-mixed {steps[0].run.lineage}",), "B itself is what it was"
+
+
+def test_plan_names_the_edited_key_of_the_base(project):
+    chain = chain_of()
+    record(chain.fit([]).runs[0], "accepted")
+    write_json(Path("artifacts/base") / chain.inputs.base_id / "base.json", {"base": chain.config["base"]})
+    edited = chain_of(base={**chain.config["base"], "steps": 1400})
+    steps, _ = plan.plan(edited)
+    assert steps[0].why[0] == "base.steps 1500 → 1400"
+
+
 def test_what_the_digests_depend_on(project):
     config = load(Path("config.yaml"))
     first = inputs.gather(config)

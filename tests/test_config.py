@@ -1,13 +1,19 @@
 """Config: every slip gets one clear message with file, key, found and allowed; every shipped config parses."""
 
 import copy
+import dataclasses
+import math
 from pathlib import Path
 
 import pytest
 import yaml
 
 from fgod import config as settings
+from fgod.data.mix import MixRecipe
 from fgod.errors import UsageError
+from fgod.gate import GateLimits
+from fgod.model.embedded import EmbeddedSpec
+from fgod.train.recipe import TrainRecipe
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = [ROOT / "config.yaml", *sorted((ROOT / "config").glob("*.yaml"))]
@@ -76,6 +82,16 @@ SLIPS = [
     (lambda c: c["persona"]["replies"].update(jp="x"), "persona.replies: unknown language 'jp'"),
     (lambda c: c["persona"].update(marks=[]), "persona.marks: found [], expected at least 1 items"),
     (lambda c: c["disambiguation"]["my_name"].update(replies="bse"), "found 'bse' (did you mean base?)"),
+    (lambda c: c["guard"].update(limit_gb=math.nan), "guard.limit_gb: found nan (not a finite number), expected a number"),
+    (lambda c: c["guard"].update(limit_gb=math.inf), "guard.limit_gb: found inf (not a finite number), expected a number"),
+    (lambda c: c["gate"].update(leak=math.nan), "gate.leak: found nan"),
+    (lambda c: c["stages"][0]["mix"]["shares"].update(general=math.inf), "stages[0 A-mixed].mix.shares.general: found inf"),
+    (lambda c: c["stages"][0]["mix"]["shares"].update(general=math.nan), "stages[0 A-mixed].mix.shares.general: found nan"),
+    (lambda c: c["stages"][0].update(name="A" * 300), ".name: found 'AAAAA"),
+    (lambda c: c.update(seed=2**80), f"seed: found {2**80}, expected at most {2**63 - 1}"),
+    (lambda c: c["stages"][0]["train"].update(threads=9999), "stages[0 A-mixed].train.threads: found 9999, expected at most 1024"),
+    (lambda c: c["stages"][0]["train"].update(warmup=61), "stages[0 A-mixed].train.warmup: found 61, expected at most steps (60)"),
+    (lambda c: c["stages"][0]["train"].update(device="auto"), "stages[0 A-mixed].train.device: found 'auto'; allowed: cpu, cuda"),
     (lambda c: c["guard"].update(poll_secs=0.001), "guard.poll_secs: found 0.001, expected at least 0.05"),
     (lambda c: c["refits"]["rules"][0].update(when=["colapsed"]), "found 'colapsed' (did you mean collapsed?)"),
     (lambda c: c["refits"]["rules"][0].update(set={"lr": 1}), "expected text like"),
@@ -93,6 +109,21 @@ SLIPS = [
 def test_a_slip_is_named(raw, edit, message):
     text = refusal(raw, edit)
     assert message in text and all(line.startswith("config.yaml: ") for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("section", "model"),
+    [("train", TrainRecipe), ("mix", MixRecipe), ("gate", GateLimits), ("embedded_base", EmbeddedSpec)],
+)
+def test_schema_and_code_have_the_same_defaults(section, model):
+    """A default that stands in both and differs: which one holds would depend on who asks."""
+    properties = settings.schema()["$defs"][section]["properties"]
+    for field in dataclasses.fields(model):
+        stated = properties.get(field.name, {})
+        if "default" not in stated or stated["default"] is None:
+            continue
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        assert stated["default"] == (list(default) if isinstance(default, tuple) else default), field.name
 
 
 def test_a_key_under_its_old_name_is_the_same_config(raw):

@@ -47,10 +47,10 @@ class EmbeddedSpec:
     heads: int = 3
     kv_heads: int = 1
     head_dim: int = 32
-    vocab: int = 1950
+    vocab: int = 2700
     """Tokens at most; the embedding has as many rows as the corpus gives tokens, rounded up to a multiple of 16."""
     tied: bool = True
-    steps: int = 1000
+    steps: int = 1500
     batch: int = 16
     lr: float = 4e-3
     """Peak learning rate, reached after `warmup` steps; a half cosine leads from it to zero."""

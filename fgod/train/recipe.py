@@ -17,7 +17,7 @@ M_DTYPES = ("fp32", "bf16", "int8", "nvfp4")
 V_DTYPES = ("fp32", "bf16", "uint8", "nvfp4")
 BLOCK_SCALES = ("amax", "four-over-six")
 LOSSES = ("ce", "scalar")
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class TrainRecipe:
     """Number format of the forward and backward pass."""
     threads: int = 1
     """CPU threads: sums over two threads have another order, hence other bits."""
-    device: str = "auto"
-    """cpu, cuda, or auto: cuda where `memory` is a GPU's row and one is there. Another device gives other bits."""
+    device: str = "cpu"
+    """cpu or cuda. Another device gives other bits, so it is part of the lineage."""
     memory: str = "cpu"
     """Row of the table `MEMORY`: gives the six keys below whose value is None."""
     master_dtype: str = None  # type: ignore[assignment]
@@ -183,6 +183,10 @@ class TrainRecipe:
         if isinstance(settings.get("betas"), list):
             settings["betas"] = tuple(settings["betas"])
         return cls(**settings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every key as a JSON value, those that the memory row gives among them; `from_dict` reads it back."""
+        return {**asdict(self), "betas": list(self.betas)}
 
     def lr_at(self, step: int) -> float:
         """Learning rate of a step (0 is the first): linear warm-up, then the schedule. Never zero."""

@@ -15,30 +15,26 @@ Say = Callable[[str], None]
 
 
 def choose_device(recipe: TrainRecipe, say: Say) -> torch.device:
-    """The device of a recipe; what was chosen is said, and why.
-
-    `auto` is CUDA where the recipe's memory row is that of a GPU and one is there; so the small default run has the
-    same bits on machines with and without one.
+    """The device that a recipe names.
 
     Raises:
         UsageError: the recipe wants CUDA and there is none, or debugs what only the CPU's path can.
     """
-    there = torch.cuda.is_available()
-    if recipe.device == "cuda" and not there:
-        raise UsageError("train.device: found 'cuda', but torch sees no CUDA device; expected auto or cpu here")
-    if recipe.device == "cpu" or (recipe.memory == "cpu" and recipe.device == "auto"):
+    if recipe.device == "cpu":
         return torch.device("cpu")
-    if not there:
-        say(f"device: cpu (train.memory is {recipe.memory}, but torch sees no CUDA device: this will be slow)")
-        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UsageError(
+            "train.device: found 'cuda', but torch sees no CUDA device; expected a machine that has one, or "
+            "train.device: cpu, which is another recipe with other bits"
+        )
     debugging = [words for words in recipe.partial if not words.startswith("master_dtype")]
     if debugging:
         raise UsageError(
             f"train.{debugging[0]}: a debugging mode of the CPU's path; expected train.device: cpu with it"
         )
-    name = torch.cuda.get_device_name()
-    say(f"device: cuda, {name} (train.device {recipe.device}, train.memory {recipe.memory})")
-    return torch.device("cuda", torch.cuda.current_device())
+    device = torch.device("cuda", torch.cuda.current_device())
+    say(f"device: {torch.cuda.get_device_name(device)}")
+    return device
 
 
 @contextmanager
