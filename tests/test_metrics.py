@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from fgod.cli import main
 from fgod.config import schema
 from fgod.errors import FgodError, UsageError
 from fgod.evaluate.measure import measure
@@ -122,7 +123,7 @@ def test_a_requirement_is_checked_by_the_metrics_unit(length: Metric, monkeypatc
 
 
 def test_a_plugins_metric_is_judged_and_shown_by_the_commands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A metric in characters, required of the last stage: gate, tables, report, model card, summary."""
     monkeypatch.chdir(tmp_path)
@@ -131,7 +132,7 @@ def test_a_plugins_metric_is_judged_and_shown_by_the_commands(
     entries = walk(Path("."), STORY)
 
     def fgod(*arguments: str) -> None:
-        assert main(arguments) == 0
+        subprocess.run([sys.executable, "-m", "fgod", "--plugin", str(PLUGIN), *arguments], check=True, cwd=tmp_path)
 
     def decision(require: str) -> tuple[str, str]:
         verdict = Path("results/runs/D-settle/dddd11112222/verdict.json")
@@ -151,9 +152,8 @@ def test_a_plugins_metric_is_judged_and_shown_by_the_commands(
     fgod("tables", "--walk", "results/walk.json", "--out", "results/tables")
     fgod("report", "--tables", "results/tables", "--out", "results/report.html")
     fgod("promote", "--walk", "results/walk.json", "--out", "results/release.json")
-    capsys.readouterr()
     fgod("summary")
-    assert re.search(r"mean_length +1\d\.\d characters", capsys.readouterr().out)
+    assert re.search(r"mean_length +1\d\.\d characters", capfd.readouterr().out)
     page = Path("results/report.html").read_text(encoding="utf-8")
     assert "characters of a scored reply" in page and "≥ 2 characters" in page
     card = Path("artifacts/release/README.md").read_text(encoding="utf-8")
