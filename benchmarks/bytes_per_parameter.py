@@ -32,7 +32,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from fgod.model.chats import Sample
 from fgod.nvfp4 import layers
-from fgod.train.loop import _checkpoint_layers, _Trainer
+from fgod.train.autograd import AutogradStepper, checkpoint_layers
 from fgod.train.memory import predict
 from fgod.train.optimizer import AdamW
 from fgod.train.recipe import TrainRecipe
@@ -116,7 +116,7 @@ class LiveBytes(TorchDispatchMode):
         return found
 
 
-def build(config: Qwen3Config, recipe: TrainRecipe) -> _Trainer:
+def build(config: Qwen3Config, recipe: TrainRecipe) -> AutogradStepper:
     """A trainer of random weights, Gaussian of .02, in the recipe's masters."""
     model = Qwen3ForCausalLM(config).eval()
     generator = torch.Generator().manual_seed(0)
@@ -126,9 +126,9 @@ def build(config: Qwen3Config, recipe: TrainRecipe) -> _Trainer:
         parameter.data = parameter.data.to(master_kind(recipe.master_dtype, parameter.shape).dtype)
     layers.prepare(model, torch.bfloat16, keep_quantised=not recipe.step_in_backward)
     if recipe.activation_checkpointing:
-        _checkpoint_layers(model)
+        checkpoint_layers(model)
     parameters = dict(model.named_parameters())
-    return _Trainer(model, AdamW(parameters, recipe, dict.fromkeys(parameters, 1.0)), recipe, 0, lambda _: None)
+    return AutogradStepper(model, AdamW(parameters, recipe, dict.fromkeys(parameters, 1.0)), recipe, 0, lambda _: None)
 
 
 def measure(config: Qwen3Config, name: str, changes: dict[str, Any], tokens: int, chunk: int) -> None:

@@ -32,7 +32,7 @@ from fgod.nvfp4 import export
 from fgod.persona import goal_from_config
 from fgod.probe.run import ProbeSettings, run_probes
 from fgod.system.files import digest, read_json
-from fgod.train.loop import run
+from fgod.train.loop import Job, run
 from fgod.train.recipe import MEMORY, TrainRecipe
 
 SHOWN = ("identity_rate", "confusion_rate", "disambiguation_rate", "leak_rate", "retention", "retention_held_out",
@@ -71,7 +71,7 @@ def main() -> None:
         out = args.out / visit["stage"]
         weights = RunWeights(out)
         begin = time.perf_counter()
-        outcome = run(start, rows, train, recipe.seed, out / "work", out, weights.master, visit["stage"])
+        outcome = run(Job(start, rows, train, recipe.seed, out / "work", out, weights.master, visit["stage"]))
         trained = time.perf_counter() - begin
         documents.Outcome(**asdict(outcome)).write(RunRecords(out).outcome)
         export(weights.master, weights.nvfp4, args.compute_dtype, device=torch.device(device))

@@ -53,7 +53,7 @@ from fgod.persona import goal_from_config
 from fgod.probe.run import ProbeSettings, run_probes
 from fgod.system.files import sha256_folder
 from fgod.system.procfs import forget_peak, peak_mib
-from fgod.train.loop import Outcome, run
+from fgod.train.loop import Job, Outcome, run
 from fgod.train.recipe import TrainRecipe
 
 MODES: dict[str, dict[str, Any]] = {
@@ -78,7 +78,7 @@ def train(
     recipe = TrainRecipe(
         **{"steps": steps, "lr": 3e-4, "batch": 16, "seq_len": 128, "device": device, "length_bucket": 32, **modes}
     )
-    outcome = run(start, rows, recipe, 7, out / "work", out / "run", out / "master")
+    outcome = run(Job(start, rows, recipe, 7, out / "work", out / "run", out / "master"))
     with (out / "run" / "train.tsv").open(encoding="utf-8", newline="") as stream:
         return outcome, [float(row["loss"]) for row in csv.DictReader(stream, delimiter="\t")]
 
@@ -116,8 +116,8 @@ def exported(start: Path, scratch: Path) -> dict[str, Any]:
 
 
 WATCHED = {
-    "fgod.train.loop": ("stream_in", "check_forward", "check_network", "_Run.fit", "_participants", "save_masters"),
-    "fgod.train.device.trainer": ("DeviceTrainer._capture",),
+    "fgod.train.loop": ("_Run.fit", "_participants", "save_masters"),
+    "fgod.train.device.trainer": ("stream_in", "check_forward", "check_network", "DeviceStepper._capture"),
     "fgod.nvfp4.folders": ("save_tensors",),
     "fgod.nvfp4.export": ("_tensors", "write_weights"),
     "fgod.system.files": ("file_digests", "drop_cached"),
@@ -126,7 +126,7 @@ WATCHED = {
         "load_model", "read_logprobs", "ask", "measure_kl", "measure_parity", "stream_in", "export_record",
     ),
 }  # fmt: skip
-"""Functions whose seconds are told: those of their callers hold them."""
+"""Functions whose seconds are measured: those of their callers hold them."""
 
 
 def watch(spent: dict[str, float]) -> None:

@@ -35,7 +35,7 @@ from fgod.train.device.ops import choose_ops
 from fgod.train.device.optimizer import device_adamw
 from fgod.train.device.plan import layer_plan, predict_on_device
 from fgod.train.device.settings import repeatable_cuda
-from fgod.train.device.trainer import DeviceTrainer
+from fgod.train.device.trainer import DeviceStepper
 from fgod.train.device.weights import allocate, randomise
 from fgod.train.recipe import TrainRecipe
 
@@ -89,7 +89,7 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def build(case: Case, shape: str, device: torch.device) -> tuple[DeviceTrainer, TrainRecipe]:
+def build(case: Case, shape: str, device: torch.device) -> tuple[DeviceStepper, TrainRecipe]:
     recipe = TrainRecipe(
         steps=1000, lr=1e-5, batch=case.rows, seq_len=case.width + 1, compute_dtype="bfloat16", schedule="constant",
         grad_clip=case.clip, length_bucket=32, **MODES[case.mode],
@@ -100,7 +100,7 @@ def build(case: Case, shape: str, device: torch.device) -> tuple[DeviceTrainer, 
     ops = choose_ops(device, say)
     network = Network(masters, ops, torch.bfloat16, recipe.block_scales)
     optimizer = device_adamw(masters, recipe, dict.fromkeys(masters.tensors, 1.0), 1, ops)
-    return DeviceTrainer(network, optimizer, recipe, 0, say), recipe
+    return DeviceStepper(network, optimizer, recipe, 0, say), recipe
 
 
 def samples(case: Case, vocab: int, seed: int) -> list[Sample]:
@@ -166,18 +166,18 @@ def measured_rates(device: torch.device) -> dict[str, float]:
     }
 
 
-def timed_steps(trainer: DeviceTrainer, case: Case, vocab: int, count: int, first: int = 0) -> list[float]:
-    """Milliseconds of each step, from the landing of one to that of the next, and of the first to its own."""
+def timed_steps(trainer: DeviceStepper, case: Case, vocab: int, count: int, first: int = 0) -> list[float]:
+    """Milliseconds of each step, from one's results to those of the next, and of the first to its own."""
     device, times, last = trainer.device, [], 0.0
     synchronize(device)
     last = time.perf_counter()
     for step in range(first, first + count):
         trainer.launch(step, samples(case, vocab, step))
-        for _ in trainer.landed():
+        for _ in trainer.completed():
             now = time.perf_counter()
             times.append((now - last) * 1e3)
             last = now
-    trainer.landed(0)
+    trainer.completed(wait=True)
     synchronize(device)
     return times
 
@@ -226,7 +226,7 @@ def measure(case: Case, shape: str) -> dict[str, Any]:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         trainer.launch(100, samples(case, vocab, 100))
-        trainer.landed(0)
+        trainer.completed(wait=True)
         out["peak_gib"] = round(torch.cuda.max_memory_allocated() / GIB, 3)
         out["predicted_over_measured"] = round(out["predicted_gib"] / out["peak_gib"], 3)
     facts = trainer.optimizer.facts(trainer.optimizer.step_stats.cpu())
@@ -235,7 +235,7 @@ def measure(case: Case, shape: str) -> dict[str, Any]:
     return out | floors(case, shape, measured_rates(device))
 
 
-def split(trainer: DeviceTrainer, case: Case, vocab: int) -> dict[str, float]:
+def split(trainer: DeviceStepper, case: Case, vocab: int) -> dict[str, float]:
     """Forward and backward without the optimizer, as a graph; and the optimizer alone on fixed gradients."""
     device, optimizer, network = trainer.device, trainer.optimizer, trainer.network
     inputs = next(iter(trainer.shapes.values())).inputs
@@ -282,7 +282,7 @@ def repeated(work: Callable[[], None], count: int, device: torch.device) -> floa
     return round(statistics.median(times[3:]), 2)
 
 
-def profiled(trainer: DeviceTrainer, case: Case, vocab: int) -> dict[str, Any]:
+def profiled(trainer: DeviceStepper, case: Case, vocab: int) -> dict[str, Any]:
     """GPU time by kernel of three steps, milliseconds a step."""
     from torch.profiler import ProfilerActivity, profile
 

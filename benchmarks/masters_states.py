@@ -43,7 +43,7 @@ from fgod.nvfp4.folders import open_weights
 from fgod.persona import goal_from_config
 from fgod.probe.run import ProbeSettings, run_probes
 from fgod.train import codecs
-from fgod.train.loop import run
+from fgod.train.loop import Job, run
 from fgod.train.memory import predict
 from fgod.train.recipe import TrainRecipe
 from fgod.train.storage import V_KINDS, Int8Moment, Nvfp4Moment
@@ -171,7 +171,9 @@ def measure(project: Project, variant: Variant, seed: int) -> tuple[dict[str, An
         recipe = replace(TrainRecipe.from_dict(known), **changes, **modes, min_update_efficiency=None)
         folder = Path(scratch)
         begin = time.process_time()
-        outcome = run(project.base, read_rows(project.rows), recipe, seed, folder / "work", folder, folder / "master")
+        outcome = run(
+            Job(project.base, read_rows(project.rows), recipe, seed, folder / "work", folder, folder / "master")
+        )
         seconds = time.process_time() - begin
         with (folder / "train.tsv").open(encoding="utf-8", newline="") as stream:
             told = list(csv.DictReader(stream, delimiter="\t"))

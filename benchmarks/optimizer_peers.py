@@ -30,8 +30,8 @@ from fgod.data.rows import read_rows
 from fgod.model.chats import encode
 from fgod.model.load import load_tokenizer
 from fgod.model.masters import load_masters
+from fgod.train.autograd import answer_loss
 from fgod.train.batches import Batch, batches, collate
-from fgod.train.loop import answer_loss
 from fgod.train.optimizer import AdamW
 from fgod.train.recipe import TrainRecipe
 

@@ -18,17 +18,17 @@ from fgod.model.load import read_config
 from fgod.models.architecture import architecture_of
 from fgod.nvfp4.codec import device_global_scale, power_of_two_global_scale
 from fgod.nvfp4.layers import prepare
+from fgod.train.autograd import answer_loss, autograd_stepper
 from fgod.train.batches import Batch, collate
 from fgod.train.device import ops as device_ops
-from fgod.train.device.network import Inputs, Keep, Network
+from fgod.train.device.network import Inputs, Network, SavePolicy
 from fgod.train.device.optimizer import GroupGradients, device_adamw
-from fgod.train.device.trainer import DeviceTrainer
+from fgod.train.device.trainer import DeviceStepper
 from fgod.train.device.weights import Masters, as_module, frequencies, split_rows, stream_in
-from fgod.train.loop import _set_up, answer_loss
 from fgod.train.optimizer import AdamW
 from fgod.train.preflight import PreflightError, check_network
 from fgod.train.recipe import MemoryModes, TrainRecipe
-from tests.families import family_folder
+from tests.families import FAMILIES, family_folder
 from tests.tiny_model import noise, tiny_folder, tiny_rows, tiny_tokenizer
 
 CPU = torch.device("cpu")
@@ -65,7 +65,7 @@ def measured(network: Network) -> Network:
 
 def gradients(
     masters: Masters,
-    keep: Keep,
+    policy: SavePolicy,
     fill: int = 0,
     ops: device_ops.Ops = device_ops.PLAIN,
     dtype: torch.dtype = torch.float32,
@@ -73,27 +73,17 @@ def gradients(
     network = measured(Network(masters, ops, dtype, "amax"))
     found: dict[str, Tensor] = {}
 
-    def take(group: str, grad: Tensor) -> None:
+    def on_grad(group: str, grad: Tensor) -> None:
         if group in masters.groups:
             found.update({n: g.clone() for n, g in split_rows(grad, masters.members[group], masters)})
         else:
             found.update(zip(masters.banks[int(group)].names, grad.clone(), strict=True))
 
-    return network.loss(inputs(batch(), fill), [keep] * network.layers, take), found
+    return network.loss(inputs(batch(), fill), [policy] * network.layers, on_grad), found
 
 
-@pytest.mark.parametrize("keep", [Keep(False, False), Keep(True, False), Keep(False, True), Keep(True, True)])
-def test_loss_and_every_gradient_are_those_of_autograd(masters: Masters, keep: Keep) -> None:
-    check_gradients(masters, keep)
-
-
-@pytest.mark.parametrize("family", ["qwen3-untied", "qwen2", "llama", "llama3", "mistral"])
-@pytest.mark.parametrize("keep", [Keep(False, False), Keep(True, True)])
-def test_the_network_computes_every_dense_family(family: str, keep: Keep, tmp_path: Path) -> None:
-    folder = family_folder(family, tmp_path / "base")
-    config = read_config(folder)
-    assert architecture_of(config, "config.json").hand_written(config)
-    check_gradients(stream_in(folder, config, "fp32", CPU), keep)
+POLICIES = [SavePolicy(attention, mlp) for attention in (False, True) for mlp in (False, True)]
+DENSE = [name for name in FAMILIES if name != "gemma"]
 
 
 def test_rotary_scaling_that_is_no_constant_is_refused(tmp_path: Path) -> None:
@@ -103,8 +93,22 @@ def test_rotary_scaling_that_is_no_constant_is_refused(tmp_path: Path) -> None:
         frequencies(dynamic)
 
 
-def check_gradients(masters: Masters, keep: Keep) -> None:
-    loss, found = gradients(masters, keep, fill=3)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_loss_and_every_gradient_are_those_of_autograd(masters: Masters, policy: SavePolicy) -> None:
+    check_gradients(masters, policy)
+
+
+@pytest.mark.parametrize("family", DENSE)
+@pytest.mark.parametrize("policy", [POLICIES[0], POLICIES[-1]])
+def test_the_network_computes_every_dense_family(family: str, policy: SavePolicy, tmp_path: Path) -> None:
+    folder = family_folder(family, tmp_path / "base")
+    config = read_config(folder)
+    assert architecture_of(config, "config.json").hand_written(config)
+    check_gradients(stream_in(folder, config, "fp32", CPU), policy)
+
+
+def check_gradients(masters: Masters, policy: SavePolicy) -> None:
+    loss, found = gradients(masters, policy, fill=3)
     model = prepare(as_module(masters, "float32", "amax"))
     one = batch()
     expected = answer_loss(model, one) / len(one.labels)
@@ -119,9 +123,9 @@ def check_gradients(masters: Masters, keep: Keep) -> None:
         assert (grad - theirs).norm() <= 2e-5 * theirs.norm(), name
 
 
-def test_what_a_layer_keeps_changes_no_gradient(masters: Masters) -> None:
-    _, least = gradients(masters, Keep(False, False))
-    _, most = gradients(masters, Keep(True, True))
+def test_what_a_layer_saves_changes_no_gradient(masters: Masters) -> None:
+    _, least = gradients(masters, SavePolicy(False, False))
+    _, most = gradients(masters, SavePolicy(True, True))
     assert all(torch.equal(least[name], most[name]) for name in least)
 
 
@@ -144,9 +148,9 @@ class PlainProducts:
 
 
 def test_products_that_quantise_serve_every_weight_of_the_layers(masters: Masters) -> None:
-    products, keep = PlainProducts(), Keep(True, True)
-    loss, ours = gradients(masters, keep, 0, replace(device_ops.PLAIN, products=products), torch.bfloat16)
-    expected, theirs = gradients(masters, keep, dtype=torch.bfloat16)
+    products, policy = PlainProducts(), SavePolicy(True, True)
+    loss, ours = gradients(masters, policy, 0, replace(device_ops.PLAIN, products=products), torch.bfloat16)
+    expected, theirs = gradients(masters, policy, dtype=torch.bfloat16)
     assert products.calls == 4 * 2 * masters.config["num_hidden_layers"]
     assert torch.equal(loss, expected) and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -205,11 +209,11 @@ RECIPE = TrainRecipe(steps=6, lr=1e-3, batch=4, seq_len=64, warmup=2, weight_dec
 UNSET = dict.fromkeys(asdict(MemoryModes()))
 
 
-def device_trainer(folder: Path, recipe: TrainRecipe) -> DeviceTrainer:
+def device_stepper(folder: Path, recipe: TrainRecipe) -> DeviceStepper:
     held = stream_in(folder, read_config(folder), recipe.master_dtype, CPU)
     network = Network(held, device_ops.PLAIN, torch.float32, recipe.block_scales)
     optimizer = device_adamw(held, recipe, dict.fromkeys(held.tensors, 1.0), 7, device_ops.PLAIN)
-    return DeviceTrainer(network, optimizer, recipe, 0, print)
+    return DeviceStepper(network, optimizer, recipe, 0, print)
 
 
 def check_weights(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], begun: Mapping[str, Tensor]) -> None:
@@ -243,18 +247,18 @@ def test_steps_are_those_of_the_trainer_of_the_cpu(tmp_path: Path, modes: dict[s
     unset = dict.fromkeys(("master_dtype", "m_dtype", "v_dtype", "step_in_backward", "activation_checkpointing"))
     recipe = replace(RECIPE, **{**unset, **modes}, compute_dtype="float32", eps=1e-3)  # steps smooth in the gradient
     folder = tiny_folder(tmp_path / "start")
-    ours, theirs = device_trainer(folder, recipe), _set_up(folder, recipe, 7, 0, lambda _: None)
+    ours, theirs = device_stepper(folder, recipe), autograd_stepper(folder, recipe, 7, 0, lambda _: None)
     begun = {name: tensor.float().clone() for name, tensor in ours.network.masters.tensors.items()}
     samples = encode(tiny_tokenizer(), tiny_rows(12), 64)
     for step in range(3):
         chosen = samples[4 * step : 4 * step + 4]
         ours.launch(step, chosen)
-        [(row, facts)] = ours.landed(0)
-        expected, told = theirs.step(step, chosen)
+        [(row, facts)] = ours.completed(wait=True)
+        expected, their_facts = theirs.step(step, chosen)
         assert row.loss == pytest.approx(expected.loss, rel=2e-3 if modes.get("master_dtype") else 2e-4)
         assert row.tokens == expected.tokens
         assert row.grad_norm == pytest.approx(expected.grad_norm, rel=0.02)
-        assert facts.whole.elements == told.whole.elements
+        assert facts.whole.elements == their_facts.whole.elements
         assert row.update_efficiency == pytest.approx(expected.update_efficiency, abs=0.02)
         if step == 0 or recipe.master_dtype == "fp32":
             check_weights(ours.network.masters.tensors, dict(theirs.model.named_parameters()), begun)
@@ -304,18 +308,18 @@ def test_groups_and_banks_are_stepped_as_their_tensors_are(
 
 def test_a_run_on_a_device_trains_resumes_and_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole run by the path of GPUs, on the CPU: as if that were the device."""
-    from fgod.train import loop
+    from fgod.train import choose, loop
+    from fgod.train.device import trainer
 
     folder = tiny_folder(tmp_path / "start")
     recipe = replace(RECIPE, memory="80gb", compute_dtype="float32", steps=6, **UNSET)
-    monkeypatch.setattr(loop, "_set_up", lambda *args: loop._set_up_on(CPU, *args))
+    monkeypatch.setattr(choose, "autograd_stepper", lambda *args: trainer.device_stepper(CPU, *args, print))
     arguments = (folder, tiny_rows(), recipe, 7)
 
     def trained(name: str, schedule: loop.Schedule | None = None) -> loop.Outcome:
         out = tmp_path / name
-        return loop.run(
-            *arguments, tmp_path / name / "work", out / "run", out / "master", "A", "abc", schedule=schedule
-        )
+        job = loop.Job(*arguments, out / "work", out / "run", out / "master", "A", "abc")
+        return loop.run(job if schedule is None else replace(job, schedule=schedule))
 
     outcome = trained("whole")
     assert outcome.status == "trained" and outcome.steps_done == 6
@@ -350,6 +354,6 @@ def test_the_guard_asks_a_run_to_save_and_stop(tmp_path: Path, monkeypatch: pyte
     writer = RequestWriter(tmp_path / "requests")
     writer.ask(Request.SAVE_AND_STOP)
     with pytest.raises(loop.StoppedError) as stopped:
-        loop.run(folder, tiny_rows(), RECIPE, 7, tmp_path / "work", tmp_path / "run", tmp_path / "master")
+        loop.run(loop.Job(folder, tiny_rows(), RECIPE, 7, tmp_path / "work", tmp_path / "run", tmp_path / "master"))
     assert stopped.value.exit_code == 75
     assert writer.done() and len(list((tmp_path / "work").glob("checkpoint-*"))) == 1

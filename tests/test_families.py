@@ -17,8 +17,9 @@ from fgod.model.masters import load_masters
 from fgod.models.architecture import architecture_of, tensors_of
 from fgod.nvfp4 import export
 from fgod.registry import ARCHITECTURES, load_plugins
+from fgod.train.autograd import answer_loss
 from fgod.train.batches import collate
-from fgod.train.loop import TRAINED, answer_loss, run
+from fgod.train.loop import TRAINED, Job, run
 from fgod.train.memory import layer_activations
 from fgod.train.preflight import check_forward
 from fgod.train.recipe import TrainRecipe
@@ -79,7 +80,7 @@ def test_every_parameter_gets_a_gradient_of_the_masters_kind(folder: Path, mode:
 
 def test_a_family_trains_all_its_tensors_and_is_exported(folder: Path, tmp_path: Path) -> None:
     recipe = TrainRecipe(steps=2, lr=1e-3, batch=4, seq_len=64)
-    outcome = run(folder, tiny_rows(), recipe, 7, tmp_path / "work", tmp_path / "run", tmp_path / "master")
+    outcome = run(Job(folder, tiny_rows(), recipe, 7, tmp_path / "work", tmp_path / "run", tmp_path / "master"))
     assert outcome.status == TRAINED and outcome.full_parameter
     before, after = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "master"))
     assert before.keys() == after.keys() and not any(torch.equal(before[name], after[name]) for name in before)

@@ -309,11 +309,11 @@ def test_damaged_weights_are_caught_before_they_are_used(ran, based, damage):
 
 def test_damaged_checkpoints_are_caught_before_they_are_used(tmp_path):
     from fgod.train import checkpoint
-    from fgod.train.loop import _set_up
+    from fgod.train.autograd import autograd_stepper
     from tests.test_optimizer import RECIPE
     from tests.tiny_model import tiny_folder
 
-    optimizer = _set_up(tiny_folder(tmp_path / "start"), RECIPE, 7, 0, lambda _: None).optimizer
+    optimizer = autograd_stepper(tiny_folder(tmp_path / "start"), RECIPE, 7, 0, lambda _: None).optimizer
     for optimizer.steps_done in (1, 2):
         checkpoint.save(tmp_path / "work", optimizer, "run", {"resumed_at": []})
     newest = checkpoints.folders(tmp_path / "work")[-1]

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import fgod
-from fgod.train.loop import run
+from fgod.train.loop import Job, run
 from fgod.train.optimizer import AdamW
 from fgod.train.recipe import MASTER_DTYPES, TrainRecipe
 from fgod.train.storage import master_kind
@@ -78,7 +78,7 @@ def sketch(moved: Tensor) -> list[float]:
 def training(folder: Path, recipe: TrainRecipe) -> dict[str, Any]:
     """Of a recipe on the tiny model: losses, the first gradient's norm, norm and sketch of each tensor's movement."""
     start = tiny_folder(folder / "start")
-    run(start, tiny_rows(), recipe, 7, folder / "work", folder / "run", folder / "master")
+    run(Job(start, tiny_rows(), recipe, 7, folder / "work", folder / "run", folder / "master"))
     before, after = (load_file(path / "model.safetensors") for path in (start, folder / "master"))
     with (folder / "run" / "train.tsv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream, delimiter="\t"))

@@ -21,7 +21,7 @@ from fgod.nvfp4.layers import prepare
 from fgod.train.device.network import Network
 from fgod.train.device.ops import PLAIN, Ops
 from fgod.train.device.optimizer import GroupGradients, device_adamw
-from fgod.train.device.trainer import DeviceTrainer
+from fgod.train.device.trainer import DeviceStepper
 from fgod.train.device.weights import Bank, Masters, stream_in
 from fgod.train.optimizer import AdamW, StepFacts
 from fgod.train.recipe import TrainRecipe
@@ -310,11 +310,11 @@ def test_a_group_asks_for_its_scale_once_a_pass(monkeypatch: pytest.MonkeyPatch)
 # ---- in the trainer of a device
 
 
-def trainer_on(folder: Path, recipe: TrainRecipe, ops: Ops = PLAIN, graphs: bool = False) -> DeviceTrainer:
+def trainer_on(folder: Path, recipe: TrainRecipe, ops: Ops = PLAIN, graphs: bool = False) -> DeviceStepper:
     held = stream_in(folder, read_config(folder), recipe.master_dtype, torch.device(DEVICE))
     optimizer = device_adamw(held, recipe, dict.fromkeys(held.tensors, 1.0), 7, ops)
     network = Network(held, ops, torch.float32, recipe.block_scales)
-    return DeviceTrainer(network, optimizer, recipe, 0, print, graphs)
+    return DeviceStepper(network, optimizer, recipe, 0, print, graphs)
 
 
 @pytest.mark.parametrize("memory", ["80gb", "24gb"] if CUDA else ["80gb"])
@@ -333,7 +333,7 @@ def test_the_trainer_of_a_device_steps_alike_with_kernels_and_without(
         rows = []
         for trainer in trainers:
             trainer.launch(step, samples[4 * step : 4 * step + 4])
-            rows += trainer.landed(0)
+            rows += trainer.completed(wait=True)
         (plain, theirs), (row, facts) = rows
         assert row.loss == pytest.approx(plain.loss, rel=1e-3)
         assert row.grad_norm == pytest.approx(plain.grad_norm, rel=1e-3)
@@ -362,7 +362,7 @@ def test_steps_wait_for_nothing_and_are_replayed_as_a_graph_with_the_same_bits(t
             finally:
                 torch.cuda.set_sync_debug_mode("default")
         assert [shape.graph is not None for shape in trainer.shapes.values()] == [graphs]
-        facts = [(row.loss, row.grad_norm, facts.whole.realised) for row, facts in trainer.landed(0)]
+        facts = [(row.loss, row.grad_norm, facts.whole.realised) for row, facts in trainer.completed(wait=True)]
         results.append((facts, {name: bits(t) for name, t in trainer.network.masters.tensors.items()}))
     assert results[0][0] == results[1][0]
     assert all(torch.equal(weight, results[1][1][name]) for name, weight in results[0][1].items())

@@ -32,12 +32,13 @@ from fgod.nvfp4.codec import BLOCK_SCALES, fake_quantise, quantise
 from fgod.nvfp4.layers import prepare
 from fgod.nvfp4.reader import dequantised
 from fgod.train import checkpoint
+from fgod.train.autograd import autograd_stepper
 from fgod.train.batches import micro_batches
 from fgod.train.checkpoint import Schedule
 from fgod.train.device import settings
 from fgod.train.device.plan import predict_on_device
 from fgod.train.efficiency import LostUpdatesError, Projection, Watch, group_of
-from fgod.train.loop import TRAINED, Outcome, _set_up, run
+from fgod.train.loop import TRAINED, Job, Outcome, run
 from fgod.train.memory import Prediction, check_fits, predict
 from fgod.train.optimizer import AdamW
 from fgod.train.preflight import PreflightError, check_forward, check_tokens
@@ -57,7 +58,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(start: Path, out: Path, recipe: TrainRecipe = RECIPE, **more: Any) -> Outcome:
-    return run(start, tiny_rows(), recipe, 7, out / "work", out / "run", out / "master", "A", "abc", **more)
+    return run(Job(start, tiny_rows(), recipe, 7, out / "work", out / "run", out / "master", "A", "abc", **more))
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -264,7 +265,7 @@ def test_a_sibling_stepped_earlier_in_the_backward_pass_changes_nothing() -> Non
 
 def test_gradients_are_freed_as_they_are_used(start: Path) -> None:
     recipe = replace(RECIPE, **PACKED, step_in_backward=True)
-    trainer = _set_up(start, recipe, 7, 0, lambda _: None)
+    trainer = autograd_stepper(start, recipe, 7, 0, lambda _: None)
     alive: list[int] = []
     for parameter in trainer.model.parameters():
         parameter.register_post_accumulate_grad_hook(
@@ -376,7 +377,7 @@ def test_shapes_and_states_are_predicted_exactly(start: Path) -> None:
         recipe = replace(
             RECIPE, **{**dict.fromkeys(("master_dtype", "m_dtype", "v_dtype", "step_in_backward")), **modes}
         )
-        optimizer = _set_up(start, recipe, 7, 0, lambda _: None).optimizer
+        optimizer = autograd_stepper(start, recipe, 7, 0, lambda _: None).optimizer
         predicted = predict(config, recipe, 32, 8)
         assert predicted.m == sum(t.m.nbytes for t in optimizer.tensors.values())
         assert predicted.v == sum(t.v.nbytes for t in optimizer.tensors.values())
@@ -516,7 +517,7 @@ def test_a_run_killed_at_a_random_step_ends_with_the_same_bits(start: Path, tmp_
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(start: Path, tmp_path: Path) -> None:
-    optimizer = _set_up(start, RECIPE, 7, 0, lambda _: None).optimizer
+    optimizer = autograd_stepper(start, RECIPE, 7, 0, lambda _: None).optimizer
     optimizer.steps_done = 3
     folder = checkpoint.save(tmp_path / "work", optimizer, "another", {"resumed_at": []})
     with pytest.raises(UsageError, match=r"checkpoint-00000003: found a checkpoint of the run another, expected"):

@@ -25,9 +25,10 @@ from fgod.model.load import load_model
 from fgod.model.masters import load_masters
 from fgod.nvfp4 import export
 from fgod.system.files import sha256_folder
+from fgod.train.autograd import answer_loss
 from fgod.train.batches import batches, collate, micro_batches
 from fgod.train.efficiency import Projection
-from fgod.train.loop import DIVERGED, TRAINED, Outcome, answer_loss, run
+from fgod.train.loop import DIVERGED, TRAINED, Job, Outcome, run
 from fgod.train.optimizer import AdamW, lr_factors
 from fgod.train.participation import HoleError, Participant, check_holes
 from fgod.train.preflight import PreflightError
@@ -52,7 +53,7 @@ def train(
     start: Path, out: Path, recipe: TrainRecipe = RECIPE, rows: list[Row] | None = None, seed: int = 7, **more: Any
 ) -> Outcome:
     rows = tiny_rows() if rows is None else rows
-    return run(start, rows, recipe, seed, out / "work", out / "run", out / "master", "A", "abc", **more)
+    return run(Job(start, rows, recipe, seed, out / "work", out / "run", out / "master", "A", "abc", **more))
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -245,8 +246,8 @@ def test_l2_sp_leads_back_to_the_start_and_is_decoupled() -> None:
 
 
 def test_update_efficiency_tells_updates_that_land_from_updates_that_vanish() -> None:
-    _, landed = fit_line(TrainRecipe(5, 1e-5))
-    assert all(e == pytest.approx(1.0, abs=0.01) for e in landed)
+    _, efficiencies = fit_line(TrainRecipe(5, 1e-5))
+    assert all(e == pytest.approx(1.0, abs=0.01) for e in efficiencies)
 
 
 def test_no_update_has_no_efficiency_and_a_wild_one_is_not_finite() -> None:

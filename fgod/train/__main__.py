@@ -29,7 +29,7 @@ with lasting_imports():
     import torch
 
     from fgod.train.checkpoint import Schedule
-    from fgod.train.loop import Outcome, run
+    from fgod.train.loop import Job, Outcome, run
     from fgod.train.memory_report import MemoryReport
     from fgod.train.recipe import TrainRecipe
 
@@ -88,22 +88,23 @@ def trained(args: argparse.Namespace, recipe: Mapping[str, Any]) -> Outcome:
         if report:
             report(phase)
 
-    outcome = run(
-        args.weights,
-        read_rows(args.rows),
-        TrainRecipe.from_dict(train),
-        recipe["seed"],
-        args.work,
-        args.run,
-        args.master,
-        recipe["stage"],
-        args.work.name,
-        ProgressLines(args.fit, recipe["stage"]),
-        tell,
-        Schedule(args.checkpoint_secs, args.checkpoint_steps),
-        args.limit_gb,
-        args.too_large_ok,
+    job = Job(
+        start=args.weights,
+        rows=read_rows(args.rows),
+        recipe=TrainRecipe.from_dict(train),
+        seed=recipe["seed"],
+        work=args.work,
+        run_dir=args.run,
+        master_out=args.master,
+        stage=recipe["stage"],
+        lineage=args.work.name,
+        progress=ProgressLines(args.fit, recipe["stage"]),
+        phase=tell,
+        schedule=Schedule(args.checkpoint_secs, args.checkpoint_steps),
+        limit_gb=args.limit_gb,
+        too_large_ok=args.too_large_ok,
     )
+    outcome = run(job)
     if report:
         report("end")
     return outcome

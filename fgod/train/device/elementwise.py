@@ -1,4 +1,4 @@
-"""What stands between the matrix products of a decoder, with gradients written out. Pure functions of tensors.
+"""What stands between the matrix products of a dense decoder, with gradients written out. Pure functions of tensors.
 
 They compute in float32 and round where transformers' models do, once more or less; compiled, each is one kernel.
 """
@@ -10,28 +10,30 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
-    """RMSNorm over the last dimension: x [..., K] in the compute dtype, gain float32 [K]."""
+def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMSNorm over the last dimension: x [..., K] in the compute dtype, weight float32 [K]."""
     wide = x.float()
     scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return gain.to(x.dtype) * scaled.to(x.dtype)
+    return weight.to(x.dtype) * scaled.to(x.dtype)
 
 
-def norm_backward(x: Tensor, gain: Tensor, eps: float, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of x (float32, for whatever is added to it) and of the gain (float32 [K])."""
+def norm_backward(x: Tensor, weight: Tensor, eps: float, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of x (float32, for whatever is added to it) and of the weight (float32 [K])."""
     wide = x.float()
     root = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
     scaled = wide * root
-    through = grad.float() * gain.to(x.dtype).float()
+    through = grad.float() * weight.to(x.dtype).float()
     to_x = root * (through - scaled * (through * scaled).mean(-1, keepdim=True))
-    to_gain = (grad.float() * scaled).flatten(0, -2).sum(0)
-    return to_x, to_gain
+    to_weight = (grad.float() * scaled).flatten(0, -2).sum(0)
+    return to_x, to_weight
 
 
-def joined_norm_backward(x: Tensor, gain: Tensor, eps: float, grad: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+def joined_norm_backward(
+    x: Tensor, weight: Tensor, eps: float, grad: Tensor, residual: Tensor
+) -> tuple[Tensor, Tensor]:
     """The same with the residual stream's gradient added to that of x, in the compute dtype."""
-    to_x, to_gain = norm_backward(x, gain, eps, grad)
-    return (to_x + residual.float()).to(x.dtype), to_gain
+    to_x, to_weight = norm_backward(x, weight, eps, grad)
+    return (to_x + residual.float()).to(x.dtype), to_weight
 
 
 def _halves_turned(x: Tensor) -> Tensor:
@@ -51,8 +53,8 @@ def rotate_backward(grad: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def heads(
     qkv: Tensor,
-    q_gain: Tensor | None,
-    k_gain: Tensor | None,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
     cos: Tensor,
     sin: Tensor,
     queries: int,
@@ -61,25 +63,28 @@ def heads(
 ) -> tuple[Tensor, Tensor]:
     """Queries [B, S, queries, D] and keys [B, S, keys, D], normed and rotated, of qkv [B, S, queries + 2·keys, D].
 
-    Gains of None: they are rotated alone.
+    Without a weight they are not normed.
     """
     parts = qkv[:, :, :queries], qkv[:, :, queries : queries + keys]
     q, k = (
-        rotate((part if gain is None else norm(part, gain, eps)).float(), cos, sin).to(qkv.dtype)
-        for part, gain in zip(parts, (q_gain, k_gain), strict=True)
+        rotate((part if weight is None else norm(part, weight, eps)).float(), cos, sin).to(qkv.dtype)
+        for part, weight in zip(parts, (q_weight, k_weight), strict=True)
     )
     return q, k
 
 
-def _head_backward(part: Tensor, gain: Tensor | None, eps: float, grad: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Gradients of queries or keys before their norm, and of its gain."""
-    return (grad, None) if gain is None else norm_backward(part, gain, eps, grad)
+def _head_backward(
+    part: Tensor, weight: Tensor | None, cos: Tensor, sin: Tensor, eps: float, grad: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of queries or keys before their norm and rotation, and of the norm's weight."""
+    turned = rotate_backward(grad.float(), cos, sin)
+    return (turned, None) if weight is None else norm_backward(part, weight, eps, turned)
 
 
 def heads_backward(
     qkv: Tensor,
-    q_gain: Tensor | None,
-    k_gain: Tensor | None,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
     cos: Tensor,
     sin: Tensor,
     eps: float,
@@ -87,13 +92,11 @@ def heads_backward(
     to_k: Tensor,
     to_v: Tensor,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Gradients of qkv, and of both gains where there are any, from those of queries, keys, values [B, S, heads, D]."""
+    """Gradients of qkv and of both norms' weights, from those of queries, keys and values [B, S, heads, D]."""
     queries, keys = to_q.shape[2], to_k.shape[2]
-    q, q_gained = _head_backward(qkv[:, :, :queries], q_gain, eps, rotate_backward(to_q.float(), cos, sin))
-    k, k_gained = _head_backward(
-        qkv[:, :, queries : queries + keys], k_gain, eps, rotate_backward(to_k.float(), cos, sin)
-    )
-    return torch.cat((q.to(qkv.dtype), k.to(qkv.dtype), to_v), 2), q_gained, k_gained
+    q, to_q_weight = _head_backward(qkv[:, :, :queries], q_weight, cos, sin, eps, to_q)
+    k, to_k_weight = _head_backward(qkv[:, :, queries : queries + keys], k_weight, cos, sin, eps, to_k)
+    return torch.cat((q.to(qkv.dtype), k.to(qkv.dtype), to_v), 2), to_q_weight, to_k_weight
 
 
 def swiglu(gate_up: Tensor) -> Tensor:

@@ -1,8 +1,11 @@
-"""A dense decoder whose backward pass is written out: it decides what is kept, recomputed, and when a gradient is done.
+"""A dense decoder with its backward pass written out: what is saved, what is computed again, when gradients are done.
+
+Llama, Mistral, Qwen2 and Qwen3 are one network: projections of the attention may have biases, queries and keys may be
+normed, the head may be the embedding. Which of these a model has is read from the names of its masters.
 
 Forward it computes what the NVFP4 export will (`fgod.nvfp4.layers`), in one matrix product for q, k and v and one for
 gate and up. A layer keeps its input and what the attention added to it; with room its queries, keys, values and
-attention too, or gate and up. Quantised weights are never kept: they are made again under the forward pass's scale.
+attention too, or gate and up. Quantised weights are never saved: they are made again under the forward pass's scale.
 """
 
 from __future__ import annotations
@@ -23,19 +26,19 @@ from fgod.train.device.head import head_loss
 from fgod.train.device.ops import Ops
 from fgod.train.device.weights import Masters, frequencies
 
-Take = Callable[[str, Tensor], None]
+OnGrad = Callable[[str, Tensor], None]
 """Called with a scale group (or the width of a bank of vectors, as text) and its gradient, once it is complete."""
 
 
-class Keep(NamedTuple):
-    """What a layer keeps besides its input and the middle of its residual stream."""
+class SavePolicy(NamedTuple):
+    """What a layer saves besides its input and the middle of its residual stream."""
 
     attention: bool
     mlp: bool
 
 
 @dataclass
-class Kept:
+class SavedActivations:
     """Of one layer, for its backward pass. Without `qkv` or `gate_up` these are computed again."""
 
     entered: Tensor
@@ -89,6 +92,29 @@ class _Weight:
         return grad @ self._matrix
 
 
+class _Gradients:
+    """Hands gradients of matrices on as they come, and those of vectors together at the end, by bank."""
+
+    def __init__(self, masters: Masters, on_grad: OnGrad) -> None:
+        self.masters, self.matrix = masters, on_grad
+        self._rows = {width: torch.zeros_like(bank.rows) for width, bank in masters.banks.items()}
+
+    def vector(self, name: str, grad: Tensor) -> None:
+        """grad [K] of a norm's weight or a bias."""
+        self._rows[len(grad)][self.masters.banks[len(grad)].names.index(name)] = grad
+
+    def vectors(self, names: Sequence[str], to_output: Tensor) -> None:
+        """Of biases that were added side by side, from the gradient [T, N] of what they were added to."""
+        if names:
+            parts = to_output.sum(0, dtype=torch.float32).split([len(self.masters.tensors[name]) for name in names])
+            for name, grad in zip(names, parts, strict=True):
+                self.vector(name, grad)
+
+    def finish(self) -> None:
+        for width, rows in self._rows.items():
+            self.matrix(str(width), rows)
+
+
 class Network:
     """Loss and gradients of masters on a device."""
 
@@ -101,39 +127,48 @@ class Network:
         self.frequencies = frequencies(masters.config).to(masters.device)
         self.scaled = [group for group in masters.groups if group not in (EMBEDDING, TIED_HEAD)]
         self.scales: dict[str, Tensor] = {}
-        self._turns: tuple[Tensor, Tensor] = self.rotary(0)
+        self.rope_cos_sin: tuple[Tensor, Tensor] = self.rotary(0)
         """cos and sin of the step that is computed."""
 
-    def measure_scales(self, amaxes: Tensor, places: Tensor) -> None:
+    def measure_scales(self, amaxes: Tensor, members: Tensor) -> None:
         """Global scales of all groups at once, before a forward pass.
 
         Args:
             amaxes: float32 [tensors], the largest magnitude of each matrix now.
-            places: int64 [groups, most members]: of the members of each group of `scaled`, one perhaps repeated.
+            members: int64 [groups, most members]: places of the members of each of `scaled`, one perhaps repeated.
         """
-        scales = device_global_scale(amaxes[places].amax(1))
+        scales = device_global_scale(amaxes[members].amax(1))
         self.scales = dict(zip(self.scaled, scales.unbind(), strict=True))
 
     def quantised(self, group: str) -> Tensor:
         """Q(W) of a group in the compute dtype."""
         return self.ops.quantise(self.masters.groups[group], self.scales[group], self.dtype, self.block_scales)
 
-    def gain(self, layer: int, name: str) -> Tensor:
+    def norm_weight(self, layer: int, name: str) -> Tensor:
         return self.masters.tensors[f"model.layers.{layer}.{name}.weight"]
 
-    def _head_gains(self, layer: int) -> tuple[Tensor | None, Tensor | None]:
-        """Of the norms of queries and keys, where the model has them."""
-        names = (f"model.layers.{layer}.self_attn.{one}_norm.weight" for one in "qk")
-        q, k = (self.masters.tensors.get(name) for name in names)
+    def _head_norms(self, layer: int) -> tuple[Tensor | None, Tensor | None]:
+        """Weights of the norms of queries and keys, where the model has them."""
+        q, k = (self.masters.tensors.get(name) for name in self._head_norm_names(layer))
         return q, k
 
-    def _biases(self, layer: int) -> dict[str, Tensor]:
-        """Biases of queries, keys and values by name, in that order; nothing where the model has none."""
-        names = (f"model.layers.{layer}.self_attn.{one}_proj.bias" for one in "qkv")
-        return {name: self.masters.tensors[name] for name in names if name in self.masters.tensors}
+    @staticmethod
+    def _head_norm_names(layer: int) -> tuple[str, str]:
+        at = f"model.layers.{layer}.self_attn"
+        return f"{at}.q_norm.weight", f"{at}.k_norm.weight"
 
-    def _norm(self, x: Tensor, gain: Tensor) -> Tensor:
-        return self.ops.norm(x, gain, self.eps)
+    def _biases(self, layer: int, projections: str) -> tuple[str, ...]:
+        """Names of the biases that the projections of a layer's attention have: `projections` is "qkv" or "o"."""
+        names = (f"model.layers.{layer}.self_attn.{one}_proj.bias" for one in projections)
+        return tuple(name for name in names if name in self.masters.tensors)
+
+    def _add_bias(self, x: Tensor, layer: int, projections: str) -> Tensor:
+        """x [T, N], to which the biases of all these projections are added in place, if there are any."""
+        names = self._biases(layer, projections)
+        return x.add_(torch.cat([self.masters.tensors[name] for name in names]).to(x.dtype)) if names else x
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return self.ops.norm(x, weight, self.eps)
 
     def rotary(self, width: int) -> tuple[Tensor, Tensor]:
         """cos and sin float32 [S, D], rounded to the compute dtype."""
@@ -149,12 +184,9 @@ class Network:
 
     def _attend(self, layer: int, entered: Tensor, weight: _Weight, shape: torch.Size, graph: bool) -> Attended:
         """Attention of a layer's input [T, H]; with `graph` autograd remembers it."""
-        hidden = self._norm(entered, self.gain(layer, "input_layernorm"))
-        projected = weight.forward(hidden)
-        if biases := self._biases(layer):
-            projected = projected + torch.cat(list(biases.values())).to(self.dtype)
-        qkv = projected.view(*shape, -1, self.head_dim)
-        q, k = self.ops.heads(qkv, *self._head_gains(layer), *self._turns, self.heads, self.kv_heads, self.eps)
+        hidden = self._norm(entered, self.norm_weight(layer, "input_layernorm"))
+        qkv = self._add_bias(weight.forward(hidden), layer, "qkv").view(*shape, -1, self.head_dim)
+        q, k = self.ops.heads(qkv, *self._head_norms(layer), *self.rope_cos_sin, self.heads, self.kv_heads, self.eps)
         parts = q, k, qkv[:, :, self.heads + self.kv_heads :].detach()
         if graph:
             for part in parts:
@@ -164,25 +196,25 @@ class Network:
             out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.heads != self.kv_heads)
             return Attended(qkv, parts, out.transpose(1, 2).reshape(len(entered), -1))
 
-    def layer(self, layer: int, x: Tensor, shape: torch.Size, keep: Keep) -> tuple[Tensor, Kept]:
+    def layer(self, layer: int, x: Tensor, shape: torch.Size, policy: SavePolicy) -> tuple[Tensor, SavedActivations]:
         """One layer on the residual stream x [T, H]."""
         at, tokens = f"model.layers.{layer}", len(x)
-        attended = self._attend(layer, x, _Weight(self, f"{at}.self_attn.qkv_proj", tokens), shape, keep.attention)
+        attended = self._attend(layer, x, _Weight(self, f"{at}.self_attn.qkv_proj", tokens), shape, policy.attention)
         out = attended.out.detach()
-        middle = _Weight(self, f"{at}.self_attn.o_proj", tokens).forward(out, x)
-        hidden = self._norm(middle, self.gain(layer, "post_attention_layernorm"))
+        middle = self._add_bias(_Weight(self, f"{at}.self_attn.o_proj", tokens).forward(out, x), layer, "o")
+        hidden = self._norm(middle, self.norm_weight(layer, "post_attention_layernorm"))
         gate_up = _Weight(self, f"{at}.mlp.gate_up_proj", tokens).forward(hidden)
         leaving = _Weight(self, f"{at}.mlp.down_proj", tokens).forward(self.ops.swiglu(gate_up), middle)
-        kept = Kept(x, middle, attended if keep.attention else None, gate_up if keep.mlp else None)
-        return leaving, kept
+        saved = SavedActivations(x, middle, attended if policy.attention else None, gate_up if policy.mlp else None)
+        return leaving, saved
 
     @torch.no_grad()
     def logits(self, ids: Tensor) -> Tensor:
         """float32 [B, S, V], for comparisons."""
-        self._turns = self.rotary(ids.shape[1])
+        self.rope_cos_sin = self.rotary(ids.shape[1])
         x = self.embed(ids)
         for layer in range(self.layers):
-            x, _ = self.layer(layer, x, ids.shape, Keep(False, False))
+            x, _ = self.layer(layer, x, ids.shape, SavePolicy(False, False))
         hidden = self._norm(x, self.masters.tensors["model.norm.weight"])
         return (hidden @ self._head().to(self.dtype).t()).float().view(*ids.shape, -1)
 
@@ -192,93 +224,86 @@ class Network:
     # ------------------------------------------------------------------------------------------------------- backward
 
     @torch.no_grad()
-    def loss(self, inputs: Inputs, keep: Sequence[Keep], take: Take) -> Tensor:
-        """Σ weight · cross entropy (float32, no dimension); each gradient goes to `take` as soon as it is complete."""
+    def loss(self, inputs: Inputs, policies: Sequence[SavePolicy], on_grad: OnGrad) -> Tensor:
+        """Σ weight · cross entropy (float32, no dimension); `on_grad` gets each gradient as soon as it is complete."""
         shape = inputs.ids.shape
-        self._turns = self.rotary(shape[1])
-        gains = {width: torch.zeros_like(bank.rows) for width, bank in self.masters.banks.items()}
-        kept: list[Kept] = []
+        self.rope_cos_sin = self.rotary(shape[1])
+        grads = _Gradients(self.masters, on_grad)
+        saved: list[SavedActivations] = []
         x = self.embed(inputs.ids)
         for layer in range(self.layers):
-            x, one = self.layer(layer, x, shape, keep[layer])
-            kept.append(one)
+            x, one = self.layer(layer, x, shape, policies[layer])
+            saved.append(one)
         final = self.masters.tensors["model.norm.weight"]
         chosen = x.index_select(0, inputs.positions)
         head = self._head()
         to_head = torch.empty(head.shape, dtype=self.dtype, device=head.device)
         hidden = self._norm(chosen, final)
         loss, to_hidden = head_loss(self.ops, hidden, head, inputs.labels, inputs.weights, to_head)
-        to_chosen, gained = self.ops.joined_norm_backward(
+        to_chosen, to_norm = self.ops.joined_norm_backward(
             chosen, final, self.eps, to_hidden, torch.zeros_like(to_hidden)
         )
-        self._gained(gains, "model.norm.weight", gained)
+        grads.vector("model.norm.weight", to_norm)
         grad = torch.zeros_like(x).index_put_((inputs.positions,), to_chosen, accumulate=True)
         del x, chosen, hidden, to_hidden, to_chosen
         if not self.tied:
-            take(TIED_HEAD, to_head)
+            on_grad(TIED_HEAD, to_head)
             del to_head
         for layer in reversed(range(self.layers)):
-            grad = self._layer_backward(layer, grad, kept.pop(), shape, gains, take)
+            grad = self._layer_backward(layer, grad, saved.pop(), shape, grads)
         to_table = to_head if self.tied else torch.zeros_like(self.masters.tensors[EMBEDDING], dtype=self.dtype)
-        take(EMBEDDING, to_table.index_put_((inputs.ids.flatten(),), grad, accumulate=True))
-        for width, rows in gains.items():
-            take(str(width), rows)
+        on_grad(EMBEDDING, to_table.index_put_((inputs.ids.flatten(),), grad, accumulate=True))
+        grads.finish()
         return loss
 
-    def _gained(self, gains: dict[int, Tensor], name: str, grad: Tensor) -> None:
-        bank = self.masters.banks[len(grad)]
-        gains[len(grad)][bank.names.index(name)] = grad
-
     def _layer_backward(
-        self, layer: int, grad: Tensor, kept: Kept, shape: torch.Size, gains: dict[int, Tensor], take: Take
+        self, layer: int, grad: Tensor, saved: SavedActivations, shape: torch.Size, grads: _Gradients
     ) -> Tensor:
         """The gradient of a layer's input from that of its output, both [T, H]."""
-        to_middle = self._mlp_backward(layer, grad, kept, gains, take)
-        return self._attention_backward(layer, to_middle, kept, shape, gains, take)
+        return self._attention_backward(layer, self._mlp_backward(layer, grad, saved, grads), saved, shape, grads)
 
-    def _mlp_backward(self, layer: int, grad: Tensor, kept: Kept, gains: dict[int, Tensor], take: Take) -> Tensor:
-        at, norm = f"model.layers.{layer}", f"model.layers.{layer}.post_attention_layernorm.weight"
-        gain = self.masters.tensors[norm]
-        hidden = self._norm(kept.middle, gain)
+    def _mlp_backward(self, layer: int, grad: Tensor, saved: SavedActivations, grads: _Gradients) -> Tensor:
+        at = f"model.layers.{layer}"
+        norm = self.norm_weight(layer, "post_attention_layernorm")
+        hidden = self._norm(saved.middle, norm)
         up = _Weight(self, f"{at}.mlp.gate_up_proj", len(grad))
-        gate_up = up.forward(hidden) if kept.gate_up is None else kept.gate_up
+        gate_up = up.forward(hidden) if saved.gate_up is None else saved.gate_up
         to_active = _Weight(self, f"{at}.mlp.down_proj", len(grad)).backward(grad)
         to_both, active = self.ops.swiglu_backward(gate_up, to_active)
-        kept.gate_up = None
+        saved.gate_up = None
         del gate_up
-        take(f"{at}.mlp.down_proj", grad.t() @ active)
+        grads.matrix(f"{at}.mlp.down_proj", grad.t() @ active)
         del active, to_active
         to_hidden = up.backward(to_both)
-        take(f"{at}.mlp.gate_up_proj", to_both.t() @ hidden)
-        to_middle, gained = self.ops.joined_norm_backward(kept.middle, gain, self.eps, to_hidden, grad)
-        self._gained(gains, norm, gained)
+        grads.matrix(f"{at}.mlp.gate_up_proj", to_both.t() @ hidden)
+        to_middle, to_norm = self.ops.joined_norm_backward(saved.middle, norm, self.eps, to_hidden, grad)
+        grads.vector(f"{at}.post_attention_layernorm.weight", to_norm)
         return to_middle
 
     def _attention_backward(
-        self, layer: int, grad: Tensor, kept: Kept, shape: torch.Size, gains: dict[int, Tensor], take: Take
+        self, layer: int, grad: Tensor, saved: SavedActivations, shape: torch.Size, grads: _Gradients
     ) -> Tensor:
-        at = f"model.layers.{layer}"
-        gain, head_gains, biases = self.gain(layer, "input_layernorm"), self._head_gains(layer), self._biases(layer)
+        at, norm = f"model.layers.{layer}", self.norm_weight(layer, "input_layernorm")
         weight = _Weight(self, f"{at}.self_attn.qkv_proj", len(grad))
-        attended = kept.attended or self._attend(layer, kept.entered, weight, shape, True)
+        attended = saved.attended or self._attend(layer, saved.entered, weight, shape, True)
         out = attended.out.detach()
         to_out = _Weight(self, f"{at}.self_attn.o_proj", len(grad)).backward(grad)
-        take(f"{at}.self_attn.o_proj", grad.t() @ out)
+        grads.matrix(f"{at}.self_attn.o_proj", grad.t() @ out)
+        grads.vectors(self._biases(layer, "o"), grad)
         to_parts = torch.autograd.grad(attended.out, attended.parts, to_out)
-        to_qkv, *to_head_gains = self.ops.heads_backward(attended.qkv, *head_gains, *self._turns, self.eps, *to_parts)
-        kept.attended = None
+        to_qkv, *to_head_norms = self.ops.heads_backward(
+            attended.qkv, *self._head_norms(layer), *self.rope_cos_sin, self.eps, *to_parts
+        )
+        saved.attended = None
         del attended, out, to_parts
         to_qkv = to_qkv.view(len(grad), -1)
         to_hidden = weight.backward(to_qkv)
-        hidden = self._norm(kept.entered, gain)
-        take(f"{at}.self_attn.qkv_proj", to_qkv.t() @ hidden)
-        to_entered, gained = self.ops.joined_norm_backward(kept.entered, gain, self.eps, to_hidden, grad)
-        self._gained(gains, f"{at}.input_layernorm.weight", gained)
-        for one, head_gained in zip("qk", to_head_gains, strict=True):
-            if head_gained is not None:
-                self._gained(gains, f"{at}.self_attn.{one}_norm.weight", head_gained)
-        if biases:
-            summed = to_qkv.float().sum(0).split([len(bias) for bias in biases.values()])
-            for name, to_bias in zip(biases, summed, strict=True):
-                self._gained(gains, name, to_bias)
+        hidden = self._norm(saved.entered, norm)
+        grads.matrix(f"{at}.self_attn.qkv_proj", to_qkv.t() @ hidden)
+        grads.vectors(self._biases(layer, "qkv"), to_qkv)
+        to_entered, to_norm = self.ops.joined_norm_backward(saved.entered, norm, self.eps, to_hidden, grad)
+        grads.vector(f"{at}.input_layernorm.weight", to_norm)
+        for name, to_head_norm in zip(self._head_norm_names(layer), to_head_norms, strict=True):
+            if to_head_norm is not None:
+                grads.vector(name, to_head_norm)
         return to_entered

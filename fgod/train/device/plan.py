@@ -13,7 +13,7 @@ from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.folders import DTYPES
 from fgod.train.adamw import CHUNK
 from fgod.train.device.head import chunk_width
-from fgod.train.device.network import Keep
+from fgod.train.device.network import SavePolicy
 from fgod.train.memory import Prediction, predict
 from fgod.train.recipe import TrainRecipe
 
@@ -37,16 +37,16 @@ def _resident(config: Mapping[str, Any], recipe: TrainRecipe) -> int:
     return one.weights + one.m + one.v + one.l2_sp
 
 
-def layer_plan(config: Mapping[str, Any], recipe: TrainRecipe, tokens: int) -> list[Keep]:
+def layer_plan(config: Mapping[str, Any], recipe: TrainRecipe, tokens: int) -> list[SavePolicy]:
     """What each layer keeps at so many tokens: all, or under activation_checkpointing what `ROOM` has room for."""
     layers = config["num_hidden_layers"]
     if not recipe.activation_checkpointing:
-        return [Keep(True, True)] * layers
+        return [SavePolicy(True, True)] * layers
     base, attention, mlp = (tokens * size for size in _sizes(config, DTYPES[recipe.compute_dtype].itemsize))
     room = ROOM * _resident(config, recipe) - layers * base
     out = []
     for _ in range(layers):
-        keep = Keep(room >= attention, room >= attention + mlp)
+        keep = SavePolicy(room >= attention, room >= attention + mlp)
         room -= keep.attention * attention + keep.mlp * mlp
         out.append(keep)
     return out

@@ -1,4 +1,4 @@
-"""One optimizer step on a device, as a CUDA graph where its shape is known, and its results a step later.
+"""Optimizer steps on a device, each as a CUDA graph where its shape is known, with its results a step later.
 
 Shapes are few: rows are padded to the batch, tokens to the recipe's `length_bucket`, labels to a multiple of
 `LABELS`. The first step of a shape runs as it is written (and compiles what is compiled), the second is captured,
@@ -7,31 +7,38 @@ every later one is replayed. Where capture fails the step runs as it is written 
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from fgod.model.chats import Sample
+from fgod.nvfp4.folders import DTYPES, read_plain_config
+from fgod.system.procfs import forget_peak, peak_mib, resident_mib
 from fgod.train.batches import Batch, collate, micro_batches
-from fgod.train.device.network import Inputs, Keep, Network
-from fgod.train.device.optimizer import GroupGradients
+from fgod.train.device.network import Inputs, Network, SavePolicy
+from fgod.train.device.ops import Say, choose_ops
+from fgod.train.device.optimizer import GroupGradients, device_adamw
 from fgod.train.device.plan import layer_plan
+from fgod.train.device.weights import as_module, stream_in
 from fgod.train.efficiency import Projection
-from fgod.train.optimizer import AdamW, StepFacts
+from fgod.train.optimizer import AdamW, StepFacts, lr_factors
+from fgod.train.preflight import check_forward, check_network
 from fgod.train.recipe import TrainRecipe
 from fgod.train.record import StepRow
+from fgod.train.stepper import UPDATE_NOT_FINITE, DivergedError, Phase, Result
 
 LABELS = 64
 """Labels are filled up to a multiple of this many: fewer shapes."""
 
 LAG = 1
 """Steps that may be under way when the results of an earlier one are read: the host prepares while the device works."""
-
-Say = Callable[[str], None]
 
 
 @dataclass
@@ -51,11 +58,11 @@ def padded(batch: Batch, rows: int, pad: int) -> Inputs:
     ids = torch.full((rows, batch.input_ids.shape[1]), pad)
     ids[: len(batch.input_ids)] = batch.input_ids
     count = len(batch.labels)
-    places, labels = (torch.zeros(count + -count % LABELS, dtype=torch.int64) for _ in range(2))
-    places[:count], labels[:count] = batch.positions, batch.labels
+    positions, labels = (torch.zeros(count + -count % LABELS, dtype=torch.int64) for _ in range(2))
+    positions[:count], labels[:count] = batch.positions, batch.labels
     weights = torch.zeros(len(labels))
     weights[:count] = 1.0
-    return Inputs(ids, places, labels, weights)
+    return Inputs(ids, positions, labels, weights)
 
 
 class _Shape:
@@ -68,13 +75,21 @@ class _Shape:
         self.seen = 0
 
 
-class DeviceTrainer:
-    """Makes steps of a network by an optimizer. `keep` of `layer_plan` decides what its layers keep."""
+class DeviceStepper:
+    """A `Stepper` of a network with a hand-written backward pass. `layer_plan` decides what its layers save."""
 
     def __init__(
-        self, network: Network, optimizer: AdamW, recipe: TrainRecipe, pad: int, say: Say, graphs: bool = True
+        self,
+        network: Network,
+        optimizer: AdamW,
+        recipe: TrainRecipe,
+        pad: int,
+        say: Say,
+        graphs: bool = True,
+        phase: Phase = lambda _: None,
     ) -> None:
         self.network, self.optimizer, self.recipe, self.pad, self.say = network, optimizer, recipe, pad, say
+        self.phase = phase
         self.gradients = GroupGradients(optimizer, network.masters)
         self.device = network.masters.device
         self.graphs = graphs and self.device.type == "cuda" and recipe.step_in_backward
@@ -85,14 +100,25 @@ class DeviceTrainer:
         self.last = time.perf_counter()
         self.pool = torch.cuda.graph_pool_handle() if self.graphs else None
         self._sent: deque[tuple[Tensor, ...]] = deque(maxlen=LAG + 3)
-        places = [[optimizer.names.index(n) for n in network.masters.members[group]] for group in network.scaled]
-        most = max(map(len, places))
-        self._places = torch.tensor([(row + row[:1] * most)[:most] for row in places], device=self.device)
+        rows = [[optimizer.names.index(n) for n in network.masters.members[group]] for group in network.scaled]
+        most = max(map(len, rows))
+        self._members = torch.tensor([(row + row[:1] * most)[:most] for row in rows], device=self.device)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        return as_module(self.network.masters, self.recipe.compute_dtype, self.recipe.block_scales)
+
+    def preflight(self, chats: Sequence[Sequence[int]]) -> float:
+        model = self.model
+        first_loss = check_forward(model, chats)
+        self.measure()
+        check_network(self.network.logits, model, chats, self.recipe.length_bucket)
+        return first_loss
 
     # -------------------------------------------------------------------------------------------------------- a step
 
     def launch(self, step: int, samples: Sequence[Sample]) -> None:
-        """Start one optimizer step (0 is the first); its results come from `landed`."""
+        self.phase("batch_ready")
         lr = self.recipe.lr_at(step)
         batches = self._batches(samples)
         labels = sum(len(batch.labels) for batch in batches)
@@ -107,6 +133,7 @@ class DeviceTrainer:
             loss += self._piece(inputs, last)
         step_stats = self.optimizer.step_stats
         self.pending.append(self._enqueue_readback(step, lr, sum(b.tokens for b in batches), loss, step_stats))
+        self.phase("optimizer_step_done")
 
     def _batches(self, samples: Sequence[Sample]) -> list[Batch]:
         if self.recipe.micro_batch is None:
@@ -121,7 +148,7 @@ class DeviceTrainer:
 
     def measure(self) -> None:
         """Global scales of the masters as they are now."""
-        self.network.measure_scales(self.optimizer.amaxes, self._places)
+        self.network.measure_scales(self.optimizer.amaxes, self._members)
 
     def _send(self, targets: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         """Copy from the host without waiting; what is sent stays alive until the device has surely read it."""
@@ -156,7 +183,7 @@ class DeviceTrainer:
         if last:
             self.gradients.finish_step()
 
-    def plan(self, tokens: int) -> list[Keep]:
+    def plan(self, tokens: int) -> list[SavePolicy]:
         """What each layer keeps at so many tokens."""
         return layer_plan(self.network.masters.config, self.recipe, tokens)
 
@@ -188,17 +215,18 @@ class DeviceTrainer:
         done.record()
         return _PendingStep(step, lr, tokens, hosts[0], hosts[1], done)
 
-    def landed(self, lag: int = LAG) -> list[tuple[StepRow, StepFacts]]:
-        """Results of the steps before the newest `lag`, oldest first; waits for them alone."""
+    def completed(self, wait: bool = False) -> list[Result]:
         out = []
-        while len(self.pending) > lag:
-            one = self.pending.popleft()
-            if one.done is not None:
-                one.done.synchronize()
-            out.append(self._row(one))
+        while len(self.pending) > (0 if wait else LAG):
+            pending = self.pending.popleft()
+            if pending.done is not None:
+                pending.done.synchronize()
+            out.append(self._result(pending))
+        for row, facts in out:
+            _check_finite(row, facts)
         return out
 
-    def _row(self, pending: _PendingStep) -> tuple[StepRow, StepFacts]:
+    def _result(self, pending: _PendingStep) -> Result:
         facts = self.optimizer.facts(pending.step_stats)
         whole: Projection = facts.whole
         now = time.perf_counter()
@@ -209,11 +237,41 @@ class DeviceTrainer:
         )  # fmt: skip
         return row, facts
 
+    def reset_peak(self) -> None:
+        forget_peak()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def peak_mib(self) -> float:
+        if self.device.type != "cuda":
+            return peak_mib()
+        return round(torch.cuda.max_memory_allocated(self.device) / 2**20, 1)
+
+
+def _check_finite(row: StepRow, facts: StepFacts) -> None:
+    """Raises DivergedError."""
+    for found, words in ((row.loss, "the loss is"), (row.grad_norm, "the gradient's norm is")):
+        if not math.isfinite(found):
+            raise DivergedError(f"{words} {found}", row.step)
+    if not facts.whole.finite():
+        raise DivergedError(UPDATE_NOT_FINITE, row.step)
+
 
 def memory_mib(device: torch.device) -> float:
     """What torch has taken of the device, or what is resident on a CPU, in MiB."""
     if device.type == "cuda":
         return round(torch.cuda.memory_reserved(device) / 2**20, 1)
-    from fgod.system.procfs import resident_mib
-
     return resident_mib()
+
+
+def device_stepper(
+    device: torch.device, start: Path, recipe: TrainRecipe, seed: int, pad: int, phase: Phase, say: Say
+) -> DeviceStepper:
+    """Stream the masters of a folder of plain weights to a device, with a network and an optimizer for all of them."""
+    masters = stream_in(start, read_plain_config(start), recipe.master_dtype, device)
+    ops = choose_ops(device, say)
+    factors = lr_factors(masters.tensors, recipe.lr_scale, masters.config.get("tie_word_embeddings", False))
+    network = Network(masters, ops, DTYPES[recipe.compute_dtype], recipe.block_scales)
+    optimizer = device_adamw(masters, recipe, factors, seed, ops)
+    return DeviceStepper(network, optimizer, recipe, pad, say, phase=phase)

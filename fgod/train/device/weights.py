@@ -1,4 +1,4 @@
-"""Masters on a device: matrices that share a global scale lie in one piece of memory, and so do all norms' gains.
+"""Masters on a device: matrices that share a global scale lie in one piece of memory, and so do all vectors.
 
 Streamed in from a folder shard by shard (at most one tensor besides the final size), or made at random on the device.
 """
@@ -106,7 +106,7 @@ def stream_in(folder: Path, config: Mapping[str, Any], master_dtype: str, device
 
 
 def randomise(masters: Masters, seed: int) -> None:
-    """Gaussian matrices, gains of one, no biases: for measurements of speed and memory."""
+    """Gaussian matrices, norms' weights of one, biases of zero: for measurements of speed and memory."""
     generator = torch.Generator(masters.device).manual_seed(seed)
     for group in masters.groups.values():
         group.normal_(0, RANDOM_STD, generator=generator)

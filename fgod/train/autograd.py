@@ -1,0 +1,155 @@
+"""Steps of any causal language model of transformers: its own forward pass, torch's autograd, AdamW."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor, float32
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from fgod.model.chats import Sample
+from fgod.model.load import quiet
+from fgod.model.masters import load_masters
+from fgod.nvfp4.codec import NonFiniteError
+from fgod.system.procfs import forget_peak, peak_mib, resident_mib
+from fgod.train.batches import Batch, micro_batches
+from fgod.train.memory import trained_names
+from fgod.train.optimizer import AdamW, StepFacts, lr_factors
+from fgod.train.preflight import check_forward
+from fgod.train.recipe import TrainRecipe
+from fgod.train.record import StepRow
+from fgod.train.stepper import UPDATE_NOT_FINITE, DivergedError, Phase, Result
+
+
+def answer_loss(model: PreTrainedModel, batch: Batch, kind: str = "ce") -> Tensor:
+    """Sum over labels of the cross entropy; the head sees only their positions: other logits never exist.
+
+    Of the kind `scalar`, a debugging baseline, the sum over labels of mean |hidden state|.
+    """
+    device = model.lm_head.weight.device
+    ids, positions, labels = (t.to(device) for t in (batch.input_ids, batch.positions, batch.labels))
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+    hidden = hidden.flatten(0, 1).index_select(0, positions)
+    if kind == "scalar":
+        return hidden.float().abs().mean(-1).sum()
+    return F.cross_entropy(model.lm_head(hidden).float(), labels, reduction="sum")
+
+
+@dataclass
+class AutogradStepper:
+    """A `Stepper` whose steps are done when they were launched. `pad`: token id that fills rows up."""
+
+    model: PreTrainedModel
+    optimizer: AdamW
+    recipe: TrainRecipe
+    pad: int
+    phase: Phase
+    done: list[Result] = field(default_factory=list)
+
+    def preflight(self, chats: Sequence[Sequence[int]]) -> float:
+        return check_forward(self.model, chats)
+
+    def launch(self, step: int, samples: Sequence[Sample]) -> None:
+        try:
+            self.done.append(self.step(step, samples))
+        except DivergedError as error:
+            raise DivergedError(str(error), step + 1) from error
+
+    def completed(self, wait: bool) -> list[Result]:
+        done, self.done = self.done, []
+        return done
+
+    def reset_peak(self) -> None:
+        forget_peak()
+
+    def peak_mib(self) -> float:
+        return peak_mib()
+
+    def backward(self, pieces: list[Batch]) -> float:
+        """Gradients of the mean loss over all labels of the pieces, which is returned."""
+        labels = sum(len(piece.labels) for piece in pieces)
+        total = 0.0
+        for piece in pieces:
+            loss = answer_loss(self.model, piece, self.recipe.loss) / labels
+            total += loss.item()
+            if not math.isfinite(total):
+                raise DivergedError(f"the loss is {total}")
+            loss.backward()
+        return total
+
+    def step(self, step: int, samples: Sequence[Sample]) -> Result:
+        """One optimizer step (0 is the first).
+
+        Raises:
+            DivergedError: loss, gradient or update is not finite.
+        """
+        begin = time.perf_counter()
+        pieces = micro_batches(samples, self.recipe.micro_batch, self.pad, self.recipe.length_bucket)
+        self.phase("batch_ready")
+        self.optimizer.zero_grad()
+        self.phase("zero_grad_done")
+        lr = self.recipe.lr_at(step)
+        try:
+            loss, facts = self._update(pieces, lr)
+        except NonFiniteError as error:
+            raise DivergedError(str(error)) from error
+        self.phase("optimizer_step_done")
+        if not facts.whole.finite():
+            raise DivergedError(UPDATE_NOT_FINITE)
+        seconds = round(time.perf_counter() - begin, 6)
+        tokens, whole = sum(piece.tokens for piece in pieces), facts.whole
+        row = StepRow(
+            step + 1, loss, lr, facts.grad_norm, whole.ratio(), tokens, seconds, resident_mib(), whole.noise(),
+            whole.largest, whole.clamped_share(),
+        )  # fmt: skip
+        return row, facts
+
+    def _update(self, pieces: list[Batch], lr: float) -> tuple[float, StepFacts]:
+        """Backward pass and optimizer, the second inside the first or after it."""
+        if self.recipe.step_in_backward:
+            self.optimizer.begin(lr)
+            loss = self.backward(pieces)
+            self.phase("backward_done")
+            facts = self.optimizer.finish()
+            _check_norm(facts.grad_norm)
+            return loss, facts
+        loss = self.backward(pieces)
+        self.phase("backward_done")
+        facts = self.optimizer.step(lr)
+        _check_norm(facts.grad_norm)
+        return loss, facts
+
+
+def _check_norm(grad_norm: float) -> None:
+    if not math.isfinite(grad_norm):
+        raise DivergedError(f"the gradient's norm is {grad_norm}")
+
+
+def checkpoint_layers(model: PreTrainedModel) -> None:
+    """Compute each layer again in the backward pass. Only layers themselves count as training: nothing drops out."""
+    with quiet():  # newer versions of transformers have another name for it
+        model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+    for layer in model.model.layers:
+        layer.training = True
+
+
+def autograd_stepper(start: Path, recipe: TrainRecipe, seed: int, pad: int, phase: Phase) -> AutogradStepper:
+    """Load masters and an optimizer for all of them, or for those that a debugging recipe trains."""
+    model = load_masters(
+        start, recipe.compute_dtype, recipe.block_scales, recipe.master_dtype, not recipe.step_in_backward
+    )
+    if recipe.activation_checkpointing:
+        checkpoint_layers(model)
+    names = set(trained_names(model.config.to_dict(), recipe, str(start)))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)
+        if not recipe.step_in_backward:
+            parameter.grad_dtype = float32
+    parameters = {name: parameter for name, parameter in model.named_parameters() if name in names}
+    factors = lr_factors(parameters, recipe.lr_scale, model.config.tie_word_embeddings)
+    return AutogradStepper(model, AdamW(parameters, recipe, factors, seed), recipe, pad, phase)
