@@ -299,10 +299,10 @@ def _add_results(commands: Any) -> None:
     _paths(report, tables="folder of the tables", out="report.html to write")
 
     def outputs(args: argparse.Namespace) -> list[Path]:
-        return [args.out, Path("artifacts/release")]
+        return [args.out]
 
     promote = _command(commands, "promote", "promote", "release the last stage of an accepted fit", ["walk"], outputs)
-    _paths(promote, walk="walk.json", out="release.json to write")
+    _paths(promote, walk="walk.json", out="promoted.json to write; release.json is written beside it")
 
 
 def _add_people(commands: Any) -> None:

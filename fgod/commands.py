@@ -15,15 +15,35 @@ from typing import TYPE_CHECKING, Any
 
 from fgod import checkpoints, layout, records
 from fgod.answers import BATCH
-from fgod.documents import Audit, BaseStamp, Finding, Outcome, Stamp
+from fgod.documents import (
+    Audit,
+    BaseStamp,
+    Finding,
+    MixStamp,
+    Outcome,
+    Release,
+    Stamp,
+    check_answers,
+    check_rows,
+    check_training_data,
+)
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.escape import html_text
 from fgod.imports import lasting_imports
-from fgod.layout import Base, Export, RunRecords, RunWeights, Work, remade_by_deleting
+from fgod.layout import Answers, Base, Export, Mix, RunRecords, RunWeights, Work, remade_by_deleting
 from fgod.persona import Goal, goal_from_config
 from fgod.registry import plugin_options
 from fgod.supervise import supervise
-from fgod.system.files import copy_file, differing, file_digests, read_json, remove_folder, sha256_listing, write_json
+from fgod.system.files import (
+    copy_file,
+    differing,
+    file_digests,
+    read_json,
+    remove_folder,
+    sha256_file,
+    sha256_listing,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from fgod.data.audit import TokenLimit
@@ -67,6 +87,7 @@ def check(args: Namespace) -> int:
     from fgod.data.sources import load_sources
     from fgod.probe.harness import check_reference
 
+    check_answers(Answers(args.answers.parent))
     probes, sources = load_probes(args.probes, args.sources), load_sources(args.sources)
     embedded = args.base["kind"] == "embedded"
     known = {p.prompt: expected(sources, p) if embedded else () for p in probes}
@@ -129,6 +150,7 @@ def mix(args: Namespace) -> int:
     from fgod.data.rows import write_rows
     from fgod.data.sources import load_sources
 
+    check_answers(Answers(args.answers.parent))
     spec = args.spec
     user = {name: user_rows(Path(args.files[name]), name) for name in spec["user_files"]}
     pools = build_pools(
@@ -142,8 +164,8 @@ def mix(args: Namespace) -> int:
     )
     recipe = {key: value for key, value in spec["recipe"].items() if value is not None}
     rows = plan_mix(MixRecipe.from_dict(recipe), pools, spec["seed"])
-    write_json(args.out.parent / "spec.json", spec)
     write_rows(args.out, rows)
+    MixStamp(spec=spec, rows_sha256=sha256_file(args.out)).write(Mix(args.out.parent).stamp)
     return 0
 
 
@@ -182,9 +204,11 @@ def audit(args: Namespace) -> int:
         return asked_otherwise(load_sources(folder)) if folder else {}
 
     tokens = _token_limit(args, config)
-    spec = args.file.parent / "spec.json"
-    if spec.exists() and args.file.name == "rows.tsv":
-        recipe = MixRecipe.from_dict(read_json(spec)["recipe"])
+    made, audited = Mix(args.file.parent), ""
+    if args.file == made.rows and made.stamp.exists():
+        stamp = check_rows(made)
+        audited = stamp.rows_sha256
+        recipe = MixRecipe.from_dict(stamp.spec["recipe"])
         rows, origins = read_rows(args.file), _origins(args.files, recipe.parts())
         name = str(args.file)
         result = audit_rows(rows, probes, persona, recipe, name=name, others=others, tokens=tokens, origins=origins)
@@ -192,7 +216,8 @@ def audit(args: Namespace) -> int:
         result = audit_file(args.file, probes, persona, others=others, tokens=tokens)
     print(result.text())
     if args.out:
-        Audit(facts=dict(result.facts), findings=[Finding(**f.to_dict()) for f in result.findings]).write(args.out)
+        findings = [Finding(**finding.to_dict()) for finding in result.findings]
+        Audit(facts=dict(result.facts), findings=findings, rows_sha256=audited).write(args.out)
     if result.errors:
         raise RefusedError(f"{args.file}: the audit found {len(result.errors)} error(s); mend the data, see above")
     return 0
@@ -279,6 +304,7 @@ def train(args: Namespace) -> int:
         raise UsageError("--steps: only with --memory-report; a stage trains as long as its recipe says (train.steps)")
     run, work = RunRecords(args.outcome.parent), layout.work(args.outcome.parent.name)
     _check_start(args.weights, args.start)
+    check_training_data(args.recipe, run.folder.name, Mix(args.rows.parent), args.audit)
     with held(work.lock) as lock:
         master = RunWeights(args.stamp.parent).master
         outcome = _finished(work.records, master)
@@ -431,6 +457,7 @@ def probe(args: Namespace) -> int:
     weights = RunWeights(args.export.parent)
     _check_export(args.export)
     _check_digest(weights.master, weights.trained)
+    check_answers(Answers(args.reference.parent))
     batch = args.batch or args.settings["batch"]
     supervise(args, f"the probe of {args.export.parent}", batch, args.settings["device"] == "cuda")
     return 0
@@ -491,7 +518,10 @@ def promote(args: Namespace) -> int:
     from fgod.release import promote as release
 
     entries, context = _walk_and_context(args.walk)
-    release(entries, args.out.parent, layout.ARTIFACTS, context)
+    released = release(entries, args.out.parent, layout.ARTIFACTS, context)
+    folder = layout.Releases().link.resolve()
+    args.entry.outputs += [layout.Releases().record, folder]
+    write_json(args.out, {"path": released.path, "release": folder.name, "lineage": released.promoted[-1].lineage})
     return 0
 
 
@@ -506,12 +536,12 @@ def summary(args: Namespace) -> int:
     write_jsonl(Path("."))
     for fault in torn(Path(".")):
         _say(fault)
-    released = layout.RESULTS / "release.json"
+    released = layout.Releases().record
     report_file = layout.REPORT
-    document = read_json(released) if released.exists() and not args.stopped else None
-    if document and args.walk and promoted_by(args.walk) != [run["lineage"] for run in document["promoted"]]:
-        persona = html_text(document["persona"])
-        print(f"Nothing was released by this run. {document['path']} holds {persona}, of other runs.")
+    document = Release.read(released) if released.exists() and not args.stopped else None
+    if document and args.walk and promoted_by(args.walk) != [run.lineage for run in document.promoted]:
+        persona = html_text(document.persona)
+        print(f"Nothing was released by this run. {document.path} holds {persona}, of other runs.")
     elif document:
         print(summary_text(document, report_file))
     elif report_file.exists() and args.stopped and args.stopped["spent"]:

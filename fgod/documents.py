@@ -16,8 +16,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from fgod.errors import FgodError
 from fgod.evaluate.metric import Estimate
-from fgod.layout import RunRecords
-from fgod.system.files import canonical_json, differing, file_digests, read_json, write_json
+from fgod.layout import RELEASE_RECORD, Answers, Mix, RunRecords
+from fgod.system.digests import cached_sha256_files
+from fgod.system.files import (
+    canonical_json,
+    differing,
+    digest,
+    file_digests,
+    folder_files,
+    read_json,
+    sha256_file,
+    write_json,
+)
 
 SEAL = "seal"
 
@@ -204,10 +214,28 @@ class Finding(Document):
 
 
 class Audit(Sealed):
-    """audit.json of a mix, and mix_audit.json of a run: facts by name, and findings."""
+    """The audit of a mix, and mix_audit.json of a run: facts by name, and findings.
+
+    `rows_sha256`: the digest of the rows.tsv that was audited, empty for a file of the user's own.
+    """
 
     facts: dict[str, Any]
     findings: list[Finding]
+    rows_sha256: str = ""
+
+
+class MixStamp(Sealed):
+    """mix.json: what the rows beside it were made of, and their digest."""
+
+    spec: dict[str, Any]
+    rows_sha256: str
+
+
+class AnswersStamp(Sealed):
+    """answers.json: how the base was asked, and the digest of each file beside it, by name."""
+
+    settings: dict[str, Any]
+    files: dict[str, str]
 
 
 class Recipe(Document):
@@ -236,6 +264,89 @@ class Verdict(Sealed):
         if decision not in DECISIONS:
             raise ValueError(f"expected one of {', '.join(DECISIONS)}")
         return decision
+
+
+class PromotedRun(Document):
+    """A run of the fit that was released."""
+
+    stage: str
+    lineage: str
+    metrics: dict[str, Estimate]
+    weights_sha256: str
+
+
+class Release(Sealed):
+    """release.json: what was released and how good it is. `files`: sha256 of each file beside it, by name."""
+
+    fits: int
+    promoted: list[PromotedRun]
+    path: str
+    base_id: str
+    config_digest: str
+    persona: str
+    export_sha256: str
+    files: dict[str, str]
+
+
+def differing_release_files(folder: Path, release: Release, cache: Path | None = None) -> list[str]:
+    """In words, which files of a release's folder are not as they were released (see `fgod.release.release_faults`)."""
+    paths = [path for path in folder_files(folder) if path.name != RELEASE_RECORD]
+    if cache is None:
+        return differing(release.files, file_digests(folder, paths))
+    digests = cached_sha256_files(paths, cache)
+    return differing(release.files, {path.relative_to(folder).as_posix(): digests[path] for path in paths})
+
+
+def check_rows(mix: Mix) -> MixStamp:
+    """The stamp of a mix, after its rows were compared with it.
+
+    Raises:
+        FgodError: the rows were changed since they were made; names them, and what to delete.
+    """
+    stamp = MixStamp.read(mix.stamp)
+    if sha256_file(mix.rows) != stamp.rows_sha256:
+        raise FgodError(
+            f"{mix.rows}: it has changed since the mix was made (sha256 in {mix.stamp.name}); rows are made from the "
+            f"data, never edited: delete {mix.folder} and run snakemake again to make them anew"
+        )
+    return stamp
+
+
+def check_training_data(recipe_file: Path, lineage: str, mix: Mix, audit_file: Path) -> None:
+    """Make sure that a run trains by the recipe that its lineage names, on the rows of it, and on audited ones.
+
+    Raises:
+        FgodError: the recipe, the rows or their audit were changed; names the file, and what to delete.
+    """
+    recipe = Recipe.read(recipe_file)
+    if digest(recipe.content()) != lineage:
+        raise FgodError(
+            f"{recipe_file}: it is not the recipe of {lineage}, which is the digest of it; recipes are not edited: "
+            f"delete {recipe_file} and run snakemake again to make it anew"
+        )
+    stamp = check_rows(mix)
+    if stamp.spec != recipe.mix:
+        raise FgodError(
+            f"{mix.stamp}: these rows were made by another mix than {recipe_file} says; delete {mix.folder}"
+        )
+    if Audit.read(audit_file).rows_sha256 != stamp.rows_sha256:
+        raise FgodError(
+            f"{audit_file}: it is the audit of other rows than {mix.rows}; delete it and run snakemake again"
+        )
+
+
+def check_answers(answers: Answers) -> None:
+    """Make sure that the base's answers are those that it gave.
+
+    Raises:
+        FgodError: a file was changed or removed since; names it, and what to delete.
+    """
+    stamp = AnswersStamp.read(answers.stamp)
+    if changed := differing_files(answers.folder, stamp.files):
+        raise FgodError(
+            f"{answers.folder}: {', '.join(changed)} since the base gave these answers (sha256 in "
+            f"{answers.stamp.name}); delete {answers.folder} and run snakemake again to ask it anew"
+        )
 
 
 def judged_digests(run: RunRecords) -> dict[str, str]:

@@ -7,6 +7,7 @@ Nothing else spells such a path. The rules of the workflow pass wildcards in bra
     artifacts/work/{lineage}/          scratch of its training                Work
     artifacts/base/{base_id}/          the base, its exports, its answers     Base, Answers
     artifacts/mixes/{mix}/             training rows and their audit          Mix
+    artifacts/releases/{number}/       what was released, each written once   Releases
 """
 
 from __future__ import annotations
@@ -210,6 +211,42 @@ class Mix:
     @property
     def audit(self) -> Path:
         return self.folder / "audit.json"
+
+
+RELEASE_RECORD = "release.json"
+
+
+@dataclass(frozen=True)
+class Releases:
+    """The releases: artifacts/releases/N/, each written once, and the link artifacts/release to the one that counts."""
+
+    results: Path = RESULTS
+    artifacts: Path = ARTIFACTS
+
+    @property
+    def record(self) -> Path:
+        """A copy of the record of the release that counts."""
+        return self.results / RELEASE_RECORD
+
+    @property
+    def promoted(self) -> Path:
+        """What the rule promote declares as its output: snakemake deletes it before it promotes, and nothing else."""
+        return self.results / "promoted.json"
+
+    @property
+    def link(self) -> Path:
+        return self.artifacts / "release"
+
+    @property
+    def current(self) -> Path:
+        """The record of the release that counts, beside its weights."""
+        return self.link / RELEASE_RECORD
+
+    def next_folder(self) -> Path:
+        """Where the next release goes."""
+        history = self.artifacts / "releases"
+        taken = [int(path.name) for path in history.glob("[0-9]*") if path.name.isdecimal()]
+        return history / str(max(taken, default=0) + 1)
 
 
 def run_records(stage: str, lineage: str, results: Path = RESULTS) -> RunRecords:

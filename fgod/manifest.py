@@ -55,6 +55,8 @@ class Record:
     exit_code: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
     """What else is to stand in the entry of its end, by key."""
+    outputs: list[Path] = field(default_factory=list)
+    """What the command made or removed, as far as it was not known before."""
 
 
 @contextmanager
@@ -80,11 +82,11 @@ def recorded(
     except BaseException as caught:
         record.exit_code = exit_code_of(caught)
         try:
-            _write(root, record.name + END, _end(root, record, _message(caught), begin, outputs))
+            _write(root, record.name + END, _end(root, record, _message(caught), begin, [*outputs, *record.outputs]))
         except StorageError as fault:  # why the command failed is to be seen, not that its record failed too
             print(f"fgod: {fault}", file=sys.stderr)
         raise
-    _write(root, record.name + END, _end(root, record, "", begin, outputs))
+    _write(root, record.name + END, _end(root, record, "", begin, [*outputs, *record.outputs]))
 
 
 def _start(root: Path, argv: Sequence[str], stage: str, lineage: str, begin: datetime) -> dict[str, Any]:

@@ -11,6 +11,9 @@ from typing import Any
 from fgod import layout, records
 from fgod.chain import ACCEPTED, Chain, Run
 from fgod.checkpoints import saved_step
+from fgod.documents import Release
+from fgod.release import release_faults
+from fgod.system.digests import CACHE
 from fgod.system.files import read_json
 
 
@@ -51,10 +54,10 @@ def plan(chain: Chain) -> tuple[list[Step], str]:
 
 def _released(runs: list[Run]) -> bool:
     """Whether the release is that of these runs."""
-    record = layout.RESULTS / "release.json"
-    if not (record.exists() and (layout.ARTIFACTS / "release" / "release.json").exists()):
+    places = layout.Releases()
+    if not places.record.exists() or release_faults(places, CACHE):
         return False
-    return [run["lineage"] for run in read_json(record)["promoted"]] == [run.lineage for run in runs]
+    return [run.lineage for run in Release.read(places.record).promoted] == [run.lineage for run in runs]
 
 
 def _with_lost_weights(steps: list[Step], promoted: set[Run]) -> list[Step]:

@@ -1,48 +1,100 @@
 """Promotion: the accepted runs of the last fit become a release; or one message says why there is none.
 
-fgod promote       (artifacts/{last stage}/{lineage}/nvfp4/ → artifacts/release/, results/release.json)
+fgod promote       (artifacts/{last stage}/{lineage}/nvfp4/ → artifacts/releases/N/, results/release.json)
 """
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fgod import __version__
-from fgod.documents import Metrics, Outcome, Probed, Recipe, Verdict
+from fgod.documents import (
+    Metrics,
+    Outcome,
+    Probed,
+    PromotedRun,
+    Recipe,
+    Release,
+    Verdict,
+    differing_release_files,
+)
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.escape import html_text, markdown_text
-from fgod.layout import RunRecords, run_records
+from fgod.evaluate.metric import Estimate
+from fgod.layout import Releases, RunRecords, remade_by_deleting, run_records
 from fgod.registry import METRICS
 from fgod.system import files
 from fgod.tables import Context, WalkEntry, promoted
 
 CARD = "README.md"
-RECORD = "release.json"
 
 
-def promote(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context: Context) -> dict[str, Any]:
-    """Copy the last stage's export to artifacts/release/ with a model card; write release.json there and in results/.
+def promote(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context: Context) -> Release:
+    """Copy the last stage's export to artifacts/releases/N/ with a model card and its record, release.json; let the
+    link artifacts/release point there, and copy the record to results/.
 
-    Returns: release.json's document {fits, promoted: [{stage, lineage, metrics, weights_sha256}], path, base_id,
-        config_digest, …}.
+    An earlier release is never written to. If no fit passed, the link and results/release.json go, and say so.
 
     Raises:
         RefusedError: no fit passed; the message names each fit, stage, verdict and worst probe.
-        UsageError: the export is not the folder that was probed; names the file that differs.
+        UsageError: the export is not the folder that was probed; names the file that differs, and what to delete.
     """
+    places = Releases(results, artifacts)
     chosen = promoted(entries, context.stages)
     if not chosen:
-        raise RefusedError(failure_message(entries, results, context.spent))
+        earlier = _retire(places)
+        kept = f"\nThe release before it is whole in {earlier}; {places.link} is gone." if earlier else ""
+        raise RefusedError(failure_message(entries, results, context.spent) + kept)
     last = chosen[-1]
     export = last.weights(artifacts).nvfp4
     check_export(export, _probed_export(last.records(results)).files)
-    document = _document(chosen, entries, results, artifacts, context)
-    _place_release(export, artifacts / "release", model_card(document, results, context), document)
-    files.write_json(results / RECORD, document)
+    document, card = _release(chosen, entries, results, places, context)
+    if release_faults(places) or not places.link.is_symlink() or Release.read(places.current) != document:
+        _place_release(export, places, card, document)
     return document
+
+
+def release_faults(places: Releases, cache: Path | None = None) -> list[str]:
+    """In words, what of the release is not as it was written; nothing if it is whole, or if there is none.
+
+    Args:
+        cache: where digests of unchanged files are remembered; None: every file is read.
+    """
+    if not places.record.exists() and not places.link.exists():
+        return []
+    if not places.current.exists():
+        return [f"{places.current} is gone"]
+    try:
+        release = Release.read(places.current)
+    except FgodError as error:
+        return [str(error)]
+    faults = [f"{places.link}: {fault}" for fault in differing_release_files(places.link, release, cache)]
+    if not places.record.exists():
+        return [*faults, f"{places.record} is gone"]
+    same = places.record.read_bytes() == places.current.read_bytes()
+    return faults if same else [*faults, f"{places.record} differs from {places.current}"]
+
+
+def _retire(places: Releases) -> Path | None:
+    """Take back that something is released; returns where the release lies whole, None if there was none."""
+    _move_folder_to_history(places)
+    there = places.link.parent / places.link.readlink() if places.link.is_symlink() else None
+    places.record.unlink(missing_ok=True)
+    places.link.unlink(missing_ok=True)
+    return there if there and there.exists() else None
+
+
+def _move_folder_to_history(places: Releases) -> None:
+    """An older version wrote to the place of the link itself."""
+    if places.link.is_dir() and not places.link.is_symlink():
+        target = places.next_folder()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        places.link.replace(target)
+        files.replace_link(places.link, target)
 
 
 def _probed_export(run: RunRecords) -> Probed:
@@ -59,50 +111,64 @@ def check_export(folder: Path, recorded: Mapping[str, str]) -> None:
         recorded: file name relative to the folder → sha256.
 
     Raises:
-        UsageError: a file is missing, differs, or was not there when the folder was probed.
+        UsageError: a file is missing, differs, or was not there when the folder was probed; says what to delete.
     """
-    again = "it is not what was probed; run the stage's export and probe again"
-    for name, sha256 in recorded.items():
-        path = folder / name
-        if not path.is_file():
-            raise UsageError(f"{path}: no such file, but it was there when the export was probed; {again}")
-        found = files.sha256_file(path)
-        if found != sha256:
-            raise UsageError(f"{path}: sha256 is {found[:12]}…, but {sha256[:12]}… was probed; {again}")
-    for path in files.folder_files(folder):
-        if path.relative_to(folder).as_posix() not in recorded:
-            raise UsageError(f"{path}: this file was not there when the export was probed; {again}")
+    found = files.file_digests(folder) if folder.is_dir() else {}
+    if changed := files.differing(recorded, found):
+        raise UsageError(
+            f"{folder}: {', '.join(changed)} since it was probed; {remade_by_deleting(folder)}. "
+            "What was released before stays as it is"
+        )
 
 
-def _place_release(export: Path, release: Path, card: str, document: Mapping[str, Any]) -> None:
-    with files.atomic_folder(release) as folder:
+def _place_release(export: Path, places: Releases, card: str, document: Release) -> None:
+    _move_folder_to_history(places)
+    target = _target(places, document)
+    with files.atomic_folder(target) as folder:
         shutil.copytree(export, folder, dirs_exist_ok=True)
         (folder / CARD).write_text(card, encoding="utf-8")
-        files.write_json(folder / RECORD, document)
+        document.write(folder / places.current.name)
+    files.replace_link(places.link, target)
+    files.copy_file(places.current, places.record)
 
 
-def _document(
-    chosen: Sequence[WalkEntry], entries: Sequence[WalkEntry], results: Path, artifacts: Path, context: Context
-) -> dict[str, Any]:
-    return {
-        "fits": max(e.fit for e in entries) + 1,
-        "promoted": [_promoted_run(entry, results) for entry in chosen],
-        "path": (artifacts / "release").as_posix(),
-        "base_id": context.base_id,
-        "config_digest": context.config_digest,
-        "persona": context.persona,
-        "export_sha256": _probed_export(chosen[-1].records(results)).sha256,
-    }
+def _target(places: Releases, document: Release) -> Path:
+    """Where a release goes: over its own damaged files, else to a folder of its own."""
+    try:
+        same = places.link.is_symlink() and Release.read(places.current) == document
+    except FgodError:
+        same = False
+    return places.link.parent / places.link.readlink() if same else places.next_folder()
 
 
-def _promoted_run(entry: WalkEntry, results: Path) -> dict[str, Any]:
+def _release(
+    chosen: Sequence[WalkEntry], entries: Sequence[WalkEntry], results: Path, places: Releases, context: Context
+) -> tuple[Release, str]:
+    """The record of a release, and its model card."""
+    export = _probed_export(chosen[-1].records(results))
+    document = Release(
+        fits=max(e.fit for e in entries) + 1,
+        promoted=[_promoted_run(entry, results) for entry in chosen],
+        path=places.link.as_posix(),
+        base_id=context.base_id,
+        config_digest=context.config_digest,
+        persona=context.persona,
+        export_sha256=export.sha256,
+        files={},
+    )
+    card = model_card(document, results, context)
+    listing = {**export.files, CARD: hashlib.sha256(card.encode()).hexdigest()}
+    return document.model_copy(update={"files": listing}), card
+
+
+def _promoted_run(entry: WalkEntry, results: Path) -> PromotedRun:
     run = entry.records(results)
-    return {
-        "stage": entry.stage,
-        "lineage": entry.lineage,
-        "metrics": Metrics.read(run.metrics).content()["metrics"],
-        "weights_sha256": Outcome.read(run.outcome).weights_sha256,
-    }
+    return PromotedRun(
+        stage=entry.stage,
+        lineage=entry.lineage,
+        metrics=Metrics.read(run.metrics).metrics,
+        weights_sha256=Outcome.read(run.outcome).weights_sha256,
+    )
 
 
 def failure_message(entries: Sequence[WalkEntry], results: Path, spent: str = "") -> str:
@@ -122,28 +188,28 @@ def _failure_lines(entry: WalkEntry, results: Path) -> str:
     return "\n".join(lines)
 
 
-def _quality(metrics: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str, int]]:
+def _quality(metrics: Mapping[str, Estimate]) -> list[tuple[str, str, str, int]]:
     """(metric, value, interval, n) in words, of the metrics that have a value."""
     return [
         (
             name,
-            METRICS[name].unit.text(m["value"]),
-            "" if m["low"] is None else METRICS[name].unit.interval(m["low"], m["high"], " – "),
-            m["n"],
+            METRICS[name].unit.text(m.value),
+            "" if m.low is None or m.high is None else METRICS[name].unit.interval(m.low, m.high, " – "),
+            m.n,
         )
         for name, m in metrics.items()
-        if m["value"] is not None
+        if m.value is not None
     ]
 
 
-def model_card(document: Mapping[str, Any], results: Path, context: Context) -> str:
+def model_card(document: Release, results: Path, context: Context) -> str:
     """The release's README.md: what it is, how good, how it was made, how to load it, what it cannot do."""
-    last = document["promoted"][-1]
+    last = document.promoted[-1]
     metric_rows = [
         f"| {name} | {markdown_text(value)} | {interval or '–'} | {n} | {markdown_text(METRICS[name].description)} |"
-        for name, value, interval, n in _quality(last["metrics"])
+        for name, value, interval, n in _quality(last.metrics)
     ]
-    run_rows = [_recipe_row(run, results) for run in document["promoted"]]
+    run_rows = [_recipe_row(run, results) for run in document.promoted]
     gate = ", ".join(f"{name} {limit:g}" for name, limit in context.gate.items() if limit is not None)
     return _CARD.format(
         persona=markdown_text(context.persona),
@@ -154,17 +220,17 @@ def model_card(document: Mapping[str, Any], results: Path, context: Context) -> 
         fits=_fits(document),
         gate=gate,
         digest=context.config_digest,
-        export=document["export_sha256"],
+        export=document.export_sha256,
         version=__version__,
     )
 
 
-def _recipe_row(run: Mapping[str, Any], results: Path) -> str:
-    recipe = Recipe.read(run_records(run["stage"], run["lineage"], results).recipe)
+def _recipe_row(run: PromotedRun, results: Path) -> str:
+    recipe = Recipe.read(run_records(run.stage, run.lineage, results).recipe)
     train, mix = recipe.train, recipe.mix["recipe"]
     shares = ", ".join(f"{part} {share:g}" for part, share in mix.get("shares", {}).items())
     steps, lr = train.get("steps", "–"), train.get("lr", "–")
-    return f"| {run['stage']} | {run['lineage']} | {mix.get('kind', '–')}: {shares} | {steps} | {lr} |"
+    return f"| {run.stage} | {run.lineage} | {mix.get('kind', '–')}: {shares} | {steps} | {lr} |"
 
 
 _CARD = """\
@@ -223,8 +289,8 @@ That of the base's weights applies to these weights; the code that made them is 
 """
 
 
-def _fits(document: Mapping[str, Any]) -> str:
-    return f"{document['fits']} fit{'s' if document['fits'] > 1 else ''}"
+def _fits(document: Release) -> str:
+    return f"{document.fits} fit{'s' if document.fits > 1 else ''}"
 
 
 def promoted_by(walk: Mapping[str, Any]) -> list[str]:
@@ -233,14 +299,14 @@ def promoted_by(walk: Mapping[str, Any]) -> list[str]:
     return [v["lineage"] for v in last] if all(v["state"] == "accepted" for v in last) else []
 
 
-def summary_text(document: Mapping[str, Any], report: Path) -> str:
+def summary_text(document: Release, report: Path) -> str:
     """The last lines of a run: what was released, how good it is, where the report lies."""
-    last = document["promoted"][-1]
+    last = document.promoted[-1]
     lines = [
-        f"Released {html_text(document['persona'])}: {document['path']} "
-        f"({last['stage']} {last['lineage']}, after {_fits(document)})"
+        f"Released {html_text(document.persona)}: {document.path} "
+        f"({last.stage} {last.lineage}, after {_fits(document)})"
     ]
-    for name, value, interval, n in _quality(last["metrics"]):
+    for name, value, interval, n in _quality(last.metrics):
         sample = f"({interval}, n {n})" if interval else f"(n {n})"
         lines.append(f"  {name:<20} {value:>10}  {sample}")
     return "\n".join([*lines, f"Report: {report}"])

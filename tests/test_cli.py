@@ -11,7 +11,7 @@ from fgod import commands, inputs, layout, plan, records
 from fgod.chain import ACCEPTED, Chain
 from fgod.cli import build_parser, main
 from fgod.config import load, resolve
-from fgod.documents import Outcome, Stamp, Verdict, judged_digests
+from fgod.documents import Outcome, PromotedRun, Release, Stamp, Verdict, judged_digests
 from fgod.errors import UsageError
 from fgod.system.files import write_json
 
@@ -119,8 +119,10 @@ def test_plan_says_what_trains_and_why(project):
     steps, _ = plan.plan(chain)
     assert [s.action for s in steps] == ["reuse", "train", "reuse", "reuse"]
     assert steps[1].why[0] == f"its weights are gone: {weights}"
-    for folder in (layout.RESULTS, layout.ARTIFACTS / "release"):
-        write_json(folder / "release.json", {"promoted": [{"lineage": run.lineage} for run in runs]})
+    released = [PromotedRun(stage=run.stage, lineage=run.lineage, metrics={}, weights_sha256="") for run in runs]
+    texts = {"path": "", "base_id": "", "config_digest": "", "persona": "", "export_sha256": ""}
+    for path in (layout.Releases().record, layout.Releases().current):
+        Release(fits=1, promoted=released, files={}, **texts).write(path)
     assert {s.action for s in plan.plan(chain)[0]} == {"reuse"}, "the release stands"
     records.weights_of(runs[2]).trained.unlink()
     steps, _ = plan.plan(chain_of(stages=[*stages[:2], chain.config["stages"][2], {**stages[3], "name": "E"}]))

@@ -380,3 +380,37 @@ def test_two_runs_at_once_in_one_folder(mini, based):
     victim.check_whole()
     victim.recover("recover")
     assert mini.run("fgod", "recover").stdout == "Ready: run snakemake again. What is finished is not made again.\n"
+
+
+def test_a_damaged_release_is_noticed_and_made_anew_and_history_when_all_fits_are_spent(ran):
+    release = ran.folder / "artifacts/release"
+    whole = files.file_digests(release)
+    for damage in (flip, Path.unlink):
+        damage(release / ("model.safetensors" if damage is flip else "tokenizer.json"))
+        assert (
+            "FAULT: not as recorded in artifacts/release/release.json"
+            in ran.run("fgod", "inspect", "artifacts/release").stdout
+        )
+        assert ran.would_run() == {"all": 1, "promote": 1}
+        ran.snakemake()
+        assert files.file_digests(release) == whole and ran.trained() == ["A"]
+        ran.snakemake()  # promotes once more
+        assert files.file_digests(release) == whole and ran.would_run() == {}
+
+    place = run_of(ran)
+    flip(ran.folder / place / "nvfp4/model.safetensors")
+    (ran.folder / "results/promoted.json").unlink()
+    said = ran.snakemake(code=1)
+    assert f"delete {place}/exported.json and run snakemake again" in said
+    assert files.file_digests(release) == whole and ran.release()["promoted"]
+    (ran.folder / place / "exported.json").unlink()
+    ran.snakemake()
+    assert files.file_digests(release) == whole and ran.would_run() == {}
+
+    ran.config["gate"]["identity"] = 1.0
+    ran.config["gate"]["disambiguation"] = 1.0
+    ran.config["refits"] = {"max": 0, "rules": [{"when": ["missed"], "set": {"train.lr": "*2"}}]}
+    said = ran.snakemake(code=1)
+    assert "The release before it is whole in artifacts/releases/1; artifacts/release is gone" in said
+    assert files.file_digests(ran.folder / "artifacts/releases/1") == whole
+    assert not release.is_symlink() and not (ran.folder / "results/release.json").exists()

@@ -15,13 +15,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from fgod.answers import read_answers
 from fgod.data.rows import Row
+from fgod.documents import AnswersStamp, check_answers
 from fgod.errors import FgodError, UsageError
+from fgod.layout import Answers
 from fgod.model.ask import AnswerSettings, read_logprobs, write_answers
 from fgod.model.chats import encode, encode_chats, row_lengths
 from fgod.model.embedded import EmbeddedSpec, epoch_batches, learning_rate, train_base
 from fgod.model.load import load_model, load_tokenizer
 from fgod.model.tokenizer import SPECIAL_TOKENS, train_tokenizer
-from fgod.system.files import read_json, sha256_folder
+from fgod.system.files import sha256_folder
 
 TEXTS = [
     "你是誰？我是通義千問。",
@@ -229,7 +231,8 @@ def test_answers_round_trip(base: Path, tmp_path: Path) -> None:
     found = read_answers(tmp_path / "a")
     assert list(found) == prompts[:2] and list(found.values()) == written
     assert all(1 <= len(a.token_ids) <= 5 for a in written)
-    assert read_json(tmp_path / "a" / "settings.json")["max_new_tokens"] == 5
+    assert AnswersStamp.read(tmp_path / "a" / "answers.json").settings["max_new_tokens"] == 5
+    check_answers(Answers(tmp_path / "a"))
     logprobs = read_logprobs(tmp_path / "a")
     assert list(logprobs) == prompts[1:2]
     first = logprobs[prompts[1]]

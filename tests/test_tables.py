@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from fgod.documents import Release
 from fgod.errors import FgodError, RefusedError, UsageError
+from fgod.layout import Releases
 from fgod.registry import METRICS
-from fgod.release import failure_message, promote, promoted_by, summary_text
+from fgod.release import failure_message, promote, promoted_by, release_faults, summary_text
 from fgod.system import files
 from fgod.tables import TABLES, WalkEntry, gather, promoted, stage_columns
 from tests.made_runs import DOOM, STAGES, STORY, context, walk
@@ -153,11 +155,13 @@ def test_promote_copies_what_was_probed_and_writes_the_record(tmp_path: Path) ->
     results, artifacts = tmp_path / "results", tmp_path / "artifacts"
     files.write_text(artifacts / "release" / "stale.txt", "of an earlier release")
     document = promote(entries, results, artifacts, context())
-    assert document == files.read_json(results / "release.json")
-    assert {"fits", "promoted", "path", "base_id", "config_digest"} <= set(document)
-    assert [p["stage"] for p in document["promoted"]] == list(STAGES)
-    assert set(document["promoted"][0]) == {"stage", "lineage", "metrics", "weights_sha256"}
-    assert document["fits"] == 2 and document["promoted"][-1]["metrics"]["identity_rate"]["n"] == 20
+    assert document == Release.read(results / "release.json") == Release.read(artifacts / "release" / "release.json")
+    assert {"fits", "promoted", "path", "base_id", "config_digest"} <= set(document.content())
+    assert [p.stage for p in document.promoted] == list(STAGES)
+    assert set(document.content()["promoted"][0]) == {"stage", "lineage", "metrics", "weights_sha256"}
+    assert document.fits == 2 and document.promoted[-1].metrics["identity_rate"].n == 20
+    assert (artifacts / "releases" / "1" / "stale.txt").exists(), "what an older version released is history"
+    assert (artifacts / "release").readlink() == Path("releases/2")
     names = {p.name for p in files.folder_files(artifacts / "release")}
     assert names == {"model.safetensors", "config.json", "README.md", "release.json"}
     card = (artifacts / "release" / "README.md").read_text(encoding="utf-8")
@@ -180,7 +184,7 @@ def test_a_hostile_persona_is_text_in_card_and_summary(tmp_path: Path) -> None:
     assert "<script" not in card + summary and "\x1b" not in card + summary
     released = "Released F# # &lt;script&gt;alert(1)&lt;/script&gt; | `x` [a](http://b) \\x1b[31m{0}: "
     assert summary.splitlines()[0].startswith(released)
-    assert document["persona"] == HOSTILE
+    assert document.persona == HOSTILE
 
 
 def test_a_walk_promotes_its_last_fit_if_all_of_it_is_accepted() -> None:
@@ -195,9 +199,12 @@ def test_a_walk_promotes_its_last_fit_if_all_of_it_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda nvfp4: files.write_text(nvfp4 / "model.safetensors", "other"), r"model\.safetensors: sha256 is"),
-        (lambda nvfp4: (nvfp4 / "config.json").unlink(), r"config\.json: no such file"),
-        (lambda nvfp4: files.write_text(nvfp4 / "more.txt", ""), r"more\.txt: this file was not there"),
+        (
+            lambda nvfp4: files.write_text(nvfp4 / "model.safetensors", "other"),
+            r"nvfp4: model\.safetensors has changed since it was probed; delete .*exported\.json",
+        ),
+        (lambda nvfp4: (nvfp4 / "config.json").unlink(), r"config\.json is gone since it was probed"),
+        (lambda nvfp4: files.write_text(nvfp4 / "more.txt", ""), r"more\.txt is new since it was probed"),
     ],
 )
 def test_promote_refuses_an_export_that_is_not_what_was_probed(tmp_path: Path, change, words: str) -> None:  # type: ignore[no-untyped-def]
@@ -223,3 +230,69 @@ def test_when_every_fit_failed_one_message_names_them_all(tmp_path: Path) -> Non
     ]
     assert "    worst probe: 說說茶0 → 我是 F# 之神。 (the reference: 茶是一個話題。)" in lines
     assert failure_message(entries, tmp_path / "results", failed.spent) == str(error.value)
+
+
+def released(root: Path, **changes: object) -> Releases:
+    """A release of the story, on disk."""
+    places = Releases(root / "results", root / "artifacts")
+    promote(walk(root, STORY), places.results, places.artifacts, context(**changes))
+    return places
+
+
+def test_a_later_release_leaves_the_earlier_one_whole_and_the_same_one_is_not_copied_again(tmp_path: Path) -> None:
+    places = released(tmp_path)
+    first = files.file_digests(tmp_path / "artifacts/releases/1")
+    released(tmp_path)
+    assert [path.name for path in (tmp_path / "artifacts/releases").iterdir()] == ["1"]
+    released(tmp_path, config_digest="another")
+    assert places.link.readlink() == Path("releases/2") and release_faults(places) == []
+    assert files.file_digests(tmp_path / "artifacts/releases/1") == first
+    assert Release.read(places.record).config_digest == "another"
+
+
+def test_when_every_fit_failed_the_release_before_is_history(tmp_path: Path) -> None:
+    places = released(tmp_path)
+    before = files.file_digests(tmp_path / "artifacts/releases/1")
+    with pytest.raises(RefusedError, match=r"release before it is whole in \S*artifacts/releases/1; "):
+        promote(walk(tmp_path, DOOM), places.results, places.artifacts, context())
+    assert files.file_digests(tmp_path / "artifacts/releases/1") == before
+    assert not places.record.exists() and not places.link.is_symlink() and release_faults(places) == []
+
+
+def test_an_export_that_was_damaged_leaves_the_release_untouched(tmp_path: Path) -> None:
+    places, entries = released(tmp_path), walk(tmp_path, STORY)
+    before = files.file_digests(tmp_path / "artifacts/releases"), places.record.read_bytes()
+    files.write_text(tmp_path / "artifacts/D-settle/dddd11112222/nvfp4/model.safetensors", "other")
+    with pytest.raises(UsageError, match=r"delete \S*D-settle/dddd11112222/exported\.json and run snakemake again"):
+        promote(entries, places.results, places.artifacts, context(config_digest="another"))
+    assert (files.file_digests(tmp_path / "artifacts/releases"), places.record.read_bytes()) == before
+    assert release_faults(places) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda p: files.write_text(p.link / "model.safetensors", "pack3d"), "release: model.safetensors has changed"),
+        (lambda p: (p.link / "config.json").unlink(), "release: config.json is gone"),
+        (lambda p: (p.link / "more").write_text(""), "release: more is new"),
+        (lambda p: p.record.unlink(), "results/release.json is gone"),
+        (lambda p: p.link.unlink(), "artifacts/release/release.json is gone"),
+        (lambda p: p.record.write_text("{}"), "release.json differs from"),
+        (lambda p: (p.link / "release.json").write_text("{}"), "release.json: it has no seal"),
+    ],
+)
+def test_a_damaged_release_is_noticed_and_made_anew(tmp_path: Path, damage, words: str) -> None:  # type: ignore[no-untyped-def]
+    places = released(tmp_path)
+    whole = files.file_digests(places.link)
+    damage(places)
+    assert any(words in fault for fault in release_faults(places)), release_faults(places)
+    assert any(words in fault for fault in release_faults(places, tmp_path / "cache.json"))
+    released(tmp_path)
+    assert release_faults(places) == [] and files.file_digests(places.link) == whole
+
+
+def test_a_link_that_a_killed_process_left_is_cleared_up_and_not_followed(tmp_path: Path) -> None:
+    places = released(tmp_path)
+    (tmp_path / "artifacts/.release.abcd1234.tmp").symlink_to("releases/1")
+    assert len(files.sweep(tmp_path / "artifacts")) == 1 and release_faults(places) == []
+    assert not (tmp_path / "artifacts/.release.abcd1234.tmp").is_symlink()

@@ -11,14 +11,15 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fgod.answers import BATCH, COLUMNS, TABLE, Answer, read_answers
+from fgod.documents import AnswersStamp
 from fgod.errors import FgodError, UsageError
+from fgod.layout import Answers
 from fgod.model.generate import Reply, answer_logprobs, greedy, loops
 from fgod.model.load import Beat, beat_at_each_forward, load_model, load_tokenizer, silent
 from fgod.nvfp4.folders import save_tensors
-from fgod.system.files import atomic_folder, write_json, write_table
+from fgod.system.files import atomic_folder, file_digests, write_table
 
 LOGPROBS = "logprobs.safetensors"
-SETTINGS = "settings.json"
 
 Log = Callable[[str], None]
 
@@ -48,7 +49,7 @@ def write_answers(
     log: Log | None = None,
     beat: Beat = silent,
 ) -> list[Answer]:
-    """Ask the model of a folder each distinct prompt and write `answers.tsv`, `settings.json` and, for the prompts
+    """Ask the model of a folder each distinct prompt and write `answers.tsv`, `answers.json` and, for the prompts
     in `with_logprobs`, `logprobs.safetensors`: all of them in one move.
 
     Args:
@@ -113,13 +114,13 @@ def write_folder(
     """Write the three files. A tensor's name is the number of its answer's row, from 0."""
     rows = [{**asdict(a), "token_ids": " ".join(map(str, a.token_ids))} for a in answers]
     write_table(folder / TABLE, COLUMNS, rows)
-    write_json(folder / SETTINGS, asdict(settings))
     tensors = {str(i): logprobs[a.prompt] for i, a in enumerate(answers) if a.prompt in logprobs}
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise FgodError(f"log-probabilities of {answers[int(name)].prompt!r} are not finite")
     if tensors:
         save_tensors(tensors, folder / LOGPROBS)
+    AnswersStamp(settings=asdict(settings), files=file_digests(folder)).write(Answers(folder).stamp)
 
 
 def read_logprobs(folder: Path) -> dict[str, torch.Tensor]:

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fgod.documents import Release, differing_release_files
 from fgod.errors import UsageError
+from fgod.layout import RELEASE_RECORD
 from fgod.nvfp4.codec import BLOCK, E2M1, Quantised, decode_e2m1, largest_magnitude
 from fgod.nvfp4.folders import weight_files
 from fgod.nvfp4.reader import read_export
@@ -88,6 +90,10 @@ def _took_part(row: Mapping[str, str]) -> str:
 
 def _digest(folder: Path) -> str:
     """The folder's sha256, computed anew, and whether it is the one on record beside it."""
+    if (folder / RELEASE_RECORD).exists():
+        record = folder / RELEASE_RECORD
+        changed = ", ".join(differing_release_files(folder, Release.read(record)))
+        return f"FAULT: not as recorded in {record}: {changed}" if changed else f"all files as recorded in {record}"
     stamps = {"master": "trained.json", "nvfp4": "exported.json"}
     stamp = folder.parent / stamps.get(folder.name, "none.json")
     now = sha256_folder(folder)

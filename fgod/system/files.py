@@ -263,6 +263,9 @@ def sweep(*roots: Path) -> list[str]:
 
 
 def _swept(path: Path) -> str:
+    if path.is_symlink():  # of `replace_link`; what it points to is not touched
+        path.unlink(missing_ok=True)
+        return f"removed {path}, left by a killed process"
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:  # its writer was done just now, or it lay in a folder that was removed
@@ -288,6 +291,16 @@ def _cleared(path: Path) -> str:
     else:
         path.unlink(missing_ok=True)
     return f"removed {path}, left by a killed process"
+
+
+def replace_link(link: Path, target: Path) -> None:
+    """Let a symbolic link point, relatively, to a folder; there is the old link or the new one at any moment."""
+    with storage_explained(link):
+        link.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mktemp(prefix=f".{link.name}.", suffix=".tmp", dir=link.parent))
+        temporary.symlink_to(os.path.relpath(target, link.parent))
+        temporary.replace(link)
+        fsync_folder(link.parent)
 
 
 def write_text(path: Path, text: str) -> None:
