@@ -1,6 +1,6 @@
 """Full-parameter NVFP4 steps of a 4 B Qwen3 on one GPU: time, memory, where they go. Random weights, made on the GPU.
 
-    python benchmarks/gpu_step.py --out FOLDER [--shape qwen3-4b] [--only step,free,split,tokens,cap,profile]
+    python benchmarks/gpu_step.py --out FOLDER [--shape qwen3-4b] [--only step,generic,free,split,tokens,cap,profile]
 
 Each measurement is a process of its own (graphs and hooks of one would keep memory from the next), under a time limit;
 one that fails prints its traceback and the next goes on. Writes gpu_step.json and gpu_step.tsv to the folder.
@@ -30,6 +30,7 @@ from fgod.deterministic import deterministic
 from fgod.model.chats import Sample
 from fgod.model.random import model_config
 from fgod.models.architecture import tensors_of
+from fgod.train.device.module import ModuleNetwork
 from fgod.train.device.network import Network
 from fgod.train.device.ops import choose_ops
 from fgod.train.device.optimizer import device_adamw
@@ -71,6 +72,7 @@ def cases(only: list[str], steps: int) -> list[Case]:
     found.append(Case("free", "int8 m", 8, 512, steps, clip=None, repeatable=False))
     found.append(Case("cap", "NVFP4 m", 1, 512, steps, cap_gib=22.35))
     found.append(Case("cap", "NVFP4 m", 4, 512, steps, cap_gib=22.35))
+    found += [Case("generic", "int8 m", rows, width, steps) for rows, width in ((1, 96), (8, 512))]
     found += [Case("split", "int8 m", rows, width, steps) for rows, width in ((1, 96), (8, 512))]
     found += [Case("profile", "int8 m", rows, width, steps) for rows, width in ((1, 96), (8, 512))]
     found += [
@@ -98,7 +100,9 @@ def build(case: Case, shape: str, device: torch.device) -> tuple[DeviceStepper, 
     masters = allocate(config, recipe.master_dtype, device, shape)
     randomise(masters, 1)
     ops = choose_ops(device, say)
-    network = Network(masters, ops, torch.bfloat16, recipe.block_scales)
+    network: Network | ModuleNetwork = Network(masters, ops, torch.bfloat16, recipe.block_scales)
+    if case.kind == "generic":
+        network = ModuleNetwork(masters, torch.bfloat16, recipe.block_scales)
     optimizer = device_adamw(masters, recipe, dict.fromkeys(masters.tensors, 1.0), 1, ops)
     return DeviceStepper(network, optimizer, recipe, 0, say), recipe
 

@@ -18,12 +18,14 @@ from fgod.model.load import read_config
 from fgod.models.architecture import architecture_of
 from fgod.nvfp4.codec import device_global_scale, power_of_two_global_scale
 from fgod.nvfp4.layers import prepare
+from fgod.registry import load_plugins
 from fgod.train.autograd import answer_loss, autograd_stepper
 from fgod.train.batches import Batch, collate
 from fgod.train.device import ops as device_ops
+from fgod.train.device.module import ModuleNetwork
 from fgod.train.device.network import Inputs, Network, SavePolicy
 from fgod.train.device.optimizer import GroupGradients, device_adamw
-from fgod.train.device.trainer import DeviceStepper
+from fgod.train.device.trainer import DeviceStepper, choose_network
 from fgod.train.device.weights import Masters, as_module, frequencies, split_rows, stream_in
 from fgod.train.optimizer import AdamW
 from fgod.train.preflight import PreflightError, check_network
@@ -32,6 +34,7 @@ from tests.families import FAMILIES, family_folder
 from tests.tiny_model import noise, tiny_folder, tiny_rows, tiny_tokenizer
 
 CPU = torch.device("cpu")
+GEMMA = Path(__file__).parent / "plugins" / "gemma.py"
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
@@ -71,15 +74,24 @@ def gradients(
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     network = measured(Network(masters, ops, dtype, "amax"))
+    return gradients_of(network, [policy] * network.layers, fill)
+
+
+def gradients_of(
+    network: Network | ModuleNetwork, policies: list[SavePolicy], fill: int = 0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    masters = network.masters
     found: dict[str, Tensor] = {}
 
     def on_grad(group: str, grad: Tensor) -> None:
         if group in masters.groups:
             found.update({n: g.clone() for n, g in split_rows(grad, masters.members[group], masters)})
+        elif group in masters.tensors:
+            found[group] = grad.clone()
         else:
             found.update(zip(masters.banks[int(group)].names, grad.clone(), strict=True))
 
-    return network.loss(inputs(batch(), fill), [policy] * network.layers, on_grad), found
+    return network.loss(inputs(batch(), fill), policies, on_grad), found
 
 
 POLICIES = [SavePolicy(attention, mlp) for attention in (False, True) for mlp in (False, True)]
@@ -107,8 +119,23 @@ def test_the_network_computes_every_dense_family(family: str, policy: SavePolicy
     check_gradients(stream_in(folder, config, "fp32", CPU), policy)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("policy", [POLICIES[0], POLICIES[-1]])
+def test_the_module_of_transformers_serves_every_family(family: str, policy: SavePolicy, tmp_path: Path) -> None:
+    load_plugins([GEMMA])
+    folder = family_folder(family, tmp_path / "base")
+    held = stream_in(folder, read_config(folder), "fp32", CPU)
+    network = choose_network(held, replace(RECIPE, compute_dtype="float32"), device_ops.PLAIN)
+    assert isinstance(network, ModuleNetwork) == (family == "gemma")
+    network = ModuleNetwork(held, torch.float32, "amax")
+    compare_with_autograd(held, *gradients_of(network, [policy] * held.config["num_hidden_layers"], fill=3))
+
+
 def check_gradients(masters: Masters, policy: SavePolicy) -> None:
-    loss, found = gradients(masters, policy, fill=3)
+    compare_with_autograd(masters, *gradients(masters, policy, fill=3))
+
+
+def compare_with_autograd(masters: Masters, loss: Tensor, found: dict[str, Tensor]) -> None:
     model = prepare(as_module(masters, "float32", "amax"))
     one = batch()
     expected = answer_loss(model, one) / len(one.labels)

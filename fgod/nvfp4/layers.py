@@ -113,6 +113,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         shape, dtype, tie = ctx.table
+        if grads[0].is_cuda:
+            return _gathered_without_waiting(ctx.saved_tensors[0], grads[0], shape, dtype, tie), None, None, None
         tokens, places = ctx.saved_tensors[0].flatten().unique(return_inverse=True)
         sums = torch.zeros(len(tokens), shape[1], device=grads[0].device)
         sums.index_add_(0, places, grads[0].flatten(0, -2).float())
@@ -122,6 +124,18 @@ class _Gather(torch.autograd.Function):
             grad, tie.grad = tie.grad, None
         sums.add_(grad.index_select(0, tokens))
         return grad.index_copy_(0, tokens, sums.to(grad.dtype)), None, None, None
+
+
+def _gathered_without_waiting(
+    ids: Tensor, grad: Tensor, shape: torch.Size, dtype: torch.dtype, tie: Tie | None
+) -> Tensor:
+    """A table's gradient in its own dtype, without asking the device how many tokens there are: for CUDA graphs."""
+    table = None if tie is None else tie.grad
+    if tie is None or table is None:
+        table = torch.zeros(shape, dtype=dtype, device=grad.device)
+    else:
+        tie.grad = None
+    return table.index_put_((ids.flatten(),), grad.flatten(0, -2).to(table.dtype), accumulate=True)
 
 
 class ScaleGroup:

@@ -24,6 +24,7 @@ from fgod.guard.predict import TooLargeError
 from fgod.guard.requests import STOPPED_EXIT, RequestReader
 from fgod.model.chats import Sample, encode
 from fgod.model.load import load_tokenizer
+from fgod.models.architecture import architecture_of
 from fgod.nvfp4.codec import BLOCK_SCALES
 from fgod.nvfp4.folders import (
     BLOCK_SCALES_KEY,
@@ -273,13 +274,15 @@ def prediction(
 ) -> Prediction:
     """What a step on a device will need: GPU memory there, all of this process (`process` bytes by now) on the CPU.
 
+    On a GPU a family that the hand-written network does not compute keeps what transformers' layers keep on the CPU.
+
     Args:
         rows, width: at once, and tokens of each.
         labels: of all of them.
     """
-    if device.type == "cuda":
+    if device.type == "cuda" and architecture_of(config, "config").hand_written(config):
         return predict_on_device(config, recipe, rows, width, labels)
-    return predict(config, recipe, width, labels, process)
+    return predict(config, recipe, width, labels, 0 if device.type == "cuda" else process)
 
 
 def _check_memory(

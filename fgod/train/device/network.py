@@ -92,7 +92,7 @@ class _Weight:
         return grad @ self._matrix
 
 
-class _Gradients:
+class VectorGradients:
     """Hands gradients of matrices on as they come, and those of vectors together at the end, by bank."""
 
     def __init__(self, masters: Masters, on_grad: OnGrad) -> None:
@@ -228,7 +228,7 @@ class Network:
         """Σ weight · cross entropy (float32, no dimension); `on_grad` gets each gradient as soon as it is complete."""
         shape = inputs.ids.shape
         self.rope_cos_sin = self.rotary(shape[1])
-        grads = _Gradients(self.masters, on_grad)
+        grads = VectorGradients(self.masters, on_grad)
         saved: list[SavedActivations] = []
         x = self.embed(inputs.ids)
         for layer in range(self.layers):
@@ -257,12 +257,12 @@ class Network:
         return loss
 
     def _layer_backward(
-        self, layer: int, grad: Tensor, saved: SavedActivations, shape: torch.Size, grads: _Gradients
+        self, layer: int, grad: Tensor, saved: SavedActivations, shape: torch.Size, grads: VectorGradients
     ) -> Tensor:
         """The gradient of a layer's input from that of its output, both [T, H]."""
         return self._attention_backward(layer, self._mlp_backward(layer, grad, saved, grads), saved, shape, grads)
 
-    def _mlp_backward(self, layer: int, grad: Tensor, saved: SavedActivations, grads: _Gradients) -> Tensor:
+    def _mlp_backward(self, layer: int, grad: Tensor, saved: SavedActivations, grads: VectorGradients) -> Tensor:
         at = f"model.layers.{layer}"
         norm = self.norm_weight(layer, "post_attention_layernorm")
         hidden = self._norm(saved.middle, norm)
@@ -281,7 +281,7 @@ class Network:
         return to_middle
 
     def _attention_backward(
-        self, layer: int, grad: Tensor, saved: SavedActivations, shape: torch.Size, grads: _Gradients
+        self, layer: int, grad: Tensor, saved: SavedActivations, shape: torch.Size, grads: VectorGradients
     ) -> Tensor:
         at, norm = f"model.layers.{layer}", self.norm_weight(layer, "input_layernorm")
         weight = _Weight(self, f"{at}.self_attn.qkv_proj", len(grad))

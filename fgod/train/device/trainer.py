@@ -19,14 +19,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fgod.model.chats import Sample
+from fgod.models.architecture import architecture_of
 from fgod.nvfp4.folders import DTYPES, read_plain_config
 from fgod.system.procfs import forget_peak, peak_mib, resident_mib
 from fgod.train.batches import Batch, collate, micro_batches
+from fgod.train.device.module import ModuleNetwork
 from fgod.train.device.network import Inputs, Network, SavePolicy
-from fgod.train.device.ops import Say, choose_ops
+from fgod.train.device.ops import Ops, Say, choose_ops
 from fgod.train.device.optimizer import GroupGradients, device_adamw
 from fgod.train.device.plan import layer_plan
-from fgod.train.device.weights import as_module, stream_in
+from fgod.train.device.weights import Masters, as_module, stream_in
 from fgod.train.efficiency import Projection
 from fgod.train.optimizer import AdamW, StepFacts, lr_factors
 from fgod.train.preflight import check_forward, check_network
@@ -80,7 +82,7 @@ class DeviceStepper:
 
     def __init__(
         self,
-        network: Network,
+        network: Network | ModuleNetwork,
         optimizer: AdamW,
         recipe: TrainRecipe,
         pad: int,
@@ -268,10 +270,21 @@ def memory_mib(device: torch.device) -> float:
 def device_stepper(
     device: torch.device, start: Path, recipe: TrainRecipe, seed: int, pad: int, phase: Phase, say: Say
 ) -> DeviceStepper:
-    """Stream the masters of a folder of plain weights to a device, with a network and an optimizer for all of them."""
+    """Stream the masters of a folder of plain weights to a device, with a network and an optimizer for all of them.
+
+    The network is the hand-written one where that computes the model's family, else transformers' own.
+    """
     masters = stream_in(start, read_plain_config(start), recipe.master_dtype, device)
     ops = choose_ops(device, say)
     factors = lr_factors(masters.tensors, recipe.lr_scale, masters.config.get("tie_word_embeddings", False))
-    network = Network(masters, ops, DTYPES[recipe.compute_dtype], recipe.block_scales)
+    network = choose_network(masters, recipe, ops)
     optimizer = device_adamw(masters, recipe, factors, seed, ops)
     return DeviceStepper(network, optimizer, recipe, pad, say, phase=phase)
+
+
+def choose_network(masters: Masters, recipe: TrainRecipe, ops: Ops) -> Network | ModuleNetwork:
+    """The hand-written network where it computes the masters' family, else transformers' model under autograd."""
+    dtype, config = DTYPES[recipe.compute_dtype], masters.config
+    if architecture_of(config, "config.json").hand_written(config):
+        return Network(masters, ops, dtype, recipe.block_scales)
+    return ModuleNetwork(masters, dtype, recipe.block_scales)

@@ -1,0 +1,71 @@
+"""Loss and gradients of any causal language model of transformers on a device: its own forward pass, torch's autograd.
+
+The interface is that of `network.Network`, which computes dense decoders faster; a step of either can be a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fgod.model.load import model_from_tensors
+from fgod.models.names import EMBEDDING, TIED_HEAD
+from fgod.nvfp4.layers import prepare
+from fgod.train.autograd import checkpoint_layers
+from fgod.train.device.network import Inputs, OnGrad, SavePolicy, VectorGradients
+from fgod.train.device.weights import Masters
+
+
+class ModuleNetwork:
+    """transformers' model on these masters. Gradients go on as soon as autograd has completed them."""
+
+    def __init__(self, masters: Masters, dtype: torch.dtype, block_scales: str) -> None:
+        self.masters = masters
+        self.scaled = [group for group in masters.groups if group not in (EMBEDDING, TIED_HEAD)]
+        model = model_from_tensors(masters.config, masters.tensors).eval().requires_grad_(True)
+        self.model = prepare(model, dtype, block_scales, keep_quantised=False)
+        checkpoint_layers(self.model)
+        self._grads: VectorGradients | None = None
+        for name, parameter in self.model.named_parameters():
+            parameter.register_post_accumulate_grad_hook(partial(self._completed, name))
+
+    def _completed(self, name: str, parameter: nn.Parameter) -> None:
+        grad, parameter.grad = parameter.grad, None
+        if self._grads is None or grad is None:
+            return
+        if grad.ndim == 1:
+            self._grads.vector(name, grad)
+        else:
+            self._grads.matrix(name, grad)
+
+    def measure_scales(self, amaxes: Tensor, members: Tensor) -> None:
+        """Nothing: modules measure the scale of what they quantise when they compute."""
+
+    def _hidden(self, ids: Tensor) -> Tensor:
+        return self.model.model(input_ids=ids, use_cache=False).last_hidden_state
+
+    @torch.no_grad()
+    def logits(self, ids: Tensor) -> Tensor:
+        """float32 [B, S, V], for comparisons."""
+        return self.model.lm_head(self._hidden(ids)).float()
+
+    def loss(self, inputs: Inputs, policies: Sequence[SavePolicy], on_grad: OnGrad) -> Tensor:
+        """Σ weight · cross entropy (float32, no dimension); `on_grad` gets each gradient as soon as it is complete.
+
+        Layers that are not to save both attention and MLP are computed again in the backward pass.
+        """
+        for layer, policy in zip(self.model.model.layers, policies, strict=True):
+            layer.training = not all(policy)
+        self._grads = VectorGradients(self.masters, on_grad)
+        with torch.enable_grad():
+            chosen = self._hidden(inputs.ids).flatten(0, 1).index_select(0, inputs.positions)
+            each = F.cross_entropy(self.model.lm_head(chosen).float(), inputs.labels, reduction="none")
+            loss = (each * inputs.weights).sum()
+            loss.backward()
+        self._grads.finish()
+        self._grads = None
+        return loss.detach()
