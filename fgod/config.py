@@ -310,7 +310,7 @@ def _stage_names(config: Mapping[str, Any]) -> Iterator[str]:
     names = [stage["name"] for stage in config["stages"]]
     for name in sorted({n for n in names if names.count(n) > 1}):
         yield f"stages: the name {name!r} stands {names.count(name)} times; every stage needs its own"
-    reserved = {"base", "mixes", "work", "release"}
+    reserved = {"base", "mixes", "work", "release", "releases"}
     for name in reserved.intersection(names):
         yield f"stages: the name {name!r} is a folder of artifacts/; choose another"
 

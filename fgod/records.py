@@ -57,11 +57,8 @@ def compute_dtype(run: Run) -> str:
 
 
 def device(run: Run) -> str:
-    """The device on which a run trains, by its name: of `auto` it is cuda where the memory row is a GPU's."""
-    train = json.loads(run.recipe)["train"]
-    if train["device"] == "auto":
-        return "cpu" if train["memory"] == "cpu" else "cuda"
-    return str(train["device"])
+    """The device on which a run trains: cpu or cuda."""
+    return str(json.loads(run.recipe)["train"]["device"])
 
 
 def threads(run: Run) -> int:

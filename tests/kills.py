@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fgod.system.files import read_json, read_table, sha256_file
+from fgod.system.files import digest, read_json, read_table, sha256_file
 from fgod.system.stop import VARIABLE
 from tests.mini import BIN, Mini, stage
 
@@ -299,9 +299,15 @@ class Victim:
     def result(self) -> dict[str, str]:
         """sha256 of all that a run is for, by path: the release, what every probe was answered, and the verdicts."""
         files = [*self.folder.glob("artifacts/release/*"), *self.folder.glob("results/runs/*/*/*")]
-        wanted = {"probes.tsv", "metrics.json", "verdict.json", "participation.tsv"}
+        wanted = {"probes.tsv", "metrics.json", "participation.tsv"}
         kept = [f for f in files if "release" in f.parts or f.name in wanted]
-        return {f.relative_to(self.folder).as_posix(): sha256_file(f) for f in sorted(kept)}
+        found = {f.relative_to(self.folder).as_posix(): sha256_file(f) for f in sorted(kept)}
+        for path in sorted(self.folder.glob("results/runs/*/*/verdict.json")):
+            verdict = read_json(path)
+            for key in ("seal", "judged"):  # digests of records that hold times
+                verdict.pop(key)
+            found[path.relative_to(self.folder).as_posix()] = digest(verdict)
+        return found
 
     def leftovers(self) -> list[Path]:
         return [p for top in ("artifacts", "results") for p in (self.folder / top).rglob(".*")]
@@ -309,7 +315,9 @@ class Victim:
     def forget(self, but: tuple[str, ...] = ("base", "mixes")) -> None:
         """Forget all but these folders of artifacts/; with base alone, also what the base answered."""
         for path in (self.folder / "results", *(self.folder / "artifacts").iterdir()):
-            if path.name not in but:
+            if path.is_symlink():
+                path.unlink()
+            elif path.name not in but:
                 shutil.rmtree(path, ignore_errors=path.name == "results")
         if but == ("base",):
             for answers in self.folder.glob("artifacts/base/*/answers"):

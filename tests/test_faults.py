@@ -217,7 +217,8 @@ with stop_signals_as_exceptions():
     name, pid = ("snakemake", outer.pid) if killed == "snakemake" else ("what started this command", shell)
     os.kill(pid, signal.SIGKILL)
     said = outer.communicate(timeout=10)[1]  # ends when the inner one has closed its standard error
-    assert f"{name} (process {pid}) is gone; this command ends too" in said and "Stopped: ended by SIGTERM" in said
+    assert f"{name} (process {pid}) is gone; this command ends too" in said
+    assert "ended by SIGTERM" in said  # the shell's own words may stand between those of the traceback
 
 
 def test_a_command_whose_snakemake_is_gone_begins_nothing():

@@ -16,9 +16,11 @@ from fgod.cli import main
 from fgod.config import resolve
 from fgod.data.formats import format_of, read_user_file
 from fgod.data.rows import read_rows
+from fgod.documents import AnswersStamp
 from fgod.errors import UsageError
+from fgod.layout import Answers
 from fgod.registry import ROW_FORMATS, load_plugins
-from fgod.system.files import write_table
+from fgod.system.files import file_digests, write_table
 
 ROOT = Path(__file__).parents[1]
 PLUGIN = '''
@@ -92,9 +94,10 @@ def test_a_format_of_a_plugin_is_audited_and_mixed_by_the_real_commands(
     assert exit_code(["data", "audit", "mine.qa"]) == 0
     assert "mine.qa: 20 rows, 20 distinct prompts" in capsys.readouterr().out
 
-    write_table(project / "answers.tsv", COLUMNS, [])
+    write_table(project / "answers" / "answers.tsv", COLUMNS, [])
+    AnswersStamp(settings={}, files=file_digests(project / "answers")).write(Answers(project / "answers").stamp)
     command = ["data", "mix", "--spec", mix_spec(files), "--sources", "traindata", "--files", json.dumps(files)]
-    assert exit_code([*command, "--answers", "answers.tsv", "--out", "mix/rows.tsv"]) == 0
+    assert exit_code([*command, "--answers", "answers/answers.tsv", "--out", "mix/rows.tsv"]) == 0
     assert {(row.prompt, row.target) for row in read_rows(project / "mix/rows.tsv")} == {
         (f"第{i}號機器人叫什麼", f"第{i}號叫阿{i}。") for i in range(10, 30)
     }
@@ -104,7 +107,7 @@ def test_a_format_of_a_plugin_is_audited_and_mixed_by_the_real_commands(
     said = capsys.readouterr().out
     assert "mine.qa:41: error: 1 of 22 rows whose question no answer follows [question_alone]" in said
     assert "mine.qa:42: error: 1 of 22 rows without a target [missing_target]" in said
-    assert exit_code([*command, "--answers", "answers.tsv", "--out", "again/rows.tsv"]) == 2
+    assert exit_code([*command, "--answers", "answers/answers.tsv", "--out", "again/rows.tsv"]) == 2
     assert "mine.qa:41: question_alone: 'Q: 沒人回答' and 1 more lines; expected Q: prompt" in capsys.readouterr().err
 
 

@@ -151,7 +151,7 @@ def test_a_plugins_metric_is_judged_and_shown_by_the_commands(
     fgod("walk", "--json", json.dumps(decided), "--context", json.dumps(shown), "--out", "results/walk.json")
     fgod("tables", "--walk", "results/walk.json", "--out", "results/tables")
     fgod("report", "--tables", "results/tables", "--out", "results/report.html")
-    fgod("promote", "--walk", "results/walk.json", "--out", "results/release.json")
+    fgod("promote", "--walk", "results/walk.json", "--out", "results/promoted.json")
     fgod("summary")
     assert re.search(r"mean_length +1\d\.\d characters", capfd.readouterr().out)
     page = Path("results/report.html").read_text(encoding="utf-8")

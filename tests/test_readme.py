@@ -9,7 +9,7 @@ from tests.readme import code, commands, filled, unreachable
 
 README = (ROOT / "README.md").read_text()
 UNTESTED = {"make test": "it runs this test"}
-VALUES = {"FILE": "rows.tsv", "FOLDER": "artifacts/release", "STAGE": "A", "CMD": "true"}
+VALUES = {"FILE": "rows.tsv", "FOLDER": "artifacts/releases/1", "STAGE": "A", "CMD": "true"}
 """What stands for the reader's own values."""
 
 
