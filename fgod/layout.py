@@ -208,10 +208,6 @@ class Mix:
     def stamp(self) -> Path:
         return self.folder / "mix.json"
 
-    @property
-    def audit(self) -> Path:
-        return self.folder / "audit.json"
-
 
 RELEASE_RECORD = "release.json"
 

@@ -9,10 +9,24 @@ from typing import Any
 
 import pytest
 
-from fgod.documents import Metrics, Outcome, Stamp, Verdict, check_run, verdict_of
+from fgod.documents import (
+    AnswersStamp,
+    Audit,
+    Metrics,
+    MixStamp,
+    Outcome,
+    Recipe,
+    Stamp,
+    Verdict,
+    check_answers,
+    check_run,
+    check_training_data,
+    verdict_of,
+)
 from fgod.errors import FgodError, UsageError
 from fgod.gate import GateLimits, judge_run
-from fgod.layout import RunRecords, run_of_path, run_records, run_weights
+from fgod.layout import Answers, Mix, RunRecords, run_of_path, run_records, run_weights
+from fgod.system.files import digest, file_digests, sha256_file, write_text
 from tests.made_runs import write_run
 
 
@@ -99,3 +113,73 @@ def test_a_path_names_its_run() -> None:
     assert run_of_path(run_weights("A", "0123456789ab").stamp) == ("A", "0123456789ab")
     for other in ("results/report.html", "artifacts/base/1/base.json", "artifacts/mixes/1/rows.tsv", "a/b/c/d"):
         assert run_of_path(Path(other)) == ("", "")
+
+
+SPEC = {"recipe": {"kind": "balanced"}, "seed": 1}
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> tuple[Path, str, Mix, Path]:
+    """A recipe, its lineage, the rows of its mix and their audit."""
+    mix = Mix(tmp_path / "mix")
+    write_text(mix.rows, "prompt\ttarget\n你是誰\t我是 F# 之神。\n")
+    rows_sha256 = sha256_file(mix.rows)
+    MixStamp(spec=SPEC, rows_sha256=rows_sha256).write(mix.stamp)
+    audit = mix.folder / "audit-96.json"
+    Audit(facts={}, findings=[], rows_sha256=rows_sha256).write(audit)
+    recipe = Recipe(numerics=1, stage="A", starts_from="base", seed=1, mix=SPEC, train={"steps": 1})
+    recipe.write(tmp_path / "recipe.json")
+    return tmp_path / "recipe.json", digest(recipe.content()), mix, audit
+
+
+def test_a_run_trains_on_the_rows_that_were_made_and_audited(prepared: tuple[Path, str, Mix, Path]) -> None:
+    check_training_data(*prepared)
+
+
+def test_edited_rows_recipes_and_audits_are_refused_before_training(prepared: tuple[Path, str, Mix, Path]) -> None:
+    recipe, lineage, mix, audit = prepared
+    for path, change, message in (
+        (
+            mix.rows,
+            lambda text: text.replace("F#", "C#"),
+            r"rows\.tsv: it has changed since the mix.*delete",
+        ),
+        (
+            recipe,
+            lambda text: text.replace('"steps": 1', '"steps": 2'),
+            r"recipe\.json: it is not the recipe of",
+        ),
+        (
+            mix.stamp,
+            lambda text: text.replace("balanced", "curriculum"),
+            r"mix\.json: it has changed",
+        ),
+        (
+            audit,
+            lambda text: text.replace('"findings": []', '"findings": [ ]').replace("{}", '{"rows": 2}'),
+            "has changed",
+        ),
+    ):
+        text = path.read_text(encoding="utf-8")
+        changed = change(text)
+        assert changed != text
+        path.write_text(changed, encoding="utf-8")
+        with pytest.raises(FgodError, match=message):
+            check_training_data(recipe, lineage, mix, audit)
+        path.write_text(text, encoding="utf-8")
+    Audit(facts={}, findings=[], rows_sha256="0" * 64).write(audit)
+    with pytest.raises(FgodError, match=r"audit-96\.json: it is the audit of other rows"):
+        check_training_data(recipe, lineage, mix, audit)
+    MixStamp(spec={**SPEC, "seed": 2}, rows_sha256=sha256_file(mix.rows)).write(mix.stamp)
+    with pytest.raises(FgodError, match=r"mix\.json: these rows were made by another mix"):
+        check_training_data(recipe, lineage, mix, audit)
+
+
+def test_edited_answers_of_the_base_are_refused(tmp_path: Path) -> None:
+    answers = Answers(tmp_path / "answers")
+    write_text(answers.table, "prompt\treply\n")
+    AnswersStamp(settings={}, files=file_digests(answers.folder)).write(answers.stamp)
+    check_answers(answers)
+    answers.table.write_text("prompt\tother\n", encoding="utf-8")
+    with pytest.raises(FgodError, match=r"answers: answers\.tsv has changed since the base gave these answers.*delete"):
+        check_answers(answers)
