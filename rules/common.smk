@@ -21,7 +21,7 @@ from fgod.system.stop import run_sigterm_handler_in_thread
 ALONE = ExitStack()
 atexit.register(ALONE.close)
 
-logging.raiseExceptions = False  # else a full disk is told by a traceback for each line of snakemake's own log
+logging.raiseExceptions = False  # else a full disk prints a traceback for each line of snakemake's own log
 with exit_on_fgod_error():
     check_room(Path("."))
     for file in workflow.configfiles:

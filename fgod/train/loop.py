@@ -110,7 +110,7 @@ def _silent(*_: object) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """A training run: what its weights depend on, where things go, who is told, what is allowed.
+    """A training run: what its weights depend on, where things go, who is informed, what is allowed.
 
     Args:
         start: a folder of plain weights in any number format; it is only read.

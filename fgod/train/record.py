@@ -38,7 +38,7 @@ class StepRow:
 
 @dataclass(frozen=True)
 class GroupRow:
-    """A line of efficiency.tsv: how the updates of one group of tensors landed in one step (see `Projection`)."""
+    """A line of efficiency.tsv: how much of the updates of a group of tensors arrived in a step (see `Projection`)."""
 
     step: int
     group: str
