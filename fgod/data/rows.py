@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import cycle
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from fgod.errors import FgodError
 from fgod.system.files import read_table, write_table
 
 T = TypeVar("T")
+
+NO_SYSTEM = "<none>"
+"""The value of `system` that stands for a chat without a system turn, whatever the config's chat.system says."""
+
+Role = Literal["user", "assistant"]
+LossOn = Literal["last", "all"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """A turn of a chat before its last exchange."""
+
+    role: Role
+    content: str
 
 
 @dataclass(frozen=True)
@@ -21,6 +37,8 @@ class Prompt:
 
     `part` is the part of a mix that it may stand in (identity, disambiguation, pairs, general, replay), `kind` says
     what is asked, `topic` which fact, `style` how (natural, control, multilingual), `group` names its minimal pair.
+    `system` is the text of the system turn; "" leaves it to the config's chat.system, `NO_SYSTEM` is none. `history`
+    are the turns before the prompt: user and assistant in turn, from a user's to an assistant's.
     """
 
     text: str
@@ -30,15 +48,23 @@ class Prompt:
     topic: str = ""
     style: str = ""
     group: str = ""
+    system: str = ""
+    history: tuple[Message, ...] = ()
 
     def row(self, target: str) -> Row:
         """This prompt with its answer."""
-        return Row(self.text, target, self.language, self.part, self.kind, self.topic, self.style, self.group)
+        return Row(
+            self.text, target, self.language, self.part, self.kind, self.topic, self.style, self.group,
+            self.system, self.history,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Row:
-    """A training row: a prompt with the answer to be learned; the other fields are those of `Prompt`."""
+    """A training row: a prompt with the answer to be learned; the other fields are those of `Prompt`.
+
+    `loss_on` says what is learned of a chat of several turns: the last answer, or all of the assistant's.
+    """
 
     prompt: str
     target: str
@@ -48,9 +74,27 @@ class Row:
     topic: str = ""
     style: str = ""
     group: str = ""
+    system: str = ""
+    history: tuple[Message, ...] = ()
+    loss_on: LossOn = "last"
+
+    @property
+    def plain(self) -> bool:
+        """Whether this is a single exchange under the config's system prompt."""
+        return not self.system and not self.history and self.loss_on == "last"
+
+    @property
+    def asked(self) -> str:
+        """Rows with the same one ask the same: their system prompts, earlier turns and prompts are (`normalise`)."""
+        if self.plain:
+            return normalise(self.prompt)
+        turns = [self.system, *(f"{turn.role}:{turn.content}" for turn in self.history)]
+        return "\n".join([normalise(self.prompt), *map(normalise, turns)])
 
 
-ROW_COLUMNS = tuple(field.name for field in fields(Row))
+CHAT_COLUMNS = ("system", "history", "loss_on")
+"""Columns of rows.tsv that are there only if a row of the table is not `plain`; `history` is JSON."""
+ROW_COLUMNS = tuple(field.name for field in fields(Row) if field.name not in CHAT_COLUMNS)
 
 
 def shuffled(items: Iterable[T], seed: int | str, key: Callable[[T], object]) -> list[T]:
@@ -90,9 +134,56 @@ def normalise(prompt: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", folded).translate(_MUTE))
 
 
+def _history_json(history: Sequence[Message]) -> str:
+    return json.dumps([{"role": turn.role, "content": turn.content} for turn in history], ensure_ascii=False)
+
+
+def _record(row: Row) -> dict[str, str]:
+    record: dict[str, str] = {name: getattr(row, name) for name in (*ROW_COLUMNS, *CHAT_COLUMNS)}
+    return {**record, "history": _history_json(row.history) if row.history else ""}
+
+
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows as a TSV table with the header `ROW_COLUMNS`, atomically."""
-    write_table(path, ROW_COLUMNS, (asdict(row) for row in rows))
+    """Write rows as a TSV table with the header `ROW_COLUMNS` (and `CHAT_COLUMNS`, if a row needs them), atomically."""
+    listed = list(rows)
+    columns = ROW_COLUMNS if all(row.plain for row in listed) else (*ROW_COLUMNS, *CHAT_COLUMNS)
+    write_table(path, columns, map(_record, listed))
+
+
+def check_history(history: Sequence[Message]) -> None:
+    """Refuse earlier turns that are not user and assistant in turn.
+
+    Raises:
+        ValueError: says which turn is wrong.
+    """
+    for number, (turn, role) in enumerate(zip(history, cycle(get_args(Role)), strict=False), start=1):
+        if turn.role != role:
+            raise ValueError(f"turn {number} is of {turn.role!r}, expected {role!r}")
+        if not turn.content:
+            raise ValueError(f"turn {number} is empty")
+    if len(history) % 2:
+        raise ValueError("the last turn is the user's, expected the assistant's")
+
+
+def _read_history(text: str) -> tuple[Message, ...]:
+    turns = tuple(Message(turn["role"], turn["content"]) for turn in json.loads(text)) if text else ()
+    check_history(turns)
+    return turns
+
+
+def _read_row(record: Mapping[str, str]) -> Row:
+    plain: dict[str, Any] = {name: record[name] for name in ROW_COLUMNS}
+    row = Row(**plain)
+    if not row.prompt:
+        raise ValueError("the prompt is empty")
+    if not any(name in record for name in CHAT_COLUMNS):
+        return row
+    loss_on = record["loss_on"]
+    if loss_on not in get_args(LossOn):
+        raise ValueError(f"loss_on: found {loss_on!r}, expected {' or '.join(get_args(LossOn))}")
+    return replace(
+        row, system=record["system"], history=_read_history(record["history"]), loss_on=cast(LossOn, loss_on)
+    )
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -100,11 +191,12 @@ def read_rows(path: Path) -> list[Row]:
 
     Raises:
         UsageError: the file is missing.
-        FgodError: a column is missing or a row has no prompt; names file and line.
+        FgodError: a column is missing, a row has no prompt, or its earlier turns are broken; names file and line.
     """
     rows = []
     for number, record in enumerate(read_table(path, ROW_COLUMNS), start=2):
-        if not record["prompt"]:
-            raise FgodError(f"{path}:{number}: the prompt is empty")
-        rows.append(Row(**{name: record[name] for name in ROW_COLUMNS}))
+        try:
+            rows.append(_read_row(record))
+        except (ValueError, KeyError, TypeError) as error:  # json's own error is a ValueError
+            raise FgodError(f"{path}:{number}: not a row as fgod writes them: {error}") from error
     return rows
