@@ -40,7 +40,7 @@ def refusal(raw, edit):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
 def test_every_shipped_config_parses_and_is_stable(path):
-    raw = yaml.safe_load(path.read_text())
+    raw = settings.read_yaml(path)
     if raw["base"]["kind"] == "folder":
         raw["base"]["path"] = "."  # a folder of the user's
     resolved = settings.resolve(raw, path.name)
@@ -167,6 +167,12 @@ def test_broken_yaml_names_file_and_line(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(UsageError, match=message.replace("[", r"\[")):
         settings.read_yaml(path)
+
+
+def test_a_mapping_may_be_merged_into_another(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n")
+    assert settings.read_yaml(path)["b"] == {"x": 1, "y": 3}
 
 
 def test_bytes_that_are_no_text(tmp_path):
