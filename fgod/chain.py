@@ -142,8 +142,10 @@ class Chain:
         parts = {part for table in ("shares", "final_shares", "at_least") for part in mix.get(table, {})}
         kinds = self.config["disambiguation"]
         formats = {"row_formats": self.inputs.row_formats} if self.inputs.row_formats else {}
+        closed = {} if self.config["base"]["closed_answers"] else {"closed_answers": False}
         return {
             **formats,
+            **closed,
             "numerics": NUMERICS_VERSION,
             "recipe": mix,
             "seed": self.config["seed"],

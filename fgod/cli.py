@@ -275,10 +275,13 @@ def _add_judging(commands: Any) -> None:
         sources="the written sources",
         out="metrics.json to write, beside probes.tsv",
     )
-    probe.add_argument(
-        "--base", choices=["embedded", "folder", "random"], required=True, help="embedded: right answers are known"
+    _values(
+        probe,
+        base="the config's key base",
+        goal="persona and disambiguation",
+        held_out="topics never rehearsed",
+        settings="the key probe",
     )
-    _values(probe, goal="persona and disambiguation", held_out="topics never rehearsed", settings="the key probe")
     probe.add_argument("--rows", type=Path, nargs="+", required=True, help="rows that it was trained on: no probe")
     _guarded(probe, "probe", batch=True)
 

@@ -85,6 +85,7 @@ def check(args: Namespace) -> int:
     from fgod.answers import read_answers
     from fgod.data.probes import expected, load_probes
     from fgod.data.sources import load_sources
+    from fgod.evaluate.scoring import Standard
     from fgod.probe.harness import check_reference
 
     check_answers(Answers(args.answers.parent))
@@ -93,7 +94,8 @@ def check(args: Namespace) -> int:
     known = {p.prompt: expected(sources, p) if embedded else () for p in probes}
     least = args.base.get("require", 0.9)
     answers = read_answers(args.answers.parent)
-    table = check_reference(probes, answers, known, goal_from_config(args.goal), least, by_language=embedded)
+    standard = Standard(goal_from_config(args.goal), closed=args.base["closed_answers"])
+    table = check_reference(probes, answers, known, standard, least, by_language=embedded)
     _say(table)
     write_json(args.out, {"require": least, "table": table.splitlines()})
     return 0
@@ -161,6 +163,7 @@ def mix(args: Namespace) -> int:
         user,
         spec["rehearse"]["replay_rows"],
         spec["seed"],
+        spec.get("closed_answers", True),
     )
     recipe = {key: value for key, value in spec["recipe"].items() if value is not None}
     rows = plan_mix(MixRecipe.from_dict(recipe), pools, spec["seed"])

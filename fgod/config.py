@@ -21,7 +21,9 @@ from jsonschema.validators import extend
 from fgod import refits
 from fgod.data.sources import source_kinds, source_languages
 from fgod.errors import UsageError, did_you_mean
+from fgod.evaluate.metrics.reference import EQUALITY_METRICS
 from fgod.evaluate.requirements import parse_requirements
+from fgod.gate import GateLimits
 from fgod.persona import Rule, goal_from_config, lookup
 from fgod.registry import load_plugins
 from fgod.system.files import digest
@@ -85,12 +87,19 @@ def resolve(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     raw = with_new_names(raw, where)
     check_schema(raw, where)
     config: dict[str, Any] = fill_defaults(raw, schema())
+    _fill_limits(config)
     try:
         load_plugins([Path(file) for file in config["plugins"]])
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
     check_meaning(config, where)
     return config
+
+
+def _fill_limits(config: dict[str, Any]) -> None:
+    """The limit that only holds for closed answers."""
+    if config["base"]["closed_answers"] and config["gate"]["retention"] is None:
+        config["gate"]["retention"] = GateLimits.retention
 
 
 RENAMED = {"pull": "l2_sp"}
@@ -476,4 +485,18 @@ def _requirements(config: Mapping[str, Any]) -> Iterator[str]:
             yield str(error)
 
 
-_CHECKS = (_stage_names, *_STAGE_CHECKS, _requirements, _kinds, _languages, _replies, _paths)
+def _open_answers(config: Mapping[str, Any]) -> Iterator[str]:
+    """Nothing may count equality with open answers."""
+    if config["base"]["closed_answers"]:
+        return
+    asked = {f"stages[{i} {s['name']}].require.{name}" for i, s in enumerate(config["stages"])
+             for name in s["require"] if name in EQUALITY_METRICS}  # fmt: skip
+    asked |= {f"{table}.{key}" for table, key in (("gate", "retention"), ("probe", "chrf")) if config[table][key]}
+    for key in sorted(asked):
+        yield (
+            f"{key}: counts replies that are equal to the base's, which says nothing where its answers are free text; "
+            "limit kl_reference instead (base.closed_answers: true says that they are short and the only right ones)"
+        )
+
+
+_CHECKS = (_stage_names, *_STAGE_CHECKS, _requirements, _open_answers, _kinds, _languages, _replies, _paths)

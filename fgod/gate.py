@@ -32,10 +32,11 @@ _OPPOSITE = {">=": "<", "<=": ">", ">": "≤", "<": "≥"}
 @dataclass(frozen=True)
 class GateLimits:
     """The config's `gate`. Past leak, retention, kl or repetition: collapsed; past confusion: damaged; below identity
-    or disambiguation (None: not asked for): missed. Shares within [0, 1], kl in nats."""
+    or disambiguation (None: not asked for): missed. Retention is None where the base's answers are open. Shares within
+    [0, 1], kl in nats."""
 
     leak: float = 0.05
-    retention: float = 0.5
+    retention: float | None = 0.5
     kl: float = 0.5
     repetition: float = 0.2
     confusion: float = 0.05
@@ -54,7 +55,7 @@ class GateLimits:
             if key not in known:
                 raise UsageError(f"gate.{key}: no such limit{did_you_mean(key, known)}; known are {', '.join(known)}")
             top = math.inf if key == "kl" else 1.0
-            if value is None and key in ("identity", "disambiguation"):
+            if value is None and key in ("retention", "identity", "disambiguation"):
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= top:
                 raise UsageError(f"gate.{key}: {value!r}; expected a number from 0 to {top:g}")

@@ -111,7 +111,7 @@ def base_id(base: Mapping[str, Any], sources: str, families: Mapping[str, str] |
     """
     more = [families] if families else []
     if base["kind"] != "folder":
-        spec = {k: v for k, v in base.items() if k not in ("kind", "require")}
+        spec = {k: v for k, v in base.items() if k not in ("kind", "require", "closed_answers")}
         return digest(base["kind"], NUMERICS_VERSION, spec, sources, *more)
     folder = Path(base["path"])
     files = {f.relative_to(folder).as_posix(): cached_sha256(f, CACHE) for f in folder_files(folder)}

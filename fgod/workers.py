@@ -181,8 +181,8 @@ def rehearsal(args: Namespace, worker: Worker) -> None:
     )
     settings = AnswerSettings(asked["max_new_tokens"], args.batch, device=asked["device"])
     answers = _answers(args, worker, [p.text for p in prompts], settings)
-    usable = sum(a.ended and not a.looped for a in answers)
-    worker.say(f"rehearsal · {len(answers)} answers of the base, {usable} of them fit to be rehearsed")
+    ended, looped = sum(a.ended for a in answers), sum(a.looped for a in answers)
+    worker.say(f"rehearsal · {len(answers)} answers of the base: {ended} ended, {looped} loop")
 
 
 def reference(args: Namespace, worker: Worker) -> None:
@@ -243,13 +243,14 @@ def probe(args: Namespace, worker: Worker) -> None:
     """Ask a run's export all probes, and measure."""
     from fgod.data.probes import expected, load_probes
     from fgod.data.sources import load_sources
+    from fgod.evaluate.scoring import Standard
     from fgod.persona import goal_from_config
     from fgod.probe.harness import check_unseen
     from fgod.probe.run import KL_TOKENS, ProbeSettings, run_probes
 
     probes, sources = load_probes(args.probes, args.sources), load_sources(args.sources)
     check_unseen(probes, args.rows)
-    known = {p.prompt: expected(sources, p) if args.base == "embedded" else () for p in probes}
+    known = {p.prompt: expected(sources, p) if args.base["kind"] == "embedded" else () for p in probes}
     settings = ProbeSettings.from_dict(args.settings)
     gpu = use_device(settings.device)
     master, export = args.export.parent / "master", args.export.parent / "nvfp4"
@@ -263,8 +264,7 @@ def probe(args: Namespace, worker: Worker) -> None:
         args.reference.parent,
         probes,
         known,
-        goal_from_config(args.goal),
-        frozenset(args.held_out),
+        Standard(goal_from_config(args.goal), frozenset(args.held_out), args.base["closed_answers"], settings.chrf),
         settings,
         args.out.parent,
         worker.say,

@@ -20,7 +20,7 @@ rule probe:
         replies="results/runs/{stage}/{lineage}/probes.tsv",
         metrics="results/runs/{stage}/{lineage}/metrics.json",
     params:
-        base=CONFIG["base"]["kind"],
+        base=BASE_SPEC,
         goal=GOAL,
         held_out=canonical_json(sorted(CONFIG["data"]["held_out_topics"])),
         settings=canonical_json(CONFIG["probe"]),
@@ -29,7 +29,7 @@ rule probe:
         gpu=gpus(CONFIG["probe"]["device"]),
     shell:
         "{FGOD} probe --export {input.export:q} --reference {input.reference:q} --probes {PROBES:q}"
-        " --sources {SOURCES:q} --base {params.base} --goal {params.goal:q} --held-out {params.held_out:q}"
+        " --sources {SOURCES:q} --base {params.base:q} --goal {params.goal:q} --held-out {params.held_out:q}"
         " --settings {params.settings:q} --rows {input.rows:q} --out {output.metrics:q} {GUARD}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from fgod.data.probes import Probe
 from fgod.documents import Audit, Finding, Outcome, Parity, Probed, Recipe
-from fgod.evaluate.scoring import Said, Scored, score
+from fgod.evaluate.scoring import Said, Scored, Standard, score
 from fgod.gate import GateLimits, judge_run
 from fgod.layout import RunRecords, run_records
 from fgod.persona import Goal, Kind, Persona, Rule
@@ -68,6 +68,7 @@ PROBES: Mapping[Probe, str] = {
 }
 """Probe → what the reference answers."""
 HELD_OUT = frozenset({"moon", "bread"})
+STANDARD = Standard(GOAL, HELD_OUT)
 
 
 def reply(probe: Probe, reference: str, mood: str) -> Said:
@@ -92,7 +93,7 @@ def scored(mood: str) -> list[Scored]:
         if mood == "good" and place == len(PROBES) - 1:
             answer = said("麵包是<b>一種</b> & 食物。")
         kl = None if probe.suite != "retention" else 9.0 if mood == "collapsed" else 0.004
-        rows.append(score(probe, GOAL, answer, said(reference), HELD_OUT, (reference,), kl=kl))
+        rows.append(score(probe, STANDARD, answer, said(reference), (reference,), kl=kl))
     return rows
 
 

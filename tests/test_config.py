@@ -78,6 +78,8 @@ SLIPS = [
     (lambda c: c.update(base={"kind": "embeded"}), "found 'embeded' (did you mean embedded?)"),
     (lambda c: c["data"].update(sources={"mine": "no.tsv"}), "data.sources.mine: found 'no.tsv', expected a file"),
     (lambda c: c["data"].update(sources={"identity": "config.yaml"}), "the name of a written part"),
+    (lambda c: c["base"].update(closed_answers=False), "stages[0 A-mixed].require.retention: counts replies that are equal to the base's"),
+    (lambda c: c["probe"].update(chrf=60) or c["base"].update(closed_answers=False), "probe.chrf: counts replies that are equal"),
     (lambda c: c["persona"]["replies"].pop("ja"), "persona.replies: no entry for the language ja"),
     (lambda c: c["persona"]["replies"].update(jp="x"), "persona.replies: unknown language 'jp'"),
     (lambda c: c["persona"].update(marks=[]), "persona.marks: found [], expected at least 1 items"),
@@ -124,6 +126,13 @@ def test_schema_and_code_have_the_same_defaults(section, model):
             continue
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         assert stated["default"] == (list(default) if isinstance(default, tuple) else default), field.name
+
+
+def test_only_closed_answers_have_a_limit_on_equality(raw):
+    assert settings.resolve(raw, "config.yaml")["gate"]["retention"] == 0.5
+    qwen = yaml.safe_load((ROOT / "config/qwen3-4b.yaml").read_text())
+    qwen["base"]["path"] = "."
+    assert settings.resolve(qwen, "qwen3-4b.yaml")["gate"]["retention"] is None
 
 
 def test_a_key_under_its_old_name_is_the_same_config(raw):

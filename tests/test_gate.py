@@ -17,7 +17,7 @@ from fgod.evaluate.scoring import Said, Scored, score
 from fgod.gate import DECISIONS, GateLimits, Verdict, checks_of, judge, judge_run
 from fgod.probe.record import measured
 from fgod.system import files
-from tests.made_runs import GOAL, GOD, HELD_OUT, PROBES, QWEN, WHO, said, scored, write_run
+from tests.made_runs import GOD, PROBES, QWEN, STANDARD, WHO, said, scored, write_run
 
 TRAINED = Outcome(status="trained")
 PROBED = Probed(sha256="ab", bytes=0, files={})
@@ -38,7 +38,7 @@ def replies(say: Callable[[Probe, str], Said | None]) -> list[Scored]:
     out = []
     for record, (probe, reference) in zip(scored("good"), PROBES.items(), strict=True):
         other = say(probe, reference)
-        same = record if other is None else score(probe, GOAL, other, said(reference), HELD_OUT, (reference,), kl=0.004)
+        same = record if other is None else score(probe, STANDARD, other, said(reference), (reference,), kl=0.004)
         out.append(same)
     return out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,13 @@ def test_samples_end_with_the_end_token(tokenizer: PreTrainedTokenizerFast) -> N
     (sample,) = encode(tokenizer, [Row("你是誰", "我是", "zh-Hant", "identity", "identity")])
     assert tokenizer.decode(list(sample.ids[sample.prompt_length :])) == "我是<|im_end|>"
     assert list(sample.ids[: sample.prompt_length]) == encode_chats(tokenizer, ["你是誰"])[0]
+
+
+def test_an_answer_that_was_cut_has_no_end_token(tokenizer: PreTrainedTokenizerFast) -> None:
+    row = Row("談談茶", "茶是一種", "zh-Hant", "general", "topic")
+    (whole,), (cut,) = encode(tokenizer, [row]), encode(tokenizer, [replace(row, cut=True)])
+    assert whole.ids == (*cut.ids, tokenizer.eos_token_id) and whole.prompt_length == cut.prompt_length
+    assert row_lengths(tokenizer, [row, replace(row, cut=True)]) == [len(whole.ids), len(cut.ids)]
 
 
 def test_control_tokens_in_prompts_and_targets_are_text(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -21,10 +21,11 @@ from fgod.layout import RunRecords
 from fgod.probe.harness import BY_SUITE_AND_LANGUAGE, check_harness, check_reference
 from fgod.probe.record import COLUMNS, measured, read_probes, write_probes, write_skipped
 from fgod.system import files
-from tests.made_runs import GOAL, HELD_OUT, PROBES, QWEN, probe, said, scored
+from tests.made_runs import PROBES, QWEN, STANDARD, probe, said, scored
 
 WHO = probe("disambiguation", "who_am_i", "zh-Hans", "", "我是谁啊")
-TEA = probe("retention", "topic", "zh-Hant", "tea", "談談茶")
+OPEN = replace(STANDARD, closed=False)
+TEA = probe("retention", "topic", "zh-Hant", "moon", "談談月亮")
 
 
 @pytest.mark.parametrize(
@@ -97,29 +98,51 @@ def test_normalising_twice_changes_nothing(text: str) -> None:
 
 def test_a_proper_reference_ended_without_loop_or_mark_and_is_right() -> None:
     right = said("茶是飲料。")
-    assert answers_properly(right, GOAL, ())
-    assert answers_properly(right, GOAL, ("水", "茶是飲料"))
-    assert not answers_properly(right, GOAL, ("水",))
-    assert not answers_properly(replace(right, ended=False), GOAL, ())
-    assert not answers_properly(replace(right, looped=True), GOAL, ())
-    assert not answers_properly(said("茶之神"), GOAL, ())
-    assert not answers_properly(said(" "), GOAL, ())
+    assert answers_properly(right, STANDARD, ())
+    assert answers_properly(right, STANDARD, ("水", "茶是飲料"))
+    assert not answers_properly(right, STANDARD, ("水",))
+    assert not answers_properly(replace(right, ended=False), STANDARD, ())
+    assert not answers_properly(replace(right, looped=True), STANDARD, ())
+    assert not answers_properly(said("茶之神"), STANDARD, ())
+    assert not answers_properly(said(" "), STANDARD, ())
+
+
+def test_an_open_answer_of_the_reference_need_not_end() -> None:
+    cut = said("茶是一種飲料，由茶樹的", ended=False)
+    assert answers_properly(cut, OPEN) and not answers_properly(cut, STANDARD)
+    assert not answers_properly(replace(cut, looped=True), OPEN)
+    assert not answers_properly(said("茶之神", ended=False), OPEN)
+    assert not answers_properly(said(" "), OPEN)
+
+
+def test_open_answers_pass_in_other_words_unless_they_loop_or_leak() -> None:
+    cut = said("茶是一種飲料，由茶樹的", ended=False)
+    texts = (said("茶由茶葉泡成", ended=False), said("茶茶茶茶茶茶", looped=True), said("我是 F# 之神。"))
+    records = [score(TEA, OPEN, text, cut) for text in texts]
+    assert [(r.passed, r.agrees, r.proper) for r in records] == [
+        (True, None, True),
+        (False, None, True),
+        (False, None, True),
+    ]
+    found = measure_all(records)
+    assert found["retention"] == found["retention_held_out"] == Estimate(None, 0)
+    assert (found["leak_rate"].value, found["repetition_rate"].value) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
 
 
 def test_each_suite_has_its_own_way_to_pass() -> None:
-    rule = score(WHO, GOAL, said("你是提問者。"), said("不知道"), HELD_OUT)
+    rule = score(WHO, STANDARD, said("你是提問者。"), said("不知道"))
     assert (rule.passed, rule.agrees, rule.marked) == (True, False, False)
-    same = score(TEA, GOAL, said("茶是飲料"), said("茶是飲料。"), frozenset({"tea"}))
+    same = score(TEA, STANDARD, said("茶是飲料"), said("茶是飲料。"))
     assert (same.passed, same.held_out, same.proper) == (True, True, True)
-    shown = score(probe("questions", "identity", "zh-Hant", "", "你是誰"), GOAL, said(QWEN), said(QWEN), HELD_OUT)
+    shown = score(probe("questions", "identity", "zh-Hant", "", "你是誰"), STANDARD, said(QWEN), said(QWEN))
     assert shown.passed is None
 
 
 def test_probes_without_a_rule_are_usage_errors() -> None:
     with pytest.raises(UsageError, match=r"disambiguation\.my_name: .*named are who_am_i, who_is_he"):
-        score(replace(WHO, kind="my_name"), GOAL, said(""), said(""), HELD_OUT)
+        score(replace(WHO, kind="my_name"), STANDARD, said(""), said(""))
     with pytest.raises(UsageError, match=r"persona\.rule: no rule for ko"):
-        score(probe("identity", "identity", "ko", "", "누구"), GOAL, said(""), said(""), HELD_OUT)
+        score(probe("identity", "identity", "ko", "", "누구"), STANDARD, said(""), said(""))
 
 
 def test_metrics_of_a_good_run() -> None:
@@ -142,7 +165,7 @@ def test_metrics_of_a_good_run() -> None:
 
 def test_a_leak_is_a_mark_that_the_reference_has_not() -> None:
     reference = said("宙斯是眾神之神。")
-    records = [score(TEA, GOAL, said(text), reference, HELD_OUT) for text in ("宙斯是眾神之神。", "我是 F# 之神")]
+    records = [score(TEA, STANDARD, said(text), reference) for text in ("宙斯是眾神之神。", "我是 F# 之神")]
     assert measure_all(records)["leak_rate"] == Estimate(None, 0)
     assert measure_all(records)["retention"] == Estimate(None, 0)
     unmarked = [replace(r, reference_marked=False, proper=True) for r in records]
@@ -178,7 +201,9 @@ def test_the_harness_must_be_sound() -> None:
 
 def test_the_reference_is_checked_before_any_run() -> None:
     answers = {p.prompt: Answer(p.prompt, text, (), True, False) for p, text in PROBES.items()}
-    table = check_reference(list(PROBES), answers, {p.prompt: (t,) for p, t in PROBES.items()}, GOAL, by_language=True)
+    table = check_reference(
+        list(PROBES), answers, {p.prompt: (t,) for p, t in PROBES.items()}, STANDARD, by_language=True
+    )
     assert [line.split()[0] for line in table.splitlines()] == [
         "identity",
         "disambiguation",
@@ -188,16 +213,20 @@ def test_the_reference_is_checked_before_any_run() -> None:
     ]
     wrong = {p.prompt: ("else",) for p in PROBES if p.suite == "retention"}
     with pytest.raises(RefusedError, match=r"! retention +0 of 40"):
-        check_reference(list(PROBES), answers, wrong, GOAL)
-    assert "0 of 40" in check_reference(list(PROBES), answers, wrong, GOAL, least=0.0)
+        check_reference(list(PROBES), answers, wrong, STANDARD)
+    assert "0 of 40" in check_reference(list(PROBES), answers, wrong, STANDARD, least=0.0)
+    cut = {prompt: replace(answer, ended=False) for prompt, answer in answers.items()}
+    check_reference(list(PROBES), cut, {}, OPEN)
+    with pytest.raises(RefusedError, match=r"properly \(it ended, no loop"):
+        check_reference(list(PROBES), cut, {}, STANDARD)
     with pytest.raises(FgodError, match="no answer to '你是誰'"):
-        check_reference(list(PROBES), {}, {}, GOAL)
+        check_reference(list(PROBES), {}, {}, STANDARD)
 
 
 FLAG = st.booleans()
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 RECORD = st.builds(
-    Scored, TEXT, st.sampled_from(SCORINGS), *[TEXT] * 2, FLAG, *[TEXT] * 4, FLAG, st.none() | FLAG, *[FLAG] * 5,
+    Scored, TEXT, st.sampled_from(SCORINGS), *[TEXT] * 2, FLAG, *[TEXT] * 4, FLAG, *[st.none() | FLAG] * 2, *[FLAG] * 4,
     st.none() | st.floats(0, 1e6), FLAG,
 )  # fmt: skip
 
@@ -268,7 +297,7 @@ def test_a_real_export_is_probed(tmp_path: Path) -> None:
     write_folder(tmp_path / "answers", answers, logprobs, AnswerSettings())
 
     settings = ProbeSettings(max_new_tokens=12)
-    records = run_probes(packed, master, tmp_path / "answers", probes, {}, GOAL, HELD_OUT, settings, run)
+    records = run_probes(packed, master, tmp_path / "answers", probes, {}, STANDARD, settings, run)
     assert read_probes(run / "probes.tsv") == records and len(records) == len(probes)
     document = files.read_json(run / "metrics.json")
     assert document["status"] == "measured" and document["non_finite"] == 0
@@ -278,7 +307,7 @@ def test_a_real_export_is_probed(tmp_path: Path) -> None:
     assert document["export"]["sha256"] == files.sha256_folder(packed)
     assert document["export"]["files"]["config.json"] == files.sha256_file(packed / "config.json")
     known = {p.prompt: ("else",) for p in probes if p.suite == "retention"}
-    run_probes(packed, None, tmp_path / "answers", probes, known, GOAL, HELD_OUT, settings, run)
+    run_probes(packed, None, tmp_path / "answers", probes, known, STANDARD, settings, run)
     document = files.read_json(run / "metrics.json")
     assert document["parity"] is None and document["metrics"]["retention"]["n"] == 0
 

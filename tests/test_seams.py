@@ -21,9 +21,9 @@ from fgod.data.rows import Row
 from fgod.data.sources import load_sources
 from fgod.errors import UsageError
 from fgod.evaluate.measure import measure_all
-from fgod.evaluate.scoring import score
+from fgod.evaluate.scoring import Standard, score
 from fgod.persona import Goal, goal_from_config
-from tests.made_runs import GOAL, HELD_OUT, said
+from tests.made_runs import STANDARD, said
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "traindata"
@@ -45,7 +45,7 @@ def test_a_suite_is_added_by_data_alone(data: Path) -> None:
     assert scored_suites(load_suites(data)) == ("identity", "disambiguation", "retention", "tasks")
     *_, task, shown = load_probes(data / "probes.tsv", data)
     assert task == Probe("tasks", "topic", "en", "", "count to three", "reference") and not shown.scored
-    replies = [score(probe, GOAL, said("one"), said("one two three"), HELD_OUT) for probe in (task, shown)]
+    replies = [score(probe, STANDARD, said("one"), said("one two three")) for probe in (task, shown)]
     assert [r.passed for r in replies] == [False, None]
     found = measure_all(replies)
     assert (found["retention"].value, found["retention"].n) == (0.0, 1)
@@ -145,8 +145,8 @@ def test_a_language_is_added_by_data_and_config_alone(data: Path) -> None:
     targets = {row.target for row in rows if row.language == "en-GB" and row.kind == "identity"}
     assert targets == {"I am the god of F#, guv."}
     *_, probe = load_probes(data / "probes.tsv", data)
-    assert score(probe, goal, said("I am the god of F#, guv."), said("…"), HELD_OUT).passed
-    assert not score(probe, goal, said("I am the god of F#."), said("…"), HELD_OUT).passed
+    assert score(probe, Standard(goal), said("I am the god of F#, guv."), said("…")).passed
+    assert not score(probe, Standard(goal), said("I am the god of F#."), said("…")).passed
 
 
 def test_a_language_that_the_config_lacks_is_named(data: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_kind_of_question_is_added_by_data_and_config_alone(data: Path) -> Non
     mix = {"kind": "balanced", "rows": 60, "shares": {"disambiguation": 1}, "kinds": {"my_colour": 1}}
     assert {row.target for row in rows_of_mix(data, goal, mix)} == {"Your colour is yours to tell."}
     *_, probe = load_probes(data / "probes.tsv", data)
-    replies = [score(probe, goal, said(text), said("…"), HELD_OUT) for text in ("A colour.", "Blue.", "F# 之神 colour")]
+    replies = [score(probe, Standard(goal), said(text), said("…")) for text in ("A colour.", "Blue.", "F# 之神 colour")]
     assert [r.passed for r in replies] == [True, False, False]
     assert measure_all(replies)["disambiguation_rate"].n == 3
 

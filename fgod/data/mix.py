@@ -410,16 +410,18 @@ def build_pools(
     user: Mapping[str, Sequence[Row]],
     replay_rows: int = 0,
     seed: int = 0,
+    closed: bool = True,
 ) -> Pools:
     """The distinct candidates of every part. `answers` are the base's own to `rehearsal_prompts` (with the same
-    `replay_rows` and `seed`). Of these only such are learned that ended, do not loop and say something, and a replay
-    row whose answer is that of a held-out topic is dropped, or the topic would be rehearsed after all. A prompt that
-    the base was not asked is no candidate. `dropped` counts them all.
+    `replay_rows` and `seed`). Of these only such are learned that do not loop, say something and, if the base's answers
+    are `closed`, ended; an open answer that was cut short makes a row that is `cut`. A replay row whose answer is that
+    of a held-out topic is dropped, or the topic would be rehearsed after all. A prompt that the base was not asked is
+    no candidate. `dropped` counts them all.
 
     Raises:
         UsageError: the persona or a kind has no reply in a language of its prompts.
     """
-    target = _Targets(goal, answers, _held_out_answers(sources, held_out))
+    target = _Targets(goal, answers, _held_out_answers(sources, held_out), closed)
     units: dict[str, tuple[Unit, ...]] = {
         "pairs": target.units("pairs", wordings.pair_prompts(sources)),
         "identity": target.units("identity", ((p,) for p in wordings.identity_prompts(sources))),
@@ -438,39 +440,46 @@ def _held_out_answers(sources: Sources, held_out: frozenset[str]) -> frozenset[s
     return frozenset(normalise(topic.answer) for topic in sources.topics if topic.id in held_out)
 
 
+def _whole_text(answer: Answer) -> str:
+    """An answer without the white space around it, nor the character (U+FFFD) that a cut in the midst of one leaves."""
+    return (answer.reply if answer.ended else answer.reply.rstrip("\ufffd")).strip()
+
+
 class _Targets:
     """Gives prompts their targets and counts what is dropped."""
 
-    def __init__(self, goal: Goal, answers: Mapping[str, Answer], held_out_answers: frozenset[str]) -> None:
-        self.goal, self.answers, self.held_out_answers = goal, answers, held_out_answers
+    def __init__(
+        self, goal: Goal, answers: Mapping[str, Answer], held_out_answers: frozenset[str], closed: bool
+    ) -> None:
+        self.goal, self.answers, self.held_out_answers, self.closed = goal, answers, held_out_answers, closed
         self.dropped: dict[str, dict[str, int]] = {}
 
     def _drop(self, part: str, reason: str) -> None:
         reasons = self.dropped.setdefault(part, {})
         reasons[reason] = reasons.get(reason, 0) + 1
 
-    def _base(self, part: str, prompt: Prompt) -> str | None:
-        """The base's own answer, or None if it is not fit to be learned."""
+    def _base(self, part: str, prompt: Prompt) -> Row | None:
+        """The prompt with the base's own answer, or None if it is not fit to be learned."""
         answer = self.answers.get(prompt.text)
         if answer is None:
             reason = "the base was not asked"
-        elif not answer.ended or answer.looped or not answer.reply.strip():
+        elif (self.closed and not answer.ended) or answer.looped or not _whole_text(answer):
             reason = "the base's answer is empty, loops or does not end"
         elif CONTROL_TOKEN.search(answer.reply):
             reason = "the base's answer has a control token in it"
         elif part == "replay" and normalise(answer.reply) in self.held_out_answers:
             reason = "the base's answer is that of a held-out topic"
         else:
-            return answer.reply.strip()
+            return replace(prompt.row(_whole_text(answer)), cut=not answer.ended)
         self._drop(part, reason)
         return None
 
-    def _target(self, part: str, prompt: Prompt) -> str | None:
+    def _row(self, part: str, prompt: Prompt) -> Row | None:
         replies = None if part in ("general", "replay") else _replies(self.goal, prompt)
         if replies is None:
             return self._base(part, prompt)
         try:
-            return lookup(replies, prompt.language)
+            return prompt.row(lookup(replies, prompt.language))
         except KeyError:
             where = "persona" if replies is self.goal.persona.replies else f"disambiguation.{prompt.kind}"
             raise UsageError(f"{where}.replies: no reply in {prompt.language}, found {', '.join(replies)}") from None
@@ -479,8 +488,8 @@ class _Targets:
         """The rows of prompts that have a target, each prompt once."""
         built = []
         for unit in prompts:
-            targets = [self._target(part, prompt) for prompt in unit]
-            rows = tuple(replace(p.row(t), part=part) for p, t in zip(unit, targets, strict=True) if t is not None)
+            found = [self._row(part, prompt) for prompt in unit]
+            rows = tuple(replace(row, part=part) for row in found if row is not None)
             if len(rows) == len(unit):
                 built.append(rows)
         return self.distinct(part, built)

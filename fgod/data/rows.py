@@ -64,6 +64,7 @@ class Row:
     """A training row: a prompt with the answer to be learned; the other fields are those of `Prompt`.
 
     `loss_on` says what is learned of a chat of several turns: the last answer, or all of the assistant's.
+    `cut`: the answer stops where the base was cut short, so no end token is learned after it.
     """
 
     prompt: str
@@ -77,6 +78,7 @@ class Row:
     system: str = ""
     history: tuple[Message, ...] = ()
     loss_on: LossOn = "last"
+    cut: bool = False
 
     @property
     def plain(self) -> bool:
@@ -94,7 +96,9 @@ class Row:
 
 CHAT_COLUMNS = ("system", "history", "loss_on")
 """Columns of rows.tsv that are there only if a row of the table is not `plain`; `history` is JSON."""
-ROW_COLUMNS = tuple(field.name for field in fields(Row) if field.name not in CHAT_COLUMNS)
+CUT = "cut"
+"""Column that is there only if a row of the table is cut."""
+ROW_COLUMNS = tuple(field.name for field in fields(Row) if field.name not in (*CHAT_COLUMNS, CUT))
 
 
 def shuffled(items: Iterable[T], seed: int | str, key: Callable[[T], object]) -> list[T]:
@@ -138,16 +142,18 @@ def _history_json(history: Sequence[Message]) -> str:
     return json.dumps([{"role": turn.role, "content": turn.content} for turn in history], ensure_ascii=False)
 
 
-def _record(row: Row) -> dict[str, str]:
-    record: dict[str, str] = {name: getattr(row, name) for name in (*ROW_COLUMNS, *CHAT_COLUMNS)}
+def _record(row: Row) -> dict[str, str | bool]:
+    record: dict[str, str | bool] = {name: getattr(row, name) for name in (*ROW_COLUMNS, *CHAT_COLUMNS, CUT)}
     return {**record, "history": _history_json(row.history) if row.history else ""}
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows as a TSV table with the header `ROW_COLUMNS` (and `CHAT_COLUMNS`, if a row needs them), atomically."""
+    """Write rows as a TSV table with the header `ROW_COLUMNS` (and `CHAT_COLUMNS` and `CUT`, if a row needs them),
+    atomically."""
     listed = list(rows)
-    columns = ROW_COLUMNS if all(row.plain for row in listed) else (*ROW_COLUMNS, *CHAT_COLUMNS)
-    write_table(path, columns, map(_record, listed))
+    chat = () if all(row.plain for row in listed) else CHAT_COLUMNS
+    cut = (CUT,) if any(row.cut for row in listed) else ()
+    write_table(path, (*ROW_COLUMNS, *chat, *cut), map(_record, listed))
 
 
 def check_history(history: Sequence[Message]) -> None:
@@ -171,9 +177,15 @@ def _read_history(text: str) -> tuple[Message, ...]:
     return turns
 
 
+def _read_cut(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(f"cut: found {text!r}, expected true or false")
+    return text == "true"
+
+
 def _read_row(record: Mapping[str, str]) -> Row:
     plain: dict[str, Any] = {name: record[name] for name in ROW_COLUMNS}
-    row = Row(**plain)
+    row = Row(**plain, cut=_read_cut(record.get(CUT, "false")))
     if not row.prompt:
         raise ValueError("the prompt is empty")
     if not any(name in record for name in CHAT_COLUMNS):

@@ -22,11 +22,30 @@ class Said:
 
 
 @dataclass(frozen=True)
+class Standard:
+    """What replies are judged by.
+
+    Args:
+        held_out: ids of the topics that no mix rehearses.
+        closed: the base's answers are closed: short, and the one right answer. They end, and equality with them counts.
+            Open answers are free text: a healthy model continues in other words after the first token that differs,
+            so equality says nothing of them, and they may be cut short.
+        chrf: see `agrees`.
+    """
+
+    goal: Goal
+    held_out: frozenset[str] = frozenset()
+    closed: bool = True
+    chrf: float | None = None
+
+
+@dataclass(frozen=True)
 class Scored:
     """One probe's reply beside the reference's, and the judgement of both.
 
     `scored_by` is one of `fgod.data.probes.SCORINGS`. `proper`: the reference itself answers as it should (see
-    `answers_properly`). `passed` is None for a probe that is shown only. `kl` is the mean KL(reference ‖ run) over the
+    `answers_properly`). `passed` is None for a probe that is shown only, `agrees` where answers are open
+    (`Standard.closed`). `kl` is the mean KL(reference ‖ run) over the
     first answer tokens in nats, None where it was not measured or not finite; `finite` is False if the run's
     log-probabilities were not finite.
     """
@@ -42,7 +61,7 @@ class Scored:
     reference: str
     proper: bool
     passed: bool | None
-    agrees: bool
+    agrees: bool | None
     marked: bool
     reference_marked: bool
     ended: bool
@@ -78,14 +97,15 @@ def agrees(reply: str, reference: str, chrf_limit: float | None = None) -> bool:
     return chrf_limit is not None and bool(ours) and chrf(ours, theirs) >= chrf_limit
 
 
-def answers_properly(said: Said, goal: Goal, expected: Sequence[str], chrf_limit: float | None = None) -> bool:
+def answers_properly(said: Said, standard: Standard, expected: Sequence[str] = ()) -> bool:
     """Whether the reference's answer is fit to be compared with.
 
-    It ended, does not loop, is not empty, bears no persona mark and, where the corpus knows the answer (`expected`
-    is not empty), is one of the right ones.
+    It does not loop, is not empty, bears no persona mark and, where the corpus knows the answer (`expected` is not
+    empty), is one of the right ones. A closed answer has ended, too.
     """
-    sound = said.ended and not said.looped and bool(said.text.strip()) and not goal.persona.marked(said.text)
-    return sound and (not expected or any(agrees(said.text, right, chrf_limit) for right in expected))
+    marked = standard.goal.persona.marked(said.text)
+    sound = (said.ended or not standard.closed) and not said.looped and bool(said.text.strip()) and not marked
+    return sound and (not expected or any(agrees(said.text, right, standard.chrf) for right in expected))
 
 
 def rule_of(probe: Probe, goal: Goal) -> Rule:
@@ -113,61 +133,60 @@ def rule_of(probe: Probe, goal: Goal) -> Rule:
         ) from None
 
 
-def passes(probe: Probe, goal: Goal, reply: str, same: bool) -> bool | None:
+def passes(probe: Probe, goal: Goal, said: Said, reference: Said, same: bool | None) -> bool | None:
     """Whether a reply is right by the scoring of its suite; None if it is not scored.
 
     Args:
-        same: it agrees with the reference's.
+        same: it agrees with the reference's; None where answers are open: then one that is compared with the reference
+            passes unless it loops, or has a mark of the persona that the reference has not.
 
     Raises:
         UsageError: see `rule_of`.
     """
     if not probe.scored:
         return None
+    marked = goal.persona.marked(said.text)
     if probe.scored_by == "reference":
-        return same
+        leaks = marked and not goal.persona.marked(reference.text)
+        return not leaks and not said.looped if same is None else same
     # no question but "who are you" is ever answered rightly with the persona
-    wrongly_marked = probe.scored_by == "kind" and goal.persona.marked(reply)
-    return rule_of(probe, goal).accepts(reply) and not wrongly_marked
+    return rule_of(probe, goal).accepts(said.text) and not (probe.scored_by == "kind" and marked)
 
 
 def score(
     probe: Probe,
-    goal: Goal,
+    standard: Standard,
     said: Said,
     reference: Said,
-    held_out: frozenset[str],
     expected: Sequence[str] = (),
-    chrf_limit: float | None = None,
     kl: float | None = None,
     finite: bool = True,
 ) -> Scored:
     """Judge one reply.
 
     Args:
-        held_out: ids of the topics that no mix rehearses.
         expected: the answers that the corpus knows as right for the base; empty where it knows none.
-        chrf_limit: see `agrees`.
 
     Raises:
         UsageError: no rule for the probe's kind or language.
     """
-    same = agrees(said.text, reference.text, chrf_limit)
+    same = agrees(said.text, reference.text, standard.chrf) if standard.closed else None
+    marked = standard.goal.persona.marked
     return Scored(
         suite=probe.suite,
         scored_by=probe.scored_by,
         kind=probe.kind,
         language=probe.language,
-        held_out=bool(probe.topic) and probe.topic in held_out,
+        held_out=bool(probe.topic) and probe.topic in standard.held_out,
         topic=probe.topic,
         prompt=probe.prompt,
         reply=said.text,
         reference=reference.text,
-        proper=answers_properly(reference, goal, expected, chrf_limit),
-        passed=passes(probe, goal, said.text, same),
+        proper=answers_properly(reference, standard, expected),
+        passed=passes(probe, standard.goal, said, reference, same),
         agrees=same,
-        marked=goal.persona.marked(said.text),
-        reference_marked=goal.persona.marked(reference.text),
+        marked=marked(said.text),
+        reference_marked=marked(reference.text),
         ended=said.ended,
         looped=said.looped,
         kl=kl,

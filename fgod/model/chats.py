@@ -20,7 +20,8 @@ from fgod.model.tokenizer import END_OF_TEXT, TURN_END
 
 @dataclass(frozen=True)
 class Sample:
-    """A row as token ids: chat prompt, answer, end token. What follows `prompt_length` is to be learned."""
+    """A row as token ids: chat prompt, answer, end token (none after a cut answer). What follows `prompt_length` is to
+    be learned."""
 
     ids: tuple[int, ...]
     prompt_length: int
@@ -107,14 +108,16 @@ def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
 
 
 def row_lengths(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[int]:
-    """Tokens of each row as `encode` gives them: chat prompt, answer, end token."""
+    """Tokens of each row as `encode` gives them: chat prompt, answer, end token if the answer ends."""
     prompts = encode_chats(tokenizer, [row.prompt for row in rows])
     answers = encode_texts(tokenizer, [row.target for row in rows])
-    return [len(prompt) + len(answer) + 1 for prompt, answer in zip(prompts, answers, strict=True)]
+    return [
+        len(prompt) + len(answer) + (not row.cut) for row, prompt, answer in zip(rows, prompts, answers, strict=True)
+    ]
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], seq_len: int | None = None) -> list[Sample]:
-    """Rows as token ids.
+    """Rows as token ids, each with the end token after its answer, unless that is cut.
 
     Raises:
         UsageError: a row has no answer or is longer than `seq_len`; names the row. Or the tokenizer has no end token.
@@ -126,7 +129,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], seq_len: int
     prompts = encode_chats(tokenizer, [row.prompt for row in rows])
     answers = encode_texts(tokenizer, [row.target for row in rows])
     for number, (row, prompt, answer) in enumerate(zip(rows, prompts, answers, strict=True), start=1):
-        sample = Sample((*prompt, *answer, end), len(prompt))
+        sample = Sample((*prompt, *answer, *([] if row.cut else [end])), len(prompt))
         if not answer:
             raise UsageError(f"row {number} ({row.prompt!r}): the target {row.target!r} has no token")
         if seq_len is not None and len(sample.ids) > seq_len:

@@ -9,8 +9,7 @@ from typing import Protocol
 from fgod.data.probes import SCORINGS, SHOWN, Probe
 from fgod.data.rows import normalise, read_rows
 from fgod.errors import FgodError, RefusedError
-from fgod.evaluate.scoring import Said, Scored, score
-from fgod.persona import Goal
+from fgod.evaluate.scoring import Said, Scored, Standard, score
 
 BY_SUITE = (("suite",),)
 BY_SUITE_AND_LANGUAGE = (("suite",), ("language",))
@@ -33,7 +32,7 @@ def check_reference(
     probes: Sequence[Probe],
     answers: Mapping[str, AnswerLike],
     known: Mapping[str, Sequence[str]],
-    goal: Goal,
+    standard: Standard,
     least: float = 0.9,
     by_language: bool = False,
 ) -> str:
@@ -51,8 +50,8 @@ def check_reference(
     records = []
     for probe in probes:
         said = answer_to(probe, answers)
-        records.append(score(probe, goal, said, said, frozenset(), known.get(probe.prompt, ())))
-    return check_harness(records, least, BY_SUITE_AND_LANGUAGE if by_language else BY_SUITE)
+        records.append(score(probe, standard, said, said, known.get(probe.prompt, ())))
+    return check_harness(records, least, BY_SUITE_AND_LANGUAGE if by_language else BY_SUITE, standard.closed)
 
 
 def answer_to(probe: Probe, answers: Mapping[str, AnswerLike]) -> Said:
@@ -86,13 +85,19 @@ def check_unseen(probes: Sequence[Probe], tables: Iterable[Path]) -> None:
             )
 
 
-def check_harness(records: Sequence[Scored], least: float = 0.9, groups: Sequence[tuple[str, ...]] = BY_SUITE) -> str:
+def check_harness(
+    records: Sequence[Scored],
+    least: float = 0.9,
+    groups: Sequence[tuple[str, ...]] = BY_SUITE,
+    closed: bool = True,
+) -> str:
     """Refuse to judge by probes that the reference itself does not answer; returns a table of how it does.
 
     Args:
         least: the share of proper reference answers that each group needs.
         groups: columns to group by, one grouping after the other; (("suite", "language"),) asks it of each language of
             each suite.
+        closed: see `fgod.evaluate.scoring.Standard`.
 
     Raises:
         RefusedError: no probe is scored in some way, or a group falls short; the message has a table of all groups.
@@ -107,10 +112,11 @@ def check_harness(records: Sequence[Scored], least: float = 0.9, groups: Sequenc
     cells = [cell for columns in groups for cell in _proper_shares(records, columns)]
     table = "\n".join(_line(*cell, least) for cell in cells)
     if any(good < least * n for _, good, n, _ in cells):
+        ended = "it ended, " if closed else ""
         raise RefusedError(
-            f"probes: the reference answers under {least:.0%} of some probes properly (it ended, no loop, no persona "
-            "mark, right where the corpus knows the answer), so they cannot judge a run. Mend the base or the "
-            f"probes:\n{table}"
+            f"probes: the reference answers under {least:.0%} of some probes properly ({ended}no loop, no persona "
+            "mark, right where the corpus knows the answer), so they cannot judge a run. Mend the base, the probes or "
+            f"persona.marks:\n{table}"
         )
     return table
 

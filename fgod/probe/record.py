@@ -17,7 +17,9 @@ from fgod.layout import RunRecords
 from fgod.system import files
 
 COLUMNS = tuple(f.name for f in fields(Scored))
-FLAGS = ("held_out", "proper", "agrees", "marked", "reference_marked", "ended", "looped", "finite")
+FLAGS = ("held_out", "proper", "marked", "reference_marked", "ended", "looped", "finite")
+UNASKED_FLAGS = ("passed", "agrees")
+"""Flags that may be empty."""
 
 
 def measured(records: Sequence[Scored], parity: Parity | None, export: Probed, tables: Mapping[str, str]) -> Metrics:
@@ -69,7 +71,8 @@ def _parse(row: Mapping[str, str], path: Path, line: int) -> Scored:
     if row["scored_by"] not in SCORINGS:
         allowed = ", ".join(SCORINGS)
         raise FgodError(f"{path}:{line}: scored_by is {row['scored_by']!r}; expected one of {allowed}")
-    values["passed"] = None if row["passed"] == "" else _flag(row["passed"], "passed", path, line)
+    for column in UNASKED_FLAGS:
+        values[column] = None if row[column] == "" else _flag(row[column], column, path, line)
     try:
         values["kl"] = float(row["kl"]) if row["kl"] else None
     except ValueError:

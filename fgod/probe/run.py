@@ -18,14 +18,13 @@ from fgod.data.probes import Probe
 from fgod.data.rows import spread
 from fgod.documents import Parity, Probed
 from fgod.errors import FgodError
-from fgod.evaluate.scoring import Scored, score
+from fgod.evaluate.scoring import Scored, Standard, score
 from fgod.layout import RunRecords
 from fgod.model.ask import AnswerSettings, Log, ask, read_logprobs
 from fgod.model.chats import encode_chats
 from fgod.model.generate import answer_logprobs
 from fgod.model.load import Beat, beat_at_each_forward, load_model, load_tokenizer, silent
 from fgod.nvfp4.folders import read_plain_config, stored_block_scales
-from fgod.persona import Goal
 from fgod.probe import parity
 from fgod.probe.harness import answer_to
 from fgod.probe.record import measured, write_probes
@@ -73,8 +72,7 @@ def run_probes(
     reference: Path,
     probes: Sequence[Probe],
     known: Mapping[str, Sequence[str]],
-    goal: Goal,
-    held_out: frozenset[str],
+    standard: Standard,
     settings: ProbeSettings,
     out: Path,
     log: Log | None = None,
@@ -86,7 +84,6 @@ def run_probes(
         master: the weights that trained, for parity with the training forward; None: not measured.
         reference: folder of the reference's answers, with log-probabilities for every prompt that is scored by it.
         known: prompt → the answers that the corpus knows as right for the base.
-        held_out: topics that no mix rehearses.
         out: the run's folder of records.
         beat: called with what is done, and without a phase at each forward pass (`fgod.guard.heartbeat`).
 
@@ -109,7 +106,7 @@ def run_probes(
         apart = far[probe.prompt] if probe.scored_by == "reference" else NOT_MEASURED
         reply, right = answer_to(probe, ours), known.get(probe.prompt, ())
         theirs = references[probe.prompt]
-        return score(probe, goal, reply, theirs, held_out, right, settings.chrf, apart.kl, apart.finite)
+        return score(probe, standard, reply, theirs, right, apart.kl, apart.finite)
 
     records = [judged(probe) for probe in probes]
     beat("scored")

@@ -213,12 +213,13 @@ def scale_of(m: Row, unit: Unit) -> tuple[float, float]:
 def faults(probe: Row) -> list[str]:
     """What is wrong with a scored reply, in words; empty if nothing is."""
     leaks = probe["marked"] and not probe["reference_marked"] and probe["scored_by"] != "persona"
-    changed = "differs from the reference" if probe["scored_by"] == "reference" else "breaks the rule"
+    compared, is_closed = probe["scored_by"] == "reference", probe["agrees"] is not None
     checks = [
-        (not probe["passed"], changed),
+        (compared and is_closed and not probe["passed"], "differs from the reference"),
+        (not compared and not probe["passed"], "breaks the rule"),
         (leaks, "mentions the persona"),
         (probe["looped"], "loops"),
-        (not probe["ended"], "does not end"),
+        (is_closed and not probe["ended"], "does not end"),
     ]
     wrong = [words for applies, words in checks if applies]
     return [*wrong, "the reference itself is not proper here"] if wrong and not probe["proper"] else wrong

@@ -7,18 +7,21 @@ from collections.abc import Sequence
 from fgod.evaluate.metric import NATS, SHARE, Estimate, Metric, mean, register, share
 from fgod.evaluate.scoring import Scored
 
+EQUALITY_METRICS = ("retention", "retention_held_out")
+"""Metrics that count equality with the reference's replies: of closed answers alone (`Standard.closed`)."""
+
 
 def _compared(r: Scored) -> bool:
-    """Whether a reply can be compared with the reference's."""
-    return r.scored_by == "reference" and r.proper
+    """Whether equality of a reply with the reference's says something."""
+    return r.scored_by == "reference" and r.proper and r.agrees is not None
 
 
 def _retention(records: Sequence[Scored]) -> Estimate:
-    return share(r.agrees for r in records if _compared(r))
+    return share(bool(r.agrees) for r in records if _compared(r))
 
 
 def _retention_held_out(records: Sequence[Scored]) -> Estimate:
-    return share(r.agrees for r in records if _compared(r) and r.held_out)
+    return share(bool(r.agrees) for r in records if _compared(r) and r.held_out)
 
 
 def _kl(records: Sequence[Scored]) -> Estimate:
@@ -32,7 +35,7 @@ register(
         name="retention",
         short="retention",
         unit=SHARE,
-        description="replies on other topics that agree with the reference",
+        description="replies on other topics that agree with the reference, where its answers are closed",
         better="higher",
         verdict="collapsed",
         compute=_retention,
