@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -86,23 +87,32 @@ def decode(
         if made % LOOK == 0 and batch.done.all():
             break
         if made == 2 and model.device.type == "cuda":  # the first ran as it is written: all kernels are there
-            step = _captured(batch)
+            step = captured(batch.decode)
         step()
     found: list[list[int]] = batch.out.tolist()
     return found
 
 
-def _captured(batch: _Batch) -> Callable[[], None]:
-    """A replay of a token as a CUDA graph; as it is written, in words, where it cannot be captured."""
+Step = TypeVar("Step")
+
+
+def captured(step: Callable[[], Step]) -> Callable[[], Step]:
+    """A replay of a step as a CUDA graph, which fills what the step returned when it was captured; or the step itself,
+    in words, where it cannot be captured. The step must have run once: then all of its kernels are there."""
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph):
-            batch.decode()
+            made = step()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # torch raises what the call inside the capture raised
         first = (str(error).strip().splitlines() or [""])[0]
         print(f"fgod: decoding cannot be captured as a CUDA graph ({first}): slower", file=sys.stderr, flush=True)
         torch.cuda.synchronize()
-        return batch.decode
-    return graph.replay
+        return step
+
+    def replay() -> Step:
+        graph.replay()
+        return made
+
+    return replay

@@ -1,0 +1,45 @@
+"""Attention of grouped heads without copies: the query heads that share a key head are rows of one product.
+
+transformers repeats keys and values for each query head where there is a mask, which for one token is most of what
+attention moves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
+
+GROUPED = "fgod_grouped"
+"""Its name in transformers' registry of attention functions."""
+
+
+def _grouped(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Queries [B, H, T, D], keys and values [B, G, S, D], a mask [B or 1, 1, T, S]: outputs [B, T, H, D]."""
+    batch, heads, tokens, width = query.shape
+    groups = key.shape[1]
+    together = heads // groups
+    rows = query.reshape(batch, groups, together * tokens, width)
+    if attention_mask is not None and tokens > 1:
+        attention_mask = attention_mask.repeat(1, 1, together, 1)
+    out = scaled_dot_product_attention(rows, key, value, attn_mask=attention_mask, scale=scaling)
+    return out.reshape(batch, heads, tokens, width).transpose(1, 2), None
+
+
+AttentionInterface.register(GROUPED, _grouped)
+
+
+def use_grouped_attention(model: PreTrainedModel) -> None:
+    """Let a model that attends by `sdpa` attend so; it is then to be given its masks. Others stay as they are."""
+    if model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(GROUPED)

@@ -1,0 +1,196 @@
+"""One conversation's keys and values, fed only what is new.
+
+What is fed comes in passes: a prompt is one pass, and each token of a reply is one. The cache holds the keys and values
+of a list of passes, and goes on from the longest beginning that the next list shares with it.
+
+The products of one token and of many are different kernels, which add in another order: the same tokens in other passes
+give other last bits. So nothing about a pass depends on what was cached before it: its tokens, its place and the number
+of keys that attention looks at (`bucket`) are those of a replay of all passes from an empty cache, and so are its bits,
+on a CPU. On a GPU the one-token passes are replays of a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import Cache, PreTrainedModel, StaticLayer
+
+from fgod.model.attention import use_grouped_attention
+from fgod.model.decode import captured
+
+Pass = tuple[int, ...]
+"""Tokens that go through the model together."""
+
+LEAST_KEYS = 256
+"""The smallest bucket."""
+
+MOST_TOKENS = 512
+"""Tokens of a pass at most: it bounds the memory of a long prompt."""
+
+
+def bucket(tokens: int) -> int:
+    """How many keys attention looks at once there are `tokens`: the next power of two, 256 at least."""
+    return max(LEAST_KEYS, 1 << (tokens - 1).bit_length())
+
+
+def cut(ids: Sequence[int]) -> list[Pass]:
+    """Tokens in passes of at most `MOST_TOKENS`."""
+    return [tuple(ids[start : start + MOST_TOKENS]) for start in range(0, len(ids), MOST_TOKENS)]
+
+
+def shared(a: Sequence[Pass], b: Sequence[Pass]) -> int:
+    """How many passes two lists begin with alike."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+
+
+class _Layer(StaticLayer):  # type: ignore[no-untyped-call]
+    """Keys and values [1, heads, length, width] of a layer; a pass writes `places` and sees the first `seen`."""
+
+    keys: Any
+    values: Any
+    places: Tensor
+    seen: int
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.keys.index_copy_(2, self.places, key_states)
+        self.values.index_copy_(2, self.places, value_states)
+        return self.keys[:, :, : self.seen], self.values[:, :, : self.seen]
+
+    def grow(self, length: int) -> None:
+        """Room for so many tokens; what is there stays."""
+        self.max_cache_len = length
+        if self.is_initialized:
+            self.keys, self.values = (_longer(old, length) for old in (self.keys, self.values))
+
+
+def _longer(old: Tensor, length: int) -> Tensor:
+    new = old.new_zeros(*old.shape[:2], length, old.shape[3])
+    new[:, :, : old.shape[2]] = old
+    return new
+
+
+class Session:
+    """A model with the keys and values of one conversation.
+
+    Args:
+        context: tokens that it may hold.
+        graphs: on a GPU, run one-token passes as a CUDA graph.
+    """
+
+    def __init__(self, model: PreTrainedModel, context: int, graphs: bool = True) -> None:
+        self.model, self.context = model, context
+        self.passes: list[Pass] = []
+        """What the cache holds."""
+        self.tokens = 0
+        """How many tokens that is."""
+        config = model.config.get_text_config()
+        self._layers = [_Layer(0) for _ in range(config.num_hidden_layers)]
+        self._cache = Cache(layers=cast(Any, self._layers))
+        self._kinds = sorted(set(getattr(config, "layer_types", None) or ()))
+        self._window = getattr(config, "sliding_window", None)
+        self._length = 0
+        device = model.device
+        self._token = torch.zeros(1, 1, dtype=torch.int64, device=device)
+        self._place = torch.zeros(1, dtype=torch.int64, device=device)
+        self._graphs = graphs and device.type == "cuda"
+        self._step: tuple[int, Callable[[], Tensor]] | None = None
+        use_grouped_attention(model)
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._cut(0)
+
+    def read(self, passes: Sequence[Pass]) -> tuple[Tensor, int]:
+        """Logits float32 [V] after a conversation, and how many tokens of it were there already.
+
+        Args:
+            passes: the whole of it, at least one; its last pass is always computed.
+
+        Raises:
+            ValueError: it is longer than the context.
+        """
+        kept = min(shared(self.passes, passes), len(passes) - 1)
+        self._cut(kept)
+        there = self.tokens
+        for one in passes[kept:]:
+            logits = self.feed(one)
+        return logits, there
+
+    @torch.inference_mode()
+    def feed(self, ids: Pass) -> Tensor:
+        """Logits float32 [V] after one more pass."""
+        end = self.tokens + len(ids)
+        if not ids or end > self.context:
+            raise ValueError(f"a pass of {len(ids)} tokens after {self.tokens}, expected 1 up to {self.context} in all")
+        self._reach(bucket(end))
+        logits = self._next_token(ids[0], bucket(end)) if len(ids) == 1 else self._many(ids, bucket(end))
+        self.passes.append(tuple(ids))
+        self.tokens = end
+        return logits
+
+    def _cut(self, passes: int) -> None:
+        del self.passes[passes:]
+        self.tokens = sum(map(len, self.passes))
+
+    def _reach(self, length: int) -> None:
+        if length <= self._length:
+            return
+        for layer in self._layers:
+            layer.grow(length)
+        self._length, self._step = length, None
+
+    def _many(self, ids: Pass, seen: int) -> Tensor:
+        device = self.model.device
+        places = torch.arange(self.tokens, self.tokens + len(ids), device=device)
+        return self._forward(torch.tensor([ids], device=device), places, seen)
+
+    def _next_token(self, token: int, seen: int) -> Tensor:
+        self._token.fill_(token)
+        self._place.fill_(self.tokens)
+        if self._step is None or self._step[0] != seen:
+
+            def step() -> Tensor:
+                return self._forward(self._token, self._place, seen)
+
+            logits = step()  # as it is written: then all kernels are there, and the cache too
+            self._step = seen, captured(step) if self._graphs else step
+            return logits
+        return self._step[1]()
+
+    def _forward(self, ids: Tensor, places: Tensor, seen: int) -> Tensor:
+        for layer in self._layers:
+            layer.places, layer.seen = places, seen
+        logits = self.model(
+            input_ids=ids,
+            attention_mask=self._masks(places, seen),
+            position_ids=places[None],
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits
+        last: Tensor = logits[0, -1].float()
+        return last
+
+    def _masks(self, places: Tensor, seen: int) -> Any:
+        """Which keys [1, 1, tokens, seen] each token sees, for each kind of layer that the model has."""
+        keys = torch.arange(seen, device=places.device)
+        full = keys <= places[:, None]
+        near = full if self._window is None else full & (keys > places[:, None] - self._window)
+        if not self._kinds:  # one mask for all: a window, where there is one, is every layer's
+            return self._mask(near)
+        return {kind: self._mask(near if kind == "sliding_attention" else full) for kind in self._kinds}
+
+    def _mask(self, seen: Tensor) -> Tensor:
+        """[1, 1, tokens, keys] as the model's attention takes it: what it adds, where it computes attention itself."""
+        if self.model.config._attn_implementation == "eager":
+            dtype = self.model.dtype
+            return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[
+                None, None
+            ]
+        return seen[None, None]
