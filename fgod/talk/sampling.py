@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -70,5 +71,6 @@ class Chooser:
         """A token by its logits [V], in float32."""
         if self._greedy:
             return int(logits.argmax())
-        scores = self._warpers(torch.empty(1, 0, dtype=torch.int64, device=logits.device), logits[None])
+        so_far: Any = torch.empty(1, 0, dtype=torch.int64, device=logits.device)  # the warpers do not look at it
+        scores = self._warpers(so_far, cast(Any, logits[None]))
         return int(torch.multinomial(scores.softmax(-1), 1, generator=self._generator))
