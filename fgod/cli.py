@@ -317,6 +317,12 @@ def _add_people(commands: Any) -> None:
             "--config", type=Path, default=Path("config.yaml"), help="the config (default: config.yaml)"
         )
 
+    imported = _command(commands, "import", "import_model", "turn a GGUF file into a folder that can be a base")
+    imported.add_argument("file", type=Path, metavar="FILE.gguf", help="a dense chat model of a known family")
+    imported.add_argument("out", type=Path, metavar="OUT", help="folder to write; never overwritten")
+    dtypes = ["bfloat16", "float32"]
+    imported.add_argument("--dtype", choices=dtypes, default=dtypes[0], help=f"of the weights (default: {dtypes[0]})")
+
     inspect = _command(commands, "inspect", "inspect", "what a folder of weights holds")
     inspect.add_argument("folder", type=Path, metavar="FOLDER", help="master/ or nvfp4/ of a run, or any model folder")
 

@@ -65,6 +65,18 @@ def base(args: Namespace) -> int:
     return 0
 
 
+def import_model(args: Namespace) -> int:
+    """Turn a GGUF file into a folder that can be a base."""
+    with lasting_imports():
+        from fgod.importing.gguf import import_gguf
+
+    if args.out.exists():
+        raise UsageError(f"{args.out}: this folder exists; expected a new name (nothing is overwritten)")
+    facts = import_gguf(args.file, args.out, args.dtype, _say)
+    _say(f"{args.out}: {facts.architecture}, {facts.layers} layers, {facts.dtypes[0]}")
+    return 0
+
+
 def rehearsal(args: Namespace) -> int:
     """Ask the base the prompts whose answers are rehearsed."""
     _check_export(args.export)

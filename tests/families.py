@@ -34,12 +34,12 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 """By a short name: transformers' model type, and what differs from its default config. Gemma comes by a plugin."""
 
 
-def family_model(name: str) -> PreTrainedModel:
-    """float32; matrices of different magnitudes, biases that matter."""
+def family_model(name: str, **changes: Any) -> PreTrainedModel:
+    """float32; matrices of different magnitudes, biases that matter. `changes`: other values of the config."""
     kind, more = FAMILIES[name]
     tokenizer = tiny_tokenizer()
     tokens = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    config = AutoConfig.for_model(kind, **{**SIZES, **more, **tokens}, dtype=torch.float32)
+    config = AutoConfig.for_model(kind, **{**SIZES, **more, **tokens, **changes}, dtype=torch.float32)
     model: Any = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for seed, (parameter_name, parameter) in enumerate(model.named_parameters()):

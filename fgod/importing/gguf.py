@@ -1,0 +1,126 @@
+"""Turn a GGUF file into a folder of plain weights that can be a base.
+
+fgod import FILE.gguf OUT        OUT/config.json, model.safetensors, tokenizer.json, …, import.json
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from fgod.errors import UsageError
+from fgod.importing.gguf_config import (
+    HEAD,
+    TABLE,
+    config_of,
+    family_of,
+    heads_of_rows,
+    same_table,
+    sources_of,
+    unpermuted,
+)
+from fgod.importing.gguf_file import GgufFile, read_gguf
+from fgod.importing.gguf_tokenizer import GgufTokenizer, tokenizer_of
+from fgod.model.folder import FolderFacts, check_folder
+from fgod.model.load import quiet
+from fgod.models.architecture import architecture_of
+from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, DTYPES, write_weights
+from fgod.system.files import atomic_folder, sha256_file, write_json
+
+RECORD = "import.json"
+"""In an imported folder: which file it comes from, and what was stored there."""
+
+
+def import_gguf(
+    path: Path,
+    out: Path,
+    dtype: str = "bfloat16",
+    say: Callable[[str], None] = lambda text: None,
+    beat: Callable[[], None] = lambda: None,
+) -> FolderFacts:
+    """Write a GGUF file's model as a Hugging Face folder. `out` appears whole, and passes as a base.
+
+    At most one shard and one tensor in float32 are in memory. `beat` is called for each tensor.
+
+    Args:
+        dtype: of the weights: bfloat16 (default) or float32, which rounds nothing that was decoded.
+
+    Raises:
+        UsageError: the file is damaged, or holds what cannot be read (see `fgod.importing`).
+    """
+    file = read_gguf(path)
+    tied = HEAD not in file.tensors or (TABLE in file.tensors and same_table(file))
+    config, tokens = config_of(file, tied), tokenizer_of(file.metadata, path)
+    family = architecture_of(config, path)
+    family.check(config, path)
+    names = family.tensors(config, path)
+    sources = sources_of(names, file, tied)
+    _check_shapes(names, sources, file)
+    kind, sizes, permuted = DTYPES[dtype], family.sizes(config, path), family_of(file).permuted
+
+    def made(name: str) -> dict[str, Tensor]:
+        beat()
+        values = file.read(sources[name])
+        if not np.isfinite(values).all():
+            raise UsageError(f"{path}: {sources[name]}: a weight is not finite: the file is damaged; fetch it anew")
+        heads = heads_of_rows(name, sizes) if permuted else None
+        return {name: torch.from_numpy(values if heads is None else unpermuted(values, heads)).to(kind)}
+
+    say(f"import · {path} · {sum(map(prod, names.values())):,} parameters")
+    with atomic_folder(out) as folder:
+        write_weights(folder, list(names), lambda n: prod(names[n]) * kind.itemsize, made, DEVICE_SHARD_BYTES)
+        _write_tokens(folder, config, tokens, dtype)
+        write_json(folder / RECORD, _record(file, tied, sources, dtype))
+        facts = _checked(folder, path)
+    return facts
+
+
+def _check_shapes(names: Mapping[str, tuple[int, ...]], sources: Mapping[str, str], file: GgufFile) -> None:
+    for name, shape in names.items():
+        found = file.tensors[sources[name]]
+        if found.shape != shape:
+            raise UsageError(
+                f"{file.path}: shape of {found.name}: found {list(found.shape)}, expected {list(shape)} by its metadata"
+            )
+
+
+def _write_tokens(folder: Path, config: Mapping[str, Any], tokens: GgufTokenizer, dtype: str) -> None:
+    fast = tokens.tokenizer
+    begin: dict[str, Any] = {} if fast.bos_token_id is None else {"bos_token_id": fast.bos_token_id}
+    with quiet():
+        fast.save_pretrained(folder)
+        ids = {**begin, "eos_token_id": list(tokens.end_ids), "pad_token_id": fast.pad_token_id}
+        GenerationConfig(do_sample=False, **ids).save_pretrained(folder)
+    own = {**begin, "eos_token_id": fast.eos_token_id, "pad_token_id": fast.pad_token_id, "dtype": dtype}
+    write_json(folder / "config.json", {**config, **own})
+
+
+def _record(file: GgufFile, tied: bool, sources: Mapping[str, str], dtype: str) -> dict[str, Any]:
+    types = Counter(tensor.type.name for tensor in file.tensors.values())
+    return {
+        "source": file.path.name,
+        "sha256": sha256_file(file.path),
+        "bytes": file.path.stat().st_size,
+        "name": file.metadata.get("general.name", ""),
+        "license": file.metadata.get("general.license", ""),
+        "types": dict(sorted(types.items())),
+        "table_stored_twice": tied and HEAD in file.tensors,
+        "embedding_from": sources["model.embed_tokens.weight"],
+        "dtype": dtype,
+    }
+
+
+def _checked(folder: Path, path: Path) -> FolderFacts:
+    """What the folder of a base must be, said of the file that it comes from."""
+    try:
+        return check_folder(folder)
+    except UsageError as error:
+        raise UsageError(f"{path}: what it holds cannot be a base: {str(error).replace(f'{folder}/', '')}") from error
