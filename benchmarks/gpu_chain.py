@@ -26,11 +26,13 @@ from fgod.config import load
 from fgod.data.probes import expected, load_probes
 from fgod.data.rows import read_rows
 from fgod.data.sources import load_sources
-from fgod.gate import GateLimits, judge_run
+from fgod.evaluate.requirements import gate_limits
+from fgod.evaluate.settings import ProbeSettings
+from fgod.gate import judge_run
 from fgod.layout import Base, Mix, RunRecords, RunWeights
 from fgod.nvfp4 import export
 from fgod.persona import goal_from_config
-from fgod.probe.run import ProbeSettings, run_probes
+from fgod.probe.run import run_probes
 from fgod.system.files import digest, read_json
 from fgod.train.loop import Job, run
 from fgod.train.recipe import MEMORY, TrainRecipe
@@ -80,7 +82,7 @@ def main() -> None:
         run_probes(weights.nvfp4, weights.master, reference, probes, known, goal, held_out, settings, out)
         probed = time.perf_counter() - begin
         [stage] = [stage for stage in config["stages"] if stage["name"] == visit["stage"]]
-        verdict = judge_run(out, GateLimits.from_dict(config["gate"]), stage["require"])
+        verdict = judge_run(out, gate_limits(config["gate"]), stage["require"])
         metrics, theirs = (documents.Metrics.read(r.metrics).content()["metrics"] for r in (RunRecords(out), records))
         stage_facts = {
             "stage": visit["stage"], "decision": verdict.decision, "record": visit["state"],

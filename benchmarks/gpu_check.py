@@ -40,17 +40,19 @@ from fgod.data.corpus import base_corpus
 from fgod.data.probes import Probe, load_probes
 from fgod.data.rows import Row
 from fgod.data.sources import load_sources
+from fgod.evaluate.settings import ProbeSettings
 from fgod.model.ask import write_answers
 from fgod.model.chats import encode_chats, end_ids
 from fgod.model.decode import decode
-from fgod.model.embedded import EmbeddedSpec, train_base
+from fgod.model.embedded import train_base
 from fgod.model.generate import left_padded, own_settings
 from fgod.model.load import load_model, load_tokenizer
 from fgod.model.random import write_random
+from fgod.model.spec import EmbeddedSpec
 from fgod.nvfp4.export import export
 from fgod.nvfp4.folders import SHARD_BYTES
 from fgod.persona import goal_from_config
-from fgod.probe.run import ProbeSettings, run_probes
+from fgod.probe.run import answer_settings, run_probes
 from fgod.system.files import sha256_folder
 from fgod.system.procfs import forget_peak, peak_mib
 from fgod.train.loop import Job, Outcome, run
@@ -210,7 +212,7 @@ PROBE = yaml.safe_load(Path("config/qwen3-4b.yaml").read_text(encoding="utf-8"))
 def answered(exported: Path, out: Path) -> None:
     """The reference's answers to all probes."""
     probes = the_probes()
-    settings = ProbeSettings.from_dict(PROBE).answers
+    settings = answer_settings(ProbeSettings.from_dict(PROBE))
     write_answers(
         exported, [p.prompt for p in probes], out, settings, [p.prompt for p in probes if p.scored_by == "reference"]
     )

@@ -34,6 +34,7 @@ from fgod.config import load
 from fgod.data.probes import expected, load_probes
 from fgod.data.rows import read_rows
 from fgod.data.sources import load_sources
+from fgod.evaluate.settings import ProbeSettings
 from fgod.inputs import gather
 from fgod.models.architecture import tensors_of
 from fgod.models.names import projection_group
@@ -41,7 +42,7 @@ from fgod.nvfp4 import export
 from fgod.nvfp4.codec import BLOCK
 from fgod.nvfp4.folders import open_weights
 from fgod.persona import goal_from_config
-from fgod.probe.run import ProbeSettings, run_probes
+from fgod.probe.run import run_probes
 from fgod.train import codecs
 from fgod.train.loop import Job, run
 from fgod.train.memory import predict

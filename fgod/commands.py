@@ -160,7 +160,8 @@ def mix(args: Namespace) -> int:
     """Plan and write the rows of a mix."""
     from fgod.answers import read_answers
     from fgod.data.formats import user_rows
-    from fgod.data.mix import MixRecipe, build_pools, plan_mix
+    from fgod.data.mix import build_pools, plan_mix
+    from fgod.data.recipe import MixRecipe
     from fgod.data.rows import write_rows
     from fgod.data.sources import load_sources
 
@@ -203,7 +204,7 @@ def audit(args: Namespace) -> int:
     """Audit a mix or a user's TSV; errors give exit code 100 (RefusedError)."""
     from fgod.config import load
     from fgod.data.audit import audit_file, audit_rows
-    from fgod.data.mix import MixRecipe
+    from fgod.data.recipe import MixRecipe
     from fgod.data.rows import read_rows
     from fgod.data.sources import load_sources
     from fgod.data.wordings import asked_otherwise
@@ -480,10 +481,11 @@ def probe(args: Namespace) -> int:
 
 def gate(args: Namespace) -> int:
     """Judge a run by its records."""
-    from fgod.gate import GateLimits, judge_run
+    from fgod.evaluate.requirements import check_limits
+    from fgod.gate import judge_run
 
     folder = args.out.parent
-    verdict = judge_run(folder, GateLimits.from_dict(args.limits), args.require)
+    verdict = judge_run(folder, check_limits(args.limits), args.require)
     _say(f"gate · {folder.parent.name} {folder.name} · {verdict.decision}")
     for reason in verdict.reasons:
         _say(f"       {reason}")

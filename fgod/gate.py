@@ -9,15 +9,13 @@ The order of verdicts: diverged, killed, collapsed, damaged, missed, accepted.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from fgod import documents
 from fgod.documents import DECISIONS, Metrics, Outcome, check_run, judged_digests
-from fgod.errors import FgodError, UsageError, did_you_mean
+from fgod.errors import FgodError
 from fgod.escape import one_line
 from fgod.evaluate.metric import Metric
 from fgod.evaluate.requirements import Check, parse_requirements
@@ -29,37 +27,8 @@ from fgod.registry import METRICS
 _OPPOSITE = {">=": "<", "<=": ">", ">": "≤", "<": "≥"}
 
 
-@dataclass(frozen=True)
-class GateLimits:
-    """The config's `gate`. Past leak, retention, kl or repetition: collapsed; past confusion: damaged; below identity
-    or disambiguation (None: not asked for): missed. Retention is None where the base's answers are open. Shares within
-    [0, 1], kl in nats."""
-
-    leak: float = 0.05
-    retention: float | None = 0.5
-    kl: float = 0.5
-    repetition: float = 0.2
-    confusion: float = 0.05
-    identity: float | None = None
-    disambiguation: float | None = None
-
-    @classmethod
-    def from_dict(cls, table: Mapping[str, Any]) -> GateLimits:
-        """From the config's key `gate`.
-
-        Raises:
-            UsageError: unknown key, or a value that is no number in range.
-        """
-        known = [f.name for f in fields(cls)]
-        for key, value in table.items():
-            if key not in known:
-                raise UsageError(f"gate.{key}: no such limit{did_you_mean(key, known)}; known are {', '.join(known)}")
-            top = math.inf if key == "kl" else 1.0
-            if value is None and key in ("retention", "identity", "disambiguation"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= top:
-                raise UsageError(f"gate.{key}: {value!r}; expected a number from 0 to {top:g}")
-        return cls(**table)
+Limits = Mapping[str, float | None]
+"""The config's `gate` by short names of metrics, with the metrics' own limits filled in (`gate_limits`)."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +59,7 @@ def _shown(reply: str, width: int = 60) -> str:
     return "(empty)" if not text else text if len(text) <= width else text[: width - 1] + "…"
 
 
-def checks_of(limits: GateLimits, requirements: Sequence[Check] = ()) -> tuple[Check, ...]:
+def checks_of(limits: Limits, requirements: Sequence[Check] = ()) -> tuple[Check, ...]:
     """All checks of a stage, in the order of verdicts.
 
     A requirement stands in for the gate's default on its metric. On the metrics of collapse both stand (retention
@@ -109,11 +78,10 @@ def checks_of(limits: GateLimits, requirements: Sequence[Check] = ()) -> tuple[C
     return tuple(sorted(checks, key=lambda check: DECISIONS.index(check.failed)))
 
 
-def limit_checks(limits: GateLimits) -> Iterator[Check]:
+def limit_checks(limits: Limits) -> Iterator[Check]:
     """The checks of the config's `gate`: each limit is that of the metric with its name as short name."""
-    asked = asdict(limits)
     for name, metric in METRICS.items():
-        limit = asked.get(metric.short)
+        limit = limits.get(metric.short)
         if limit is not None and metric.better is not None and metric.verdict is not None:
             yield Check(name, ">=" if metric.better == "higher" else "<=", limit, metric.verdict, "gate")
 
@@ -129,7 +97,7 @@ def judge(
     outcome: Outcome,
     metrics: Metrics,
     records: Sequence[Scored],
-    limits: GateLimits,
+    limits: Limits,
     require: Mapping[str, str],
 ) -> Verdict:
     """The verdict on one run.
@@ -204,7 +172,7 @@ def _as_example(r: Scored) -> Example:
     return Example(r.suite, r.language, r.prompt, r.reply, r.reference)
 
 
-def judge_run(run: Path, limits: GateLimits, require: Mapping[str, str]) -> Verdict:
+def judge_run(run: Path, limits: Limits, require: Mapping[str, str]) -> Verdict:
     """Judge the records of a run's folder and write its verdict.json (see `fgod.documents.Verdict`).
 
     Raises:

@@ -153,7 +153,8 @@ def _random_base(args: Namespace, worker: Worker) -> dict[str, Any]:
 def _embedded_base(args: Namespace, worker: Worker) -> dict[str, Any]:
     from fgod.data.corpus import base_corpus
     from fgod.data.sources import load_sources
-    from fgod.model.embedded import EmbeddedSpec, train_base
+    from fgod.model.embedded import train_base
+    from fgod.model.spec import EmbeddedSpec
 
     seed = args.base["seed"]
     rows = base_corpus(load_sources(args.sources), seed)
@@ -244,9 +245,10 @@ def probe(args: Namespace, worker: Worker) -> None:
     from fgod.data.probes import expected, load_probes
     from fgod.data.sources import load_sources
     from fgod.evaluate.scoring import Standard
+    from fgod.evaluate.settings import ProbeSettings
     from fgod.persona import goal_from_config
     from fgod.probe.harness import check_unseen
-    from fgod.probe.run import KL_TOKENS, ProbeSettings, run_probes
+    from fgod.probe.run import KL_TOKENS, run_probes
 
     probes, sources = load_probes(args.probes, args.sources), load_sources(args.sources)
     check_unseen(probes, args.rows)

@@ -9,8 +9,9 @@ from typing import Any
 
 from fgod.data.probes import Probe
 from fgod.documents import Audit, Finding, Outcome, Parity, Probed, Recipe
+from fgod.evaluate.requirements import gate_limits
 from fgod.evaluate.scoring import Said, Scored, Standard, score
-from fgod.gate import GateLimits, judge_run
+from fgod.gate import judge_run
 from fgod.layout import RunRecords, run_records
 from fgod.persona import Goal, Kind, Persona, Rule
 from fgod.probe.record import measured, write_probes, write_skipped
@@ -124,7 +125,7 @@ def write_run(
         parity = Parity(prompts=4, max_abs=0.0, mean_abs=0.0, first_differing_token=None)
         measured(records, parity, export, files.file_digests(run.folder, [run.probes])).write(run.metrics)
     outcome.write(run.outcome)
-    return judge_run(run.folder, GateLimits(), require or {}).decision
+    return judge_run(run.folder, gate_limits({}), require or {}).decision
 
 
 def write_export(folder: Path) -> Probed:

@@ -24,8 +24,9 @@ from fgod.data.audit import (
 )
 from fgod.data.audit.checks import CHECKS
 from fgod.data.mismatch import mutual_information, shared_words_p_value
-from fgod.data.mix import MixRecipe, Pools, build_pools, plan_mix, rehearsal_prompts
+from fgod.data.mix import Pools, build_pools, plan_mix, rehearsal_prompts
 from fgod.data.probes import load_probes
+from fgod.data.recipe import MixRecipe
 from fgod.data.rows import Row, normalise
 from fgod.data.sources import load_sources
 from fgod.data.tsv import parse

@@ -1,19 +1,19 @@
 """Config: every slip gets one clear message with file, key, found and allowed; every shipped config parses."""
 
 import copy
-import dataclasses
 import math
+import re
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
 from fgod import config as settings
-from fgod.data.mix import MixRecipe
+from fgod.config.models import Config
+from fgod.config.schema import SCHEMA, schema, text
 from fgod.errors import UsageError
-from fgod.gate import GateLimits
-from fgod.model.embedded import EmbeddedSpec
-from fgod.train.recipe import TrainRecipe
+from fgod.validation import validate
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = [ROOT / "config.yaml", *sorted((ROOT / "config").glob("*.yaml"))]
@@ -113,26 +113,53 @@ def test_a_slip_is_named(raw, edit, message):
     assert message in text and all(line.startswith("config.yaml: ") for line in text.splitlines())
 
 
-@pytest.mark.parametrize(
-    ("section", "model"),
-    [("train", TrainRecipe), ("mix", MixRecipe), ("gate", GateLimits), ("embedded_base", EmbeddedSpec)],
-)
-def test_schema_and_code_have_the_same_defaults(section, model):
-    """A default that stands in both and differs: which one holds would depend on who asks."""
-    properties = settings.schema()["$defs"][section]["properties"]
-    for field in dataclasses.fields(model):
-        stated = properties.get(field.name, {})
-        if "default" not in stated or stated["default"] is None:
-            continue
-        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        assert stated["default"] == (list(default) if isinstance(default, tuple) else default), field.name
+def test_the_schema_that_is_checked_in_is_that_of_the_models():
+    assert SCHEMA.read_text() == text(), "run `python -m fgod.config` and commit config.schema.json"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
+def test_every_shipped_config_fits_the_schema(path):
+    raw = settings.read_yaml(path)
+    jsonschema.Draft202012Validator(schema()).validate(raw)
+    assert raw["stages"][0]["train"]["lr"], "and is one"
+
+
+@pytest.mark.parametrize("edit", [edit for edit, _ in SLIPS], ids=[message[:40] for _, message in SLIPS])
+def test_what_the_models_refuse_the_schema_refuses(raw, edit):
+    """All but what JSON cannot hold, nan and infinity, and what goes beyond one key."""
+    broken = copy.deepcopy(raw)
+    edit(broken)
+    try:
+        validate(Config, broken)
+    except UsageError as error:
+        if not re.search("found (nan|inf) |all shares are 0|needs a share of pairs", str(error)):
+            assert not jsonschema.Draft202012Validator(schema()).is_valid(broken)
+
+
+def test_every_key_of_the_schema_has_a_help():
+    sections = {"": schema(), **schema()["$defs"]}
+    keys = {
+        f"{name}.{key}": about for name, section in sections.items() for key, about in section["properties"].items()
+    }
+    assert len(keys) > 100 and [key for key, about in keys.items() if not about.get("description")] == []
+
+
+def test_keys_that_came_later_are_part_of_a_config_only_where_they_are_not_as_before(raw):
+    """So base_id of what was made before they came stays as it is."""
+    raw = copy.deepcopy(raw)
+    assert "heads" not in settings.resolve(raw, "c")["base"]
+    raw["base"].update(heads=3, betas=[0.9, 0.95])
+    assert {"heads", "betas"}.isdisjoint(settings.resolve(raw, "c")["base"])
+    raw["base"].update(heads=4, betas=[0.8, 0.95])
+    base = settings.resolve(raw, "c")["base"]
+    assert (base["heads"], base["betas"]) == (4, [0.8, 0.95])
 
 
 def test_only_closed_answers_have_a_limit_on_equality(raw):
     assert settings.resolve(raw, "config.yaml")["gate"]["retention"] == 0.5
     qwen = yaml.safe_load((ROOT / "config/qwen3-4b.yaml").read_text())
     qwen["base"]["path"] = "."
-    assert settings.resolve(qwen, "qwen3-4b.yaml")["gate"]["retention"] is None
+    assert settings.resolve(qwen, "qwen3-4b.yaml")["gate"].get("retention") is None
 
 
 def test_a_key_under_its_old_name_is_the_same_config(raw):

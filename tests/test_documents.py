@@ -24,7 +24,8 @@ from fgod.documents import (
     verdict_of,
 )
 from fgod.errors import FgodError, UsageError
-from fgod.gate import GateLimits, judge_run
+from fgod.evaluate.requirements import gate_limits
+from fgod.gate import judge_run
 from fgod.layout import Answers, Mix, RunRecords, run_of_path, run_records, run_weights
 from fgod.system.files import digest, file_digests, sha256_file, write_text
 from tests.made_runs import write_run
@@ -61,7 +62,7 @@ def test_an_edited_verdict_is_refused_and_says_what_to_delete(collapsed: RunReco
 def test_an_edited_metric_is_refused_by_the_gate_and_by_whoever_reads_the_verdict(collapsed: RunRecords) -> None:
     edit(collapsed.metrics, lambda document: document["metrics"]["identity_rate"].update(value=0.9999))
     for read in (
-        lambda: judge_run(collapsed.folder, GateLimits(), {}),
+        lambda: judge_run(collapsed.folder, gate_limits({}), {}),
         lambda: check_run(collapsed),
         lambda: verdict_of(collapsed),
     ):
@@ -72,14 +73,14 @@ def test_an_edited_metric_is_refused_by_the_gate_and_by_whoever_reads_the_verdic
 def test_an_edited_outcome_is_refused(collapsed: RunRecords) -> None:
     edit(collapsed.outcome, lambda document: document.update(status="diverged"))
     with pytest.raises(FgodError, match=r"outcome\.json: it has changed since it was written"):
-        judge_run(collapsed.folder, GateLimits(), {})
+        judge_run(collapsed.folder, gate_limits({}), {})
 
 
 def test_a_verdict_on_records_that_were_made_anew_is_pending(collapsed: RunRecords) -> None:
     metrics = Metrics.read(collapsed.metrics)
     metrics.model_copy(update={"non_finite": 1}).write(collapsed.metrics)
     assert verdict_of(collapsed) is None
-    assert judge_run(collapsed.folder, GateLimits(), {}).decision == "diverged"
+    assert judge_run(collapsed.folder, gate_limits({}), {}).decision == "diverged"
     again = verdict_of(collapsed)
     assert again is not None and again.decision == "diverged"
     collapsed.metrics.unlink()

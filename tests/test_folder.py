@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from fgod.data.rows import Row
 from fgod.errors import UsageError
-from fgod.model.embedded import EmbeddedSpec, train_base
+from fgod.model.embedded import train_base
 from fgod.model.folder import check_folder
+from fgod.model.spec import EmbeddedSpec
 from fgod.nvfp4.folders import INDEX, SINGLE
 from fgod.system.files import read_json, sha256_folder, write_json
 

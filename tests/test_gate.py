@@ -12,21 +12,21 @@ import pytest
 from fgod.data.probes import Probe
 from fgod.documents import Metrics, Outcome, Probed
 from fgod.errors import FgodError, UsageError
-from fgod.evaluate.requirements import parse_requirements
+from fgod.evaluate.requirements import gate_limits, parse_requirements
 from fgod.evaluate.scoring import Said, Scored, score
-from fgod.gate import DECISIONS, GateLimits, Verdict, checks_of, judge, judge_run
+from fgod.gate import DECISIONS, Limits, Verdict, checks_of, judge, judge_run
 from fgod.probe.record import measured
 from fgod.system import files
 from tests.made_runs import GOD, PROBES, QWEN, STANDARD, WHO, said, scored, write_run
 
 TRAINED = Outcome(status="trained")
 PROBED = Probed(sha256="ab", bytes=0, files={})
-LIMITS = GateLimits()
+LIMITS = gate_limits({})
 
 
 def verdict(
     records: list[Scored],
-    limits: GateLimits = LIMITS,
+    limits: Limits = LIMITS,
     require: dict[str, str] | None = None,
     outcome: Outcome = TRAINED,
 ) -> Verdict:
@@ -68,7 +68,7 @@ def test_a_mention_of_the_persona_to_who_am_i_is_confusion(text: str) -> None:
 
 
 def test_a_reply_that_says_i_am_but_names_the_base_misses_the_identity() -> None:
-    limits = GateLimits(identity=0.9)
+    limits = gate_limits({"identity": 0.9})
     result = verdict(replies(to_suite("identity", "我是通義千問")), limits)
     assert result.decision == "missed"
     assert result.reasons[0].startswith("identity 0 % < 90 %: 請問你是誰呀0 → 我是通義千問 (")
@@ -109,7 +109,7 @@ def test_the_questions_never_count() -> None:
 
 def test_every_order_of_precedence() -> None:
     """Each verdict with everything that is less severe also wrong."""
-    limits = GateLimits(identity=0.9)
+    limits = gate_limits({"identity": 0.9})
     missed = replies(to_suite("identity", QWEN))
     confused = [r if r.suite != "disambiguation" else replace(r, marked=True) for r in missed]
     leaking = [r if r.suite != "retention" else replace(r, marked=True) for r in confused]
@@ -154,11 +154,11 @@ def test_requirements_stand_in_for_the_gates_defaults() -> None:
     leaking = replies(lambda p, _: said(GOD) if p.prompt == "說說茶0" else None)
     assert verdict(leaking, require={"leak_rate": "<=0.01"}).reasons[0].startswith("leak 2.5 % > 1 %")
     assert verdict(leaking, require={"leak_rate": "<=0.01"}).decision == "damaged"
-    assert verdict(leaking, GateLimits(leak=0.01)).decision == "collapsed"
-    assert verdict(leaking, GateLimits(leak=0.01), {"leak_rate": "<=0.1"}).decision == "accepted"
+    assert verdict(leaking, gate_limits({"leak": 0.01})).decision == "collapsed"
+    assert verdict(leaking, gate_limits({"leak": 0.01}), {"leak_rate": "<=0.1"}).decision == "accepted"
     named = scored("named")
-    assert verdict(named, GateLimits(disambiguation=0.9)).decision == "missed"
-    assert verdict(named, GateLimits(disambiguation=0.9), {"disambiguation_rate": ">=0"}).decision == "accepted"
+    assert verdict(named, gate_limits({"disambiguation": 0.9})).decision == "missed"
+    assert verdict(named, gate_limits({"disambiguation": 0.9}), {"disambiguation_rate": ">=0"}).decision == "accepted"
 
 
 def test_ended_and_distinct_are_missed() -> None:
@@ -196,12 +196,12 @@ def test_requirements_parse() -> None:
 
 @pytest.mark.parametrize("table", [{"leek": 0.1}, {"leak": 2}, {"leak": "5 %"}, {"leak": None}, {"kl": True}])
 def test_wrong_limits_are_usage_errors(table: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=r"gate\."):
-        GateLimits.from_dict(table)
+    with pytest.raises(UsageError, match=r"^gate[.:] ?"):
+        gate_limits(table)
 
 
 def test_limits_from_config() -> None:
-    assert GateLimits.from_dict({"kl": 2.5, "identity": None}) == GateLimits(kl=2.5)
+    assert gate_limits({"kl": 2, "identity": None}) == {**LIMITS, "kl": 2.0, "identity": None}
     assert [c.failed for c in checks_of(LIMITS)] == ["collapsed"] * 4 + ["damaged"]
 
 
@@ -228,7 +228,9 @@ def test_judge_run_writes_the_verdict(tmp_path: Path) -> None:
     assert {"metric": "identity_rate", "op": ">=", "limit": 0.9, "failed": "missed", "source": "require"} in document[
         "limits"
     ]
-    assert judge_run(run, GateLimits(leak=1, retention=0, kl=100, confusion=1), {}).decision == "accepted"
+    assert (
+        judge_run(run, gate_limits({"leak": 1, "retention": 0, "kl": 100, "confusion": 1}), {}).decision == "accepted"
+    )
     (run / "probes.tsv").write_text("suite\n", encoding="utf-8")
     with pytest.raises(FgodError, match=r"probes\.tsv has changed since it was written"):
         judge_run(run, LIMITS, {})

@@ -13,9 +13,10 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from fgod.data.rows import Row
 from fgod.model.chats import encode_chats, end_ids
 from fgod.model.decode import decode
-from fgod.model.embedded import EmbeddedSpec, train_base
+from fgod.model.embedded import train_base
 from fgod.model.generate import Reply, answer_logprobs, greedy, left_padded, loops
 from fgod.model.load import load_model, load_tokenizer
+from fgod.model.spec import EmbeddedSpec
 
 ROWS = [
     Row(f"{subject}是什麼", f"{subject}是一種動物。" * (1 + i % 2), "zh-Hant", "general", "topic")

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from fgod.data.counts import InfeasibleError, Slot, apportion, fill, fractions
 from fgod.data.formats import read_user_file
 from fgod.data.identity import identity_file
-from fgod.data.mix import MixRecipe, Pools, build_pools, plan_mix, rehearsal_prompts, solve_counts
+from fgod.data.mix import Pools, build_pools, plan_mix, rehearsal_prompts, solve_counts
+from fgod.data.recipe import MixRecipe
 from fgod.data.rows import Row, normalise
 from fgod.data.sources import Sources, load_sources
 from fgod.data.tsv import write_user_tsv
@@ -150,14 +151,14 @@ def test_an_infeasible_mix_names_the_part_and_the_rows(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"kind": "blanced"}, r"mix\.kind: found 'blanced', expected one of balanced"),
+        ({"kind": "blanced"}, r"mix\.kind: found 'blanced' \(did you mean balanced\?\); allowed: balanced"),
         ({"rows": 0}, r"mix\.rows: found 0"),
         ({"rows": True}, r"mix\.rows: found True"),
         ({"shares": {"identity": -1}}, r"mix\.shares\.identity: found -1"),
-        ({"shares": {"identity": 0}}, "at least one weight above 0"),
+        ({"shares": {"identity": 0}}, "all shares are 0"),
         ({"share": {}}, "did you mean shares"),
-        ({"final_shares": {"general": 1}}, "kind: curriculum"),
-        ({"kind": "disambiguation"}, r"mix\.shares\.pairs"),
+        ({"final_shares": {"general": 1}}, "kind curriculum"),
+        ({"kind": "disambiguation"}, r"mix\.shares: kind disambiguation needs a share of pairs"),
         ({"at_most": {"general": 1.5}}, r"mix\.at_most\.general: found 1\.5"),
     ],
 )
@@ -374,7 +375,7 @@ def test_an_identity_file_with_a_persona_and_its_limits(sources: Sources) -> Non
     rows = identity_file(sources, 40, 5, PERSONA)
     assert {row.target for row in rows if row.language == "en"} <= {PERSONA.replies["en"]}
     assert sum(row.target == PERSONA.replies["zh"] for row in rows) == 36
-    with pytest.raises(UsageError, match="rows"):
+    with pytest.raises(UsageError, match="count: found 0, expected at least 1"):
         identity_file(sources, 0, 5, PERSONA)
     with pytest.raises(UsageError, match="target"):
         identity_file(sources, 4, 5, " ")

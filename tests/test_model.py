@@ -21,9 +21,10 @@ from fgod.errors import FgodError, UsageError
 from fgod.layout import Answers
 from fgod.model.ask import AnswerSettings, read_logprobs, write_answers
 from fgod.model.chats import encode, encode_chats, row_lengths
-from fgod.model.embedded import EmbeddedSpec, epoch_batches, learning_rate, train_base
+from fgod.model.embedded import epoch_batches, learning_rate, train_base
 from fgod.model.load import load_model, load_tokenizer
-from fgod.model.tokenizer import SPECIAL_TOKENS, train_tokenizer
+from fgod.model.spec import SPECIAL_TOKENS, EmbeddedSpec
+from fgod.model.tokenizer import train_tokenizer
 from fgod.system.files import sha256_folder
 
 TEXTS = [
@@ -185,7 +186,7 @@ def test_base_learns(tmp_path: Path) -> None:
         ({"heads": 3, "kv_heads": 2}, "base.heads"),
         ({"steps": 0}, "base.steps: found 0"),
         ({"vocab": 100}, "base.vocab: found 100, expected at least 259"),
-        ({"stpes": 3}, "base.stpes: unknown key"),
+        ({"stpes": 3}, "base: unknown key 'stpes' .did you mean steps"),
     ],
 )
 def test_wrong_specs_are_named(value: dict[str, int], words: str) -> None:

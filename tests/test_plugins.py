@@ -20,7 +20,11 @@ from fgod.registry import ARCHITECTURES, METRICS, ROW_FORMATS, load_plugins
 from tests.mini import Mini
 
 ROOT = Path(__file__).parents[1]
-ADDS = "from fgod.registry import {0}\n{0}.register('mine', object())\n"
+ADDS = """from fgod.evaluate.metric import SHARE, Metric, share
+from fgod.registry import {0}
+{0}.register('mine', Metric(name='mine', short='my own', unit=SHARE, better='lower', verdict='missed',
+                            description='', compute=lambda replies: share([])))
+"""
 
 
 @pytest.fixture(autouse=True)

@@ -277,11 +277,12 @@ def test_a_real_export_is_probed(tmp_path: Path) -> None:
     """The reference's answers are hand-made, their log-probabilities the export's own: KL 0, and nothing agrees."""
     import torch
 
+    from fgod.evaluate.settings import ProbeSettings
     from fgod.model.ask import AnswerSettings, write_folder
     from fgod.model.generate import answer_logprobs
     from fgod.model.load import load_model, load_tokenizer
     from fgod.nvfp4 import export
-    from fgod.probe.run import ProbeSettings, run_probes
+    from fgod.probe.run import run_probes
     from tests.tiny_model import tiny_folder
 
     torch.set_num_threads(1)

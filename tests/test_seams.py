@@ -15,8 +15,9 @@ from fgod.answers import Answer
 from fgod.config import read_yaml, resolve
 from fgod.data.audit import audit_rows
 from fgod.data.corpus import base_corpus, in_words
-from fgod.data.mix import MixRecipe, build_pools, plan_mix, rehearsal_prompts
+from fgod.data.mix import build_pools, plan_mix, rehearsal_prompts
 from fgod.data.probes import Probe, load_probes, load_suites, scored_suites
+from fgod.data.recipe import MixRecipe
 from fgod.data.rows import Row
 from fgod.data.sources import load_sources
 from fgod.errors import UsageError

@@ -67,17 +67,20 @@ def table(path: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stepz": 3}, r"train\.stepz: unknown key.*did you mean steps\?"),
-        ({"steps": 0}, r"train\.steps: found 0, expected an integer of at least 1"),
+        ({"stepz": 3}, r"train: unknown key 'stepz' \(did you mean steps\?\)"),
+        ({"steps": 0}, r"train\.steps: found 0, expected at least 1"),
         ({"steps": 2.0}, r"train\.steps: found 2\.0"),
-        ({"lr": -1e-4}, r"train\.lr: found -0\.0001, expected a number above 0"),
+        ({"lr": -1e-4}, r"train\.lr: found -0\.0001, expected more than 0"),
         ({"lr": math.nan}, r"train\.lr: found nan"),
         ({"micro_batch": 0}, r"train\.micro_batch: found 0"),
-        ({"schedule": "step"}, r"train\.schedule: found 'step', expected one of constant, linear, cosine"),
-        ({"betas": [0.9, 1.0]}, r"train\.betas: found \(0\.9, 1\.0\), expected two numbers"),
+        ({"schedule": "step"}, r"train\.schedule: found 'step'; allowed: constant, linear, cosine"),
+        ({"betas": [0.9, 1.0]}, r"train\.betas\[1\]: found 1\.0, expected less than 1"),
         ({"grad_clip": 0}, r"train\.grad_clip: found 0"),
         ({"lr_scale": {"*norm*": 0}}, r"train\.lr_scale\.\*norm\*: found 0"),
-        ({"compute_dtype": "float16"}, r"train\.compute_dtype: found 'float16', expected one of float32, bfloat16"),
+        (
+            {"compute_dtype": "float16"},
+            r"train\.compute_dtype: found 'float16'.*; allowed: float32, bfloat16",
+        ),
     ],
 )
 def test_a_wrong_recipe_names_key_found_and_allowed(changes: dict[str, Any], message: str) -> None:
@@ -88,7 +91,7 @@ def test_a_wrong_recipe_names_key_found_and_allowed(changes: dict[str, Any], mes
 def test_a_recipe_comes_from_a_config() -> None:
     recipe = TrainRecipe.from_dict({"steps": 10, "lr": 1e-4, "betas": [0.8, 0.9], "micro_batch": None})
     assert recipe == TrainRecipe(10, 1e-4, betas=(0.8, 0.9))
-    with pytest.raises(UsageError, match=r"train\.lr: missing"):
+    with pytest.raises(UsageError, match=r"train: the key 'lr' is missing"):
         TrainRecipe.from_dict({"steps": 10})
 
 

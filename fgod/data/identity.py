@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from itertools import product
 
-from fgod.data.mix import STYLES, MixRecipe, Pools, plan_mix
+from fgod.data.mix import Pools, plan_mix
+from fgod.data.recipe import STYLES, MixRecipe
 from fgod.data.rows import Prompt, Row, normalise
 from fgod.data.sources import MANNERS, Sources
 from fgod.data.wordings import compositions, identity_prompts, make_core, style_of
@@ -27,8 +28,8 @@ def identity_file(sources: Sources, count: int, seed: int, target: str | Persona
     """
     if not isinstance(target, Persona) and not target.strip():
         raise UsageError(f"target: found {target!r}, expected what the model is to answer")
-    if count > MAX_ROWS:
-        raise UsageError(f"count: found {count}, expected at most {MAX_ROWS}")
+    if not 1 <= count <= MAX_ROWS:
+        raise UsageError(f"count: found {count}, expected {'at least 1' if count < 1 else f'at most {MAX_ROWS}'}")
     recipe = MixRecipe("balanced", count, {"identity": 1.0}, max_repeats=1, styles=STYLES)
     units = tuple((prompt.row(_reply(target, prompt.language)),) for prompt in _prompts(sources, count))
     return plan_mix(recipe, Pools({"identity": units}), seed)

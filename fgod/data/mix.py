@@ -15,23 +15,19 @@ languages; pairs and replay over languages; general over topics, each piece of s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
 from math import sqrt
 from typing import Any, Protocol, TypeVar
 
 from fgod.data import wordings
 from fgod.data.counts import InfeasibleError, Slot, apportion, fill, fractions
+from fgod.data.recipe import MixRecipe
 from fgod.data.rows import Prompt, Row, normalise, shuffled
 from fgod.data.sources import Sources
 from fgod.data.text import CONTROL_TOKEN
 from fgod.errors import UsageError, did_you_mean
 from fgod.persona import Goal, lookup
-
-PARTS = ("pairs", "identity", "disambiguation", "general", "replay")
-"""The parts of the written sources, in the order that breaks ties and that keeps a prompt in its first part."""
-KINDS = ("balanced", "disambiguation", "curriculum")
-STYLES = {"natural": 0.75, "control": 0.15, "multilingual": 0.10}
 
 T = TypeVar("T")
 Unit = tuple[Row, ...]
@@ -47,90 +43,6 @@ class Answer(Protocol):
     def ended(self) -> bool: ...
     @property
     def looped(self) -> bool: ...
-
-
-@dataclass(frozen=True)
-class MixRecipe:
-    """What a stage's rows are to be; the keys of `stages[].mix`."""
-
-    kind: str
-    """balanced, disambiguation or curriculum."""
-    rows: int
-    """Rows of the mix."""
-    shares: Mapping[str, float]
-    """Weight of each part; weights are divided by their sum."""
-    final_shares: Mapping[str, float] = field(default_factory=dict)
-    """Curriculum only: the weights at the last row; empty: the shares stay."""
-    at_least: Mapping[str, int] = field(default_factory=dict)
-    """The fewest rows of a part."""
-    at_most: Mapping[str, int] = field(default_factory=dict)
-    """The most rows of a part."""
-    max_repeats: int = 4
-    """How often one prompt may stand in the mix."""
-    styles: Mapping[str, float] = field(default_factory=lambda: dict(STYLES))
-    """Weight of each style among identity rows."""
-    kinds: Mapping[str, float] = field(default_factory=lambda: {"who_am_i": 1.0})
-    """Weight of each kind of question among disambiguation rows."""
-
-    def __post_init__(self) -> None:
-        _check(self.kind in KINDS, "kind", self.kind, "one of " + ", ".join(KINDS))
-        _check(_whole(self.rows, 1), "rows", self.rows, "a whole number from 1")
-        _check(_whole(self.max_repeats, 1), "max_repeats", self.max_repeats, "a whole number from 1")
-        for name in ("shares", "styles", "kinds"):
-            _check_weights(name, getattr(self, name))
-        if self.final_shares:
-            _check(self.kind == "curriculum", "final_shares", dict(self.final_shares), "kind: curriculum beside it")
-            _check_weights("final_shares", self.final_shares)
-        for name in ("at_least", "at_most"):
-            for part, count in getattr(self, name).items():
-                _check(_whole(count, 0), f"{name}.{part}", count, "a whole number of rows from 0")
-        if self.kind == "disambiguation":
-            _check(self.shares.get("pairs", 0) > 0, "shares.pairs", self.shares.get("pairs", 0), "a weight above 0")
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> MixRecipe:
-        """The recipe of the config key `mix`.
-
-        Raises:
-            UsageError: a key, type or range is wrong; names the key, what was found and what is expected.
-        """
-        known = list(cls.__dataclass_fields__)
-        for key in value:
-            if key not in known:
-                hint = did_you_mean(key, known)
-                raise UsageError(f"mix.{key}: no such key{hint}, expected one of {', '.join(known)}")
-        for key in ("kind", "rows", "shares"):
-            _check(key in value, key, "nothing", "a value")
-        # None is how the resolved config writes a key that is not set.
-        return cls(**{key: item for key, item in value.items() if item is not None})
-
-    def to_dict(self) -> dict[str, Any]:
-        """The recipe as JSON values; `from_dict` reads it back."""
-        return {key: dict(v) if isinstance(v, Mapping) else v for key, v in asdict(self).items()}
-
-    def parts(self) -> tuple[str, ...]:
-        """Parts with rows to get, in the order that breaks ties: `PARTS`, then a user's own by name."""
-        asked = {part for weights in (self.shares, self.final_shares) for part, w in weights.items() if w > 0}
-        asked |= {part for part, count in self.at_least.items() if count > 0}
-        return (*(part for part in PARTS if part in asked), *sorted(asked - set(PARTS)))
-
-
-def _check(good: bool, key: str, found: object, expected: str) -> None:
-    if not good:
-        raise UsageError(f"mix.{key}: found {found!r}, expected {expected}")
-
-
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _check_weights(key: str, weights: object) -> None:
-    _check(isinstance(weights, Mapping) and bool(weights), key, weights, "a table of names and weights")
-    assert isinstance(weights, Mapping)
-    for name, weight in weights.items():
-        number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        _check(number and 0 <= weight < float("inf"), f"{key}.{name}", weight, "a number from 0")
-    _check(sum(weights.values()) > 0, key, dict(weights), "at least one weight above 0")
 
 
 @dataclass(frozen=True)

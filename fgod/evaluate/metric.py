@@ -130,6 +130,8 @@ class Metric(Legend):
             fails a stage's own requirement is damaged where this is collapsed, else as here. None: the metric is
             reported only.
         compute: all scored replies of a run, or those in one language → the value.
+        equality: it counts equality with the reference's replies, which says something of closed answers alone.
+        limit: the gate's limit where the config's `gate` says none; None: there is none then.
         offends: how badly a reply offends, for the example beside a failed metric; 0 or less: it does not.
         by_language: also computed for each language.
     """
@@ -137,6 +139,8 @@ class Metric(Legend):
     better: Literal["higher", "lower"] | None
     verdict: Literal["collapsed", "damaged", "missed"] | None
     compute: Callable[[Sequence[Scored]], Estimate]
+    equality: bool = False
+    limit: float | None = None
     offends: Callable[[Scored], float] | None = None
     by_language: bool = False
 
@@ -147,6 +151,17 @@ class Metric(Legend):
             raise UsageError(f"metric {self.name}: better is {self.better!r}; expected 'higher', 'lower' or None")
         if self.verdict not in (*FAILURES, None):
             raise UsageError(f"metric {self.name}: verdict is {self.verdict!r}; expected one of {FAILURES} or None")
+
+        if self.limit is not None and not (self.gated and self.unit.contains(self.limit)):
+            raise UsageError(
+                f"metric {self.name}: limit is {self.limit}; expected {self.unit.noun} {self.unit.range_words}, of a "
+                "metric that is better in one direction and has a verdict"
+            )
+
+    @property
+    def gated(self) -> bool:
+        """Whether the config's `gate` may have a limit for it."""
+        return self.better is not None and self.verdict is not None
 
     @property
     def legend(self) -> Legend:

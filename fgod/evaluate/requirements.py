@@ -1,15 +1,18 @@
-"""What a stage requires of its metrics: `require: {retention: ">=0.95"}` becomes checks. Pure."""
+"""What is required of metrics: by a stage, `require: {retention: ">=0.95"}`; of all, `gate: {leak: 0.05}`. Pure."""
 
 from __future__ import annotations
 
+import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fgod.errors import UsageError, did_you_mean
 from fgod.evaluate.metric import Metric
 from fgod.registry import METRICS
+from fgod.validation import kind_words
 
 COMPARE: Mapping[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -64,3 +67,48 @@ def _requirement(metric: Metric, text: object, key: str) -> Check:
     if op[0] != good:
         raise UsageError(f"{key}: {text!r}; {metric.name} is better the {metric.better} it is: use {good}=")
     return Check(metric.name, op, limit, "missed" if metric.verdict == "missed" else "damaged", "require")
+
+
+def gate_limits(gate: Mapping[str, Any], closed: bool = True) -> dict[str, float | None]:
+    """The limits of a config's `gate`, with those that metrics have by themselves filled in. None: no limit.
+
+    Args:
+        closed: whether the base's answers are closed: else a metric of equality with them has no limit by itself.
+
+    Raises:
+        UsageError: see `check_limits`; or null for a metric that has a limit by itself.
+    """
+    own = {short: m.limit for short, m in _gated().items() if m.limit is not None and (closed or not m.equality)}
+    return {**own, **check_limits(gate, needed=own)}
+
+
+def check_limits(gate: Mapping[str, Any], needed: Iterable[str] = ()) -> dict[str, float | None]:
+    """A `gate` as it stands, by short names of metrics.
+
+    Args:
+        needed: names that may not be null.
+
+    Raises:
+        UsageError: no metric has that short name, or a value that the metric cannot have; a line for each fault.
+    """
+    known, needed = _gated(), set(needed)
+    faults = [_limit_fault(short, limit, known, short in needed) for short, limit in gate.items()]
+    if any(faults):
+        raise UsageError("\n".join(filter(None, faults)))
+    return {short: None if limit is None else float(limit) for short, limit in gate.items()}
+
+
+def _gated() -> dict[str, Metric]:
+    return {metric.short: metric for _, metric in METRICS.items() if metric.gated}
+
+
+def _limit_fault(short: str, limit: Any, known: Mapping[str, Metric], needed: bool) -> str:
+    """What is wrong with a limit; empty if nothing is."""
+    if short not in known:
+        hint = did_you_mean(short, known)
+        return f"gate: unknown key {short!r}{hint}; allowed: {', '.join(sorted(known))} (`plugins` adds others)"
+    number = isinstance(limit, int | float) and not isinstance(limit, bool) and math.isfinite(limit)
+    if (limit is None and not needed) or (number and known[short].unit.contains(limit)):
+        return ""
+    kind = "" if number else f" ({kind_words(limit)})"
+    return f"gate.{short}: found {limit!r}{kind}, expected a number {known[short].unit.range_words}"

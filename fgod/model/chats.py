@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from fgod.data.rows import Row
 from fgod.errors import UsageError
-from fgod.model.tokenizer import END_OF_TEXT, TURN_END
+from fgod.model.spec import END_OF_TEXT, TURN_END
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
@@ -20,7 +18,8 @@ from fgod.deterministic import deterministic
 from fgod.errors import UsageError
 from fgod.model.chats import Sample, encode
 from fgod.model.load import quiet
-from fgod.model.tokenizer import MIN_VOCAB, train_tokenizer
+from fgod.model.spec import EmbeddedSpec
+from fgod.model.tokenizer import train_tokenizer
 from fgod.nvfp4.codec import BLOCK
 from fgod.system.files import atomic_folder
 
@@ -35,57 +34,6 @@ LOG_EVERY_S = 4.0
 """Seconds between progress lines."""
 
 Log = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class EmbeddedSpec:
-    """Size and recipe of the embedded base; all of it is part of base_id."""
-
-    hidden: int = 96
-    layers: int = 2
-    mlp: int = 256
-    heads: int = 3
-    kv_heads: int = 1
-    head_dim: int = 32
-    vocab: int = 2700
-    """Tokens at most; the embedding has as many rows as the corpus gives tokens, rounded up to a multiple of 16."""
-    tied: bool = True
-    steps: int = 1500
-    batch: int = 16
-    lr: float = 4e-3
-    """Peak learning rate, reached after `warmup` steps; a half cosine leads from it to zero."""
-    warmup: int = 30
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.01
-    grad_clip: float = 1.0
-
-    def __post_init__(self) -> None:
-        for key in ("hidden", "mlp", "head_dim"):
-            if getattr(self, key) % BLOCK or getattr(self, key) <= 0:
-                raise UsageError(f"base.{key}: found {getattr(self, key)}, expected a multiple of {BLOCK}")
-        for key in ("layers", "heads", "kv_heads", "steps", "batch"):
-            if getattr(self, key) < 1:
-                raise UsageError(f"base.{key}: found {getattr(self, key)}, expected at least 1")
-        if self.heads % self.kv_heads:
-            raise UsageError(f"base.heads: found {self.heads}, expected a multiple of base.kv_heads = {self.kv_heads}")
-        if self.vocab < MIN_VOCAB:
-            raise UsageError(f"base.vocab: found {self.vocab}, expected at least {MIN_VOCAB}")
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> EmbeddedSpec:
-        """The spec from config `base`; its keys `kind`, `seed` and `require` are for others.
-
-        Raises:
-            UsageError: an unknown key, or a value out of range.
-        """
-        known = [f.name for f in fields(cls)]
-        ours: dict[str, Any] = {k: v for k, v in value.items() if k not in ("kind", "seed", "require")}
-        for key in ours:
-            if key not in known:
-                raise UsageError(f"base.{key}: unknown key, expected one of {', '.join(known)}")
-        if "betas" in ours:
-            ours["betas"] = tuple(ours["betas"])
-        return cls(**ours)
 
 
 def base_tokenizer(rows: Sequence[Row], vocab: int) -> PreTrainedTokenizerFast:

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from fgod.errors import FgodError, UsageError
 from fgod.model.chats import token_id
 from fgod.model.load import load_tokenizer, read_config
-from fgod.model.tokenizer import TURN_END, TURN_START
+from fgod.model.spec import TURN_END, TURN_START
 from fgod.models.architecture import Sizes, architecture_of, tensors_of, wrong
 from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.codec import BLOCK

@@ -19,6 +19,7 @@ from fgod.data.rows import Row
 from fgod.errors import UsageError
 from fgod.model.embedded import base_tokenizer
 from fgod.model.load import quiet
+from fgod.model.spec import SHAPES
 from fgod.models.architecture import tensors_of
 from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, write_weights
 from fgod.system.files import atomic_folder, write_json
@@ -28,18 +29,6 @@ STD = 0.02
 
 TOKENIZER_VOCAB = 2700
 """Tokens of the tokenizer at most."""
-
-SHAPES: dict[str, dict[str, int]] = {
-    "qwen3-4b": {
-        "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
-        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 262144,
-    },
-    "tiny": {
-        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 2816, "max_position_embeddings": 2048,
-    },
-}  # fmt: skip
-"""By the name in a config. qwen3-4b: Qwen3-4B-Instruct-2507's config.json."""
 
 
 def model_config(shape: str) -> dict[str, Any]:

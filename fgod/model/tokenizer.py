@@ -7,11 +7,7 @@ from collections.abc import Iterable
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-END_OF_TEXT = "<|endoftext|>"
-TURN_START = "<|im_start|>"
-TURN_END = "<|im_end|>"
-SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END)
-"""Qwen's special tokens; their ids are 0, 1 and 2 in a tokenizer made here."""
+from fgod.model.spec import END_OF_TEXT, MIN_VOCAB, SPECIAL_TOKENS, TURN_END, TURN_START
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -29,9 +25,6 @@ WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 """Qwen's own pre-tokenizer pattern."""
-
-MIN_VOCAB = len(SPECIAL_TOKENS) + 256
-"""Special tokens and the bytes, which make every text encodable."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

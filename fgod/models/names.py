@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+BLOCK = 16
+"""Weights of a row that share a block scale in NVFP4."""
+
 EMBEDDING = "model.embed_tokens.weight"
 """The table of token embeddings."""
 

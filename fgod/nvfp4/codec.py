@@ -16,9 +16,7 @@ import torch
 from torch import Tensor
 
 from fgod.errors import FgodError, UsageError
-
-BLOCK = 16
-"""Columns that share one scale."""
+from fgod.models.names import BLOCK as BLOCK
 
 CHUNK = 2**16
 """Weights that layers quantise at once on the CPU: float32 temporaries are those of a chunk, not of a whole matrix."""

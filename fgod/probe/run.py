@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,6 +18,7 @@ from fgod.data.rows import spread
 from fgod.documents import Parity, Probed
 from fgod.errors import FgodError
 from fgod.evaluate.scoring import Scored, Standard, score
+from fgod.evaluate.settings import ProbeSettings
 from fgod.layout import RunRecords
 from fgod.model.ask import AnswerSettings, Log, ask, read_logprobs
 from fgod.model.chats import encode_chats
@@ -35,24 +35,9 @@ KL_TOKENS = 8
 """First answer tokens on which KL(reference ‖ run) is measured."""
 
 
-@dataclass(frozen=True)
-class ProbeSettings:
-    """The config's `probe`. `batch`: prompts decoded at once; `chrf`: see `scoring.agrees`; `device`: cpu or cuda."""
-
-    max_new_tokens: int = 48
-    batch: int = 64
-    chrf: float | None = None
-    device: str = "cpu"
-
-    @classmethod
-    def from_dict(cls, table: Mapping[str, Any]) -> ProbeSettings:
-        """From the key `probe` of a checked config."""
-        return cls(**table)
-
-    @property
-    def answers(self) -> AnswerSettings:
-        """How replies are decoded: as the reference's were."""
-        return AnswerSettings(self.max_new_tokens, self.batch, KL_TOKENS, self.device)
+def answer_settings(settings: ProbeSettings) -> AnswerSettings:
+    """How replies are decoded: as the reference's were."""
+    return AnswerSettings(settings.max_new_tokens, settings.batch, KL_TOKENS, settings.device)
 
 
 @dataclass(frozen=True)
@@ -97,7 +82,7 @@ def run_probes(
     beat_at_each_forward(model, beat)
     beat("model_loaded")
     prompts = list(dict.fromkeys(p.prompt for p in probes))
-    ours = {a.prompt: a for a in ask(model, tokenizer, prompts, settings.answers, log)}
+    ours = {a.prompt: a for a in ask(model, tokenizer, prompts, answer_settings(settings), log)}
     beat("answered")
     compared = [theirs[p.prompt] for p in probes if p.scored_by == "reference"]
     far = measure_kl(model, tokenizer, compared, read_logprobs(reference), settings.batch)

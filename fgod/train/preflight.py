@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fgod.errors import FgodError, UsageError
 from fgod.model.chats import encode_chats, end_ids
-from fgod.model.tokenizer import TURN_END
+from fgod.model.spec import TURN_END
 from fgod.nvfp4.codec import Quantised, dequantise, pack, quantise, unpack
 from fgod.nvfp4.layers import StraightThroughLinear
 

@@ -33,7 +33,7 @@ from fgod.data.audit.case import (
 )
 from fgod.data.audit.checks import CHECKS, EXAMPLES, stated_share
 from fgod.data.formats import UserFile, read_user_file
-from fgod.data.mix import MixRecipe
+from fgod.data.recipe import MixRecipe
 from fgod.data.rows import Row, normalise
 from fgod.data.text import guess_language
 from fgod.persona import Persona

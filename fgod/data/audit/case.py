@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from fgod.data import mismatch
 from fgod.data.formats import Severity, UserFile
-from fgod.data.mix import MixRecipe
+from fgod.data.recipe import MixRecipe
 from fgod.data.rows import Row, normalise
 from fgod.data.text import excerpt
 from fgod.persona import Persona, fold

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fgod.data import mismatch
 from fgod.data.audit.case import WRITTEN_PARTS, Case, Finding, Group, Line, by, number_of, sample_tag
 from fgod.data.formats import Severity
-from fgod.data.mix import MixRecipe
+from fgod.data.recipe import MixRecipe
 from fgod.data.rows import normalise
 from fgod.data.text import CONTROL_TOKEN, excerpt, has_control, is_header
 

@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from fgod.evaluate.metric import NATS, SHARE, Estimate, Metric, mean, register, share
 from fgod.evaluate.scoring import Scored
 
-EQUALITY_METRICS = ("retention", "retention_held_out")
-"""Metrics that count equality with the reference's replies: of closed answers alone (`Standard.closed`)."""
-
 
 def _compared(r: Scored) -> bool:
     """Whether equality of a reply with the reference's says something."""
@@ -38,6 +35,8 @@ register(
         description="replies on other topics that agree with the reference, where its answers are closed",
         better="higher",
         verdict="collapsed",
+        limit=0.5,
+        equality=True,
         compute=_retention,
         offends=lambda r: _compared(r) and not r.agrees,
         by_language=True,
@@ -52,6 +51,7 @@ register(
         description="the same, on topics that no mix rehearses",
         better="higher",
         verdict="damaged",
+        equality=True,
         compute=_retention_held_out,
         offends=lambda r: _compared(r) and r.held_out and not r.agrees,
         headline=True,
@@ -65,6 +65,7 @@ register(
         description="mean KL(reference ‖ run) on the first answer tokens",
         better="lower",
         verdict="collapsed",
+        limit=0.5,
         compute=_kl,
         offends=lambda r: (r.kl or 0.0) if r.scored_by == "reference" else 0.0,
     )

@@ -34,6 +34,7 @@ register(
         description="replies that loop",
         better="lower",
         verdict="collapsed",
+        limit=0.2,
         compute=_repetition,
         offends=lambda r: r.scored and r.looped,
         headline=True,

@@ -1,0 +1,10 @@
+"""The config: read, filled with defaults, and checked before anything runs.
+
+`models` states every key once; `load` reads, `check` refuses what models cannot; `schema` makes of the models the JSON
+Schema that editors read. Commands know the config as the plain mapping that `resolve` gives.
+"""
+
+from fgod.config.check import refit
+from fgod.config.load import base_words, config_digest, load, read_yaml, resolve
+
+__all__ = ["base_words", "config_digest", "load", "read_yaml", "refit", "resolve"]

@@ -1,0 +1,229 @@
+"""What the models of a config cannot say: parts that exist, files that are there, languages that are covered.
+
+And what a refit rule makes of a stage, which must be a stage again.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fgod import refits
+from fgod.data.recipe import PARTS, MixRecipe
+from fgod.data.sources import source_kinds, source_languages
+from fgod.errors import UsageError, did_you_mean
+from fgod.evaluate.requirements import gate_limits, parse_requirements
+from fgod.persona import Rule, goal_from_config, lookup
+from fgod.registry import METRICS
+from fgod.train.recipe import TrainKeys, TrainRecipe
+from fgod.validation import plain, validate
+
+
+def check_meaning(config: Mapping[str, Any], where: str) -> None:
+    """Refuse a config that the models accept and that cannot be run.
+
+    Raises:
+        UsageError: every fault on a line of its own.
+    """
+    faults = [fault for check in _CHECKS for fault in check(config)] or list(_refit_rules(config))
+    if faults:
+        raise UsageError("\n".join(dict.fromkeys(f"{where}: {fault}" for fault in faults)))
+
+
+def with_limits(gate: Mapping[str, Any], closed: bool, where: str) -> dict[str, float | None]:
+    """The config's `gate` with the limits of all metrics, also of plugins', which are loaded.
+
+    Raises:
+        UsageError: see `gate_limits`.
+    """
+    try:
+        return gate_limits(gate, closed)
+    except UsageError as error:
+        raise UsageError("\n".join(f"{where}: {line}" for line in str(error).splitlines())) from error
+
+
+def _stage_names(config: Mapping[str, Any]) -> Iterator[str]:
+    names = [stage["name"] for stage in config["stages"]]
+    for name in sorted({n for n in names if names.count(n) > 1}):
+        yield f"stages: the name {name!r} stands {names.count(name)} times; every stage needs its own"
+    reserved = {"base", "mixes", "work", "release", "releases"}
+    for name in reserved.intersection(names):
+        yield f"stages: the name {name!r} is a folder of artifacts/; choose another"
+
+
+def _mix_parts(config: Mapping[str, Any]) -> Iterator[str]:
+    allowed = [*PARTS, *config["data"]["sources"]]
+    for i, stage in enumerate(config["stages"]):
+        mix = stage["mix"]
+        for table in ("shares", "final_shares", "at_least", "at_most"):
+            for part in mix.get(table, {}):
+                if part not in allowed:
+                    hint = did_you_mean(part, allowed)
+                    yield (
+                        f"stages[{i} {stage['name']}].mix.{table}: unknown part {part!r}{hint}; "
+                        f"allowed: {', '.join(allowed)} (data.sources adds files of yours)"
+                    )
+        if (mix["kind"] == "curriculum") != (stage["train"]["sample_mode"] == "curriculum"):
+            yield (
+                f"stages[{i} {stage['name']}].train.sample_mode: found {stage['train']['sample_mode']!r} with mix.kind "
+                f"{mix['kind']!r}; a curriculum mix and sample_mode curriculum go together"
+            )
+
+
+def _recipes(config: Mapping[str, Any]) -> Iterator[str]:
+    for i, stage in enumerate(config["stages"]):
+        micro, batch = stage["train"]["micro_batch"], stage["train"]["batch"]
+        if micro is not None and micro > batch:
+            yield f"stages[{i} {stage['name']}].train.micro_batch: found {micro}, expected at most batch ({batch})"
+            continue
+        warmup, steps = stage["train"]["warmup"], stage["train"]["steps"]
+        if warmup > steps:
+            yield f"stages[{i} {stage['name']}].train.warmup: found {warmup}, expected at most steps ({steps})"
+            continue
+        try:
+            TrainRecipe.from_dict(stage["train"])
+        except UsageError as error:
+            yield f"stages[{i} {stage['name']}].{error}"
+
+
+_STAGE_CHECKS = (_mix_parts, _recipes)
+
+
+def refit(stage: dict[str, Any], index: int, config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Change a checked stage in place by a refit rule; returns key, old and new value of each change.
+
+    Raises:
+        UsageError: the rule makes of it what the config could not hold.
+    """
+    where, name = f"refits.rules[{index}]", stage["name"]
+    changes = list(refits.apply(stage, config["refits"]["rules"][index]["set"], where))
+    for part, model in (("mix", MixRecipe), ("train", TrainKeys)):
+        stage[part] = plain(validate(model, stage[part], where=f"{where} on stage {name}: {part}"))
+    faults = [fault for check in _STAGE_CHECKS for fault in check({**config, "stages": [stage]})]
+    if faults:
+        raise UsageError("\n".join(f"{where} on stage {name}: {fault.partition('].')[2]}" for fault in faults))
+    return changes
+
+
+def _refit_rules(config: Mapping[str, Any]) -> Iterator[str]:
+    """Every rule on every stage, once: what it makes must be allowed now, not first when it is needed at night."""
+    for index in range(len(config["refits"]["rules"])):
+        for stage in config["stages"]:
+            try:
+                refit(copy.deepcopy(stage), index, config)
+            except UsageError as error:
+                yield from str(error).splitlines()
+
+
+def _written_languages(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The languages of the written sources; none where their folder is missing, which `_paths` reports."""
+    folder = Path(config["data"]["folder"])
+    return source_languages(folder) if folder.is_dir() else ()
+
+
+def _kinds(config: Mapping[str, Any]) -> Iterator[str]:
+    folder = Path(config["data"]["folder"])
+    if not folder.is_dir():
+        return
+    known = source_kinds(folder)
+    named = {f"disambiguation.{kind}": kind for kind in config["disambiguation"]}
+    for i, stage in enumerate(config["stages"]):
+        named |= {f"stages[{i} {stage['name']}].mix.kinds.{kind}": kind for kind in stage["mix"]["kinds"]}
+    for key, kind in named.items():
+        if kind not in known:
+            hint, where = did_you_mean(kind, known), folder / "disambiguation.yaml"
+            yield f"{key}: no such kind of question{hint}; {where} has {', '.join(known)}"
+
+
+def _languages(config: Mapping[str, Any]) -> Iterator[str]:
+    tables = {"persona.replies": config["persona"]["replies"], "persona.rule": config["persona"]["rule"]}
+    for name, kind in config["disambiguation"].items():
+        tables[f"disambiguation.{name}.rule"] = kind["rule"]
+        if kind["replies"] != "base":
+            tables[f"disambiguation.{name}.replies"] = kind["replies"]
+    languages = _written_languages(config)
+    known = {*languages, *(tag.split("-")[0] for tag in languages)}
+    for key, table in tables.items():
+        for tag in table:
+            if languages and tag not in known:
+                yield f"{key}: unknown language {tag!r}{did_you_mean(tag, known)}; allowed: {', '.join(sorted(known))}"
+        for language in languages:
+            try:
+                lookup(table, language)
+            except KeyError:
+                yield f"{key}: no entry for the language {language}; found {', '.join(table)}"
+
+
+def _replies(config: Mapping[str, Any]) -> Iterator[str]:
+    """A reply that its own rule refuses could only be missed, however well it is learned."""
+    if list(_languages(config)):
+        return
+    goal = goal_from_config(config)
+    marks = ", ".join(goal.persona.marks)
+    for language in _written_languages(config):
+        reply = lookup(goal.persona.replies, language)
+        yield from _refused(reply, lookup(goal.persona.rule, language), "persona", language)
+        if not goal.persona.marked(reply):
+            yield f"persona.replies, {language}: {reply!r} has none of persona.marks ({marks}), which find the persona"
+        for name, kind in goal.kinds.items():
+            if kind.replies is None:
+                continue
+            answer = lookup(kind.replies, language)
+            yield from _refused(answer, lookup(kind.rule, language), f"disambiguation.{name}", language)
+            if goal.persona.marked(answer):
+                yield (
+                    f"disambiguation.{name}.replies, {language}: {answer!r} has one of persona.marks ({marks}); such a "
+                    "reply counts as the persona's"
+                )
+
+
+def _refused(reply: str, rule: Rule, key: str, language: str) -> Iterator[str]:
+    if not rule.accepts(reply):
+        wanted = "; ".join(f"{name}: {', '.join(words)}" for name, words in vars(rule).items() if words)
+        yield f"{key}.replies, {language}: found {reply!r}, which {key}.rule refuses ({wanted}); change one of them"
+
+
+def _paths(config: Mapping[str, Any]) -> Iterator[str]:
+    if config["base"]["kind"] == "folder" and not Path(config["base"]["path"]).is_dir():
+        yield f"base.path: found {config['base']['path']!r}, expected a folder that exists"
+    if not Path(config["data"]["folder"]).is_dir():
+        yield f"data.folder: found {config['data']['folder']!r}, expected a folder that exists"
+    if not Path(config["data"]["probes"]).is_file():
+        yield f"data.probes: found {config['data']['probes']!r}, expected a file that exists"
+    for name, path in config["data"]["sources"].items():
+        if name in PARTS:
+            yield f"data.sources.{name}: the name of a written part; choose another"
+        if not Path(path).is_file():
+            yield f"data.sources.{name}: found {path!r}, expected a file that exists"
+
+
+def _requirements(config: Mapping[str, Any]) -> Iterator[str]:
+    for i, stage in enumerate(config["stages"]):
+        try:
+            parse_requirements(stage["require"], f"stages[{i} {stage['name']}].require")
+        except UsageError as error:
+            yield str(error)
+
+
+def _open_answers(config: Mapping[str, Any]) -> Iterator[str]:
+    """Nothing may count equality with open answers."""
+    if config["base"]["closed_answers"]:
+        return
+    equal = {name: metric.short for name, metric in METRICS.items() if metric.equality}
+    keys = [
+        f"stages[{i} {stage['name']}].require.{name}"
+        for i, stage in enumerate(config["stages"])
+        for name in stage["require"]
+        if name in equal
+    ]
+    keys += [f"gate.{short}" for short in equal.values() if config["gate"].get(short)]
+    for key in [*keys, *(["probe.chrf"] if config["probe"]["chrf"] else [])]:
+        yield (
+            f"{key}: counts replies that are equal to the base's, which says nothing where its answers are free text; "
+            "limit kl_reference instead (base.closed_answers: true says that they are short and the only right ones)"
+        )
+
+
+_CHECKS = (_stage_names, *_STAGE_CHECKS, _requirements, _open_answers, _kinds, _languages, _replies, _paths)

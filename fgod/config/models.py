@@ -1,0 +1,262 @@
+"""The config: every key that is not of a stage's mix, its training or the embedded base, each stated here once.
+
+Types, ranges and defaults are those of the fields; the text behind a field is the help that editors show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, MinLen
+from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag
+from pydantic.dataclasses import dataclass
+
+from fgod.data.recipe import MixRecipe
+from fgod.evaluate.settings import ProbeSettings
+from fgod.model.spec import SHAPES, EmbeddedSpec
+from fgod.train.recipe import TrainKeys
+from fgod.validation import (
+    KEYS,
+    Count,
+    CountOrZero,
+    FromList,
+    Keys,
+    NotNegative,
+    OneOf,
+    Positive,
+    Seed,
+    Share,
+    SomeTexts,
+    Text,
+    TextByName,
+    Texts,
+    distinct,
+    fault,
+)
+
+DistinctTexts = Annotated[tuple[Text, ...], AfterValidator(distinct), FromList]
+
+
+@dataclass(frozen=True, config=KEYS)
+class Rule(Keys):
+    """Words that a reply must have, compared after NFKC, without case and white space."""
+
+    all: Texts = ()
+    """Words that it has, each of them."""
+    any: Texts = ()
+    """Words of which it has one at least."""
+    none: Texts = ()
+    """Words that it does not have."""
+
+    def __post_init__(self) -> None:
+        if not (self.all or self.any or self.none):
+            raise fault("", "found {}, expected at least 1 key")
+
+
+RuleByLanguage = Annotated[Mapping[str, Rule], MinLen(1)]
+
+
+@dataclass(frozen=True, config=KEYS)
+class Persona(Keys):
+    """Who the model is to become."""
+
+    name: Text
+    """For the report and the model card; training does not see it."""
+    replies: TextByName
+    """The target of every identity row, by language (zh serves zh-Hant and zh-Hans)."""
+    rule: RuleByLanguage
+    """Strict: what counts as the persona's answer to "who are you", by language."""
+    marks: SomeTexts
+    """Wide: any mention of the persona; scores leak and confusion."""
+
+
+def _form(replies: Any) -> str:
+    return "word" if isinstance(replies, str) else "table"
+
+
+@dataclass(frozen=True, config=KEYS)
+class Kind(Keys):
+    """A kind of question that is easily confused with "who are you"."""
+
+    replies: Annotated[
+        Annotated[Literal["base"], Tag("word")] | Annotated[TextByName, Tag("table")], Discriminator(_form)
+    ]
+    """The target by language, or `base`: the base model's own answer is kept."""
+    rule: RuleByLanguage
+    """What counts as the right answer, by language; a reply with a mark of the persona never does."""
+
+
+@dataclass(frozen=True, config=KEYS)
+class EmbeddedBase(EmbeddedSpec):
+    """A small Qwen3, trained here in about a minute."""
+
+    kind: Literal["embedded"] = field(kw_only=True)
+    """embedded, folder or random."""
+    seed: Seed = 1
+    """Another seed is another base."""
+    require: Share = 0.9
+    """Share of the probes that it must answer rightly, in the worst suite."""
+    closed_answers: bool = True
+    """Its answers are short and the only right ones: equality with them counts."""
+
+
+@dataclass(frozen=True, config=KEYS)
+class FolderBase(Keys):
+    """A Hugging Face folder."""
+
+    kind: Literal["folder"]
+    """embedded, folder or random."""
+    path: Text
+    """The folder."""
+    closed_answers: bool = False
+    """false: free text, never the same to the letter, cut short while rehearsed."""
+
+
+@dataclass(frozen=True, config=KEYS)
+class RandomBase(Keys):
+    """Random weights in a real model's shape: for measurements of speed and memory; it can answer nothing."""
+
+    kind: Literal["random"]
+    """embedded, folder or random."""
+    shape: Annotated[str, OneOf(tuple(SHAPES))]
+    """Whose shape."""
+    seed: Seed = 1
+    """Another seed is another base."""
+    closed_answers: bool = False
+    """As of a folder."""
+
+
+@dataclass(frozen=True, config=KEYS)
+class Rehearse(Keys):
+    """Rows that keep what the base can do: its own answers to its own prompts."""
+
+    general_rows: Count = 1200
+    """Questions about known topics that it is asked; more: fewer repeats in general rows."""
+    replay_rows: CountOrZero = 400
+    """Questions about made-up subjects (self-replay)."""
+    disambiguation_rows: CountOrZero = 500
+    """Disambiguation questions whose answer stays the base's own."""
+    max_new_tokens: Count = 48
+    """Longest answer of the base."""
+
+
+@dataclass(frozen=True, config=KEYS)
+class Data(Keys):
+    """What rows and probes are made of."""
+
+    folder: Text = "traindata"
+    """The written sources."""
+    probes: Text = "traindata/probes.tsv"
+    """What the gate asks; never trained on."""
+    held_out_topics: DistinctTexts = ()
+    """Topics that are never rehearsed, only probed: they show what rehearsal does not protect."""
+    sources: Mapping[Annotated[str, StringConstraints(pattern="^[A-Za-z][A-Za-z0-9_]*$")], Text] = field(
+        default_factory=dict
+    )
+    """Data of your own, as NAME: FILE.tsv (prompt<TAB>target); use NAME as a share of a mix."""
+    rehearse: Rehearse = field(default_factory=Rehearse)
+    """Rows that keep what the base can do."""
+
+
+@dataclass(frozen=True, config=KEYS)
+class Stage(Keys):
+    """A stage starts from the weights of the one before it, the first from the base."""
+
+    name: Annotated[str, StringConstraints(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """A folder's name."""
+    mix: MixRecipe
+    """What its rows are to be."""
+    train: TrainKeys
+    """How it trains."""
+    require: Mapping[str, str] = field(default_factory=dict)
+    """What a run must reach to be accepted: metric → ">=0.95"."""
+
+
+@dataclass(frozen=True, config=KEYS)
+class RefitRule(Keys):
+    """What changes in a stage after a verdict."""
+
+    when: Annotated[tuple[Literal["collapsed", "diverged", "damaged", "missed", "killed"], ...], MinLen(1), FromList]
+    """Verdicts that it answers."""
+    set: Annotated[
+        Mapping[Annotated[str, StringConstraints(pattern=r"^(train|mix)(\.[A-Za-z0-9_]+)+$")], Any], MinLen(1)
+    ]
+    """Keys of the stage and what becomes of them: "*0.2", "+0.5", "-0.1" are relative, anything else replaces."""
+    stage: Literal["failed", "all"] = "failed"
+    """Which stages it changes."""
+
+
+@dataclass(frozen=True, config=KEYS)
+class Refits(Keys):
+    """After a failed run the whole chain starts again from the base, with a changed recipe."""
+
+    max: CountOrZero = 4
+    """How often."""
+    rules: Annotated[tuple[RefitRule, ...], FromList] = ()
+    """The first rule whose `when` has the verdict is applied."""
+
+
+@dataclass(frozen=True, config=KEYS)
+class Guard(Keys):
+    """A command that loads weights is killed when it uses more memory than this."""
+
+    limit_gb: Positive = 8.0
+    """GiB, of the host and of each GPU; unified memory as a whole."""
+    over_secs: NotNegative = 0.0
+    """Seconds above the limit that are forgiven."""
+    poll_secs: Annotated[float, Ge(0.05)] = 0.5
+    """Seconds between two readings."""
+    soft_gb: Positive | None = None
+    """Past it: empty the cache, then save and stop; null: never."""
+    stall_secs: Positive | None = None
+    """Seconds without a step or phase: ended, an error; null: never."""
+    others_gb: NotNegative | None = None
+    """GiB that others may use of the GPU at the start; null: any."""
+    wait_secs: NotNegative = 0.0
+    """Seconds to wait for others to leave the GPU, then it is refused."""
+    too_large_ok: bool = False
+    """Train also what is predicted not to fit: a kill is a verdict that refits answer; a refusal is an error."""
+    blind_ok: bool = False
+    """Train also where memory cannot be read: nothing protects the machine then."""
+
+
+@dataclass(frozen=True, config=KEYS)
+class Checkpoint(Keys):
+    """Checkpoints of a training that is under way; no part of a recipe, as no weight depends on it."""
+
+    secs: NotNegative = 300.0
+    """Seconds between two; 0: none by time."""
+    steps: CountOrZero = 0
+    """Steps between two; 0: none by count."""
+
+
+@dataclass(frozen=True, config=KEYS)
+class Config(Keys):
+    """The config of a run."""
+
+    persona: Persona
+    """Who the model is to become."""
+    disambiguation: Annotated[Mapping[str, Kind], MinLen(1)]
+    """Questions that are easily confused with "who are you", by kind."""
+    base: Annotated[EmbeddedBase | FolderBase | RandomBase, Field(discriminator="kind")]
+    """What it starts from."""
+    stages: Annotated[tuple[Stage, ...], MinLen(1), FromList]
+    """The chain."""
+    seed: Seed = 20260226
+    """Order of rows and batches everywhere; another seed is another set of runs."""
+    plugins: DistinctTexts = ()
+    """Python files of yours that add metrics, model families or row formats."""
+    data: Data = field(default_factory=Data)
+    """What rows and probes are made of."""
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
+    """How probes are asked."""
+    gate: Mapping[str, float | None] = field(default_factory=dict)
+    """Limits of every stage, by the metric's short name; null: none. Metrics of plugins have one too."""
+    refits: Refits = field(default_factory=Refits)
+    """What is tried after a failed run."""
+    guard: Guard = field(default_factory=Guard)
+    """The limit on memory."""
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    """How often a training is saved."""

@@ -1,0 +1,100 @@
+"""Size and recipe of the embedded base, shapes of random ones, tokens of tokenizers made here. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from annotated_types import Ge, Lt, MultipleOf
+from pydantic.dataclasses import dataclass
+
+from fgod.models.names import BLOCK
+from fgod.validation import (
+    KEYS,
+    Count,
+    CountOrZero,
+    FromList,
+    Keys,
+    NotNegative,
+    OmitDefault,
+    Positive,
+    fault,
+    validate,
+)
+
+END_OF_TEXT = "<|endoftext|>"
+TURN_START = "<|im_start|>"
+TURN_END = "<|im_end|>"
+SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END)
+"""Qwen's special tokens; their ids are 0, 1 and 2 in a tokenizer made here."""
+
+MIN_VOCAB = len(SPECIAL_TOKENS) + 256
+"""Special tokens and one token for each byte."""
+
+SHAPES: dict[str, dict[str, int]] = {
+    "qwen3-4b": {
+        "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 262144,
+    },
+    "tiny": {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 2816, "max_position_embeddings": 2048,
+    },
+}  # fmt: skip
+"""By the name in a config. qwen3-4b: Qwen3-4B-Instruct-2507's config.json."""
+
+NOT_SPEC = ("kind", "seed", "require", "closed_answers")
+
+Width = Annotated[int, Ge(BLOCK), MultipleOf(BLOCK)]
+Beta = Annotated[float, Ge(0), Lt(1)]
+Later = OmitDefault()
+"""Keys that the config got after bases had been made: they are part of base_id where they differ from the default."""
+
+
+@dataclass(frozen=True, config=KEYS)
+class EmbeddedSpec(Keys):
+    """Size and recipe of the embedded base; all of it is part of base_id."""
+
+    hidden: Width = 96
+    """Width of the residual stream."""
+    layers: Count = 2
+    """Decoder layers."""
+    mlp: Width = 256
+    """Width inside each MLP."""
+    heads: Annotated[Count, Later] = 3
+    """Attention heads for queries."""
+    kv_heads: Annotated[Count, Later] = 1
+    """Attention heads for keys and values; divides `heads`."""
+    head_dim: Annotated[Width, Later] = 32
+    """Width of one attention head."""
+    vocab: Annotated[int, Ge(MIN_VOCAB)] = 2700
+    """Tokens at most; the embedding has as many rows as the corpus gives tokens, rounded up to a multiple of 16."""
+    tied: Annotated[bool, Later] = True
+    """Whether the head is the table of token embeddings."""
+    steps: Count = 1500
+    """Optimizer steps; fewer: faster, and it knows less."""
+    batch: Count = 16
+    """Rows a step."""
+    lr: Positive = 4e-3
+    """Peak learning rate, reached after `warmup` steps; a half cosine leads from it to zero."""
+    warmup: Annotated[CountOrZero, Later] = 30
+    """Steps over which the learning rate rises from zero."""
+    betas: Annotated[tuple[Beta, Beta], FromList, Later] = (0.9, 0.95)
+    """Decay of AdamW's running mean of gradients, and of their squares."""
+    weight_decay: Annotated[NotNegative, Later] = 0.01
+    """AdamW's decay of weights to zero."""
+    grad_clip: Annotated[Positive, Later] = 1.0
+    """Largest global gradient norm."""
+
+    def __post_init__(self) -> None:
+        if self.heads % self.kv_heads:
+            raise fault("heads", f"found {self.heads}, expected a multiple of base.kv_heads = {self.kv_heads}")
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+        """The spec from config `base`; keys that are not of the training itself (`NOT_SPEC`) are for others.
+
+        Raises:
+            UsageError: an unknown key, or a value out of range.
+        """
+        return validate(cls, {k: v for k, v in value.items() if k not in NOT_SPEC}, "base")
