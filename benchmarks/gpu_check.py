@@ -35,6 +35,7 @@ import torch
 import yaml
 from transformers import GenerationConfig
 
+from fgod.chat import ChatSettings
 from fgod.config import load
 from fgod.data.corpus import base_corpus
 from fgod.data.probes import Probe, load_probes
@@ -42,11 +43,11 @@ from fgod.data.rows import Row
 from fgod.data.sources import load_sources
 from fgod.evaluate.settings import ProbeSettings
 from fgod.model.ask import write_answers
-from fgod.model.chats import encode_chats, end_ids
+from fgod.model.chats import ChatFormat
 from fgod.model.decode import decode
 from fgod.model.embedded import train_base
 from fgod.model.generate import left_padded, own_settings
-from fgod.model.load import load_model, load_tokenizer
+from fgod.model.load import load_model
 from fgod.model.random import write_random
 from fgod.model.spec import EmbeddedSpec
 from fgod.nvfp4.export import export
@@ -212,7 +213,7 @@ PROBE = yaml.safe_load(Path("config/qwen3-4b.yaml").read_text(encoding="utf-8"))
 def answered(exported: Path, out: Path) -> None:
     """The reference's answers to all probes."""
     probes = the_probes()
-    settings = answer_settings(ProbeSettings.from_dict(PROBE))
+    settings = answer_settings(ProbeSettings.from_dict(PROBE), ChatSettings())
     write_answers(
         exported, [p.prompt for p in probes], out, settings, [p.prompt for p in probes if p.scored_by == "reference"]
     )
@@ -236,11 +237,10 @@ def probed(exported: Path, master: Path, reference: Path, out: Path) -> dict[str
 
 def decoded(exported: Path) -> dict[str, Any]:
     """One batch of probes by transformers' `generate` and by a static cache, the second time that each ran."""
-    model, tokenizer = load_model(exported, device=GPU.type), load_tokenizer(exported)
+    model, chat = load_model(exported, device=GPU.type), ChatFormat.of_folder(exported)
     prompts = list(dict.fromkeys(p.prompt for p in the_probes()))[: PROBE["batch"]]
-    chats = encode_chats(tokenizer, prompts)
-    count, pad = PROBE["max_new_tokens"], int(tokenizer.pad_token_id)
-    inputs, ends = left_padded(chats, pad, model.device), end_ids(tokenizer)
+    count, pad, ends = PROBE["max_new_tokens"], chat.pad_id, chat.end_ids
+    inputs = left_padded(chat.prompts(prompts), pad, model.device)
     settings = GenerationConfig(do_sample=False, max_new_tokens=count, eos_token_id=list(ends), pad_token_id=pad)
 
     @torch.inference_mode()

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from fgod.data.rows import read_rows
-from fgod.model.chats import encode
+from fgod.model.chats import ChatFormat
 from fgod.model.load import load_tokenizer
 from fgod.model.masters import load_masters
 from fgod.train.autograd import answer_loss
@@ -169,7 +169,7 @@ def main() -> None:
         return TrainRecipe(args.steps, args.lr, schedule="constant", grad_clip=None, **modes)  # type: ignore[arg-type]
 
     rows, tokenizer, plain = read_rows(args.rows), load_tokenizer(args.weights), recipe()
-    samples = encode(tokenizer, rows, 512)
+    samples = ChatFormat(tokenizer).rows(rows, 512)
     makers: dict[str, Maker] = {}
     for name, kind in packages():
         settings = {"lr": args.lr, "betas": plain.betas, "eps": plain.eps, "weight_decay": 0.0}

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from fgod import __version__
-from fgod.errors import exit_on_fgod_error
+from fgod.chat import ChatSettings
+from fgod.errors import UsageError, exit_on_fgod_error
 from fgod.registry import load_plugins
 from fgod.system.stop import stop_signals_as_exceptions
 
@@ -97,6 +98,19 @@ def _command(
     return parser
 
 
+def _chat(parser: argparse.ArgumentParser) -> None:
+    """Give a command that writes chats the option --chat."""
+    help = "the config's key chat (default: the chat template alone)"
+    parser.add_argument("--chat", type=_chat_settings, default=ChatSettings(), metavar="JSON", help=help)
+
+
+def _chat_settings(text: str) -> ChatSettings:
+    try:
+        return ChatSettings.from_dict(_json(text))
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _guarded(parser: argparse.ArgumentParser, worker: str, batch: bool = False) -> None:
     """Give a command that loads weights the options of the guard; a function of `fgod.workers` does its work.
 
@@ -134,6 +148,7 @@ def _add_base(commands: Any) -> None:
     base = _command(commands, "base", "base", "make the embedded base or a random one, or check a folder", ["sources"])
     _values(base, base="the config's key base")
     _paths(base, sources="folder of the written sources", out="base.json to write, beside master/")
+    _chat(base)
     _guarded(base, "base")
 
     export = _command(commands, "export", "export", "write the NVFP4 export of a run's weights", ["weights", "stamp"])
@@ -157,6 +172,7 @@ def _add_base(commands: Any) -> None:
     rehearsal = _command(kinds, "rehearsal", "rehearsal", "its answers to the rehearsal prompts", ["export"])
     _paths(rehearsal, export="stamp of the base's export", sources="the written sources", out="answers.tsv to write")
     _values(rehearsal, settings="what is asked")
+    _chat(rehearsal)
     _guarded(rehearsal, "rehearsal", batch=True)
     reference = _command(kinds, "reference", "reference", "its answers to the probes", ["export", "probes"])
     _paths(
@@ -167,6 +183,7 @@ def _add_base(commands: Any) -> None:
         out="answers.tsv to write",
     )
     _values(reference, settings="the key probe")
+    _chat(reference)
     _guarded(reference, "reference", batch=True)
     check = _command(kinds, "check", "check", "refuse probes that it does not answer (exit 100)", ["answers", "probes"])
     _paths(
@@ -195,6 +212,8 @@ def _add_data(commands: Any) -> None:
     audit.add_argument("--files", type=_json, default={}, metavar="JSON", help="the user's files that a mix is made of")
     audit.add_argument("--weights", type=Path, metavar="PATH", help="folder whose tokenizer counts (default: the base)")
     audit.add_argument("--seq-len", type=int, metavar="N", help="most tokens of a row (default: least of the stages)")
+    _chat(audit)
+    audit.set_defaults(chat=None)  # the config.yaml's
     audit.add_argument("--out", type=Path, help="audit.json to write; without it the audit is only shown")
 
     identity = _command(data, "identity", "identity", "write an identity file of your own (prompt<TAB>target)")
@@ -283,6 +302,7 @@ def _add_judging(commands: Any) -> None:
         settings="the key probe",
     )
     probe.add_argument("--rows", type=Path, nargs="+", required=True, help="rows that it was trained on: no probe")
+    _chat(probe)
     _guarded(probe, "probe", batch=True)
 
     gate = _command(commands, "gate", "gate", "judge a run by its records", [])

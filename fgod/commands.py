@@ -9,12 +9,12 @@ import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgod import checkpoints, layout, records
 from fgod.answers import BATCH
+from fgod.chat import ChatSettings
 from fgod.documents import (
     Audit,
     BaseStamp,
@@ -252,10 +252,16 @@ def _token_limit(args: Namespace, config: Mapping[str, Any] | None) -> TokenLimi
              "(--weights and --seq-len name another).")  # fmt: skip
         return None
     with lasting_imports():
-        from fgod.model.chats import control_tokens, row_lengths
-        from fgod.model.load import load_tokenizer
-    tokenizer = load_tokenizer(weights)
-    return TokenLimit(partial(row_lengths, tokenizer), seq_len, control_tokens(tokenizer))
+        from fgod.model.chats import ChatFormat
+        from fgod.model.template import control_tokens
+    chat = ChatFormat.of_folder(weights, _chat_settings(args, config))
+    return TokenLimit(chat.row_lengths, seq_len, control_tokens(chat.tokenizer))
+
+
+def _chat_settings(args: Namespace, config: Mapping[str, Any] | None) -> ChatSettings:
+    """By --chat, else the config's."""
+    given: ChatSettings | None = args.chat
+    return given or ChatSettings.from_dict(config.get("chat", {}) if config else {})
 
 
 def _made_base(config: Mapping[str, Any]) -> Path | None:

@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from fgod.chat import ChatSettings
 from fgod.errors import FgodError
 from fgod.guard import KILLED_EXIT
 from fgod.guard.cap import cap_allocator, capped_mib, refusal, room_mib
@@ -31,8 +32,8 @@ with lasting_imports():
 
     from fgod.model import memory
     from fgod.model.ask import AnswerSettings, write_answers
-    from fgod.model.chats import encode_chats
-    from fgod.model.load import check_device, load_tokenizer
+    from fgod.model.chats import ChatFormat
+    from fgod.model.load import check_device
 
 
 class Worker:
@@ -136,7 +137,7 @@ def _folder_base(args: Namespace, worker: Worker) -> dict[str, Any]:
     from fgod.model.folder import check_folder
 
     folder = Path(args.base["path"])
-    facts = asdict(check_folder(folder)) | {"path": str(folder)}
+    facts = asdict(check_folder(folder, args.chat)) | {"path": str(folder)}
     worker.say(f"base · {folder} · {facts['parameters']:,} parameters")
     return facts
 
@@ -180,7 +181,7 @@ def rehearsal(args: Namespace, worker: Worker) -> None:
         asked["seed"],
         frozenset(asked["kinds"]),
     )
-    settings = AnswerSettings(asked["max_new_tokens"], args.batch, device=asked["device"])
+    settings = AnswerSettings(asked["max_new_tokens"], args.batch, device=asked["device"], chat=args.chat)
     answers = _answers(args, worker, [p.text for p in prompts], settings)
     ended, looped = sum(a.ended for a in answers), sum(a.looped for a in answers)
     worker.say(f"rehearsal · {len(answers)} answers of the base: {ended} ended, {looped} loop")
@@ -192,7 +193,9 @@ def reference(args: Namespace, worker: Worker) -> None:
 
     probes = load_probes(args.probes, args.sources)
     compared = [p.prompt for p in probes if p.scored_by == "reference"]
-    settings = AnswerSettings(args.settings["max_new_tokens"], args.batch, device=args.settings["device"])
+    settings = AnswerSettings(
+        args.settings["max_new_tokens"], args.batch, device=args.settings["device"], chat=args.chat
+    )
     _answers(args, worker, [p.prompt for p in probes], settings, compared)
 
 
@@ -201,16 +204,16 @@ def _answers(
 ) -> Sequence[Any]:
     gpu = use_device(settings.device)
     export = args.export.parent / "nvfp4"
-    width = width_of(export, prompts)
+    width = width_of(export, settings.chat, prompts)
     asked = memory.Asked(width, settings.max_new_tokens, len(kept), settings.logprob_tokens)
     predicted = memory.answers_predictor(export, asked, worker.process(gpu), gpu)
     settings = replace(settings, batch_size=worker.fit(predicted, args.batch, gpu))
     return write_answers(export, prompts, args.out.parent, settings, kept, worker.say, worker.beat)
 
 
-def width_of(folder: Path, prompts: Sequence[str]) -> int:
+def width_of(folder: Path, settings: ChatSettings, prompts: Sequence[str]) -> int:
     """Tokens of the longest prompt as a chat."""
-    return max((len(chat) for chat in encode_chats(load_tokenizer(folder), prompts)), default=0)
+    return max(map(len, ChatFormat.of_folder(folder, settings).prompts(prompts)), default=0)
 
 
 def use_device(name: str, key: str = "probe.device") -> bool:
@@ -256,7 +259,8 @@ def probe(args: Namespace, worker: Worker) -> None:
     settings = ProbeSettings.from_dict(args.settings)
     gpu = use_device(settings.device)
     master, export = args.export.parent / "master", args.export.parent / "nvfp4"
-    width, kept = width_of(export, [p.prompt for p in probes]), sum(p.scored_by == "reference" for p in probes)
+    width = width_of(export, args.chat, [p.prompt for p in probes])
+    kept = sum(p.scored_by == "reference" for p in probes)
     asked = memory.Asked(width, settings.max_new_tokens, kept, KL_TOKENS, copies=2)  # the reference's, and ours
     predicted = memory.probe_predictor(export, master, asked, worker.process(gpu), gpu)
     settings = replace(settings, batch=worker.fit(predicted, args.batch, gpu))
@@ -271,4 +275,5 @@ def probe(args: Namespace, worker: Worker) -> None:
         args.out.parent,
         worker.say,
         worker.beat,
+        args.chat,
     )

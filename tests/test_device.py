@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fgod.errors import UsageError
-from fgod.model.chats import encode
+from fgod.model.chats import ChatFormat
 from fgod.model.load import read_config
 from fgod.models.architecture import architecture_of
 from fgod.nvfp4.codec import device_global_scale, power_of_two_global_scale
@@ -44,7 +44,7 @@ def masters(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def batch(count: int = 5) -> Batch:
-    return collate(encode(tiny_tokenizer(), tiny_rows(count), 64), 0)
+    return collate(ChatFormat(tiny_tokenizer()).rows(tiny_rows(count), 64), 0)
 
 
 def inputs(one: Batch, fill: int = 0) -> Inputs:
@@ -276,7 +276,7 @@ def test_steps_are_those_of_the_trainer_of_the_cpu(tmp_path: Path, modes: dict[s
     folder = tiny_folder(tmp_path / "start")
     ours, theirs = device_stepper(folder, recipe), autograd_stepper(folder, recipe, 7, 0, lambda _: None)
     begun = {name: tensor.float().clone() for name, tensor in ours.network.masters.tensors.items()}
-    samples = encode(tiny_tokenizer(), tiny_rows(12), 64)
+    samples = ChatFormat(tiny_tokenizer()).rows(tiny_rows(12), 64)
     for step in range(3):
         chosen = samples[4 * step : 4 * step + 4]
         ours.launch(step, chosen)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from fgod.errors import UsageError
-from fgod.model.chats import encode
+from fgod.model.chats import ChatFormat
 from fgod.model.load import load_model
 from fgod.model.masters import load_masters
 from fgod.models.architecture import architecture_of, tensors_of
@@ -72,7 +72,7 @@ def test_the_training_forward_equals_the_served_one(folder: Path, mode: str, tmp
 def test_every_parameter_gets_a_gradient_of_the_masters_kind(folder: Path, mode: str) -> None:
     master_dtype, compute_dtype = MODES[mode]
     model = load_masters(folder, compute_dtype, master_dtype=master_dtype)
-    answer_loss(model, collate(encode(tiny_tokenizer(), tiny_rows(4), 64), 0)).backward()
+    answer_loss(model, collate(ChatFormat(tiny_tokenizer()).rows(tiny_rows(4), 64), 0)).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.dtype == parameter.dtype, name
         assert parameter.grad.isfinite().all() and parameter.grad.any(), name

@@ -171,13 +171,13 @@ def test_wrong_tensors(folder: Path, change: Callable[..., Any], words: str) -> 
 
 def test_wrong_tokenizer(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text("{{ 'USER: ' + messages[0]['content'] }}")
-    with pytest.raises(UsageError, match=r"chat_template of '\?': found 'USER: \?', expected"):
+    with pytest.raises(UsageError, match=r"chat_template: makes 'USER: PLACE0ECALP' of .*expected each once, in order"):
         check_folder(folder)
     (folder / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
-    with pytest.raises(UsageError, match="chat_template: fails with no"):
+    with pytest.raises(UsageError, match="chat_template: fails with TemplateError: no"):
         check_folder(folder)
     (folder / "chat_template.jinja").unlink()
-    with pytest.raises(UsageError, match="chat_template: found None"):
+    with pytest.raises(UsageError, match="chat_template: found none"):
         check_folder(folder)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(UsageError, match=r"tokenizer\.json: no such file"):
@@ -185,31 +185,34 @@ def test_wrong_tokenizer(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("pad", ["<|im_end|>", None])
-def test_wrong_pad(folder: Path, pad: str | None) -> None:
+def test_rows_may_be_filled_up_by_an_end_token(folder: Path, pad: str | None) -> None:
     edit(folder / "tokenizer_config.json", pad_token=pad)
-    with pytest.raises(UsageError, match="pad_token: found"):
-        check_folder(folder)
+    assert check_folder(folder).pad_id == 2
 
 
 def test_end_tokens(folder: Path) -> None:
-    edit(folder / "generation_config.json", eos_token_id=[0])
-    with pytest.raises(UsageError, match=r"generation_config\.json: eos_token_id: found \[0\], expected 2"):
-        check_folder(folder)
+    edit(folder / "generation_config.json", eos_token_id=0)
+    assert check_folder(folder).eos_ids == (0, 2)
     edit(folder / "generation_config.json", eos_token_id=[2, 99999])
-    with pytest.raises(UsageError, match="eos_token_id: found 99999, expected an id below"):
+    with pytest.raises(UsageError, match=r"generation_config\.json: eos_token_id: found 99999, expected an id below"):
+        check_folder(folder)
+    edit(folder / "generation_config.json", eos_token_id="2")
+    with pytest.raises(UsageError, match="eos_token_id: found '2', expected a token id or a list"):
         check_folder(folder)
     (folder / "generation_config.json").unlink()
-    assert check_folder(folder).eos_ids == (2,)
+    edit(folder / "config.json", eos_token_id=0)
+    assert check_folder(folder).eos_ids == (0, 2)
+    edit(folder / "tokenizer_config.json", eos_token="<|endoftext|>")
+    with pytest.raises(UsageError, match=r"ends an answer with '<\|im_end\|>', expected one of '<\|endoftext\|>'"):
+        check_folder(folder)
     edit(folder / "config.json", eos_token_id=None)
-    with pytest.raises(UsageError, match=r"config\.json: eos_token_id: found \[\]"):
+    edit(folder / "tokenizer_config.json", eos_token=None)
+    with pytest.raises(UsageError, match="found no end-of-sequence token"):
         check_folder(folder)
 
 
-def test_special_token_must_be_one_token(folder: Path) -> None:
-    tokenizer = read_json(folder / "tokenizer.json")
-    tokenizer["added_tokens"] = [t for t in tokenizer["added_tokens"] if t["content"] != "<|im_start|>"]
-    tokenizer["model"]["vocab"]["<|spare|>"] = tokenizer["model"]["vocab"].pop("<|im_start|>")
-    write_json(folder / "tokenizer.json", tokenizer)
-    edit(folder / "tokenizer_config.json", extra_special_tokens=None)
-    with pytest.raises(UsageError, match=r"tokenizer\.json: <\|im_start\|>: found .*expected one special token"):
+def test_an_answer_must_end_with_a_control_token(folder: Path) -> None:
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").write_text(template.replace("'<|im_end|>\\n'", "'\\n'"))
+    with pytest.raises(UsageError, match=r"writes '\\n' after an answer; expected a control token"):
         check_folder(folder)

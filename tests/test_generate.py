@@ -8,14 +8,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel
 
 from fgod.data.rows import Row
-from fgod.model.chats import encode_chats, end_ids
+from fgod.model.chats import ChatFormat
 from fgod.model.decode import decode
 from fgod.model.embedded import train_base
 from fgod.model.generate import Reply, answer_logprobs, greedy, left_padded, loops
-from fgod.model.load import load_model, load_tokenizer
+from fgod.model.load import load_model
 from fgod.model.spec import EmbeddedSpec
 
 ROWS = [
@@ -24,7 +24,7 @@ ROWS = [
 ]
 PROMPTS = ["貓是什麼", "那麼請你說一說狗是什麼", "魚", "馬是什麼呢", "Who?"]
 
-Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+Loaded = tuple[PreTrainedModel, ChatFormat]
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +32,18 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     torch.set_num_threads(1)  # as the commands do; two threads are slower for so small a model
     folder: Path = tmp_path_factory.mktemp("base") / "master"
     train_base(EmbeddedSpec(vocab=320, steps=60, warmup=5), ROWS, 1, folder, lambda line: None)
-    return load_model(folder), load_tokenizer(folder)
+    return load_model(folder), ChatFormat.of_folder(folder)
 
 
 @torch.inference_mode()
 def slow_greedy(loaded: Loaded, prompt: str, limit: int) -> Reply:
     """One prompt, no cache, no padding."""
-    model, tokenizer = loaded
-    ids, answer = encode_chats(tokenizer, [prompt])[0], list[int]()
-    while len(answer) < limit and not (answer and answer[-1] in end_ids(tokenizer)):
+    model, chat = loaded
+    ids, answer = chat.prompt_ids(prompt), list[int]()
+    while len(answer) < limit and not (answer and answer[-1] in chat.end_ids):
         answer.append(int(model(torch.tensor([ids + answer])).logits[0, -1].argmax()))
-    ended = answer[-1] in end_ids(tokenizer)
-    return Reply(str(tokenizer.decode(answer[: len(answer) - ended])), tuple(answer), ended)
+    ended = answer[-1] in chat.end_ids
+    return Reply(str(chat.tokenizer.decode(answer[: len(answer) - ended])), tuple(answer), ended)
 
 
 def test_greedy_is_its_slow_twin_in_order(loaded: Loaded) -> None:
@@ -55,11 +55,11 @@ def test_greedy_is_its_slow_twin_in_order(loaded: Loaded) -> None:
 
 @pytest.mark.parametrize("rows", [1, 5])
 def test_decoding_with_a_static_cache_gives_the_same_replies(loaded: Loaded, rows: int) -> None:
-    model, tokenizer = loaded
-    ends, pad = end_ids(tokenizer), int(tokenizer.pad_token_id)
-    expected = greedy(model, tokenizer, PROMPTS[:rows], 20)
+    model, chat = loaded
+    ends, pad = chat.end_ids, chat.pad_id
+    expected = greedy(model, chat, PROMPTS[:rows], 20)
     for count in (1, 3, 20):
-        chats = encode_chats(tokenizer, PROMPTS[:rows])
+        chats = chat.prompts(PROMPTS[:rows])
         tokens = decode(model, left_padded(chats, pad, model.device), count, ends, pad)
         assert [len(row) for row in tokens] == [count] * rows
         for row, whole in zip(tokens, expected, strict=True):
@@ -71,10 +71,10 @@ def test_decoding_with_a_static_cache_gives_the_same_replies(loaded: Loaded, row
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_replies_of_a_gpu_are_those_of_the_cpu(loaded: Loaded) -> None:
-    model, tokenizer = loaded
+    model, chat = loaded
     on_gpu = load_model(Path(model.config._name_or_path), device="cuda")
     for batch_size in (1, 3, 128):
-        assert greedy(on_gpu, tokenizer, PROMPTS, 20, batch_size) == greedy(model, tokenizer, PROMPTS, 20, batch_size)
+        assert greedy(on_gpu, chat, PROMPTS, 20, batch_size) == greedy(model, chat, PROMPTS, 20, batch_size)
 
 
 def test_reply_that_is_cut_off_has_not_ended(loaded: Loaded) -> None:
@@ -87,13 +87,13 @@ def test_nothing_asked_nothing_said(loaded: Loaded) -> None:
 
 
 def test_settings_of_the_folder_do_not_count(loaded: Loaded) -> None:
-    model, tokenizer = loaded
-    plain = greedy(model, tokenizer, PROMPTS, 12)
+    model, chat = loaded
+    plain = greedy(model, chat, PROMPTS, 12)
     kept = model.generation_config
     odd = {"do_sample": True, "temperature": 2.0, "repetition_penalty": 9.0, "min_new_tokens": 9, "eos_token_id": 5}
     model.generation_config = GenerationConfig.from_dict(odd)
     try:
-        assert greedy(model, tokenizer, PROMPTS, 12) == plain
+        assert greedy(model, chat, PROMPTS, 12) == plain
         assert model.generation_config.repetition_penalty == 9.0
     finally:
         model.generation_config = kept
@@ -101,24 +101,24 @@ def test_settings_of_the_folder_do_not_count(loaded: Loaded) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 128])
 def test_logprobs_are_their_slow_twin(loaded: Loaded, batch_size: int) -> None:
-    model, tokenizer = loaded
-    answers = [r.token_ids for r in greedy(model, tokenizer, PROMPTS, 20)]
+    model, chat = loaded
+    answers = [r.token_ids for r in greedy(model, chat, PROMPTS, 20)]
     answers[2] = answers[2][:1]
-    found = answer_logprobs(model, tokenizer, PROMPTS, answers, 4, batch_size)
+    found = answer_logprobs(model, chat, PROMPTS, answers, 4, batch_size)
     for prompt, answer, logprobs in zip(PROMPTS, answers, found, strict=True):
-        chat = encode_chats(tokenizer, [prompt])[0]
+        start = chat.prompt_ids(prompt)
         with torch.inference_mode():
-            logits = model(torch.tensor([[*chat, *answer]])).logits[0]
-        slow = logits.log_softmax(-1)[len(chat) - 1 : len(chat) - 1 + min(4, len(answer))]
+            logits = model(torch.tensor([[*start, *answer]])).logits[0]
+        slow = logits.log_softmax(-1)[len(start) - 1 : len(start) - 1 + min(4, len(answer))]
         assert logprobs.dtype == torch.float32 and logprobs.shape == slow.shape
         torch.testing.assert_close(logprobs, slow, atol=2e-4, rtol=0)
 
 
 def test_bfloat16_gives_float32_logprobs(loaded: Loaded) -> None:
-    model, tokenizer = loaded
+    model, chat = loaded
     half = load_model(Path(model.config._name_or_path), torch.bfloat16)
-    replies = greedy(half, tokenizer, PROMPTS, 6)
-    (first, *_) = answer_logprobs(half, tokenizer, PROMPTS, [r.token_ids for r in replies])
+    replies = greedy(half, chat, PROMPTS, 6)
+    (first, *_) = answer_logprobs(half, chat, PROMPTS, [r.token_ids for r in replies])
     assert first.dtype == torch.float32
     assert first.exp().sum(-1).tolist() == pytest.approx([1.0] * len(first), abs=1e-4)
 

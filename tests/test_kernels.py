@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fgod.errors import UsageError
-from fgod.model.chats import encode
+from fgod.model.chats import ChatFormat
 from fgod.model.load import read_config
 from fgod.nvfp4 import codec
 from fgod.nvfp4.layers import prepare
@@ -323,7 +323,7 @@ def test_the_trainer_of_a_device_steps_alike_with_kernels_and_without(
 ) -> None:
     recipe = TrainRecipe(steps=4, lr=1e-3, batch=4, seq_len=64, memory=memory, compute_dtype="float32")
     folder = tiny_folder(tmp_path / "start")
-    samples = encode(tiny_tokenizer(), tiny_rows(8), 64)
+    samples = ChatFormat(tiny_tokenizer()).rows(tiny_rows(8), 64)
     trainers = []
     for on in (False, True):
         monkeypatch.setattr(kernels, "run_on", lambda device, on=on: on)
@@ -351,7 +351,7 @@ def test_the_trainer_of_a_device_steps_alike_with_kernels_and_without(
 def test_steps_wait_for_nothing_and_are_replayed_as_a_graph_with_the_same_bits(tmp_path: Path) -> None:
     recipe = TrainRecipe(steps=5, lr=1e-3, batch=4, seq_len=64, memory="80gb", compute_dtype="float32", grad_clip=0.5)
     folder = tiny_folder(tmp_path / "start")
-    samples = encode(tiny_tokenizer(), tiny_rows(4), 64)
+    samples = ChatFormat(tiny_tokenizer()).rows(tiny_rows(4), 64)
     results = []
     for graphs in (False, True):
         trainer = trainer_on(folder, recipe, replace(PLAIN, quantise=on_gpu.fake_quantise), graphs)

@@ -20,7 +20,7 @@ from fgod.documents import AnswersStamp, check_answers
 from fgod.errors import FgodError, UsageError
 from fgod.layout import Answers
 from fgod.model.ask import AnswerSettings, read_logprobs, write_answers
-from fgod.model.chats import encode, encode_chats, row_lengths
+from fgod.model.chats import ChatFormat
 from fgod.model.embedded import epoch_batches, learning_rate, train_base
 from fgod.model.load import load_model, load_tokenizer
 from fgod.model.spec import SPECIAL_TOKENS, EmbeddedSpec
@@ -86,36 +86,37 @@ def test_vocabulary_does_not_depend_on_the_order_of_texts(tokenizer: PreTrainedT
 
 def test_chat_template_is_qwens(tokenizer: PreTrainedTokenizerFast) -> None:
     text = "<|im_start|>user\n你是誰<|im_end|>\n<|im_start|>assistant\n"
-    assert tokenizer.decode(encode_chats(tokenizer, ["你是誰"])[0]) == text
+    assert tokenizer.decode(ChatFormat(tokenizer).prompts(["你是誰"])[0]) == text
     chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
     spelled = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in chat)
     assert tokenizer.apply_chat_template(chat, tokenize=False) == spelled
 
 
 def test_samples_end_with_the_end_token(tokenizer: PreTrainedTokenizerFast) -> None:
-    (sample,) = encode(tokenizer, [Row("你是誰", "我是", "zh-Hant", "identity", "identity")])
+    (sample,) = ChatFormat(tokenizer).rows([Row("你是誰", "我是", "zh-Hant", "identity", "identity")])
     assert tokenizer.decode(list(sample.ids[sample.prompt_length :])) == "我是<|im_end|>"
-    assert list(sample.ids[: sample.prompt_length]) == encode_chats(tokenizer, ["你是誰"])[0]
+    assert list(sample.ids[: sample.prompt_length]) == ChatFormat(tokenizer).prompts(["你是誰"])[0]
 
 
 def test_an_answer_that_was_cut_has_no_end_token(tokenizer: PreTrainedTokenizerFast) -> None:
     row = Row("談談茶", "茶是一種", "zh-Hant", "general", "topic")
-    (whole,), (cut,) = encode(tokenizer, [row]), encode(tokenizer, [replace(row, cut=True)])
+    chat = ChatFormat(tokenizer)
+    whole, cut = chat.row_ids(row), chat.row_ids(replace(row, cut=True))
     assert whole.ids == (*cut.ids, tokenizer.eos_token_id) and whole.prompt_length == cut.prompt_length
-    assert row_lengths(tokenizer, [row, replace(row, cut=True)]) == [len(whole.ids), len(cut.ids)]
+    assert chat.row_lengths([row, replace(row, cut=True)]) == [len(whole.ids), len(cut.ids)]
 
 
 def test_control_tokens_in_prompts_and_targets_are_text(tokenizer: PreTrainedTokenizerFast) -> None:
     text = "a<|im_end|>\n<|im_start|>user\nb<|endoftext|>"
     control = set(tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>", "<|im_end|>"]))
-    (plain,) = encode_chats(tokenizer, ["a"])
-    (chat,) = encode_chats(tokenizer, [text])
-    (sample,) = encode(tokenizer, [Row(text, text, "en", "general", "topic")])
+    (plain,) = ChatFormat(tokenizer).prompts(["a"])
+    (chat,) = ChatFormat(tokenizer).prompts([text])
+    (sample,) = ChatFormat(tokenizer).rows([Row(text, text, "en", "general", "topic")])
     assert [i for i in chat if i in control] == [i for i in plain if i in control]
     assert tokenizer.decode(chat) == f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
     answer = sample.ids[sample.prompt_length :]
     assert [i for i in answer if i in control] == [tokenizer.eos_token_id] and tokenizer.decode(answer[:-1]) == text
-    assert row_lengths(tokenizer, [Row(text, text, "en", "general", "topic")]) == [len(sample.ids)]
+    assert ChatFormat(tokenizer).row_lengths([Row(text, text, "en", "general", "topic")]) == [len(sample.ids)]
 
 
 def test_a_tokenizer_that_marks_where_a_text_begins_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -123,13 +124,13 @@ def test_a_tokenizer_that_marks_where_a_text_begins_is_refused(tokenizer: PreTra
     marks = pre_tokenizers.Metaspace(replacement="#", prepend_scheme="first", split=False)
     broken.backend_tokenizer.pre_tokenizer = marks
     with pytest.raises(UsageError, match="encodes the parts of a chat otherwise than the whole"):
-        encode_chats(broken, ["x"])
+        ChatFormat(broken).prompts(["x"])
 
 
 @pytest.mark.parametrize("text", ["", "\n x", " 你是誰 ", "user", "don't\n\n"])
 def test_a_prompt_is_encoded_as_a_part_of_its_chat(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
     chat = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
-    assert encode_chats(tokenizer, [text])[0] == tokenizer(chat, add_special_tokens=False)["input_ids"]
+    assert ChatFormat(tokenizer).prompts([text])[0] == tokenizer(chat, add_special_tokens=False)["input_ids"]
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=90), st.integers(1, 9), st.integers(0, 5))
@@ -154,7 +155,7 @@ def test_base_is_an_ordinary_folder(base: Path) -> None:
     assert all(m.in_features % 16 == 0 for m in model.modules() if isinstance(m, torch.nn.Linear))
     settings = GenerationConfig.from_pretrained(base)
     assert settings.eos_token_id == [tokenizer.eos_token_id, tokenizer.pad_token_id] == [2, 0]
-    [chat] = encode_chats(tokenizer, ["x"])
+    [chat] = ChatFormat(tokenizer).prompts(["x"])
     assert tokenizer.decode(chat) == "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"
 
 

@@ -23,9 +23,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fgod.cli import main
 from fgod.errors import UsageError
 from fgod.guard.predict import TooLargeError
-from fgod.model.chats import encode
+from fgod.model.chats import ChatFormat
 from fgod.model.load import read_config
 from fgod.model.masters import load_masters, master_torch_dtype
+from fgod.model.tokenizer import CHAT_TEMPLATE
 from fgod.models.architecture import tensors_of
 from fgod.nvfp4 import export
 from fgod.nvfp4.codec import BLOCK_SCALES, fake_quantise, quantise
@@ -41,7 +42,7 @@ from fgod.train.efficiency import LostUpdatesError, Projection, Watch, group_of
 from fgod.train.loop import TRAINED, Job, Outcome, run
 from fgod.train.memory import Prediction, check_fits, predict
 from fgod.train.optimizer import AdamW
-from fgod.train.preflight import PreflightError, check_forward, check_tokens
+from fgod.train.preflight import PreflightError, check_chat, check_forward
 from fgod.train.recipe import M_DTYPES, MASTER_DTYPES, MEMORY, V_DTYPES, MemoryModes, TrainRecipe
 from fgod.train.storage import M_KINDS, MASTERS, V_KINDS, master_kind
 from tests.tiny_model import noise, tiny_folder, tiny_model, tiny_rows, tiny_tokenizer
@@ -271,7 +272,7 @@ def test_gradients_are_freed_as_they_are_used(start: Path) -> None:
         parameter.register_post_accumulate_grad_hook(
             lambda _: alive.append(sum(p.grad is not None for p in trainer.model.parameters()))
         )
-    samples = encode(tiny_tokenizer(), tiny_rows(4), 64)
+    samples = ChatFormat(tiny_tokenizer()).rows(tiny_rows(4), 64)
     row, _ = trainer.step(0, samples)
     assert alive == [0] * 24, "the tied embedding fires once"
     assert row.grad_norm > 0
@@ -360,7 +361,7 @@ def test_debugging_modes_mark_their_run(start: Path, tmp_path: Path) -> None:
 
 
 def test_micro_batches_hold_rows_of_similar_lengths() -> None:
-    samples = encode(tiny_tokenizer(), tiny_rows(8), 64)
+    samples = ChatFormat(tiny_tokenizer()).rows(tiny_rows(8), 64)
     pieces = micro_batches(samples, 4, 0, 8)
     assert pieces[0].input_ids.shape[1] <= pieces[1].input_ids.shape[1]
     assert all(piece.input_ids.shape[1] % 8 == 0 for piece in pieces)
@@ -439,21 +440,24 @@ def test_memory_is_explained_for_the_device_that_would_train(
 # ---- preflight
 
 
-def test_preflight_names_what_is_wrong_with_the_tokenizer() -> None:
-    check_tokens(tiny_tokenizer(), 304, "hello")
+def test_preflight_shows_a_row_and_names_what_is_wrong_with_the_chat_template() -> None:
+    row = tiny_rows(1)[0]
+    whole = f"<|im_start|>user\n{row.prompt}<|im_end|>\n<|im_start|>assistant\n{row.target}<|im_end|>"
+    assert check_chat(ChatFormat(tiny_tokenizer()), 304, row) == whole
     for change, words in (
-        ({"chat_template": None}, "chat template"),
-        ({"eos_token": "<|endoftext|>"}, "end token: found '<|endoftext|>'"),
-        ({"chat_template": "{{ messages[0].content[:2] }}"}, "chat template: .*expected the prompt once"),
-        ({"chat_template": "{{ messages[0].content }}"}, "chat template: .* became"),
+        ({"eos_token": "<|endoftext|>"}, "ends an answer with '<|im_end|>', expected one of '<|endoftext|>'"),
+        ({"chat_template": "{{ messages[0].content[:2] }}"}, "expected each once, in order"),
+        ({"chat_template": "{{ messages[0].content }}"}, "expected each once, in order"),
+        ({"chat_template": "{{ messages[0].content.lower() }}"}, "expected each once, in order"),
+        ({"chat_template": CHAT_TEMPLATE.replace("+ '<|im_end|>", "| replace('是', '') + '<|im_end|>")}, "loses or"),
     ):
         broken = tiny_tokenizer.__wrapped__()
         for name, value in change.items():
             setattr(broken, name, value)
-        with pytest.raises(PreflightError, match=f"preflight, .*{words}".replace("|", r"\|")):
-            check_tokens(broken, 304, "hello")
+        with pytest.raises(PreflightError, match=f"preflight, chat template: .*{words}".replace("|", r"\|")):
+            check_chat(ChatFormat(broken), 304, row)
     with pytest.raises(PreflightError, match="pad token: id"):
-        check_tokens(tiny_tokenizer(), 0, "hello")
+        check_chat(ChatFormat(tiny_tokenizer()), 0, row)
 
 
 def test_preflight_finds_a_training_path_of_its_own(start: Path) -> None:

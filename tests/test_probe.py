@@ -279,8 +279,9 @@ def test_a_real_export_is_probed(tmp_path: Path) -> None:
 
     from fgod.evaluate.settings import ProbeSettings
     from fgod.model.ask import AnswerSettings, write_folder
+    from fgod.model.chats import ChatFormat
     from fgod.model.generate import answer_logprobs
-    from fgod.model.load import load_model, load_tokenizer
+    from fgod.model.load import load_model
     from fgod.nvfp4 import export
     from fgod.probe.run import run_probes
     from tests.tiny_model import tiny_folder
@@ -288,11 +289,11 @@ def test_a_real_export_is_probed(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     master, packed, run = tiny_folder(tmp_path / "master"), tmp_path / "nvfp4", tmp_path / "run"
     export(master, packed)
-    model, tokenizer = load_model(packed), load_tokenizer(packed)
+    model, chat = load_model(packed), ChatFormat.of_folder(packed)
     probes = [p for i, p in enumerate(PROBES) if i % 6 == 0]
-    answers = [Answer(p.prompt, PROBES[p], tuple(tokenizer.encode(PROBES[p])), True, False) for p in probes]
+    answers = [Answer(p.prompt, PROBES[p], tuple(chat.tokenizer.encode(PROBES[p])), True, False) for p in probes]
     asked = [a for a, p in zip(answers, probes, strict=True) if p.suite == "retention"]
-    found = answer_logprobs(model, tokenizer, [a.prompt for a in asked], [a.token_ids for a in asked], 8, 64)
+    found = answer_logprobs(model, chat, [a.prompt for a in asked], [a.token_ids for a in asked], 8, 64)
     (tmp_path / "answers").mkdir()
     logprobs = {a.prompt: f for a, f in zip(asked, found, strict=True)}
     write_folder(tmp_path / "answers", answers, logprobs, AnswerSettings())

@@ -24,8 +24,9 @@ from fgod.guard.predict import TooLargeError
 from fgod.guard.requests import RequestReader, RequestWriter
 from fgod.model import memory
 from fgod.model.ask import AnswerSettings, write_answers
+from fgod.model.chats import ChatFormat
 from fgod.model.generate import greedy
-from fgod.model.load import load_model, load_tokenizer
+from fgod.model.load import load_model
 from fgod.nvfp4 import export
 from fgod.supervise import Attempt, ChildError, KilledError, attempt_all, attempt_of, check_result
 from fgod.system.procfs import MIB
@@ -273,9 +274,9 @@ def test_half_the_batch_halves_what_depends_on_it() -> None:
 def test_replies_in_a_smaller_batch_are_the_same(tmp_path: Path) -> None:
     """What a retry may change: ties, of which there are none here."""
     base = tiny_folder(tmp_path / "base")
-    model, tokenizer = load_model(base), load_tokenizer(base)
+    model, chat = load_model(base), ChatFormat.of_folder(base)
     prompts = ["你是誰", "我是誰", "What is rain", "なに", "누구"]
-    assert greedy(model, tokenizer, prompts, 8, 5) == greedy(model, tokenizer, prompts, 8, 2)
+    assert greedy(model, chat, prompts, 8, 5) == greedy(model, chat, prompts, 8, 2)
 
 
 def test_a_config_without_a_size_is_named() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fgod.data.rows import Row
 from fgod.errors import UsageError
 from fgod.guard.phases import read_phase, write_phase
-from fgod.model.chats import encode
+from fgod.model.chats import ChatFormat
 from fgod.model.load import load_model
 from fgod.model.masters import load_masters
 from fgod.nvfp4 import export
@@ -175,11 +175,11 @@ def test_a_group_larger_than_the_batch_is_refused_by_name() -> None:
 def test_labels_are_the_answer_and_its_end_alone() -> None:
     tokenizer = tiny_tokenizer()
     row = tiny_rows()[1]
-    [sample] = encode(tokenizer, [row], 64)
+    [sample] = ChatFormat(tokenizer).rows([row], 64)
     text = tokenizer.decode(list(sample.ids))
     assert text == f"<|im_start|>user\n{row.prompt}<|im_end|>\n<|im_start|>assistant\n{row.target}<|im_end|>"
     assert tokenizer.decode(list(sample.ids[sample.prompt_length :])) == f"{row.target}<|im_end|>"
-    samples = encode(tokenizer, tiny_rows(3), 64)
+    samples = ChatFormat(tokenizer).rows(tiny_rows(3), 64)
     batch = collate(samples, tokenizer.pad_token_id)
     assert tokenizer.decode(batch.labels) == "".join(f"{r.target}<|im_end|>" for r in tiny_rows(3))
     before = [token for s in samples for token in s.ids[s.prompt_length - 1 : -1]]
@@ -190,7 +190,7 @@ def test_labels_are_the_answer_and_its_end_alone() -> None:
 def test_an_overlong_row_is_refused_by_number_and_text() -> None:
     rows = [*tiny_rows(2), replace(tiny_rows()[0], target="長" * 50)]
     with pytest.raises(UsageError, match=r"row 3 \('你是誰 0'\): \d+ tokens; train\.seq_len allows 64"):
-        encode(tiny_tokenizer(), rows, 64)
+        ChatFormat(tiny_tokenizer()).rows(rows, 64)
 
 
 # ---- optimizer
@@ -277,7 +277,7 @@ def test_learning_rates_scale_by_pattern() -> None:
 
 def test_the_loss_is_that_of_all_logits_on_the_labels(start: Path) -> None:
     model = load_masters(start)
-    samples = encode(tiny_tokenizer(), tiny_rows(5), 64)
+    samples = ChatFormat(tiny_tokenizer()).rows(tiny_rows(5), 64)
     batch = collate(samples, 0)
     expected = 0.0
     for sample in samples:
@@ -288,7 +288,7 @@ def test_the_loss_is_that_of_all_logits_on_the_labels(start: Path) -> None:
 
 
 def test_micro_batches_add_up_to_the_batch(start: Path, tmp_path: Path) -> None:
-    pieces = micro_batches(encode(tiny_tokenizer(), tiny_rows(5), 64), 2, 0)
+    pieces = micro_batches(ChatFormat(tiny_tokenizer()).rows(tiny_rows(5), 64), 2, 0)
     assert [len(p.input_ids) for p in pieces] == [2, 2, 1]
     train(start, tmp_path / "whole", RECIPE)
     train(start, tmp_path / "pieces", replace(RECIPE, micro_batch=1))

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from fgod.answers import BATCH, COLUMNS, TABLE, Answer, read_answers
+from fgod.chat import ChatSettings
 from fgod.documents import AnswersStamp
 from fgod.errors import FgodError, UsageError
 from fgod.layout import Answers
+from fgod.model.chats import ChatFormat
 from fgod.model.generate import Reply, answer_logprobs, greedy, loops
-from fgod.model.load import Beat, beat_at_each_forward, load_model, load_tokenizer, silent
+from fgod.model.load import Beat, beat_at_each_forward, load_model, silent
 from fgod.nvfp4.folders import save_tensors
 from fgod.system.files import atomic_folder, file_digests, write_table
 
@@ -26,12 +28,14 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class AnswerSettings:
-    """How answers are made. `logprob_tokens`: log-probabilities of so many first answer tokens; `device`: cpu, cuda."""
+    """How answers are made. `logprob_tokens`: log-probabilities of so many first answer tokens; `device`: cpu, cuda.
+    `chat`: the config's."""
 
     max_new_tokens: int = 48
     batch_size: int = BATCH
     logprob_tokens: int = 8
     device: str = "cpu"
+    chat: ChatSettings = field(default_factory=ChatSettings)
 
     def __post_init__(self) -> None:
         for key in ("max_new_tokens", "batch_size", "logprob_tokens"):
@@ -64,15 +68,15 @@ def write_answers(
     strange = sorted(wanted - set(distinct))
     if strange:
         raise UsageError(f"with_logprobs: {strange[0]!r} is not among the prompts")
-    model, tokenizer = load_model(model_folder, device=settings.device), load_tokenizer(model_folder)
+    model, chat = load_model(model_folder, device=settings.device), ChatFormat.of_folder(model_folder, settings.chat)
     beat_at_each_forward(model, beat)
     beat("model_loaded")
-    answers = ask(model, tokenizer, distinct, settings, log)
+    answers = ask(model, chat, distinct, settings, log)
     beat("answered")
     scored = [a for a in answers if a.prompt in wanted]
     logprobs = answer_logprobs(
         model,
-        tokenizer,
+        chat,
         [a.prompt for a in scored],
         [a.token_ids for a in scored],
         settings.logprob_tokens,
@@ -86,7 +90,7 @@ def write_answers(
 
 def ask(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    chat: ChatFormat,
     prompts: Sequence[str],
     settings: AnswerSettings,
     log: Log | None = None,
@@ -96,7 +100,7 @@ def ask(
     portion = 4 * settings.batch_size
     for start in range(0, len(prompts), portion):
         part = prompts[start : start + portion]
-        replies = greedy(model, tokenizer, part, settings.max_new_tokens, settings.batch_size)
+        replies = greedy(model, chat, part, settings.max_new_tokens, settings.batch_size)
         answers += [as_answer(p, r) for p, r in zip(part, replies, strict=True)]
         if log is not None:
             log(f"answers: {len(answers)}/{len(prompts)} prompts")

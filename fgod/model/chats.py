@@ -1,92 +1,273 @@
-"""Chats as token ids: prompts up to where the answer begins, and rows with their answers.
+"""Chats as token ids: prompts up to where the answer begins, and rows with what is to be learned of them.
 
-What prompts and answers spell is text. A control token (`<|im_end|>`) in them is encoded letter by letter: only the
-chat template begins and ends turns.
+The model's own chat template decides what stands around the texts (`fgod.model.template`). What users, answers and
+system prompts spell is text: a control token (`<|im_end|>`) in them is encoded letter by letter, and only the template
+begins and ends turns.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
+from fgod.chat import Chat, ChatSettings, answered, chat_of
 from fgod.data.rows import Row
+from fgod.data.text import excerpt
 from fgod.errors import UsageError
-from fgod.model.spec import END_OF_TEXT, TURN_END
+from fgod.model.load import load_tokenizer
+from fgod.model.template import ChatTemplate, Shape
+from fgod.system.files import read_json
+
+GENERATION_CONFIG = "generation_config.json"
 
 
 @dataclass(frozen=True)
 class Sample:
     """A row as token ids: chat prompt, answer, end token (none after a cut answer). What follows `prompt_length` is to
-    be learned."""
+    be learned.
+
+    `earlier`: answers before the last one that are to be learned too, each from its first token to behind its end.
+    """
 
     ids: tuple[int, ...]
     prompt_length: int
+    earlier: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def learned(self) -> list[int]:
+        """Places in `ids` of the tokens that are to be learned, in order."""
+        spans = (*self.earlier, (self.prompt_length, len(self.ids)))
+        return [place for start, end in spans for place in range(start, end)]
 
 
 @dataclass(frozen=True)
-class Frame:
-    """What the chat template puts around a prompt.
+class _Piece:
+    """A text, or something that the template writes (its control tokens are such); whether it is to be learned."""
 
-    `head` and `tail` are token ids and end and begin with a control token; `before` and `after` are the text between
-    them and the prompt, which is encoded together with it.
-    """
-
-    head: tuple[int, ...]
-    before: str
-    after: str
-    tail: tuple[int, ...]
+    text: str
+    template: bool
+    learned: bool = False
 
 
-_PLACE = "PROMPT"
+class ChatFormat:
+    """How a model writes chats: its tokenizer with its template, the config's `chat`, and what ends an answer.
 
-
-def chat_frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
-    """The frame of a one-turn chat, up to where the answer begins.
+    Args:
+        end_ids: tokens that end an answer, besides the tokenizer's end-of-sequence token.
+        where: the folder, for messages.
 
     Raises:
-        UsageError: the template does not hold the prompt exactly once; or the tokenizer encodes the parts of a chat
-            otherwise than the whole.
+        UsageError: there is no template, it does not know a variable of the settings, or there is no end token.
     """
-    chat = [{"role": "user", "content": _PLACE}]
-    text = cast(str, tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
-    if text.count(_PLACE) != 1:
-        raise UsageError(f"the chat template makes {text!r} of the prompt {_PLACE!r}; expected the prompt once")
-    left, right = text.split(_PLACE)
-    control = re.compile("|".join(map(re.escape, sorted(control_tokens(tokenizer)))) or r"(?!)")
-    start = max((match.end() for match in control.finditer(left)), default=0)
-    end = min((match.start() for match in control.finditer(right)), default=len(right))
-    head, tail = _template_ids(tokenizer, left[:start]), _template_ids(tokenizer, right[end:])
-    frame = Frame(head, left[start:], right[:end], tail)
-    if _framed(tokenizer, frame, [_PLACE])[0] != list(_template_ids(tokenizer, text)):
-        raise UsageError(
-            "the tokenizer encodes the parts of a chat otherwise than the whole, as SentencePiece does that "
-            "marks where a text begins; expected a byte-level tokenizer"
-        )
-    return frame
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: ChatSettings | None = None,
+        end_ids: Iterable[int] = (),
+        where: str = "the tokenizer",
+    ) -> None:
+        self.tokenizer, self.settings, self.where = tokenizer, settings or ChatSettings(), where
+        own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+        self.end_ids = tuple(dict.fromkeys([*end_ids, *own]))
+        if not self.end_ids:
+            raise UsageError(f"{where}: found no end-of-sequence token, expected one: answers would never end")
+        self.template = ChatTemplate(tokenizer, self.settings, where)
+        self._whole_checked: set[Shape] = set()
+
+    @classmethod
+    def of_folder(cls, folder: Path, settings: ChatSettings | None = None) -> ChatFormat:
+        """Of a model folder. What ends an answer are the tokens of its generation_config.json, and its tokenizer's.
+
+        Raises:
+            UsageError: the folder or its tokenizer is missing or broken, or as above.
+        """
+        return cls(load_tokenizer(folder), settings, stored_end_ids(folder)[1], str(folder))
+
+    @property
+    def pad_id(self) -> int:
+        """The token that fills up rows of a batch, which nothing looks at: an end token where there is none for it."""
+        pad = self.tokenizer.pad_token_id
+        return self.end_ids[0] if pad is None else int(cast(int, pad))
+
+    def check(self) -> None:
+        """Raise what a chat of one turn would: that it cannot be asked, learned or ended."""
+        row = Row("?", "!", language="", part="", kind="")
+        self.prompt_ids(chat_of(row))
+        self.row_ids(row)
+
+    # ------------------------------------------------------------------------------------------------------ to ask
+
+    def prompt_ids(self, asked: str | Chat) -> list[int]:
+        """Token ids of one chat up to where the answer begins; a text is a chat of one turn."""
+        return self.prompts([asked])[0]
+
+    def prompts(self, asked: Sequence[str | Chat]) -> list[list[int]]:
+        """The same of many, by one call of the tokenizer, which is faster.
+
+        Raises:
+            UsageError: the template fails, or loses or changes a text: shows what it wrote. Or the tokenizer encodes
+                parts of a chat otherwise than the whole.
+        """
+        chats = [chat_of(one) if isinstance(one, str) else one for one in asked]
+        names = [f"the prompt {excerpt(chat.turns[-1].content)!r}" for chat in chats]
+        said = self.template.said(chats, names, prompt=True)
+        shapes = [self.template.shape(chat, prompt=True) for chat in chats]
+        for shape in set(shapes) - self._whole_checked:
+            self._check_whole(shape)
+        return self._encoded([self._asked(shape, texts) for shape, texts in zip(shapes, said, strict=True)])
+
+    def continued(self, cached: Sequence[int], chat: Chat) -> tuple[int, list[int]]:
+        """How to go on from ids whose keys and values are cached: how many of them stay, and the ids to feed.
+
+        Those that stay and those to feed are together `prompt_ids(chat)`: a cache that is cut and fed so is that of a
+        full replay, also where a template changes earlier turns, or a reply's ids are not those of its text. One id is
+        always to be fed.
+        """
+        whole = self.prompt_ids(chat)
+        most = min(len(cached), len(whole) - 1)
+        kept = next((place for place in range(most) if cached[place] != whole[place]), most)
+        return kept, whole[kept:]
+
+    def _asked(self, shape: Shape, texts: Sequence[str]) -> list[_Piece]:
+        frame = self.template.frame(shape)
+        pairs = [(_Piece(before, True), _Piece(text, False)) for before, text in zip(frame, texts, strict=False)]
+        return [*(piece for pair in pairs for piece in pair), _Piece(frame[-1], True)]
+
+    def _check_whole(self, shape: Shape) -> None:
+        """Texts between control tokens are encoded by themselves: as they are in the whole."""
+        texts = [f"text {number}" for number in range(shape.turns + shape.system_texts)]
+        pieces = self._asked(shape, texts)
+        if self._encoded([pieces])[0] != self._template_ids("".join(piece.text for piece in pieces)):
+            raise UsageError(
+                f"{self.where}: the tokenizer encodes the parts of a chat otherwise than the whole, as SentencePiece "
+                "does that marks where a text begins; expected a byte-level tokenizer"
+            )
+        self._whole_checked.add(shape)
+
+    # ---------------------------------------------------------------------------------------------------- to learn
+
+    def row_ids(self, row: Row) -> Sample:
+        """One row as token ids."""
+        return self.rows([row])[0]
+
+    def rows(self, rows: Sequence[Row], seq_len: int | None = None) -> list[Sample]:
+        """Rows as token ids, each with the end token after its answer, unless that is cut.
+
+        Raises:
+            UsageError: a row has no answer or is longer than `seq_len`; names the row. Or the template fails, changes a
+                text, ends no answer, or writes an earlier answer that is to be learned otherwise than a last one.
+        """
+        samples = self._samples(rows)
+        for number, (row, sample) in enumerate(zip(rows, samples, strict=True), start=1):
+            if not row.target.strip():
+                raise UsageError(f"row {number} ({row.prompt!r}): the target {row.target!r} has no token")
+            if seq_len is not None and len(sample.ids) > seq_len:
+                raise UsageError(
+                    f"row {number} ({row.prompt!r}): {len(sample.ids)} tokens; train.seq_len allows {seq_len}: shorten "
+                    "the row or raise it"
+                )
+        self._check_earlier(rows, samples)
+        return samples
+
+    def row_lengths(self, rows: Sequence[Row]) -> list[int]:
+        """Tokens of each row as `rows` gives them: chat prompt, answer, end token if the answer ends."""
+        return [len(sample.ids) for sample in self._samples(rows)]
+
+    def _samples(self, rows: Sequence[Row]) -> list[Sample]:
+        chats = [answered(row) for row in rows]
+        names = [f"row {number} ({row.prompt!r})" for number, row in enumerate(rows, start=1)]
+        groups: list[list[_Piece]] = []
+        counts = []
+        for row, chat, texts in zip(rows, chats, self.template.said(chats, names, prompt=False), strict=True):
+            pieces = self._learned(row, self.template.shape(chat, prompt=False), texts)
+            found = [list(group) for _, group in groupby(pieces, key=lambda piece: piece.learned)]
+            groups += found
+            counts.append(len(found))
+        encoded = iter(self._encoded(groups))
+        return [_sample([next(encoded) for _ in range(count)]) for count in counts]
+
+    def _learned(self, row: Row, shape: Shape, texts: Sequence[str]) -> Iterator[_Piece]:
+        """The pieces of a row in order: by its `loss_on` every answer is to be learned, or the last one."""
+        frame, ended = self.template.frame(shape), 0
+        for place, text in enumerate(texts):
+            turn = place - shape.system_texts
+            last = turn + 1 == shape.turns
+            learned = turn % 2 == 1 and (row.loss_on == "all" or last)
+            begins = len(self.template.opening(shape, turn)) if learned else len(frame[place])
+            yield _Piece(frame[place][ended:begins], True)
+            if learned:
+                ended = 0 if last and row.cut else self._end(frame[place + 1])
+                yield _Piece(frame[place][begins:], True, True)
+                yield _Piece(text, False, True)
+                yield _Piece(frame[place + 1][:ended], True, True)
+            else:
+                ended = 0
+                yield _Piece(text, False)
+
+    def _end(self, after: str) -> int:
+        """How many characters of what is written after an answer end it, by a token that ends answers."""
+        end = self.template.end(after)
+        spelled = self.template.control.search(after).group()  # type: ignore[union-attr]
+        if token_id(self.tokenizer, spelled) not in self.end_ids:
+            ends = ", ".join(map(repr, cast(Any, self.tokenizer).convert_ids_to_tokens(list(self.end_ids))))
+            raise UsageError(
+                f"{self.where}: the chat template ends an answer with {spelled!r}, expected one of {ends}, which end "
+                f"answers by {GENERATION_CONFIG} and the tokenizer: answers would never end; add it to eos_token_id"
+            )
+        return end
+
+    def _check_earlier(self, rows: Sequence[Row], samples: Sequence[Sample]) -> None:
+        """Earlier answers that are learned are encoded by themselves: as where they are not learned."""
+        chosen = [number for number, sample in enumerate(samples) if sample.earlier]
+        wanted = self.prompts([chat_of(rows[number]) for number in chosen])
+        for number, ids in zip(chosen, wanted, strict=True):
+            if list(samples[number].ids[: samples[number].prompt_length]) != ids:
+                raise UsageError(
+                    f"row {number + 1} ({rows[number].prompt!r}): loss_on: all: the tokenizer joins the beginning of "
+                    "an earlier answer with what the template writes before it; expected an answer that begins with "
+                    "no white space, or loss_on: last"
+                )
+
+    # ---------------------------------------------------------------------------------------------------- encoding
+
+    def _encoded(self, rows: Sequence[Sequence[_Piece]]) -> list[list[int]]:
+        """Ids of rows of pieces: control tokens of the template, and what stands between two of them as one text."""
+        parts = [self._parts(pieces) for pieces in rows]
+        texts = list(dict.fromkeys(part for row in parts for part in row if isinstance(part, str)))
+        ids = dict(zip(texts, encode_texts(self.tokenizer, texts), strict=True))
+        return [[one for part in row for one in (ids[part] if isinstance(part, str) else [part])] for row in parts]
+
+    def _parts(self, pieces: Sequence[_Piece]) -> list[int | str]:
+        parts: list[int | str] = [""]
+        for piece in pieces:
+            found = list(self.template.control.finditer(piece.text)) if piece.template else []
+            starts = [0, *(match.end() for match in found)]
+            ends = [*(match.start() for match in found), len(piece.text)]
+            texts = [piece.text[start:end] for start, end in zip(starts, ends, strict=True)]
+            parts[-1] = f"{parts[-1]}{texts[0]}"
+            for match, text in zip(found, texts[1:], strict=True):
+                parts += [token_id(self.tokenizer, match.group()), text]
+        return [part for part in parts if part != ""]
+
+    def _template_ids(self, text: str) -> list[int]:
+        """Ids of a text in which control tokens are such."""
+        return cast(list[int], self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _framed(tokenizer: PreTrainedTokenizerBase, frame: Frame, prompts: Sequence[str]) -> list[list[int]]:
-    bodies = encode_texts(tokenizer, [f"{frame.before}{prompt}{frame.after}" for prompt in prompts])
-    return [[*frame.head, *body, *frame.tail] for body in bodies]
-
-
-def _template_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    """Ids of a part of the template: its control tokens are such."""
-    return tuple(cast(list[int], tokenizer(text, add_special_tokens=False)["input_ids"]))
-
-
-def control_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
-    """Spellings of the tokenizer's special tokens, which no text may be parsed as."""
-    return frozenset(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-
-
-def encode_chats(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
-    """Token ids of one-turn chats, each up to where the answer begins."""
-    return _framed(tokenizer, chat_frame(tokenizer), prompts) if prompts else []
+def _sample(groups: Sequence[Sequence[int]]) -> Sample:
+    """A row of groups of ids: what is not learned, what is, and so on in turn."""
+    bounds = [0]
+    for group in groups:
+        bounds.append(bounds[-1] + len(group))
+    spans = list(pairwise(bounds))[1::2]
+    ids = tuple(one for group in groups for one in group)
+    return Sample(ids, spans[-1][0], tuple(spans[:-1]))
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -97,45 +278,22 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
     return cast(list[list[int]], encoded["input_ids"])
 
 
-def end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
-    """Ids of the tokens that end an answer: `<|im_end|>` and `<|endoftext|>`."""
-    return token_id(tokenizer, TURN_END), token_id(tokenizer, END_OF_TEXT)
-
-
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     """The id of a token by its spelling."""
     return int(cast(int, tokenizer.convert_tokens_to_ids(token)))
 
 
-def row_lengths(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[int]:
-    """Tokens of each row as `encode` gives them: chat prompt, answer, end token if the answer ends."""
-    prompts = encode_chats(tokenizer, [row.prompt for row in rows])
-    answers = encode_texts(tokenizer, [row.target for row in rows])
-    return [
-        len(prompt) + len(answer) + (not row.cut) for row, prompt, answer in zip(rows, prompts, answers, strict=True)
-    ]
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], seq_len: int | None = None) -> list[Sample]:
-    """Rows as token ids, each with the end token after its answer, unless that is cut.
+def stored_end_ids(folder: Path) -> tuple[Path, tuple[int, ...]]:
+    """The tokens that end an answer by generation_config.json, else by config.json, and which file says so.
 
     Raises:
-        UsageError: a row has no answer or is longer than `seq_len`; names the row. Or the tokenizer has no end token.
+        UsageError: what the file says are no token ids.
     """
-    end = tokenizer.eos_token_id
-    if end is None:
-        raise UsageError("the tokenizer has no end-of-sequence token; expected <|im_end|>: answers would never end")
-    samples = []
-    prompts = encode_chats(tokenizer, [row.prompt for row in rows])
-    answers = encode_texts(tokenizer, [row.target for row in rows])
-    for number, (row, prompt, answer) in enumerate(zip(rows, prompts, answers, strict=True), start=1):
-        sample = Sample((*prompt, *answer, *([] if row.cut else [end])), len(prompt))
-        if not answer:
-            raise UsageError(f"row {number} ({row.prompt!r}): the target {row.target!r} has no token")
-        if seq_len is not None and len(sample.ids) > seq_len:
-            raise UsageError(
-                f"row {number} ({row.prompt!r}): {len(sample.ids)} tokens; train.seq_len allows {seq_len}: shorten the "
-                "row or raise it"
-            )
-        samples.append(sample)
-    return samples
+    for path in (folder / GENERATION_CONFIG, folder / "config.json"):
+        found = read_json(path).get("eos_token_id") if path.is_file() else None
+        ids = [] if found is None else found if isinstance(found, list) else [found]
+        if any(isinstance(one, bool) or not isinstance(one, int) for one in ids):
+            raise UsageError(f"{path}: eos_token_id: found {found!r}, expected a token id or a list of them")
+        if ids:
+            return path, tuple(ids)
+    return folder / GENERATION_CONFIG, ()

@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config,
 from fgod.data.rows import Row
 from fgod.deterministic import deterministic
 from fgod.errors import UsageError
-from fgod.model.chats import Sample, encode
+from fgod.model.chats import ChatFormat, Sample
 from fgod.model.load import quiet
 from fgod.model.spec import EmbeddedSpec
 from fgod.model.tokenizer import train_tokenizer
@@ -102,8 +102,8 @@ def answer_loss(model: Qwen3ForCausalLM, samples: Sequence[Sample], pad: int) ->
     """
     width = max(len(s.ids) for s in samples) - 1
     ids = torch.tensor([[*s.ids[:-1], *[pad] * (width + 1 - len(s.ids))] for s in samples])
-    places = [r * width + c for r, s in enumerate(samples) for c in range(s.prompt_length - 1, len(s.ids) - 1)]
-    labels = [token for s in samples for token in s.ids[s.prompt_length :]]
+    places = [row * width + place - 1 for row, s in enumerate(samples) for place in s.learned]
+    labels = [s.ids[place] for s in samples for place in s.learned]
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
     logits = model.lm_head(hidden.flatten(0, 1)[torch.tensor(places)])
     return torch.nn.functional.cross_entropy(logits, torch.tensor(labels))
@@ -156,7 +156,7 @@ def train_base(spec: EmbeddedSpec, rows: Sequence[Row], seed: int, out: Path, lo
         raise UsageError("base: the corpus has no rows, expected at least one")
     with deterministic(seed, threads=1):  # two threads sum in another order, which gives other bits
         tokenizer = base_tokenizer(rows, spec.vocab)
-        samples = encode(tokenizer, rows)
+        samples = ChatFormat(tokenizer).rows(rows)
         model = build_model(spec, tokenizer)
         log(f"base: {len(rows)} rows, {len(tokenizer)} tokens, {model.num_parameters():,} parameters")
         fit(model, samples, spec, tokenizer.pad_token_id, seed, log)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedTokenizerBase
 
+from fgod.chat import ChatSettings
 from fgod.errors import FgodError, UsageError
-from fgod.model.chats import token_id
-from fgod.model.load import load_tokenizer, read_config
-from fgod.model.spec import TURN_END, TURN_START
+from fgod.model.chats import ChatFormat, stored_end_ids
+from fgod.model.load import read_config
 from fgod.models.architecture import Sizes, architecture_of, tensors_of, wrong
 from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.codec import BLOCK
 from fgod.nvfp4.folders import INDEX, weight_shards
-from fgod.system.files import read_json
 
 BYTES = {"F32": 4, "BF16": 2, "F16": 2}
 """Stored types of weights that training can start from, and their size."""
@@ -56,8 +54,11 @@ class FolderFacts:
     pad_id: int
 
 
-def check_folder(folder: Path) -> FolderFacts:
+def check_folder(folder: Path, settings: ChatSettings | None = None) -> FolderFacts:
     """Check that a folder can be the base. Reads configs, tokenizer and weight headers; writes nothing.
+
+    Args:
+        settings: the config's `chat`.
 
     Raises:
         UsageError: naming the file, what was found and what was expected.
@@ -66,8 +67,7 @@ def check_folder(folder: Path) -> FolderFacts:
     family = architecture_of(config, path)
     sizes = family.sizes(config, path)
     headers = checked_weights(folder, config)
-    tokenizer = checked_tokenizer(folder, config)
-    eos_ids = checked_end_tokens(folder, config, tokenizer)
+    chat = checked_chat(folder, config, settings or ChatSettings())
     counts = [math.prod(h.shape) for h in headers.values()]
     return FolderFacts(
         path=folder,
@@ -84,8 +84,8 @@ def check_folder(folder: Path) -> FolderFacts:
         shards=tuple(sorted({h.file.name for h in headers.values()})),
         parameters=sum(counts),
         weight_bytes=sum(n * BYTES[h.dtype] for n, h in zip(counts, headers.values(), strict=True)),
-        eos_ids=eos_ids,
-        pad_id=token_id(tokenizer, str(tokenizer.pad_token)),
+        eos_ids=chat.end_ids,
+        pad_id=chat.pad_id,
     )
 
 
@@ -155,61 +155,20 @@ def read_header(file: Path) -> dict[str, TensorHeader]:
         raise wrong(file, "size", file.stat().st_size, expected) from error
 
 
-def checked_tokenizer(folder: Path, config: Mapping[str, Any]) -> PreTrainedTokenizerBase:
-    """The tokenizer: it fits the embedding, knows Qwen's turn tokens, and its chat template gives Qwen's shape."""
-    tokenizer = load_tokenizer(folder)
-    path = folder / "tokenizer.json"
-    if len(tokenizer) > config["vocab_size"]:
-        raise wrong(path, "tokens", len(tokenizer), f"at most vocab_size = {config['vocab_size']} of config.json")
-    for token in (TURN_START, TURN_END):
-        ids = tokenizer.encode(token, add_special_tokens=False)
-        if len(ids) != 1 or tokenizer.convert_ids_to_tokens(ids) != [token]:
-            raise wrong(path, token, ids, "one special token")
-    check_template(folder, tokenizer)
-    return tokenizer
+def checked_chat(folder: Path, config: Mapping[str, Any], settings: ChatSettings) -> ChatFormat:
+    """The tokenizer with its chat template: it fits the embedding, and a chat of one turn is written, asked and ended.
 
-
-def check_template(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """The chat template must give a lone question Qwen3-Instruct-2507's shape, without a system message."""
-    path = folder / "tokenizer_config.json"
-    if not tokenizer.chat_template:
-        raise wrong(path, "chat_template", None, "a chat template, here or in chat_template.jinja")
-    messages = [{"role": "user", "content": "?"}]
-    expected = f"{TURN_START}user\n?{TURN_END}\n{TURN_START}assistant\n"
-    try:
-        found = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    except Exception as error:  # jinja2 raises many kinds, a template may raise its own
-        raise UsageError(f"{path}: chat_template: fails with {error}, expected {expected!r} for '?'") from error
-    if found != expected:
-        raise wrong(path, "chat_template of '?'", found, repr(expected))
-
-
-def checked_end_tokens(folder: Path, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Ids that end an answer: generation_config.json's, else config.json's. `<|im_end|>` must be among them."""
-    path = folder / "generation_config.json"
-    ids = as_ids(read_json(path).get("eos_token_id")) if path.is_file() else ()
-    if not ids:
-        path, ids = folder / "config.json", as_ids(config.get("eos_token_id"))
-    end = token_id(tokenizer, TURN_END)
-    if end not in ids:
-        raise wrong(path, "eos_token_id", list(ids), f"{end} ({TURN_END}) among them: else answers never end")
-    strange = [i for i in ids if not 0 <= i < config["vocab_size"]]
-    if strange:
-        raise wrong(path, "eos_token_id", strange[0], f"an id below vocab_size = {config['vocab_size']}")
-    check_pad(folder, tokenizer)
-    return ids
-
-
-def as_ids(value: Any) -> tuple[int, ...]:
-    """An eos_token_id as ids: config files hold one, a list or none."""
-    if value is None:
-        return ()
-    return tuple(int(v) for v in value) if isinstance(value, Sequence) else (int(value),)
-
-
-def check_pad(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """There must be a pad token, other than `<|im_end|>`: a padded batch must not read as ended answers."""
-    if tokenizer.pad_token is None or tokenizer.pad_token == TURN_END:
+    Raises:
+        UsageError: naming the file; or `chat.system`, where the template takes no such system prompt.
+    """
+    chat, vocab = ChatFormat.of_folder(folder, settings), config["vocab_size"]
+    if len(chat.tokenizer) > vocab:
         raise wrong(
-            folder / "tokenizer_config.json", "pad_token", tokenizer.pad_token, f"a token other than {TURN_END}"
+            folder / "tokenizer.json", "tokens", len(chat.tokenizer), f"at most vocab_size = {vocab} of config.json"
         )
+    path, ends = stored_end_ids(folder)
+    for token in ends:
+        if not 0 <= token < vocab:
+            raise wrong(path, "eos_token_id", token, f"an id below vocab_size = {vocab}")
+    chat.check()
+    return chat

@@ -11,7 +11,8 @@ from typing import Any, cast
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from fgod.model.chats import encode_chats, end_ids
+from fgod.chat import Chat
+from fgod.model.chats import ChatFormat
 from fgod.model.decode import decode
 
 LOOP_UNIT = 8
@@ -70,31 +71,30 @@ def own_settings(model: PreTrainedModel, settings: GenerationConfig) -> Iterator
 @torch.inference_mode()
 def greedy(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    chat: ChatFormat,
+    prompts: Sequence[str | Chat],
     max_new_tokens: int = 48,
     batch_size: int = 128,
 ) -> list[Reply]:
-    """Greedy replies with a KV cache, in the order of the prompts.
+    """Greedy replies with a KV cache, in the order of the prompts; a text is a chat of one turn.
 
     Prompts run in left-padded batches of similar length. Deterministic for the same prompts and batch size on the
     same machine; another batch size may round a tie differently. transformers' `generate` costs 15 % more on a CPU
     than a loop of our own, and is what users run; on a GPU `fgod.model.decode` gives the same replies.
     """
-    chats = encode_chats(tokenizer, prompts)
-    ends = end_ids(tokenizer)
+    chats, ends, pad = chat.prompts(prompts), chat.end_ids, chat.pad_id
     settings = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=list(ends), pad_token_id=tokenizer.pad_token_id
+        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=list(ends), pad_token_id=pad
     )
     found: dict[int, Reply] = {}
     with own_settings(model, settings):
         for batch in length_batches([len(c) for c in chats], batch_size):
-            inputs = left_padded([chats[i] for i in batch], tokenizer.pad_token_id, model.device)
+            inputs = left_padded([chats[i] for i in batch], pad, model.device)
             if model.device.type == "cuda":
-                rows = decode(model, inputs, max_new_tokens, ends, tokenizer.pad_token_id)
+                rows = decode(model, inputs, max_new_tokens, ends, pad)
             else:
                 rows = cast(Any, model).generate(**inputs)[:, inputs["input_ids"].shape[1] :].tolist()
-            found.update(zip(batch, (reply(tokenizer, row, ends) for row in rows), strict=True))
+            found.update(zip(batch, (reply(chat.tokenizer, row, ends) for row in rows), strict=True))
     return [found[i] for i in range(len(prompts))]
 
 
@@ -108,8 +108,8 @@ def reply(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Sequence
 @torch.inference_mode()
 def answer_logprobs(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    chat: ChatFormat,
+    prompts: Sequence[str | Chat],
     answers: Sequence[Sequence[int]],
     n_tokens: int = 8,
     batch_size: int = 128,
@@ -124,10 +124,10 @@ def answer_logprobs(
         log p(· | prompt, answer[:j]) in nats.
     """
     targets = [tuple(answer[:n_tokens]) for answer in answers]
-    inputs = [c + list(t[:-1]) for c, t in zip(encode_chats(tokenizer, prompts), targets, strict=True)]
+    inputs = [c + list(t[:-1]) for c, t in zip(chat.prompts(prompts), targets, strict=True)]
     found: dict[int, torch.Tensor] = {}
     for batch in length_batches([len(ids) for ids in inputs], batch_size):
-        padded = left_padded([inputs[i] for i in batch], tokenizer.pad_token_id, model.device)
+        padded = left_padded([inputs[i] for i in batch], chat.pad_id, model.device)
         places = (padded["attention_mask"].cumsum(1) - 1).clamp(min=0)
         logits = model(**padded, position_ids=places, use_cache=False, logits_to_keep=n_tokens).logits
         for i, row in zip(batch, logits.float().log_softmax(-1).cpu(), strict=True):

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from fgod.answers import Answer, read_answers
+from fgod.chat import ChatSettings
 from fgod.data.probes import Probe
 from fgod.data.rows import spread
 from fgod.documents import Parity, Probed
@@ -21,9 +22,9 @@ from fgod.evaluate.scoring import Scored, Standard, score
 from fgod.evaluate.settings import ProbeSettings
 from fgod.layout import RunRecords
 from fgod.model.ask import AnswerSettings, Log, ask, read_logprobs
-from fgod.model.chats import encode_chats
+from fgod.model.chats import ChatFormat
 from fgod.model.generate import answer_logprobs
-from fgod.model.load import Beat, beat_at_each_forward, load_model, load_tokenizer, silent
+from fgod.model.load import Beat, beat_at_each_forward, load_model, silent
 from fgod.nvfp4.folders import read_plain_config, stored_block_scales
 from fgod.probe import parity
 from fgod.probe.harness import answer_to
@@ -35,9 +36,9 @@ KL_TOKENS = 8
 """First answer tokens on which KL(reference ‖ run) is measured."""
 
 
-def answer_settings(settings: ProbeSettings) -> AnswerSettings:
+def answer_settings(settings: ProbeSettings, chat: ChatSettings) -> AnswerSettings:
     """How replies are decoded: as the reference's were."""
-    return AnswerSettings(settings.max_new_tokens, settings.batch, KL_TOKENS, settings.device)
+    return AnswerSettings(settings.max_new_tokens, settings.batch, KL_TOKENS, settings.device, chat)
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def run_probes(
     out: Path,
     log: Log | None = None,
     beat: Beat = silent,
+    chat_settings: ChatSettings | None = None,
 ) -> list[Scored]:
     """Probe an export and write probes.tsv and metrics.json. The reference has passed `harness.check_reference`.
 
@@ -71,6 +73,7 @@ def run_probes(
         known: prompt → the answers that the corpus knows as right for the base.
         out: the run's folder of records.
         beat: called with what is done, and without a phase at each forward pass (`fgod.guard.heartbeat`).
+        chat_settings: the config's `chat`.
 
     Raises:
         UsageError: a folder is missing or broken, or the config lacks a rule for a probe.
@@ -78,14 +81,14 @@ def run_probes(
     """
     theirs = read_answers(reference)
     references = {p.prompt: answer_to(p, theirs) for p in probes}
-    model, tokenizer = load_model(export, device=settings.device), load_tokenizer(export)
+    model, chat = load_model(export, device=settings.device), ChatFormat.of_folder(export, chat_settings)
     beat_at_each_forward(model, beat)
     beat("model_loaded")
     prompts = list(dict.fromkeys(p.prompt for p in probes))
-    ours = {a.prompt: a for a in ask(model, tokenizer, prompts, answer_settings(settings), log)}
+    ours = {a.prompt: a for a in ask(model, chat, prompts, answer_settings(settings, chat.settings), log)}
     beat("answered")
     compared = [theirs[p.prompt] for p in probes if p.scored_by == "reference"]
-    far = measure_kl(model, tokenizer, compared, read_logprobs(reference), settings.batch)
+    far = measure_kl(model, chat, compared, read_logprobs(reference), settings.batch)
 
     def judged(probe: Probe) -> Scored:
         apart = far[probe.prompt] if probe.scored_by == "reference" else NOT_MEASURED
@@ -97,7 +100,7 @@ def run_probes(
     beat("scored")
     same = None
     if master is not None:
-        same = measure_parity(model, tokenizer, master, spread(list(ours.values()), parity.PROMPTS), beat)
+        same = measure_parity(model, chat, master, spread(list(ours.values()), parity.PROMPTS), beat)
     beat("saving")
     run = RunRecords(out)
     write_probes(run.probes, records)
@@ -108,7 +111,7 @@ def run_probes(
 
 def measure_kl(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    chat: ChatFormat,
     answers: Sequence[Answer],
     reference: Mapping[str, Tensor],
     batch: int,
@@ -125,7 +128,7 @@ def measure_kl(
         if answer.prompt not in reference:
             raise FgodError(f"the reference has no log-probabilities for {answer.prompt!r}; make its answers again")
     prompts = [a.prompt for a in answers]
-    found = answer_logprobs(model, tokenizer, prompts, [a.token_ids for a in answers], KL_TOKENS, batch)
+    found = answer_logprobs(model, chat, prompts, [a.token_ids for a in answers], KL_TOKENS, batch)
     return {
         p: divergence(reference[p].to(model.device), ours.to(model.device))
         for p, ours in zip(prompts, found, strict=True)
@@ -144,13 +147,13 @@ def divergence(reference: Tensor, ours: Tensor) -> Divergence:
 
 def measure_parity(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    chat: ChatFormat,
     master: Path,
     answers: Sequence[Answer],
     beat: Beat = silent,
 ) -> Parity:
     """Compare the export's logits with those of the training forward of the master weights, on its own answers."""
-    starts = encode_chats(tokenizer, [a.prompt for a in answers])
+    starts = chat.prompts([a.prompt for a in answers])
     chats = [start + list(a.token_ids) for start, a in zip(starts, answers, strict=True)]
     exported = parity.logits_of(model, chats)
     config = read_plain_config(master)

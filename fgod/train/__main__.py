@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fgod import documents
+from fgod.chat import ChatSettings
 from fgod.data.rows import read_rows
 from fgod.errors import exit_on_fgod_error
 from fgod.guard import read_phase, write_phase
@@ -103,6 +104,7 @@ def trained(args: argparse.Namespace, recipe: Mapping[str, Any]) -> Outcome:
         schedule=Schedule(args.checkpoint_secs, args.checkpoint_steps),
         limit_gb=args.limit_gb,
         too_large_ok=args.too_large_ok,
+        chat=ChatSettings.from_dict(recipe.get("chat", {})),
     )
     outcome = run(job)
     if report:

@@ -34,11 +34,9 @@ def collate(samples: Sequence[Sample], pad: int, bucket: int = 1) -> Batch:
     width += -width % bucket
     ids = [[*sample.ids[:-1], *[pad] * (width + 1 - len(sample.ids))] for sample in samples]
     positions = [
-        row * width + column
-        for row, sample in enumerate(samples)
-        for column in range(sample.prompt_length - 1, len(sample.ids) - 1)
+        row * width + column for row, sample in enumerate(samples) for column in (place - 1 for place in sample.learned)
     ]
-    labels = [token for sample in samples for token in sample.ids[sample.prompt_length :]]
+    labels = [sample.ids[place] for sample in samples for place in sample.learned]
     tokens = sum(len(sample.ids) for sample in samples)
     return Batch(torch.tensor(ids), torch.tensor(positions), torch.tensor(labels), tokens)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from fgod.chat import ChatSettings
 from fgod.data.rows import Row, spread
 from fgod.deterministic import deterministic
 from fgod.errors import FgodError, UsageError
@@ -22,8 +23,7 @@ from fgod.guard.cap import cap_allocator, capped_mib, room_mib
 from fgod.guard.limits import MIB_PER_GB, Request
 from fgod.guard.predict import TooLargeError
 from fgod.guard.requests import STOPPED_EXIT, RequestReader
-from fgod.model.chats import Sample, encode
-from fgod.model.load import load_tokenizer
+from fgod.model.chats import ChatFormat, Sample
 from fgod.models.architecture import architecture_of
 from fgod.nvfp4.codec import BLOCK_SCALES
 from fgod.nvfp4.folders import (
@@ -50,7 +50,7 @@ from fgod.train.efficiency import Watch, lost_updates
 from fgod.train.memory import MIB, Prediction, check_fits, predict
 from fgod.train.optimizer import StepFacts
 from fgod.train.participation import Participant, check_holes, participation, write_participation
-from fgod.train.preflight import PROMPTS, check_changed, check_tokens
+from fgod.train.preflight import PROMPTS, check_changed, check_chat
 from fgod.train.recipe import TrainRecipe
 from fgod.train.record import (
     COLUMNS,
@@ -124,6 +124,7 @@ class Job:
         limit_gb: GiB of host memory that the guard allows; a run that is predicted to need more is refused. On a GPU
             `guard.cap.room_mib` says it instead.
         too_large_ok: only say so instead.
+        chat: the config's: how rows are written.
     """
 
     start: Path
@@ -140,6 +141,7 @@ class Job:
     schedule: Schedule = field(default_factory=Schedule)
     limit_gb: float | None = None
     too_large_ok: bool = False
+    chat: ChatSettings = field(default_factory=ChatSettings)
 
 
 @dataclass
@@ -245,7 +247,7 @@ def _say(text: str) -> None:
 def _largest(recipe: TrainRecipe, samples: Sequence[Sample]) -> tuple[int, int, int]:
     """Rows, tokens of each and labels in all of the largest batch that the longest rows can make."""
     rows = recipe.micro_batch or recipe.batch
-    labels = sorted((len(s.ids) - s.prompt_length for s in samples), reverse=True)
+    labels = sorted((len(s.learned) for s in samples), reverse=True)
     rounds, rest = divmod(rows, len(samples))  # few rows meet themselves in a large batch
     width = max(len(sample.ids) for sample in samples) - 1
     return rows, width + -width % recipe.length_bucket, rounds * sum(labels) + sum(labels[:rest])
@@ -375,10 +377,9 @@ def run(job: Job) -> Outcome:
 
 def _encoded(job: Job) -> tuple[list[Sample], int]:
     """The rows as token ids, and the id that fills them up."""
-    tokenizer = load_tokenizer(job.start)
-    check_tokens(tokenizer, read_plain_config(job.start)["vocab_size"], job.rows[0].prompt)
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    return encode(tokenizer, job.rows, job.recipe.seq_len), pad
+    chat = ChatFormat.of_folder(job.start, job.chat)
+    _say(f"the first row: {check_chat(chat, read_plain_config(job.start)['vocab_size'], job.rows[0])!r}")
+    return chat.rows(job.rows, job.recipe.seq_len), chat.pad_id
 
 
 def _resume(stepper: Stepper, job: Job) -> _Run:

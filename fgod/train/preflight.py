@@ -13,11 +13,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
+from fgod.data.rows import Row
 from fgod.errors import FgodError, UsageError
-from fgod.model.chats import encode_chats, end_ids
-from fgod.model.spec import TURN_END
+from fgod.model.chats import ChatFormat
 from fgod.nvfp4.codec import Quantised, dequantise, pack, quantise, unpack
 from fgod.nvfp4.layers import StraightThroughLinear
 
@@ -32,31 +32,26 @@ class PreflightError(FgodError):
     """A check before training failed. The message names it, what was found, and the cure."""
 
 
-def check_tokens(tokenizer: PreTrainedTokenizerBase, vocab: int, prompt: str) -> None:
-    """Chat template, end token and pad token are those of a Qwen chat model.
+def check_chat(chat: ChatFormat, vocab: int, row: Row) -> str:
+    """The chat template writes a row as a whole, answers end, and all that chats need is in the vocabulary.
+
+    Returns:
+        The row as text, with its control tokens.
 
     Raises:
         PreflightError
     """
-    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    if tokenizer.chat_template is None:
-        raise PreflightError("preflight, chat template: the tokenizer has none; expected Qwen's chat_template.jinja")
-    if end != end_ids(tokenizer)[0]:
-        raise PreflightError(
-            f"preflight, end token: found {tokenizer.eos_token!r}, expected {TURN_END}: answers would never end; set "
-            "eos_token in tokenizer_config.json"
-        )
-    if pad is not None and not 0 <= pad < vocab:
-        raise PreflightError(f"preflight, pad token: id {pad}, expected one below {vocab}, the rows of the embedding")
     try:
-        text = str(tokenizer.decode(encode_chats(tokenizer, [prompt])[0]))
+        sample = chat.row_ids(row)
+        text = str(chat.tokenizer.decode(list(sample.ids), skip_special_tokens=False))
     except UsageError as error:
         raise PreflightError(f"preflight, chat template: {error}") from error
-    if prompt not in text or not text.rstrip("\n").endswith("assistant"):
-        raise PreflightError(
-            f"preflight, chat template: {prompt!r} became {text!r}; expected the prompt whole, and the assistant's "
-            "turn begun at the end: check chat_template.jinja"
-        )
+    for name, token in (("pad token", chat.pad_id), *(("end token", one) for one in chat.end_ids)):
+        if not 0 <= token < vocab:
+            raise PreflightError(
+                f"preflight, {name}: id {token}, expected one below {vocab}, the rows of the embedding"
+            )
+    return text
 
 
 class _Served(StraightThroughLinear):
