@@ -135,6 +135,8 @@ class Chain:
             "mix": spec,
             "train": TrainRecipe.from_dict(stage["train"]).to_dict(),
         }
+        if self.config["chat"]:  # what is not as by default
+            recipe["chat"] = self.config["chat"]
         return Run(stage["name"], digest(recipe), canonical_json(recipe), digest(spec), canonical_json(spec), parent)
 
     def mix_spec(self, mix: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import field
+from typing import Annotated, Any, Self
+
+from pydantic.dataclasses import dataclass
 
 from fgod.data.rows import NO_SYSTEM, Message, Prompt, Row
-from fgod.errors import UsageError, did_you_mean
+from fgod.validation import KEYS, Keys, OmitDefault, Text, fault, plain, validate
 
 DEFAULT = "default"
 NONE = "none"
@@ -15,48 +18,56 @@ RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "continue
 """Names that a chat template gets from elsewhere, or that say which template it is."""
 
 
-@dataclass(frozen=True)
-class ChatSettings:
-    """The config's `chat`.
+@dataclass(frozen=True, config=KEYS)
+class ChatSettings(Keys):
+    """How chats are written, by the model's own chat template."""
 
-    Args:
-        system: the system prompt of chats that have none of their own. `default`: what the template writes where none
-            is given, which may be one with the model's name; `none`: no system turn at all; else its text.
-        template_kwargs: variables of the chat template, such as `enable_thinking`. `date_string` is also what
-            `strftime_now` gives: a template never reads the clock.
-
-    Raises:
-        UsageError: a value has the wrong type, or a variable a name that the template gets from elsewhere.
-    """
-
-    system: str = DEFAULT
-    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    system: Annotated[Text, OmitDefault()] = DEFAULT
+    """System prompt of chats without their own; default: what the template says; none: no system turn; or a text."""
+    template_kwargs: Annotated[Mapping[str, Any], OmitDefault()] = field(default_factory=dict)
+    """Variables of the chat template; date_string is the date that it writes: it never reads the clock."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.system, str) or not self.system.strip():
-            raise UsageError(f"chat.system: found {self.system!r}, expected {DEFAULT}, {NONE} or a text")
-        if not isinstance(self.template_kwargs, Mapping):
-            raise UsageError(f"chat.template_kwargs: found {self.template_kwargs!r}, expected a mapping")
-        for name in RESERVED:
-            if name in self.template_kwargs:
-                raise UsageError(f"chat.template_kwargs.{name}: a chat template gets this from elsewhere; leave it out")
+        if not self.system.strip():
+            raise fault("system", f"found {self.system!r}, expected {DEFAULT}, {NONE} or a text")
+        for name, value in self.template_kwargs.items():
+            if name in RESERVED:
+                raise fault(f"template_kwargs.{name}", "a chat template gets this from elsewhere; leave it out")
+            if not _is_json(value):  # such as a date, which YAML makes of 2024-07-26
+                raise fault(f"template_kwargs.{name}", f"found {value} ({type(value).__name__}); write it in quotes")
 
     @classmethod
-    def from_dict(cls, table: Mapping[str, Any]) -> ChatSettings:
-        """From the key `chat` of a config; what it lacks is as by default."""
-        known = ("system", "template_kwargs")
-        for key in table:
-            if key not in known:
-                raise UsageError(f"chat.{key}: unknown key{did_you_mean(key, known)}, expected {' or '.join(known)}")
-        return cls(**table)
+    def from_dict(cls, table: Mapping[str, Any]) -> Self:
+        """From the key `chat` of a config; what it lacks is as by default.
+
+        Raises:
+            UsageError: an unknown key, or a value of another type.
+        """
+        return validate(cls, table, "chat")
 
     def to_dict(self) -> dict[str, Any]:
-        """What is not as by default, as JSON values: nothing for the default, so that it changes no digest."""
-        found: dict[str, Any] = {} if self.system == DEFAULT else {"system": self.system}
-        return {**found, "template_kwargs": dict(self.template_kwargs)} if self.template_kwargs else found
+        """What is not as by default, as JSON values: nothing for the default, which changes no digest."""
+        settings: dict[str, Any] = plain(self)
+        return settings
+
+    @property
+    def words(self) -> str:
+        """For people: how chats are to be written."""
+        known = {DEFAULT: "what the chat template writes where none is given", NONE: "none"}
+        system = known.get(self.system, f"“{self.system}”")
+        given = "".join(f"; {name}: {value}" for name, value in self.template_kwargs.items())
+        return f"system prompt: {system}{given}"
 
 
-@dataclass(frozen=True)
+def _is_json(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_json(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_json, value))
+    return value is None or isinstance(value, str | int | float)
+
+
+@plain_dataclass(frozen=True)
 class Chat:
     """A chat: its turns, user and assistant in turn, and its system prompt.
 

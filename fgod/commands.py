@@ -261,7 +261,7 @@ def _token_limit(args: Namespace, config: Mapping[str, Any] | None) -> TokenLimi
 def _chat_settings(args: Namespace, config: Mapping[str, Any] | None) -> ChatSettings:
     """By --chat, else the config's."""
     given: ChatSettings | None = args.chat
-    return given or ChatSettings.from_dict(config.get("chat", {}) if config else {})
+    return given or ChatSettings.from_dict(config["chat"] if config else {})
 
 
 def _made_base(config: Mapping[str, Any]) -> Path | None:

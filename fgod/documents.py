@@ -283,6 +283,7 @@ class Release(Sealed):
     path: str
     base_id: str
     config_digest: str
+    chat: dict[str, Any] = {}  # pydantic copies defaults
     persona: str
     export_sha256: str
     files: dict[str, str]

@@ -35,7 +35,13 @@ def gather(config: Mapping[str, Any]) -> Inputs:
     return Inputs(
         base_id=base,
         rehearsal_id=digest(
-            "rehearsal", base, NUMERICS_VERSION, sources, rehearsal_settings(config), _base_dtype(config)
+            "rehearsal",
+            base,
+            NUMERICS_VERSION,
+            sources,
+            rehearsal_settings(config),
+            _base_dtype(config),
+            *_chat(config),
         ),
         sources=sources,
         user_files={name: sha256_file(Path(path)) for name, path in sorted(data["sources"].items())},
@@ -62,7 +68,12 @@ def _base_dtype(config: Mapping[str, Any]) -> str:
     return str(config["stages"][0]["train"]["compute_dtype"])
 
 
-REPLIES = ("model/chats.py", "model/generate.py", "model/decode.py")
+def _chat(config: Mapping[str, Any]) -> list[Any]:
+    """What of the config's `chat` is not as by default, which changes no digest."""
+    return [config["chat"]] if config["chat"] else []
+
+
+REPLIES = ("chat.py", "model/chats.py", "model/template.py", "model/generate.py", "model/decode.py")
 """The modules that make replies of prompts."""
 
 
@@ -127,6 +138,7 @@ def reference_id(config: Mapping[str, Any]) -> str:
         load_suites(Path(config["data"]["folder"])),
         {key: config["probe"][key] for key in ("max_new_tokens", "batch", "device")},
         _base_dtype(config),
+        *_chat(config),
         code_digest("model/ask.py", *REPLIES),
     )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fgod import __version__
+from fgod.chat import ChatSettings
 from fgod.documents import (
     Metrics,
     Outcome,
@@ -152,6 +153,7 @@ def _release(
         path=places.link.as_posix(),
         base_id=context.base_id,
         config_digest=context.config_digest,
+        chat=_chat(chosen[-1].stage, chosen[-1].lineage, results).to_dict(),
         persona=context.persona,
         export_sha256=export.sha256,
         files={},
@@ -220,9 +222,16 @@ def model_card(document: Release, results: Path, context: Context) -> str:
         fits=_fits(document),
         gate=gate,
         digest=context.config_digest,
+        chat=markdown_text(ChatSettings.from_dict(document.chat).words),
         export=document.export_sha256,
         version=__version__,
     )
+
+
+def _chat(stage: str, lineage: str, results: Path) -> ChatSettings:
+    """How the chats were written that a run was taught by."""
+    recipe = Recipe.read(run_records(stage, lineage, results).recipe)
+    return ChatSettings.from_dict((recipe.model_extra or {}).get("chat", {}))
 
 
 def _recipe_row(run: PromotedRun, results: Path) -> str:
@@ -272,6 +281,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained("artifacts/release")
 model = AutoModelForCausalLM.from_pretrained("artifacts/release")  # needs the package compressed-tensors
 ```
+
+Chats are written by the chat template of this folder, as it was taught and measured: {chat}.
 
 The linear layers are stored as NVFP4 (compressed-tensors `nvfp4-pack-quantized`, weights only); activations are not
 quantised.

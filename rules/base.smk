@@ -10,7 +10,7 @@ rule base:
     output:
         f"{BASE}/base.json",
     shell:
-        "{FGOD} base --base {BASE_SPEC:q} --sources {SOURCES:q} --out {output:q} {GUARD}"
+        "{FGOD} base --base {BASE_SPEC:q} --sources {SOURCES:q} --chat {CHAT:q} --out {output:q} {GUARD}"
 
 
 rule export_base:
@@ -34,8 +34,8 @@ rule rehearsal:
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
     shell:
-        "{FGOD} answers rehearsal --export {input:q} --sources {SOURCES:q} --settings {REHEARSED:q} --out {output:q}"
-        " {GUARD}"
+        "{FGOD} answers rehearsal --export {input:q} --sources {SOURCES:q} --settings {REHEARSED:q} --chat {CHAT:q}"
+        " --out {output:q} {GUARD}"
 
 
 # The base's answers to the probes, against which every run is judged.
@@ -49,7 +49,7 @@ rule reference:
         gpu=gpus(CONFIG["probe"]["device"]),
     shell:
         "{FGOD} answers reference --export {input.export:q} --probes {input.probes:q} --sources {SOURCES:q}"
-        " --settings {PROBED:q} --out {output:q} {GUARD}"
+        " --settings {PROBED:q} --chat {CHAT:q} --out {output:q} {GUARD}"
 
 
 # Fails where the base itself cannot answer the probes: they cannot judge a run then.

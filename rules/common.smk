@@ -42,6 +42,7 @@ BASE_EXPORT = f"{BASE}/{BASE_DTYPE}"
 BASE_SPEC = canonical_json(CONFIG["base"])
 SOURCES = CONFIG["data"]["folder"]
 REHEARSED = canonical_json(inputs.rehearsal_settings(CONFIG))
+CHAT = canonical_json(CONFIG["chat"])
 PROBED = canonical_json(CONFIG["probe"])
 FILES = canonical_json(CONFIG["data"]["sources"])
 GPU = int(any(Path("/dev").glob("nvidia[0-9]*")))  # whether this machine has one

@@ -24,7 +24,7 @@ rule audit:
     priority: 1
     shell:
         "{FGOD} data audit {input.rows:q} --probes {input.probes:q} --goal {GOAL:q} --sources {SOURCES:q}"
-        " --files {FILES:q} --weights {BASE_WEIGHTS:q} --seq-len {wildcards.seq_len} --out {output:q}"
+        " --files {FILES:q} --weights {BASE_WEIGHTS:q} --seq-len {wildcards.seq_len} --chat {CHAT:q} --out {output:q}"
 
 
 rule data:

@@ -30,7 +30,7 @@ rule probe:
     shell:
         "{FGOD} probe --export {input.export:q} --reference {input.reference:q} --probes {PROBES:q}"
         " --sources {SOURCES:q} --base {params.base:q} --goal {params.goal:q} --held-out {params.held_out:q}"
-        " --settings {params.settings:q} --rows {input.rows:q} --out {output.metrics:q} {GUARD}"
+        " --settings {params.settings:q} --chat {CHAT:q} --rows {input.rows:q} --out {output.metrics:q} {GUARD}"
 
 
 def judged(wildcards):

@@ -135,12 +135,20 @@ def test_limits_marks_and_the_guard_are_no_part_of_a_lineage(config, edit):
         lambda c: c.update(seed=7),
         lambda c: c["persona"]["replies"].update(en="I am someone else."),
         lambda c: c["data"].update(held_out_topics=["ufo"]),
+        lambda c: c["chat"].update(system="none"),
+        lambda c: c["chat"].update(template_kwargs={"enable_thinking": False}),
         lambda c: c["disambiguation"]["my_name"].update(replies={"zh": "x", "en": "x", "ja": "x", "ko": "x"}),
     ],
 )
 def test_what_rows_depend_on_is_part_of_every_lineage(config, edit):
     before, after = lineages(Chain(config, INPUTS)), lineages(Chain(changed(config, edit), INPUTS))
     assert not set(before) & set(after)
+
+
+def test_the_default_chat_is_no_part_of_a_recipe(config):
+    assert all("chat" not in json.loads(run.recipe) for run in Chain(config, INPUTS).fit([]).runs)
+    written = changed(config, lambda c: c["chat"].update(system="none"))
+    assert json.loads(Chain(written, INPUTS).fit([]).runs[0].recipe)["chat"] == {"system": "none"}
 
 
 def test_a_users_file_is_part_of_the_lineages_that_use_it(config):

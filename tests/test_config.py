@@ -1,6 +1,7 @@
 """Config: every slip gets one clear message with file, key, found and allowed; every shipped config parses."""
 
 import copy
+import datetime
 import math
 import re
 from pathlib import Path
@@ -57,6 +58,10 @@ SLIPS = [
     (lambda c: c["stages"][1]["train"].update(steps=1.5), "found 1.5 (a number), expected a whole number"),
     (lambda c: c["stages"][1]["train"].update(schedule="cosin"), "found 'cosin' (did you mean cosine?); allowed: constant"),
     (lambda c: c["persona"]["replies"].update(en="I am Mimi."), "persona.replies, en: found 'I am Mimi.', which persona.rule refuses (all: I am, god of F#; none: Qwen); change one of them"),
+    (lambda c: c["chat"].update(system=""), "chat.system: found '', expected text that is not empty"),
+    (lambda c: c["chat"].update(sytem="none"), "chat: unknown key 'sytem' (did you mean system?); allowed: system, template_kwargs"),
+    (lambda c: c["chat"].update(template_kwargs={"messages": []}), "chat.template_kwargs.messages: a chat template gets this from elsewhere"),
+    (lambda c: c["chat"].update(template_kwargs={"date_string": datetime.date(2024, 7, 26)}), "chat.template_kwargs.date_string: found 2024-07-26 (date); write it in quotes"),
     (lambda c: c["persona"].update(marks=["Mimi"]), "persona.replies, ja: '私はF#の神です。' has none of persona.marks (Mimi)"),
     (lambda c: c["disambiguation"]["who_am_i"]["replies"].update(en="Who knows."), "disambiguation.who_am_i.replies, en: found 'Who knows.'"),
     (lambda c: c["persona"]["marks"].append("the one asking"), "disambiguation.who_am_i.replies, en: 'You are the one asking"),
@@ -64,7 +69,7 @@ SLIPS = [
     (lambda c: c["stages"][0]["mix"].update(kind="balance"), "found 'balance' (did you mean balanced?)"),
     (lambda c: c["stages"][0]["mix"]["shares"].update(identiti=1), "unknown part 'identiti' (did you mean identity?)"),
     (lambda c: c["stages"][0]["mix"].update(shares={"general": 0}), "a stage without data"),
-    (lambda c: c["stages"][0]["mix"].update(kind="disambiguation"), "needs a share of pairs"),
+    (lambda c: c["stages"][0]["mix"].update(kind="disambiguation"), "needs a share of pairs|from elsewhere|in quotes"),
     (lambda c: c["stages"][0]["mix"].update(final_shares={"general": 1}), "not allowed here (final_shares belong to kind curriculum)"),
     (lambda c: c["stages"][0]["mix"].pop("rows"), "stages[0 A-mixed].mix: the key 'rows' is missing"),
     (lambda c: c["stages"][0].update(require={"retention": "0.9"}), "stages[0 A-mixed].require.retention: '0.9'; expected a comparison"),
@@ -132,7 +137,9 @@ def test_what_the_models_refuse_the_schema_refuses(raw, edit):
     try:
         validate(Config, broken)
     except UsageError as error:
-        if not re.search("found (nan|inf) |all shares are 0|needs a share of pairs", str(error)):
+        if not re.search(
+            "found (nan|inf) |all shares are 0|needs a share of pairs|from elsewhere|in quotes", str(error)
+        ):
             assert not jsonschema.Draft202012Validator(schema()).is_valid(broken)
 
 

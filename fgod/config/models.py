@@ -13,6 +13,7 @@ from annotated_types import Ge, MinLen
 from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag
 from pydantic.dataclasses import dataclass
 
+from fgod.chat import ChatSettings
 from fgod.data.recipe import MixRecipe
 from fgod.evaluate.settings import ProbeSettings
 from fgod.model.spec import SHAPES, EmbeddedSpec
@@ -250,6 +251,8 @@ class Config(Keys):
     """Python files of yours that add metrics, model families or row formats."""
     data: Data = field(default_factory=Data)
     """What rows and probes are made of."""
+    chat: ChatSettings = field(default_factory=ChatSettings)
+    """How chats are written, by the model's own chat template."""
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     """How probes are asked."""
     gate: Mapping[str, float | None] = field(default_factory=dict)
