@@ -551,11 +551,11 @@ def promote(args: Namespace) -> int:
 def summary(args: Namespace) -> int:
     """Join the manifest and say what was released, how good it is, where the report lies; or how far a run came."""
     from fgod.manifest import torn, write_jsonl
-    from fgod.plan import standing
+    from fgod.plan import stopped
     from fgod.release import promoted_by, summary_text
 
     if args.stopped:
-        print(standing(args.stopped), flush=True)  # also where the disk is full
+        print(stopped(args.stopped), flush=True)  # also where the disk is full
     write_jsonl(Path("."))
     for fault in torn(Path(".")):
         _say(fault)

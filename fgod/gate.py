@@ -172,24 +172,34 @@ def _as_example(r: Scored) -> Example:
     return Example(r.suite, r.language, r.prompt, r.reply, r.reference)
 
 
-def judge_run(run: Path, limits: Limits, require: Mapping[str, str]) -> Verdict:
-    """Judge the records of a run's folder and write its verdict.json (see `fgod.documents.Verdict`).
+def judge_records(run: RunRecords, limits: Limits, require: Mapping[str, str]) -> documents.Verdict:
+    """The verdict on a run's records as they stand. Nothing is written.
 
     Raises:
-        FgodError: see `judge`; the message names the folder.
+        UsageError: a record is missing.
+        FgodError: a record was edited, or see `judge`; names the file or the folder.
+    """
+    check_run(run)
+    outcome, metrics = Outcome.read(run.outcome), Metrics.read(run.metrics)
+    judged = judged_digests(run)
+    try:
+        verdict = judge(outcome, metrics, read_probes(run.probes), limits, require)
+    except FgodError as error:
+        raise type(error)(f"{run.folder}: {error}") from error
+    worst = documents.WorstProbe(**asdict(verdict.worst)) if verdict.worst else None
+    checks = [documents.Limit(**asdict(check)) for check in checks_of(limits, parse_requirements(require))]
+    return documents.Verdict(
+        decision=verdict.decision, reasons=list(verdict.reasons), worst=worst, limits=checks, judged=judged
+    )
+
+
+def judge_run(run: Path, limits: Limits, require: Mapping[str, str]) -> documents.Verdict:
+    """Judge the records of a run's folder and write its verdict.json.
+
+    Raises:
+        FgodError: see `judge_records`.
     """
     records = RunRecords(run)
-    check_run(records)
-    outcome, metrics = Outcome.read(records.outcome), Metrics.read(records.metrics)
-    judged = judged_digests(records)
-    try:
-        verdict = judge(outcome, metrics, read_probes(records.probes), limits, require)
-    except FgodError as error:
-        raise type(error)(f"{run}: {error}") from error
-    checks = checks_of(limits, parse_requirements(require))
-    worst = documents.WorstProbe(**asdict(verdict.worst)) if verdict.worst else None
-    kept = [documents.Limit(**asdict(check)) for check in checks]
-    documents.Verdict(
-        decision=verdict.decision, reasons=list(verdict.reasons), worst=worst, limits=kept, judged=judged
-    ).write(records.verdict)
+    verdict = judge_records(records, limits, require)
+    verdict.write(records.verdict)
     return verdict

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fgod import layout, records
-from fgod.chain import ACCEPTED, Chain, Run
+from fgod.chain import ACCEPTED, Chain, Run, Visit, Walk
 from fgod.checkpoints import saved_step
 from fgod.documents import Release
+from fgod.records import Standing, standing
 from fgod.release import release_faults
 from fgod.system.digests import CACHE
 from fgod.system.files import read_json
@@ -25,31 +26,52 @@ class Step:
     run: Run
     action: str
     why: tuple[str, ...]
+    standing: Standing
 
 
 def plan(chain: Chain) -> tuple[list[Step], str]:
-    """The steps of the walk as far as it is known, pending gates taken as accepted, and a closing sentence."""
-    recorded = chain.walk(records.decision)
-    hopeful = chain.walk(lambda run: records.decision(run) or ACCEPTED)
-    steps: list[Step] = []
-    base = chain.config["base"]
+    """The steps of the walk as far as it is known, and a closing sentence.
+
+    Runs whose records are whole count by the verdict that the gate will give them; other pending gates as accepted.
+    """
+    standings: dict[Run, Standing] = {}
+
+    def stands(run: Run) -> Standing:
+        if run not in standings:
+            standings[run] = standing(chain.config, run)
+        return standings[run]
+
+    known = chain.walk(lambda run: stands(run).decision)
+    hopeful = chain.walk(lambda run: stands(run).decision or ACCEPTED)
+    steps = list(_steps(hopeful.visits, stands, chain.config["base"]))
+    last = [visit.run for visit in hopeful.visits if visit.fit == hopeful.visits[-1].fit]
+    to_release = known.state == "promoted" and not _released(last)
+    steps = _with_lost_weights(steps, set(last) if to_release else set())
+    return steps, _closing(known, any(step.action == "judge" for step in steps))
+
+
+def _closing(known: Walk, judged: bool) -> str:
+    if known.state == "spent":
+        return f"No fit {'will be' if judged else 'was'} accepted: {known.reason}."
+    if known.state == "pending":
+        return "Later fits are decided by the gates: a run that fails starts the next fit from the base."
+    if judged:
+        return "The gates that judge again read records alone: their verdicts will be those shown."
+    return "Everything is decided: only what is missing is made again."
+
+
+def _steps(visits: Iterable[Visit], stands: Callable[[Run], Standing], base: Mapping[str, Any]) -> Iterator[Step]:
+    """One step for each distinct run, in order of the first visit."""
+    done: set[Run] = set()
     training: set[Run] = set()
-    for visit in hopeful.visits:
-        if any(step.run == visit.run for step in steps):
+    for visit in visits:
+        if visit.run in done:
             continue
-        step = _step(visit.fit, visit.run, training, base)
+        step = _step(visit.fit, visit.run, stands(visit.run), training, base)
+        done.add(visit.run)
         if step.action == "train":
             training.add(visit.run)
-        steps.append(step)
-    last = [visit.run for visit in hopeful.visits if visit.fit == hopeful.visits[-1].fit]
-    to_release = recorded.state == "promoted" and not _released(last)
-    steps = _with_lost_weights(steps, set(last) if to_release else set())
-    closing = {
-        "promoted": "Everything is decided: only what is missing is made again.",
-        "pending": "Later fits are decided by the gates: a run that fails starts the next fit from the base.",
-        "spent": f"No fit was accepted: {recorded.reason}.",
-    }[recorded.state]
-    return steps, closing
+        yield step
 
 
 def _released(runs: list[Run]) -> bool:
@@ -61,13 +83,14 @@ def _released(runs: list[Run]) -> bool:
 
 
 def _with_lost_weights(steps: list[Step], promoted: set[Run]) -> list[Step]:
-    """Runs on record whose weights are gone train again where a later stage or the release needs them."""
+    """Runs on record whose weights are gone train again where a later stage, their probe or the release needs them."""
     needed: set[Run] = set()
     out = []
     for step in reversed(steps):
         weights = records.weights_of(step.run)
-        wanted = step.run in needed or (step.run in promoted and not weights.stamp.exists())
-        if step.action == "reuse" and wanted and not weights.trained.exists():
+        exported = step.run in promoted or bool(step.standing.unknown)
+        wanted = step.run in needed or (exported and not weights.stamp.exists())
+        if step.action != "train" and wanted and not weights.trained.exists():
             step = replace(step, action="train", why=(f"its weights are gone: {weights.trained}", *step.why))
         if step.action == "train" and step.run.parent:
             needed.add(step.run.parent)
@@ -75,15 +98,31 @@ def _with_lost_weights(steps: list[Step], promoted: set[Run]) -> list[Step]:
     return out[::-1]
 
 
-def _step(fit: int, run: Run, training: set[Run], base: Mapping[str, Any]) -> Step:
-    decided = records.decision(run)
-    if decided is not None:
-        return Step(fit, run, "reuse", (f"its verdict is on record: {decided}",))
-    if records.records_of(run).outcome.exists():
-        return Step(fit, run, "judge", ("it is trained; its gate is pending",))
+def _step(fit: int, run: Run, now: Standing, training: set[Run], base: Mapping[str, Any]) -> Step:
+    if now.on_record:
+        return Step(fit, run, "reuse", (f"its verdict is on record: {now.decision}",), now)
+    if now.status is not None:
+        return Step(fit, run, "judge", tuple(_judged_why(now)), now)
     if run.parent in training:
-        return Step(fit, run, "train", (f"it follows {run.parent.stage} {run.parent.lineage}", *_reasons(run)))
-    return Step(fit, run, "train", (*_base_reasons(run, base), *_reasons(run)) or ("it never ran",))
+        why = f"it follows {run.parent.stage} {run.parent.lineage}", *_reasons(run)
+    else:
+        why = (*_base_reasons(run, base), *_reasons(run)) or ("it never ran",)
+    return Step(fit, run, "train", why, now)
+
+
+def _judged_why(now: Standing) -> Iterator[str]:
+    """Why the gate judges a run, and what it will say."""
+    if now.recorded and now.fresh:
+        same = now.recorded.decision == now.fresh.decision
+        told = f"{now.fresh.decision}, as before" if same else f"{now.recorded.decision} → {now.fresh.decision}"
+        yield f"other checks than its verdict's: {told}"
+        yield from now.changed_checks()
+    elif now.fresh or now.decision:
+        yield f"it is {now.status}; its gate is pending and will say: {now.decision}"
+    else:
+        yield f"it is {now.status}; its gate is pending, and counts as accepted here: {now.unknown}"
+    if now.fresh and not (now.recorded and now.recorded.decision == now.decision):
+        yield from now.fresh.reasons
 
 
 def _reasons(run: Run) -> Iterator[str]:
@@ -157,7 +196,7 @@ def text(steps: list[Step], closing: str) -> str:
     return "\n".join([*lines, "", f"{trains} to train. {closing}"])
 
 
-def standing(walk: Mapping[str, Any]) -> str:
+def stopped(walk: Mapping[str, Any]) -> str:
     """How far a run came that was stopped: what is finished, what is saved, what goes on.
 
     Args:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fgod.chain import ACCEPTED, Run, Walk
-from fgod.documents import Outcome, Stamp, verdict_of
+from fgod.documents import Limit, Outcome, Stamp, Verdict, check_run, differing_files, verdict_of
+from fgod.errors import FgodError
+from fgod.evaluate.requirements import check_limits
+from fgod.gate import judge_records
 from fgod.layout import RunRecords, RunWeights, run_records, run_weights, work
 from fgod.system.files import canonical_json, remove_folder
 
@@ -33,6 +37,84 @@ def decision(run: Run) -> str | None:
     """
     verdict = verdict_of(records_of(run))
     return verdict.decision if verdict else None
+
+
+def settled_decision(run: Run) -> str:
+    """The verdict on a run of which snakemake says that its gate is done.
+
+    Raises:
+        FgodError: as `decision`; or the verdict was made of other records than those that stand now, which snakemake,
+            which looks at times, did not notice. Names the file, and what to do.
+    """
+    found = decision(run)
+    if found is None:
+        files = records_of(run)
+        stale = differing_files(files.folder, Verdict.read(files.verdict).judged)
+        raise FgodError(
+            f"{files.verdict}: {', '.join(stale)} since this verdict was made, and snakemake, which looks at times of "
+            f"files, sees no reason to judge again: delete {files.verdict} and run snakemake again"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the gate says of a run by the config and the records as they stand now.
+
+    `decision`: None while it cannot be known. `recorded`: the verdict that counts, if there is one. `fresh`: the one
+    that the records give now. `status`: how the training ended, None while it has not. `unknown`: why there is no
+    fresh verdict, of a run that has an outcome.
+    """
+
+    decision: str | None
+    recorded: Verdict | None = None
+    fresh: Verdict | None = None
+    status: str | None = None
+    unknown: str = ""
+
+    @property
+    def on_record(self) -> bool:
+        """Whether the recorded verdict is, by its decision and its checks, the one that the records give now."""
+        old, new = self.recorded, self.fresh
+        return old is not None and new is not None and (old.decision, old.limits) == (new.decision, new.limits)
+
+    def changed_checks(self) -> Iterator[str]:
+        """How the checks differ from those of the recorded verdict: `leak_rate <= 0.05 → <= 0.01`."""
+        old, new = (_checks(verdict) for verdict in (self.recorded, self.fresh))
+        for key in dict.fromkeys([*old, *new]):
+            if old.get(key) != new.get(key):
+                metric, failed = key
+                yield f"{metric} {old.get(key, 'no limit')} → {new.get(key, 'no limit')} (else {failed})"
+
+
+def _checks(verdict: Verdict | None) -> dict[tuple[str, str], str]:
+    limits: list[Limit] = verdict.limits if verdict else []
+    return {(check.metric, check.failed): f"{check.op} {check.limit:g}" for check in limits}
+
+
+def standing(config: Mapping[str, Any], run: Run) -> Standing:
+    """Judge a run by its records, without writing anything. Limits or requirements that changed since its verdict, and
+    a verdict that is missing, are answered as the gate will answer them.
+
+    Raises:
+        FgodError: the verdict, or a record that it was made of, was edited; names the file.
+    """
+    files = records_of(run)
+    recorded = verdict_of(files)
+    if not files.outcome.exists():
+        return Standing(None)
+    status = Outcome.read(files.outcome).status
+    missing = [path.name for path in files.judged if not path.exists()]
+    if missing:
+        decision = None if status == "trained" else status
+        return Standing(decision, recorded, status=status, unknown=f"{' and '.join(missing)} missing")
+    check_run(files)
+    limits, require = check_limits(config["gate"]), _required(config, run.stage)
+    try:
+        fresh = judge_records(files, limits, require)
+    except FgodError as error:  # no value for a metric that is asked for since: the gate will say so, or measure anew
+        return Standing(None, recorded, status=status, unknown=str(error))
+    return Standing(fresh.decision, recorded, fresh, status)
 
 
 def outcome_status(run: Run) -> str | None:
@@ -73,7 +155,12 @@ def seq_len(run: Run) -> int:
 
 def requirements(config: Mapping[str, Any], stage: str) -> str:
     """What a stage requires of its metrics, in canonical JSON."""
-    return canonical_json(next(s["require"] for s in config["stages"] if s["name"] == stage))
+    return canonical_json(_required(config, stage))
+
+
+def _required(config: Mapping[str, Any], stage: str) -> Mapping[str, str]:
+    required: Mapping[str, str] = next(s["require"] for s in config["stages"] if s["name"] == stage)
+    return required
 
 
 def walk_json(walk: Walk) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from fgod import inputs, layout, records, config as settings
 from fgod.chain import ACCEPTED, Chain
 from fgod.data.probes import load_suites, scored_suites
-from fgod.errors import exit_on_fgod_error
+from fgod.errors import FgodError, exit_on_fgod_error
 from fgod.registry import plugin_options
 from fgod.system.files import canonical_json, check_room, sweep
 from fgod.system.lock import held
@@ -22,6 +22,15 @@ ALONE = ExitStack()
 atexit.register(ALONE.close)
 
 logging.raiseExceptions = False  # else a full disk prints a traceback for each line of snakemake's own log
+
+
+@cache
+def expected(run):
+    """The verdict that the gate gives, or will give, by the records that stood when this snakemake began; None where
+    it cannot be known yet."""
+    return records.standing(CONFIG, run).decision
+
+
 with exit_on_fgod_error():
     check_room(Path("."))
     for file in workflow.configfiles:
@@ -30,7 +39,7 @@ with exit_on_fgod_error():
     INPUTS = inputs.gather(CONFIG)
     PLUGINS = inputs.plugins_digest(CONFIG)
     CHAIN = Chain(CONFIG, INPUTS)
-    EXPECTED = CHAIN.walk(lambda run: records.decision(run) or ACCEPTED)  # as far as known, pending gates accepted
+    EXPECTED = CHAIN.walk(lambda run: expected(run) or ACCEPTED)  # as far as known, pending gates accepted
 
 # In shell lines and no params: a plugin's change makes again only what its digest is part of.
 FGOD = shlex.join(["fgod", *plugin_options(CONFIG["plugins"])])
@@ -91,14 +100,19 @@ def say_that_gates_decide():
 
 def decide(run):
     """A run's verdict. Pending asks the checkpoint, so that the DAG is made anew after the gate; a dry-run counts it
-    as accepted, and shows the whole of the fit. Runs of later fits are met here for the first time."""
+    as accepted, and one that will be judged again by what the gate will say: it shows the whole of what follows. Runs
+    of later fits are met here for the first time."""
     RUNS[run.stage, run.lineage] = run
     MIXES[run.mix_id] = run.mix_spec
-    if workflow.dryrun and records.decision(run) is None:
-        say_that_gates_decide()
-        return ACCEPTED
+    if workflow.dryrun:
+        if expected(run) is None:
+            say_that_gates_decide()
+        return expected(run) or ACCEPTED
     with checkpoints.gate.get(stage=run.stage, lineage=run.lineage).output[0].open():
-        return records.decision(run)
+        try:
+            return records.settled_decision(run)
+        except FgodError as error:
+            raise WorkflowError(str(error)) from error
 
 
 def walk():

@@ -11,9 +11,12 @@ from fgod import commands, inputs, layout, plan, records
 from fgod.chain import ACCEPTED, Chain
 from fgod.cli import build_parser, main
 from fgod.config import load, resolve
-from fgod.documents import Outcome, PromotedRun, Release, Stamp, Verdict, judged_digests
-from fgod.errors import UsageError
-from fgod.system.files import write_json
+from fgod.documents import Metrics, Outcome, PromotedRun, Release, Stamp
+from fgod.errors import FgodError, UsageError
+from fgod.evaluate.metric import Estimate
+from fgod.probe.record import write_probes, write_skipped
+from fgod.registry import METRICS
+from fgod.system.files import file_digests, write_json
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,13 +37,28 @@ def chain_of(**changes):
     return Chain(config, inputs.gather(config))
 
 
-def record(run, decision):
-    """Leave a run's verdict, outcome and recipe on record."""
+BAD = {"collapsed": {"kl_reference": 0.6}, "damaged": {"confusion_rate": 1.0}}
+"""Values that the limits of the shipped config do not let pass, by the verdict on them."""
+
+
+def record(run, decision, **values):
+    """Leave a run's recipe, outcome, metrics and verdict on record; `values` of metrics instead of good ones."""
     files = records.records_of(run)
     write_json(files.recipe, json.loads(run.recipe))
-    Outcome(status="killed" if decision == "killed" else "trained").write(files.outcome)
-    judged = judged_digests(files)
-    Verdict(decision=decision, reasons=[], worst=None, limits=[], judged=judged).write(files.verdict)
+    trained = decision not in ("killed", "diverged")
+    Outcome(status="trained" if trained else decision, reason="" if trained else decision).write(files.outcome)
+    good = {name: 1.0 if metric.better == "higher" else 0.0 for name, metric in METRICS.items()}
+    found = {name: Estimate(value, 9) for name, value in {**good, **BAD.get(decision, {}), **values}.items()}
+    write_probes(files.probes, ())
+    if trained:
+        Metrics(status="measured", metrics=found, tables_sha256=file_digests(files.folder, [files.probes])).write(
+            files.metrics
+        )
+    else:
+        write_skipped(files, decision)
+    verdict = records.standing(load(Path("config.yaml")), run).fresh
+    assert verdict.decision == decision
+    verdict.write(files.verdict)
 
 
 def test_every_rule_of_the_workflow_calls_a_known_subcommand():
@@ -127,6 +145,94 @@ def test_plan_says_what_trains_and_why(project):
     records.weights_of(runs[2]).trained.unlink()
     steps, _ = plan.plan(chain_of(stages=[*stages[:2], chain.config["stages"][2], {**stages[3], "name": "E"}]))
     assert [s.action for s in steps] == ["reuse", "train", "train", "train"], "each needs the one before it"
+
+
+def test_plan_judges_again_what_a_changed_limit_or_requirement_decides(project):
+    """What the gate will say is read from the records, and the walk goes on by it. Nothing is written."""
+    chain = chain_of()
+    runs = chain.fit(()).runs
+    for run in runs:
+        record(run, ACCEPTED, kl_reference=0.2)
+        Stamp(status="trained").write(records.weights_of(run).trained)
+        Stamp(status="skipped").write(records.weights_of(run).stamp)
+    before = {path: path.read_bytes() for path in Path("results").rglob("*.*")}
+    gate = chain.config["gate"]
+    steps, closing = plan.plan(chain_of(gate={**gate, "kl": 0.4}))
+    assert {s.action for s in steps} == {"judge"} and len(steps) == 4
+    assert steps[0].why == (
+        "other checks than its verdict's: accepted, as before",
+        "kl_reference <= 0.5 → <= 0.4 (else collapsed)",
+    )
+    assert closing.startswith("The gates that judge again read records alone")
+
+    stricter = chain_of(gate={**gate, "kl": 0.1})
+    steps, closing = plan.plan(stricter)
+    assert steps[0].action == "judge" and steps[0].why[0].endswith("accepted → collapsed")
+    assert "kl 0.2 nats > 0.1 nats (n 9)" in steps[0].why
+    assert [(s.fit, s.run.stage, s.action) for s in steps[1:]] == [
+        (1, stage["name"], "train") for stage in chain.config["stages"]
+    ], "a refit of the whole chain"
+    assert "4 to train. Later fits are decided" in plan.text(steps, closing)
+
+    stages = yaml.safe_load(Path("config.yaml").read_text())["stages"]
+    stages[1]["require"] = {"kl_reference": "<=0.01"}
+    steps, _ = plan.plan(chain_of(stages=stages))
+    assert [s.action for s in steps[:2]] == ["reuse", "judge"] and steps[1].why[0].endswith("accepted → damaged")
+    assert steps[2].fit == 1 and steps[2].action == "train"
+
+    steps, closing = plan.plan(chain_of(gate={**gate, "kl": 0.1}, refits={"max": 0, "rules": []}))
+    assert [s.action for s in steps] == ["judge"] and closing.startswith("No fit will be accepted: ")
+    assert {path: path.read_bytes() for path in Path("results").rglob("*.*")} == before
+
+
+def test_plan_says_what_is_judged_again_because_records_are_missing(project):
+    chain = chain_of()
+    runs = chain.fit(()).runs
+    for run in runs[:2]:
+        record(run, ACCEPTED)
+        Stamp(status="trained").write(records.weights_of(run).trained)
+        Stamp(status="exported").write(records.weights_of(run).stamp)
+    files = records.records_of(runs[1])
+    files.verdict.unlink()
+    steps, _ = plan.plan(chain)
+    assert [s.action for s in steps] == ["reuse", "judge", "train", "train"]
+    assert steps[1].why == ("it is trained; its gate is pending and will say: accepted",)
+    files.metrics.unlink()
+    steps, _ = plan.plan(chain)
+    assert [s.action for s in steps] == ["reuse", "judge", "train", "train"]
+    assert "counts as accepted here: metrics.json missing" in steps[1].why[0]
+    records.weights_of(runs[1]).stamp.unlink()
+    assert [s.action for s in plan.plan(chain)[0]] == ["reuse", "judge", "train", "train"], "it is exported anew"
+    records.weights_of(runs[1]).trained.unlink()
+    assert [s.action for s in plan.plan(chain)[0]] == ["reuse", "train", "train", "train"], "nothing to export is left"
+
+    record(runs[0], "killed")
+    records.records_of(runs[0]).metrics.unlink()
+    Stamp(status="killed").write(records.weights_of(runs[0]).trained)
+    steps, _ = plan.plan(chain)
+    assert steps[0].action == "judge" and steps[0].why == ("it is killed; its gate is pending and will say: killed",)
+
+
+def test_a_metric_that_is_asked_for_but_was_not_measured_leaves_the_gate_open(project):
+    chain = chain_of()
+    run = chain.fit(()).runs[0]
+    record(run, ACCEPTED, retention_held_out=None)
+    stages = yaml.safe_load(Path("config.yaml").read_text())["stages"]
+    stages[0]["require"] = {"retention_held_out": ">=0.5"}
+    steps, _ = plan.plan(chain_of(stages=stages))
+    assert steps[0].action == "judge" and "no value for retention_held_out" in steps[0].why[0]
+
+
+def test_a_verdict_on_other_records_of_which_snakemake_knows_nothing_is_named(project):
+    run = chain_of().fit(()).runs[0]
+    record(run, ACCEPTED)
+    assert records.settled_decision(run) == ACCEPTED
+    files = records.records_of(run)
+    Outcome(status="trained", wall_s=2.0).write(files.outcome)
+    with pytest.raises(
+        FgodError, match=r"verdict\.json: outcome\.json has changed since .*: delete .*verdict\.json and"
+    ):
+        records.settled_decision(run)
 
 
 def test_only_killed_runs_are_retried(project):

@@ -63,6 +63,14 @@ def test_collapse_then_refit_from_the_base_then_back_and_forth_by_config_edits(m
     assert "kl" in first["reasons"] and first["leak_rate"], first
     released = mini.release()
 
+    # a stricter limit: a dry-run and the plan say what the gates will say, and what trains then
+    mini.config["gate"]["kl"] = 1e-9
+    would_run = mini.would_run()
+    assert would_run["gate"] == 4 and would_run["train"] == 2, "A of both fits again, and a third fit"
+    said = mini.run("fgod", "plan").stdout
+    assert "accepted → collapsed" in said and "2 to train" in said
+    mini.config["gate"]["kl"] = 1.5
+
     # all fits spent: promote fails by name, tables and report stand
     mini.config["refits"]["max"] = 0
     said = mini.snakemake(code=1)
