@@ -88,7 +88,7 @@ def _with_lost_weights(steps: list[Step], promoted: set[Run]) -> list[Step]:
     out = []
     for step in reversed(steps):
         weights = records.weights_of(step.run)
-        exported = step.run in promoted or bool(step.standing.unknown)
+        exported = step.run in promoted or bool(step.standing.missing)
         wanted = step.run in needed or (exported and not weights.stamp.exists())
         if step.action != "train" and wanted and not weights.trained.exists():
             step = replace(step, action="train", why=(f"its weights are gone: {weights.trained}", *step.why))
@@ -120,7 +120,8 @@ def _judged_why(now: Standing) -> Iterator[str]:
     elif now.fresh or now.decision:
         yield f"it is {now.status}; its gate is pending and will say: {now.decision}"
     else:
-        yield f"it is {now.status}; its gate is pending, and counts as accepted here: {now.unknown}"
+        why = now.unknown or f"{' and '.join(now.missing)} missing"
+        yield f"it is {now.status}; its gate is pending, and counts as accepted here: {why}"
     if now.fresh and not (now.recorded and now.recorded.decision == now.decision):
         yield from now.fresh.reasons
 

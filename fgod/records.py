@@ -62,14 +62,15 @@ class Standing:
     """What the gate says of a run by the config and the records as they stand now.
 
     `decision`: None while it cannot be known. `recorded`: the verdict that counts, if there is one. `fresh`: the one
-    that the records give now. `status`: how the training ended, None while it has not. `unknown`: why there is no
-    fresh verdict, of a run that has an outcome.
+    that the records give now. `status`: how the training ended, None while it has not. `missing`: records that the
+    gate reads and that are gone, or not made yet; `unknown`: why else there is no fresh verdict of a run that ended.
     """
 
     decision: str | None
     recorded: Verdict | None = None
     fresh: Verdict | None = None
     status: str | None = None
+    missing: tuple[str, ...] = ()
     unknown: str = ""
 
     @property
@@ -104,10 +105,9 @@ def standing(config: Mapping[str, Any], run: Run) -> Standing:
     if not files.outcome.exists():
         return Standing(None)
     status = Outcome.read(files.outcome).status
-    missing = [path.name for path in files.judged if not path.exists()]
+    missing = tuple(path.name for path in files.judged if not path.exists())
     if missing:
-        decision = None if status == "trained" else status
-        return Standing(decision, recorded, status=status, unknown=f"{' and '.join(missing)} missing")
+        return Standing(None if status == "trained" else status, recorded, status=status, missing=missing)
     check_run(files)
     limits, require = check_limits(config["gate"]), _required(config, run.stage)
     try:
@@ -131,6 +131,11 @@ def pruned(run: Run) -> bool:
     if not weights.stamp.exists():
         return True
     return Stamp.read(weights.stamp).status == "exported" and not weights.nvfp4.exists()
+
+
+def lost_weights(run: Run) -> bool:
+    """Whether a run is on record whose training's stamp is gone: it trains again where something needs its weights."""
+    return records_of(run).outcome.exists() and not weights_of(run).trained.exists()
 
 
 def compute_dtype(run: Run) -> str:

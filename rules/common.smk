@@ -100,11 +100,13 @@ def say_that_gates_decide():
 
 def decide(run):
     """A run's verdict. Pending asks the checkpoint, so that the DAG is made anew after the gate; a dry-run counts it
-    as accepted, and one that will be judged again by what the gate will say: it shows the whole of what follows. Runs
-    of later fits are met here for the first time."""
+    as accepted, and one that will be judged again by what the gate will say: it shows the whole of what follows. Behind
+    a run whose weights are gone it shows nothing: snakemake would count the next stage's training, whose input is
+    missing now, though it is there again, and older than nothing, when its turn comes. Runs of later fits are met here
+    for the first time."""
     RUNS[run.stage, run.lineage] = run
     MIXES[run.mix_id] = run.mix_spec
-    if workflow.dryrun:
+    if workflow.dryrun and not (expected(run) == ACCEPTED and records.lost_weights(run)):
         if expected(run) is None:
             say_that_gates_decide()
         return expected(run) or ACCEPTED

@@ -217,6 +217,7 @@ def test_a_metric_that_is_asked_for_but_was_not_measured_leaves_the_gate_open(pr
     chain = chain_of()
     run = chain.fit(()).runs[0]
     record(run, ACCEPTED, retention_held_out=None)
+    Stamp(status="trained").write(records.weights_of(run).trained)
     stages = yaml.safe_load(Path("config.yaml").read_text())["stages"]
     stages[0]["require"] = {"retention_held_out": ">=0.5"}
     steps, _ = plan.plan(chain_of(stages=stages))
