@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def main() -> None:
         begin = time.perf_counter()
         outcome = run(Job(start, rows, train, recipe.seed, out / "work", out, weights.master, visit["stage"]))
         trained = time.perf_counter() - begin
-        documents.Outcome(**asdict(outcome)).write(RunRecords(out).outcome)
+        outcome.write(RunRecords(out).outcome)
         export(weights.master, weights.nvfp4, args.compute_dtype, device=torch.device(device))
         begin = time.perf_counter()
         held_out = frozenset(config["data"]["held_out_topics"])

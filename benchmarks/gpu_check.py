@@ -25,7 +25,6 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ from fgod.data.corpus import base_corpus
 from fgod.data.probes import Probe, load_probes
 from fgod.data.rows import Row
 from fgod.data.sources import load_sources
+from fgod.documents import Outcome
 from fgod.evaluate.settings import ProbeSettings
 from fgod.model.ask import write_answers
 from fgod.model.chats import ChatFormat
@@ -56,7 +56,7 @@ from fgod.persona import goal_from_config
 from fgod.probe.run import answer_settings, run_probes
 from fgod.system.files import sha256_folder
 from fgod.system.procfs import forget_peak, peak_mib
-from fgod.train.loop import Job, Outcome, run
+from fgod.train.loop import Job, run
 from fgod.train.recipe import TrainRecipe
 
 MODES: dict[str, dict[str, Any]] = {
@@ -204,7 +204,7 @@ def on_the_gpu(folder: Path) -> None:
 def trained(start: Path, rows: list[Row], out: Path, steps: int) -> dict[str, Any]:
     """As config/qwen3-4b.yaml keeps weights and moments, one row at a time."""
     modes = {"memory": "80gb", "compute_dtype": "bfloat16", "batch": 1, "lr": 1e-5, "length_bucket": 96}
-    return asdict(train(start, rows, out, steps, GPU.type, **modes)[0])
+    return train(start, rows, out, steps, GPU.type, **modes)[0].content()
 
 
 PROBE = yaml.safe_load(Path("config/qwen3-4b.yaml").read_text(encoding="utf-8"))["probe"] | {"device": GPU.type}

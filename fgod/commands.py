@@ -343,6 +343,8 @@ def train(args: Namespace) -> int:
             reason=outcome.reason,
             weights_sha256=outcome.weights_sha256,
             weights_files=outcome.weights_files,
+            cpu=outcome.cpu,
+            device=outcome.device,
         ).write(args.stamp)
         outcome.write(args.outcome)
         checkpoints.forget(work.folder)

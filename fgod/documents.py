@@ -117,13 +117,16 @@ def _fault(error: ValidationError) -> str:
 class Stamp(Sealed):
     """Beside a folder of weights: trained.json or exported.json. It says what the folder holds, file by file.
 
-    Without weights `status` is killed, diverged or skipped, and `reason` says why.
+    Without weights `status` is killed, diverged or skipped, and `reason` says why. `cpu` and `device` of trained
+    weights: see `Outcome`. They are no part of the lineage, as the same recipe may train anywhere.
     """
 
     status: Literal["trained", "exported", "killed", "diverged", "skipped"]
     reason: str = ""
     weights_sha256: str = ""
     weights_files: dict[str, str] = {}
+    cpu: str = ""
+    device: str = ""
 
 
 class BaseStamp(Stamp):
@@ -134,19 +137,40 @@ class BaseStamp(Stamp):
 
 
 class Outcome(Sealed):
-    """outcome.json: how a training ended. Memory in MiB, `wall_s` in seconds.
-
-    `tables_sha256`: digests of what stands beside it, by file name.
-    """
+    """outcome.json: how a training ended. Memory in MiB, `wall_s` in seconds. What a killed one cannot say is null."""
 
     status: Literal["trained", "killed", "diverged"]
     reason: str = ""
+    """In words, why there are no weights."""
     weights_sha256: str = ""
+    """That of the master folder, empty without one."""
     weights_files: dict[str, str] = {}
+    """The sha256 of each file of the master folder."""
     steps_done: int | None = None
     wall_s: float | None = None
+    threads: int | None = None
+    full_parameter: bool | None = None
+    """Every tensor was trained, on answers, with masters that accumulate; else `partial` says what is missing."""
+    partial: tuple[str, ...] = ()
+    resumed_at: tuple[int, ...] = ()
+    """Steps after which a killed run went on from its checkpoint."""
+    first_loss: float | None = None
+    """Nats a token of the starting model's own answers (see `fgod.train.preflight`)."""
+    memory_predicted_mib: dict[str, float] = {}
+    memory_measured_mib: float | None = None
+    """The most that was in use while steps were made."""
     peak_memory_mib: float | None = None
+    """The most that the guard saw."""
+    limit_mib: float | None = None
+    others_mib: float | None = None
+    """What other processes used of the machine's memory, as the guard saw it."""
+    cpu: str = ""
+    """The level of its instructions and its maker (`fgod.train.device.settings.processor`)."""
+    device: str = ""
+    """Where it trained: cpu, or the name of the GPU."""
+    torch_version: str = ""
     tables_sha256: dict[str, str] = {}
+    """Digests of what stands beside it, by file name."""
 
 
 class Parity(Document):

@@ -27,6 +27,7 @@ from fgod.errors import FgodError, Stopped, StorageError
 from fgod.system.digests import CACHE, cached_sha256_files, cached_sha256_folder
 from fgod.system.files import canonical_json, folder_files, write_json, write_text
 from fgod.system.process import read_process
+from fgod.system.procfs import cpu_info
 
 FOLDER = Path("results/manifest.d")
 JOINED = Path("results/manifest.jsonl")
@@ -240,20 +241,11 @@ def machine() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cpu": _cpu_model(),
+        "cpu": cpu_info("model name") or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_mib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20,
         "gpus": _gpus(),
     }
-
-
-def _cpu_model() -> str:
-    """From /proc/cpuinfo, which has no model name on ARM: then the architecture."""
-    for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return value.strip()
-    return platform.machine()
 
 
 def _gpus() -> list[str] | None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fgod.documents import Outcome
 from fgod.errors import UsageError
 from fgod.model.chats import ChatFormat
 from fgod.model.load import read_config
@@ -343,7 +344,7 @@ def test_a_run_on_a_device_trains_resumes_and_exports(tmp_path: Path, monkeypatc
     monkeypatch.setattr(choose, "autograd_stepper", lambda *args: trainer.device_stepper(CPU, *args, print))
     arguments = (folder, tiny_rows(), recipe, 7)
 
-    def trained(name: str, schedule: loop.Schedule | None = None) -> loop.Outcome:
+    def trained(name: str, schedule: loop.Schedule | None = None) -> Outcome:
         out = tmp_path / name
         job = loop.Job(*arguments, out / "work", out / "run", out / "master", "A", "abc")
         return loop.run(job if schedule is None else replace(job, schedule=schedule))

@@ -315,17 +315,18 @@ def test_damaged_checkpoints_are_caught_before_they_are_used(tmp_path):
     from tests.tiny_model import tiny_folder
 
     optimizer = autograd_stepper(tiny_folder(tmp_path / "start"), RECIPE, 7, 0, lambda _: None).optimizer
+    run = checkpoint.Identity("run", "AVX2 GenuineIntel")
     for optimizer.steps_done in (1, 2):
-        checkpoint.save(tmp_path / "work", optimizer, "run", {"resumed_at": []})
+        checkpoint.save(tmp_path / "work", optimizer, run, {"resumed_at": []})
     newest = checkpoints.folders(tmp_path / "work")[-1]
     flip(newest / "model.safetensors")
     with pytest.raises(FgodError, match=r"00000002: model.safetensors has changed .* the checkpoint before it"):
-        checkpoint.restore(tmp_path / "work", optimizer, "run")
+        checkpoint.restore(tmp_path / "work", optimizer, run)
     (newest / "model.safetensors").unlink()
     with pytest.raises(FgodError, match=r"00000002: model.safetensors is gone since"):
-        checkpoint.restore(tmp_path / "work", optimizer, "run")
+        checkpoint.restore(tmp_path / "work", optimizer, run)
     files.remove_folder(newest)  # as the message says
-    assert checkpoint.restore(tmp_path / "work", optimizer, "run") == {"resumed_at": []} and optimizer.steps_done == 1
+    assert checkpoint.restore(tmp_path / "work", optimizer, run) == {"resumed_at": []} and optimizer.steps_done == 1
     assert load_file(checkpoints.folders(tmp_path / "work")[0] / "model.safetensors")
 
 

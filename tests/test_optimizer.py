@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fgod.cli import main
+from fgod.documents import Outcome
 from fgod.errors import UsageError
 from fgod.guard.predict import TooLargeError
 from fgod.model.chats import ChatFormat
@@ -39,7 +40,7 @@ from fgod.train.checkpoint import Schedule
 from fgod.train.device import settings
 from fgod.train.device.plan import predict_on_device
 from fgod.train.efficiency import LostUpdatesError, Projection, Watch, group_of
-from fgod.train.loop import TRAINED, Job, Outcome, run
+from fgod.train.loop import TRAINED, Job, run
 from fgod.train.memory import Prediction, check_fits, predict
 from fgod.train.optimizer import AdamW
 from fgod.train.preflight import PreflightError, check_chat, check_forward
@@ -520,15 +521,22 @@ def test_a_run_killed_at_a_random_step_ends_with_the_same_bits(start: Path, tmp_
     assert checkpoint.folders(work), "they stay until the outcome is noted"
 
 
-def test_a_checkpoint_of_another_recipe_is_refused(start: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_recipe_or_processor_is_refused(start: Path, tmp_path: Path) -> None:
     optimizer = autograd_stepper(start, RECIPE, 7, 0, lambda _: None).optimizer
     optimizer.steps_done = 3
-    folder = checkpoint.save(tmp_path / "work", optimizer, "another", {"resumed_at": []})
+    here = settings.processor(torch.device("cpu"))
+    folder = checkpoint.save(tmp_path / "work", optimizer, checkpoint.Identity("another", here), {"resumed_at": []})
     with pytest.raises(UsageError, match=r"checkpoint-00000003: found a checkpoint of the run another, expected"):
         train(start, tmp_path)
     assert folder.is_dir()
-    other = checkpoint.identity(replace(RECIPE, lr=2e-3), tiny_rows(), 7, start)
-    assert other != checkpoint.identity(RECIPE, tiny_rows(), 7, start)
+    run = checkpoint.digest_of(RECIPE, tiny_rows(), 7, start)
+    assert run != checkpoint.digest_of(replace(RECIPE, lr=2e-3), tiny_rows(), 7, start)
+
+    elsewhere = checkpoint.Identity(run, "AVX1024 Elsewhere")
+    checkpoint.save(tmp_path / "work", optimizer, elsewhere, {"resumed_at": []})
+    with pytest.raises(UsageError, match=rf"with AVX1024 Elsewhere; this machine computes with {here}.*delete"):
+        train(start, tmp_path)
+    assert folder.is_dir() and checkpoint.restore(tmp_path / "work", optimizer, elsewhere) == {"resumed_at": []}
 
 
 def test_a_schedule_says_when() -> None:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fgod.data.rows import Row
+from fgod.documents import Outcome
 from fgod.errors import UsageError
 from fgod.guard.phases import read_phase, write_phase
 from fgod.model.chats import ChatFormat
@@ -28,7 +29,7 @@ from fgod.system.files import sha256_folder
 from fgod.train.autograd import answer_loss
 from fgod.train.batches import batches, collate, micro_batches
 from fgod.train.efficiency import Projection
-from fgod.train.loop import DIVERGED, TRAINED, Job, Outcome, run
+from fgod.train.loop import DIVERGED, TRAINED, Job, run
 from fgod.train.optimizer import AdamW, lr_factors
 from fgod.train.participation import HoleError, Participant, check_holes
 from fgod.train.preflight import PreflightError

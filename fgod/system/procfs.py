@@ -11,6 +11,16 @@ TICKS_PER_SEC = os.sysconf("SC_CLK_TCK")
 MIB = 2**20
 
 
+def cpu_info(key: str, proc: Path = Path("/proc")) -> str:
+    """A line of /proc/cpuinfo of the first processor, such as `model name` or `vendor_id`; empty where there is none,
+    as on ARM."""
+    for line in (proc / "cpuinfo").read_text(errors="replace").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return ""
+
+
 class OpenFile:
     """A file of /proc, read anew each time. Raises OSError as open(2) and read(2) do."""
 

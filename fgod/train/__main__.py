@@ -12,13 +12,12 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fgod import documents
 from fgod.chat import ChatSettings
 from fgod.data.rows import read_rows
+from fgod.documents import Outcome
 from fgod.errors import exit_on_fgod_error
 from fgod.guard import read_phase, write_phase
 from fgod.guard.cap import refusal, room_mib
@@ -30,7 +29,7 @@ with lasting_imports():
     import torch
 
     from fgod.train.checkpoint import Schedule
-    from fgod.train.loop import Job, Outcome, run
+    from fgod.train.loop import Job, run
     from fgod.train.memory_report import MemoryReport
     from fgod.train.recipe import TrainRecipe
 
@@ -69,13 +68,13 @@ def main() -> None:
     load_plugins(args.plugin)
     recipe = read_json(args.recipe)
     try:
-        outcome = documents.Outcome(**asdict(trained(args, recipe)))
+        outcome = trained(args, recipe)
     except torch.OutOfMemoryError:
         refused = refusal(room_mib())
         if not refused:
             raise
         reason = f"The trainer stopped in phase {read_phase(args.phase_file)}: {refused}."
-        outcome = documents.Outcome(status="killed", reason=reason)
+        outcome = Outcome(status="killed", reason=reason)
     outcome.write(args.result)
 
 

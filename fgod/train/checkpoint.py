@@ -4,6 +4,7 @@
 
 The state is all that a step depends on besides the recipe: weights and moments as they are stored, and the number of
 steps done; rows and random bits follow from those. A checkpoint appears whole, by rename, and the two newest are kept.
+It goes on only on a processor like the one that made it: steps of two kinds would give bits that neither of them gives.
 """
 
 from __future__ import annotations
@@ -48,7 +49,15 @@ class Schedule:
         return due
 
 
-def identity(recipe: TrainRecipe, rows: Sequence[Row], seed: int, start: Path) -> str:
+@dataclass(frozen=True)
+class Identity:
+    """Whose checkpoint it is. `run`: see `digest_of`; `processor`: what computed it, by `device.settings.processor`."""
+
+    run: str
+    processor: str
+
+
+def digest_of(recipe: TrainRecipe, rows: Sequence[Row], seed: int, start: Path) -> str:
     """Digest of what the weights of a run depend on; `start` by its files' names and sizes."""
     begun = [(path.relative_to(start).as_posix(), path.stat().st_size) for path in files.folder_files(start)]
     return files.digest(NUMERICS_VERSION, asdict(recipe), [vars(row) for row in rows], seed, begun)
@@ -63,26 +72,26 @@ def _tensors(optimizer: AdamW) -> dict[str, Tensor]:
     return out
 
 
-def save(work: Path, optimizer: AdamW, run: str, more: Mapping[str, Any]) -> Path:
-    """Write a checkpoint of a run (its `identity`) and forget all but the two newest."""
+def save(work: Path, optimizer: AdamW, identity: Identity, more: Mapping[str, Any]) -> Path:
+    """Write a checkpoint and forget all but the two newest."""
     target = work / f"{PREFIX}{optimizer.steps_done:08d}"
     with files.atomic_folder(target) as folder:
         parts = _tensors(optimizer)
         write_weights(folder, list(parts), lambda n: parts[n].nbytes, lambda n: {n: parts[n]}, DEVICE_SHARD_BYTES)
         flags = {n: [t.got_gradient, t.changed] for n, t in optimizer.tensors.items()}
         written = files.file_digests(folder)
-        state = {"run": run, "steps_done": optimizer.steps_done, "tensors": flags, "more": more, "files": written}
-        files.write_json(folder / "state.json", state)
+        state = {"steps_done": optimizer.steps_done, "tensors": flags, "more": more, "files": written}
+        files.write_json(folder / "state.json", {**asdict(identity), **state})
     for old in folders(work)[:-KEPT]:
         files.remove_folder(old)
     return target
 
 
-def restore(work: Path, optimizer: AdamW, run: str) -> dict[str, Any] | None:
+def restore(work: Path, optimizer: AdamW, identity: Identity) -> dict[str, Any] | None:
     """Bring an optimizer and its parameters to the newest checkpoint; returns its `more`, None without one.
 
     Raises:
-        UsageError: the checkpoint is of another run; names both.
+        UsageError: the checkpoint is of another run or processor; names both.
         FgodError: a file of it has changed since it was written, or is missing; names it.
     """
     files.sweep(work)
@@ -90,16 +99,7 @@ def restore(work: Path, optimizer: AdamW, run: str) -> dict[str, Any] | None:
     if not found:
         return None
     state = files.read_json(found[-1] / "state.json")
-    if "files" not in state:
-        raise UsageError(
-            f"{found[-1] / 'state.json'}: the key 'files' is missing: an older version wrote this checkpoint; "
-            f"delete {work} to train from the start"
-        )
-    if state["run"] != run:
-        raise UsageError(
-            f"{found[-1]}: found a checkpoint of the run {state['run']}, expected {run}: recipe, rows, seed or "
-            f"starting weights differ; delete {work} to train from the start"
-        )
+    _check_identity(found[-1], state, identity)
     _check_files(found[-1], state["files"])
     with open_weights(found[-1]) as stored:
         for name, value in _tensors(optimizer).items():
@@ -109,6 +109,27 @@ def restore(work: Path, optimizer: AdamW, run: str) -> dict[str, Any] | None:
     optimizer.steps_done = state["steps_done"]
     optimizer.measure()
     return dict(state["more"])
+
+
+def _check_identity(folder: Path, state: Mapping[str, Any], identity: Identity) -> None:
+    anew = f"delete {folder.parent} to train from the start"
+    missing = [key for key in ("processor", "files") if key not in state]
+    if missing:
+        raise UsageError(
+            f"{folder / 'state.json'}: the key {missing[0]!r} is missing: an older version wrote this checkpoint; "
+            f"{anew}"
+        )
+    if state["run"] != identity.run:
+        raise UsageError(
+            f"{folder}: found a checkpoint of the run {state['run']}, expected {identity.run}: recipe, rows, seed or "
+            f"starting weights differ; {anew}"
+        )
+    if state["processor"] != identity.processor:
+        raise UsageError(
+            f"{folder}: found a checkpoint that was computed with {state['processor']}; this machine computes with "
+            f"{identity.processor}, whose bits may differ, and a run is of one kind: go on where it began, or {anew} "
+            "here"
+        )
 
 
 def _check_files(folder: Path, recorded: Mapping[str, str]) -> None:

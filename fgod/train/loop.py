@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from fgod.chat import ChatSettings
 from fgod.data.rows import Row, spread
 from fgod.deterministic import deterministic
+from fgod.documents import Outcome
 from fgod.errors import FgodError, UsageError
 from fgod.guard.cap import cap_allocator, capped_mib, room_mib
 from fgod.guard.limits import MIB_PER_GB, Request
@@ -45,7 +46,7 @@ from fgod.train.batches import batches
 from fgod.train.checkpoint import Schedule
 from fgod.train.choose import choose_stepper
 from fgod.train.device.plan import predict_on_device
-from fgod.train.device.settings import choose_device, repeatable_cuda
+from fgod.train.device.settings import choose_device, processor, repeatable_cuda
 from fgod.train.efficiency import Watch, lost_updates
 from fgod.train.memory import MIB, Prediction, check_fits, predict
 from fgod.train.optimizer import StepFacts
@@ -65,37 +66,8 @@ from fgod.train.record import (
 )
 from fgod.train.stepper import DivergedError, Phase, Stepper
 
-TRAINED = "trained"
-DIVERGED = "diverged"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended. `weights_sha256` is that of the master folder, empty without one; `reason` is in words."""
-
-    status: str
-    reason: str
-    weights_sha256: str
-    steps_done: int
-    wall_s: float
-    threads: int
-    weights_files: Mapping[str, str] = field(default_factory=dict)
-    """The sha256 of each file of the master folder."""
-    full_parameter: bool = True
-    """Every tensor was trained, on answers, with masters that accumulate; else `partial` says what is missing."""
-    partial: tuple[str, ...] = ()
-    resumed_at: tuple[int, ...] = ()
-    """Steps after which a killed run went on from its checkpoint."""
-    first_loss: float = 0.0
-    """Nats a token of the starting model's own answers (see `preflight`)."""
-    memory_predicted_mib: Mapping[str, float] = field(default_factory=dict)
-    memory_measured_mib: float = 0.0
-    """The most that was resident while steps were made."""
-    cpu: str = field(default_factory=torch.backends.cpu.get_cpu_capability)
-    """What torch chose its kernels by. CPUs of one class may still give other bits: MKL chooses by the maker, too."""
-    torch_version: str = torch.__version__
-    device: str = "cpu"
-    """Where it trained: cpu, or the name of the GPU."""
+TRAINED: Final = "trained"
+DIVERGED: Final = "diverged"
 
 
 class StoppedError(FgodError):
@@ -146,11 +118,11 @@ class Job:
 
 @dataclass
 class _Run:
-    """A job's steps with their records and checkpoints. `identity` is that of `checkpoint.identity`."""
+    """A job's steps with their records and checkpoints. `identity` is that of the checkpoints."""
 
     stepper: Stepper
     job: Job
-    identity: str
+    identity: checkpoint.Identity
     resumed_at: list[int]
     request_reader: RequestReader
 
@@ -350,7 +322,7 @@ def run(job: Job) -> Outcome:
         stepper = choose_stepper(device, job.start, job.recipe, job.seed, pad, job.phase, _say)
         job.phase("model_loaded")
         first_loss = stepper.preflight([list(s.ids[: s.prompt_length]) for s in spread(samples, PROMPTS)])
-        training = _resume(stepper, job)
+        training = _resume(stepper, job, processor(device))
         plan = ([samples[i] for i in indices] for indices in batches(job.rows, job.recipe, job.seed))
         stepper.reset_peak()
         reason = _fit(training, plan)
@@ -369,9 +341,11 @@ def run(job: Job) -> Outcome:
         partial=job.recipe.partial,
         resumed_at=tuple(training.resumed_at),
         first_loss=round(first_loss, 6),
-        memory_predicted_mib=predicted(job.recipe).to_mib(),
+        memory_predicted_mib=dict(predicted(job.recipe).to_mib()),
         memory_measured_mib=measured,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        cpu=processor(torch.device("cpu")),
+        device=processor(device) if device.type == "cuda" else "cpu",
+        torch_version=torch.__version__,
     )
 
 
@@ -382,9 +356,9 @@ def _encoded(job: Job) -> tuple[list[Sample], int]:
     return chat.rows(job.rows, job.recipe.seq_len), chat.pad_id
 
 
-def _resume(stepper: Stepper, job: Job) -> _Run:
+def _resume(stepper: Stepper, job: Job, processor: str) -> _Run:
     """Go on from the newest checkpoint of this very run, if there is one."""
-    identity = checkpoint.identity(job.recipe, job.rows, job.seed, job.start)
+    identity = checkpoint.Identity(checkpoint.digest_of(job.recipe, job.rows, job.seed, job.start), processor)
     saved = checkpoint.restore(job.work, stepper.optimizer, identity)
     resumed_at = [] if saved is None else [*saved["resumed_at"], stepper.optimizer.steps_done]
     return _Run(stepper, job, identity, resumed_at, RequestReader.from_environment())

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from fgod.errors import UsageError
+from fgod.system.procfs import cpu_info
 from fgod.train.recipe import TrainRecipe
 
 Say = Callable[[str], None]
@@ -35,6 +36,14 @@ def choose_device(recipe: TrainRecipe, say: Say) -> torch.device:
     device = torch.device("cuda", torch.cuda.current_device())
     say(f"device: {torch.cuda.get_device_name(device)}")
     return device
+
+
+def processor(device: torch.device) -> str:
+    """What computes on a device, as far as bits depend on it: the name of the GPU; or the level of instructions by
+    which torch chooses its CPU kernels, and the maker of the CPU, by whom MKL chooses its own: AVX512 AuthenticAMD."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.backends.cpu.get_cpu_capability()} {cpu_info('vendor_id')}".strip()
 
 
 @contextmanager
