@@ -83,19 +83,37 @@ def _released(runs: list[Run]) -> bool:
 
 
 def _with_lost_weights(steps: list[Step], promoted: set[Run]) -> list[Step]:
-    """Runs on record whose weights are gone train again where a later stage, their probe or the release needs them."""
+    """Runs on record whose weights are gone train again where a later stage, their probe or the release needs them; and
+    so does the stage after each: for snakemake it starts from weights that are new."""
     needed: set[Run] = set()
-    out = []
+    found: list[Step] = []
     for step in reversed(steps):
         weights = records.weights_of(step.run)
         exported = step.run in promoted or bool(step.standing.missing)
         wanted = step.run in needed or (exported and not weights.stamp.exists())
-        if step.action != "train" and wanted and not weights.trained.exists():
-            step = replace(step, action="train", why=(f"its weights are gone: {weights.trained}", *step.why))
+        if step.action != "train" and wanted and _lost(step.run):
+            step = _trained_again(step, f"its weights are gone: {weights.trained}")
         if step.action == "train" and step.run.parent:
             needed.add(step.run.parent)
+        found.append(step)
+    out: list[Step] = []
+    training: set[Run] = set()
+    for step in found[::-1]:
+        parent = step.run.parent
+        if step.action != "train" and parent in training and _lost(parent):
+            step = _trained_again(step, f"it follows {parent.stage} {parent.lineage}, whose weights are made again")
+        if step.action == "train":
+            training.add(step.run)
         out.append(step)
-    return out[::-1]
+    return out
+
+
+def _lost(run: Run) -> bool:
+    return not records.weights_of(run).trained.exists()
+
+
+def _trained_again(step: Step, why: str) -> Step:
+    return replace(step, action="train", why=(why, *step.why))
 
 
 def _step(fit: int, run: Run, now: Standing, training: set[Run], base: Mapping[str, Any]) -> Step:
@@ -117,7 +135,9 @@ def _judged_why(now: Standing) -> Iterator[str]:
         told = f"{now.fresh.decision}, as before" if same else f"{now.recorded.decision} → {now.fresh.decision}"
         yield f"other checks than its verdict's: {told}"
         yield from now.changed_checks()
-    elif now.fresh or now.decision:
+    elif now.fresh and now.stale:
+        yield f"its verdict is of other records ({', '.join(now.stale)} since), and will be: {now.decision}"
+    elif now.decision:
         yield f"it is {now.status}; its gate is pending and will say: {now.decision}"
     else:
         why = now.unknown or f"{' and '.join(now.missing)} missing"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,24 +39,6 @@ def decision(run: Run) -> str | None:
     return verdict.decision if verdict else None
 
 
-def settled_decision(run: Run) -> str:
-    """The verdict on a run of which snakemake says that its gate is done.
-
-    Raises:
-        FgodError: as `decision`; or the verdict was made of other records than those that stand now, which snakemake,
-            which looks at times, did not notice. Names the file, and what to do.
-    """
-    found = decision(run)
-    if found is None:
-        files = records_of(run)
-        stale = differing_files(files.folder, Verdict.read(files.verdict).judged)
-        raise FgodError(
-            f"{files.verdict}: {', '.join(stale)} since this verdict was made, and snakemake, which looks at times of "
-            f"files, sees no reason to judge again: delete {files.verdict} and run snakemake again"
-        )
-    return found
-
-
 @dataclass(frozen=True)
 class Standing:
     """What the gate says of a run by the config and the records as they stand now.
@@ -64,6 +46,7 @@ class Standing:
     `decision`: None while it cannot be known. `recorded`: the verdict that counts, if there is one. `fresh`: the one
     that the records give now. `status`: how the training ended, None while it has not. `missing`: records that the
     gate reads and that are gone, or not made yet; `unknown`: why else there is no fresh verdict of a run that ended.
+    `stale`: in words, what has changed since the verdict that stands there was made, so that it does not count.
     """
 
     decision: str | None
@@ -72,6 +55,7 @@ class Standing:
     status: str | None = None
     missing: tuple[str, ...] = ()
     unknown: str = ""
+    stale: tuple[str, ...] = ()
 
     @property
     def on_record(self) -> bool:
@@ -102,19 +86,34 @@ def standing(config: Mapping[str, Any], run: Run) -> Standing:
     """
     files = records_of(run)
     recorded = verdict_of(files)
+    now = Standing(None, recorded, stale=_changed_since(files) if recorded is None else ())
     if not files.outcome.exists():
-        return Standing(None)
+        return now
     status = Outcome.read(files.outcome).status
     missing = tuple(path.name for path in files.judged if not path.exists())
     if missing:
-        return Standing(None if status == "trained" else status, recorded, status=status, missing=missing)
+        return replace(now, decision=None if status == "trained" else status, status=status, missing=missing)
     check_run(files)
-    limits, require = check_limits(config["gate"]), _required(config, run.stage)
     try:
-        fresh = judge_records(files, limits, require)
+        fresh = judge_records(files, check_limits(config["gate"]), _required(config, run.stage))
     except FgodError as error:  # no value for a metric that is asked for since: the gate will say so, or measure anew
-        return Standing(None, recorded, status=status, unknown=str(error))
-    return Standing(fresh.decision, recorded, fresh, status)
+        return replace(now, status=status, unknown=str(error))
+    return replace(now, decision=fresh.decision, fresh=fresh, status=status)
+
+
+def _changed_since(files: RunRecords) -> tuple[str, ...]:
+    if not files.verdict.exists():
+        return ()
+    return tuple(differing_files(files.folder, Verdict.read(files.verdict).judged))
+
+
+def overlooked(run: Run, stale: Sequence[str]) -> str:
+    """The message where a verdict does not count, and snakemake, which looks at times of files, did not notice."""
+    verdict = records_of(run).verdict
+    return (
+        f"{verdict}: {', '.join(stale)} since this verdict was made, and snakemake, which looks at times of files, "
+        f"sees no reason to judge again: delete {verdict} and run snakemake again"
+    )
 
 
 def outcome_status(run: Run) -> str | None:
@@ -131,11 +130,6 @@ def pruned(run: Run) -> bool:
     if not weights.stamp.exists():
         return True
     return Stamp.read(weights.stamp).status == "exported" and not weights.nvfp4.exists()
-
-
-def lost_weights(run: Run) -> bool:
-    """Whether a run is on record whose training's stamp is gone: it trains again where something needs its weights."""
-    return records_of(run).outcome.exists() and not weights_of(run).trained.exists()
 
 
 def compute_dtype(run: Run) -> str:

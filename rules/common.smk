@@ -12,7 +12,7 @@ from pathlib import Path
 from fgod import inputs, layout, records, config as settings
 from fgod.chain import ACCEPTED, Chain
 from fgod.data.probes import load_suites, scored_suites
-from fgod.errors import FgodError, exit_on_fgod_error
+from fgod.errors import exit_on_fgod_error
 from fgod.registry import plugin_options
 from fgod.system.files import canonical_json, check_room, sweep
 from fgod.system.lock import held
@@ -25,10 +25,9 @@ logging.raiseExceptions = False  # else a full disk prints a traceback for each 
 
 
 @cache
-def expected(run):
-    """The verdict that the gate gives, or will give, by the records that stood when this snakemake began; None where
-    it cannot be known yet."""
-    return records.standing(CONFIG, run).decision
+def standing(run):
+    """What the gate says, or will say, of a run by the records that stood when this snakemake first met it."""
+    return records.standing(CONFIG, run)
 
 
 with exit_on_fgod_error():
@@ -39,7 +38,7 @@ with exit_on_fgod_error():
     INPUTS = inputs.gather(CONFIG)
     PLUGINS = inputs.plugins_digest(CONFIG)
     CHAIN = Chain(CONFIG, INPUTS)
-    EXPECTED = CHAIN.walk(lambda run: expected(run) or ACCEPTED)  # as far as known, pending gates accepted
+    EXPECTED = CHAIN.walk(lambda run: standing(run).decision or ACCEPTED)  # as far as known, pending gates accepted
 
 # In shell lines and no params: a plugin's change makes again only what its digest is part of.
 FGOD = shlex.join(["fgod", *plugin_options(CONFIG["plugins"])])
@@ -100,21 +99,20 @@ def say_that_gates_decide():
 
 def decide(run):
     """A run's verdict. Pending asks the checkpoint, so that the DAG is made anew after the gate; a dry-run counts it
-    as accepted, and one that will be judged again by what the gate will say: it shows the whole of what follows. Behind
-    a run whose weights are gone it shows nothing: snakemake would count the next stage's training, whose input is
-    missing now, though it is there again, and older than nothing, when its turn comes. Runs of later fits are met here
-    for the first time."""
+    as accepted, and one that will be judged again by what the gate will say: it shows the whole of what follows. Runs
+    of later fits are met here for the first time."""
     RUNS[run.stage, run.lineage] = run
     MIXES[run.mix_id] = run.mix_spec
-    if workflow.dryrun and not (expected(run) == ACCEPTED and records.lost_weights(run)):
-        if expected(run) is None:
+    before = standing(run)
+    if workflow.dryrun:
+        if before.decision is None:
             say_that_gates_decide()
-        return expected(run) or ACCEPTED
+        return before.decision or ACCEPTED
     with checkpoints.gate.get(stage=run.stage, lineage=run.lineage).output[0].open():
-        try:
-            return records.settled_decision(run)
-        except FgodError as error:
-            raise WorkflowError(str(error)) from error
+        decision = records.decision(run)
+    if decision is None and before.stale and before.fresh:  # else a job of this snakemake made records: a gate follows
+        raise WorkflowError(records.overlooked(run, before.stale))
+    return decision
 
 
 def walk():

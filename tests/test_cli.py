@@ -12,7 +12,7 @@ from fgod.chain import ACCEPTED, Chain
 from fgod.cli import build_parser, main
 from fgod.config import load, resolve
 from fgod.documents import Metrics, Outcome, PromotedRun, Release, Stamp
-from fgod.errors import FgodError, UsageError
+from fgod.errors import UsageError
 from fgod.evaluate.metric import Estimate
 from fgod.probe.record import write_probes, write_skipped
 from fgod.registry import METRICS
@@ -135,8 +135,9 @@ def test_plan_says_what_trains_and_why(project):
     assert {s.action for s in plan.plan(chain)[0]} == {"reuse"}
     export.unlink()
     steps, _ = plan.plan(chain)
-    assert [s.action for s in steps] == ["reuse", "train", "reuse", "reuse"]
+    assert [s.action for s in steps] == ["reuse", "train", "train", "reuse"]
     assert steps[1].why[0] == f"its weights are gone: {weights}"
+    assert steps[2].why[0] == f"it follows B-nudge {runs[1].lineage}, whose weights are made again", "as snakemake does"
     released = [PromotedRun(stage=run.stage, lineage=run.lineage, metrics={}, weights_sha256="") for run in runs]
     texts = {"path": "", "base_id": "", "config_digest": "", "persona": "", "export_sha256": ""}
     for path in (layout.Releases().record, layout.Releases().current):
@@ -224,16 +225,16 @@ def test_a_metric_that_is_asked_for_but_was_not_measured_leaves_the_gate_open(pr
     assert steps[0].action == "judge" and "no value for retention_held_out" in steps[0].why[0]
 
 
-def test_a_verdict_on_other_records_of_which_snakemake_knows_nothing_is_named(project):
-    run = chain_of().fit(()).runs[0]
+def test_plan_says_that_a_verdict_is_of_other_records(project):
+    chain = chain_of()
+    run = chain.fit(()).runs[0]
     record(run, ACCEPTED)
-    assert records.settled_decision(run) == ACCEPTED
-    files = records.records_of(run)
-    Outcome(status="trained", wall_s=2.0).write(files.outcome)
-    with pytest.raises(
-        FgodError, match=r"verdict\.json: outcome\.json has changed since .*: delete .*verdict\.json and"
-    ):
-        records.settled_decision(run)
+    Stamp(status="trained").write(records.weights_of(run).trained)
+    Outcome(status="trained", wall_s=2.0).write(records.records_of(run).outcome)
+    now = records.standing(chain.config, run)
+    assert (now.decision, now.recorded, now.stale) == (ACCEPTED, None, ("outcome.json has changed",))
+    words = "its verdict is of other records (outcome.json has changed since), and will be: accepted"
+    assert plan.plan(chain)[0][0].why == (words,)
 
 
 def test_only_killed_runs_are_retried(project):

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from fgod.documents import Outcome
 from fgod.system.files import file_digests, read_table
 from tests.mini import Mini, stage
 
@@ -15,6 +16,15 @@ def test_accepted_then_nothing_to_do_then_the_edits_that_must_not_train(ran):
     assert mini.trained() == ["A"] and mini.verdicts() == ["accepted"]
     assert mini.release()["promoted"][0]["stage"] == "A"
     assert mini.would_run() == {}
+
+    outcome = next((mini.folder / "results/runs/A").glob("*/outcome.json"))
+    kept, time = outcome.read_bytes(), outcome.stat()
+    Outcome.read(outcome).model_copy(update={"wall_s": 1.0}).write(outcome)
+    os.utime(outcome, ns=(time.st_atime_ns, time.st_mtime_ns))
+    said = mini.snakemake(code=1)
+    assert "outcome.json has changed since this verdict was made" in said and "verdict.json and run snakemake" in said
+    outcome.write_bytes(kept)
+    os.utime(outcome, ns=(time.st_atime_ns, time.st_mtime_ns))
 
     mini.config["gate"]["leak"] = 0.99
     assert set(mini.would_run()) <= {"all", "gate", "walk", "tables", "report", "promote"}
