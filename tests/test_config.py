@@ -69,7 +69,7 @@ SLIPS = [
     (lambda c: c["stages"][0]["mix"].update(kind="balance"), "found 'balance' (did you mean balanced?)"),
     (lambda c: c["stages"][0]["mix"]["shares"].update(identiti=1), "unknown part 'identiti' (did you mean identity?)"),
     (lambda c: c["stages"][0]["mix"].update(shares={"general": 0}), "a stage without data"),
-    (lambda c: c["stages"][0]["mix"].update(kind="disambiguation"), "needs a share of pairs|from elsewhere|in quotes"),
+    (lambda c: c["stages"][0]["mix"].update(kind="disambiguation"), "needs a share of pairs"),
     (lambda c: c["stages"][0]["mix"].update(final_shares={"general": 1}), "not allowed here (final_shares belong to kind curriculum)"),
     (lambda c: c["stages"][0]["mix"].pop("rows"), "stages[0 A-mixed].mix: the key 'rows' is missing"),
     (lambda c: c["stages"][0].update(require={"retention": "0.9"}), "stages[0 A-mixed].require.retention: '0.9'; expected a comparison"),
