@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from fgod import NUMERICS_VERSION
 from fgod.config import refit
+from fgod.data.recipe import VERBATIM
 from fgod.errors import FgodError
 from fgod.system.files import canonical_json, digest
 from fgod.train.recipe import TrainRecipe
@@ -26,7 +27,8 @@ class Inputs:
     """Digests of what recipes depend on besides the config itself.
 
     `rehearsal_id` names the base's answers to the rehearsal prompts, `sources` the written data, `user_files` the
-    content of each of the user's own data files by name, `row_formats` the plugins that read them.
+    content of each of the user's own data files by name, `user_settings` how they are read where that is not as by
+    default, `row_formats` the plugins that read them.
     """
 
     base_id: str
@@ -34,6 +36,7 @@ class Inputs:
     sources: str
     user_files: Mapping[str, str]
     row_formats: Mapping[str, str] = field(default_factory=dict)
+    user_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -141,12 +144,14 @@ class Chain:
 
     def mix_spec(self, mix: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that the rows of a mix depend on."""
+        if mix["kind"] == VERBATIM:
+            recipe = {key: mix[key] for key in ("kind", "source")}
+            return {"numerics": NUMERICS_VERSION, "recipe": recipe, **self._user_files({mix["source"]})}
         parts = {part for table in ("shares", "final_shares", "at_least") for part in mix.get(table, {})}
         kinds = self.config["disambiguation"]
-        formats = {"row_formats": self.inputs.row_formats} if self.inputs.row_formats else {}
         closed = {} if self.config["base"]["closed_answers"] else {"closed_answers": False}
         return {
-            **formats,
+            **self._user_files(parts),
             **closed,
             "numerics": NUMERICS_VERSION,
             "recipe": mix,
@@ -155,9 +160,19 @@ class Chain:
             "rehearse": self.config["data"]["rehearse"],
             "sources": self.inputs.sources,
             "held_out_topics": sorted(self.config["data"]["held_out_topics"]),
-            "user_files": {k: v for k, v in sorted(self.inputs.user_files.items()) if k in parts},
             "replies": self.config["persona"]["replies"],
             "disambiguation": {name: kind["replies"] for name, kind in sorted(kinds.items())},
+        }
+
+    def _user_files(self, parts: set[str]) -> dict[str, Any]:
+        """What rows of the user's files depend on."""
+        files = {name: sha256 for name, sha256 in sorted(self.inputs.user_files.items()) if name in parts}
+        settings = {name: dict(value) for name, value in self.inputs.user_settings.items() if name in parts}
+        formats = self.inputs.row_formats
+        return {
+            "user_files": files,
+            **({"user_settings": settings} if settings else {}),
+            **({"row_formats": formats} if formats else {}),
         }
 
     def _refit(self, stages: list[dict[str, Any]], fit: int, failed: str, decision: str) -> Iterator[Adjustment]:

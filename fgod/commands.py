@@ -9,6 +9,7 @@ import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,9 @@ from fgod.system.files import (
 
 if TYPE_CHECKING:
     from fgod.data.audit import TokenLimit
+    from fgod.data.formats import UserSource
     from fgod.data.probes import Probe
+    from fgod.data.rows import Row
 
 
 def _say(text: str) -> None:
@@ -159,15 +162,18 @@ def _check_export(stamp_file: Path) -> None:
 def mix(args: Namespace) -> int:
     """Plan and write the rows of a mix."""
     from fgod.answers import read_answers
-    from fgod.data.formats import user_rows
-    from fgod.data.mix import build_pools, plan_mix
-    from fgod.data.recipe import MixRecipe
-    from fgod.data.rows import write_rows
+    from fgod.data.formats import user_rows, user_sources
+    from fgod.data.mix import build_pools, changes_of, plan_mix
+    from fgod.data.recipe import VERBATIM, MixRecipe
     from fgod.data.sources import load_sources
 
+    spec, files = args.spec, user_sources(args.files)
+    user = {name: user_rows(files[name], name) for name in spec["user_files"]}
+    recipe = MixRecipe.from_dict({key: value for key, value in spec["recipe"].items() if value is not None})
+    if recipe.kind == VERBATIM:
+        _write_mix(args.out, spec, user[recipe.source], {})
+        return 0
     check_answers(Answers(args.answers.parent))
-    spec = args.spec
-    user = {name: user_rows(Path(args.files[name]), name) for name in spec["user_files"]}
     pools = build_pools(
         load_sources(args.sources),
         _mix_goal(spec),
@@ -178,11 +184,16 @@ def mix(args: Namespace) -> int:
         spec["seed"],
         spec.get("closed_answers", True),
     )
-    recipe = {key: value for key, value in spec["recipe"].items() if value is not None}
-    rows = plan_mix(MixRecipe.from_dict(recipe), pools, spec["seed"])
-    write_rows(args.out, rows)
-    MixStamp(spec=spec, rows_sha256=sha256_file(args.out)).write(Mix(args.out.parent).stamp)
+    rows = plan_mix(recipe, pools, spec["seed"])
+    _write_mix(args.out, spec, rows, changes_of(pools, user, rows))
     return 0
+
+
+def _write_mix(out: Path, spec: dict[str, Any], rows: Sequence[Row], changes: dict[str, dict[str, int]]) -> None:
+    from fgod.data.rows import write_rows
+
+    write_rows(out, rows)
+    MixStamp(spec=spec, rows_sha256=sha256_file(out), changes=changes).write(Mix(out.parent).stamp)
 
 
 def _mix_goal(spec: Mapping[str, Any]) -> Goal:
@@ -201,9 +212,10 @@ def _probes_of(file: Path, folder: Path | None) -> list[Probe]:
 
 
 def audit(args: Namespace) -> int:
-    """Audit a mix or a user's TSV; errors give exit code 100 (RefusedError)."""
+    """Audit a mix or a user's file; errors give exit code 100 (RefusedError)."""
     from fgod.config import load
     from fgod.data.audit import audit_file, audit_rows
+    from fgod.data.formats import user_sources
     from fgod.data.recipe import MixRecipe
     from fgod.data.rows import read_rows
     from fgod.data.sources import load_sources
@@ -225,11 +237,15 @@ def audit(args: Namespace) -> int:
         stamp = check_rows(made)
         audited = stamp.rows_sha256
         recipe = MixRecipe.from_dict(stamp.spec["recipe"])
-        rows, origins = read_rows(args.file), _origins(args.files, recipe.parts())
-        name = str(args.file)
-        result = audit_rows(rows, probes, persona, recipe, name=name, others=others, tokens=tokens, origins=origins)
+        files = {name: source for name, source in user_sources(args.files).items() if name in recipe.parts()}
+        result = audit_rows(
+            read_rows(args.file), probes, persona, recipe, name=str(args.file), others=others, tokens=tokens,
+            origins=_origins(files), accept={name: source.accept for name, source in files.items()},
+            changes=stamp.changes,
+        )  # fmt: skip
     else:
-        result = audit_file(args.file, probes, persona, others=others, tokens=tokens)
+        source = _source(args, config)
+        result = audit_file(args.file, probes, persona, others=others, tokens=tokens, source=source)
     print(result.text())
     if args.out:
         findings = [Finding(**finding.to_dict()) for finding in result.findings]
@@ -275,14 +291,27 @@ def _made_base(config: Mapping[str, Any]) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _origins(files: Mapping[str, str], parts: Sequence[str]) -> dict[tuple[str, str, str], str]:
-    """Where the rows of a mix's parts stand in the user's files."""
+def _source(args: Namespace, config: Mapping[str, Any] | None) -> UserSource:
+    """How a user's file is read and what of it is let through: as the config's `data.sources` says, if it names the
+    file, and as the options do."""
+    from fgod.data.audit import check_accepted
+    from fgod.data.formats import UserSource, user_sources
+
+    check_accepted(args.accept, "--accept")
+    named = user_sources(config["data"]["sources"]).values() if config else ()
+    source = next((s for s in named if s.path.resolve() == args.file.resolve()), UserSource(args.file))
+    return replace(source, format=args.format or source.format, accept=(*source.accept, *args.accept))
+
+
+def _origins(files: Mapping[str, UserSource]) -> dict[tuple[object, ...], list[str]]:
+    """Where the rows of the user's files stand in them."""
+    from fgod.data.audit.case import origin_key
     from fgod.data.formats import read_user_file
 
-    found: dict[tuple[str, str, str], str] = {}
-    for part in parts:
-        for row in read_user_file(Path(files[part])).rows if part in files else ():
-            found.setdefault((part, row.prompt, row.target), f"{files[part]}:{row.line}")
+    found: dict[tuple[object, ...], list[str]] = {}
+    for part, source in files.items():
+        for row in read_user_file(source.path, source.format).accepting(source.accept).rows:
+            found.setdefault(origin_key(row.row(part)), []).append(f"{source.path}:{row.line}")
     return found
 
 

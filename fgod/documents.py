@@ -228,7 +228,8 @@ class Limit(Document):
 
 
 class Finding(Document):
-    """A fault that an audit found: error or warning. `line` counts from 1; None where no single line is meant."""
+    """A fault that an audit found: error, accepted, warning or note. `line` counts from 1; None where no single line is
+    meant."""
 
     severity: str
     code: str
@@ -249,10 +250,12 @@ class Audit(Sealed):
 
 
 class MixStamp(Sealed):
-    """mix.json: what the rows beside it were made of, and their digest."""
+    """mix.json: what the rows beside it were made of, and their digest. `changes` counts by part and reason what was
+    left out or moved."""
 
     spec: dict[str, Any]
     rows_sha256: str
+    changes: dict[str, dict[str, int]] = {}
 
 
 class AnswersStamp(Sealed):

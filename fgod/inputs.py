@@ -9,7 +9,7 @@ from typing import Any
 
 from fgod import NUMERICS_VERSION
 from fgod.chain import Inputs
-from fgod.data.formats import format_of
+from fgod.data.formats import UserSource, format_of, user_sources
 from fgod.data.probes import load_suites
 from fgod.data.sources import PAIRED_KIND, load_sources, source_files
 from fgod.errors import UsageError, did_you_mean
@@ -30,7 +30,8 @@ def gather(config: Mapping[str, Any]) -> Inputs:
     data = config["data"]
     sources = sources_digest(Path(data["folder"]))
     check_held_out(config)
-    check_row_formats(data["sources"])
+    user = user_sources(data["sources"])
+    check_user_sources(user)
     base = base_id(config["base"], sources, plugin_digests(config, ARCHITECTURES))
     return Inputs(
         base_id=base,
@@ -44,7 +45,8 @@ def gather(config: Mapping[str, Any]) -> Inputs:
             *_chat(config),
         ),
         sources=sources,
-        user_files={name: sha256_file(Path(path)) for name, path in sorted(data["sources"].items())},
+        user_files={name: sha256_file(source.path) for name, source in sorted(user.items())},
+        user_settings={name: settings for name, source in sorted(user.items()) if (settings := source.settings())},
         row_formats=plugin_digests(config, ROW_FORMATS),
     )
 
@@ -105,13 +107,17 @@ def check_held_out(config: Mapping[str, Any]) -> None:
             )
 
 
-def check_row_formats(files: Mapping[str, str]) -> None:
-    """Each of the user's data files must be of a row format that is known here."""
-    for name, path in files.items():
+def check_user_sources(sources: Mapping[str, UserSource]) -> None:
+    """Each of the user's data files must be of a row format that is known here, and let only such faults through as can
+    be."""
+    from fgod.data.audit import check_accepted
+
+    for name, source in sources.items():
         try:
-            format_of(Path(path), Path(path).read_bytes())
+            format_of(source.path, source.path.read_bytes(), source.format)
         except UsageError as error:
             raise UsageError(f"data.sources.{name}: {error}") from error
+        check_accepted(source.accept, f"data.sources.{name}.audit.accept")
 
 
 def base_id(base: Mapping[str, Any], sources: str, families: Mapping[str, str] | None = None) -> str:

@@ -99,7 +99,7 @@ METRICS: Registry[Metric] = Registry("metric", ["fgod.evaluate.metrics"])
 ARCHITECTURES: Registry[Architecture] = Registry(
     "model family", [f"fgod.models.{family}" for family in ("qwen3", "qwen2", "llama", "mistral")]
 )
-ROW_FORMATS: Registry[Any] = Registry("row format", ["fgod.data.tsv"])
+ROW_FORMATS: Registry[Any] = Registry("row format", ["fgod.data.tsv", "fgod.data.conversations"])
 
 
 def plugin_options(files: Iterable[str | Path]) -> list[str]:

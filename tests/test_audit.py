@@ -22,6 +22,7 @@ from fgod.data.audit import (
     sample_tag,
     stated_share,
 )
+from fgod.data.audit.case import origin_key
 from fgod.data.audit.checks import CHECKS
 from fgod.data.mismatch import mutual_information, shared_words_p_value
 from fgod.data.mix import Pools, build_pools, plan_mix, rehearsal_prompts
@@ -400,7 +401,7 @@ def test_rows_longer_than_a_stage_takes_are_errors_with_their_lines() -> None:
 
 def test_a_long_row_of_a_mix_is_shown_where_its_user_wrote_it() -> None:
     rows = [Row(p, t, "zh-Hant", "mine", "user") for p, t in (*SOUND, ("太長的問題", "長" * 30))]
-    origins = {("mine", "太長的問題", "長" * 30): "mine.tsv:16"}
+    origins = {origin_key(rows[-1]): ["mine.tsv:16"]}
     result = audit_rows(rows, tokens=LETTERS, origins=origins)
     (found,) = result.errors
     assert (found.code, found.line, found.origin) == ("too_long", 5, "mine.tsv:16")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fgod.data.formats import UserRow, read_user_file, user_rows
+from fgod.data.formats import UserRow, UserSource, read_user_file, user_rows
 from fgod.data.text import excerpt, guess_language, has_control
 from fgod.data.tsv import parse, write_user_tsv
 from fgod.errors import UsageError
@@ -91,16 +91,16 @@ def test_each_broken_line_is_named_by_its_line() -> None:
 def test_a_user_file_as_a_part_of_a_mix(tmp_path: Path) -> None:
     path = tmp_path / "my.tsv"
     path.write_text("# mine\n你是谁\t我是某某。\nwho are you\tI am X.\n", encoding="utf-8")
-    rows = user_rows(path, "my_rows")
+    rows = user_rows(UserSource(path), "my_rows")
     assert [(r.prompt, r.language, r.part, r.kind) for r in rows] == [
         ("你是谁", "zh-Hans", "my_rows", "user"),
         ("who are you", "en", "my_rows", "user"),
     ]
     path.write_text("你是誰\t我是某某。\nno target\nnone here\n", encoding="utf-8")
-    with pytest.raises(UsageError, match=r"my\.tsv:2: missing_target: 'no target' and 1 more lines"):
-        user_rows(path, "my_rows")
+    with pytest.raises(UsageError, match=r"my\.tsv:2: missing_target: no target\n.*my\.tsv:3: missing_target: none"):
+        user_rows(UserSource(path), "my_rows")
     with pytest.raises(UsageError, match="cannot be read"):
-        user_rows(tmp_path / "nowhere.tsv", "my_rows")
+        user_rows(UserSource(tmp_path / "nowhere.tsv"), "my_rows")
 
 
 @pytest.mark.parametrize(

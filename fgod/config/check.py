@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fgod import refits
-from fgod.data.recipe import PARTS, MixRecipe
+from fgod.data.formats import user_sources
+from fgod.data.recipe import PARTS, VERBATIM, MixRecipe
 from fgod.data.sources import source_kinds, source_languages
 from fgod.errors import UsageError, did_you_mean
 from fgod.evaluate.requirements import gate_limits, parse_requirements
@@ -57,6 +58,8 @@ def _mix_parts(config: Mapping[str, Any]) -> Iterator[str]:
     allowed = [*PARTS, *config["data"]["sources"]]
     for i, stage in enumerate(config["stages"]):
         mix = stage["mix"]
+        if mix["kind"] == VERBATIM:
+            yield from _verbatim_source(config, f"stages[{i} {stage['name']}].mix.source", mix["source"])
         for table in ("shares", "final_shares", "at_least", "at_most"):
             for part in mix.get(table, {}):
                 if part not in allowed:
@@ -70,6 +73,13 @@ def _mix_parts(config: Mapping[str, Any]) -> Iterator[str]:
                 f"stages[{i} {stage['name']}].train.sample_mode: found {stage['train']['sample_mode']!r} with mix.kind "
                 f"{mix['kind']!r}; a curriculum mix and sample_mode curriculum go together"
             )
+
+
+def _verbatim_source(config: Mapping[str, Any], key: str, name: str) -> Iterator[str]:
+    known = list(config["data"]["sources"])
+    if name not in known:
+        hint = did_you_mean(name, known)
+        yield f"{key}: unknown source {name!r}{hint}; data.sources has {', '.join(known) or 'none'}"
 
 
 def _recipes(config: Mapping[str, Any]) -> Iterator[str]:
@@ -98,13 +108,18 @@ def refit(stage: dict[str, Any], index: int, config: Mapping[str, Any]) -> list[
         UsageError: the rule makes of it what the config could not hold.
     """
     where, name = f"refits.rules[{index}]", stage["name"]
-    changes = list(refits.apply(stage, config["refits"]["rules"][index]["set"], where))
+    changes = list(refits.apply(stage, _for_mix(stage["mix"]["kind"], config["refits"]["rules"][index]["set"]), where))
     for part, model in (("mix", MixRecipe), ("train", TrainKeys)):
         stage[part] = plain(validate(model, stage[part], where=f"{where} on stage {name}: {part}"))
     faults = [fault for check in _STAGE_CHECKS for fault in check({**config, "stages": [stage]})]
     if faults:
         raise UsageError("\n".join(f"{where} on stage {name}: {fault.partition('].')[2]}" for fault in faults))
     return changes
+
+
+def _for_mix(kind: str, changes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What of a refit rule concerns a stage with a mix of this kind: a verbatim one is as the user wrote it."""
+    return {key: change for key, change in changes.items() if kind != VERBATIM or not key.startswith("mix.")}
 
 
 def _refit_rules(config: Mapping[str, Any]) -> Iterator[str]:
@@ -192,11 +207,11 @@ def _paths(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"data.folder: found {config['data']['folder']!r}, expected a folder that exists"
     if not Path(config["data"]["probes"]).is_file():
         yield f"data.probes: found {config['data']['probes']!r}, expected a file that exists"
-    for name, path in config["data"]["sources"].items():
+    for name, source in user_sources(config["data"]["sources"]).items():
         if name in PARTS:
             yield f"data.sources.{name}: the name of a written part; choose another"
-        if not Path(path).is_file():
-            yield f"data.sources.{name}: found {path!r}, expected a file that exists"
+        if not source.path.is_file():
+            yield f"data.sources.{name}: found {str(source.path)!r}, expected a file that exists"
 
 
 def _requirements(config: Mapping[str, Any]) -> Iterator[str]:

@@ -25,6 +25,7 @@ from fgod.validation import (
     FromList,
     Keys,
     NotNegative,
+    OmitDefault,
     OneOf,
     Positive,
     Seed,
@@ -130,6 +131,35 @@ class RandomBase(Keys):
 
 
 @dataclass(frozen=True, config=KEYS)
+class SourceAudit(Keys):
+    """What the audit lets through in a file of yours."""
+
+    accept: DistinctTexts = ()
+    """Codes of faults that are let through; audit, report and model card say so."""
+
+
+@dataclass(frozen=True, config=KEYS)
+class Source(Keys):
+    """A file of yours, and how it is read."""
+
+    path: Text
+    """The file."""
+    format: Annotated[Text | None, OmitDefault()] = None
+    """Its row format: tsv, messages, sharegpt, alpaca or one of a plugin; null: as its name and content tell."""
+    loss_on: Annotated[Literal["last", "all"], OmitDefault()] = "last"
+    """What is learned of chats of several turns: the last answer, or all of the assistant's."""
+    audit: Annotated[SourceAudit, OmitDefault()] = field(default_factory=SourceAudit)
+    """What the audit lets through."""
+
+
+def _source_form(source: Any) -> str:
+    return "path" if isinstance(source, str) else "table"
+
+
+FileOfRows = Annotated[Annotated[Text, Tag("path")] | Annotated[Source, Tag("table")], Discriminator(_source_form)]
+
+
+@dataclass(frozen=True, config=KEYS)
 class Rehearse(Keys):
     """Rows that keep what the base can do: its own answers to its own prompts."""
 
@@ -153,10 +183,10 @@ class Data(Keys):
     """What the gate asks; never trained on."""
     held_out_topics: DistinctTexts = ()
     """Topics that are never rehearsed, only probed: they show what rehearsal does not protect."""
-    sources: Mapping[Annotated[str, StringConstraints(pattern="^[A-Za-z][A-Za-z0-9_]*$")], Text] = field(
+    sources: Mapping[Annotated[str, StringConstraints(pattern="^[A-Za-z][A-Za-z0-9_]*$")], FileOfRows] = field(
         default_factory=dict
     )
-    """Data of your own, as NAME: FILE.tsv (prompt<TAB>target); use NAME as a share of a mix."""
+    """Data of your own, as NAME: FILE; use NAME as a share of a mix, or as source of a verbatim one."""
     rehearse: Rehearse = field(default_factory=Rehearse)
     """Rows that keep what the base can do."""
 

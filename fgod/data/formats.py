@@ -7,30 +7,41 @@ The audit shows the faults; a mix is not made of a file that has one which is an
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from fgod.data.rows import Row
+from fgod.data.rows import LossOn, Message, Row
 from fgod.data.text import guess_language, has_control, is_header
-from fgod.errors import UsageError
+from fgod.errors import UsageError, did_you_mean
 from fgod.registry import ROW_FORMATS
 
-Severity = Literal["error", "warning", "note"]
+Severity = Literal["error", "accepted", "warning", "note"]
+SHOWN_FAULTS = 10
+"""Faults of a file that one message lists."""
 
 
 @dataclass(frozen=True)
 class UserRow:
     """A row of a user's file; `line` counts from 1.
 
-    `prompt` and `target` are the last exchange of a chat. Turns before it, once they can be trained on, are a further
-    field that is empty by default: formats of single exchanges stay as they are.
+    `prompt` and `target` are the last exchange of a chat, `history` the turns before it, `system` the text of its
+    system turn ("": it has none of its own, and gets what the config's chat.system says).
     """
 
     line: int
     prompt: str
     target: str
+    system: str = ""
+    history: tuple[Message, ...] = ()
+
+    def row(self, part: str, loss_on: LossOn = "last") -> Row:
+        """This row as one of a mix's part. Without earlier turns all of its answers are the last one."""
+        return Row(
+            self.prompt, self.target, guess_language(self.prompt), part, "user", system=self.system,
+            history=self.history, loss_on=loss_on if self.history else "last",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,11 +65,15 @@ CONTROL = FaultKind("control", "with control characters")
 
 @dataclass(frozen=True)
 class Fault:
-    """A line that is no row, or one that may not be what it seems; `text` is an excerpt that can be printed."""
+    """A line that is no row, or one that may not be what it seems; `text` is an excerpt that can be printed.
+
+    `row` is what would be trained on if the fault was accepted; None where there is no row to speak of.
+    """
 
     line: int
     kind: FaultKind
     text: str
+    row: UserRow | None = None
 
     @property
     def code(self) -> str:
@@ -80,6 +95,13 @@ class UserFile:
     def errors(self) -> tuple[Fault, ...]:
         """The faults that keep the file from being trained on."""
         return tuple(fault for fault in self.faults if fault.kind.severity == "error")
+
+    def accepting(self, codes: Collection[str]) -> UserFile:
+        """This file with the faults of these codes as rows, at their places, as far as they have one."""
+        taken = [fault for fault in self.errors if fault.row and fault.code in codes]
+        added = (fault.row for fault in taken if fault.row)
+        rows = sorted((*self.rows, *added), key=lambda row: row.line)
+        return replace(self, rows=tuple(rows), faults=tuple(fault for fault in self.faults if fault not in taken))
 
 
 def _any(data: bytes) -> bool:
@@ -105,53 +127,95 @@ class RowFormat:
         return path.suffix.lower() in self.suffixes and self.recognises(data)
 
 
-def format_of(path: Path, data: bytes) -> RowFormat:
-    """The first registered format that matches a file.
+@dataclass(frozen=True)
+class UserSource:
+    """A file of the user's own, as `data.sources` names it.
+
+    `format` is the name of a row format; "" for the one that the file's name and content tell. `loss_on` says what is
+    learned of its chats. Faults with the codes of `accept` are let through, and said.
+    """
+
+    path: Path
+    format: str = ""
+    loss_on: LossOn = "last"
+    accept: tuple[str, ...] = ()
+
+    @classmethod
+    def from_config(cls, value: str | Mapping[str, Any]) -> UserSource:
+        """The source of an entry of `data.sources`: a path, or a table with the keys path, format, loss_on, audit."""
+        if isinstance(value, str):
+            return cls(Path(value))
+        accept = (value.get("audit") or {}).get("accept", ())
+        return cls(Path(value["path"]), value.get("format") or "", value.get("loss_on") or "last", tuple(accept))
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides which rows the file gives, but for its path and content; without what is as by default."""
+        accept = sorted(self.accept)
+        entries = {"format": self.format, "loss_on": self.loss_on, "accept": accept}
+        return {key: value for key, value in entries.items() if value not in ("", "last", [])}
+
+
+def user_sources(entries: Mapping[str, str | Mapping[str, Any]]) -> dict[str, UserSource]:
+    """The sources of the config's key `data.sources`, by name."""
+    return {name: UserSource.from_config(value) for name, value in entries.items()}
+
+
+def format_of(path: Path, data: bytes, name: str = "") -> RowFormat:
+    """The row format of this name, or the first registered one that matches a file.
 
     Raises:
         UsageError: there is none; names the formats.
     """
     formats: list[RowFormat] = [entry for _, entry in ROW_FORMATS.items()]
     for entry in formats:
-        if entry.matches(path, data):
+        if entry.name == name or (not name and entry.matches(path, data)):
             return entry
     known = "; ".join(f"{entry.name} ({', '.join(entry.suffixes)}): {entry.row}" for entry in formats)
+    if name:
+        hint = did_you_mean(name, [entry.name for entry in formats])
+        raise UsageError(f"{path}: found no row format {name!r}{hint}, expected one of: {known}")
     raise UsageError(f"{path}: found no row format that reads it, expected one of: {known}")
 
 
-def _read(path: Path) -> tuple[RowFormat, UserFile]:
+def _read(path: Path, name: str = "") -> tuple[RowFormat, UserFile]:
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-    entry = format_of(path, data)
+    entry = format_of(path, data, name)
     return entry, entry.read(data)
 
 
-def read_user_file(path: Path) -> UserFile:
-    """Read and parse a user's file.
+def read_user_file(path: Path, name: str = "") -> UserFile:
+    """Read and parse a user's file, in the row format of this name or in the one that matches it.
 
     Raises:
         UsageError: it cannot be read, or no format matches it.
     """
-    return _read(path)[1]
+    return _read(path, name)[1]
 
 
-def user_rows(path: Path, part: str) -> list[Row]:
-    """The rows of a user's file as rows of a mix's part.
+def user_rows(source: UserSource, part: str) -> list[Row]:
+    """The rows of a user's file, in its order, as rows of a mix's part.
 
     Raises:
-        UsageError: the file cannot be read, or a line of it is no row (`fgod data audit` shows all of them).
+        UsageError: the file cannot be read, or lines of it are no rows: lists them.
     """
-    entry, parsed = _read(path)
+    entry, parsed = _read(source.path, source.format)
+    parsed = parsed.accepting(source.accept)
     if parsed.errors:
-        first = parsed.errors[0]
-        more = f" and {len(parsed.errors) - 1} more lines" if len(parsed.errors) > 1 else ""
-        raise UsageError(
-            f"{path}:{first.line}: {first.code}: {first.text!r}{more}; expected {entry.row}. "
-            f"`fgod data audit {path}` lists every line"
-        )
-    return [Row(row.prompt, row.target, guess_language(row.prompt), part, "user") for row in parsed.rows]
+        raise UsageError(_faults_in_words(source.path, entry, parsed.errors))
+    return [row.row(part, source.loss_on) for row in parsed.rows]
+
+
+def _faults_in_words(path: Path, entry: RowFormat, faults: tuple[Fault, ...]) -> str:
+    shown = [f"{path}:{fault.line}: {fault.code}: {fault.text}" for fault in faults[:SHOWN_FAULTS]]
+    more = len(faults) - len(shown)
+    return "\n".join([
+        *shown,
+        *([f"{path}: and {more} more lines"] if more else []),
+        f"{path}: expected {entry.row}. `fgod data audit {path}` lists every line",
+    ])  # fmt: skip
 
 
 def field_fault(prompt: str, target: str) -> FaultKind | None:

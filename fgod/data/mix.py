@@ -6,6 +6,7 @@ the bit on every machine (`rows.shuffled` for every choice, exact fractions and 
 | balanced | shuffled; a minimal pair stays together |
 | disambiguation | the same, and `pairs` must have a share |
 | curriculum | an order: a part's density along the rows moves linearly from `shares` to `final_shares` |
+| verbatim | a user's file as it stands: rows, order, repeats, two targets of one prompt |
 
 Within a part the rows are spread evenly and no candidate comes again before every other of its slice was used:
 identity by the weights of `styles`, then over languages; disambiguation by the weights of `kinds`, then over
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, zip_longest
+from itertools import chain, pairwise, zip_longest
 from math import sqrt
 from typing import Any, Protocol, TypeVar
 
@@ -32,6 +33,18 @@ from fgod.persona import Goal, lookup
 T = TypeVar("T")
 Unit = tuple[Row, ...]
 """What a mix never splits: one row, or the two rows of a minimal pair."""
+Changes = Mapping[str, Mapping[str, int]]
+"""What a mix left out or moved, counted: {part: {reason: rows}}."""
+
+THERE_ALREADY = "left out, as the prompt was there already"
+OTHER_TARGET = "left out, as the prompt was there already with another target"
+OTHER_PART = "left out, as another part of the mix has the prompt"
+NO_ROOM = "left out, as the mix asks for fewer rows"
+REPEATED = "used again"
+MOVED = "not in the file's order"
+DROPPED = (THERE_ALREADY, OTHER_TARGET, OTHER_PART, NO_ROOM)
+REORDERED = (REPEATED, MOVED)
+"""Reasons of changes that a user's file is warned of."""
 
 
 class Answer(Protocol):
@@ -221,7 +234,7 @@ def _disjoint(pools: Pools, recipe: MixRecipe) -> dict[str, tuple[Unit, ...]]:
     seen: set[str] = set()
     kept = dict(pools.units)
     for part in recipe.parts():
-        named = [(unit, {normalise(row.prompt) for row in unit}) for unit in pools.units.get(part, ())]
+        named = [(unit, {row.asked for row in unit}) for unit in pools.units.get(part, ())]
         if part in kept:
             kept[part] = tuple(unit for unit, names in named if not names & seen)
         for _, names in named:
@@ -273,6 +286,36 @@ def plan_mix(recipe: MixRecipe, pools: Pools, seed: int) -> list[Row]:
         numbered = [(number, unit) for number, unit in enumerate(chain.from_iterable(chosen))]
         ordered = [u for _, u in shuffled(numbered, seed, lambda item: f"{item[0]}|{_unit_key(item[1])}")]
     return [row for unit in ordered for row in unit]
+
+
+def changes_of(pools: Pools, user: Mapping[str, Sequence[Row]], rows: Sequence[Row]) -> dict[str, dict[str, int]]:
+    """What a planned mix left out of its candidates, and what it made of the user's files."""
+    changes = {part: dict(reasons) for part, reasons in pools.dropped.items()}
+    for part, written in user.items():
+        in_mix = [row for row in rows if row.part == part]
+        if in_mix:
+            changes[part] = {**changes.get(part, {}), **_user_changes(pools, part, written, in_mix, rows)}
+    return changes
+
+
+def _user_changes(
+    pools: Pools, part: str, written: Sequence[Row], in_mix: Sequence[Row], rows: Sequence[Row]
+) -> dict[str, int]:
+    place: dict[Row, int] = {}
+    for number, row in enumerate(written):
+        place.setdefault(row, number)
+    used = {row.asked for row in in_mix}
+    elsewhere = {row.asked for row in rows if row.part != part}
+    unused = [row for unit in pools.units[part] for row in unit if row.asked not in used]
+    taken = sum(row.asked in elsewhere for row in unused)
+    places = [place[row] for row in in_mix]
+    counts = {
+        OTHER_PART: taken,
+        NO_ROOM: len(unused) - taken,
+        REPEATED: len(in_mix) - len(set(in_mix)),
+        MOVED: sum(later < earlier for earlier, later in pairwise(places)),
+    }
+    return {reason: count for reason, count in counts.items() if count}
 
 
 # ---------------------------------------------------------------------------------------------- candidates
@@ -408,13 +451,14 @@ class _Targets:
 
     def distinct(self, part: str, units: Iterable[Unit]) -> tuple[Unit, ...]:
         """The units none of whose prompts came before in this part."""
-        seen: set[str] = set()
+        seen: dict[str, str] = {}
         kept = []
         for unit in units:
-            prompts = {normalise(row.prompt) for row in unit}
-            if prompts & seen:
-                self._drop(part, "the prompt was there already")
+            targets = {row.asked: row.target for row in unit}
+            if again := targets.keys() & seen.keys():
+                other = any(seen[asked] != targets[asked] for asked in again)
+                self._drop(part, OTHER_TARGET if other else THERE_ALREADY)
                 continue
-            seen |= prompts
+            seen |= targets
             kept.append(unit)
         return tuple(kept)

@@ -25,27 +25,37 @@ from fgod.validation import (
 
 PARTS = ("pairs", "identity", "disambiguation", "general", "replay")
 """The parts of the written sources, in the order that breaks ties and that keeps a prompt in its first part."""
-KINDS = ("balanced", "disambiguation", "curriculum")
+VERBATIM = "verbatim"
+"""The kind of mix that is a user's file as it stands."""
+KINDS = ("balanced", "disambiguation", "curriculum", VERBATIM)
 STYLES = {"natural": 0.75, "control": 0.15, "multilingual": 0.10}
 
-CURRICULUM_ALONE: dict[str, Any] = {
-    "if": {"properties": {"kind": {"const": "curriculum"}}},
-    "then": {"required": ["final_shares"]},
-    "else": {"properties": {"final_shares": False}},
+KEYS_OF_KINDS: dict[str, Any] = {
+    "if": {"properties": {"kind": {"const": VERBATIM}}},
+    "then": {"required": ["source"], "properties": dict.fromkeys(("rows", "shares", "final_shares"), False)},
+    "else": {
+        "required": ["rows", "shares"],
+        "properties": {"source": False},
+        "if": {"properties": {"kind": {"const": "curriculum"}}},
+        "then": {"required": ["final_shares"]},
+        "else": {"properties": {"final_shares": False}},
+    },
 }
-"""In JSON Schema, what `MixRecipe` says of final_shares."""
+"""In JSON Schema, what `MixRecipe` says of keys that belong to some kinds alone."""
 
 
-@dataclass(frozen=True, config=ConfigDict(**KEYS, json_schema_extra=CURRICULUM_ALONE))
+@dataclass(frozen=True, config=ConfigDict(**KEYS, json_schema_extra=KEYS_OF_KINDS))
 class MixRecipe(Keys):
     """What a stage's rows are to be."""
 
     kind: Annotated[str, OneOf(KINDS)]
-    """balanced, disambiguation or curriculum."""
-    rows: Count
-    """Rows of the mix."""
-    shares: Weights
+    """balanced, disambiguation, curriculum or verbatim."""
+    rows: Annotated[Count, OmitDefault()] = 0
+    """Rows of the mix; those of the file for verbatim."""
+    shares: Annotated[Weights, OmitDefault()] = field(default_factory=dict)
     """Weight of each part; weights are divided by their sum."""
+    source: Annotated[str, OmitDefault()] = ""
+    """Verbatim only: the file of data.sources that is taken as it stands."""
     final_shares: Annotated[Weights, OmitDefault()] = field(default_factory=dict)
     """Curriculum only: the weights at the last row."""
     at_least: Mapping[str, CountOrZero] = field(default_factory=dict)
@@ -60,6 +70,9 @@ class MixRecipe(Keys):
     """Weight of each kind of question among disambiguation rows."""
 
     def __post_init__(self) -> None:
+        self._check_keys()
+        if self.kind == VERBATIM:
+            return
         if self.kind == "curriculum" and not self.final_shares:
             raise fault("", "the key 'final_shares' is missing")
         if self.kind != "curriculum" and self.final_shares:
@@ -68,6 +81,16 @@ class MixRecipe(Keys):
             raise fault("shares", "all shares are 0: a stage without data")
         if self.kind == "disambiguation" and not self.shares.get("pairs"):
             raise fault("shares", "kind disambiguation needs a share of pairs above 0")
+
+    def _check_keys(self) -> None:
+        """A file as it stands has a name; what is planned has rows and shares."""
+        mine, others = ("source",), ("rows", "shares")
+        for key in mine if self.kind == VERBATIM else others:
+            if not getattr(self, key):
+                raise fault("", f"the key {key!r} is missing")
+        for key in (*others, "final_shares") if self.kind == VERBATIM else mine:
+            if getattr(self, key):
+                raise fault(key, "not allowed here (source belongs to kind verbatim, rows and shares to the others)")
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
@@ -84,6 +107,8 @@ class MixRecipe(Keys):
 
     def parts(self) -> tuple[str, ...]:
         """Parts with rows to get, in the order that breaks ties: `PARTS`, then a user's own by name."""
+        if self.kind == VERBATIM:
+            return (self.source,)
         asked = {part for weights in (self.shares, self.final_shares) for part, w in weights.items() if w > 0}
         asked |= {part for part, count in self.at_least.items() if count > 0}
         return (*(part for part in PARTS if part in asked), *sorted(asked - set(PARTS)))

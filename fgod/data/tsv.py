@@ -44,8 +44,11 @@ def _parse_line(number: int, raw: bytes) -> UserRow | Fault:
     except UnicodeDecodeError:
         return Fault(number, UTF8, excerpt(raw.decode("utf-8", "replace")))
     fields = [field.strip() for field in text.split("\t")]
+    row = UserRow(number, fields[0], fields[1]) if len(fields) == 2 and all(fields) else None
     kind = CONTROL if any(map(has_control, text.split("\t"))) else _line_fault(fields)
-    return Fault(number, kind, excerpt(text)) if kind else UserRow(number, fields[0], fields[1])
+    if kind:
+        return Fault(number, kind, excerpt(text), row)
+    return UserRow(number, fields[0], fields[1])
 
 
 def _is_comment(raw: bytes) -> bool:

@@ -1,14 +1,17 @@
 """What stands in a mix or a user's file, and what is wrong with it. Pure but for `audit_file`, which reads the file.
 
 An *error* would teach something false or unreadable, or spoil the measurement: it stops the mix before it trains. A
-*warning* is a questionable mix: it trains, and the report shows it. A *note* is only said. What is looked for is in
-`checks`, one function for each; what can be wrong with a line of a user's file is its format's (`fgod.data.formats`).
+*warning* is a questionable mix: it trains, and the report shows it. A *note* is only said. An error or warning that the
+config lets through for a user's file is *accepted*: it trains, and audit, report and model card say so.
+
+What is looked for is in `checks`, one function for each; what can be wrong with a line of a user's file is its format's
+(`fgod.data.formats`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from typing import Any
 from fgod.data.audit.case import (
     MAX_CHARS,
     WRITTEN_PARTS,
+    Accept,
     Audit,
     Case,
     Finding,
@@ -31,16 +35,16 @@ from fgod.data.audit.case import (
     number_of,
     sample_tag,
 )
-from fgod.data.audit.checks import CHECKS, EXAMPLES, stated_share
-from fgod.data.formats import UserFile, read_user_file
+from fgod.data.audit.checks import CHECKS, EXAMPLES, Check, check_accepted, stated_share
+from fgod.data.formats import UserFile, UserRow, UserSource, read_user_file
+from fgod.data.mix import Changes
 from fgod.data.recipe import MixRecipe
 from fgod.data.rows import Row, normalise
-from fgod.data.text import guess_language
 from fgod.persona import Persona
 
 __all__ = [
-    "Audit", "Finding", "TokenLimit", "audit_file", "audit_parsed", "audit_rows", "identity_row", "sample_tag",
-    "stated_share",
+    "Audit", "Finding", "TokenLimit", "audit_file", "audit_parsed", "audit_rows", "check_accepted", "identity_row",
+    "sample_tag", "stated_share",
 ]  # fmt: skip
 
 
@@ -112,10 +116,21 @@ def _facts(lines: Sequence[Line]) -> dict[str, Any]:
     }
 
 
-def _audit(case: Case, facts: Mapping[str, Any], findings: Iterable[Finding] = ()) -> Audit:
+def _findings(check: Check, case: Case, accept: Accept) -> list[Finding]:
+    """What a check finds: as such in the parts that do not let it through, accepted where only the others have it."""
+    found = list(check.findings(case))
+    through = {part for part, codes in accept.items() if check.code in codes} if check.acceptable else set()
+    if not found or not through:
+        return found
+    rest = list(check.findings(case.of_parts(lambda part: part not in through)))
+    own = list(check.findings(case.of_parts(lambda part: part in through)))
+    return [*rest, *(replace(finding, severity="accepted") for finding in (own or ([] if rest else found)))]
+
+
+def _audit(case: Case, facts: Mapping[str, Any], accept: Accept, findings: Iterable[Finding] = ()) -> Audit:
     """Run all checks; `findings` are those that a file's reader gave."""
-    rank = {"error": 0, "warning": 1, "note": 2}
-    found = [*findings, *(finding for check in CHECKS for finding in check.findings(case))]
+    rank = {"error": 0, "accepted": 1, "warning": 2, "note": 3}
+    found = [*findings, *(finding for check in CHECKS for finding in _findings(check, case, accept))]
     ordered = sorted(found, key=lambda finding: (rank[finding.severity], finding.line or 0, finding.code))
     said = {**_facts(case.lines), **facts, "codes": {finding.code: finding.count for finding in ordered}}
     return Audit(case.name, {**said, "aloud": _aloud(said)}, tuple(ordered))
@@ -136,9 +151,9 @@ def _fault_findings(parsed: UserFile) -> Iterator[Finding]:
         yield Finding("note", "comments", min(parsed.comments), message, (), len(parsed.comments))
 
 
-def _file_row(prompt: str, target: str, persona: Persona | None) -> Row:
-    kind = "identity" if identity_row(prompt, target, persona) else "other"
-    return Row(prompt, target, guess_language(prompt), "user", kind)
+def _file_row(row: UserRow, persona: Persona | None) -> Row:
+    kind = "identity" if identity_row(row.prompt, row.target, persona) else "other"
+    return replace(row.row("user"), kind=kind)
 
 
 def audit_parsed(
@@ -149,14 +164,17 @@ def audit_parsed(
     max_chars: int = MAX_CHARS,
     others: Others = dict,
     tokens: TokenLimit | None = None,
+    accept: Collection[str] = (),
 ) -> Audit:
-    """The audit of a user's file that was parsed; `name` may state the share of identity rows."""
-    rows = ((row.line, _file_row(row.prompt, row.target, persona)) for row in parsed.rows)
+    """The audit of a user's file that was parsed; `name` may state the share of identity rows, `accept` has the codes
+    of faults that are let through."""
+    parsed = parsed.accepting(accept)
+    rows = ((row.line, _file_row(row, persona)) for row in parsed.rows)
     lines = tuple(lines_of(rows, persona))
     group = _tested("", lines)
     case = Case("file", name, lines, lines, (group,), tuple(probes), max_chars, others, tokens, parsed)
     counts = {"lines": parsed.lines, "comments": len(parsed.comments), "broken_lines": len(parsed.faults)}
-    return _audit(case, {**counts, "tests": group.facts()}, _fault_findings(parsed))
+    return _audit(case, {**counts, "tests": group.facts()}, {"user": accept}, _fault_findings(parsed))
 
 
 def _tested(label: str, lines: Iterable[Line]) -> Group:
@@ -171,13 +189,16 @@ def audit_file(
     max_chars: int = MAX_CHARS,
     others: Others = dict,
     tokens: TokenLimit | None = None,
+    source: UserSource | None = None,
 ) -> Audit:
-    """The audit of a user's file, of any registered row format.
+    """The audit of a user's file, of any registered row format; `source` says which, and what is let through.
 
     Raises:
         UsageError: it cannot be read, or no format matches it. Whatever it holds is a finding.
     """
-    audit = audit_parsed(read_user_file(path), path.name, probes, persona, max_chars, others, tokens)
+    source = source or UserSource(path)
+    parsed = read_user_file(path, source.format)
+    audit = audit_parsed(parsed, path.name, probes, persona, max_chars, others, tokens, source.accept)
     return replace(audit, name=str(path))
 
 
@@ -203,12 +224,19 @@ def audit_rows(
     others: Others = dict,
     tokens: TokenLimit | None = None,
     origins: Origins | None = None,
+    accept: Accept | None = None,
+    changes: Changes | None = None,
 ) -> Audit:
-    """The audit of a planned mix. Lines are those of its table (`rows.write_rows`: line 1 is the header)."""
+    """The audit of a planned mix. Lines are those of its table (`rows.write_rows`: line 1 is the header).
+
+    `accept` has the codes that are let through by part, `changes` what the mix made of the user's files.
+    """
     lines = tuple(lines_of(enumerate(rows, start=2), persona, origins))
     users = tuple(line for line in lines if line.row.part not in (*WRITTEN_PARTS, "general"))
     groups = _tested_parts(lines)
     case = Case(
-        "mix", name, lines, users, tuple(groups.values()), tuple(probes), max_chars, others, tokens, recipe=recipe
-    )
-    return _audit(case, {"tests": {part: group.facts() for part, group in groups.items()}})
+        "mix", name, lines, users, tuple(groups.values()), tuple(probes), max_chars, others, tokens, recipe=recipe,
+        changes=changes or {},
+    )  # fmt: skip
+    facts = {"tests": {part: group.facts() for part, group in groups.items()}, "changes": dict(case.changes)}
+    return _audit(case, facts, accept or {})

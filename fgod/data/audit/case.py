@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar
 
 from fgod.data import mismatch
 from fgod.data.formats import Severity, UserFile
+from fgod.data.mix import Changes
 from fgod.data.recipe import MixRecipe
-from fgod.data.rows import Row, normalise
+from fgod.data.rows import NO_SYSTEM, Row, normalise
 from fgod.data.text import excerpt
 from fgod.persona import Persona, fold
 
@@ -41,8 +42,11 @@ class TokenLimit:
     control: frozenset[str]
 
 
-Origins = Mapping[tuple[str, str, str], str]
-"""By part, prompt and target of a user's row: its file and line, as `mine.tsv:16`."""
+Origins = Mapping[tuple[object, ...], Sequence[str]]
+"""By a user's row (`origin_key`): its file and line, as `mine.tsv:16`; several if it is repeated."""
+
+Accept = Mapping[str, Collection[str]]
+"""Codes of faults that are let through, by the part of the rows that have them."""
 
 
 class Scored(Protocol):
@@ -138,6 +142,12 @@ class Line:
     """Where the row stands in a user's file, if these are the rows of a mix."""
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """All that a person wrote in it: system prompt, turns, prompt, target."""
+        system = () if self.row.system in ("", NO_SYSTEM) else (self.row.system,)
+        return (*system, *(turn.content for turn in self.row.history), self.row.prompt, self.row.target)
+
+    @property
     def shown(self) -> str:
         return f"{self.origin or self.number}: {excerpt(self.row.prompt, 60)} → {excerpt(self.row.target, 60)}"
 
@@ -184,12 +194,21 @@ def identity_row(prompt: str, target: str, persona: Persona | None) -> bool:
     return about and any(word in fold(target) for word in words)
 
 
+def origin_key(row: Row) -> tuple[object, ...]:
+    """What tells a user's rows apart."""
+    return row.part, row.system, row.history, row.prompt, row.target
+
+
 def lines_of(rows: Iterable[tuple[int, Row]], persona: Persona | None, origins: Origins | None = None) -> list[Line]:
     lines = []
+    uses: Counter[tuple[object, ...]] = Counter()
     for number, row in rows:
         bare = without_tags(row.prompt)
         identity = identity_row(row.prompt, row.target, persona)
-        origin = (origins or {}).get((row.part, row.prompt, row.target), "")
+        key = origin_key(row)
+        places = (origins or {}).get(key, ("",))
+        origin = places[uses[key] % len(places)]
+        uses[key] += 1
         lines.append(Line(number, row, identity, bare, normalise(bare), origin))
     return lines
 
@@ -247,7 +266,8 @@ class Group:
 class Case:
     """A file or a mix, and what it is held against. Lines of a mix are those of its table: line 1 is the header.
 
-    `users` are the lines that a user wrote. `parsed` is there for a file, `recipe` for a mix that has one.
+    `users` are the lines that a user wrote. `parsed` is there for a file, `recipe` for a mix that has one; `changes`
+    are what the mix made of the user's files (`fgod.data.mix.Changes`).
     """
 
     on: Literal["file", "mix"]
@@ -261,3 +281,14 @@ class Case:
     tokens: TokenLimit | None = None
     parsed: UserFile | None = None
     recipe: MixRecipe | None = None
+    changes: Changes = field(default_factory=dict)
+
+    def of_parts(self, keep: Callable[[str], bool]) -> Case:
+        """The case of those lines whose part is to be kept."""
+
+        def kept(lines: Iterable[Line]) -> tuple[Line, ...]:
+            return tuple(line for line in lines if keep(line.row.part))
+
+        groups = (replace(group, lines=kept(group.lines)) for group in self.groups)
+        changes = {part: counts for part, counts in self.changes.items() if keep(part)}
+        return replace(self, lines=kept(self.lines), users=kept(self.users), groups=tuple(groups), changes=changes)

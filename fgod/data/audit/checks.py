@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fgod.data import mismatch
-from fgod.data.audit.case import WRITTEN_PARTS, Case, Finding, Group, Line, by, number_of, sample_tag
+from fgod.data.audit.case import WRITTEN_PARTS, Case, Finding, Group, Line, by, number_of, origin_key, sample_tag
 from fgod.data.formats import Severity
-from fgod.data.recipe import MixRecipe
+from fgod.data.mix import DROPPED, REORDERED
+from fgod.data.recipe import VERBATIM, MixRecipe
 from fgod.data.rows import normalise
 from fgod.data.text import CONTROL_TOKEN, excerpt, has_control, is_header
+from fgod.errors import UsageError, did_you_mean
 
+NEVER_ACCEPTED = "such rows cannot be trained on as they stand, or they would spoil the measurement"
 EXAMPLES = 3
 """Rows that a finding shows."""
 MANY_ROWS = 20
@@ -36,12 +39,14 @@ class Found:
 
 @dataclass(frozen=True)
 class Check:
-    """A registered check. `on` says whether files, mixes or both are looked at."""
+    """A registered check. `on` says whether files, mixes or both are looked at, `acceptable` whether what it finds in a
+    user's file may be let through (`data.sources.NAME.audit.accept`)."""
 
     code: str
     severity: Severity
     on: tuple[str, ...]
     find: Callable[[Case], Iterable[Found]]
+    acceptable: bool = True
 
     def findings(self, case: Case) -> Iterator[Finding]:
         """Its findings in a case, if it is for such."""
@@ -59,14 +64,35 @@ CHECKS: list[Check] = []
 Finder = Callable[[Case], Iterable[Found]]
 
 
-def check(code: str, severity: Severity, on: tuple[str, ...] = ("file", "mix")) -> Callable[[Finder], Finder]:
+def check(
+    code: str, severity: Severity, on: tuple[str, ...] = ("file", "mix"), acceptable: bool = True
+) -> Callable[[Finder], Finder]:
     """Register a function as a check."""
 
     def register(find: Finder) -> Finder:
-        CHECKS.append(Check(code, severity, on, find))
+        CHECKS.append(Check(code, severity, on, find, acceptable))
         return find
 
     return register
+
+
+def check_accepted(codes: Iterable[str], where: str) -> None:
+    """Refuse codes of faults that cannot be let through.
+
+    Raises:
+        UsageError: an unknown code, or one of rows that cannot be trained on or would spoil the measurement.
+    """
+    known = sorted({check.code for check in CHECKS if check.acceptable})
+    never = sorted({check.code for check in CHECKS} - {*known})
+    for code in codes:
+        if code in never:
+            raise UsageError(
+                f"{where}: {code!r} cannot be accepted: {NEVER_ACCEPTED}; expected some of {', '.join(known)}"
+            )
+        if code not in known:
+            raise UsageError(
+                f"{where}: no such code {code!r}{did_you_mean(code, known)}; expected some of {', '.join(known)}"
+            )
 
 
 def _some(message: str, lines: Iterable[Line]) -> Iterator[Found]:
@@ -79,20 +105,20 @@ def _some(message: str, lines: Iterable[Line]) -> Iterator[Found]:
 # ---------------------------------------------------------------------------------------------- single rows
 
 
-@check("empty", "error")
+@check("empty", "error", acceptable=False)
 def no_rows(case: Case) -> Iterator[Found]:
     """There is nothing to train on."""
     if not case.lines and not (case.parsed and case.parsed.faults):
         yield Found("there are no rows to train on")
 
 
-@check("empty_prompt", "error")
+@check("empty_prompt", "error", acceptable=False)
 def empty_prompts(case: Case) -> Iterator[Found]:
     """A row of a mix without a prompt. (What is wrong with a line of a file is a fault of its format.)"""
     yield from _some("{n} without a prompt", (line for line in case.lines if not line.row.prompt.strip()))
 
 
-@check("missing_target", "error")
+@check("missing_target", "error", acceptable=False)
 def empty_targets(case: Case) -> Iterator[Found]:
     """A row of a mix without a target."""
     yield from _some("{n} without a target", (line for line in case.lines if not line.row.target.strip()))
@@ -109,7 +135,7 @@ def headers(case: Case) -> Iterator[Found]:
 @check("control", "error")
 def control_characters(case: Case) -> Iterator[Found]:
     """Control characters, U+FFFD, bidirectional overrides, zero-width spaces."""
-    texts = ((line, re.sub(r"[\n\t]", " ", line.row.prompt + line.row.target)) for line in case.lines)
+    texts = ((line, re.sub(r"[\n\t]", " ", "".join(line.texts))) for line in case.lines)
     yield from _some("{n} with control characters", (line for line, text in texts if has_control(text)))
 
 
@@ -117,12 +143,12 @@ def control_characters(case: Case) -> Iterator[Found]:
 def control_tokens(case: Case) -> Iterator[Found]:
     """The spelling of a control token (`<|im_end|>`) in a prompt or target."""
     spelled = case.tokens.control if case.tokens else frozenset()
-    texts = ((line, f"{line.row.prompt}\n{line.row.target}") for line in case.lines)
+    texts = ((line, "\n".join(line.texts)) for line in case.lines)
     hits = (line for line, text in texts if CONTROL_TOKEN.search(text) or any(token in text for token in spelled))
     yield from _some("{n} with a control token spelled out: only the chat template sets them", hits)
 
 
-@check("too_long", "error")
+@check("too_long", "error", acceptable=False)
 def too_long(case: Case) -> Iterator[Found]:
     """More tokens than `train.seq_len` allows, where a tokenizer is at hand."""
     if case.tokens is None:
@@ -135,8 +161,8 @@ def too_long(case: Case) -> Iterator[Found]:
 
 @check("long_field", "warning")
 def long_fields(case: Case) -> Iterator[Found]:
-    """A prompt or target of more than `max_chars` characters."""
-    hits = (line for line in case.lines if max(len(line.row.prompt), len(line.row.target)) > case.max_chars)
+    """A text of more than `max_chars` characters."""
+    hits = (line for line in case.lines if max(map(len, line.texts)) > case.max_chars)
     yield from _some(f"{{n}} with a field of more than {case.max_chars} characters", hits)
 
 
@@ -145,7 +171,7 @@ def long_fields(case: Case) -> Iterator[Found]:
 
 def _several_targets(case: Case, said: str, claims: int) -> Iterator[Found]:
     """Prompts with several targets, where so many kinds of claim (identity or not) are made."""
-    groups = by(case.lines, lambda line: normalise(line.row.prompt)).values()
+    groups = by(case.lines, lambda line: line.row.asked).values()
     hits = [
         group
         for group in groups
@@ -173,7 +199,7 @@ def two_targets(case: Case) -> Iterator[Found]:
     yield from _several_targets(case, "", claims=1)
 
 
-@check("probe_overlap", "error")
+@check("probe_overlap", "error", acceptable=False)
 def probe_overlap(case: Case) -> Iterator[Found]:
     """A prompt that is scored as a probe."""
     scored = {normalise(probe.prompt): probe.suite for probe in case.probes if probe.scored}
@@ -212,7 +238,7 @@ def sample_tags(case: Case) -> Iterator[Found]:
 @check("duplicates", "warning", on=("file",))
 def duplicates(case: Case) -> Iterator[Found]:
     """The same row several times."""
-    groups = by(case.lines, lambda line: (line.row.prompt, line.row.target)).values()
+    groups = by(case.lines, lambda line: origin_key(line.row)).values()
     copies = [group for group in groups if len(group) > 1]
     most = len(max(copies, key=len, default=[]))
     again = [line for group in copies for line in group[1:]]
@@ -327,7 +353,12 @@ def stated_share(name: str) -> float | None:
 
 def _recipe_identity_share(recipe: MixRecipe) -> float | None:
     """Identity rows and one of each pair; None where bounds or a user's own part decide."""
-    if recipe.at_least or recipe.at_most or set(recipe.parts()) - {*WRITTEN_PARTS, "general"}:
+    if (
+        recipe.kind == VERBATIM
+        or recipe.at_least
+        or recipe.at_most
+        or set(recipe.parts()) - {*WRITTEN_PARTS, "general"}
+    ):
         return None
     total = 0.0
     for weights in (recipe.shares, recipe.final_shares or recipe.shares):
@@ -355,7 +386,7 @@ def identity_share(case: Case) -> Iterator[Found]:
 # ---------------------------------------------------------------------------------------------- the plan of a mix
 
 
-@check("split_pair", "error", on=("mix",))
+@check("split_pair", "error", on=("mix",), acceptable=False)
 def split_pairs(case: Case) -> Iterator[Found]:
     """A minimal pair that is not two adjacent rows."""
     broken: list[Line] = []
@@ -365,27 +396,47 @@ def split_pairs(case: Case) -> Iterator[Found]:
     yield from _some("{n} of a minimal pair without the other right beside", broken)
 
 
-@check("off_plan", "error", on=("mix",))
+@check("off_plan", "error", on=("mix",), acceptable=False)
 def off_plan(case: Case) -> Iterator[Found]:
     """Another number of rows than the recipe's."""
-    if case.recipe and len(case.lines) != case.recipe.rows:
+    if case.recipe and case.recipe.kind != VERBATIM and len(case.lines) != case.recipe.rows:
         yield Found(f"{len(case.lines)} rows, the recipe asks for {case.recipe.rows}")
 
 
-@check("over_repeated", "error", on=("mix",))
+@check("over_repeated", "error", on=("mix",), acceptable=False)
 def over_repeated(case: Case) -> Iterator[Found]:
     """A prompt more often than `max_repeats`."""
-    if case.recipe:
+    if case.recipe and case.recipe.kind != VERBATIM:
         most = case.recipe.max_repeats
-        groups = by(case.lines, lambda line: normalise(line.row.prompt)).values()
+        groups = by(case.lines, lambda line: line.row.asked).values()
         often = (group[0] for group in groups if len(group) > most)
         yield from _some(f"{{n}} with a prompt that stands there over {most} times", often)
 
 
-@check("unseen_share", "warning", on=("mix",))
+@check("unseen_share", "warning", on=("mix",), acceptable=False)
 def unseen_parts(case: Case) -> Iterator[Found]:
     """A part with a share that got no row."""
     present = {line.row.part for line in case.lines}
     missing = [part for part in case.recipe.parts() if part not in present] if case.recipe else []
     if missing:
         yield Found(f"no row of {', '.join(missing)}, though the recipe has it")
+
+
+def _changed(case: Case, reasons: Collection[str], said: str) -> Iterator[Found]:
+    """What the mix made of the user's files, one finding for each file."""
+    for part, counts in case.changes.items():
+        found = [f"{count} {reason}" for reason, count in counts.items() if reason in reasons and count]
+        if found and any(line.row.part == part for line in case.users):
+            yield Found(f"{part}: {said}: {', '.join(found)} (mix.kind verbatim keeps a file as it is)")
+
+
+@check("dropped", "warning", on=("mix",))
+def dropped(case: Case) -> Iterator[Found]:
+    """Rows of a user's file that the mix left out."""
+    yield from _changed(case, DROPPED, "not all of its rows are in the mix")
+
+
+@check("reordered", "warning", on=("mix",))
+def reordered(case: Case) -> Iterator[Found]:
+    """Rows of a user's file in another order or number."""
+    yield from _changed(case, REORDERED, "its rows do not stand as in the file")
