@@ -61,9 +61,11 @@ def _say(text: str) -> None:
 
 
 def base(args: Namespace) -> int:
-    """Make the embedded base or a random one, or check a folder; base.json says what it is."""
+    """Make the embedded base or a random one, import a file, or check a folder; base.json says what it is."""
+    from fgod.inputs import own_weights
+
     facts = supervise(args, "the base")
-    folder = Path(args.base["path"]) if args.base["kind"] == "folder" else Base(args.out.parent).master
+    folder = own_weights(args.base) or Base(args.out.parent).master
     BaseStamp(status="trained", base=args.base, **_digests(folder), facts=dict(facts)).write(args.out)
     return 0
 
@@ -75,7 +77,7 @@ def import_model(args: Namespace) -> int:
 
     if args.out.exists():
         raise UsageError(f"{args.out}: this folder exists; expected a new name (nothing is overwritten)")
-    facts = import_gguf(args.file, args.out, args.dtype, _say)
+    facts = import_gguf(args.file, args.out, args.dtype, say=_say)
     _say(f"{args.out}: {facts.architecture}, {facts.layers} layers, {facts.dtypes[0]}")
     return 0
 
@@ -282,10 +284,10 @@ def _chat_settings(args: Namespace, config: Mapping[str, Any] | None) -> ChatSet
 
 def _made_base(config: Mapping[str, Any]) -> Path | None:
     """The folder of the config's base; None while it has not been made."""
-    from fgod.inputs import base_id, sources_digest
+    from fgod.inputs import base_id, own_weights, sources_digest
 
-    if config["base"]["kind"] == "folder":
-        return Path(config["base"]["path"])
+    if own := own_weights(config["base"]):
+        return own
     named = base_id(config["base"], sources_digest(Path(config["data"]["folder"])))
     folder = layout.base(named).master
     return folder if folder.is_dir() else None

@@ -15,7 +15,7 @@ from fgod.data.sources import PAIRED_KIND, load_sources, source_files
 from fgod.errors import UsageError, did_you_mean
 from fgod.registry import ARCHITECTURES, ROW_FORMATS, Registry
 from fgod.system.digests import CACHE, cached_sha256
-from fgod.system.files import digest, folder_files, sha256_file, sha256_files
+from fgod.system.files import digest, folder_files, read_json, sha256_file, sha256_files
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -121,18 +121,33 @@ def check_user_sources(sources: Mapping[str, UserSource]) -> None:
 
 
 def base_id(base: Mapping[str, Any], sources: str, families: Mapping[str, str] | None = None) -> str:
-    """An embedded or random base is what it is made from; a folder is the content of its files.
+    """An embedded or random base is what it is made from; a folder or a GGUF file is its content.
 
     Args:
         families: digests of the plugins that add model families: these read, train and write the weights.
     """
     more = [families] if families else []
+    if base["kind"] == "gguf":
+        return digest("gguf", NUMERICS_VERSION, cached_sha256(Path(base["path"]), CACHE), *more)
     if base["kind"] != "folder":
         spec = {k: v for k, v in base.items() if k not in ("kind", "require", "closed_answers")}
         return digest(base["kind"], NUMERICS_VERSION, spec, sources, *more)
     folder = Path(base["path"])
     files = {f.relative_to(folder).as_posix(): cached_sha256(f, CACHE) for f in folder_files(folder)}
     return digest("folder", files, *more)
+
+
+def own_weights(base: Mapping[str, Any]) -> Path | None:
+    """The user's own folder of plain weights, where it is the base as it stands; None: the base's weights are made.
+
+    A folder of quantised weights is decoded first (see `fgod.importing.nvfp4`).
+    """
+    if base["kind"] != "folder":
+        return None
+    folder = Path(base["path"])
+    config = folder / "config.json"
+    quantised = config.is_file() and "quantization_config" in read_json(config)
+    return None if quantised else folder
 
 
 def reference_id(config: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ from fgod.guard.limits import MIB_PER_GB, lowered
 from fgod.guard.predict import TooLargeError, check
 from fgod.guard.sources import HostMemory
 from fgod.imports import lasting_imports
+from fgod.layout import Base
 from fgod.system.files import write_json
 from fgod.system.procfs import MIB, resident_mib
 
@@ -128,18 +129,36 @@ def run(work: Work, args: Namespace) -> int:
 
 
 def base(args: Namespace, worker: Worker) -> None:
-    """Make the embedded base or a random one, or check a folder. The report has the `facts` about it."""
-    make = {"folder": _folder_base, "random": _random_base, "embedded": _embedded_base}[args.base["kind"]]
-    worker.report(facts=make(args, worker))
+    """Make the embedded base or a random one, import a file, or check a folder. The report has the `facts` about it."""
+    make = {"folder": _folder_base, "gguf": _gguf_base, "random": _random_base, "embedded": _embedded_base}
+    worker.report(facts=make[args.base["kind"]](args, worker))
 
 
 def _folder_base(args: Namespace, worker: Worker) -> dict[str, Any]:
-    from fgod.model.folder import check_folder
+    from fgod.importing.nvfp4 import decode_export
+    from fgod.model.folder import check_folder, is_export
+    from fgod.model.load import read_config
 
     folder = Path(args.base["path"])
-    facts = asdict(check_folder(folder, args.chat)) | {"path": str(folder)}
-    worker.say(f"base · {folder} · {facts['parameters']:,} parameters")
-    return facts
+    if is_export(read_config(folder)):
+        facts = decode_export(folder, Base(args.out.parent).master, args.chat, worker.say, worker.beat)
+    else:
+        facts = check_folder(folder, args.chat)
+        worker.say(f"base · {folder} · {facts.parameters:,} parameters")
+    return _facts(facts, folder)
+
+
+def _gguf_base(args: Namespace, worker: Worker) -> dict[str, Any]:
+    from fgod.importing.gguf import import_gguf
+
+    file = Path(args.base["path"])
+    facts = import_gguf(file, Base(args.out.parent).master, chat=args.chat, say=worker.say, beat=worker.beat)
+    return _facts(facts, file)
+
+
+def _facts(facts: Any, path: Path) -> dict[str, Any]:
+    """What was found out of a folder, as JSON; `path` is the user's own file or folder."""
+    return asdict(facts) | {"path": str(path)}
 
 
 def _random_base(args: Namespace, worker: Worker) -> dict[str, Any]:

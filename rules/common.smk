@@ -44,7 +44,7 @@ with exit_on_fgod_error():
 FGOD = shlex.join(["fgod", *plugin_options(CONFIG["plugins"])])
 
 BASE = f"artifacts/base/{INPUTS.base_id}"
-BASE_WEIGHTS = CONFIG["base"]["path"] if CONFIG["base"]["kind"] == "folder" else f"{BASE}/master"
+BASE_WEIGHTS = str(inputs.own_weights(CONFIG["base"]) or f"{BASE}/master")
 BASE_DTYPE = CONFIG["stages"][0]["train"]["compute_dtype"]
 BASE_EXPORT = f"{BASE}/{BASE_DTYPE}"
 BASE_SPEC = canonical_json(CONFIG["base"])

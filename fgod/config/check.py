@@ -203,6 +203,8 @@ def _refused(reply: str, rule: Rule, key: str, language: str) -> Iterator[str]:
 def _paths(config: Mapping[str, Any]) -> Iterator[str]:
     if config["base"]["kind"] == "folder" and not Path(config["base"]["path"]).is_dir():
         yield f"base.path: found {config['base']['path']!r}, expected a folder that exists"
+    if config["base"]["kind"] == "gguf" and not Path(config["base"]["path"]).is_file():
+        yield f"base.path: found {config['base']['path']!r}, expected a file that exists"
     if not Path(config["data"]["folder"]).is_dir():
         yield f"data.folder: found {config['data']['folder']!r}, expected a folder that exists"
     if not Path(config["data"]["probes"]).is_file():

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from fgod.chat import ChatSettings
 from fgod.errors import UsageError
+from fgod.importing import RECORD
 from fgod.importing.gguf_config import (
     HEAD,
     TABLE,
@@ -35,14 +37,12 @@ from fgod.models.architecture import architecture_of
 from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, DTYPES, write_weights
 from fgod.system.files import atomic_folder, sha256_file, write_json
 
-RECORD = "import.json"
-"""In an imported folder: which file it comes from, and what was stored there."""
-
 
 def import_gguf(
     path: Path,
     out: Path,
     dtype: str = "bfloat16",
+    chat: ChatSettings | None = None,
     say: Callable[[str], None] = lambda text: None,
     beat: Callable[[], None] = lambda: None,
 ) -> FolderFacts:
@@ -52,6 +52,7 @@ def import_gguf(
 
     Args:
         dtype: of the weights: bfloat16 (default) or float32, which rounds nothing that was decoded.
+        chat: the config's `chat`, with which it has to be askable.
 
     Raises:
         UsageError: the file is damaged, or holds what cannot be read (see `fgod.importing`).
@@ -79,7 +80,7 @@ def import_gguf(
         write_weights(folder, list(names), lambda n: prod(names[n]) * kind.itemsize, made, DEVICE_SHARD_BYTES)
         _write_tokens(folder, config, tokens, dtype)
         write_json(folder / RECORD, _record(file, tied, sources, dtype))
-        facts = _checked(folder, path)
+        facts = _checked(folder, path, chat)
     return facts
 
 
@@ -118,9 +119,9 @@ def _record(file: GgufFile, tied: bool, sources: Mapping[str, str], dtype: str) 
     }
 
 
-def _checked(folder: Path, path: Path) -> FolderFacts:
+def _checked(folder: Path, path: Path, chat: ChatSettings | None) -> FolderFacts:
     """What the folder of a base must be, said of the file that it comes from."""
     try:
-        return check_folder(folder)
+        return check_folder(folder, chat)
     except UsageError as error:
         raise UsageError(f"{path}: what it holds cannot be a base: {str(error).replace(f'{folder}/', '')}") from error

@@ -89,17 +89,31 @@ def check_folder(folder: Path, settings: ChatSettings | None = None) -> FolderFa
     )
 
 
-def checked_config(folder: Path) -> dict[str, Any]:
-    """config.json of plain weights of a registered family, whose sizes NVFP4 can hold."""
+EXPORT_FORMAT = "nvfp4-pack-quantized"
+"""compressed-tensors' name for what this project exports."""
+
+
+def is_export(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is that of an NVFP4 export, which `fgod.importing.nvfp4` decodes to plain weights."""
+    return (config.get("quantization_config") or {}).get("format") == EXPORT_FORMAT
+
+
+def checked_config(folder: Path, export_ok: bool = False) -> dict[str, Any]:
+    """config.json of plain weights of a registered family, whose sizes NVFP4 can hold.
+
+    Args:
+        export_ok: an NVFP4 export is accepted too.
+    """
     path = folder / "config.json"
     try:
         config = read_config(folder)
     except FgodError as error:
         raise UsageError(str(error)) from error
     family = architecture_of(config, path)
-    if "quantization_config" in config:
+    if "quantization_config" in config and not (export_ok and is_export(config)):
         method = (config["quantization_config"] or {}).get("quant_method")
-        raise wrong(path, "quantization_config", method, "none: a base holds plain weights")
+        expected = "none: a base holds plain weights; take the model's own release in BF16, or a GGUF file of it"
+        raise wrong(path, "quantization_config", method, expected)
     family.check(config, path)
     check_sizes(path, config, family.sizes(config, path))
     return config

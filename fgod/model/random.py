@@ -40,16 +40,11 @@ def model_config(shape: str) -> dict[str, Any]:
     if shape not in SHAPES:
         raise UsageError(f"base.shape: found {shape!r}, expected one of {', '.join(SHAPES)}")
     return {
-        "architectures": ["Qwen3ForCausalLM"],
-        "model_type": "qwen3",
         **SHAPES[shape],
         "attention_bias": False,
         "attention_dropout": 0.0,
         "hidden_act": "silu",
         "initializer_range": STD,
-        "rms_norm_eps": 1e-6,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 5000000.0},
-        "tie_word_embeddings": True,
         "use_cache": True,
         "dtype": "bfloat16",
     }
@@ -57,7 +52,7 @@ def model_config(shape: str) -> dict[str, Any]:
 
 def random_tensor(name: str, shape: Sequence[int], seed: int) -> Tensor:
     """BF16 weights of one tensor: the same for a seed on every CPU."""
-    if len(shape) == 1:
+    if len(shape) == 1 and not name.endswith(".bias"):
         return torch.ones(shape[0], dtype=torch.bfloat16)
     generator = torch.Generator().manual_seed(hash_of(name, seed))
     return torch.empty(tuple(shape), dtype=torch.bfloat16).normal_(0, STD, generator=generator)

@@ -31,17 +31,38 @@ SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END)
 MIN_VOCAB = len(SPECIAL_TOKENS) + 256
 """Special tokens and one token for each byte."""
 
-SHAPES: dict[str, dict[str, int]] = {
+_QWEN3 = {
+    "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "tie_word_embeddings": True,
+    "rms_norm_eps": 1e-6, "rope_parameters": {"rope_type": "default", "rope_theta": 5000000.0},
+}  # fmt: skip
+
+SHAPES: dict[str, dict[str, Any]] = {
     "qwen3-4b": {
-        "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
+        **_QWEN3, "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
         "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 262144,
     },
+    "qwen2.5-0.5b": {
+        "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "tie_word_embeddings": True,
+        "rms_norm_eps": 1e-6, "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+        "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+        "num_key_value_heads": 2, "vocab_size": 151936, "max_position_embeddings": 32768,
+    },
+    "llama3-8b": {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": False,
+        "rms_norm_eps": 1e-5, "rope_parameters": {
+            "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+        },
+        "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128256, "max_position_embeddings": 131072,
+    },
     "tiny": {
-        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+        **_QWEN3, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 2816, "max_position_embeddings": 2048,
     },
 }  # fmt: skip
-"""By the name in a config. qwen3-4b: Qwen3-4B-Instruct-2507's config.json."""
+"""By the name in a config: of config.json what differs between families and sizes. Qwen3-4B-Instruct-2507's,
+Qwen2.5-0.5B-Instruct's, Llama-3.1-8B-Instruct's."""
 
 NOT_SPEC = ("kind", "seed", "require", "closed_answers")
 
