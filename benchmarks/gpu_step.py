@@ -1,6 +1,6 @@
 """Full-parameter NVFP4 steps of a 4 B Qwen3 on one GPU: time, memory, where they go. Random weights, made on the GPU.
 
-    python benchmarks/gpu_step.py --out FOLDER [--shape qwen3-4b] [--only step,generic,free,split,tokens,cap,profile]
+    python benchmarks/gpu_step.py --out FOLDER [--shape qwen3-4b] [--only step,profile]
 
 Each measurement is a process of its own (graphs and hooks of one would keep memory from the next), under a time limit;
 one that fails prints its traceback and the next goes on. Writes gpu_step.json and gpu_step.tsv to the folder.
@@ -41,7 +41,11 @@ from fgod.train.device.weights import allocate, randomise
 from fgod.train.recipe import TrainRecipe
 
 GIB = 2**30
-MODES = {"int8 m": {"memory": "80gb"}, "NVFP4 m": {"memory": "24gb"}}
+MODES: dict[str, dict[str, Any]] = {
+    "int8 m": {"memory": "80gb"},
+    "NVFP4 m": {"memory": "24gb"},
+    "offloaded": {"memory": "24gb", "offload_moments": True},
+}
 LIMIT_SECS = 110
 """Of one measurement's process: start, compiling, warm-up and steps."""
 
@@ -66,8 +70,9 @@ class Case:
 
 def cases(only: list[str], steps: int) -> list[Case]:
     found = []
-    for mode in MODES:
+    for mode in ("int8 m", "NVFP4 m"):
         found += [Case("step", mode, 1, 96, steps), Case("step", mode, 8, 512, steps)]
+    found += [Case("offload", "offloaded", rows, width, steps, 22.35) for rows, width in ((1, 96), (32, 96), (8, 512))]
     found.append(Case("free", "int8 m", 1, 96, steps, clip=None, repeatable=False))
     found.append(Case("free", "int8 m", 8, 512, steps, clip=None, repeatable=False))
     found.append(Case("cap", "NVFP4 m", 1, 512, steps, cap_gib=22.35))

@@ -16,6 +16,7 @@ from fgod.documents import Outcome
 from fgod.errors import UsageError
 from fgod.model.chats import ChatFormat
 from fgod.model.load import read_config
+from fgod.model.random import model_config
 from fgod.models.architecture import architecture_of
 from fgod.nvfp4.codec import device_global_scale, power_of_two_global_scale
 from fgod.nvfp4.layers import prepare
@@ -26,6 +27,7 @@ from fgod.train.device import ops as device_ops
 from fgod.train.device.module import ModuleNetwork
 from fgod.train.device.network import Inputs, Network, SavePolicy
 from fgod.train.device.optimizer import GroupGradients, device_adamw
+from fgod.train.device.plan import predict_on_device
 from fgod.train.device.trainer import DeviceStepper, choose_network
 from fgod.train.device.weights import Masters, as_module, frequencies, split_rows, stream_in
 from fgod.train.optimizer import AdamW
@@ -385,3 +387,12 @@ def test_the_guard_asks_a_run_to_save_and_stop(tmp_path: Path, monkeypatch: pyte
         loop.run(loop.Job(folder, tiny_rows(), RECIPE, 7, tmp_path / "work", tmp_path / "run", tmp_path / "master"))
     assert stopped.value.exit_code == 75
     assert writer.done() and len(list((tmp_path / "work").glob("checkpoint-*"))) == 1
+
+
+def test_moments_on_the_host_are_no_part_of_what_the_device_needs() -> None:
+    config = model_config("tiny")
+    kept = TrainRecipe(steps=1, lr=1e-3, batch=2, memory="24gb", device="cuda")
+    here, there = (predict_on_device(config, replace(kept, offload_moments=on), 2, 32, 20) for on in (False, True))
+    assert (there.m, there.v, there.pinned) == (0, 0, here.m + here.v)
+    assert there.total < here.total and here.pinned == 0
+    assert "pinned" in there.text() and "pinned" not in here.text()

@@ -86,6 +86,23 @@ def test_a_family_trains_all_its_tensors_and_is_exported(folder: Path, tmp_path:
     assert before.keys() == after.keys() and not any(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("memory", ["80gb", "24gb"])
+def test_a_family_trains_on_a_gpu_as_on_a_cpu(folder: Path, memory: str, tmp_path: Path) -> None:
+    """The same first step's loss; preflight compares the network with transformers' own model on the way."""
+    losses = []
+    for device in ("cpu", "cuda"):
+        recipe = TrainRecipe(steps=3, lr=1e-3, batch=4, seq_len=64, memory=memory, device=device)
+        out = tmp_path / device
+        outcome = run(Job(folder, tiny_rows(), recipe, 7, out / "work", out / "run", out / "master"))
+        assert outcome.status == TRAINED and outcome.full_parameter
+        table = (out / "run" / "train.tsv").read_text().splitlines()
+        losses.append([float(line.split("\t")[table[0].split("\t").index("loss")]) for line in table[1:]])
+    assert losses[1] == pytest.approx(losses[0], rel=2e-2)
+    assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-3)
+
+
 @pytest.mark.parametrize("item", [4, 2])
 @pytest.mark.parametrize("family", ["qwen3", "qwen2", "llama", "mistral"])
 def test_activations_of_a_layer_are_predicted(family: str, item: int, tmp_path: Path) -> None:

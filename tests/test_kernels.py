@@ -348,13 +348,16 @@ def test_the_trainer_of_a_device_steps_alike_with_kernels_and_without(
 
 
 @pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
-def test_steps_wait_for_nothing_and_are_replayed_as_a_graph_with_the_same_bits(tmp_path: Path) -> None:
+def test_steps_replayed_as_a_graph_or_with_moments_on_the_host_have_the_same_bits(tmp_path: Path) -> None:
     recipe = TrainRecipe(steps=5, lr=1e-3, batch=4, seq_len=64, memory="80gb", compute_dtype="float32", grad_clip=0.5)
     folder = tiny_folder(tmp_path / "start")
     samples = ChatFormat(tiny_tokenizer()).rows(tiny_rows(4), 64)
     results = []
-    for graphs in (False, True):
-        trainer = trainer_on(folder, recipe, replace(PLAIN, quantise=on_gpu.fake_quantise), graphs)
+    for graphs, offload in ((False, False), (True, False), (True, True)):
+        of_it = replace(recipe, offload_moments=offload)
+        trainer = trainer_on(folder, of_it, replace(PLAIN, quantise=on_gpu.fake_quantise), graphs)
+        moments = [t.m.tensors[0] for t in trainer.optimizer.tensors.values() if t.parameter.ndim > 1]
+        assert {moment.is_cuda for moment in moments} == {not offload}
         for step in range(5):
             torch.cuda.set_sync_debug_mode("error" if step > 1 else "default")  # the second step captures
             try:
@@ -364,5 +367,6 @@ def test_steps_wait_for_nothing_and_are_replayed_as_a_graph_with_the_same_bits(t
         assert [shape.graph is not None for shape in trainer.shapes.values()] == [graphs]
         facts = [(row.loss, row.grad_norm, facts.whole.realised) for row, facts in trainer.completed(wait=True)]
         results.append((facts, {name: bits(t) for name, t in trainer.network.masters.tensors.items()}))
-    assert results[0][0] == results[1][0]
-    assert all(torch.equal(weight, results[1][1][name]) for name, weight in results[0][1].items())
+    for facts, weights in results[1:]:
+        assert facts == results[0][0]
+        assert all(torch.equal(weight, weights[name]) for name, weight in results[0][1].items())

@@ -298,6 +298,8 @@ def test_the_memory_table_resolves_to_modes_and_is_overridden_key_by_key() -> No
     recipe = TrainRecipe(1, 1e-3, memory="24gb", m_dtype="int8", step_in_backward=False)
     assert (recipe.master_dtype, recipe.m_dtype, recipe.v_dtype) == ("bf16", "int8", "uint8")
     assert (recipe.step_in_backward, recipe.activation_checkpointing) == (False, True)
+    with pytest.raises(UsageError, match="offload_moments: found true with step_in_backward false"):
+        replace(recipe, offload_moments=True)
     for key, value in (("memory", "12gb"), ("m_dtype", "uint8"), ("v_dtype", "int8"), ("update_clip", 0)):
         with pytest.raises(UsageError, match=rf"train\.{key}: found"):
             TrainRecipe.from_dict({"steps": 1, "lr": 1e-3, key: value})

@@ -48,13 +48,21 @@ class Prediction:
     logits: int
     workspace: int
     process: int
+    pinned: int = 0
+    """Of the host, for moments that are kept there beside a GPU: no part of the total."""
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """What the total is made of."""
+        return {name: size for name, size in asdict(self).items() if name != "pinned"}
 
     @property
     def total(self) -> int:
-        return sum(asdict(self).values())
+        return sum(self.parts.values())
 
     def to_mib(self) -> dict[str, float]:
-        return {name: round(value / MIB, 1) for name, value in {**asdict(self), "total": self.total}.items()}
+        pinned = {"pinned": self.pinned} if self.pinned else {}
+        return {name: round(size / MIB, 1) for name, size in {**self.parts, "total": self.total, **pinned}.items()}
 
     def text(self) -> str:
         """A table for people."""
@@ -70,6 +78,7 @@ class Prediction:
             "workspace": "largest temporaries",
             "process": "Python and its libraries",
             "total": "together",
+            "pinned": "host memory for m and v, besides",
         }
         return "\n".join(f"{name:12} {mib:12,.1f} MiB  {words[name]}" for name, mib in self.to_mib().items())
 
@@ -172,7 +181,7 @@ def check_fits(recipe: TrainRecipe, predicted: Callable[[TrainRecipe], Predictio
     """
     found = predicted(recipe)
     knobs = [Knob(key, value, found.total - predicted(one).total) for key, value, one in _smaller(recipe)]
-    check({name: size for name, size in asdict(found).items() if size > 0}, int(limit), knobs)
+    check({name: size for name, size in found.parts.items() if size > 0}, int(limit), knobs)
 
 
 def _smaller(recipe: TrainRecipe) -> Iterator[tuple[str, object, TrainRecipe]]:
@@ -188,12 +197,14 @@ def _smaller(recipe: TrainRecipe) -> Iterator[tuple[str, object, TrainRecipe]]:
         yield "train.activation_checkpointing", "true", replace(recipe, activation_checkpointing=True)
     if recipe.memory != "24gb" and (recipe.micro_batch or recipe.batch) == recipe.batch:
         yield "train.memory", "24gb", replace(recipe, memory="24gb", **asdict(MEMORY["24gb"]))
+    if recipe.device == "cuda" and recipe.step_in_backward and not recipe.offload_moments:
+        yield "train.offload_moments", "true", replace(recipe, offload_moments=True)
 
 
 def explain(folder: Path, config: Mapping[str, Any], recipe: TrainRecipe, prediction: Prediction) -> str:
     """The table of `fgod train --explain-memory`."""
     count = sum(torch.Size(shape).numel() for shape in tensors_of(config, str(folder)).values())
-    state = prediction.weights + prediction.m + prediction.v
+    state = prediction.weights + prediction.m + prediction.v + prediction.pinned
     modes = f"master {recipe.master_dtype}, m {recipe.m_dtype}, v {recipe.v_dtype}"
     when = "in" if recipe.step_in_backward else "after"
     return (

@@ -152,6 +152,11 @@ class AdamW:
         self._units |= {key: self._bank_unit(bank, self.names.index(bank.names[0])) for key, bank in banks.items()}
         trained = list(self.tensors.values())
         self.kernels = Fused(trained, recipe) if recipe.step_in_backward and serves(trained, recipe) else None
+        if self.kernels is None and recipe.offload_moments and trained[0].weight.is_cuda:
+            raise UsageError(
+                "train.offload_moments: found true, but no Triton kernel steps this run, and only it reads moments "
+                "from host memory; expected Triton and master_dtype fp32 or bf16, or offload_moments false"
+            )
         self._by_kernel = torch.arange(len(self.names), device=self.numbers.device)[:, None] < len(alone)
         self.measure()
         if recipe.step_in_backward:
@@ -177,7 +182,13 @@ class AdamW:
             min((recipe.step_chunk_rows or rows) * columns, CHUNK.get(weight.device.type, CHUNK["cuda"])),
         )
         MASTERS[modes.master].begin(weight)
-        m, v = (kinds[kind]((rows, columns), weight.device) for kinds, kind in ((M_KINDS, modes.m), (V_KINDS, modes.v)))
+        pinned = recipe.offload_moments and parameter.ndim > 1 and weight.is_cuda
+        m, v = (
+            kinds[kind]((rows, columns), torch.device("cpu")).pinned()
+            if pinned
+            else kinds[kind]((rows, columns), weight.device)
+            for kinds, kind in ((M_KINDS, modes.m), (V_KINDS, modes.v))
+        )
         start = weight.clone() if recipe.l2_sp else None
         return Trained(parameter, weight, group_of(name), stream(seed, name), modes, m, v, factor, decay, start)
 

@@ -18,6 +18,7 @@ from fgod.validation import (
     FromList,
     Keys,
     NotNegative,
+    OmitDefault,
     OneOf,
     OrNull,
     Positive,
@@ -111,6 +112,9 @@ class TrainKeys(Keys):
     """Step each tensor as soon as its gradient is complete, and free it; grad_clip is then of each tensor."""
     activation_checkpointing: Annotated[bool, OrNull()] = None  # type: ignore[assignment]
     """Keep only what enters each layer, and compute the layer again in the backward pass."""
+    offload_moments: Annotated[bool, OmitDefault()] = False
+    """Keep m and v of matrices in pinned host memory; the optimizer's kernel reads and writes them there. Saves GPU
+    memory, costs time; the same bits. Needs step_in_backward."""
     step_chunk_rows: Count | None = None
     """Rows of a matrix that the optimizer unpacks at once; the weights do not depend on it. null: all of them, unless
     the memory table says otherwise."""
@@ -144,6 +148,8 @@ class TrainRecipe(TrainKeys):
         for key, value in asdict(MEMORY[self.memory]).items():
             if getattr(self, key) is None:
                 object.__setattr__(self, key, value)
+        if self.offload_moments and not self.step_in_backward:
+            raise UsageError("train.offload_moments: found true with step_in_backward false; expected both true")
         if self.step_in_backward and self.micro_batch is not None and self.micro_batch < self.batch:
             raise UsageError(
                 f"train.micro_batch: found {self.micro_batch} below batch ({self.batch}) with step_in_backward, which "

@@ -6,6 +6,8 @@ are under 10⁻⁴ of a model. What is here is stateless but for `Moment.tensors
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
@@ -133,6 +135,11 @@ class Moment:
     @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors)
+
+    def pinned(self) -> Self:
+        """The same in page-locked host memory, which kernels on a GPU read and write in place."""
+        self.tensors = tuple(tensor.pin_memory() for tensor in self.tensors)
+        return self
 
 
 class Bf16Moment(Moment):

@@ -34,7 +34,8 @@ def _sizes(config: Mapping[str, Any], item: int) -> tuple[int, int, int]:
 
 def _resident(config: Mapping[str, Any], recipe: TrainRecipe) -> int:
     one = predict(config, recipe, 1, 1)
-    return one.weights + one.m + one.v + one.l2_sp
+    moments = 0 if recipe.offload_moments else one.m + one.v
+    return one.weights + moments + one.l2_sp
 
 
 def layer_plan(config: Mapping[str, Any], recipe: TrainRecipe, tokens: int) -> list[SavePolicy]:
@@ -73,8 +74,12 @@ def predict_on_device(
     gradients = table + largest if recipe.step_in_backward else known.gradients + largest + table
     of_layer = tokens * config["hidden_size"] * item * 4 + 2 * mlp + mlp // 2 + attention
     chunk = chunk_width(labels, config["vocab_size"]) * labels
+    host = known.m + known.v if recipe.offload_moments else 0  # vectors stay on the device: too few to count
     return replace(
         known,
+        m=0 if host else known.m,
+        v=0 if host else known.v,
+        pinned=host,
         gradients=gradients,
         quantised=2 * largest,
         activations=kept + of_layer,
