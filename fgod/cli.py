@@ -185,6 +185,19 @@ def _add_base(commands: Any) -> None:
     _values(reference, settings="the key probe")
     _chat(reference)
     _guarded(reference, "reference", batch=True)
+    teacher = _command(
+        kinds, "teacher", "teacher", "its distributions at the labels of a mix's rehearsed rows", ["stamp", "rows"]
+    )
+    _paths(
+        teacher,
+        weights="folder of the base, or of its export",
+        stamp="the stamp that holds its digest",
+        rows="rows.tsv of the mix",
+        out="teacher.json to write",
+    )
+    _values(teacher, settings="how it is asked")
+    teacher.add_argument("--disk-gb", type=float, required=True, metavar="GIB", help="the most that it may write")
+    _guarded(teacher, "teacher", batch=True)
     check = _command(kinds, "check", "check", "refuse probes that it does not answer (exit 100)", ["answers", "probes"])
     _paths(
         check,
@@ -263,6 +276,7 @@ def _add_training(commands: Any) -> None:
         outcome="outcome.json to write, beside the run's tables",
         stamp="trained.json to write, beside master/",
     )
+    train.add_argument("--teacher", type=Path, metavar="PATH", help="teacher.json of these rows, for train.kl")
     add_limits(train)
     train.add_argument(
         "--too-large-ok", action="store_true", help="go on where more is predicted than the limit: the guard is left"

@@ -26,12 +26,13 @@ from fgod.documents import (
     Stamp,
     check_answers,
     check_rows,
+    check_teacher,
     check_training_data,
 )
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.escape import html_text
 from fgod.imports import lasting_imports
-from fgod.layout import Answers, Base, Export, Mix, RunRecords, RunWeights, Work, remade_by_deleting
+from fgod.layout import Answers, Base, Export, Mix, RunRecords, RunWeights, Teacher, Work, remade_by_deleting
 from fgod.persona import Goal, goal_from_config
 from fgod.registry import plugin_options
 from fgod.supervise import supervise
@@ -51,6 +52,10 @@ if TYPE_CHECKING:
     from fgod.data.formats import UserSource
     from fgod.data.probes import Probe
     from fgod.data.rows import Row
+
+
+TEACHER_BATCH = 64
+"""Rows that the base is asked about at once."""
 
 
 def _say(text: str) -> None:
@@ -94,6 +99,14 @@ def reference(args: Namespace) -> int:
     _check_export(args.export)
     batch = args.batch or args.settings["batch"]
     supervise(args, "the reference answers of the base", batch, args.settings["device"] == "cuda")
+    return 0
+
+
+def teacher(args: Namespace) -> int:
+    """Ask the base for its distributions at the labels of a mix's rehearsed rows."""
+    _check_digest(args.weights, args.stamp)
+    check_rows(Mix(args.rows.parent))
+    supervise(args, "the base as teacher", args.batch or TEACHER_BATCH, args.settings["device"] == "cuda")
     return 0
 
 
@@ -358,6 +371,8 @@ def train(args: Namespace) -> int:
     run, work = RunRecords(args.outcome.parent), layout.work(args.outcome.parent.name)
     _check_start(args.weights, args.start)
     check_training_data(args.recipe, run.folder.name, Mix(args.rows.parent), args.audit)
+    if args.teacher is not None:
+        check_teacher(Teacher(args.teacher.parent), sha256_file(args.rows))
     with held(work.lock) as lock:
         master = RunWeights(args.stamp.parent).master
         outcome = _finished(work.records, master)
@@ -434,6 +449,8 @@ def _trainer(args: Namespace, work: Work, tables: Path, **more: Path | int) -> l
     command += plugin_options(args.plugin)
     paths = {"recipe": args.recipe, "weights": args.weights, "rows": args.rows, "work": work.folder, "run": tables}
     paths |= {"phase-file": work.phase, "result": work.result}
+    if args.teacher is not None:
+        paths["teacher"] = args.teacher.parent
     for option, value in {**paths, **more}.items():
         command += [f"--{option.replace('_', '-')}", str(value)]
     return command

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from fgod.errors import FgodError
 from fgod.evaluate.metric import Estimate
-from fgod.layout import RELEASE_RECORD, Answers, Mix, RunRecords
+from fgod.layout import RELEASE_RECORD, Answers, Mix, RunRecords, Teacher
 from fgod.system.digests import cached_sha256_files
 from fgod.system.files import (
     canonical_json,
@@ -258,6 +258,18 @@ class MixStamp(Sealed):
     changes: dict[str, dict[str, int]] = {}
 
 
+class TeacherStamp(Sealed):
+    """teacher.json: how the base was asked for its distributions, on which rows, and the digest of each file beside it.
+
+    `labels`: of all distinct rehearsed rows.
+    """
+
+    settings: dict[str, Any]
+    rows_sha256: str
+    labels: int
+    files: dict[str, str]
+
+
 class AnswersStamp(Sealed):
     """answers.json: how the base was asked, and the digest of each file beside it, by name."""
 
@@ -361,6 +373,19 @@ def check_training_data(recipe_file: Path, lineage: str, mix: Mix, audit_file: P
         raise FgodError(
             f"{audit_file}: it is the audit of other rows than {mix.rows}; delete it and run snakemake again"
         )
+
+
+def check_teacher(teacher: Teacher, rows_sha256: str) -> None:
+    """Make sure that the base's distributions are those that it gave, on these very rows.
+
+    Raises:
+        FgodError: they are of other rows, or were changed since; says what to delete.
+    """
+    stamp = TeacherStamp.read(teacher.stamp)
+    changed = differing_files(teacher.folder, stamp.files)
+    if changed or stamp.rows_sha256 != rows_sha256:
+        how = f"{', '.join(changed)} since it was written" if changed else "it was made of other rows"
+        raise FgodError(f"{teacher.folder}: {how}; delete {teacher.folder} and run snakemake again to make it anew")
 
 
 def check_answers(answers: Answers) -> None:

@@ -51,6 +51,19 @@ def gather(config: Mapping[str, Any]) -> Inputs:
     )
 
 
+def teacher_settings(config: Mapping[str, Any], base_id: str, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the base's distributions over a run's rehearsed rows depend on; their digest names them.
+
+    None where its recipe does not rehearse by them.
+    """
+    kl = recipe["train"].get("kl")
+    if kl is None:
+        return None
+    asked = {key: kl[key] for key in ("teacher", "top_k", "temperature")}
+    asked |= {"device": recipe["train"]["device"], "chat": recipe.get("chat", {})}
+    return {"numerics": NUMERICS_VERSION, "base": base_id, "dtype": _base_dtype(config), **asked}
+
+
 def plugin_digests(config: Mapping[str, Any], registry: Registry[Any]) -> dict[str, str]:
     """Digest of each of the config's plugin files that adds to a registry, by the file's name in the config.
 

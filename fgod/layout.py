@@ -6,7 +6,7 @@ Nothing else spells such a path. The rules of the workflow pass wildcards in bra
     artifacts/{stage}/{lineage}/       its weights                            RunWeights
     artifacts/work/{lineage}/          scratch of its training                Work
     artifacts/base/{base_id}/          the base, its exports, its answers     Base, Answers
-    artifacts/mixes/{mix}/             training rows and their audit          Mix
+    artifacts/mixes/{mix}/             training rows and their audit          Mix, Teacher
     artifacts/releases/{number}/       what was released, each written once   Releases
 """
 
@@ -207,6 +207,28 @@ class Mix:
     @property
     def stamp(self) -> Path:
         return self.folder / "mix.json"
+
+    def teacher(self, digest: str) -> Teacher:
+        """The base's distributions over its rehearsed rows, asked by the settings of this digest."""
+        return Teacher(self.folder / f"teacher-{digest}")
+
+
+SOFT_LABELS = "soft.safetensors"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The base's distributions at the labels of a mix's rehearsed rows: artifacts/mixes/{mix}/teacher-{digest}/."""
+
+    folder: Path
+
+    @property
+    def stamp(self) -> Path:
+        return self.folder / "teacher.json"
+
+    @property
+    def soft_labels(self) -> Path:
+        return self.folder / SOFT_LABELS
 
 
 RELEASE_RECORD = "release.json"

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from fgod.chat import ChatSettings
-from fgod.errors import FgodError
+from fgod.documents import TeacherStamp
+from fgod.errors import FgodError, UsageError
 from fgod.guard import KILLED_EXIT
 from fgod.guard.cap import cap_allocator, capped_mib, refusal, room_mib
 from fgod.guard.heartbeat import Heartbeat
@@ -24,8 +25,8 @@ from fgod.guard.limits import MIB_PER_GB, lowered
 from fgod.guard.predict import TooLargeError, check
 from fgod.guard.sources import HostMemory
 from fgod.imports import lasting_imports
-from fgod.layout import Base
-from fgod.system.files import write_json
+from fgod.layout import Base, Teacher
+from fgod.system.files import atomic_folder, file_digests, sha256_file, write_json
 from fgod.system.procfs import MIB, resident_mib
 
 with lasting_imports():
@@ -34,7 +35,7 @@ with lasting_imports():
     from fgod.model import memory
     from fgod.model.ask import AnswerSettings, write_answers
     from fgod.model.chats import ChatFormat
-    from fgod.model.load import check_device
+    from fgod.model.load import beat_at_each_forward, check_device, load_model
 
 
 class Worker:
@@ -216,6 +217,42 @@ def reference(args: Namespace, worker: Worker) -> None:
         args.settings["max_new_tokens"], args.batch, device=args.settings["device"], chat=args.chat
     )
     _answers(args, worker, [p.prompt for p in probes], settings, compared)
+
+
+def teacher(args: Namespace, worker: Worker) -> None:
+    """The base's distributions at the labels of a mix's rehearsed rows."""
+    from fgod.data.rows import read_rows
+    from fgod.train import teacher as made
+
+    rows, asked = read_rows(args.rows), args.settings
+    made.check_answered(rows, str(args.rows))
+    chat = ChatFormat.of_folder(args.weights, ChatSettings.from_dict(asked["chat"]))
+    samples = made.rehearsed_samples(chat.rows(rows), rows)
+    labels = sum(len(sample.learned) for sample in samples)
+    size = made.table_bytes(labels, asked["top_k"])
+    worker.say(f"teacher · {len(samples)} rows, {labels} labels, {size / MIB:.1f} MiB on disk")
+    if size > args.disk_gb * MIB_PER_GB * MIB:
+        raise UsageError(
+            f"data.teacher_gb: {size / MIB / MIB_PER_GB:.2f} GiB for {labels} labels, {args.disk_gb:g} are allowed; "
+            "lower train.kl.top_k, or raise it"
+        )
+    gpu = use_device(asked["device"], "train.device")
+    batch = worker.fit(
+        lambda size: made.predict_teacher(args.weights, samples, asked["top_k"], size, worker.process(gpu), gpu),
+        args.batch,
+        gpu,
+    )
+    model = load_model(args.weights, device=asked["device"])
+    beat_at_each_forward(model, worker.beat)
+    worker.beat("model_loaded")
+    found = dict(made.ask_teacher(model, samples, asked["top_k"], asked["temperature"], batch))
+    worker.beat("saving")
+    with atomic_folder(args.out.parent) as folder:
+        made.write_table(Teacher(folder).soft_labels, samples, [found[i] for i in range(len(samples))])
+        stamp = TeacherStamp(
+            settings=asked, rows_sha256=sha256_file(args.rows), labels=labels, files=file_digests(folder)
+        )
+        stamp.write(Teacher(folder).stamp)
 
 
 def _answers(

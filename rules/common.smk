@@ -4,6 +4,7 @@
 # but those that its path determines; the rest stands in the shell line. Nothing there may run again for another reason
 # than a missing file: snakemake skips the check of all jobs behind one that does, also behind ancient().
 import atexit
+import json
 import logging
 from contextlib import ExitStack
 from functools import cache
@@ -14,7 +15,7 @@ from fgod.chain import ACCEPTED, Chain
 from fgod.data.probes import load_suites, scored_suites
 from fgod.errors import exit_on_fgod_error
 from fgod.registry import plugin_options
-from fgod.system.files import canonical_json, check_room, sweep
+from fgod.system.files import canonical_json, check_room, digest, sweep
 from fgod.system.lock import held
 from fgod.system.stop import run_sigterm_handler_in_thread
 
@@ -74,6 +75,22 @@ RUNS = {(run.stage, run.lineage): run for run in EXPECTED.runs}
 MIXES = {run.mix_id: run.mix_spec for run in EXPECTED.runs}
 
 
+TEACHERS = {}
+
+
+def teacher_of(run):
+    """The digest of how the base is asked for its distributions over a run's rehearsed rows; None where it is not."""
+    asked = inputs.teacher_settings(CONFIG, INPUTS.base_id, json.loads(run.recipe))
+    if asked is None:
+        return None
+    TEACHERS[digest(asked)] = asked
+    return digest(asked)
+
+
+for run in EXPECTED.runs:
+    teacher_of(run)
+
+
 def audit_of(run):
     """The audit of a run's rows: how long they may be is the run's, not the mix's."""
     return f"artifacts/mixes/{run.mix_id}/audit-{records.seq_len(run)}.json"
@@ -83,6 +100,7 @@ wildcard_constraints:
     stage="[A-Za-z0-9][A-Za-z0-9._-]*",
     lineage="[0-9a-f]{12}",
     mix="[0-9a-f]{12}",
+    teacher="[0-9a-f]{12}",
     seq_len="[0-9]+",
 
 
@@ -103,6 +121,7 @@ def decide(run):
     of later fits are met here for the first time."""
     RUNS[run.stage, run.lineage] = run
     MIXES[run.mix_id] = run.mix_spec
+    teacher_of(run)
     before = standing(run)
     if workflow.dryrun:
         if before.decision is None:

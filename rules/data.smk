@@ -27,6 +27,33 @@ rule audit:
         " --files {FILES:q} --weights {BASE_WEIGHTS:q} --seq-len {wildcards.seq_len} --chat {CHAT:q} --out {output:q}"
 
 
+def teacher_start(wildcards):
+    """The stamp of the base as it teaches: rounded, or as its folder has it."""
+    rounded = TEACHERS[wildcards.teacher]["teacher"] == "rounded"
+    return ancient(f"{BASE_EXPORT}/exported.json" if rounded else f"{BASE}/base.json")
+
+
+def teacher_weights(wildcards):
+    return f"{BASE_EXPORT}/nvfp4" if TEACHERS[wildcards.teacher]["teacher"] == "rounded" else BASE_WEIGHTS
+
+
+# The base's distributions at the labels of a mix's rehearsed rows, for stages with train.kl.
+rule teacher:
+    input:
+        stamp=teacher_start,
+        rows=ancient("artifacts/mixes/{mix}/rows.tsv"),
+    output:
+        "artifacts/mixes/{mix}/teacher-{teacher}/teacher.json",
+    params:
+        settings=lambda wildcards: canonical_json(TEACHERS[wildcards.teacher]),
+    resources:
+        gpu=lambda wildcards: gpus(TEACHERS[wildcards.teacher]["device"]),
+        weights=lambda wildcards: teacher_weights(wildcards),
+    shell:
+        "{FGOD} answers teacher --weights {resources.weights:q} --stamp {input.stamp:q} --rows {input.rows:q}"
+        " --settings {params.settings:q} --disk-gb {CONFIG[data][teacher_gb]} --out {output:q} {GUARD}"
+
+
 rule data:
     input:
         [audit_of(run) for run in EXPECTED.runs],

@@ -18,6 +18,13 @@ def mix_rows(wildcards):
     return ancient(f"artifacts/mixes/{run_of(wildcards).mix_id}/rows.tsv")
 
 
+def teacher(wildcards):
+    """The base's distributions over a run's rehearsed rows, where it is taught by them."""
+    run = run_of(wildcards)
+    settings = teacher_of(run)
+    return ancient(f"artifacts/mixes/{run.mix_id}/teacher-{settings}/teacher.json") if settings else []
+
+
 def mix_audit(wildcards):
     return ancient(audit_of(run_of(wildcards)))
 
@@ -43,6 +50,7 @@ rule train:
         start=starts_from,
         rows=mix_rows,
         audit=mix_audit,
+        teacher=teacher,
     output:
         outcome="results/runs/{stage}/{lineage}/outcome.json",
         log="results/runs/{stage}/{lineage}/train.tsv",
@@ -56,10 +64,11 @@ rule train:
         # Of no consequence for the weights, hence no params: where the start lies today, and the fit that is shown.
         weights=lambda wildcards: starting_weights(wildcards),
         fit=lambda wildcards: first_fit(wildcards),
+        teacher=lambda wildcards, input: f"--teacher {input.teacher}" if input.teacher else "",
     shell:
         "{FGOD} train --recipe {input.recipe:q} --weights {resources.weights:q} --start {input.start:q} --rows {input.rows:q}"
         " --audit {input.audit:q} --outcome {output.outcome:q} --stamp {output.stamp:q}"
-        " {GUARD} --fit {resources.fit}"
+        " {resources.teacher} {GUARD} --fit {resources.fit}"
         " --checkpoint-secs {CONFIG[checkpoint][secs]} --checkpoint-steps {CONFIG[checkpoint][steps]}"
 
 

@@ -18,7 +18,7 @@ from fgod.data.formats import read_user_file
 from fgod.data.identity import identity_file
 from fgod.data.mix import Pools, build_pools, plan_mix, rehearsal_prompts, solve_counts
 from fgod.data.recipe import MixRecipe
-from fgod.data.rows import Row, normalise
+from fgod.data.rows import Row, is_rehearsed, normalise
 from fgod.data.sources import Sources, load_sources
 from fgod.data.tsv import write_user_tsv
 from fgod.errors import UsageError
@@ -332,6 +332,11 @@ def test_pools_from_the_sources(sources: Sources, held_out: frozenset[str]) -> N
         "the base's answer is empty, loops or does not end": 3,
         "the base's answer has a control token in it": 1,
     }
+    answered = {name: {row.answered_by for unit in units for row in unit} for name, units in pools.units.items()}
+    assert answered["general"] == answered["replay"] == {"base"} and answered["identity"] == {"config"}
+    assert answered["mine"] == {"user"} and answered["pairs"] == {"config"}
+    kept = [unit[0] for unit in pools.units["disambiguation"]]
+    assert all(is_rehearsed(row) == (GOAL.kinds[row.kind].replies is None) for row in kept)
     targets = {row.language: row.target for (row,) in pools.units["identity"]}
     assert targets["zh-Hans"] == PERSONA.replies["zh"] and targets["ko"] == PERSONA.replies["ko"]
     for you, me in pools.units["pairs"]:

@@ -33,7 +33,7 @@ from fgod.train.loop import DIVERGED, TRAINED, Job, run
 from fgod.train.optimizer import AdamW, lr_factors
 from fgod.train.participation import HoleError, Participant, check_holes
 from fgod.train.preflight import PreflightError
-from fgod.train.recipe import TrainRecipe
+from fgod.train.recipe import Kl, TrainRecipe
 from fgod.train.record import publish
 from tests.tiny_model import noise, tiny_folder, tiny_rows, tiny_tokenizer
 
@@ -82,6 +82,12 @@ def table(path: Path) -> list[dict[str, str]]:
             {"compute_dtype": "float16"},
             r"train\.compute_dtype: found 'float16'.*; allowed: float32, bfloat16",
         ),
+        ({"kl": {"weigth": 1}}, r"train\.kl: unknown key 'weigth' \(did you mean weight\?\)"),
+        ({"kl": {"weight": 0}}, r"train\.kl\.weight: found 0, expected more than 0"),
+        ({"kl": {"top_k": 0}}, r"train\.kl\.top_k: found 0, expected at least 1"),
+        ({"kl": {"teacher": "bf16"}}, r"train\.kl\.teacher: found 'bf16'; allowed: rounded, plain"),
+        ({"kl": 3}, r"train\.kl: found 3 \(a number\), expected a mapping or null"),
+        ({"kl": {}, "loss": "scalar"}, r"train\.kl: found a table with loss: scalar"),
     ],
 )
 def test_a_wrong_recipe_names_key_found_and_allowed(changes: dict[str, Any], message: str) -> None:
@@ -94,6 +100,13 @@ def test_a_recipe_comes_from_a_config() -> None:
     assert recipe == TrainRecipe(10, 1e-4, betas=(0.8, 0.9))
     with pytest.raises(UsageError, match=r"train: the key 'lr' is missing"):
         TrainRecipe.from_dict({"steps": 10})
+
+
+def test_a_recipe_without_kl_is_what_it_was_and_one_with_it_is_read_back() -> None:
+    plain, kl = TrainRecipe(10, 1e-4), TrainRecipe(10, 1e-4, kl=Kl(weight=3))
+    assert "kl" not in plain.to_dict() and TrainRecipe.from_dict({**plain.to_dict(), "kl": None}) == plain
+    assert kl.to_dict()["kl"] == {"weight": 3.0, "top_k": 64, "temperature": 1.0, "teacher": "rounded"}
+    assert TrainRecipe.from_dict(kl.to_dict()) == kl
 
 
 def test_learning_rate_warms_up_and_falls_but_never_to_zero() -> None:

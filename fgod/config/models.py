@@ -199,6 +199,8 @@ class Data(Keys):
         default_factory=dict
     )
     """Data of your own, as NAME: FILE; use NAME as a share of a mix, or as source of a verbatim one."""
+    teacher_gb: Positive = 8.0
+    """GiB on disk that the base's distributions over the rehearsed rows of one mix may take (train.kl)."""
     rehearse: Rehearse = field(default_factory=Rehearse)
     """Rows that keep what the base can do."""
 

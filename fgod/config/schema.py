@@ -22,6 +22,7 @@ from fgod.config import models
 from fgod.config.models import Config
 from fgod.evaluate.metric import Metric
 from fgod.registry import METRICS
+from fgod.train import recipe
 from fgod.train.recipe import RENAMED, TrainKeys
 
 SCHEMA = Path(__file__).with_name("config.schema.json")
@@ -46,7 +47,7 @@ def schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of the config."""
     made = TypeAdapter(Config).json_schema(schema_generator=_Untitled)
     for name, section in [(Config.__name__, made), *made["$defs"].items()]:
-        model = getattr(models, name)
+        model = getattr(models, name, None) or getattr(recipe, name)
         for key, text in _helps(model).items():
             section["properties"][key]["description"] = text
     keys = made["$defs"][TrainKeys.__name__]["properties"]

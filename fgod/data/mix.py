@@ -24,7 +24,7 @@ from typing import Any, Protocol, TypeVar
 from fgod.data import wordings
 from fgod.data.counts import InfeasibleError, Slot, apportion, fill, fractions
 from fgod.data.recipe import MixRecipe
-from fgod.data.rows import Prompt, Row, normalise, shuffled
+from fgod.data.rows import BASE, CONFIG, USER, Prompt, Row, normalise, shuffled
 from fgod.data.sources import Sources
 from fgod.data.text import CONTROL_TOKEN
 from fgod.errors import UsageError, did_you_mean
@@ -387,7 +387,7 @@ def build_pools(
         "replay": target.units("replay", ((p,) for p in wordings.replay_prompts(sources, replay_rows, seed))),
     }
     for name, rows in user.items():
-        units[name] = target.distinct(name, ((row,) for row in rows))
+        units[name] = target.distinct(name, ((replace(row, answered_by=USER),) for row in rows))
     return Pools(units, target.dropped)
 
 
@@ -425,16 +425,17 @@ class _Targets:
         elif part == "replay" and normalise(answer.reply) in self.held_out_answers:
             reason = "the base's answer is that of a held-out topic"
         else:
-            return replace(prompt.row(_whole_text(answer)), cut=not answer.ended)
+            return replace(prompt.row(_whole_text(answer)), cut=not answer.ended, answered_by=BASE)
         self._drop(part, reason)
         return None
 
     def _row(self, part: str, prompt: Prompt) -> Row | None:
+        """The prompt with its answer and whose that is; None where the base has none that is fit to be learned."""
         replies = None if part in ("general", "replay") else _replies(self.goal, prompt)
         if replies is None:
             return self._base(part, prompt)
         try:
-            return prompt.row(lookup(replies, prompt.language))
+            return replace(prompt.row(lookup(replies, prompt.language)), answered_by=CONFIG)
         except KeyError:
             where = "persona" if replies is self.goal.persona.replies else f"disambiguation.{prompt.kind}"
             raise UsageError(f"{where}.replies: no reply in {prompt.language}, found {', '.join(replies)}") from None

@@ -65,6 +65,8 @@ class Row:
 
     `loss_on` says what is learned of a chat of several turns: the last answer, or all of the assistant's.
     `cut`: the answer stops where the base was cut short, so no end token is learned after it.
+    `answered_by`: base where the answer is the base's own (the row is rehearsed), config where it is one of the
+    configured replies, user where it stands in a file of the user's (both are taught). Empty: nobody says.
     """
 
     prompt: str
@@ -79,6 +81,7 @@ class Row:
     history: tuple[Message, ...] = ()
     loss_on: LossOn = "last"
     cut: bool = False
+    answered_by: str = ""
 
     @property
     def plain(self) -> bool:
@@ -99,6 +102,16 @@ CHAT_COLUMNS = ("system", "history", "loss_on")
 CUT = "cut"
 """Column that is there only if a row of the table is cut."""
 ROW_COLUMNS = tuple(field.name for field in fields(Row) if field.name not in (*CHAT_COLUMNS, CUT))
+LATER_COLUMNS = ("answered_by",)
+"""Columns that tables of older versions do not have."""
+
+BASE, CONFIG, USER = "base", "config", "user"
+"""Who answered a row."""
+
+
+def is_rehearsed(row: Row) -> bool:
+    """Whether a row keeps what the base does, rather than teach something: a teacher may pull it back to the base."""
+    return row.answered_by == BASE
 
 
 def shuffled(items: Iterable[T], seed: int | str, key: Callable[[T], object]) -> list[T]:
@@ -142,9 +155,10 @@ def _history_json(history: Sequence[Message]) -> str:
     return json.dumps([{"role": turn.role, "content": turn.content} for turn in history], ensure_ascii=False)
 
 
-def _record(row: Row) -> dict[str, str | bool]:
-    record: dict[str, str | bool] = {name: getattr(row, name) for name in (*ROW_COLUMNS, *CHAT_COLUMNS, CUT)}
-    return {**record, "history": _history_json(row.history) if row.history else ""}
+def record(row: Row) -> dict[str, str | bool]:
+    """A row as its line in a table has it, every column."""
+    values: dict[str, str | bool] = {name: getattr(row, name) for name in (*ROW_COLUMNS, *CHAT_COLUMNS, CUT)}
+    return {**values, "history": _history_json(row.history) if row.history else ""}
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
@@ -153,7 +167,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     listed = list(rows)
     chat = () if all(row.plain for row in listed) else CHAT_COLUMNS
     cut = (CUT,) if any(row.cut for row in listed) else ()
-    write_table(path, (*ROW_COLUMNS, *chat, *cut), map(_record, listed))
+    write_table(path, (*ROW_COLUMNS, *chat, *cut), map(record, listed))
 
 
 def check_history(history: Sequence[Message]) -> None:
@@ -183,19 +197,17 @@ def _read_cut(text: str) -> bool:
     return text == "true"
 
 
-def _read_row(record: Mapping[str, str]) -> Row:
-    plain: dict[str, Any] = {name: record[name] for name in ROW_COLUMNS}
-    row = Row(**plain, cut=_read_cut(record.get(CUT, "false")))
+def _read_row(line: Mapping[str, str]) -> Row:
+    plain: dict[str, Any] = {name: line[name] for name in ROW_COLUMNS if name in line}
+    row = Row(**plain, cut=_read_cut(line.get(CUT, "false")))
     if not row.prompt:
         raise ValueError("the prompt is empty")
-    if not any(name in record for name in CHAT_COLUMNS):
+    if not any(name in line for name in CHAT_COLUMNS):
         return row
-    loss_on = record["loss_on"]
+    loss_on = line["loss_on"]
     if loss_on not in get_args(LossOn):
         raise ValueError(f"loss_on: found {loss_on!r}, expected {' or '.join(get_args(LossOn))}")
-    return replace(
-        row, system=record["system"], history=_read_history(record["history"]), loss_on=cast(LossOn, loss_on)
-    )
+    return replace(row, system=line["system"], history=_read_history(line["history"]), loss_on=cast(LossOn, loss_on))
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -205,10 +217,11 @@ def read_rows(path: Path) -> list[Row]:
         UsageError: the file is missing.
         FgodError: a column is missing, a row has no prompt, or its earlier turns are broken; names file and line.
     """
+    required = [name for name in ROW_COLUMNS if name not in LATER_COLUMNS]
     rows = []
-    for number, record in enumerate(read_table(path, ROW_COLUMNS), start=2):
+    for number, line in enumerate(read_table(path, required), start=2):
         try:
-            rows.append(_read_row(record))
+            rows.append(_read_row(line))
         except (ValueError, KeyError, TypeError) as error:  # json's own error is a ValueError
             raise FgodError(f"{path}:{number}: not a row as fgod writes them: {error}") from error
     return rows

@@ -56,6 +56,7 @@ def main() -> None:
     for name in ("recipe", "weights", "rows", "work", "run", "phase-file", "result"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--master", type=Path)
+    parser.add_argument("--teacher", type=Path)
     parser.add_argument("--memory-report", type=Path)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--fit", type=int, default=0)
@@ -104,6 +105,7 @@ def trained(args: argparse.Namespace, recipe: Mapping[str, Any]) -> Outcome:
         limit_gb=args.limit_gb,
         too_large_ok=args.too_large_ok,
         chat=ChatSettings.from_dict(recipe.get("chat", {})),
+        teacher=args.teacher,
     )
     outcome = run(job)
     if report:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor, float32
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -18,10 +19,11 @@ from fgod.model.masters import load_masters
 from fgod.nvfp4.codec import NonFiniteError
 from fgod.system.procfs import forget_peak, peak_mib, resident_mib
 from fgod.train.batches import Batch, micro_batches
+from fgod.train.distil import LossParts, SoftLabels, divergence, label_weights
 from fgod.train.memory import trained_names
 from fgod.train.optimizer import AdamW, StepFacts, lr_factors
 from fgod.train.preflight import check_forward
-from fgod.train.recipe import TrainRecipe
+from fgod.train.recipe import Kl, TrainRecipe
 from fgod.train.record import StepRow
 from fgod.train.stepper import UPDATE_NOT_FINITE, DivergedError, Phase, Result
 
@@ -31,13 +33,27 @@ def answer_loss(model: PreTrainedModel, batch: Batch, kind: str = "ce") -> Tenso
 
     Of the kind `scalar`, a debugging baseline, the sum over labels of mean |hidden state|.
     """
-    device = model.lm_head.weight.device
-    ids, positions, labels = (t.to(device) for t in (batch.input_ids, batch.positions, batch.labels))
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
-    hidden = hidden.flatten(0, 1).index_select(0, positions)
+    hidden = _label_states(model, batch)
     if kind == "scalar":
         return hidden.float().abs().mean(-1).sum()
-    return F.cross_entropy(model.lm_head(hidden).float(), labels, reduction="sum")
+    return F.cross_entropy(model.lm_head(hidden).float(), batch.labels.to(hidden.device), reduction="sum")
+
+
+def soft_loss(model: PreTrainedModel, batch: Batch, soft: SoftLabels, kl: Kl) -> Tensor:
+    """Sums over labels [2]: the cross entropy of taught ones, and the weighted KL of rehearsed ones."""
+    hidden = _label_states(model, batch)
+    soft = SoftLabels(*(part.to(hidden.device) for part in soft))
+    weights, cooling = label_weights(soft, kl)
+    each = divergence(model.lm_head(hidden), soft, cooling) * weights
+    rehearsed = soft.rehearsed.float()
+    return torch.stack(((each * (1 - rehearsed)).sum(), (each * rehearsed).sum()))
+
+
+def _label_states(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Final hidden states [L, H] from which the labels are predicted."""
+    device = model.lm_head.weight.device
+    hidden: Tensor = model.model(input_ids=batch.input_ids.to(device), use_cache=False).last_hidden_state
+    return hidden.flatten(0, 1).index_select(0, batch.positions.to(device))
 
 
 @dataclass
@@ -70,17 +86,25 @@ class AutogradStepper:
     def peak_mib(self) -> float:
         return peak_mib()
 
-    def backward(self, pieces: list[Batch]) -> float:
-        """Gradients of the mean loss over all labels of the pieces, which is returned."""
+    def backward(self, pieces: list[Batch]) -> LossParts:
+        """Gradients of the mean loss over all labels of the pieces; returns what it is made of."""
         labels = sum(len(piece.labels) for piece in pieces)
-        total = 0.0
+        total = LossParts(0.0, 0.0)
         for piece in pieces:
-            loss = answer_loss(self.model, piece, self.recipe.loss) / labels
-            total += loss.item()
-            if not math.isfinite(total):
-                raise DivergedError(f"the loss is {total}")
-            loss.backward()
+            parts = self._parts(piece) / labels
+            taught, rehearsed = parts.tolist()
+            total = LossParts(total.taught + taught, total.rehearsed + rehearsed)
+            if not math.isfinite(total.loss):
+                raise DivergedError(f"the loss is {total.loss}")
+            parts.sum().backward()
         return total
+
+    def _parts(self, piece: Batch) -> Tensor:
+        """Sums over labels [2]: of taught ones, and of rehearsed ones."""
+        if self.recipe.kl is not None and piece.soft is not None:
+            return soft_loss(self.model, piece, piece.soft, self.recipe.kl)
+        loss = answer_loss(self.model, piece, self.recipe.loss)
+        return torch.stack((loss, torch.zeros_like(loss)))
 
     def step(self, step: int, samples: Sequence[Sample]) -> Result:
         """One optimizer step (0 is the first).
@@ -103,13 +127,14 @@ class AutogradStepper:
             raise DivergedError(UPDATE_NOT_FINITE)
         seconds = round(time.perf_counter() - begin, 6)
         tokens, whole = sum(piece.tokens for piece in pieces), facts.whole
+        labels, rehearsed = sum(len(piece.labels) for piece in pieces), sum(piece.rehearsed for piece in pieces)
         row = StepRow(
-            step + 1, loss, lr, facts.grad_norm, whole.ratio(), tokens, seconds, resident_mib(), whole.noise(),
-            whole.largest, whole.clamped_share(),
+            step + 1, loss.loss, lr, facts.grad_norm, whole.ratio(), tokens, seconds, resident_mib(), whole.noise(),
+            whole.largest, whole.clamped_share(), *loss.means(labels, rehearsed, self.recipe.kl),
         )  # fmt: skip
         return row, facts
 
-    def _update(self, pieces: list[Batch], lr: float) -> tuple[float, StepFacts]:
+    def _update(self, pieces: list[Batch], lr: float) -> tuple[LossParts, StepFacts]:
         """Backward pass and optimizer, the second inside the first or after it."""
         if self.recipe.step_in_backward:
             self.optimizer.begin(lr)

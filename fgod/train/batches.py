@@ -11,6 +11,7 @@ from torch import Tensor
 from fgod.data.rows import Row, shuffled
 from fgod.errors import UsageError
 from fgod.model.chats import Sample
+from fgod.train.distil import SoftLabels, joined
 from fgod.train.recipe import TrainRecipe
 
 
@@ -19,13 +20,20 @@ class Batch:
     """Rows padded at the right: a causal model needs no mask for them, as nothing looks at what comes after it.
 
     input_ids: int64 [rows, longest - 1], for nothing is predicted from a row's last token; positions: int64 [labels],
-    places in the flattened ids whose next token is a label; labels: int64 [labels]; tokens: those of the rows.
+    places in the flattened ids whose next token is a label; labels: int64 [labels]; tokens: those of the rows; soft:
+    the same labels with the teacher's distributions, where rows are rehearsed that have one.
     """
 
     input_ids: Tensor
     positions: Tensor
     labels: Tensor
     tokens: int
+    soft: SoftLabels | None = None
+
+    @property
+    def rehearsed(self) -> int:
+        """Labels at which the teacher's distribution is known."""
+        return 0 if self.soft is None else int(self.soft.rehearsed.sum())
 
 
 def collate(samples: Sequence[Sample], pad: int, bucket: int = 1) -> Batch:
@@ -38,7 +46,7 @@ def collate(samples: Sequence[Sample], pad: int, bucket: int = 1) -> Batch:
     ]
     labels = [sample.ids[place] for sample in samples for place in sample.learned]
     tokens = sum(len(sample.ids) for sample in samples)
-    return Batch(torch.tensor(ids), torch.tensor(positions), torch.tensor(labels), tokens)
+    return Batch(torch.tensor(ids), torch.tensor(positions), torch.tensor(labels), tokens, joined(samples))
 
 
 def units(rows: Sequence[Row], batch: int) -> list[list[int]]:

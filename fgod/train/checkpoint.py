@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fgod import NUMERICS_VERSION
 from fgod.checkpoints import PREFIX, folders
-from fgod.data.rows import Row
+from fgod.data.rows import LATER_COLUMNS, ROW_COLUMNS, Row, record
 from fgod.errors import FgodError, UsageError
 from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, open_weights, write_weights
 from fgod.system import files
@@ -57,10 +57,16 @@ class Identity:
     processor: str
 
 
-def digest_of(recipe: TrainRecipe, rows: Sequence[Row], seed: int, start: Path) -> str:
-    """Digest of what the weights of a run depend on; `start` by its files' names and sizes."""
+def digest_of(recipe: TrainRecipe, rows: Sequence[Row], seed: int, start: Path, more: Sequence[object] = ()) -> str:
+    """Digest of what the weights of a run depend on; `start` by its files' names and sizes, `more` as it is."""
     begun = [(path.relative_to(start).as_posix(), path.stat().st_size) for path in files.folder_files(start)]
-    return files.digest(NUMERICS_VERSION, asdict(recipe), [vars(row) for row in rows], seed, begun)
+    return files.digest(NUMERICS_VERSION, recipe.to_dict(), [_content(row) for row in rows], seed, begun, *more)
+
+
+def _content(row: Row) -> dict[str, str | bool]:
+    """A row as its table has it, without what a plain one, or one of an older version, does not say."""
+    first = set(ROW_COLUMNS) - set(LATER_COLUMNS)
+    return {key: value for key, value in record(row).items() if key in first or value not in ("", "last", False)}
 
 
 def _tensors(optimizer: AdamW) -> dict[str, Tensor]:

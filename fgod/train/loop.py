@@ -65,6 +65,7 @@ from fgod.train.record import (
     publish,
 )
 from fgod.train.stepper import DivergedError, Phase, Stepper
+from fgod.train.teacher import with_teacher
 
 TRAINED: Final = "trained"
 DIVERGED: Final = "diverged"
@@ -97,6 +98,7 @@ class Job:
             `guard.cap.room_mib` says it instead.
         too_large_ok: only say so instead.
         chat: the config's: how rows are written.
+        teacher: folder of the base's distributions over these rows (`fgod.train.teacher`), for a recipe with `kl`.
     """
 
     start: Path
@@ -114,6 +116,7 @@ class Job:
     limit_gb: float | None = None
     too_large_ok: bool = False
     chat: ChatSettings = field(default_factory=ChatSettings)
+    teacher: Path | None = None
 
 
 @dataclass
@@ -353,12 +356,19 @@ def _encoded(job: Job) -> tuple[list[Sample], int]:
     """The rows as token ids, and the id that fills them up."""
     chat = ChatFormat.of_folder(job.start, job.chat)
     _say(f"the first row: {check_chat(chat, read_plain_config(job.start)['vocab_size'], job.rows[0])!r}")
-    return chat.rows(job.rows, job.recipe.seq_len), chat.pad_id
+    samples = chat.rows(job.rows, job.recipe.seq_len)
+    if job.recipe.kl is None:
+        return samples, chat.pad_id
+    if job.teacher is None:
+        raise UsageError("train.kl: expected the base's distributions over these rows (fgod train --teacher)")
+    return with_teacher(samples, job.rows, job.teacher), chat.pad_id
 
 
 def _resume(stepper: Stepper, job: Job, processor: str) -> _Run:
     """Go on from the newest checkpoint of this very run, if there is one."""
-    identity = checkpoint.Identity(checkpoint.digest_of(job.recipe, job.rows, job.seed, job.start), processor)
+    taught_by = [files.sha256_folder(job.teacher)] if job.recipe.kl is not None and job.teacher is not None else []
+    run = checkpoint.digest_of(job.recipe, job.rows, job.seed, job.start, taught_by)
+    identity = checkpoint.Identity(run, processor)
     saved = checkpoint.restore(job.work, stepper.optimizer, identity)
     resumed_at = [] if saved is None else [*saved["resumed_at"], stepper.optimizer.steps_done]
     return _Run(stepper, job, identity, resumed_at, RequestReader.from_environment())

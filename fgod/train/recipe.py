@@ -35,6 +35,7 @@ V_DTYPES = ("fp32", "bf16", "uint8", "nvfp4")
 BLOCK_SCALES = ("amax", "four-over-six")
 LOSSES = ("ce", "scalar")
 DEVICES = ("cpu", "cuda")
+TEACHERS = ("rounded", "plain")
 
 
 Beta = Annotated[float, Ge(0), Lt(1)]
@@ -60,6 +61,20 @@ MEMORY = {
 }
 """What fits where, by the name in a recipe: 4 bytes-and-a-bit a parameter on 80 GB and unified memory, which the system
 shares; 3.6 on 24 GB. A change here changes what recipes mean: raise NUMERICS_VERSION."""
+
+
+@dataclass(frozen=True, config=KEYS)
+class Kl(Keys):
+    """Rows whose answer is the base's own are rehearsed by KL(base ‖ model), not by cross entropy."""
+
+    weight: Positive = 1.0
+    """Of a rehearsed label's KL beside a taught label's cross entropy."""
+    top_k: Count = 64
+    """The base's most probable tokens at each label that are told apart; all others are one class."""
+    temperature: Positive = 1.0
+    """Of both distributions; above 1 the base's less probable tokens count more."""
+    teacher: Annotated[str, OneOf(TEACHERS)] = "rounded"
+    """The base as it answers, rounded to NVFP4; or plain, as its folder has it."""
 
 
 @dataclass(frozen=True, config=KEYS)
@@ -128,6 +143,8 @@ class TrainKeys(Keys):
     """Rows are padded to a multiple of this many tokens: fewer shapes."""
     loss: Annotated[str, OneOf(LOSSES)] = "ce"
     """ce: cross entropy of the answers. scalar (debug): mean |hidden state| at their places."""
+    kl: Annotated[Kl | None, OmitDefault()] = None
+    """How the base's own answers are rehearsed; null: by cross entropy, as all others are taught."""
     train_last_layers: CountOrZero = 0
     """0: every tensor. N (debug): only the last N layers and the final norm."""
 
@@ -150,6 +167,8 @@ class TrainRecipe(TrainKeys):
                 object.__setattr__(self, key, value)
         if self.offload_moments and not self.step_in_backward:
             raise UsageError("train.offload_moments: found true with step_in_backward false; expected both true")
+        if self.kl is not None and self.loss != "ce":
+            raise UsageError(f"train.kl: found a table with loss: {self.loss}; expected loss: ce with it, or kl: null")
         if self.step_in_backward and self.micro_batch is not None and self.micro_batch < self.batch:
             raise UsageError(
                 f"train.micro_batch: found {self.micro_batch} below batch ({self.batch}) with step_in_backward, which "

@@ -20,6 +20,7 @@ Progress = Callable[[int, int, float, float], None]
 class StepRow:
     """A step of train.tsv. loss: nats a label; tokens: without padding; seconds: of this step; memory_mib: resident.
 
+    Under `train.kl` ce is the mean cross entropy of taught labels and kl the mean KL of rehearsed ones, in nats.
     update_efficiency, update_noise, largest_update, clamped_share: see `Projection`.
     """
 
@@ -34,6 +35,8 @@ class StepRow:
     update_noise: float | None
     largest_update: float
     clamped_share: float
+    ce: float | None = None
+    kl: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ class StepTable:
     def __init__(self, path: Path, columns: tuple[str, ...], stage: str, lineage: str, done: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.prefix = f"{files.escape_field(stage)}\t{files.escape_field(lineage)}"
-        kept = [line for line in _whole_lines(path)[1:] if int(line.split("\t")[len(KEY)]) <= done] if done else []
+        before = _whole_lines(path)[1:] if done else []
+        kept = [_filled(line, columns) for line in before if int(line.split("\t")[len(KEY)]) <= done]
         files.write_text(path, "".join(f"{line}\n" for line in ("\t".join(columns), *kept)))
         self.stream: TextIO = path.open("a", encoding="utf-8", newline="")
 
@@ -76,6 +80,11 @@ class StepTable:
 
     def __exit__(self, *_: object) -> None:
         self.stream.close()
+
+
+def _filled(line: str, columns: tuple[str, ...]) -> str:
+    """A line of an older version, which has fewer columns, with the others empty."""
+    return line + "\t" * (len(columns) - 1 - line.count("\t"))
 
 
 def _whole_lines(path: Path) -> list[str]:

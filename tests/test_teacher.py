@@ -1,0 +1,123 @@
+"""The base's distributions over rehearsed rows: made once, on disk, and what training does with them."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fgod.data.rows import Row, is_rehearsed
+from fgod.errors import FgodError, UsageError
+from fgod.layout import SOFT_LABELS
+from fgod.model.chats import ChatFormat
+from fgod.model.load import load_model
+from fgod.nvfp4 import export
+from fgod.train.batches import batches
+from fgod.train.loop import Job, run
+from fgod.train.recipe import Kl, TrainRecipe
+from fgod.train.teacher import ask_teacher, rehearsed_samples, table_bytes, top_tokens, with_teacher, write_table
+from tests.tiny_model import tiny_folder, tiny_rows
+
+RECIPE = TrainRecipe(steps=3, lr=1e-3, batch=4, seq_len=64, kl=Kl(top_k=8))
+
+
+def rows() -> list[Row]:
+    """Half of them rehearsed."""
+    return [replace(row, answered_by="base" if i % 2 else "config") for i, row in enumerate(tiny_rows())]
+
+
+def teach(weights: Path, folder: Path, top_k: int = 8, temperature: float = 1.0) -> Path:
+    """A folder of the distributions of a model folder."""
+    samples = rehearsed_samples(ChatFormat.of_folder(weights).rows(rows()), rows())
+    found = dict(ask_teacher(load_model(weights), samples, top_k, temperature, 4))
+    folder.mkdir()
+    write_table(folder / SOFT_LABELS, samples, [found[i] for i in range(len(samples))])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("start") / "master")
+
+
+@pytest.fixture(scope="module")
+def rounded(start: Path) -> Path:
+    export(start, start.parent / "nvfp4", "float32")
+    return start.parent / "nvfp4"
+
+
+@pytest.fixture(scope="module")
+def taught(rounded: Path) -> Path:
+    return teach(rounded, rounded.parent / "teacher")
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))
+
+
+def test_top_tokens_are_those_of_the_softmax() -> None:
+    logits = torch.randn(5, 50, generator=torch.Generator().manual_seed(1)) * 4
+    found = top_tokens(logits.clone(), 6, 2.0)
+    expected = (logits.double() / 2).softmax(-1).topk(6)
+    assert torch.equal(found.ids.long(), expected.indices)
+    assert torch.allclose(found.logprobs.double(), expected.values.log(), atol=1e-6)
+    assert torch.allclose(found.rest.double(), 1 - expected.values.sum(-1), rtol=1e-5, atol=1e-9)
+    assert top_tokens(logits.clone(), 99, 1.0).rest.tolist() == [0.0] * 5
+
+
+def test_the_file_is_as_large_as_was_said(taught: Path, start: Path) -> None:
+    samples = rehearsed_samples(ChatFormat.of_folder(start).rows(rows()), rows())
+    labels = sum(len(sample.learned) for sample in samples)
+    assert sum(tensor.nbytes for tensor in load_file(taught / SOFT_LABELS).values()) == table_bytes(labels, 8)
+
+
+def test_the_rounded_start_as_its_own_teacher_has_no_kl_and_taught_rows_have_cross_entropy(
+    start: Path, taught: Path, tmp_path: Path
+) -> None:
+    run(Job(start, rows(), RECIPE, 7, tmp_path / "work", tmp_path / "run", tmp_path / "master", teacher=taught))
+    steps = table(tmp_path / "run" / "train.tsv")
+    assert abs(float(steps[0]["kl"])) < 1e-5 < float(steps[1]["kl"]) and float(steps[0]["ce"]) > 1
+    plain = replace(RECIPE, kl=None)
+    run(Job(start, rows(), plain, 7, tmp_path / "w2", tmp_path / "r2", tmp_path / "m2"))
+    assert {(row["ce"], row["kl"]) for row in table(tmp_path / "r2" / "train.tsv")} == {("", "")}
+
+
+def test_the_loss_is_the_mean_over_all_labels_with_the_weight_on_rehearsed_ones(
+    start: Path, taught: Path, tmp_path: Path
+) -> None:
+    far = teach(start, tmp_path / "far", 8, 2.0)  # not rounded: some KL from the first step on
+    recipe = replace(RECIPE, steps=1, kl=Kl(weight=3.0, top_k=8, temperature=2.0), micro_batch=2)
+    run(Job(start, rows(), recipe, 7, tmp_path / "work", tmp_path / "run", tmp_path / "master", teacher=far))
+    (step,) = table(tmp_path / "run" / "train.tsv")
+    loss, ce, kl = (float(step[name]) for name in ("loss", "ce", "kl"))
+    chosen = next(batches(rows(), recipe, 7))
+    samples = ChatFormat.of_folder(start).rows(rows())
+    counts = {i: len(samples[i].learned) for i in chosen}
+    share = sum(count for i, count in counts.items() if is_rehearsed(rows()[i])) / sum(counts.values())
+    assert 0 < share < 1
+    assert loss == pytest.approx((1 - share) * ce + share * 3 * 2**2 * kl, rel=1e-5)
+
+
+def test_a_run_with_a_teacher_gives_the_same_bits_again(start: Path, taught: Path, tmp_path: Path) -> None:
+    digests = set()
+    for name in ("a", "b"):
+        out = tmp_path / name
+        job = Job(start, rows(), RECIPE, 7, out / "work", out / "run", out / "master", teacher=taught)
+        digests.add(run(job).weights_sha256)
+    assert len(digests) == 1
+
+
+def test_what_is_missing_is_named(start: Path, taught: Path, tmp_path: Path) -> None:
+    samples = ChatFormat.of_folder(start).rows(rows())
+    with pytest.raises(UsageError, match="answered_by is missing or empty"):
+        with_teacher(samples, tiny_rows(), taught)
+    others = [replace(row, target=row.target + "!") for row in rows()]
+    with pytest.raises(FgodError, match=r"nothing about a rehearsed row of \d+ tokens; delete"):
+        with_teacher(ChatFormat.of_folder(start).rows(others), others, taught)
+    with pytest.raises(UsageError, match=r"train\.kl: expected the base's distributions"):
+        run(Job(start, rows(), RECIPE, 7, tmp_path / "work", tmp_path / "run", None))
