@@ -194,11 +194,11 @@ class ChatFormat:
 
     def _learned(self, row: Row, shape: Shape, texts: Sequence[str]) -> Iterator[_Piece]:
         """The pieces of a row in order: by its `loss_on` every answer is to be learned, or the last one."""
-        frame, ended = self.template.frame(shape), 0
+        frame, ended, answers = self.template.frame(shape), 0, range(1, shape.turns, 2)
         for place, text in enumerate(texts):
             turn = place - shape.system_texts
             last = turn + 1 == shape.turns
-            learned = turn % 2 == 1 and (row.loss_on == "all" or last)
+            learned = turn in answers and (row.loss_on == "all" or last)
             begins = len(self.template.opening(shape, turn)) if learned else len(frame[place])
             yield _Piece(frame[place][ended:begins], True)
             if learned:

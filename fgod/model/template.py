@@ -263,7 +263,9 @@ class ChatTemplate:
         if not between.startswith(end) or not first.endswith(opening):
             raise self._inseparable(first)
         before = first.removesuffix(opening)
-        start = before[: len(bos)] if (bos := str(self._tokenizer.bos_token or "")) and before.startswith(bos) else ""
+        bos = str(self._tokenizer.bos_token or "")
+        begins = before.startswith(bos) and not opening.startswith(bos)  # SmolLM's begins every turn
+        start = bos if begins else ""
         own = before.removeprefix(start)
         if not own:
             return start, ""
