@@ -12,27 +12,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fgod.data.rows import Row
 from fgod.documents import Outcome
 from fgod.errors import UsageError
-from fgod.model.chats import ChatFormat
+from fgod.model.chats import ChatFormat, Sample
 from fgod.model.load import read_config
 from fgod.model.random import model_config
 from fgod.models.architecture import architecture_of
 from fgod.nvfp4.codec import device_global_scale, power_of_two_global_scale
 from fgod.nvfp4.layers import prepare
 from fgod.registry import load_plugins
-from fgod.train.autograd import answer_loss, autograd_stepper
+from fgod.train.autograd import answer_loss, autograd_stepper, soft_loss
 from fgod.train.batches import Batch, collate
+from fgod.train.device import head
 from fgod.train.device import ops as device_ops
 from fgod.train.device.module import ModuleNetwork
 from fgod.train.device.network import Inputs, Network, SavePolicy
 from fgod.train.device.optimizer import GroupGradients, device_adamw
 from fgod.train.device.plan import predict_on_device
-from fgod.train.device.trainer import DeviceStepper, choose_network
+from fgod.train.device.trainer import DeviceStepper, choose_network, padded
 from fgod.train.device.weights import Masters, as_module, frequencies, split_rows, stream_in
+from fgod.train.distil import Rehearsed, SoftLabels
 from fgod.train.optimizer import AdamW
 from fgod.train.preflight import PreflightError, check_network
-from fgod.train.recipe import MemoryModes, TrainRecipe
+from fgod.train.recipe import Kl, MemoryModes, TrainRecipe
+from fgod.train.teacher import top_tokens
 from tests.families import FAMILIES, family_folder
 from tests.tiny_model import noise, tiny_folder, tiny_rows, tiny_tokenizer
 
@@ -83,6 +87,12 @@ def gradients(
 def gradients_of(
     network: Network | ModuleNetwork, policies: list[SavePolicy], fill: int = 0
 ) -> tuple[Tensor, dict[str, Tensor]]:
+    return collected(network, inputs(batch(), fill), policies)
+
+
+def collected(
+    network: Network | ModuleNetwork, given: Inputs, policies: list[SavePolicy]
+) -> tuple[Tensor, dict[str, Tensor]]:
     masters = network.masters
     found: dict[str, Tensor] = {}
 
@@ -94,7 +104,7 @@ def gradients_of(
         else:
             found.update(zip(masters.banks[int(group)].names, grad.clone(), strict=True))
 
-    return network.loss(inputs(batch(), fill), policies, on_grad), found
+    return network.loss(given, policies, on_grad), found
 
 
 POLICIES = [SavePolicy(attention, mlp) for attention in (False, True) for mlp in (False, True)]
@@ -151,6 +161,46 @@ def compare_with_autograd(masters: Masters, loss: Tensor, found: dict[str, Tenso
         assert theirs is not None
         theirs = theirs.to_dense() if theirs.is_sparse else theirs
         assert (grad - theirs).norm() <= 2e-5 * theirs.norm(), name
+
+
+def soft_samples(k: int, count: int) -> list[Sample]:
+    """Every other row is rehearsed, by a teacher that is sure of nothing."""
+    samples = [sample_of(row) for row in tiny_rows(count)]
+    for number, sample in enumerate(samples[::2]):
+        logits = noise((len(sample.learned), 304), number) * 8
+        top = top_tokens(logits, k, 2.0)
+        rehearsed = torch.ones(len(logits), dtype=torch.bool)
+        soft = SoftLabels(top.ids, top.logprobs.exp(), top.rest, rehearsed)
+        samples[2 * number] = Rehearsed(sample.ids, sample.prompt_length, sample.earlier, soft=soft)
+    return samples
+
+
+def sample_of(row: Row) -> Sample:
+    return ChatFormat(tiny_tokenizer()).row_ids(row)
+
+
+@pytest.mark.parametrize("module", [False, True], ids=["network", "module"])
+@pytest.mark.parametrize("chunk", [2**25, 2**12], ids=["all logits at once", "chunks"])
+def test_kl_and_every_gradient_are_those_of_autograd(
+    masters: Masters, module: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head, "CHUNK_LOGITS", chunk)
+    one, kl = collate(soft_samples(6, 6), 0), Kl(weight=3.0, temperature=2.0)
+    found_inputs = padded(one, 6, 0, kl)
+    found_inputs.weights.div_(len(one.labels))
+    assert found_inputs.soft is not None and len(found_inputs.labels) == 64 > len(one.labels)
+    network: Network | ModuleNetwork = ModuleNetwork(masters, torch.float32, "amax")
+    if not module:
+        network = measured(Network(masters, device_ops.PLAIN, torch.float32, "amax"))
+    parts, found = collected(network, found_inputs, [SavePolicy(True, True)] * 2)
+    model = prepare(as_module(masters, "float32", "amax"))
+    assert one.soft is not None
+    expected = soft_loss(model, one, one.soft, kl) / len(one.labels)
+    expected.sum().backward()
+    assert parts.tolist() == pytest.approx(expected.tolist(), rel=1e-5) and min(parts.tolist()) > 0.1
+    for name, parameter in model.named_parameters():
+        theirs = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
+        assert (found[name] - theirs).norm() <= 2e-5 * theirs.norm(), name
 
 
 def test_what_a_layer_saves_changes_no_gradient(masters: Masters) -> None:
@@ -292,6 +342,23 @@ def test_steps_are_those_of_the_trainer_of_the_cpu(tmp_path: Path, modes: dict[s
         assert row.update_efficiency == pytest.approx(expected.update_efficiency, abs=0.02)
         if step == 0 or recipe.master_dtype == "fp32":
             check_weights(ours.network.masters.tensors, dict(theirs.model.named_parameters()), begun)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 2])
+def test_steps_by_kl_are_those_of_the_trainer_of_the_cpu(micro_batch: int | None, tmp_path: Path) -> None:
+    """Some pieces of a batch have no rehearsed row."""
+    recipe = replace(RECIPE, compute_dtype="float32", eps=1e-3, kl=Kl(weight=2.0, top_k=6), micro_batch=micro_batch)
+    folder = tiny_folder(tmp_path / "start")
+    ours, theirs = device_stepper(folder, recipe), autograd_stepper(folder, recipe, 7, 0, lambda _: None)
+    for step, samples in enumerate((soft_samples(6, 4), soft_samples(6, 12)[8:], soft_samples(6, 12)[1:2])):
+        ours.launch(step, samples)
+        [(row, _)] = ours.completed(wait=True)
+        expected, _ = theirs.step(step, samples)
+        for name in ("loss", "ce", "kl", "grad_norm"):
+            if name == "kl" and step == 2:  # no row of this batch is rehearsed
+                assert row.kl is None and expected.kl is None
+            else:
+                assert getattr(row, name) == pytest.approx(getattr(expected, name), rel=1e-3), name
 
 
 @pytest.mark.parametrize("in_backward", [True, False])

@@ -126,7 +126,7 @@ def test_chunks_of_the_vocabulary_give_the_same_sums_and_slopes(width: int) -> N
     sums = log_sums(picked * cooling[:, None], top, total)
     assert torch.allclose(divergences(picked * cooling[:, None], sums, soft.p, soft.rest), expected, atol=1e-12)
     for number, chunk in enumerate(chunks):
-        slopes = rest_slopes(chunk, cooling, sums, soft.rest, cooling)
+        slopes = rest_slopes(chunk, cooling, *sums, soft.rest, cooling)
         put(slopes, soft.ids, number * width, top_slopes(picked * cooling[:, None], sums, soft.p, cooling))
         assert torch.allclose(slopes, x.grad[:, number * width : (number + 1) * width], atol=1e-12)
 

@@ -18,6 +18,7 @@ from fgod.model.chats import ChatFormat
 from fgod.model.load import read_config
 from fgod.nvfp4 import codec
 from fgod.nvfp4.layers import prepare
+from fgod.train import distil
 from fgod.train.device.network import Network
 from fgod.train.device.ops import PLAIN, Ops
 from fgod.train.device.optimizer import GroupGradients, device_adamw
@@ -49,7 +50,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(_missing()), reason=_miss
 
 if not _missing():
     from fgod.nvfp4 import kernels
-    from fgod.nvfp4.kernels import adamw, product
+    from fgod.nvfp4.kernels import adamw, product, top
     from fgod.nvfp4.kernels import codec as on_gpu
     from tests import kernel_twins as twins
 
@@ -74,6 +75,26 @@ def matrices() -> dict[str, Tensor]:
         "tiny": noise((3, 16), 2) * 1e-37,
         "every bf16": every,
     }
+
+
+# ---- top tokens
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_top_tokens_are_taken_and_put_as_their_twins_do(dtype: torch.dtype) -> None:
+    """Chunks that hold all, some and none of them; labels with fewer than k; a chunk that is part of a wider matrix."""
+    ids = torch.stack([torch.randperm(200, generator=torch.Generator().manual_seed(row))[:5] for row in range(7)]).int()
+    ids[2, 1:], ids[4, 3:] = distil.FILL, distil.FILL
+    for first, width in ((0, 200), (40, 60), (180, 20), (64, 1)):
+        logits, values = noise((7, 256), first).to(dtype), noise((7, 5), 1)
+        picked = torch.full((7, 5), -torch.inf)
+        mine = [x.to(DEVICE, copy=True) for x in (logits, picked, ids, values)]
+        distil.take(logits[:, :width], ids, first, picked)
+        top.take(mine[0][:, :width], mine[2], first, mine[1])
+        assert torch.equal(bits(mine[0]), bits(logits)) and torch.equal(bits(mine[1]), bits(picked))
+        distil.put(logits[:, :width], ids, first, values)
+        top.put(mine[0][:, :width], mine[2], first, mine[3])
+        assert torch.equal(bits(mine[0]), bits(logits))
 
 
 # ---- quantiser

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from fgod.errors import UsageError
 from fgod.train.autograd import autograd_stepper
 from fgod.train.device.ops import Say
 from fgod.train.device.trainer import device_stepper
@@ -28,6 +27,4 @@ def choose_stepper(
     """
     if device.type == "cpu":
         return autograd_stepper(start, recipe, seed, pad, phase)
-    if recipe.kl is not None:
-        raise UsageError("train.kl: found a table with train.device: cuda; expected device: cpu with it, or kl: null")
     return device_stepper(device, start, recipe, seed, pad, phase, say)

@@ -14,7 +14,7 @@ is left into a running log-sum-exp, so that a small mass of others is never a di
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -128,6 +128,10 @@ def put(slopes: Tensor, ids: Tensor, first: int, values: Tensor) -> None:
     slopes[rows, ids[rows, places] - first] = values[rows, places].to(slopes.dtype)
 
 
+Move = Callable[[Tensor, Tensor, int, Tensor], None]
+"""`take` or `put`, or the kernel of it."""
+
+
 def _inside(chunk: Tensor, ids: Tensor, first: int) -> tuple[Tensor, ...]:
     """Row and place of each id whose token is in the chunk."""
     return ((ids >= max(first, 0)) & (ids < first + chunk.shape[1])).nonzero(as_tuple=True)
@@ -163,13 +167,13 @@ def divergences(picked: Tensor, sums: LogSums, p: Tensor, rest: Tensor) -> Tenso
     return (torch.xlogy(p, p) - p * log_q).sum(-1) + torch.xlogy(rest, rest) - rest * log_q_rest
 
 
-def rest_slopes(logits: Tensor, cooling: Tensor, sums: LogSums, rest: Tensor, factor: Tensor) -> Tensor:
+def rest_slopes(logits: Tensor, cooling: Tensor, all: Tensor, others: Tensor, rest: Tensor, factor: Tensor) -> Tensor:
     """`factor` [L] times the gradient of a chunk of cooled logits of other tokens, in the logits' dtype.
 
-    The top tokens' places, which `take` has left at -inf, are 0.
+    `all` and `others` are `LogSums`. What stands at top tokens' places means nothing: `put` writes there.
     """
     cooled = _wide(logits) * cooling[:, None]
-    mine, theirs = torch.exp(cooled - sums.all[:, None]), torch.exp(cooled - sums.rest[:, None])
+    mine, theirs = torch.exp(cooled - all[:, None]), torch.exp(cooled - others[:, None])
     return ((mine - rest[:, None] * theirs) * factor[:, None]).to(logits.dtype)
 
 
@@ -185,7 +189,9 @@ class _Divergence(torch.autograd.Function):
     """One chunk that is the whole vocabulary. Nothing but one copy of the logits waits for the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, ids: Tensor, p: Tensor, rest: Tensor, cooling: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, logits: Tensor, ids: Tensor, p: Tensor, rest: Tensor, cooling: Tensor, take: Move, put: Move
+    ) -> Tensor:
         others = _wide(logits)
         others = others.clone() if others is logits else others
         picked = torch.full(p.shape, -torch.inf, dtype=others.dtype, device=others.device)
@@ -194,19 +200,24 @@ class _Divergence(torch.autograd.Function):
         start = torch.full_like(rest, LOWEST, dtype=others.dtype)
         sums = log_sums(picked, *fold_rest(others, cooling, start, torch.zeros_like(start)))
         ctx.save_for_backward(others, picked, ids, p, rest, cooling, *sums)
-        ctx.dtype = logits.dtype
+        ctx.dtype, ctx.put = logits.dtype, put
         return divergences(picked, sums, p, rest)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         others, picked, ids, p, rest, cooling, *both = ctx.saved_tensors
         sums, factor = LogSums(*both), grads[0] * cooling
-        slopes = rest_slopes(others, cooling, sums, rest, factor)
-        put(slopes, ids, 0, top_slopes(picked, sums, p, factor))
-        return slopes.to(ctx.dtype), None, None, None, None
+        slopes = rest_slopes(others, cooling, *sums, rest, factor)
+        ctx.put(slopes, ids, 0, top_slopes(picked, sums, p, factor))
+        return slopes.to(ctx.dtype), None, None, None, None, None, None
 
 
-def divergence(logits: Tensor, soft: SoftLabels, cooling: Tensor) -> Tensor:
-    """KL(teacher ‖ model) of each label [L] from logits [L, V], differentiable by those. `cooling`: 1 / temperature."""
-    found: Tensor = _Divergence.apply(logits, soft.ids, soft.p, soft.rest, cooling)
+def divergence(logits: Tensor, soft: SoftLabels, cooling: Tensor, take: Move = take, put: Move = put) -> Tensor:
+    """KL(teacher ‖ model) of each label [L] from logits [L, V], differentiable by those.
+
+    Args:
+        cooling: [L], 1 / temperature.
+        take, put: as the functions of these names.
+    """
+    found: Tensor = _Divergence.apply(logits, soft.ids, soft.p, soft.rest, cooling, take, put)
     return found

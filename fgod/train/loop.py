@@ -65,7 +65,7 @@ from fgod.train.record import (
     publish,
 )
 from fgod.train.stepper import DivergedError, Phase, Stepper
-from fgod.train.teacher import with_teacher
+from fgod.train.teacher import table_size, with_teacher
 
 TRAINED: Final = "trained"
 DIVERGED: Final = "diverged"
@@ -314,7 +314,7 @@ def run(job: Job) -> Outcome:
         raise UsageError("no rows to train on; expected at least one")
     begin = time.perf_counter()
     job.phase("start")
-    process = int(resident_mib() * MIB)
+    process = int(resident_mib() * MIB) + (0 if job.teacher is None else 2 * table_size(job.teacher))
     device = choose_device(job.recipe, _say)
     room = room_mib() if device.type == "cuda" else None
     cap_allocator(room)

@@ -34,6 +34,13 @@ _QUANTISE_TEMPORARIES = 4
 """float32 copies of a chunk of a weight while it is quantised: itself, quotient, binades, product."""
 
 
+_SLOPES = 20
+"""Bytes a logit while the gradient of a KL is made: the logits that waited for it, cooled, and three results."""
+
+_TOP_TENSORS = 8
+"""Tensors of 4 bytes a label and top token: ids, p, logits, and what is made of them."""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """Bytes. `process` is what Python and its libraries take before anything is loaded."""
@@ -48,6 +55,8 @@ class Prediction:
     logits: int
     workspace: int
     process: int
+    teacher: int = 0
+    """Of the teacher's distributions at the labels of a step."""
     pinned: int = 0
     """Of the host, for moments that are kept there beside a GPU: no part of the total."""
 
@@ -77,6 +86,7 @@ class Prediction:
             "logits": "logits of the labels",
             "workspace": "largest temporaries",
             "process": "Python and its libraries",
+            "teacher": "the teacher's distributions at the labels",
             "total": "together",
             "pinned": "host memory for m and v, besides",
         }
@@ -145,7 +155,7 @@ def predict(
     packed = (recipe.master_dtype, recipe.m_dtype, recipe.v_dtype) != ("fp32", "fp32", "fp32")
     update = 4 * chunk * (_PACKED_TEMPORARIES if packed else _UPDATE_TEMPORARIES)
     quantised = 0 if recipe.step_in_backward else quantised
-    logits = labels * config["vocab_size"] * (2 * item + 8)
+    logits = labels * config["vocab_size"] * (2 * item + (8 if recipe.kl is None else _SLOPES))
     if not recipe.step_in_backward:  # what waited for the backward pass is gone by then
         update -= quantised + activations + logits
     quantiser = 4 * _QUANTISE_TEMPORARIES * min(QUANTISE_CHUNK, largest_quantised) + item * largest_quantised
@@ -160,6 +170,7 @@ def predict(
         logits=logits,
         workspace=max(update, quantiser),
         process=process,
+        teacher=0 if recipe.kl is None else 4 * _TOP_TENSORS * labels * min(recipe.kl.top_k, config["vocab_size"]),
     )
 
 

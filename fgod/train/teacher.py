@@ -109,6 +109,11 @@ def write_table(path: Path, samples: Sequence[Sample], found: Sequence[TopTokens
     save_tensors(tensors, path)
 
 
+def table_size(folder: Path) -> int:
+    """Bytes of the file; read, it takes no more than twice that."""
+    return (folder / SOFT_LABELS).stat().st_size
+
+
 def with_teacher(samples: Sequence[Sample], rows: Sequence[Row], folder: Path) -> list[Sample]:
     """The samples, those of rehearsed rows with the teacher's distributions, which are views of the mapped file.
 

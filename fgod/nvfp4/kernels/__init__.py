@@ -1,7 +1,8 @@
 """Triton kernels of what `fgod.nvfp4` and `fgod.train` define in plain torch. Optional: without CUDA or Triton the
 plain torch runs, and nothing here imports Triton before a kernel is called.
 
-`device` holds what runs inside kernels, `codec` the quantiser, `adamw` the optimizer's pass, `product` products.
+`device` holds what runs inside kernels, `codec` the quantiser, `adamw` the optimizer's pass, `product` products,
+`top` the places of top tokens in logits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Cross entropy over a large vocabulary whose logits never exist at once: chunks of it, recomputed for the gradient.
+"""Cross entropy, or KL to a teacher, over a large vocabulary whose logits never exist at once.
+
+They come in chunks of the vocabulary, which are computed again for the gradient.
 
 Logits of 2048 labels over 151,936 tokens take 1.2 GB in float32, and as much again while they are differentiated. Here
 two chunks of at most `CHUNK_LOGITS` exist at a time, and a row of the table's gradient is complete when its chunk is.
@@ -6,13 +8,27 @@ two chunks of at most `CHUNK_LOGITS` exist at a time, and a row of the table's g
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from fgod.train.device.ops import Ops
+from fgod.train.distil import LOWEST, divergences, log_sums, top_slopes
 
 CHUNK_LOGITS = 2**25
 """Logits of one chunk: 64 MiB in BF16, enough for a matrix product to fill a GPU."""
+
+
+class SoftTargets(NamedTuple):
+    """Of L labels, all on the device: `fgod.train.distil.SoftLabels`, with `rehearsed` float32; cooling [L]: 1 over the
+    temperature."""
+
+    ids: Tensor
+    p: Tensor
+    rest: Tensor
+    rehearsed: Tensor
+    cooling: Tensor
 
 
 def chunk_width(labels: int, vocab: int) -> int:
@@ -49,6 +65,42 @@ def head_loss(
         if width < vocab or logits is None:
             logits = hidden @ part.t()
         slopes = ops.logit_slopes(logits, labels, first, log_sum, weights)
+        to_hidden += slopes @ part
+        torch.mm(slopes.t(), hidden, out=to_table[first : first + width])
+    return loss, to_hidden.to(hidden.dtype)
+
+
+def soft_head_loss(
+    ops: Ops, hidden: Tensor, table: Tensor, soft: SoftTargets, weights: Tensor, to_table: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Σ weight · KL(teacher ‖ model), as `head_loss` in chunks of the vocabulary; a hard label's KL is cross entropy.
+
+    Args:
+        weights: float32 [L]; 0 where a label only fills up.
+        to_table: as of `head_loss`.
+
+    Returns:
+        What taught and what rehearsed labels add to the loss (float32 [2]), and the gradient of hidden.
+    """
+    width = chunk_width(len(hidden), len(table))
+    picked = torch.full(soft.p.shape, -torch.inf, device=hidden.device)
+    top, total = torch.full_like(soft.rest, LOWEST), torch.zeros_like(soft.rest)
+    for first in range(0, len(table), width):
+        logits = hidden @ table[first : first + width].to(hidden.dtype).t()
+        ops.take(logits, soft.ids, first, picked)
+        top, total = ops.fold_rest(logits, soft.cooling, top, total)
+    picked = picked * soft.cooling[:, None]
+    sums, factor = log_sums(picked, top, total), weights * soft.cooling
+    each = divergences(picked, sums, soft.p, soft.rest) * weights
+    loss = torch.stack(((each * (1 - soft.rehearsed)).sum(), (each * soft.rehearsed).sum()))
+    to_hidden = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
+    tops = top_slopes(picked, sums, soft.p, factor)
+    for first in range(0, len(table), width):
+        part = table[first : first + width].to(hidden.dtype)
+        if width < len(table):
+            logits = hidden @ part.t()
+        slopes = ops.rest_slopes(logits, soft.cooling, *sums, soft.rest, factor)
+        ops.put(slopes, soft.ids, first, tops)
         to_hidden += slopes @ part
         torch.mm(slopes.t(), hidden, out=to_table[first : first + width])
     return loss, to_hidden.to(hidden.dtype)

@@ -17,14 +17,16 @@ from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.layers import prepare
 from fgod.train.autograd import checkpoint_layers
 from fgod.train.device.network import Inputs, OnGrad, SavePolicy, VectorGradients
+from fgod.train.device.ops import PLAIN, Ops
 from fgod.train.device.weights import Masters
+from fgod.train.distil import SoftLabels, divergence
 
 
 class ModuleNetwork:
     """transformers' model on these masters. Gradients go on as soon as autograd has completed them."""
 
-    def __init__(self, masters: Masters, dtype: torch.dtype, block_scales: str) -> None:
-        self.masters = masters
+    def __init__(self, masters: Masters, dtype: torch.dtype, block_scales: str, ops: Ops = PLAIN) -> None:
+        self.masters, self.ops = masters, ops
         self.scaled = [group for group in masters.groups if group not in (EMBEDDING, TIED_HEAD)]
         model = model_from_tensors(masters.config, masters.tensors).eval().requires_grad_(True)
         self.model = prepare(model, dtype, block_scales, keep_quantised=False)
@@ -56,16 +58,24 @@ class ModuleNetwork:
     def loss(self, inputs: Inputs, policies: Sequence[SavePolicy], on_grad: OnGrad) -> Tensor:
         """Σ weight · cross entropy (float32, no dimension); `on_grad` gets each gradient as soon as it is complete.
 
-        Layers that are not to save both attention and MLP are computed again in the backward pass.
+        With soft targets Σ weight · KL [2]: of taught labels, and of rehearsed ones. Layers that are not to save both
+        attention and MLP are computed again in the backward pass.
         """
         for layer, policy in zip(self.model.model.layers, policies, strict=True):
             layer.training = not all(policy)
         self._grads = VectorGradients(self.masters, on_grad)
         with torch.enable_grad():
             chosen = self._hidden(inputs.ids).flatten(0, 1).index_select(0, inputs.positions)
-            each = F.cross_entropy(self.model.lm_head(chosen).float(), inputs.labels, reduction="none")
-            loss = (each * inputs.weights).sum()
-            loss.backward()
+            loss = self._loss(self.model.lm_head(chosen), inputs)
+            loss.sum().backward()
         self._grads.finish()
         self._grads = None
         return loss.detach()
+
+    def _loss(self, logits: Tensor, inputs: Inputs) -> Tensor:
+        if inputs.soft is None:
+            return (F.cross_entropy(logits.float(), inputs.labels, reduction="none") * inputs.weights).sum()
+        *soft, cooling = inputs.soft
+        each = divergence(logits, SoftLabels(*soft), cooling, self.ops.take, self.ops.put) * inputs.weights
+        rehearsed = inputs.soft.rehearsed
+        return torch.stack(((each * (1 - rehearsed)).sum(), (each * rehearsed).sum()))

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from fgod.models.architecture import architecture_of
 from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.codec import device_global_scale
-from fgod.train.device.head import head_loss
+from fgod.train.device.head import SoftTargets, head_loss, soft_head_loss
 from fgod.train.device.ops import Ops
 from fgod.train.device.weights import Masters, frequencies
 
@@ -57,12 +57,26 @@ class Attended(NamedTuple):
 
 class Inputs(NamedTuple):
     """Of one step, all on the device. ids int64 [B, S]; positions and labels int64 [L]; weights float32 [L]: 0 where
-    a label only fills up, else 1 over the count of labels."""
+    a label only fills up, else 1 over the count of labels (times what it counts, with `soft`)."""
 
     ids: Tensor
     positions: Tensor
     labels: Tensor
     weights: Tensor
+    soft: SoftTargets | None = None
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them, in order."""
+        return (*self[:4], *(self.soft or ()))
+
+    def empty_like(self, device: torch.device) -> Inputs:
+        """Room for others of the same shapes."""
+
+        def room(part: Tensor) -> Tensor:
+            return torch.empty_like(part, device=device)
+
+        soft = None if self.soft is None else SoftTargets(*map(room, self.soft))
+        return Inputs(room(self.ids), room(self.positions), room(self.labels), room(self.weights), soft)
 
 
 class _Weight:
@@ -225,7 +239,10 @@ class Network:
 
     @torch.no_grad()
     def loss(self, inputs: Inputs, policies: Sequence[SavePolicy], on_grad: OnGrad) -> Tensor:
-        """Σ weight · cross entropy (float32, no dimension); `on_grad` gets each gradient as soon as it is complete."""
+        """Σ weight · cross entropy (float32, no dimension); `on_grad` gets each gradient as soon as it is complete.
+
+        With soft targets Σ weight · KL [2]: of taught labels, and of rehearsed ones.
+        """
         shape = inputs.ids.shape
         self.rope_cos_sin = self.rotary(shape[1])
         grads = VectorGradients(self.masters, on_grad)
@@ -239,7 +256,10 @@ class Network:
         head = self._head()
         to_head = torch.empty(head.shape, dtype=self.dtype, device=head.device)
         hidden = self._norm(chosen, final)
-        loss, to_hidden = head_loss(self.ops, hidden, head, inputs.labels, inputs.weights, to_head)
+        if inputs.soft is None:
+            loss, to_hidden = head_loss(self.ops, hidden, head, inputs.labels, inputs.weights, to_head)
+        else:
+            loss, to_hidden = soft_head_loss(self.ops, hidden, head, inputs.soft, inputs.weights, to_head)
         to_chosen, to_norm = self.ops.joined_norm_backward(
             chosen, final, self.eps, to_hidden, torch.zeros_like(to_hidden)
         )

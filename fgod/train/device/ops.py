@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fgod.nvfp4 import kernels
 from fgod.nvfp4.codec import fake_quantise
+from fgod.train import distil
 from fgod.train.adamw import advance, advance_in_chunks
 from fgod.train.device import elementwise
 
@@ -46,7 +47,7 @@ class Products(Protocol):
 
 @dataclass(frozen=True)
 class Ops:
-    """The parts of a step; see the functions of the same names in `elementwise` and `fgod.train.adamw`."""
+    """The parts of a step: see the functions of these names in `elementwise`, `distil` and `fgod.train.adamw`."""
 
     quantise: Callable[..., Tensor] = quantise_rows
     products: Products | None = None
@@ -59,6 +60,10 @@ class Ops:
     swiglu_backward: Callable[..., tuple[Tensor, Tensor]] = elementwise.swiglu_backward
     fold_logits: Callable[..., tuple[Tensor, Tensor, Tensor]] = elementwise.fold_logits
     logit_slopes: Callable[..., Tensor] = elementwise.logit_slopes
+    take: Callable[..., None] = distil.take
+    put: Callable[..., None] = distil.put
+    fold_rest: Callable[..., tuple[Tensor, Tensor]] = distil.fold_rest
+    rest_slopes: Callable[..., Tensor] = distil.rest_slopes
 
 
 PLAIN = Ops()
@@ -91,10 +96,10 @@ def compiled(
 def _triton(device: torch.device) -> dict[str, Any]:
     """Kernels of `quantise_rows` (the same bits) and of products, where kernels are there and run."""
     if not kernels.run_on(device):
-        return {"quantise": quantise_rows}
-    from fgod.nvfp4.kernels import codec, product
+        return {"quantise": quantise_rows, "take": distil.take, "put": distil.put}
+    from fgod.nvfp4.kernels import codec, product, top
 
-    return {"quantise": codec.fake_quantise, "products": product}
+    return {"quantise": codec.fake_quantise, "products": product, "take": top.take, "put": top.put}
 
 
 def choose_ops(device: torch.device, say: Say, backend: str = "inductor") -> Ops:

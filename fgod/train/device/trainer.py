@@ -23,16 +23,18 @@ from fgod.models.architecture import architecture_of
 from fgod.nvfp4.folders import DTYPES, read_plain_config
 from fgod.system.procfs import forget_peak, peak_mib, resident_mib
 from fgod.train.batches import Batch, collate, micro_batches
+from fgod.train.device.head import SoftTargets
 from fgod.train.device.module import ModuleNetwork
 from fgod.train.device.network import Inputs, Network, SavePolicy
 from fgod.train.device.ops import Ops, Say, choose_ops
 from fgod.train.device.optimizer import GroupGradients, device_adamw
 from fgod.train.device.plan import layer_plan
 from fgod.train.device.weights import Masters, as_module, stream_in
+from fgod.train.distil import LossParts, SoftLabels, hard_labels, label_weights
 from fgod.train.efficiency import Projection
 from fgod.train.optimizer import AdamW, StepFacts, lr_factors
 from fgod.train.preflight import check_forward, check_network
-from fgod.train.recipe import TrainRecipe
+from fgod.train.recipe import Kl, TrainRecipe
 from fgod.train.record import StepRow
 from fgod.train.stepper import UPDATE_NOT_FINITE, DivergedError, Phase, Result
 
@@ -50,13 +52,15 @@ class _PendingStep:
     step: int
     lr: float
     tokens: int
+    labels: tuple[int, int]
+    """All, and rehearsed ones."""
     loss: Tensor
     step_stats: Tensor
     done: torch.cuda.Event | None
 
 
-def padded(batch: Batch, rows: int, pad: int) -> Inputs:
-    """A batch on the host, rows and labels filled up."""
+def padded(batch: Batch, rows: int, pad: int, kl: Kl | None = None) -> Inputs:
+    """A batch on the host, rows and labels filled up; the weight of a label is what it counts beside others."""
     ids = torch.full((rows, batch.input_ids.shape[1]), pad)
     ids[: len(batch.input_ids)] = batch.input_ids
     count = len(batch.labels)
@@ -64,15 +68,20 @@ def padded(batch: Batch, rows: int, pad: int) -> Inputs:
     positions[:count], labels[:count] = batch.positions, batch.labels
     weights = torch.zeros(len(labels))
     weights[:count] = 1.0
-    return Inputs(ids, positions, labels, weights)
+    if kl is None or batch.soft is None:
+        return Inputs(ids, positions, labels, weights)
+    fill = hard_labels(torch.zeros(-count % LABELS, dtype=torch.int64), batch.soft.ids.shape[1])
+    soft = SoftLabels(*map(torch.cat, zip(batch.soft, fill, strict=True)))
+    counts, cooling = label_weights(soft, kl)
+    return Inputs(ids, positions, labels, weights * counts, SoftTargets(*soft[:3], soft.rehearsed.float(), cooling))
 
 
 class _Shape:
     """Steps of one shape: where their inputs lie on the device, and their graph once it is captured."""
 
     def __init__(self, inputs: Inputs, device: torch.device) -> None:
-        self.inputs = Inputs(*(torch.empty_like(part, device=device) for part in inputs))
-        self.loss = torch.zeros((), device=device)
+        self.inputs = inputs.empty_like(device)
+        self.loss = torch.zeros((2,) if inputs.soft is not None else (), device=device)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.seen = 0
 
@@ -126,15 +135,19 @@ class DeviceStepper:
         labels = sum(len(batch.labels) for batch in batches)
         values = self.optimizer.host_numbers(lr)
         self._send(self.optimizer.on_device, values)
-        loss = torch.zeros((), device=self.device)
+        rehearsed = sum(batch.rehearsed for batch in batches)
+        loss = torch.zeros((2,) if rehearsed else (), device=self.device)
         self._begin_pieces()
         for number, batch in enumerate(batches):
-            inputs = padded(batch, self.recipe.micro_batch or self.recipe.batch, self.pad)
+            inputs = padded(batch, self.recipe.micro_batch or self.recipe.batch, self.pad, self.recipe.kl)
             inputs.weights.div_(labels)
             last = number + 1 == len(batches)
-            loss += self._piece(inputs, last)
+            part = loss if inputs.soft is not None or not rehearsed else loss[0]  # taught labels alone: one number
+            part += self._piece(inputs, last)
         step_stats = self.optimizer.step_stats
-        self.pending.append(self._enqueue_readback(step, lr, sum(b.tokens for b in batches), loss, step_stats))
+        counts = labels, rehearsed
+        tokens = sum(batch.tokens for batch in batches)
+        self.pending.append(self._enqueue_readback(step, lr, tokens, counts, loss, step_stats))
         self.phase("optimizer_step_done")
 
     def _batches(self, samples: Sequence[Sample]) -> list[Batch]:
@@ -161,11 +174,11 @@ class DeviceStepper:
         self._sent.append(tuple(values))
 
     def _piece(self, inputs: Inputs, last: bool) -> Tensor:
-        key = (*inputs.ids.shape, len(inputs.labels))
+        key = (*inputs.ids.shape, len(inputs.labels), 0 if inputs.soft is None else inputs.soft.ids.shape[1])
         shape = self.shapes.get(key)
         if shape is None:
             shape = self.shapes[key] = _Shape(inputs, self.device)
-        self._send(shape.inputs, inputs)
+        self._send(shape.inputs.tensors(), inputs.tensors())
         shape.seen += 1
         if shape.graph is None and self.graphs and shape.seen > 1:
             self._capture(shape, key)
@@ -207,15 +220,17 @@ class DeviceStepper:
 
     # -------------------------------------------------------------------------------------------------------- results
 
-    def _enqueue_readback(self, step: int, lr: float, tokens: int, loss: Tensor, step_stats: Tensor) -> _PendingStep:
+    def _enqueue_readback(
+        self, step: int, lr: float, tokens: int, labels: tuple[int, int], loss: Tensor, step_stats: Tensor
+    ) -> _PendingStep:
         if self.device.type != "cuda":
-            return _PendingStep(step, lr, tokens, loss.clone(), step_stats.clone(), None)
+            return _PendingStep(step, lr, tokens, labels, loss.clone(), step_stats.clone(), None)
         hosts = [torch.empty(value.shape, dtype=value.dtype, pin_memory=True) for value in (loss, step_stats)]
         for host, value in zip(hosts, (loss, step_stats), strict=True):
             host.copy_(value, non_blocking=True)
         done = torch.cuda.Event()
         done.record()
-        return _PendingStep(step, lr, tokens, hosts[0], hosts[1], done)
+        return _PendingStep(step, lr, tokens, labels, hosts[0], hosts[1], done)
 
     def completed(self, wait: bool = False) -> list[Result]:
         out = []
@@ -233,9 +248,12 @@ class DeviceStepper:
         whole: Projection = facts.whole
         now = time.perf_counter()
         seconds, self.last = round(now - self.last, 6), now
+        taught, *rehearsed = pending.loss.flatten().tolist()
+        loss = LossParts(taught, sum(rehearsed))
         row = StepRow(
-            pending.step + 1, pending.loss.item(), pending.lr, facts.grad_norm, whole.ratio(), pending.tokens, seconds,
+            pending.step + 1, loss.loss, pending.lr, facts.grad_norm, whole.ratio(), pending.tokens, seconds,
             memory_mib(self.device), whole.noise(), whole.largest, whole.clamped_share(),
+            *loss.means(*pending.labels, self.recipe.kl),
         )  # fmt: skip
         return row, facts
 
@@ -287,4 +305,4 @@ def choose_network(masters: Masters, recipe: TrainRecipe, ops: Ops) -> Network |
     dtype, config = DTYPES[recipe.compute_dtype], masters.config
     if architecture_of(config, "config.json").hand_written(config):
         return Network(masters, ops, dtype, recipe.block_scales)
-    return ModuleNetwork(masters, dtype, recipe.block_scales)
+    return ModuleNetwork(masters, dtype, recipe.block_scales, ops)
