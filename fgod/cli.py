@@ -1,7 +1,7 @@
 """The command line of fgod: one subcommand for each rule of the workflow, and those that people use directly.
 
 Every recorded command can be run again by hand. People use plan, retry, recover, guard, data audit, data identity,
-inspect and summary.
+inspect, ask, chat, parity and summary.
 
 Exit codes: 0 done; 1 error; 2 bad usage or config; 75 stopped by the guard; 100 an audit or gate says no.
 """
@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns or exits with its code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(arguments)
+    args.argv = arguments
     if getattr(args, "child", None):
         return _work(args)
     with exit_on_fgod_error(), stop_signals_as_exceptions():
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         inputs = [getattr(args, name) for name in args.recorded if getattr(args, name) is not None] + args.plugin
         outputs = args.outputs(args)
         with manifest.recorded(Path("."), ["fgod", *arguments], stage, lineage, inputs, outputs) as record:
-            args.entry, args.argv = record, arguments
+            args.entry = record
             record.exit_code = int(args.handler(args))
             return record.exit_code
 
@@ -66,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="load a file that registers metrics, model families or row formats; as often as needed",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_base, _add_data, _add_training, _add_judging, _add_results, _add_people):
+    for add in (_add_base, _add_data, _add_training, _add_judging, _add_results, _add_people, _add_talk):
         add(commands)
     return parser
 
@@ -111,15 +112,16 @@ def _chat_settings(text: str) -> ChatSettings:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _guarded(parser: argparse.ArgumentParser, worker: str, batch: bool = False) -> None:
+def _guarded(parser: argparse.ArgumentParser, worker: str, batch: bool = False, limit: bool = True) -> None:
     """Give a command that loads weights the options of the guard; a function of `fgod.workers` does its work.
 
     Args:
         batch: whether it asks prompts in batches.
+        limit: whether --limit-gb has to be given.
     """
     from fgod.guard import add_limits
 
-    add_limits(parser)
+    add_limits(parser, limit)
     parser.add_argument("--too-large-ok", action="store_true", help="start also where more is predicted than the limit")
     if batch:
         help = "prompts at once (default: as configured); after a kill it is tried again with half of them"
@@ -374,3 +376,55 @@ def _add_people(commands: Any) -> None:
     from fgod.guard import add_arguments
 
     add_arguments(guard)
+
+
+def _add_talk(commands: Any) -> None:
+    places = "a master, export, release, base or Hugging Face folder, or a .gguf file"
+    ask = _command(commands, "ask", "ask", "ask any weights questions, each by itself")
+    ask.add_argument("folder", type=Path, metavar="FOLDER", help=places)
+    ask.add_argument("prompts", nargs="+", metavar="PROMPT", help="a question")
+    _path(ask, "--path")
+    _answered(ask)
+    _guarded(ask, "ask", limit=False)
+
+    chat = _command(commands, "chat", "chat", "talk with any weights (exit 100: a reply is not as a script expects)")
+    chat.add_argument("folder", type=Path, metavar="FOLDER", help=places)
+    chat.add_argument("--against", type=Path, metavar="OTHER", help="answer with these weights too, side by side")
+    chat.add_argument("--script", type=Path, metavar="FILE", help="ask its turns: YAML, or JSONL by its name")
+    _answered(chat)
+    _guarded(chat, "chat", limit=False)
+
+    parity = _command(commands, "parity", "parity", "how far the logits of two models are apart")
+    for name in ("a", "b"):
+        parity.add_argument(name, type=Path, metavar=name.upper(), help=places)
+        _path(parity, f"--path-{name}")
+    parity.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt on each line (default: five)")
+    parity.add_argument("--limit", type=float, metavar="X", help="exit 100 where a difference is larger")
+    parity.add_argument("--max-tokens", type=_batch, default=32, metavar="N", help="of a reply (default %(default)s)")
+    _device(parity)
+    _chat(parity)
+    _guarded(parity, "parity", limit=False)
+
+
+def _path(parser: argparse.ArgumentParser, option: str) -> None:
+    help = "as its weights are stored (default), or as the training forward computes them, through NVFP4 rounding"
+    parser.add_argument(option, choices=["stored", "training"], default="stored", help=help)
+
+
+def _device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where it computes (default: cpu)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _answered(parser: argparse.ArgumentParser) -> None:
+    """Options of commands that show replies."""
+    parser.add_argument("--max-tokens", type=_batch, default=512, metavar="N", help="of a reply (default %(default)s)")
+    parser.add_argument("--system", metavar="TEXT", help="the system prompt; '' for none (default: as --chat says)")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="draw tokens (default: likeliest)")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="from the likeliest of this probability")
+    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="from so many of the likeliest")
+    parser.add_argument("--seed", type=int, metavar="N", help="of the draws")
+    parser.add_argument("--replay", action="store_true", help="compute the whole conversation anew for each reply")
+    parser.add_argument("--verbose", action="store_true", help="say what was computed anew and what was cached")
+    _device(parser)
+    _chat(parser)

@@ -704,3 +704,25 @@ def guard(args: Namespace) -> int:
         ended = run_with(args)
         record.exit_code, record.facts["guard"] = ended.exit_code, ended.facts()
         return record.exit_code
+
+
+def ask(args: Namespace) -> int:
+    """Ask weights questions."""
+    return _talk(args, f"asking {args.folder}")
+
+
+def chat(args: Namespace) -> int:
+    """Talk with weights."""
+    return _talk(args, f"the chat with {args.folder}")
+
+
+def parity(args: Namespace) -> int:
+    """How far the logits of two models are apart."""
+    return _talk(args, f"the comparison of {args.a} and {args.b}")
+
+
+def _talk(args: Namespace, what: str) -> int:
+    """Let a child do it that shares our standard streams; nothing is recorded, as nothing is made."""
+    args.entry = Namespace(facts={})
+    supervise(args, what, gpu=args.device == "cuda")
+    return 0

@@ -333,3 +333,27 @@ def probe(args: Namespace, worker: Worker) -> None:
         worker.beat,
         args.chat,
     )
+
+
+# ------------------------------------------------------------------------------------------------------------- talk
+
+
+def ask(args: Namespace, worker: Worker) -> None:
+    """Answer prompts."""
+    from fgod.talk import work
+
+    work.ask(args, worker)
+
+
+def chat(args: Namespace, worker: Worker) -> None:
+    """Talk."""
+    from fgod.talk import work
+
+    work.chat(args, worker)
+
+
+def parity(args: Namespace, worker: Worker) -> None:
+    """Compare two models' logits."""
+    from fgod.talk import work
+
+    work.parity(args, worker)

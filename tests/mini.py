@@ -58,7 +58,7 @@ class Mini:
         """A command line as a new user types it: no environment is activated, and `.venv` holds all that is needed."""
         self._provide_environment()
         others = [folder for folder in os.environ["PATH"].split(os.pathsep) if Path(folder) != BIN]
-        return self._run(("sh", "-c", command), os.pathsep.join(others))
+        return self._run(("sh", "-c", command), os.pathsep.join(others), stdin=subprocess.DEVNULL)
 
     def _run(self, command: tuple[str, ...], path: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
         self.write()

@@ -4,12 +4,19 @@ import shutil
 
 import pytest
 
+from fgod.nvfp4 import export
+from tests.families import family_model
+from tests.gguf_files import write_gguf
 from tests.mini import ROOT, Mini, stage
 from tests.readme import code, commands, filled, unreachable
+from tests.tiny_model import tiny_folder
 
 README = (ROOT / "README.md").read_text()
 UNTESTED = {"make test": "it runs this test"}
-VALUES = {"FILE": "rows.tsv", "FOLDER": "artifacts/releases/1", "STAGE": "A", "CMD": "true"}
+VALUES = {
+    "FILE": "rows.tsv", "FOLDER": "artifacts/releases/1", "OTHER": "artifacts/release", "STAGE": "A", "CMD": "true",
+    "SCRIPT": "script.yaml", "OUT": "imported", "MASTER": "master", "EXPORT": "nvfp4",
+}  # fmt: skip
 """What stands for the reader's own values."""
 
 
@@ -25,6 +32,9 @@ def test_the_commands_of_the_readme_run_where_the_environment_is_not_activated(r
     rows = "".join(f"第{i}號機器人叫什麼\t第{i}號叫阿{i}。\n" for i in range(10, 30))
     (ran.folder / "rows.tsv").write_text(rows)
     shutil.copy(ran.folder / "config.yaml", ran.folder / "other.yaml")
+    (ran.folder / "script.yaml").write_text("- user: 你是誰\n")
+    write_gguf(ran.folder / "FILE.gguf", family_model("qwen3"))
+    export(tiny_folder(ran.folder / "master"), ran.folder / "nvfp4")
     for command in commands(README):
         if command in UNTESTED:
             continue

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from transformers import DynamicCache, PreTrainedModel
 
 from fgod.errors import UsageError
+from fgod.model.decode import decode
+from fgod.model.generate import left_padded
 from fgod.model.load import load_model
 from fgod.registry import load_plugins
 from fgod.system.files import read_json, write_json
@@ -213,3 +215,28 @@ def test_what_cannot_be_sampled_is_refused(values: dict[str, float], words: str)
 
 
 assert set(KINDS) <= set(FAMILIES)
+
+
+@torch.inference_mode()
+def test_grouped_attention_changes_no_forward_pass(model: PreTrainedModel) -> None:
+    stock = load_model(Path(model.config._name_or_path))
+    Session(model, 128)
+    ids = torch.arange(5, 35)[None]
+    for more in ({}, {"use_cache": False}, {"attention_mask": (torch.arange(30) > 3).long()[None]}):
+        torch.testing.assert_close(
+            model(input_ids=ids, **more).logits[:, 4:], stock(input_ids=ids, **more).logits[:, 4:], atol=2e-5, rtol=1e-4
+        )
+
+
+def test_batches_are_decoded_as_transformers_does(model: PreTrainedModel) -> None:
+    """Rows of differing lengths, past the window where there is one."""
+    stock = load_model(Path(model.config._name_or_path))
+    rows = [[5, 6, 7], [9, 4, 33, 12, 11, 8, 40, 41, 42], [8]]
+    inputs = left_padded(rows, 0, CPU)
+    ours = decode(model, inputs, 12, (), 0)
+    for row, ids in zip(ours, rows, strict=True):
+        alone = Session(stock, 128)
+        logits, _ = alone.read(cut(ids))
+        for token in row:
+            assert logits.max() - logits[token] < 1e-4
+            logits = alone.feed((token,))

@@ -14,8 +14,16 @@ TOO_LARGE_OK = "too_large_ok"
 """The config's key that is no limit: it is for the trainer, which predicts its memory."""
 
 
-def add_limits(parser: argparse.ArgumentParser) -> None:
-    """The options that are the same for `fgod guard`, `fgod train` and the config's key `guard`."""
+WHOLE_GB = 2.0**20
+"""A limit that no machine reaches: the guard lowers it to what there is."""
+
+
+def add_limits(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """The options that are the same for `fgod guard`, `fgod train` and the config's key `guard`.
+
+    Args:
+        required: whether a limit has to be given; else it is what the machine has, less a reserve.
+    """
     options: dict[str, str] = {
         "over-secs": "seconds that it may stay above the limit (default %(default)g)",
         "poll-secs": "seconds between two readings (default %(default)g)",
@@ -26,7 +34,11 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
         "wait-secs": "seconds to wait for others to leave the GPU before refusing (default %(default)g)",
     }
     help = "memory of the command and all its descendants in GiB (2^30), of the host and of each GPU"
-    parser.add_argument("--limit-gb", type=float, required=True, help=help)
+    if required:
+        parser.add_argument("--limit-gb", type=float, required=True, help=help)
+    else:
+        whole = f"{help} (default: what there is, less 5 %%)"
+        parser.add_argument("--limit-gb", type=float, default=WHOLE_GB, help=whole)
     for name, text in options.items():
         default = getattr(Limits, name.replace("-", "_"))
         parser.add_argument(f"--{name}", type=float, default=default, help=text)

@@ -10,7 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 GROUPED = "fgod_grouped"
 """Its name in transformers' registry of attention functions."""
@@ -26,20 +28,23 @@ def _grouped(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Queries [B, H, T, D], keys and values [B, G, S, D], a mask [B or 1, 1, T, S]: outputs [B, T, H, D]."""
+    if attention_mask is None:  # transformers' own, which knows when nothing needs a mask
+        return sdpa_attention_forward(module, query, key, value, None, scaling=scaling, **kwargs)
     batch, heads, tokens, width = query.shape
     groups = key.shape[1]
     together = heads // groups
     rows = query.reshape(batch, groups, together * tokens, width)
-    if attention_mask is not None and tokens > 1:
+    if tokens > 1:
         attention_mask = attention_mask.repeat(1, 1, together, 1)
     out = scaled_dot_product_attention(rows, key, value, attn_mask=attention_mask, scale=scaling)
     return out.reshape(batch, heads, tokens, width).transpose(1, 2), None
 
 
 AttentionInterface.register(GROUPED, _grouped)
+AttentionMaskInterface.register(GROUPED, sdpa_mask)
 
 
 def use_grouped_attention(model: PreTrainedModel) -> None:
-    """Let a model that attends by `sdpa` attend so; it is then to be given its masks. Others stay as they are."""
+    """Let a model that attends by `sdpa` attend so. Others stay as they are."""
     if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(GROUPED)

@@ -12,7 +12,10 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, StaticCache
+from transformers import PreTrainedModel
+
+from fgod.model.attention import use_grouped_attention
+from fgod.model.cache import FixedCache
 
 LOOK = 8
 """Tokens between two looks whether every row has ended."""
@@ -31,7 +34,7 @@ class _Batch:
         self.model, self.ids, self.pad = model, inputs["input_ids"], pad
         rows, width = self.ids.shape
         length = width + count + -(width + count) % ALIGNED
-        self.cache = StaticCache(config=model.config, max_cache_len=length)
+        self.cache = FixedCache(model, length)
         device = model.device
         self.ends = torch.tensor(list(ends), device=device)
         self.seen = torch.zeros(rows, length, dtype=torch.bool, device=device)
@@ -45,30 +48,23 @@ class _Batch:
 
     def prefill(self) -> None:
         """The prompts, and the first token of each answer."""
-        width = self.ids.shape[1]
-        across = torch.ones(width, self.seen.shape[1], dtype=torch.bool, device=self.seen.device)
+        width, device = self.ids.shape[1], self.seen.device
+        across = torch.ones(width, self.seen.shape[1], dtype=torch.bool, device=device)
         # padding sees itself: what it computes is seen by nobody, but a row of nothing would be NaN
         visible = self.seen[:, None] & across.tril() | across.tril() & across.triu()
-        self._next(self.ids, visible[:, None], self.places)
+        self._next(self.ids, torch.arange(width, device=device), visible)
         self.places = self.places[:, -1:].contiguous()
 
     def decode(self) -> None:
         """One more token of each row; the same kernels on the same memory every time."""
         self.seen.index_fill_(1, self.at, True)
-        self.at.add_(1)
         self.places.add_(1)
-        self._next(self.token, self.seen[:, None, None], self.places)
+        self._next(self.token, self.at, self.seen[:, None])
+        self.at.add_(1)
 
-    def _next(self, ids: Tensor, visible: Tensor, places: Tensor) -> None:
-        logits = self.model(
-            input_ids=ids,
-            attention_mask={"full_attention": visible},
-            position_ids=places,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits
-        chosen = logits[:, -1].float().argmax(-1, keepdim=True)
+    def _next(self, ids: Tensor, columns: Tensor, visible: Tensor) -> None:
+        logits = self.cache.forward(ids, self.places, columns, visible)
+        chosen = logits.argmax(-1, keepdim=True)
         self.token.copy_(torch.where(self.done[:, None], self.pad, chosen))
         self.out.index_copy_(1, self.step, self.token)
         self.step.add_(1)
@@ -80,6 +76,7 @@ def decode(
     model: PreTrainedModel, inputs: Mapping[str, Tensor], count: int, ends: Sequence[int], pad: int
 ) -> list[list[int]]:
     """The next `count` greedy tokens of each left-padded row, padding after its end token."""
+    use_grouped_attention(model)
     batch = _Batch(model, inputs, count, ends, pad)
     batch.prefill()
     step: Callable[[], None] = batch.decode

@@ -175,9 +175,13 @@ class StraightThroughLinear(nn.Linear):
     compute_dtype: torch.dtype
     block_scales: str
     keep_quantised: bool
+    quantised: Tensor | None = None
+    """See `quantised_once`."""
 
     def forward(self, input: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(self.compute_dtype)
+        if self.quantised is not None:
+            return F.linear(input, self.quantised, bias)
         scale = self.group.scale_for(self)
         return _QuantisedLinear.apply(
             input, self.weight, bias, scale, self.compute_dtype, self.block_scales, self.keep_quantised
@@ -292,4 +296,14 @@ def prepare(
     _prepare_linears(model, family, compute_dtype, block_scales, keep_quantised)
     if any(parameter.dtype != compute_dtype for parameter in model.parameters()):
         _prepare_casts(model, compute_dtype, _tie(model))
+    return model
+
+
+def quantised_once(model: PreTrainedModel) -> PreTrainedModel:
+    """Let a prepared model, whose masters will not change any more, keep what they round to: the same products as when
+    it quantises in each forward pass, a hundred times faster for one token. Changes and returns it."""
+    for module in model.modules():
+        if isinstance(module, StraightThroughLinear):
+            scale = module.group.scale_for(module)
+            module.quantised = _quantised(module.weight, scale, module.compute_dtype, module.block_scales)
     return model

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import takewhile
-from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import Cache, PreTrainedModel, StaticLayer
+from transformers import PreTrainedModel
 
 from fgod.model.attention import use_grouped_attention
+from fgod.model.cache import FixedCache
 from fgod.model.decode import captured
 
 Pass = tuple[int, ...]
@@ -47,34 +47,6 @@ def shared(a: Sequence[Pass], b: Sequence[Pass]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
-class _Layer(StaticLayer):  # type: ignore[no-untyped-call]
-    """Keys and values [1, heads, length, width] of a layer; a pass writes `places` and sees the first `seen`."""
-
-    keys: Any
-    values: Any
-    places: Tensor
-    seen: int
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        self.keys.index_copy_(2, self.places, key_states)
-        self.values.index_copy_(2, self.places, value_states)
-        return self.keys[:, :, : self.seen], self.values[:, :, : self.seen]
-
-    def grow(self, length: int) -> None:
-        """Room for so many tokens; what is there stays."""
-        self.max_cache_len = length
-        if self.is_initialized:
-            self.keys, self.values = (_longer(old, length) for old in (self.keys, self.values))
-
-
-def _longer(old: Tensor, length: int) -> Tensor:
-    new = old.new_zeros(*old.shape[:2], length, old.shape[3])
-    new[:, :, : old.shape[2]] = old
-    return new
-
-
 class Session:
     """A model with the keys and values of one conversation.
 
@@ -89,12 +61,7 @@ class Session:
         """What the cache holds."""
         self.tokens = 0
         """How many tokens that is."""
-        config = model.config.get_text_config()
-        self._layers = [_Layer(0) for _ in range(config.num_hidden_layers)]
-        self._cache = Cache(layers=cast(Any, self._layers))
-        self._kinds = sorted(set(getattr(config, "layer_types", None) or ()))
-        self._window = getattr(config, "sliding_window", None)
-        self._length = 0
+        self.cache = FixedCache(model)
         device = model.device
         self._token = torch.zeros(1, 1, dtype=torch.int64, device=device)
         self._place = torch.zeros(1, dtype=torch.int64, device=device)
@@ -139,11 +106,9 @@ class Session:
         self.tokens = sum(map(len, self.passes))
 
     def _reach(self, length: int) -> None:
-        if length <= self._length:
-            return
-        for layer in self._layers:
-            layer.grow(length)
-        self._length, self._step = length, None
+        if length > self.cache.length:
+            self.cache.grow(length)
+            self._step = None
 
     def _many(self, ids: Pass, seen: int) -> Tensor:
         device = self.model.device
@@ -164,33 +129,5 @@ class Session:
         return self._step[1]()
 
     def _forward(self, ids: Tensor, places: Tensor, seen: int) -> Tensor:
-        for layer in self._layers:
-            layer.places, layer.seen = places, seen
-        logits = self.model(
-            input_ids=ids,
-            attention_mask=self._masks(places, seen),
-            position_ids=places[None],
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits
-        last: Tensor = logits[0, -1].float()
-        return last
-
-    def _masks(self, places: Tensor, seen: int) -> Any:
-        """Which keys [1, 1, tokens, seen] each token sees, for each kind of layer that the model has."""
-        keys = torch.arange(seen, device=places.device)
-        full = keys <= places[:, None]
-        near = full if self._window is None else full & (keys > places[:, None] - self._window)
-        if not self._kinds:  # one mask for all: a window, where there is one, is every layer's
-            return self._mask(near)
-        return {kind: self._mask(near if kind == "sliding_attention" else full) for kind in self._kinds}
-
-    def _mask(self, seen: Tensor) -> Tensor:
-        """[1, 1, tokens, keys] as the model's attention takes it: what it adds, where it computes attention itself."""
-        if self.model.config._attn_implementation == "eager":
-            dtype = self.model.dtype
-            return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[
-                None, None
-            ]
-        return seen[None, None]
+        visible = torch.arange(seen, device=places.device) <= places[:, None]
+        return self.cache.forward(ids, places[None], places, visible[None])[0]
