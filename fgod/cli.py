@@ -141,6 +141,15 @@ def _paths(parser: argparse.ArgumentParser, **helps: str) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True, metavar="PATH", help=help)
 
 
+def _sources(parser: argparse.ArgumentParser) -> None:
+    _paths(parser, sources="folder of the written sources")
+    _languages(parser)
+
+
+def _languages(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--languages", nargs="+", default=[], metavar="TAG", help="only these (default: all there are)")
+
+
 def _values(parser: argparse.ArgumentParser, **helps: str) -> None:
     for name, help in helps.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=_json, required=True, metavar="JSON", help=help)
@@ -149,7 +158,8 @@ def _values(parser: argparse.ArgumentParser, **helps: str) -> None:
 def _add_base(commands: Any) -> None:
     base = _command(commands, "base", "base", "make the embedded base or a random one, or check a folder", ["sources"])
     _values(base, base="the config's key base")
-    _paths(base, sources="folder of the written sources", out="base.json to write, beside master/")
+    _paths(base, out="base.json to write, beside master/")
+    _sources(base)
     _chat(base)
     _guarded(base, "base")
 
@@ -172,7 +182,8 @@ def _add_base(commands: Any) -> None:
     answers = commands.add_parser("answers", help="ask the base")
     kinds = answers.add_subparsers(required=True, metavar="WHAT")
     rehearsal = _command(kinds, "rehearsal", "rehearsal", "its answers to the rehearsal prompts", ["export"])
-    _paths(rehearsal, export="stamp of the base's export", sources="the written sources", out="answers.tsv to write")
+    _paths(rehearsal, export="stamp of the base's export", out="answers.tsv to write")
+    _sources(rehearsal)
     _values(rehearsal, settings="what is asked")
     _chat(rehearsal)
     _guarded(rehearsal, "rehearsal", batch=True)
@@ -181,9 +192,9 @@ def _add_base(commands: Any) -> None:
         reference,
         export="stamp of the base's export",
         probes="the probes",
-        sources="the written sources",
         out="answers.tsv to write",
     )
+    _sources(reference)
     _values(reference, settings="the key probe")
     _chat(reference)
     _guarded(reference, "reference", batch=True)
@@ -205,9 +216,9 @@ def _add_base(commands: Any) -> None:
         check,
         answers="answers.tsv of the base",
         probes="the probes",
-        sources="the written sources",
         out="harness.json to write",
     )
+    _sources(check)
     _values(check, base="the config's key base", goal="persona and disambiguation")
 
 
@@ -217,13 +228,15 @@ def _add_data(commands: Any) -> None:
     )
     mix = _command(data, "mix", "mix", "plan and write the rows of a mix", ["answers"])
     _values(mix, spec="all that the rows depend on", files="the user's data files by name")
-    _paths(mix, sources="the written sources", answers="the base's rehearsal answers", out="rows.tsv to write")
+    _paths(mix, answers="the base's rehearsal answers", out="rows.tsv to write")
+    _sources(mix)
 
     audit = _command(data, "audit", "audit", "audit a mix or a file of your own rows (exit 100: errors)", ["file"])
     audit.add_argument("file", type=Path, help="rows.tsv of a mix, or a file of your own rows, of any row format")
     audit.add_argument("--probes", type=Path, help="probes that no row may repeat")
     audit.add_argument("--goal", type=_json, metavar="JSON", help="persona and disambiguation (default: config.yaml)")
     audit.add_argument("--sources", type=Path, help="the written sources (default: data.folder of config.yaml)")
+    _languages(audit)
     audit.add_argument("--files", type=_json, default={}, metavar="JSON", help="the user's files that a mix is made of")
     audit.add_argument("--format", default="", metavar="NAME", help="row format of a file (default: as it looks)")
     audit.add_argument("--accept", nargs="+", default=[], metavar="CODE", help="faults of a file that are let through")
@@ -309,9 +322,9 @@ def _add_judging(commands: Any) -> None:
         export="stamp of the run's export",
         reference="answers.tsv of the base",
         probes="the probes",
-        sources="the written sources",
         out="metrics.json to write, beside probes.tsv",
     )
+    _sources(probe)
     _values(
         probe,
         base="the config's key base",

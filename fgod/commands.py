@@ -119,7 +119,8 @@ def check(args: Namespace) -> int:
     from fgod.probe.harness import check_reference
 
     check_answers(Answers(args.answers.parent))
-    probes, sources = load_probes(args.probes, args.sources), load_sources(args.sources)
+    probes = load_probes(args.probes, args.sources, args.languages)
+    sources = load_sources(args.sources, args.languages)
     embedded = args.base["kind"] == "embedded"
     known = {p.prompt: expected(sources, p) if embedded else () for p in probes}
     least = args.base.get("require", 0.9)
@@ -190,7 +191,7 @@ def mix(args: Namespace) -> int:
         return 0
     check_answers(Answers(args.answers.parent))
     pools = build_pools(
-        load_sources(args.sources),
+        load_sources(args.sources, args.languages),
         _mix_goal(spec),
         read_answers(args.answers.parent),
         frozenset(spec["held_out_topics"]),
@@ -218,12 +219,12 @@ def _mix_goal(spec: Mapping[str, Any]) -> Goal:
     return goal_from_config({"persona": persona, "disambiguation": kinds})
 
 
-def _probes_of(file: Path, folder: Path | None) -> list[Probe]:
+def _probes_of(file: Path, folder: Path | None, languages: Sequence[str]) -> list[Probe]:
     from fgod.data.probes import load_probes
 
     if folder is None:
         raise UsageError("--probes: needs --sources where there is no config.yaml: its suites.yaml says what is scored")
-    return load_probes(file, folder)
+    return load_probes(file, folder, languages)
 
 
 def audit(args: Namespace) -> int:
@@ -235,16 +236,18 @@ def audit(args: Namespace) -> int:
     from fgod.data.rows import read_rows
     from fgod.data.sources import load_sources
     from fgod.data.wordings import asked_otherwise
+    from fgod.inputs import languages_of
 
     config = load(Path("config.yaml")) if args.goal is None and Path("config.yaml").exists() else None
     goal = args.goal or config
     persona = goal_from_config(goal).persona if goal else None
     folder = args.sources or (Path(goal["data"]["folder"]) if goal and "data" in goal else None)
 
-    probes = _probes_of(args.probes, folder) if args.probes else []
+    languages = args.languages or (languages_of(config) if config else ())
+    probes = _probes_of(args.probes, folder, languages) if args.probes else []
 
     def others() -> dict[str, str]:
-        return asked_otherwise(load_sources(folder)) if folder else {}
+        return asked_otherwise(load_sources(folder, languages)) if folder else {}
 
     tokens = _token_limit(args, config)
     made, audited = Mix(args.file.parent), ""
@@ -297,11 +300,11 @@ def _chat_settings(args: Namespace, config: Mapping[str, Any] | None) -> ChatSet
 
 def _made_base(config: Mapping[str, Any]) -> Path | None:
     """The folder of the config's base; None while it has not been made."""
-    from fgod.inputs import base_id, own_weights, sources_digest
+    from fgod.inputs import base_id, languages_of, own_weights, sources_digest
 
     if own := own_weights(config["base"]):
         return own
-    named = base_id(config["base"], sources_digest(Path(config["data"]["folder"])))
+    named = base_id(config["base"], sources_digest(Path(config["data"]["folder"]), languages_of(config)))
     folder = layout.base(named).master
     return folder if folder.is_dir() else None
 
@@ -336,12 +339,14 @@ def identity(args: Namespace) -> int:
     from fgod.data.identity import identity_file
     from fgod.data.sources import load_sources
     from fgod.data.tsv import write_user_tsv
+    from fgod.inputs import languages_of
 
     if args.out.exists():
         raise UsageError(f"{args.out}: this file exists; expected a new name (nothing is overwritten)")
     config = load(args.config)
     target = args.target if args.target is not None else goal_from_config(config).persona
-    rows = identity_file(load_sources(Path(config["data"]["folder"])), args.count, args.seed, target)
+    sources = load_sources(Path(config["data"]["folder"]), languages_of(config))
+    rows = identity_file(sources, args.count, args.seed, target)
     write_user_tsv(args.out, ((row.prompt, row.target) for row in rows))
     _say(f"{args.out}: {len(rows)} rows")
     return 0

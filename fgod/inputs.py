@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fgod import NUMERICS_VERSION
 from fgod.chain import Inputs
-from fgod.data.formats import UserSource, format_of, user_sources
-from fgod.data.probes import load_suites
-from fgod.data.sources import PAIRED_KIND, load_sources, source_files
+from fgod.data.formats import UserSource, read_user_file, user_sources
+from fgod.data.probes import load_probes, load_suites
+from fgod.data.sources import PAIRED_KIND, Sources, load_sources
 from fgod.errors import UsageError, did_you_mean
 from fgod.registry import ARCHITECTURES, ROW_FORMATS, Registry
 from fgod.system.digests import CACHE, cached_sha256
@@ -28,7 +30,7 @@ def gather(config: Mapping[str, Any]) -> Inputs:
             the user's.
     """
     data = config["data"]
-    sources = sources_digest(Path(data["folder"]))
+    sources = sources_digest(Path(data["folder"]), languages_of(config))
     check_held_out(config)
     user = user_sources(data["sources"])
     check_user_sources(user)
@@ -45,7 +47,7 @@ def gather(config: Mapping[str, Any]) -> Inputs:
             *_chat(config),
         ),
         sources=sources,
-        user_files={name: sha256_file(source.path) for name, source in sorted(user.items())},
+        user_files={name: _rows_digest(name, source) for name, source in sorted(user.items())},
         user_settings={name: settings for name, source in sorted(user.items()) if (settings := source.settings())},
         row_formats=plugin_digests(config, ROW_FORMATS),
     )
@@ -103,15 +105,28 @@ def rehearsal_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**data["rehearse"], "held_out": sorted(data["held_out_topics"]), **asked}
 
 
+def languages_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The languages that a config names; empty: all that its sources have."""
+    return tuple(config.get("languages", ()))
+
+
+def sources_digest(folder: Path, languages: tuple[str, ...] = ()) -> str:
+    """Digest of what the written sources say in some languages: rows are made of it (the probes are not among it).
+
+    Of what was read, so that a comment changes nothing; in its order, which decides where a prompt stands.
+    """
+    content = asdict(_sources(folder, languages))
+    return digest(json.dumps(content, ensure_ascii=False))
+
+
 @cache
-def sources_digest(folder: Path) -> str:
-    """Digest of the written sources that rows are made of (the probes are not among them)."""
-    return sha256_files(folder, source_files(folder))
+def _sources(folder: Path, languages: tuple[str, ...] = ()) -> Sources:
+    return load_sources(folder, languages)
 
 
 def check_held_out(config: Mapping[str, Any]) -> None:
-    """Every held-out topic must be a topic of the written sources."""
-    known = load_sources(Path(config["data"]["folder"])).topic_ids
+    """Every held-out topic must be a topic of the written sources, in whatever language."""
+    known = _sources(Path(config["data"]["folder"])).topic_ids
     for topic in config["data"]["held_out_topics"]:
         if topic not in known:
             raise UsageError(
@@ -121,16 +136,25 @@ def check_held_out(config: Mapping[str, Any]) -> None:
 
 
 def check_user_sources(sources: Mapping[str, UserSource]) -> None:
-    """Each of the user's data files must be of a row format that is known here, and let only such faults through as can
-    be."""
+    """Each of the user's data files may let only such faults through as can be."""
     from fgod.data.audit import check_accepted
 
     for name, source in sources.items():
-        try:
-            format_of(source.path, source.path.read_bytes(), source.format)
-        except UsageError as error:
-            raise UsageError(f"data.sources.{name}: {error}") from error
         check_accepted(source.accept, f"data.sources.{name}.audit.accept")
+
+
+def _rows_digest(name: str, source: UserSource) -> str:
+    """Digest of the rows of a user's file, and of its lines that are none: comments and blank lines change nothing.
+
+    Raises:
+        UsageError: it is of no row format that is known here.
+    """
+    try:
+        found = read_user_file(source.path, source.format).accepting(source.accept)
+    except UsageError as error:
+        raise UsageError(f"data.sources.{name}: {error}") from error
+    rows = [{key: value for key, value in asdict(row).items() if key != "line"} for row in found.rows]
+    return digest(rows, [fault.text for fault in found.errors])
 
 
 def base_id(base: Mapping[str, Any], sources: str, families: Mapping[str, str] | None = None) -> str:
@@ -165,11 +189,11 @@ def own_weights(base: Mapping[str, Any]) -> Path | None:
 
 def reference_id(config: Mapping[str, Any]) -> str:
     """Names the base's answers to the probes."""
-    asked = sha256_file(Path(config["data"]["probes"]))
+    folder = Path(config["data"]["folder"])
     return digest(
         "reference",
-        asked,
-        load_suites(Path(config["data"]["folder"])),
+        [asdict(probe) for probe in load_probes(Path(config["data"]["probes"]), folder, languages_of(config))],
+        load_suites(folder),
         {key: config["probe"][key] for key in ("max_new_tokens", "batch", "device")},
         _base_dtype(config),
         *_chat(config),

@@ -167,7 +167,7 @@ def _random_base(args: Namespace, worker: Worker) -> dict[str, Any]:
     from fgod.data.sources import load_sources
     from fgod.model.random import write_random
 
-    rows = base_corpus(load_sources(args.sources), args.base["seed"])
+    rows = base_corpus(load_sources(args.sources, args.languages), args.base["seed"])
     return {"parameters": write_random(args.base, rows, args.out.parent / "master", worker.say, worker.beat)}
 
 
@@ -178,7 +178,7 @@ def _embedded_base(args: Namespace, worker: Worker) -> dict[str, Any]:
     from fgod.model.spec import EmbeddedSpec
 
     seed = args.base["seed"]
-    rows = base_corpus(load_sources(args.sources), seed)
+    rows = base_corpus(load_sources(args.sources, args.languages), seed)
     train_base(EmbeddedSpec.from_dict(args.base), rows, seed, args.out.parent / "master", worker.say)
     return {"rows": len(rows)}
 
@@ -193,7 +193,7 @@ def rehearsal(args: Namespace, worker: Worker) -> None:
 
     asked = args.settings
     prompts = rehearsal_prompts(
-        load_sources(args.sources),
+        load_sources(args.sources, args.languages),
         frozenset(asked["held_out"]),
         asked["general_rows"],
         asked["replay_rows"],
@@ -211,7 +211,7 @@ def reference(args: Namespace, worker: Worker) -> None:
     """The base's answers to the probes, with log-probabilities where they are compared."""
     from fgod.data.probes import load_probes
 
-    probes = load_probes(args.probes, args.sources)
+    probes = load_probes(args.probes, args.sources, args.languages)
     compared = [p.prompt for p in probes if p.scored_by == "reference"]
     settings = AnswerSettings(
         args.settings["max_new_tokens"], args.batch, device=args.settings["device"], chat=args.chat
@@ -309,7 +309,8 @@ def probe(args: Namespace, worker: Worker) -> None:
     from fgod.probe.harness import check_unseen
     from fgod.probe.run import KL_TOKENS, run_probes
 
-    probes, sources = load_probes(args.probes, args.sources), load_sources(args.sources)
+    probes = load_probes(args.probes, args.sources, args.languages)
+    sources = load_sources(args.sources, args.languages)
     check_unseen(probes, args.rows)
     known = {p.prompt: expected(sources, p) if args.base["kind"] == "embedded" else () for p in probes}
     settings = ProbeSettings.from_dict(args.settings)

@@ -10,7 +10,7 @@ rule base:
     output:
         f"{BASE}/base.json",
     shell:
-        "{FGOD} base --base {BASE_SPEC:q} --sources {SOURCES:q} --chat {CHAT:q} --out {output:q} {GUARD}"
+        "{FGOD} base --base {BASE_SPEC:q} {SOURCED} --chat {CHAT:q} --out {output:q} {GUARD}"
 
 
 rule export_base:
@@ -34,7 +34,7 @@ rule rehearsal:
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
     shell:
-        "{FGOD} answers rehearsal --export {input:q} --sources {SOURCES:q} --settings {REHEARSED:q} --chat {CHAT:q}"
+        "{FGOD} answers rehearsal --export {input:q} {SOURCED} --settings {REHEARSED:q} --chat {CHAT:q}"
         " --out {output:q} {GUARD}"
 
 
@@ -48,7 +48,7 @@ rule reference:
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
     shell:
-        "{FGOD} answers reference --export {input.export:q} --probes {input.probes:q} --sources {SOURCES:q}"
+        "{FGOD} answers reference --export {input.export:q} --probes {input.probes:q} {SOURCED}"
         " --settings {PROBED:q} --chat {CHAT:q} --out {output:q} {GUARD}"
 
 
@@ -63,5 +63,5 @@ rule harness:
         goal=GOAL,
         code=inputs.code_digest("probe", "evaluate"),
     shell:
-        "{FGOD} answers check --answers {input:q} --probes {PROBES:q} --sources {SOURCES:q} --base {params.base:q}"
+        "{FGOD} answers check --answers {input:q} --probes {PROBES:q} {SOURCED} --base {params.base:q}"
         " --goal {params.goal:q} --out {output:q}"

@@ -11,7 +11,7 @@ rule mix:
         spec=lambda wildcards: MIXES[wildcards.mix],
     priority: 1  # all data before any training: a fault in the last stage's costs no hours
     shell:
-        "{FGOD} data mix --spec {params.spec:q} --sources {SOURCES:q} --files {FILES:q} --answers {input:q} --out {output:q}"
+        "{FGOD} data mix --spec {params.spec:q} {SOURCED} --files {FILES:q} --answers {input:q} --out {output:q}"
 
 
 rule audit:
@@ -23,7 +23,7 @@ rule audit:
         "artifacts/mixes/{mix}/audit-{seq_len}.json",
     priority: 1
     shell:
-        "{FGOD} data audit {input.rows:q} --probes {input.probes:q} --goal {GOAL:q} --sources {SOURCES:q}"
+        "{FGOD} data audit {input.rows:q} --probes {input.probes:q} --goal {GOAL:q} {SOURCED}"
         " --files {FILES:q} --weights {BASE_WEIGHTS:q} --seq-len {wildcards.seq_len} --chat {CHAT:q} --out {output:q}"
 
 

@@ -29,7 +29,7 @@ rule probe:
         gpu=gpus(CONFIG["probe"]["device"]),
     shell:
         "{FGOD} probe --export {input.export:q} --reference {input.reference:q} --probes {PROBES:q}"
-        " --sources {SOURCES:q} --base {params.base:q} --goal {params.goal:q} --held-out {params.held_out:q}"
+        " {SOURCED} --base {params.base:q} --goal {params.goal:q} --held-out {params.held_out:q}"
         " --settings {params.settings:q} --chat {CHAT:q} --rows {input.rows:q} --out {output.metrics:q} {GUARD}"
 
 

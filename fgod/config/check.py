@@ -13,7 +13,8 @@ from typing import Any
 from fgod import refits
 from fgod.data.formats import user_sources
 from fgod.data.recipe import PARTS, VERBATIM, MixRecipe
-from fgod.data.sources import source_kinds, source_languages
+from fgod.data.sources import MANNERS, chosen_languages, source_kinds, source_languages
+from fgod.data.wordings import style_of
 from fgod.errors import UsageError, did_you_mean
 from fgod.evaluate.requirements import gate_limits, parse_requirements
 from fgod.persona import Rule, goal_from_config, lookup
@@ -28,7 +29,8 @@ def check_meaning(config: Mapping[str, Any], where: str) -> None:
     Raises:
         UsageError: every fault on a line of its own.
     """
-    faults = [fault for check in _CHECKS for fault in check(config)] or list(_refit_rules(config))
+    faults = list(_unknown_language(config)) or [fault for check in _CHECKS for fault in check(config)]
+    faults = faults or list(_refit_rules(config))
     if faults:
         raise UsageError("\n".join(dict.fromkeys(f"{where}: {fault}" for fault in faults)))
 
@@ -138,6 +140,33 @@ def _written_languages(config: Mapping[str, Any]) -> tuple[str, ...]:
     return source_languages(folder) if folder.is_dir() else ()
 
 
+def _needed_languages(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those of the written languages that the config's rows and probes are in."""
+    return chosen_languages(_written_languages(config), config.get("languages", ()))
+
+
+def _unknown_language(config: Mapping[str, Any]) -> Iterator[str]:
+    try:
+        _needed_languages(config)
+    except UsageError as error:
+        yield str(error)
+
+
+def _styles(config: Mapping[str, Any]) -> Iterator[str]:
+    languages = _needed_languages(config)
+    there = sorted({style_of(language, manner) for language in languages for manner in MANNERS})
+    for i, stage in enumerate(config["stages"] if languages else ()):
+        mix = stage["mix"]
+        identity = mix.get("shares", {}).get("identity") or mix.get("final_shares", {}).get("identity")
+        for style in [
+            style for style, weight in mix.get("styles", {}).items() if weight and identity and style not in there
+        ]:
+            yield (
+                f"stages[{i} {stage['name']}].mix.styles.{style}: no prompt in {', '.join(languages)} has this style; "
+                f"expected weights of {', '.join(there)} alone"
+            )
+
+
 def _kinds(config: Mapping[str, Any]) -> Iterator[str]:
     folder = Path(config["data"]["folder"])
     if not folder.is_dir():
@@ -158,11 +187,11 @@ def _languages(config: Mapping[str, Any]) -> Iterator[str]:
         tables[f"disambiguation.{name}.rule"] = kind["rule"]
         if kind["replies"] != "base":
             tables[f"disambiguation.{name}.replies"] = kind["replies"]
-    languages = _written_languages(config)
-    known = {*languages, *(tag.split("-")[0] for tag in languages)}
+    written, languages = _written_languages(config), _needed_languages(config)
+    known = {*written, *(tag.split("-")[0] for tag in written)}
     for key, table in tables.items():
         for tag in table:
-            if languages and tag not in known:
+            if written and tag not in known:
                 yield f"{key}: unknown language {tag!r}{did_you_mean(tag, known)}; allowed: {', '.join(sorted(known))}"
         for language in languages:
             try:
@@ -177,7 +206,7 @@ def _replies(config: Mapping[str, Any]) -> Iterator[str]:
         return
     goal = goal_from_config(config)
     marks = ", ".join(goal.persona.marks)
-    for language in _written_languages(config):
+    for language in _needed_languages(config):
         reply = lookup(goal.persona.replies, language)
         yield from _refused(reply, lookup(goal.persona.rule, language), "persona", language)
         if not goal.persona.marked(reply):
@@ -243,4 +272,4 @@ def _open_answers(config: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-_CHECKS = (_stage_names, *_STAGE_CHECKS, _requirements, _open_answers, _kinds, _languages, _replies, _paths)
+_CHECKS = (_stage_names, *_STAGE_CHECKS, _requirements, _open_answers, _kinds, _styles, _languages, _replies, _paths)

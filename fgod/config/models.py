@@ -295,6 +295,8 @@ class Config(Keys):
     """Python files of yours that add metrics, model families or row formats."""
     data: Data = field(default_factory=Data)
     """What rows and probes are made of."""
+    languages: Annotated[DistinctTexts, OmitDefault()] = ()
+    """Languages of rows, probes and the embedded base; empty: all that the written sources have."""
     chat: ChatSettings = field(default_factory=ChatSettings)
     """How chats are written, by the model's own chat template."""
     probe: ProbeSettings = field(default_factory=ProbeSettings)

@@ -30,8 +30,11 @@ def identity_file(sources: Sources, count: int, seed: int, target: str | Persona
         raise UsageError(f"target: found {target!r}, expected what the model is to answer")
     if not 1 <= count <= MAX_ROWS:
         raise UsageError(f"count: found {count}, expected {'at least 1' if count < 1 else f'at most {MAX_ROWS}'}")
-    recipe = MixRecipe("balanced", count, {"identity": 1.0}, max_repeats=1, styles=STYLES)
-    units = tuple((prompt.row(_reply(target, prompt.language)),) for prompt in _prompts(sources, count))
+    prompts = _prompts(sources, count)
+    there = {prompt.style for prompt in prompts}  # languages without Chinese have no natural and control ones
+    styles = {style: weight for style, weight in STYLES.items() if style in there}
+    recipe = MixRecipe("balanced", count, {"identity": 1.0}, max_repeats=1, styles=styles)
+    units = tuple((prompt.row(_reply(target, prompt.language)),) for prompt in prompts)
     return plan_mix(recipe, Pools({"identity": units}), seed)
 
 

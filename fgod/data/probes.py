@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from fgod.data.rows import normalise
-from fgod.data.sources import Sources, load_yaml, source_languages
+from fgod.data.sources import Sources, chosen_languages, load_yaml, source_languages
 from fgod.errors import FgodError, UsageError, did_you_mean
 from fgod.system.files import read_table
 
@@ -74,11 +74,12 @@ def _check(path: Path, number: int, probe: Probe, languages: Sequence[str], seen
         fail(f"prompt {probe.prompt!r} stands in line {earlier} too; write every probe once")
 
 
-def load_probes(path: Path, folder: Path) -> list[Probe]:
+def load_probes(path: Path, folder: Path, languages: Sequence[str] = ()) -> list[Probe]:
     """Read probes: TSV with the header suite, kind, language, topic, prompt.
 
     Args:
         folder: the written sources, which say how suites are scored and which languages there are.
+        languages: probes in others are checked and left out; empty: all that there are.
 
     Raises:
         UsageError: the file, a column, a suite, a language, a kind or a prompt is missing or wrong, or a prompt stands
@@ -92,7 +93,8 @@ def load_probes(path: Path, folder: Path) -> list[Probe]:
         raise
     except FgodError as error:
         raise UsageError(str(error)) from error
-    suites, languages = load_suites(folder), source_languages(folder)
+    suites, known = load_suites(folder), source_languages(folder)
+    chosen = chosen_languages(known, languages)
     probes: list[Probe] = []
     seen: dict[str, int] = {}
     for number, record in enumerate(records, start=2):
@@ -101,10 +103,11 @@ def load_probes(path: Path, folder: Path) -> list[Probe]:
             allowed = f"expected one of {', '.join(suites)} ({folder / SUITES_FILE} declares them)"
             raise UsageError(f"{path}:{number}: suite {suite!r}{did_you_mean(suite, suites)}, {allowed}")
         probe = Probe(**{name: record[name] for name in PROBE_COLUMNS}, scored_by=suites[suite])
-        _check(path, number, probe, languages, seen)
-        probes.append(probe)
+        _check(path, number, probe, known, seen)
+        if probe.language in chosen:
+            probes.append(probe)
     if not probes:
-        raise UsageError(f"{path}: no probes, expected at least one")
+        raise UsageError(f"{path}: no probes in {', '.join(chosen)}, expected at least one")
     return probes
 
 

@@ -14,15 +14,15 @@ smalltalk.yaml       small talk and simple sums
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import yaml
 
-from fgod.errors import UsageError
+from fgod.errors import UsageError, did_you_mean
 
 T = TypeVar("T")
 Languages = tuple[str, ...]
@@ -153,6 +153,28 @@ class Sources:
     facts: tuple[tuple[int, int], ...]
     sums: Mapping[str, Sums]
 
+    def of_languages(self, languages: Sequence[str]) -> Sources:
+        """What the sources have in some of their languages; all of it where none is named.
+
+        Raises:
+            UsageError: they do not have one of them.
+        """
+        chosen = chosen_languages(self.languages, languages)
+
+        def narrowed(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {key: entry for key, entry in value.items() if key in chosen}
+            return tuple(entry for entry in value if entry.language in chosen)
+
+        by_language = {
+            field.name: narrowed(getattr(self, field.name)) for field in fields(self) if field.name not in APART
+        }
+        kinds = {
+            name: replace(kind, **{key: narrowed(getattr(kind, key)) for key in ("cores", "replies", "people")})
+            for name, kind in self.kinds.items()
+        }
+        return replace(self, languages=chosen, kinds=kinds, **by_language)
+
     @property
     def topic_ids(self) -> tuple[str, ...]:
         """Ids of all topics in file order: what may be held out of rehearsal."""
@@ -170,6 +192,23 @@ class Sources:
         for language, sums in self.sums.items():
             out |= {("sum", f"{a}+{b}", language): sums.answer.replace("$C", str(a + b)) for a, b in self.facts}
         return out
+
+
+APART = ("languages", "kinds", "facts")
+"""Fields of `Sources` that are no tables by language."""
+
+
+def chosen_languages(known: Sequence[str], languages: Sequence[str]) -> Languages:
+    """Those of the known languages that are named, in their order; all of them where none is.
+
+    Raises:
+        UsageError: one that is named is not known.
+    """
+    for language in languages:
+        if language not in known:
+            hint = did_you_mean(language, known)
+            raise UsageError(f"languages: found {language!r}{hint}; the sources have {', '.join(known)}")
+    return tuple(language for language in known if language in languages or not languages)
 
 
 def source_files(folder: Path) -> list[Path]:
@@ -410,8 +449,8 @@ def _read_talk_wrapping(root: dict[str, _Node], languages: Languages) -> dict[st
     return {language: Wrapping(openers[language], closers[language]) for language in languages}
 
 
-def load_sources(folder: Path) -> Sources:
-    """Read and check the source files of a folder.
+def load_sources(folder: Path, languages: Sequence[str] = ()) -> Sources:
+    """Read and check the source files of a folder, and leave out what is in other languages, if some are named.
 
     Raises:
         UsageError: a file is missing or not YAML, or a key is missing, unknown, empty or of the wrong type;
@@ -419,24 +458,24 @@ def load_sources(folder: Path) -> Sources:
     """
     topics, questions, identity, kinds, pairs, smalltalk = map(load_yaml, source_files(folder))
     question = questions.table(("marks", "wrappings", "cores", "made_up", "fillers"))
-    languages = _read_languages(question["marks"])
+    written = _read_languages(question["marks"])
     who = identity.table(("replies", "cores"))
     small = smalltalk.table(("openers", "closers", "talk", "sums"))
-    facts, sums = _read_sums(small["sums"], languages)
+    facts, sums = _read_sums(small["sums"], written)
     return Sources(
-        languages=languages,
-        topics=_read_topics(topics, languages),
-        marks=question["marks"].by_language(languages, _read_marks),
-        wrappings=question["wrappings"].by_language(languages, _read_manners),
-        cores=question["cores"].by_language(languages, lambda node: node.texts(SUBJECT)),
-        made_up=question["made_up"].by_language(languages, _read_made_up),
-        fillers=question["fillers"].by_language(languages, _Node.texts),
-        identity_replies=who["replies"].by_language(languages, _Node.text),
-        identity_cores=who["cores"].by_language(languages, _Node.texts),
-        kinds=_read_kinds(kinds, languages),
-        pairs=pairs.by_language(languages, _read_pairs),
-        talk=_read_talk(small["talk"], languages),
-        talk_wrapping=_read_talk_wrapping(small, languages),
+        languages=written,
+        topics=_read_topics(topics, written),
+        marks=question["marks"].by_language(written, _read_marks),
+        wrappings=question["wrappings"].by_language(written, _read_manners),
+        cores=question["cores"].by_language(written, lambda node: node.texts(SUBJECT)),
+        made_up=question["made_up"].by_language(written, _read_made_up),
+        fillers=question["fillers"].by_language(written, _Node.texts),
+        identity_replies=who["replies"].by_language(written, _Node.text),
+        identity_cores=who["cores"].by_language(written, _Node.texts),
+        kinds=_read_kinds(kinds, written),
+        pairs=pairs.by_language(written, _read_pairs),
+        talk=_read_talk(small["talk"], written),
+        talk_wrapping=_read_talk_wrapping(small, written),
         facts=facts,
         sums=sums,
-    )
+    ).of_languages(languages)
