@@ -305,6 +305,16 @@ def test_a_template_that_loses_a_text_or_an_end_is_shown(change: tuple[str, str]
         chosen.check()
 
 
+def test_the_row_that_a_template_fails_on_is_named() -> None:
+    picky = CHATML.replace(
+        "turn.content +", "(raise_exception('too long') if turn.content | length > 20 else turn.content) +"
+    )
+    chosen = ChatFormat(tokenizer_of(picky, BEHAVIOURS["chatml"].control, "<|im_end|>"))
+    rows = [row("a", "b"), row("a", "b" * 30), row("c", "d")]
+    with pytest.raises(UsageError, match=r"row 2 \('a'\): .*chat_template: fails with TemplateError: too long"):
+        chosen.rows(rows)
+
+
 def test_learned_places_are_those_of_the_answers() -> None:
     assert Sample((1, 2, 3, 4), 2).learned == [2, 3]
     assert Sample(tuple(range(9)), 7, ((1, 2), (4, 6))).learned == [1, 4, 5, 7, 8]

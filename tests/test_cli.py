@@ -83,6 +83,7 @@ def test_every_rule_of_the_workflow_calls_a_known_subcommand():
         (["plan", "--config", "none.yaml"], 2, "none.yaml: no such file"),
         (["data", "audit", "none.tsv"], 2, "none.tsv"),
         (["inspect", "none"], 2, "none"),
+        (["data", "audit", "x.tsv", "--chat", '{"sytem": "none"}'], 2, "unknown key 'sytem' (did you mean system?)"),
         (["retry", "Z"], 2, "no run of stage 'Z'"),
     ],
 )

@@ -167,6 +167,8 @@ def test_promote_copies_what_was_probed_and_writes_the_record(tmp_path: Path) ->
     card = (artifacts / "release" / "README.md").read_text(encoding="utf-8")
     for part in ("F# 之神", "| retention | 97.5 % |", "dddd11112222", "AutoModelForCausalLM", "0123456789ab", "MIT"):
         assert part in card
+    assert "was taught and measured: system prompt: what the chat template writes where none is given." in card
+    assert document.chat == {}
     text = summary_text(document, results / "report.html")
     assert text.startswith("Released F# 之神: ") and "after 2 fits" in text.splitlines()[0]
     assert "identity_rate" in text and text.splitlines()[-1] == f"Report: {results / 'report.html'}"

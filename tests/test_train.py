@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fgod.data.rows import Row
+from fgod.chat import ChatSettings
+from fgod.data.rows import Message, Row
 from fgod.documents import Outcome
 from fgod.errors import UsageError
 from fgod.guard.phases import read_phase, write_phase
@@ -428,3 +429,20 @@ def test_a_quantised_start_and_an_empty_mix_are_refused(start: Path, tmp_path: P
         train(tmp_path / "nvfp4", tmp_path)
     with pytest.raises(UsageError, match="no rows"):
         train(start, tmp_path, rows=[])
+
+
+def test_a_run_is_taught_as_the_configs_chat_says_and_shows_its_first_row(
+    start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = replace(RECIPE, steps=1, warmup=0, seq_len=96)
+    history = (Message("user", "Hi"), Message("assistant", "Hello!"))
+    rows = [replace(row, history=history, loss_on="all") for row in tiny_rows(4)]
+    outcomes = [
+        train(start, tmp_path / name, short, rows, chat=ChatSettings(system))
+        for name, system in (("plain", "default"), ("none", "none"), ("own", "Be brief."))
+    ]
+    said = [line for line in capsys.readouterr().err.splitlines() if "the first row" in line]
+    assert said[0] == said[1] and said[0].endswith(f"assistant\\n{rows[0].target}<|im_end|>'")
+    assert "<|im_start|>system\\nBe brief.<|im_end|>\\n<|im_start|>user\\nHi<|im_end|>" in said[2]
+    plain, none, own = (outcome.weights_sha256 for outcome in outcomes)
+    assert plain == none != own, "the embedded template has no system prompt of its own"

@@ -117,8 +117,20 @@ class ChatTemplate:
         frames = [self.frame(self.shape(chat, prompt)) for chat in chats]
         return [
             self._fitted(frame, self._texts(chat), text, name)
-            for frame, chat, text, name in zip(frames, chats, self.written(chats, prompt), names, strict=True)
+            for frame, chat, text, name in zip(frames, chats, self._named(chats, names, prompt), names, strict=True)
         ]
+
+    def _named(self, chats: Sequence[Chat], names: Sequence[str], prompt: bool) -> list[str]:
+        """As `written`, with the name of the chat in messages."""
+        try:
+            return self.written(chats, prompt)
+        except UsageError:
+            for chat, name in zip(chats, names, strict=True):
+                try:
+                    self.written([chat], prompt)
+                except UsageError as error:
+                    raise UsageError(f"{name}: {error}") from error
+            raise
 
     def _texts(self, chat: Chat) -> tuple[str, ...]:
         turns = tuple(turn.content for turn in chat.turns)
