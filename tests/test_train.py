@@ -28,7 +28,7 @@ from fgod.model.masters import load_masters
 from fgod.nvfp4 import export
 from fgod.system.files import sha256_folder
 from fgod.train.autograd import answer_loss
-from fgod.train.batches import batches, collate, micro_batches
+from fgod.train.batches import batches, collate, micro_batches, real_share
 from fgod.train.efficiency import Projection
 from fgod.train.loop import DIVERGED, TRAINED, Job, run
 from fgod.train.optimizer import AdamW, lr_factors
@@ -88,6 +88,7 @@ def table(path: Path) -> list[dict[str, str]]:
         ({"kl": {"top_k": 0}}, r"train\.kl\.top_k: found 0, expected at least 1"),
         ({"kl": {"teacher": "bf16"}}, r"train\.kl\.teacher: found 'bf16'; allowed: rounded, plain"),
         ({"kl": 3}, r"train\.kl: found 3 \(a number\), expected a mapping or null"),
+        ({"batching": "by_length", "sample_mode": "sequential"}, r"train\.batching: found by_length with sample_mode"),
         ({"kl": {}, "loss": "scalar"}, r"train\.kl: found a table with loss: scalar"),
     ],
 )
@@ -151,6 +152,25 @@ def test_random_takes_every_row_once_an_epoch_in_another_order_each() -> None:
     assert first != second
     assert chosen == plan(rows, steps=8)
     assert chosen != list(batches(rows, TrainRecipe(steps=8, lr=1.0, batch=4), 4))
+
+
+@pytest.mark.parametrize("batch", [2, 4, 5])
+def test_batches_by_length_have_little_padding_and_take_every_row_as_often(batch: int) -> None:
+    rows = tiny_rows(160)
+    lengths = [20 + 7 * i % 97 for i in range(160)]
+    chosen = list(
+        batches(rows, TrainRecipe(steps=160 // batch * 4, lr=1.0, batch=batch, batching="by_length"), 3, lengths)
+    )
+    again = list(
+        batches(rows, TrainRecipe(steps=160 // batch * 4, lr=1.0, batch=batch, batching="by_length"), 3, lengths)
+    )
+    assert chosen == again and chosen != plan(rows, batch=batch, steps=len(chosen))
+    assert real_share(lengths, chosen) > 0.95 > 0.85 > real_share(lengths, plan(rows, batch=batch, steps=len(chosen)))
+    times = Counter(flat(chosen)).values()
+    assert len(times) == 160 and max(times) - min(times) <= 2
+    for indices in chosen:
+        assert 1 <= len(indices) <= batch
+        assert all(n % 2 == 0 for n in Counter(rows[i].group for i in indices if rows[i].group).values())
 
 
 def test_random_fills_batches_with_what_fits() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -49,6 +50,12 @@ def collate(samples: Sequence[Sample], pad: int, bucket: int = 1) -> Batch:
     return Batch(torch.tensor(ids), torch.tensor(positions), torch.tensor(labels), tokens, joined(samples))
 
 
+def real_share(lengths: Sequence[int], chosen: Sequence[Sequence[int]]) -> float:
+    """The share of tokens that are computed in these batches that is no padding."""
+    real = sum(lengths[i] - 1 for batch in chosen for i in batch)
+    return real / sum(len(batch) * (max(lengths[i] for i in batch) - 1) for batch in chosen)
+
+
 def units(rows: Sequence[Row], batch: int) -> list[list[int]]:
     """Indices of rows that must stay in one batch: those of a group together, at the place of its first row.
 
@@ -76,6 +83,42 @@ def _take_fitting(waiting: list[list[int]], free: int) -> list[int] | None:
         if len(unit) <= free:
             return waiting.pop(place)
     return None
+
+
+WINDOW = 24
+"""Batches whose rows are sorted by length together: more leave less padding, and batches of one kind of row."""
+
+
+def _epochs(rows: Sequence[Row], batch: int, seed: int) -> Iterator[list[int]]:
+    """All units, again and again, each epoch in another order."""
+    numbered = list(enumerate(units(rows, batch)))
+    for epoch in count():
+        yield from (unit for _, unit in shuffled(numbered, f"{seed}|epoch {epoch}", key=lambda item: item[0]))
+
+
+def _by_length(rows: Sequence[Row], lengths: Sequence[int], batch: int, seed: int) -> Iterator[list[int]]:
+    """Windows of the shuffled order; the units of each are sorted by their longest row and cut into batches, which come
+    in a shuffled order."""
+    stream = _epochs(rows, batch, seed)
+    unit = next(stream)
+    for number in count():
+        window: list[list[int]] = []
+        while sum(map(len, window)) + len(unit) <= WINDOW * batch:
+            window.append(unit)
+            unit = next(stream)
+        cut = _cut(sorted(window, key=lambda unit: max(lengths[i] for i in unit)), batch)
+        yield from (one for _, one in shuffled(enumerate(cut), f"{seed}|window {number}", key=lambda item: item[0]))
+
+
+def _cut(waiting: list[list[int]], batch: int) -> list[list[int]]:
+    """Units in order as batches; a later one that fits fills a place where the next one does not."""
+    out = []
+    while waiting:
+        chosen: list[int] = []
+        while (unit := _take_fitting(waiting, batch - len(chosen))) is not None:
+            chosen += unit
+        out.append(chosen)
+    return out
 
 
 def _random(rows: Sequence[Row], batch: int, seed: int) -> Iterator[list[int]]:
@@ -124,9 +167,15 @@ def _curriculum(rows: Sequence[Row], batch: int, steps: int) -> Iterator[list[in
         yield chosen
 
 
-def batches(rows: Sequence[Row], recipe: TrainRecipe, seed: int) -> Iterator[list[int]]:
-    """Row indices of each of the recipe's steps: `batch` of them, or fewer where a group would be cut."""
+def batches(rows: Sequence[Row], recipe: TrainRecipe, seed: int, lengths: Sequence[int] = ()) -> Iterator[list[int]]:
+    """Row indices of each of the recipe's steps: `batch` of them, or fewer where a group would be cut.
+
+    Args:
+        lengths: tokens of each row, for a recipe that batches by them.
+    """
     match recipe.sample_mode:
+        case "random" if recipe.batching == "by_length":
+            source = _by_length(rows, lengths, recipe.batch, seed)
         case "random":
             source = _random(rows, recipe.batch, seed)
         case "sequential":

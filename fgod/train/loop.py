@@ -326,7 +326,8 @@ def run(job: Job) -> Outcome:
         job.phase("model_loaded")
         first_loss = stepper.preflight([list(s.ids[: s.prompt_length]) for s in spread(samples, PROMPTS)])
         training = _resume(stepper, job, processor(device))
-        plan = ([samples[i] for i in indices] for indices in batches(job.rows, job.recipe, job.seed))
+        lengths = [len(sample.ids) for sample in samples]
+        plan = ([samples[i] for i in indices] for indices in batches(job.rows, job.recipe, job.seed, lengths))
         stepper.reset_peak()
         reason = _fit(training, plan)
         measured = stepper.peak_mib()

@@ -27,6 +27,7 @@ from fgod.validation import (
 )
 
 SCHEDULES = ("constant", "linear", "cosine")
+BATCHINGS = ("shuffled", "by_length")
 SAMPLE_MODES = ("random", "sequential", "curriculum")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 MASTER_DTYPES = ("fp32", "bf16", "nvfp4", "bf16-rtn", "nvfp4-rtn")
@@ -109,6 +110,8 @@ class TrainKeys(Keys):
     """Learning-rate factors by pattern of tensor names (fnmatch); the product of all that match."""
     sample_mode: Annotated[str, OneOf(SAMPLE_MODES)] = "random"
     """Which rows a step takes: a new order each epoch, the file's order, or one pass stretched over all steps."""
+    batching: Annotated[str, OneOf(BATCHINGS), OmitDefault()] = "shuffled"
+    """shuffled: rows as the order has them. by_length: of 24 batches at a time those of similar lengths together."""
     compute_dtype: Annotated[str, OneOf(COMPUTE_DTYPES)] = "float32"
     """Number format of the forward and backward pass."""
     threads: Annotated[int, Interval(ge=1, le=1024)] = 1
@@ -167,6 +170,11 @@ class TrainRecipe(TrainKeys):
                 object.__setattr__(self, key, value)
         if self.offload_moments and not self.step_in_backward:
             raise UsageError("train.offload_moments: found true with step_in_backward false; expected both true")
+        if self.batching == "by_length" and self.sample_mode != "random":
+            raise UsageError(
+                f"train.batching: found by_length with sample_mode: {self.sample_mode}; expected sample_mode: random "
+                "with it, or batching: shuffled"
+            )
         if self.kl is not None and self.loss != "ce":
             raise UsageError(f"train.kl: found a table with loss: {self.loss}; expected loss: ce with it, or kl: null")
         if self.step_in_backward and self.micro_batch is not None and self.micro_batch < self.batch:
