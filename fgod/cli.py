@@ -18,6 +18,7 @@ from typing import Any
 from fgod import __version__
 from fgod.chat import ChatSettings
 from fgod.errors import UsageError, exit_on_fgod_error
+from fgod.layout import Answers, Base, Export, Mix, RunRecords, RunWeights, Teacher, run_of_path
 from fgod.registry import load_plugins
 from fgod.system.stop import stop_signals_as_exceptions
 
@@ -31,19 +32,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _work(args)
     with exit_on_fgod_error(), stop_signals_as_exceptions():
         load_plugins(args.plugin)
-        unrecorded = ("out" in args and args.out is None) or getattr(args, "memory_report", None)
-        if args.recorded is None or unrecorded:
+        if not _is_recorded(args):
             return int(args.handler(args))
         from fgod import manifest
-        from fgod.layout import run_of_path
 
-        stage, lineage = run_of_path(args.out if "out" in args else args.outcome)
-        inputs = [getattr(args, name) for name in args.recorded if getattr(args, name) is not None] + args.plugin
-        outputs = args.outputs(args)
+        stage, lineage = run_of_path(args.outcome if "outcome" in args else args.out if "out" in args else Path())
+        inputs, outputs = recorded_inputs(args), args.outputs(args)
         with manifest.recorded(Path("."), ["fgod", *arguments], stage, lineage, inputs, outputs) as record:
             args.entry = record
             record.exit_code = int(args.handler(args))
             return record.exit_code
+
+
+READ_ONLY = ("plan", "inspect", "summary", "ask", "chat", "parity")
+"""Commands that make and delete nothing that the manifest is to hold; `summary` writes the manifest itself."""
+
+
+def _is_recorded(args: argparse.Namespace) -> bool:
+    """Whether a command leaves an entry in the manifest. Those that are no rule of the workflow do so in the folder of
+    a project alone."""
+    if args.recorded is None or ("out" in args and args.out is None):
+        return False
+    return not args.people or args.record or Path("Snakefile").is_file()
+
+
+def recorded_inputs(args: argparse.Namespace) -> list[Path]:
+    """The files and folders that a command reads, as far as its arguments say."""
+    found: list[Path] = []
+    for value in (getattr(args, name) for name in args.recorded):
+        match value:
+            case Path():
+                found.append(value)
+            case list():
+                found += value
+            case dict():
+                found += [Path(path) for path in value.values()]
+    return [*dict.fromkeys([*found, *args.also(args), *args.plugin])]
 
 
 def _work(args: argparse.Namespace) -> int:
@@ -79,15 +103,28 @@ def _json(text: str) -> Any:
         raise argparse.ArgumentTypeError(f"not JSON: {error.msg} at character {error.pos}") from None
 
 
+Paths = Callable[[argparse.Namespace], list[Path]]
+
+
 def _command(
     commands: Any,
     name: str,
     handler: str,
     help: str,
     recorded: Sequence[str] | None = None,
-    outputs: Callable[[argparse.Namespace], list[Path]] = lambda args: [args.out],
+    outputs: Paths = lambda args: [args.out],
+    also: Paths = lambda args: [],
+    people: bool = False,
 ) -> argparse.ArgumentParser:
-    """Add a subcommand. `recorded` names the arguments that are its inputs in the manifest; None: not recorded."""
+    """Add a subcommand.
+
+    Args:
+        recorded: the arguments that are its inputs in the manifest: paths, lists of them, or tables of them by name;
+            None: not recorded (`READ_ONLY`).
+        outputs: what it makes or deletes.
+        also: inputs that lie beside those.
+        people: no rule of the workflow calls it.
+    """
 
     def run(args: argparse.Namespace) -> int:
         from fgod import commands as implementation
@@ -95,7 +132,7 @@ def _command(
         return int(getattr(implementation, handler)(args))
 
     parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
-    parser.set_defaults(handler=run, recorded=recorded, outputs=outputs)
+    parser.set_defaults(handler=run, recorded=recorded, outputs=outputs, also=also, people=people, record=False)
     return parser
 
 
@@ -156,14 +193,29 @@ def _values(parser: argparse.ArgumentParser, **helps: str) -> None:
 
 
 def _add_base(commands: Any) -> None:
-    base = _command(commands, "base", "base", "make the embedded base or a random one, or check a folder", ["sources"])
+    base = _command(
+        commands,
+        "base",
+        "base",
+        "make the embedded base or a random one, or check a folder",
+        ["sources"],
+        outputs=lambda args: [args.out] if "path" in args.base else [args.out, Base(args.out.parent).master],
+        also=lambda args: [Path(args.base["path"])] if "path" in args.base else [],
+    )
     _values(base, base="the config's key base")
     _paths(base, out="base.json to write, beside master/")
     _sources(base)
     _chat(base)
     _guarded(base, "base")
 
-    export = _command(commands, "export", "export", "write the NVFP4 export of a run's weights", ["weights", "stamp"])
+    export = _command(
+        commands,
+        "export",
+        "export",
+        "write the NVFP4 export of a run's weights",
+        ["weights", "stamp"],
+        outputs=lambda args: [args.out, Export(args.out.parent).nvfp4],
+    )
     _paths(
         export, weights="folder of the weights", stamp="stamp of their training", out="stamp to write, beside nvfp4/"
     )
@@ -181,13 +233,29 @@ def _add_base(commands: Any) -> None:
 
     answers = commands.add_parser("answers", help="ask the base")
     kinds = answers.add_subparsers(required=True, metavar="WHAT")
-    rehearsal = _command(kinds, "rehearsal", "rehearsal", "its answers to the rehearsal prompts", ["export"])
+    rehearsal = _command(
+        kinds,
+        "rehearsal",
+        "rehearsal",
+        "its answers to the rehearsal prompts",
+        ["export", "sources"],
+        outputs=lambda args: [args.out, Answers(args.out.parent).stamp],
+        also=lambda args: [Export(args.export.parent).nvfp4],
+    )
     _paths(rehearsal, export="stamp of the base's export", out="answers.tsv to write")
     _sources(rehearsal)
     _values(rehearsal, settings="what is asked")
     _chat(rehearsal)
     _guarded(rehearsal, "rehearsal", batch=True)
-    reference = _command(kinds, "reference", "reference", "its answers to the probes", ["export", "probes"])
+    reference = _command(
+        kinds,
+        "reference",
+        "reference",
+        "its answers to the probes",
+        ["export", "probes", "sources"],
+        outputs=lambda args: [args.out, Answers(args.out.parent).stamp, Answers(args.out.parent).logprobs],
+        also=lambda args: [Export(args.export.parent).nvfp4],
+    )
     _paths(
         reference,
         export="stamp of the base's export",
@@ -199,7 +267,12 @@ def _add_base(commands: Any) -> None:
     _chat(reference)
     _guarded(reference, "reference", batch=True)
     teacher = _command(
-        kinds, "teacher", "teacher", "its distributions at the labels of a mix's rehearsed rows", ["stamp", "rows"]
+        kinds,
+        "teacher",
+        "teacher",
+        "its distributions at the labels of a mix's rehearsed rows",
+        ["weights", "stamp", "rows"],
+        outputs=lambda args: [args.out, Teacher(args.out.parent).soft_labels],
     )
     _paths(
         teacher,
@@ -211,7 +284,14 @@ def _add_base(commands: Any) -> None:
     _values(teacher, settings="how it is asked")
     teacher.add_argument("--disk-gb", type=float, required=True, metavar="GIB", help="the most that it may write")
     _guarded(teacher, "teacher", batch=True)
-    check = _command(kinds, "check", "check", "refuse probes that it does not answer (exit 100)", ["answers", "probes"])
+    check = _command(
+        kinds,
+        "check",
+        "check",
+        "refuse probes that it does not answer (exit 100)",
+        ["answers", "probes", "sources"],
+        also=lambda args: [Answers(args.answers.parent).stamp],
+    )
     _paths(
         check,
         answers="answers.tsv of the base",
@@ -222,16 +302,26 @@ def _add_base(commands: Any) -> None:
     _values(check, base="the config's key base", goal="persona and disambiguation")
 
 
+AUDITED = ("file", "probes", "sources", "files", "weights")
+
+
 def _add_data(commands: Any) -> None:
     data = commands.add_parser("data", help="mixes, audits, identity files").add_subparsers(
         required=True, metavar="WHAT"
     )
-    mix = _command(data, "mix", "mix", "plan and write the rows of a mix", ["answers"])
+    mix = _command(
+        data,
+        "mix",
+        "mix",
+        "plan and write the rows of a mix",
+        ["answers", "sources", "files"],
+        outputs=lambda args: [args.out, Mix(args.out.parent).stamp],
+    )
     _values(mix, spec="all that the rows depend on", files="the user's data files by name")
     _paths(mix, answers="the base's rehearsal answers", out="rows.tsv to write")
     _sources(mix)
 
-    audit = _command(data, "audit", "audit", "audit a mix or a file of your own rows (exit 100: errors)", ["file"])
+    audit = _command(data, "audit", "audit", "audit a mix or a file of your own rows (exit 100: errors)", AUDITED)
     audit.add_argument("file", type=Path, help="rows.tsv of a mix, or a file of your own rows, of any row format")
     audit.add_argument("--probes", type=Path, help="probes that no row may repeat")
     audit.add_argument("--goal", type=_json, metavar="JSON", help="persona and disambiguation (default: config.yaml)")
@@ -246,7 +336,9 @@ def _add_data(commands: Any) -> None:
     audit.set_defaults(chat=None)  # the config.yaml's
     audit.add_argument("--out", type=Path, help="audit.json to write; without it the audit is only shown")
 
-    identity = _command(data, "identity", "identity", "write an identity file of your own (prompt<TAB>target)")
+    identity = _command(
+        data, "identity", "identity", "write an identity file of your own (prompt<TAB>target)", ["config"], people=True
+    )
     identity.add_argument("--count", type=int, default=1000, help="rows")
     identity.add_argument("--seed", type=int, default=20260226, help="another seed, other wordings")
     identity.add_argument("--target", help="the one target of every row (default: the persona's reply by language)")
@@ -274,12 +366,22 @@ def _add_training(commands: Any) -> None:
     _paths(recipe, out="recipe.json to write")
 
     def outputs(args: argparse.Namespace) -> list[Path]:
-        run = args.outcome.parent
-        tables = [run / name for name in ("train.tsv", "guard.tsv", "participation.tsv")]
-        return [args.outcome, *tables, args.stamp, args.stamp.parent / "master"]
+        if args.memory_report:
+            return [args.memory_report]
+        run, weights = RunRecords(args.outcome.parent), RunWeights(args.stamp.parent)
+        return [args.outcome, *run.training_tables, run.mix_audit, args.stamp, weights.master]
 
     train = _command(
-        commands, "train", "train", "train one stage under the guard", ["recipe", "weights", "start", "rows"], outputs
+        commands,
+        "train",
+        "train",
+        "train one stage under the guard",
+        ["recipe", "weights", "start", "rows", "audit", "teacher"],
+        outputs,
+        also=lambda args: [
+            Mix(args.rows.parent).stamp,
+            *([Teacher(args.teacher.parent).soft_labels] if args.teacher else []),
+        ],
     )
     _paths(
         train,
@@ -316,7 +418,19 @@ def _add_training(commands: Any) -> None:
 
 
 def _add_judging(commands: Any) -> None:
-    probe = _command(commands, "probe", "probe", "ask a run's export all probes", ["export", "reference", "probes"])
+    def probed(args: argparse.Namespace) -> list[Path]:
+        weights, answers = RunWeights(args.export.parent), Answers(args.reference.parent)
+        return [answers.stamp, answers.logprobs, weights.nvfp4, weights.master]
+
+    probe = _command(
+        commands,
+        "probe",
+        "probe",
+        "ask a run's export all probes",
+        ["export", "reference", "probes", "sources", "rows"],
+        outputs=lambda args: [args.out, RunRecords(args.out.parent).probes],
+        also=probed,
+    )
     _paths(
         probe,
         export="stamp of the run's export",
@@ -336,7 +450,14 @@ def _add_judging(commands: Any) -> None:
     _chat(probe)
     _guarded(probe, "probe", batch=True)
 
-    gate = _command(commands, "gate", "gate", "judge a run by its records", [])
+    gate = _command(
+        commands,
+        "gate",
+        "gate",
+        "judge a run by its records",
+        [],
+        also=lambda args: list(RunRecords(args.out.parent).judged),
+    )
     _values(gate, limits="the key gate", require="what the stage requires")
     _paths(gate, out="verdict.json to write, beside the records it judges")
 
@@ -352,23 +473,30 @@ def _add_results(commands: Any) -> None:
     report = _command(commands, "report", "report", "write the report from the tables", ["tables"])
     _paths(report, tables="folder of the tables", out="report.html to write")
 
-    def outputs(args: argparse.Namespace) -> list[Path]:
-        return [args.out]
-
-    promote = _command(commands, "promote", "promote", "release the last stage of an accepted fit", ["walk"], outputs)
+    promote = _command(commands, "promote", "promote", "release the last stage of an accepted fit", ["walk"])
     _paths(promote, walk="walk.json", out="promoted.json to write; release.json is written beside it")
 
 
 def _add_people(commands: Any) -> None:
     plan = _command(commands, "plan", "plan", "what snakemake would train, and why")
-    retry = _command(commands, "retry", "retry", "forget a killed run of a stage, so that it trains again")
+    retry = _command(
+        commands,
+        "retry",
+        "retry",
+        "forget a killed run of a stage, so that it trains again",
+        ["config"],
+        outputs=lambda args: [],
+        people=True,
+    )
     retry.add_argument("stage", metavar="STAGE", help="name of the stage")
     for parser in (plan, retry):
         parser.add_argument(
             "--config", type=Path, default=Path("config.yaml"), help="the config (default: config.yaml)"
         )
 
-    imported = _command(commands, "import", "import_model", "turn a GGUF file into a folder that can be a base")
+    imported = _command(
+        commands, "import", "import_model", "turn a GGUF file into a folder that can be a base", ["file"], people=True
+    )
     imported.add_argument("file", type=Path, metavar="FILE.gguf", help="a dense chat model of a known family")
     imported.add_argument("out", type=Path, metavar="OUT", help="folder to write; never overwritten")
     dtypes = ["bfloat16", "float32"]
@@ -383,9 +511,24 @@ def _add_people(commands: Any) -> None:
     )
     summary.add_argument("--stopped", type=_json, metavar="JSON", help="the walk, where the run ended before its end")
 
-    _command(commands, "recover", "recover", "make this folder ready for snakemake after kills: unlock, clear up")
-
-    guard = _command(commands, "guard", "guard", "run a command under a memory limit (exit 75: killed)")
+    _command(
+        commands,
+        "recover",
+        "recover",
+        "make this folder ready for snakemake after kills: unlock, clear up",
+        [],
+        outputs=lambda args: [],
+        people=True,
+    )
+    guard = _command(
+        commands,
+        "guard",
+        "guard",
+        "run a command under a memory limit (exit 75: killed)",
+        [],
+        outputs=lambda args: [path for path in (args.table, args.reason) if path],
+        people=True,
+    )
     from fgod.guard import add_arguments
 
     add_arguments(guard)

@@ -62,6 +62,14 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _note(args: Namespace, inputs: Sequence[Path] = (), outputs: Sequence[Path] = (), **facts: Any) -> None:
+    """Add to the manifest's entry of this command what it found out on its way, if it has one."""
+    if entry := getattr(args, "entry", None):
+        entry.inputs += inputs
+        entry.outputs += outputs
+        entry.facts |= facts
+
+
 # ------------------------------------------------------------------------------------------------------------- base
 
 
@@ -344,6 +352,7 @@ def identity(args: Namespace) -> int:
     if args.out.exists():
         raise UsageError(f"{args.out}: this file exists; expected a new name (nothing is overwritten)")
     config = load(args.config)
+    _note(args, inputs=[Path(file) for file in (config["data"]["folder"], *config["plugins"])])
     target = args.target if args.target is not None else goal_from_config(config).persona
     sources = load_sources(Path(config["data"]["folder"]), languages_of(config))
     rows = identity_file(sources, args.count, args.seed, target)
@@ -429,7 +438,7 @@ def _trained(args: Namespace, work: Work, lock: int) -> Outcome:
     command += ["--checkpoint-secs", str(args.checkpoint_secs), "--checkpoint-steps", str(args.checkpoint_steps)]
     ended = guarded(command, limits, made.guard, work.guard_reason, work.phase, locks=[lock], lock_gpus=True)
     report(ended)
-    args.entry.facts["guard"] = ended.facts()
+    _note(args, guard=ended.facts())
     if not ended.killed and ended.exit_code != 0:
         how = ended.reason or f"It failed with exit code {ended.exit_code}, see above."
         step = checkpoints.saved_step(work.folder)
@@ -475,6 +484,7 @@ def _memory_report(args: Namespace) -> int:
         ended = guarded(command, limits_from(args), phase_file=work.phase, lock_gpus=True)
         outcome = Outcome.read(work.result) if ended.exit_code == 0 else None
     report(ended)
+    _note(args, guard=ended.facts())
     if args.memory_report.exists():
         print(args.memory_report.read_text(), end="")
     if outcome and outcome.status == records.KILLED:
@@ -579,6 +589,8 @@ def tables(args: Namespace) -> int:
     from fgod.tables import gather
 
     entries, context = _walk_and_context(args.walk)
+    walked = [entry.records(args.out.parent).folder for entry in entries if entry.state != "pending"]
+    _note(args, inputs=list(dict.fromkeys(walked)))
     gather(entries, args.out.parent, layout.ARTIFACTS, context)
     return 0
 
@@ -596,10 +608,12 @@ def promote(args: Namespace) -> int:
     from fgod.release import promote as release
 
     entries, context = _walk_and_context(args.walk)
+    places = layout.Releases()
+    _note(args, outputs=[places.record, places.link])  # which go where nothing is released
     released = release(entries, args.out.parent, layout.ARTIFACTS, context)
-    folder = layout.Releases().link.resolve()
-    args.entry.outputs += [layout.Releases().record, folder]
-    write_json(args.out, {"path": released.path, "release": folder.name, "lineage": released.promoted[-1].lineage})
+    folder, last = places.link.resolve(), released.promoted[-1]
+    _note(args, inputs=[layout.run_weights(last.stage, last.lineage).nvfp4], outputs=[folder])
+    write_json(args.out, {"path": released.path, "release": folder.name, "lineage": last.lineage})
     return 0
 
 
@@ -638,11 +652,14 @@ def recover(args: Namespace) -> int:
         locks = Path(".snakemake/locks")
         if locks.is_dir() and any(locks.iterdir()):
             remove_folder(locks)
+            _note(args, outputs=[locks])
             print("removed the lock that a killed snakemake left (as `snakemake --unlock` does)")
         for work in layout.WORK.glob("*/lock"):
             with held(work, "this training"):
                 pass
-        for done in sweep(layout.ARTIFACTS, layout.RESULTS):
+        cleared = sweep(layout.ARTIFACTS, layout.RESULTS)
+        _note(args, cleared=cleared)
+        for done in cleared:
             print(done)
     print("Ready: run snakemake again. What is finished is not made again.")
     return 0
@@ -683,6 +700,7 @@ def retry(args: Namespace) -> int:
                          "any other run would end the same way again")  # fmt: skip
     for run in killed:
         for folder in records.forget(run):
+            _note(args, outputs=[folder])
             print(f"removed {folder}")
     return 0
 
@@ -697,18 +715,12 @@ def inspect(args: Namespace) -> int:
 
 
 def guard(args: Namespace) -> int:
-    """Run a command under a memory limit; with --record, leave a line in the manifest of this folder."""
+    """Run a command under a memory limit."""
     from fgod.guard import run_with
 
-    if not args.record:
-        return run_with(args).exit_code
-    from fgod import manifest
-
-    argv = ["fgod", *sys.argv[1:]]
-    with manifest.recorded(Path("."), argv) as record:
-        ended = run_with(args)
-        record.exit_code, record.facts["guard"] = ended.exit_code, ended.facts()
-        return record.exit_code
+    ended = run_with(args)
+    _note(args, guard=ended.facts())
+    return ended.exit_code
 
 
 def ask(args: Namespace) -> int:

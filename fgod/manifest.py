@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import fgod
+from fgod import layout
 from fgod.errors import FgodError, Stopped, StorageError
 from fgod.system.digests import CACHE, cached_sha256_files, cached_sha256_folder
 from fgod.system.files import canonical_json, folder_files, write_json, write_text
 from fgod.system.process import read_process
 from fgod.system.procfs import cpu_info
 
-FOLDER = Path("results/manifest.d")
-JOINED = Path("results/manifest.jsonl")
+FOLDER, JOINED = layout.MANIFEST_FOLDER, layout.MANIFEST
 
 START, END = ".start.json", ".end.json"
 PACKAGES = ("torch", "transformers", "compressed-tensors", "snakemake")
@@ -56,6 +56,8 @@ class Record:
     exit_code: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
     """What else is to stand in the entry of its end, by key."""
+    inputs: list[Path] = field(default_factory=list)
+    """What the command read, as far as it was not known before: digested at its end."""
     outputs: list[Path] = field(default_factory=list)
     """What the command made or removed, as far as it was not known before."""
 
@@ -78,16 +80,17 @@ def recorded(
     start = _start(root, argv, stage, lineage, begin)
     _write(root, record.name + START, start)
     try:
-        _write(root, record.name + START, {**start, "inputs": describe(root, inputs)})
+        start["inputs"] = describe(root, inputs)
+        _write(root, record.name + START, start)
         yield record
     except BaseException as caught:
         record.exit_code = exit_code_of(caught)
         try:
-            _write(root, record.name + END, _end(root, record, _message(caught), begin, [*outputs, *record.outputs]))
+            _write(root, record.name + END, _end(root, record, _message(caught), start, begin, outputs))
         except StorageError as fault:  # why the command failed is to be seen, not that its record failed too
             print(f"fgod: {fault}", file=sys.stderr)
         raise
-    _write(root, record.name + END, _end(root, record, "", begin, [*outputs, *record.outputs]))
+    _write(root, record.name + END, _end(root, record, "", start, begin, outputs))
 
 
 def _start(root: Path, argv: Sequence[str], stage: str, lineage: str, begin: datetime) -> dict[str, Any]:
@@ -106,14 +109,18 @@ def _start(root: Path, argv: Sequence[str], stage: str, lineage: str, begin: dat
     }
 
 
-def _end(root: Path, record: Record, error: str, begin: datetime, outputs: Sequence[Path]) -> dict[str, Any]:
+def _end(
+    root: Path, record: Record, error: str, start: Mapping[str, Any], begin: datetime, outputs: Sequence[Path]
+) -> dict[str, Any]:
     end = datetime.now(UTC)
+    more = {"inputs": [*(start["inputs"] or []), *describe(root, record.inputs)]} if record.inputs else {}
     return {
         "end": _iso(end),
         "seconds": round((end - begin).total_seconds(), 3),
         "exit_code": record.exit_code,
         "error": error,
-        "outputs": describe(root, outputs),
+        **more,
+        "outputs": describe(root, [*outputs, *record.outputs]),
         **record.facts,
     }
 

@@ -1,5 +1,6 @@
 """The command line in process: exit codes, messages, what people use directly."""
 
+import argparse
 import json
 import re
 from pathlib import Path
@@ -7,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fgod import commands, inputs, layout, plan, records
+from fgod import commands, inputs, layout, manifest, plan, records
 from fgod.chain import ACCEPTED, Chain
-from fgod.cli import build_parser, main
+from fgod.cli import READ_ONLY, build_parser, main, recorded_inputs
 from fgod.config import load, resolve
 from fgod.documents import Metrics, Outcome, PromotedRun, Release, Stamp
 from fgod.errors import UsageError
@@ -109,6 +110,93 @@ def test_an_identity_file_is_written_once(project, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["data", "identity", "--count", "3", "--seed", "1", "--out", "mine.tsv"])
     assert ended.value.code == 2 and Path("mine.tsv").read_text() == rows
+
+
+def subcommands(parser, name=()):
+    """Name and parser of every command that does something."""
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not below:
+        yield " ".join(name), parser
+    for action in below:
+        for word, inner in action.choices.items():
+            yield from subcommands(inner, (*name, word))
+
+
+def test_every_command_is_recorded_in_the_manifest_or_said_to_be_read_only():
+    found = dict(subcommands(build_parser()))
+    assert {"train", "retry", "recover", "guard", "data identity", "answers check"} <= set(found)
+    unrecorded = {name for name, parser in found.items() if parser.get_default("recorded") is None}
+    assert unrecorded <= set(READ_ONLY)
+    for name, parser in found.items():
+        known = {action.dest for action in parser._actions}
+        assert set(parser.get_default("recorded") or ()) <= known, f"{name}: its inputs are arguments of it"
+
+
+def test_every_path_that_a_command_is_given_is_an_input_or_an_output_of_its_entry():
+    """Whatever option of type path a rule's command has, the manifest digests it."""
+    scratch = {"phase_file", "lock", "child", "weights", "plugin"}
+    for name, parser in subcommands(build_parser()):
+        if parser.get_default("recorded") is None or name == "guard":
+            continue
+        paths = [action for action in parser._actions if action.type is Path and action.dest not in scratch]
+        given = {
+            action.dest: [Path(f"x/{action.dest}")] if action.nargs else Path(f"x/{action.dest}") for action in paths
+        }
+        values = {action.dest: action.default for action in parser._actions}
+        values |= {"base": {"kind": "folder", "path": "x/base"}, "files": {"mine": "x/mine.tsv"}} | given
+        values |= {key: parser.get_default(key) for key in ("recorded", "also", "outputs")}
+        if name == "train":
+            values["memory_report"] = None
+            given.pop("memory_report")
+        args = argparse.Namespace(**values, **({} if "plugin" in values else {"plugin": [Path("plug.py")]}))
+        held = {*recorded_inputs(args), *args.outputs(args)}
+        for dest in given:
+            assert Path(f"x/{dest}") in held, f"{name} --{dest}"
+        assert Path("plug.py") in held and (
+            "files" not in values or "files" not in args.recorded or Path("x/mine.tsv") in held
+        )
+
+
+def entries(name):
+    return [entry for entry in manifest.join(Path(".")) if entry["argv"][:2] == ["fgod", name]]
+
+
+def test_commands_of_people_are_recorded_in_a_project_and_nowhere_else(project, capsys):
+    make = ["data", "identity", "--count", "30", "--seed", "1", "--out"]
+    assert main([*make, "mine.tsv"]) == 0 and not Path("results").exists()
+    Path("Snakefile").touch()
+    Path("plug.py").write_text("")
+    assert main(["--plugin", "plug.py", *make, "yours.tsv"]) == 0
+    (made,) = entries("--plugin")
+    assert [path["path"] for path in made["inputs"]] == ["config.yaml", "plug.py", "traindata"]
+    assert [path["path"] for path in made["outputs"]] == ["yours.tsv"] and made["outputs"][0]["bytes"] > 0
+    with pytest.raises(SystemExit):
+        main([*make, "yours.tsv"])
+    (refused,) = entries("data")
+    assert refused["exit_code"] == 2 and refused["error"].startswith("yours.tsv: this file exists")
+
+    run = chain_of().fit(()).runs[0]
+    record(run, "killed")
+    assert main(["retry", "A-mixed"]) == 0
+    (retried,) = entries("retry")
+    assert {path["path"]: path["kind"] for path in retried["outputs"]} == {
+        records.records_of(run).folder.as_posix(): "missing"
+    }
+
+    locks = Path(".snakemake/locks")
+    locks.mkdir(parents=True)
+    (locks / "0.input.lock").touch()
+    (Path("results") / ".walk.json.abc.tmp").touch()
+    assert main(["recover"]) == 0
+    (recovered,) = entries("recover")
+    assert recovered["outputs"] == [{"path": ".snakemake/locks", "kind": "missing", "bytes": None, "sha256": None}]
+    assert "cleared" in recovered
+
+    assert main(["guard", "--limit-gb", "1", "--table", "guard.tsv", "--", "true"]) == 0
+    (guarded,) = entries("guard")
+    assert guarded["guard"]["reason"] == "" and guarded["outputs"][0]["path"] == "guard.tsv"
+    assert main(["plan"]) == 0 and not entries("plan")
+    capsys.readouterr()
 
 
 def test_plan_says_what_trains_and_why(project):

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from fgod import manifest
 from fgod.documents import Outcome
 from fgod.system.files import file_digests, read_table
 from tests.mini import Mini, stage
@@ -181,6 +182,7 @@ def test_what_is_too_large_is_refused_or_killed_then_made_smaller_and_may_be_tri
 
 def test_the_memory_of_one_step_is_reported_by_phase_and_nothing_else_is_left(ran):
     argv = next(entry["argv"] for entry in ran.manifest() if entry["argv"][:2] == ["fgod", "train"])
+    shutil.rmtree(ran.folder / "results/manifest.d")
     before = [file_digests(ran.folder / name) for name in ("artifacts", "results")]
     ended = ran.run(*argv, "--steps", "2", "--memory-report", "memory.tsv")
     assert ended.returncode == 0, ended.stderr
@@ -189,6 +191,8 @@ def test_the_memory_of_one_step_is_reported_by_phase_and_nothing_else_is_left(ra
     assert [row["phase"] for row in rows] == ["start", "model_loaded", *step, *step, "saving", "end"]
     assert all(0 < float(row["host_mib"]) <= float(row["host_peak_mib"]) for row in rows)
     assert (ran.folder / "memory.tsv").read_text() == ended.stdout
+    assert [path["path"] for path in manifest.join(ran.folder)[0]["outputs"]] == ["memory.tsv"]
+    shutil.rmtree(ran.folder / "results/manifest.d")
     assert [file_digests(ran.folder / name) for name in ("artifacts", "results")] == before
 
 

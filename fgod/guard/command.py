@@ -74,7 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--phase-file", type=Path, help="where the command says what it is doing: its heartbeat")
     parser.add_argument("--lock", type=Path, help="lock file: no second command runs while this one lives")
     parser.add_argument("--lock-gpu", action="store_true", help="no second such command on the same GPUs")
-    parser.add_argument("--record", action="store_true", help="leave a line in the manifest of this folder's project")
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="leave an entry in results/manifest.d, also where this folder is no project",
+    )
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD …", help="the command to run")
 
 
