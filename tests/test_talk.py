@@ -190,14 +190,16 @@ def test_an_export_has_no_training_forward(exported: Path) -> None:
 
 
 def test_weights_are_predicted_and_counted(folder: Path) -> None:
-    model = open_model(folder, "stored", "cpu", ChatSettings())
-    parts = predicted(folder, "stored", 64, 0, gpu=False)
-    assert parts["weights"] == model.weight_bytes
-    assert predicted(folder, "training", 64, 0, gpu=False)["rounded weights"] == model.weight_bytes
-    # of the embedding [304, 32] one row; the cache of 10 tokens: 2 layers, keys and values of 1 head of 16; float32
-    assert bytes_a_token(model, 10) == model.weight_bytes - 303 * 32 * 4 + 10 * 2 * 2 * 16 * 4
-    tied = open_model(tiny_folder(folder.parent / "tied"), "stored", "cpu", ChatSettings())
-    assert bytes_a_token(tied, 0) == tied.weight_bytes + 32 * 4, "the head reads all of the table"
+    model = open_model(folder, "stored", "cpu", ChatSettings()).model
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    assert predicted(folder, "stored", 64, 0, gpu=False)["weights"] == weights
+    assert predicted(folder, "training", 64, 0, gpu=False)["rounded weights"] == weights
+    # of the embedding [304, 32] a line; the cache of 10 tokens: 2 layers, keys and values of 1 head of 16; float32
+    assert bytes_a_token(model, 10) == weights - 303 * 32 * 4 + 10 * 2 * 2 * 16 * 4
+    assert bytes_a_token(model, 10, rows=3) - bytes_a_token(model, 10) == 2 * (32 * 4 + 10 * 2 * 2 * 16 * 4)
+    tied = load_model(tiny_folder(folder.parent / "tied"))
+    weights = sum(parameter.nbytes for parameter in tied.parameters())
+    assert bytes_a_token(tied, 0) == weights + 32 * 4, "the head reads all of the table"
 
 
 # Scripts

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from transformers import DynamicCache, PreTrainedModel
 
 from fgod.errors import UsageError
+from fgod.model.attention import one_kernel_norms
 from fgod.model.decode import decode
 from fgod.model.generate import left_padded
 from fgod.model.load import load_model
@@ -240,3 +241,34 @@ def test_batches_are_decoded_as_transformers_does(model: PreTrainedModel) -> Non
         for token in row:
             assert logits.max() - logits[token] < 1e-4
             logits = alone.feed((token,))
+
+
+@torch.inference_mode()
+def test_norms_of_one_kernel_are_those_of_transformers_and_are_put_back(model: PreTrainedModel) -> None:
+    ids = torch.arange(5, 35)[None]
+    before = model(input_ids=ids).logits
+    with one_kernel_norms(model):
+        within = model(input_ids=ids).logits
+        changed = [module for module in model.modules() if "forward" in vars(module)]
+    torch.testing.assert_close(within, before, atol=1e-4, rtol=1e-4)
+    assert bool(changed) == (model.config.model_type != "gemma")
+    assert torch.equal(model(input_ids=ids).logits, before)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_graph_on_a_gpu_gives_the_logits_of_the_cpu(model: PreTrainedModel) -> None:
+    on_gpu = Session(load_model(Path(model.config._name_or_path), device="cuda"), 128)
+    session, passes = Session(model, 128), conversation(3)
+    for count in range(1, len(passes) + 1):
+        ours, theirs = on_gpu.read(passes[:count])[0].cpu(), session.read(passes[:count])[0]
+        torch.testing.assert_close(ours, theirs, atol=2e-2, rtol=2e-2)
+
+
+def test_a_mask_that_is_added_does_what_one_of_truths_does(model: PreTrainedModel) -> None:
+    """As a GPU gets it, and a model that computes attention itself."""
+    eager = load_model(Path(model.config._name_or_path))
+    eager.set_attn_implementation("eager")
+    ours, theirs = Session(eager, 128), Session(model, 128)
+    for one in conversation(2):
+        torch.testing.assert_close(ours.feed(one), theirs.feed(one), atol=2e-4, rtol=1e-4)

@@ -51,6 +51,8 @@ class FixedCache:
         self._cache = Cache(layers=cast(Any, self.layers))
         self._kinds = sorted(set(getattr(config, "layer_types", None) or ()))
         self._window = getattr(config, "sliding_window", None)
+        computing = (module.compute_dtype for module in model.modules() if hasattr(module, "compute_dtype"))
+        self._dtype: Any = next(computing, model.dtype)  # a prepared model has masters of another one
 
     def grow(self, length: int) -> None:
         """Room for so many tokens; what is there stays."""
@@ -88,9 +90,9 @@ class FixedCache:
         return {kind: self._mask(near if kind == "sliding_attention" else full) for kind in self._kinds}
 
     def _mask(self, visible: Tensor) -> Tensor:
-        """As the model's attention takes it: what it adds, where it computes attention itself."""
-        if self.model.config._attn_implementation != "eager":
+        """As the model's attention takes it: what it adds, where it computes attention itself, and on a GPU, where each
+        layer would make that of it."""
+        if self.model.config._attn_implementation != "eager" and visible.device.type != "cuda":
             return visible
-        dtype = self.model.dtype
-        nothing = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-        return nothing.masked_fill(~visible, torch.finfo(dtype).min)
+        nothing = torch.zeros(visible.shape, dtype=self._dtype, device=visible.device)
+        return nothing.masked_fill(~visible, torch.finfo(self._dtype).min)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from fgod.model.attention import use_grouped_attention
+from fgod.model.attention import one_kernel_norms, use_grouped_attention
 from fgod.model.cache import FixedCache
 
 LOOK = 8
@@ -80,14 +81,20 @@ def decode(
     batch = _Batch(model, inputs, count, ends, pad)
     batch.prefill()
     step: Callable[[], None] = batch.decode
-    for made in range(1, count):
-        if made % LOOK == 0 and batch.done.all():
-            break
-        if made == 2 and model.device.type == "cuda":  # the first ran as it is written: all kernels are there
-            step = captured(batch.decode)
-        step()
+    with for_graphs(model):
+        for made in range(1, count):
+            if made % LOOK == 0 and batch.done.all():
+                break
+            if made == 2 and model.device.type == "cuda":  # the first ran as it is written: all kernels are there
+                step = captured(batch.decode)
+            step()
     found: list[list[int]] = batch.out.tolist()
     return found
+
+
+def for_graphs(model: PreTrainedModel) -> AbstractContextManager[None]:
+    """On a GPU, the model with fewer kernels while a token is computed and captured; elsewhere as it is."""
+    return one_kernel_norms(model) if model.device.type == "cuda" else nullcontext()
 
 
 Step = TypeVar("Step")

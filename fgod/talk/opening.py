@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +32,6 @@ class Opened:
     model: PreTrainedModel
     chat: ChatFormat
     context: int
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the weights in memory, a tied table once."""
-        return sum(parameter.nbytes for parameter in self.model.parameters())
 
 
 def check_place(folder: Path) -> dict[str, Any]:
@@ -126,15 +120,17 @@ def open_model(folder: Path, kind: Kind, device: str, settings: ChatSettings, na
     return Opened(name or str(folder), model, chat, context)
 
 
-def bytes_a_token(opened: Opened, cached: int) -> int:
-    """Bytes that a token of batch 1 reads at least: the weights, the row of the embedding, and the cache so far.
+def bytes_a_token(model: PreTrainedModel, cached: int, rows: int = 1) -> int:
+    """Bytes that a token of each of some rows reads at least: the weights once, but of an embedding that is not the
+    head too one line a row, and each row's cache.
 
     Args:
-        cached: tokens in the cache.
+        cached: tokens in the cache of a row.
     """
-    config = opened.model.config.get_text_config()
-    dimensions = memory.Dimensions.from_config(config.to_dict(), opened.name)
-    item = opened.model.dtype.itemsize
-    table = 0 if config.tie_word_embeddings else dimensions.vocab * dimensions.hidden * item
+    config = model.config.get_text_config()
+    dimensions = memory.Dimensions.from_config(config.to_dict(), "config.json")
+    item = model.dtype.itemsize
+    line = dimensions.hidden * item
+    table = 0 if config.tie_word_embeddings else dimensions.vocab * line
     cache = 2 * dimensions.layers * dimensions.kv_heads * dimensions.head_dim * item * cached
-    return opened.weight_bytes - table + math.ceil(dimensions.hidden * item) + cache
+    return sum(parameter.nbytes for parameter in model.parameters()) - table + rows * (line + cache)

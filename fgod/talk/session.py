@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from fgod.model.attention import use_grouped_attention
 from fgod.model.cache import FixedCache
-from fgod.model.decode import captured
+from fgod.model.decode import captured, for_graphs
 
 Pass = tuple[int, ...]
 """Tokens that go through the model together."""
@@ -123,8 +123,9 @@ class Session:
             def step() -> Tensor:
                 return self._forward(self._token, self._place, seen)
 
-            logits = step()  # as it is written: then all kernels are there, and the cache too
-            self._step = seen, captured(step) if self._graphs else step
+            with for_graphs(self.model):
+                logits = step()  # as it is written: then all kernels are there, and the cache too
+                self._step = seen, captured(step) if self._graphs else step
             return logits
         return self._step[1]()
 
