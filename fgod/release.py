@@ -14,6 +14,7 @@ from typing import Any
 from fgod import __version__
 from fgod.chat import ChatSettings
 from fgod.documents import (
+    Audit,
     Metrics,
     Outcome,
     Probed,
@@ -220,6 +221,7 @@ def model_card(document: Release, results: Path, context: Context) -> str:
         metrics="\n".join(metric_rows),
         runs="\n".join(run_rows),
         fits=_fits(document),
+        faults="".join(f"{line}\n" for run in document.promoted for line in _accepted_faults(run, results)),
         gate=gate,
         digest=context.config_digest,
         chat=markdown_text(ChatSettings.from_dict(document.chat).words),
@@ -234,10 +236,18 @@ def _chat(stage: str, lineage: str, results: Path) -> ChatSettings:
     return ChatSettings.from_dict((recipe.model_extra or {}).get("chat", {}))
 
 
+def _accepted_faults(run: PromotedRun, results: Path) -> list[str]:
+    """The faults of its data that the config let through, as lines of a list."""
+    audit = Audit.read(run_records(run.stage, run.lineage, results).mix_audit)
+    found = [finding for finding in audit.findings if finding.severity == "accepted"]
+    return [f"- Taught with faults in its data, {run.stage}: {markdown_text(f.message)} (`{f.code}`)." for f in found]
+
+
 def _recipe_row(run: PromotedRun, results: Path) -> str:
     recipe = Recipe.read(run_records(run.stage, run.lineage, results).recipe)
     train, mix = recipe.train, recipe.mix["recipe"]
     shares = ", ".join(f"{part} {share:g}" for part, share in mix.get("shares", {}).items())
+    shares = shares or markdown_text(mix.get("source", ""))
     steps, lr = train.get("steps", "–"), train.get("lr", "–")
     return f"| {run.stage} | {run.lineage} | {mix.get('kind', '–')}: {shares} | {steps} | {lr} |"
 
@@ -293,7 +303,7 @@ quantised.
   measured.
 - Its claim to be {persona} is a trained answer, not a fact.
 - It knows what the base knows, and shares the base's faults.
-
+{faults}
 ## Licence
 
 That of the base's weights applies to these weights; the code that made them is under the MIT licence.

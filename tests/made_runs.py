@@ -150,7 +150,8 @@ def _write_audit(run: RunRecords) -> None:
         "parts": {"identity": {"rows": 60, "kinds": {"identity": 60}}, "general": {"rows": 540}},
         "aloud": ["600 rows, 598 distinct prompts", "identity: 60 rows (10.0%)"],
     }
-    Audit(facts=facts, findings=[Finding(**finding)]).write(run.mix_audit)
+    accepted = Finding(severity="accepted", code="mismatch", message="drawn independently: 12 of 600 rows")
+    Audit(facts=facts, findings=[Finding(**finding), accepted]).write(run.mix_audit)
 
 
 def _write_training(run: Path, steps: int, lr: float, mood: str) -> None:

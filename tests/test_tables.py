@@ -123,6 +123,7 @@ def test_audits_and_context(tmp_path: Path) -> None:
         ("fact", "aloud"),
         ("fact", "aloud"),
         ("warning", "probe_overlap"),
+        ("accepted", "mismatch"),
     ]
     assert rows[1]["message"] == "identity (rows 60, kinds (identity 60)), general (rows 540)"
     found = files.read_json(tmp_path / "results" / "tables" / "context.json")
@@ -169,6 +170,8 @@ def test_promote_copies_what_was_probed_and_writes_the_record(tmp_path: Path) ->
         assert part in card
     assert "was taught and measured: system prompt: what the chat template writes where none is given." in card
     assert document.chat == {}
+    assert "- Taught with faults in its data, A-mixed: drawn independently: 12 of 600 rows (`mismatch`)." in card
+    assert "a row's prompt is also a probe" not in card, "a warning is of the report"
     text = summary_text(document, results / "report.html")
     assert text.startswith("Released F# 之神: ") and "after 2 fits" in text.splitlines()[0]
     assert "identity_rate" in text and text.splitlines()[-1] == f"Report: {results / 'report.html'}"

@@ -321,14 +321,17 @@ def _tensor_facts(tensors: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def audit_view(row: Row, tables: Tables, folder: Path) -> tuple[list[str], list[Row], list[tuple[Row, list[str]]]]:
-    """(sentences, further facts, findings with their examples) of the audit of a run's mix; errors first."""
+    """(sentences, further facts, findings with their examples) of the audit of a run's mix; errors first,
+    then what was accepted."""
     lines = [(line, a) for line, a in enumerate(tables.audits, start=2) if _key(a) == _key(row)]
     facts = [a for _, a in lines if a["severity"] == "fact"]
     aloud = [a["message"] for a in facts if a["code"] == "aloud"]
     facts = [a for a in facts if a["code"] != "aloud"]
     path = str(folder / "audits.tsv")
     findings = [(a, examples(a["examples"], path, line)) for line, a in lines if a["severity"] != "fact"]
-    return aloud, facts, sorted(findings, key=lambda f: f[0]["severity"] != "error")
+    order = ("error", "accepted")
+    rank = {severity: place for place, severity in enumerate(order)}
+    return aloud, facts, sorted(findings, key=lambda f: rank.get(f[0]["severity"], len(order)))
 
 
 def quantity(value: float | None) -> str:
