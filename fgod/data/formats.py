@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from fgod.data.rows import LossOn, Message, Row
+from fgod.data.rows import USER, LossOn, Message, Row
 from fgod.data.text import guess_language, has_control, is_header
 from fgod.errors import UsageError, did_you_mean
 from fgod.registry import ROW_FORMATS
@@ -40,7 +40,7 @@ class UserRow:
         """This row as one of a mix's part. Without earlier turns all of its answers are the last one."""
         return Row(
             self.prompt, self.target, guess_language(self.prompt), part, "user", system=self.system,
-            history=self.history, loss_on=loss_on if self.history else "last",
+            history=self.history, loss_on=loss_on if self.history else "last", answered_by=USER,
         )  # fmt: skip
 
 

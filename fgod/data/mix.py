@@ -24,7 +24,7 @@ from typing import Any, Protocol, TypeVar
 from fgod.data import wordings
 from fgod.data.counts import InfeasibleError, Slot, apportion, fill, fractions
 from fgod.data.recipe import MixRecipe
-from fgod.data.rows import BASE, CONFIG, USER, Prompt, Row, normalise, shuffled
+from fgod.data.rows import BASE, CONFIG, Prompt, Row, normalise, shuffled
 from fgod.data.sources import Sources
 from fgod.data.text import CONTROL_TOKEN
 from fgod.errors import UsageError, did_you_mean
@@ -387,7 +387,7 @@ def build_pools(
         "replay": target.units("replay", ((p,) for p in wordings.replay_prompts(sources, replay_rows, seed))),
     }
     for name, rows in user.items():
-        units[name] = target.distinct(name, ((replace(row, answered_by=USER),) for row in rows))
+        units[name] = target.distinct(name, ((row,) for row in rows))
     return Pools(units, target.dropped)
 
 
