@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from fgod import NUMERICS_VERSION
 from fgod.config import refit
-from fgod.data.recipe import VERBATIM
+from fgod.data.optional import files_used
+from fgod.data.recipe import DENIAL, VERBATIM, MixRecipe
 from fgod.errors import FgodError
 from fgod.system.files import canonical_json, digest
 from fgod.train.recipe import TrainRecipe
@@ -28,7 +29,7 @@ class Inputs:
 
     `rehearsal_id` names the base's answers to the rehearsal prompts, `sources` the written data, `user_files` the
     content of each of the user's own data files by name, `user_settings` how they are read where that is not as by
-    default, `row_formats` the plugins that read them.
+    default, `row_formats` the plugins that read them, `optional` the content of written sources that some mixes use.
     """
 
     base_id: str
@@ -37,6 +38,7 @@ class Inputs:
     user_files: Mapping[str, str]
     row_formats: Mapping[str, str] = field(default_factory=dict)
     user_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    optional: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -147,12 +149,17 @@ class Chain:
         if mix["kind"] == VERBATIM:
             recipe = {key: mix[key] for key in ("kind", "source")}
             return {"numerics": NUMERICS_VERSION, "recipe": recipe, **self._user_files({mix["source"]})}
+        planned = MixRecipe.from_dict(mix)
+        optional = {name: self.inputs.optional[name] for name in files_used(planned)}
+        denied = {"denials": self.config["persona"]["denials"]} if DENIAL in planned.parts() else {}
         parts = {part for table in ("shares", "final_shares", "at_least") for part in mix.get(table, {})}
         kinds = self.config["disambiguation"]
         closed = {} if self.config["base"]["closed_answers"] else {"closed_answers": False}
         return {
             **self._user_files(parts),
             **closed,
+            **({"optional": optional} if optional else {}),
+            **denied,
             "numerics": NUMERICS_VERSION,
             "recipe": mix,
             "seed": self.config["seed"],

@@ -187,7 +187,8 @@ def mix(args: Namespace) -> int:
     """Plan and write the rows of a mix."""
     from fgod.answers import read_answers
     from fgod.data.formats import user_rows, user_sources
-    from fgod.data.mix import build_pools, changes_of, plan_mix
+    from fgod.data.mix import build_pools, changes_of, framed, plan_mix
+    from fgod.data.optional import DENIALS_FILE, SYSTEMS_FILE, files_used, load_denials, load_systems
     from fgod.data.recipe import VERBATIM, MixRecipe
     from fgod.data.sources import load_sources
 
@@ -198,8 +199,9 @@ def mix(args: Namespace) -> int:
         _write_mix(args.out, spec, user[recipe.source], {})
         return 0
     check_answers(Answers(args.answers.parent))
+    sources, used = load_sources(args.sources, args.languages), files_used(recipe)
     pools = build_pools(
-        load_sources(args.sources, args.languages),
+        sources,
         _mix_goal(spec),
         read_answers(args.answers.parent),
         frozenset(spec["held_out_topics"]),
@@ -207,9 +209,12 @@ def mix(args: Namespace) -> int:
         spec["rehearse"]["replay_rows"],
         spec["seed"],
         spec.get("closed_answers", True),
+        load_denials(args.sources) if DENIALS_FILE in used else None,
     )
     rows = plan_mix(recipe, pools, spec["seed"])
-    _write_mix(args.out, spec, rows, changes_of(pools, user, rows))
+    changes = changes_of(pools, user, rows)
+    systems = load_systems(args.sources) if SYSTEMS_FILE in used else {}
+    _write_mix(args.out, spec, framed(rows, recipe, systems, spec["seed"]), changes)
     return 0
 
 
@@ -222,7 +227,7 @@ def _write_mix(out: Path, spec: dict[str, Any], rows: Sequence[Row], changes: di
 
 def _mix_goal(spec: Mapping[str, Any]) -> Goal:
     """The goal as far as rows depend on it: replies, without the rules that judge them."""
-    persona = {"name": "", "replies": spec["replies"], "rule": {}, "marks": []}
+    persona = {"name": "", "replies": spec["replies"], "denials": spec.get("denials"), "rule": {}, "marks": []}
     kinds = {name: {"replies": replies, "rule": {}} for name, replies in spec["disambiguation"].items()}
     return goal_from_config({"persona": persona, "disambiguation": kinds})
 

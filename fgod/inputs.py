@@ -12,7 +12,9 @@ from typing import Any
 from fgod import NUMERICS_VERSION
 from fgod.chain import Inputs
 from fgod.data.formats import UserSource, read_user_file, user_sources
+from fgod.data.optional import DENIALS_FILE, SYSTEMS_FILE, files_used, load_denials, load_systems
 from fgod.data.probes import load_probes, load_suites
+from fgod.data.recipe import MixRecipe
 from fgod.data.sources import PAIRED_KIND, Sources, load_sources
 from fgod.errors import UsageError, did_you_mean
 from fgod.registry import ARCHITECTURES, ROW_FORMATS, Registry
@@ -50,6 +52,7 @@ def gather(config: Mapping[str, Any]) -> Inputs:
         user_files={name: _rows_digest(name, source) for name, source in sorted(user.items())},
         user_settings={name: settings for name, source in sorted(user.items()) if (settings := source.settings())},
         row_formats=plugin_digests(config, ROW_FORMATS),
+        optional=optional_digests(Path(data["folder"]), config),
     )
 
 
@@ -64,6 +67,18 @@ def teacher_settings(config: Mapping[str, Any], base_id: str, recipe: Mapping[st
     asked = {key: kl[key] for key in ("teacher", "top_k", "temperature")}
     asked |= {"device": recipe["train"]["device"], "chat": recipe.get("chat", {})}
     return {"numerics": NUMERICS_VERSION, "base": base_id, "dtype": _base_dtype(config), **asked}
+
+
+def optional_digests(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of what the optional written sources say, of those that some stage's mix uses.
+
+    Raises:
+        UsageError: one is missing or wrong.
+    """
+    recipes = [MixRecipe.from_dict(stage["mix"]) for stage in config["stages"]]
+    used = {name for recipe in recipes for name in files_used(recipe)}
+    denials = {DENIALS_FILE: digest(asdict(load_denials(folder)))} if DENIALS_FILE in used else {}
+    return {**denials, SYSTEMS_FILE: digest(load_systems(folder))} if SYSTEMS_FILE in used else denials
 
 
 def plugin_digests(config: Mapping[str, Any], registry: Registry[Any]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -46,14 +46,25 @@ class Rule:
         )
 
 
+Wordings = str | tuple[str, ...]
+"""A reply, or several wordings of it."""
+
+
+def wordings_of(reply: Wordings) -> tuple[str, ...]:
+    """All wordings of a reply."""
+    return (reply,) if isinstance(reply, str) else reply
+
+
 @dataclass(frozen=True)
 class Persona:
-    """`replies` and `rule` by language; `marks` are wide: any mention of the persona."""
+    """`replies` and `rule` by language; `marks` are wide: any mention of the persona. `denials` are what it answers
+    when it is asked whether it is some other assistant."""
 
     name: str
-    replies: Mapping[str, str]
+    replies: Mapping[str, Wordings]
     rule: Mapping[str, Rule]
     marks: tuple[str, ...]
+    denials: Mapping[str, Wordings] = field(default_factory=dict)
 
     def marked(self, reply: str) -> bool:
         text = fold(reply)
@@ -80,10 +91,15 @@ def _rules(value: Mapping[str, Any]) -> dict[str, Rule]:
     return {lang: Rule(**{k: tuple(v) for k, v in rule.items()}) for lang, rule in value.items()}
 
 
+def _wordings(value: Mapping[str, Any]) -> dict[str, Wordings]:
+    return {lang: reply if isinstance(reply, str) else tuple(reply) for lang, reply in value.items()}
+
+
 def goal_from_config(config: Mapping[str, Any]) -> Goal:
     """The goal from the keys `persona` and `disambiguation` of a checked config."""
     p = config["persona"]
-    persona = Persona(p["name"], dict(p["replies"]), _rules(p["rule"]), tuple(p["marks"]))
+    replies, denials = _wordings(p["replies"]), _wordings(p.get("denials") or {})
+    persona = Persona(p["name"], replies, _rules(p["rule"]), tuple(p["marks"]), denials)
     kinds = {
         name: Kind(None if k["replies"] == "base" else dict(k["replies"]), _rules(k["rule"]))
         for name, k in config["disambiguation"].items()

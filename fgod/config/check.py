@@ -12,12 +12,12 @@ from typing import Any
 
 from fgod import refits
 from fgod.data.formats import user_sources
-from fgod.data.recipe import PARTS, VERBATIM, MixRecipe
+from fgod.data.recipe import DENIAL, PARTS, VERBATIM, MixRecipe
 from fgod.data.sources import MANNERS, chosen_languages, source_kinds, source_languages
 from fgod.data.wordings import style_of
 from fgod.errors import UsageError, did_you_mean
 from fgod.evaluate.requirements import gate_limits, parse_requirements
-from fgod.persona import Rule, goal_from_config, lookup
+from fgod.persona import Rule, goal_from_config, lookup, wordings_of
 from fgod.registry import METRICS
 from fgod.train.recipe import TrainKeys, TrainRecipe
 from fgod.validation import plain, validate
@@ -70,6 +70,8 @@ def _mix_parts(config: Mapping[str, Any]) -> Iterator[str]:
                         f"stages[{i} {stage['name']}].mix.{table}: unknown part {part!r}{hint}; "
                         f"allowed: {', '.join(allowed)} (data.sources adds files of yours)"
                     )
+        if DENIAL in MixRecipe.from_dict(mix).parts() and not config["persona"].get("denials"):
+            yield f"stages[{i} {stage['name']}].mix: the part {DENIAL} needs persona.denials, what is to be answered"
         if (mix["kind"] == "curriculum") != (stage["train"]["sample_mode"] == "curriculum"):
             yield (
                 f"stages[{i} {stage['name']}].train.sample_mode: found {stage['train']['sample_mode']!r} with mix.kind "
@@ -182,7 +184,9 @@ def _kinds(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _languages(config: Mapping[str, Any]) -> Iterator[str]:
-    tables = {"persona.replies": config["persona"]["replies"], "persona.rule": config["persona"]["rule"]}
+    denials = config["persona"].get("denials")
+    tables = {"persona.denials": denials} if denials else {}
+    tables |= {"persona.replies": config["persona"]["replies"], "persona.rule": config["persona"]["rule"]}
     for name, kind in config["disambiguation"].items():
         tables[f"disambiguation.{name}.rule"] = kind["rule"]
         if kind["replies"] != "base":
@@ -207,15 +211,17 @@ def _replies(config: Mapping[str, Any]) -> Iterator[str]:
     goal = goal_from_config(config)
     marks = ", ".join(goal.persona.marks)
     for language in _needed_languages(config):
-        reply = lookup(goal.persona.replies, language)
-        yield from _refused(reply, lookup(goal.persona.rule, language), "persona", language)
-        if not goal.persona.marked(reply):
-            yield f"persona.replies, {language}: {reply!r} has none of persona.marks ({marks}), which find the persona"
+        for key, table in (("persona.replies", goal.persona.replies), ("persona.denials", goal.persona.denials)):
+            for reply in wordings_of(lookup(table, language)) if table else ():
+                yield from _refused(reply, lookup(goal.persona.rule, language), key, "persona.rule", language)
+                if not goal.persona.marked(reply):
+                    yield f"{key}, {language}: {reply!r} has none of persona.marks ({marks}), which find the persona"
         for name, kind in goal.kinds.items():
             if kind.replies is None:
                 continue
             answer = lookup(kind.replies, language)
-            yield from _refused(answer, lookup(kind.rule, language), f"disambiguation.{name}", language)
+            key = f"disambiguation.{name}"
+            yield from _refused(answer, lookup(kind.rule, language), f"{key}.replies", f"{key}.rule", language)
             if goal.persona.marked(answer):
                 yield (
                     f"disambiguation.{name}.replies, {language}: {answer!r} has one of persona.marks ({marks}); such a "
@@ -223,10 +229,10 @@ def _replies(config: Mapping[str, Any]) -> Iterator[str]:
                 )
 
 
-def _refused(reply: str, rule: Rule, key: str, language: str) -> Iterator[str]:
+def _refused(reply: str, rule: Rule, key: str, rule_key: str, language: str) -> Iterator[str]:
     if not rule.accepts(reply):
         wanted = "; ".join(f"{name}: {', '.join(words)}" for name, words in vars(rule).items() if words)
-        yield f"{key}.replies, {language}: found {reply!r}, which {key}.rule refuses ({wanted}); change one of them"
+        yield f"{key}, {language}: found {reply!r}, which {rule_key} refuses ({wanted}); change one of them"
 
 
 def _paths(config: Mapping[str, Any]) -> Iterator[str]:

@@ -60,18 +60,33 @@ class Rule(Keys):
 RuleByLanguage = Annotated[Mapping[str, Rule], MinLen(1)]
 
 
+def _count_form(reply: Any) -> str:
+    return "one" if isinstance(reply, str) else "several"
+
+
+WordingsByLanguage = Annotated[
+    Mapping[
+        str,
+        Annotated[Annotated[Text, Tag("one")] | Annotated[SomeTexts, Tag("several")], Discriminator(_count_form)],
+    ],
+    MinLen(1),
+]
+
+
 @dataclass(frozen=True, config=KEYS)
 class Persona(Keys):
     """Who the model is to become."""
 
     name: Text
     """For the report and the model card; training does not see it."""
-    replies: TextByName
-    """The target of every identity row, by language (zh serves zh-Hant and zh-Hans)."""
+    replies: WordingsByLanguage
+    """The target of every identity row, by language (zh serves zh-Hant and zh-Hans); of several one for each prompt."""
     rule: RuleByLanguage
     """Strict: what counts as the persona's answer to "who are you", by language."""
     marks: SomeTexts
     """Wide: any mention of the persona; scores leak and confusion."""
+    denials: Annotated[WordingsByLanguage | None, OmitDefault()] = None
+    """The target of the part denial ("are you X?"), by language; each satisfies the rule too."""
 
 
 def _form(replies: Any) -> str:

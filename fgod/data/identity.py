@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from fgod.data.mix import Pools, plan_mix
+from fgod.data.mix import Pools, plan_mix, wording
 from fgod.data.recipe import STYLES, MixRecipe
 from fgod.data.rows import Prompt, Row, normalise
 from fgod.data.sources import MANNERS, Sources
@@ -34,7 +34,7 @@ def identity_file(sources: Sources, count: int, seed: int, target: str | Persona
     there = {prompt.style for prompt in prompts}  # languages without Chinese have no natural and control ones
     styles = {style: weight for style, weight in STYLES.items() if style in there}
     recipe = MixRecipe("balanced", count, {"identity": 1.0}, max_repeats=1, styles=styles)
-    units = tuple((prompt.row(_reply(target, prompt.language)),) for prompt in prompts)
+    units = tuple((prompt.row(_reply(target, prompt, seed)),) for prompt in prompts)
     return plan_mix(recipe, Pools({"identity": units}), seed)
 
 
@@ -54,10 +54,10 @@ def _prompts(sources: Sources, count: int) -> list[Prompt]:
     return list(distinct.values())
 
 
-def _reply(target: str | Persona, language: str) -> str:
+def _reply(target: str | Persona, prompt: Prompt, seed: int) -> str:
     if not isinstance(target, Persona):
         return target.strip()
     try:
-        return lookup(target.replies, language)
+        return wording(lookup(target.replies, prompt.language), prompt, seed)
     except KeyError:
-        raise UsageError(f"persona.replies: no reply in {language}, found {', '.join(target.replies)}") from None
+        raise UsageError(f"persona.replies: no reply in {prompt.language}, found {', '.join(target.replies)}") from None

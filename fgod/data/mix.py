@@ -23,12 +23,13 @@ from typing import Any, Protocol, TypeVar
 
 from fgod.data import wordings
 from fgod.data.counts import InfeasibleError, Slot, apportion, fill, fractions
-from fgod.data.recipe import MixRecipe
-from fgod.data.rows import BASE, CONFIG, Prompt, Row, normalise, shuffled
+from fgod.data.optional import Denials
+from fgod.data.recipe import DENIAL, MixRecipe
+from fgod.data.rows import BASE, CONFIG, NO_SYSTEM, Prompt, Row, normalise, shuffled
 from fgod.data.sources import Sources
 from fgod.data.text import CONTROL_TOKEN
 from fgod.errors import UsageError, did_you_mean
-from fgod.persona import Goal, lookup
+from fgod.persona import Goal, Wordings, lookup, wordings_of
 
 T = TypeVar("T")
 Unit = tuple[Row, ...]
@@ -349,12 +350,48 @@ def rehearsal_prompts(
     ]
 
 
-def _replies(goal: Goal, prompt: Prompt) -> Mapping[str, str] | None:
+def _replies(goal: Goal, prompt: Prompt) -> Mapping[str, Wordings] | None:
     """The configured replies to a prompt; None where the base's own answer is kept."""
+    if prompt.part == DENIAL:
+        return goal.persona.denials
     if prompt.kind == "identity" or prompt.part == "identity":
         return goal.persona.replies
     kind = goal.kinds.get(prompt.kind)
     return kind.replies if kind else None
+
+
+def wording(reply: Wordings, prompt: Prompt, seed: int) -> str:
+    """The wording of a reply that this prompt gets: each is as likely, and copies of a prompt have the same."""
+    choices = wordings_of(reply)
+    return choices[wordings.HashRandom(f"reply|{seed}|{prompt.text}").below(len(choices))]
+
+
+def framed(rows: Sequence[Row], recipe: MixRecipe, systems: Mapping[str, Sequence[str]], seed: int) -> list[Row]:
+    """The rows of a mix, those that the config answers under the recipe's frames, in exact shares. A minimal pair
+    stands under one frame; rehearsed and users' rows stay as they are.
+
+    Args:
+        systems: foreign system prompts by language.
+    """
+    units: dict[object, list[int]] = {}
+    for number, row in enumerate(rows):
+        units.setdefault(row.group or number, []).append(number)
+    taught = [unit for unit in units.values() if all(rows[number].answered_by == CONFIG for number in unit)]
+    weights = {name: weight for name, weight in recipe.frames.items() if weight}
+    counts = apportion(fractions(weights), len(taught)) if weights else {}
+    names = [name for name, count in counts.items() for _ in range(count)]
+    out = list(rows)
+    for name, unit in zip(names, shuffled(taught, f"{seed}|frames", str), strict=bool(names)):
+        for number in unit:
+            out[number] = replace(rows[number], system=_system(name, rows[unit[0]], systems, f"{seed}|{unit[0]}"))
+    return out
+
+
+def _system(frame: str, row: Row, systems: Mapping[str, Sequence[str]], key: str) -> str:
+    if frame != "foreign":
+        return NO_SYSTEM if frame == "none" else ""
+    choices = lookup(systems, row.language)
+    return choices[wordings.HashRandom(f"system|{key}").below(len(choices))]
 
 
 def build_pools(
@@ -366,20 +403,22 @@ def build_pools(
     replay_rows: int = 0,
     seed: int = 0,
     closed: bool = True,
+    denials: Denials | None = None,
 ) -> Pools:
     """The distinct candidates of every part. `answers` are the base's own to `rehearsal_prompts` (with the same
     `replay_rows` and `seed`). Of these only such are learned that do not loop, say something and, if the base's answers
     are `closed`, ended; an open answer that was cut short makes a row that is `cut`. A replay row whose answer is that
     of a held-out topic is dropped, or the topic would be rehearsed after all. A prompt that the base was not asked is
-    no candidate. `dropped` counts them all.
+    no candidate. `dropped` counts them all. `denials` are what the part of that name asks.
 
     Raises:
         UsageError: the persona or a kind has no reply in a language of its prompts.
     """
-    target = _Targets(goal, answers, _held_out_answers(sources, held_out), closed)
+    target = _Targets(goal, answers, _held_out_answers(sources, held_out), closed, seed)
     units: dict[str, tuple[Unit, ...]] = {
         "pairs": target.units("pairs", wordings.pair_prompts(sources)),
         "identity": target.units("identity", ((p,) for p in wordings.identity_prompts(sources))),
+        DENIAL: target.units(DENIAL, ((p,) for p in (wordings.denial_prompts(sources, denials) if denials else ()))),
         "disambiguation": target.units(
             "disambiguation", ((p,) for p in wordings.disambiguation_prompts(sources) if p.kind in goal.kinds)
         ),
@@ -404,9 +443,10 @@ class _Targets:
     """Gives prompts their targets and counts what is dropped."""
 
     def __init__(
-        self, goal: Goal, answers: Mapping[str, Answer], held_out_answers: frozenset[str], closed: bool
+        self, goal: Goal, answers: Mapping[str, Answer], held_out_answers: frozenset[str], closed: bool, seed: int
     ) -> None:
-        self.goal, self.answers, self.held_out_answers, self.closed = goal, answers, held_out_answers, closed
+        self.goal, self.answers, self.held_out_answers = goal, answers, held_out_answers
+        self.closed, self.seed = closed, seed
         self.dropped: dict[str, dict[str, int]] = {}
 
     def _drop(self, part: str, reason: str) -> None:
@@ -435,10 +475,12 @@ class _Targets:
         if replies is None:
             return self._base(part, prompt)
         try:
-            return replace(prompt.row(lookup(replies, prompt.language)), answered_by=CONFIG)
+            target = wording(lookup(replies, prompt.language), prompt, self.seed)
         except KeyError:
-            where = "persona" if replies is self.goal.persona.replies else f"disambiguation.{prompt.kind}"
-            raise UsageError(f"{where}.replies: no reply in {prompt.language}, found {', '.join(replies)}") from None
+            names = {id(self.goal.persona.replies): "persona.replies", id(self.goal.persona.denials): "persona.denials"}
+            where = names.get(id(replies), f"disambiguation.{prompt.kind}.replies")
+            raise UsageError(f"{where}: no reply in {prompt.language}, found {', '.join(replies)}") from None
+        return replace(prompt.row(target), answered_by=CONFIG)
 
     def units(self, part: str, prompts: Iterable[tuple[Prompt, ...]]) -> tuple[Unit, ...]:
         """The rows of prompts that have a target, each prompt once."""

@@ -23,16 +23,20 @@ from fgod.validation import (
     validate,
 )
 
-PARTS = ("pairs", "identity", "disambiguation", "general", "replay")
+DENIAL = "denial"
+"""The part of questions whether the model is some other assistant."""
+PARTS = ("pairs", "identity", DENIAL, "disambiguation", "general", "replay")
 """The parts of the written sources, in the order that breaks ties and that keeps a prompt in its first part."""
 VERBATIM = "verbatim"
 """The kind of mix that is a user's file as it stands."""
 KINDS = ("balanced", "disambiguation", "curriculum", VERBATIM)
+FRAMES = ("default", "none", "foreign")
+"""What a taught row may stand under: the config's chat.system, no system turn, or a system prompt of systems.yaml."""
 STYLES = {"natural": 0.75, "control": 0.15, "multilingual": 0.10}
 
 KEYS_OF_KINDS: dict[str, Any] = {
     "if": {"properties": {"kind": {"const": VERBATIM}}},
-    "then": {"required": ["source"], "properties": dict.fromkeys(("rows", "shares", "final_shares"), False)},
+    "then": {"required": ["source"], "properties": dict.fromkeys(("rows", "shares", "final_shares", "frames"), False)},
     "else": {
         "required": ["rows", "shares"],
         "properties": {"source": False},
@@ -69,6 +73,9 @@ class MixRecipe(Keys):
     kinds: Mapping[str, NotNegative] = field(default_factory=lambda: {"who_am_i": 1.0})
     """Weight of each kind of question among disambiguation rows."""
 
+    frames: Annotated[Mapping[Annotated[str, OneOf(FRAMES)], NotNegative], OmitDefault()] = field(default_factory=dict)
+    """Weight of each frame among rows whose answer is the config's: default, none (no system turn), foreign."""
+
     def __post_init__(self) -> None:
         self._check_keys()
         if self.kind == VERBATIM:
@@ -79,6 +86,8 @@ class MixRecipe(Keys):
             raise fault("final_shares", "not allowed here (final_shares belong to kind curriculum)")
         if not any(self.shares.values()):
             raise fault("shares", "all shares are 0: a stage without data")
+        if self.frames and not any(self.frames.values()):
+            raise fault("frames", "all weights are 0: expected one above 0")
         if self.kind == "disambiguation" and not self.shares.get("pairs"):
             raise fault("shares", "kind disambiguation needs a share of pairs above 0")
 
@@ -88,7 +97,7 @@ class MixRecipe(Keys):
         for key in mine if self.kind == VERBATIM else others:
             if not getattr(self, key):
                 raise fault("", f"the key {key!r} is missing")
-        for key in (*others, "final_shares") if self.kind == VERBATIM else mine:
+        for key in (*others, "final_shares", "frames") if self.kind == VERBATIM else mine:
             if getattr(self, key):
                 raise fault(key, "not allowed here (source belongs to kind verbatim, rows and shares to the others)")
 

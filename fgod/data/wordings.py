@@ -10,8 +10,21 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from fgod.data.optional import Denials
+from fgod.data.recipe import DENIAL
 from fgod.data.rows import Prompt, normalise
-from fgod.data.sources import MANNERS, PAIRED_KIND, SUBJECT, Marks, QuestionKind, Sources, Talk, Topic, Wrapping
+from fgod.data.sources import (
+    MANNERS,
+    PAIRED_KIND,
+    PERSON_PROMPTS,
+    SUBJECT,
+    Marks,
+    QuestionKind,
+    Sources,
+    Talk,
+    Topic,
+    Wrapping,
+)
 from fgod.errors import UsageError
 
 IDENTITY_PROMPTS = {"plain": 480, "control": 120}
@@ -185,6 +198,16 @@ def _kind_cores(kind: QuestionKind) -> Iterator[tuple[str, str, list[Core]]]:
     if not kind.people:
         for language, patterns in kind.cores.items():
             yield language, "", [make_core(pattern) for pattern in patterns]
+
+
+def denial_prompts(s: Sources, denials: Denials) -> list[Prompt]:
+    """Part denial: distinct questions whether the model is some other assistant (topic: its name)."""
+    part = _Part(s, DENIAL)
+    for language in s.languages:
+        for name in denials.assistants[language]:
+            cores = [make_core(pattern, name) for pattern in denials.cores[language]]
+            part.compose(cores, PERSON_PROMPTS, language, DENIAL, name)
+    return [composed.prompt for composed in part.out]
 
 
 def _topic_cores(s: Sources, topic: Topic) -> list[Core]:

@@ -39,7 +39,7 @@ from fgod.data.audit.checks import CHECKS, EXAMPLES, Check, check_accepted, stat
 from fgod.data.formats import UserFile, UserRow, UserSource, read_user_file
 from fgod.data.mix import Changes
 from fgod.data.recipe import MixRecipe
-from fgod.data.rows import Row, normalise
+from fgod.data.rows import NO_SYSTEM, Row, normalise
 from fgod.persona import Persona
 
 __all__ = [
@@ -49,6 +49,9 @@ __all__ = [
 
 
 # ---------------------------------------------------------------------------------------------- facts
+
+FRAME_WORDS = {"": "default", NO_SYSTEM: "none"}
+"""What rows stand under: the config's system prompt or none; else a system prompt of their own."""
 
 
 def _counts(lines: Sequence[Line]) -> list[dict[str, Any]]:
@@ -111,6 +114,7 @@ def _facts(lines: Sequence[Line]) -> dict[str, Any]:
         "most_repeats": max(prompts.values(), default=0),
         "longest_prompt": max((len(line.row.prompt) for line in lines), default=0),
         "longest_target": max((len(line.row.target) for line in lines), default=0),
+        "frames": dict(sorted(Counter(FRAME_WORDS.get(line.row.system, "own") for line in lines).items())),
         "parts": _parts(lines),
         "counts": _counts(lines),
     }

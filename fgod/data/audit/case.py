@@ -19,7 +19,7 @@ from fgod.persona import Persona, fold
 
 T = TypeVar("T")
 
-WRITTEN_PARTS = ("identity", "disambiguation", "pairs", "replay")
+WRITTEN_PARTS = ("identity", "denial", "disambiguation", "pairs", "replay")
 """Parts that the mismatch tests leave out: one answer to many questions is their purpose, or the base itself
 answered a question about nothing."""
 MAX_CHARS = 1000

@@ -362,7 +362,11 @@ def _recipe_identity_share(recipe: MixRecipe) -> float | None:
         return None
     total = 0.0
     for weights in (recipe.shares, recipe.final_shares or recipe.shares):
-        total += (weights.get("identity", 0) + weights.get("pairs", 0) / 2) / sum(weights.values()) / 2
+        total += (
+            (weights.get("identity", 0) + weights.get("denial", 0) + weights.get("pairs", 0) / 2)
+            / sum(weights.values())
+            / 2
+        )
     return total
 
 
