@@ -17,6 +17,7 @@ from typing import Any
 
 from fgod import __version__
 from fgod.chat import ChatSettings
+from fgod.data.formats import user_sources
 from fgod.errors import UsageError, exit_on_fgod_error
 from fgod.layout import Answers, Base, Export, Mix, RunRecords, RunWeights, Teacher, run_of_path
 from fgod.registry import load_plugins
@@ -66,7 +67,7 @@ def recorded_inputs(args: argparse.Namespace) -> list[Path]:
             case list():
                 found += value
             case dict():
-                found += [Path(path) for path in value.values()]
+                found += [source.path for source in user_sources(value).values()]
     return [*dict.fromkeys([*found, *args.also(args), *args.plugin])]
 
 
