@@ -29,7 +29,8 @@ class Inputs:
 
     `rehearsal_id` names the base's answers to the rehearsal prompts, `sources` the written data, `user_files` the
     content of each of the user's own data files by name, `user_settings` how they are read where that is not as by
-    default, `row_formats` the plugins that read them, `optional` the content of written sources that some mixes use.
+    default, `row_formats` the plugins that read them, `optional` the content of written sources that some mixes use,
+    `check_probes` that of each file that train.check names.
     """
 
     base_id: str
@@ -39,6 +40,7 @@ class Inputs:
     row_formats: Mapping[str, str] = field(default_factory=dict)
     user_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     optional: Mapping[str, str] = field(default_factory=dict)
+    check_probes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ class Chain:
             "mix": spec,
             "train": TrainRecipe.from_dict(stage["train"]).to_dict(),
         }
+        if "check" in recipe["train"]:
+            recipe["check_probes"] = self.inputs.check_probes[recipe["train"]["check"]["probes"]]
         if self.config["chat"]:  # what is not as by default
             recipe["chat"] = self.config["chat"]
         return Run(stage["name"], digest(recipe), canonical_json(recipe), digest(spec), canonical_json(spec), parent)

@@ -147,6 +147,8 @@ class Outcome(Sealed):
     weights_files: dict[str, str] = {}
     """The sha256 of each file of the master folder."""
     steps_done: int | None = None
+    checks: list[dict[str, Any]] = []
+    """Of a stage with `train.check`: after how many steps which shares held (`fgod.train.dose.Result`)."""
     wall_s: float | None = None
     threads: int | None = None
     full_parameter: bool | None = None

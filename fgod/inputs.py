@@ -14,6 +14,7 @@ from fgod.chain import Inputs
 from fgod.data.formats import UserSource, read_user_file, user_sources
 from fgod.data.optional import DENIALS_FILE, SYSTEMS_FILE, files_used, load_denials, load_systems
 from fgod.data.probes import load_probes, load_suites
+from fgod.data.questions import read_questions
 from fgod.data.recipe import MixRecipe
 from fgod.data.sources import PAIRED_KIND, Sources, load_sources
 from fgod.errors import UsageError, did_you_mean
@@ -53,7 +54,19 @@ def gather(config: Mapping[str, Any]) -> Inputs:
         user_settings={name: settings for name, source in sorted(user.items()) if (settings := source.settings())},
         row_formats=plugin_digests(config, ROW_FORMATS),
         optional=optional_digests(Path(data["folder"]), config),
+        check_probes=_check_probes(config),
     )
+
+
+def _check_probes(config: Mapping[str, Any]) -> dict[str, str]:
+    """The digest of each file of questions that a stage's `train.check` names, once it was read."""
+    found = {}
+    for stage in config["stages"]:
+        check = stage["train"].get("check")
+        if check is not None:
+            read_questions(Path(check["probes"]), check["until"])
+            found[check["probes"]] = sha256_file(Path(check["probes"]))
+    return found
 
 
 def teacher_settings(config: Mapping[str, Any], base_id: str, recipe: Mapping[str, Any]) -> dict[str, Any] | None:

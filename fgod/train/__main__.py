@@ -18,12 +18,12 @@ from typing import Any
 from fgod.chat import ChatSettings
 from fgod.data.rows import read_rows
 from fgod.documents import Outcome
-from fgod.errors import exit_on_fgod_error
+from fgod.errors import UsageError, exit_on_fgod_error
 from fgod.guard import read_phase, write_phase
 from fgod.guard.cap import refusal, room_mib
 from fgod.imports import lasting_imports
 from fgod.registry import load_plugins
-from fgod.system.files import read_json
+from fgod.system.files import read_json, sha256_file
 
 with lasting_imports():
     import torch
@@ -79,9 +79,19 @@ def main() -> None:
     outcome.write(args.result)
 
 
+def _check_probes(recipe: Mapping[str, Any]) -> None:
+    """Raise UsageError where the file of train.check is not the one that the recipe was made with."""
+    check, recorded = recipe["train"].get("check"), recipe.get("check_probes")
+    if check is not None and recorded is not None and sha256_file(Path(check["probes"])) != recorded:
+        raise UsageError(
+            f"train.check.probes: {check['probes']} has changed since the recipe was made (sha256); run snakemake again"
+        )
+
+
 def trained(args: argparse.Namespace, recipe: Mapping[str, Any]) -> Outcome:
     """Train as the options say."""
     train = recipe["train"] if args.steps is None else {**recipe["train"], "steps": args.steps}
+    _check_probes(recipe)
     report = MemoryReport(args.memory_report) if args.memory_report else None
 
     def tell(phase: str) -> None:

@@ -66,6 +66,7 @@ class AutogradStepper:
     pad: int
     phase: Phase
     done: list[Result] = field(default_factory=list)
+    lr_factor: float = 1.0
 
     def preflight(self, chats: Sequence[Sequence[int]]) -> float:
         return check_forward(self.model, chats)
@@ -117,7 +118,7 @@ class AutogradStepper:
         self.phase("batch_ready")
         self.optimizer.zero_grad()
         self.phase("zero_grad_done")
-        lr = self.recipe.lr_at(step)
+        lr = self.recipe.lr_at(step) * self.lr_factor
         try:
             loss, facts = self._update(pieces, lr)
         except NonFiniteError as error:

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -41,12 +41,13 @@ from fgod.nvfp4.folders import (
 from fgod.registry import ARCHITECTURES
 from fgod.system import files
 from fgod.system.procfs import resident_mib
-from fgod.train import checkpoint
+from fgod.train import checkpoint, dose
 from fgod.train.batches import batches
 from fgod.train.checkpoint import Schedule
 from fgod.train.choose import choose_stepper
 from fgod.train.device.plan import predict_on_device
 from fgod.train.device.settings import choose_device, processor, repeatable_cuda
+from fgod.train.dose import Asker
 from fgod.train.efficiency import Watch, lost_updates
 from fgod.train.memory import MIB, Prediction, check_fits, predict
 from fgod.train.optimizer import StepFacts
@@ -128,6 +129,9 @@ class _Run:
     identity: checkpoint.Identity
     resumed_at: list[int]
     request_reader: RequestReader
+    asker: Asker | None = None
+    checks: list[dose.Result] = field(default_factory=list)
+    """What the probes came to so far."""
 
     def fit(self, plan: Iterator[list[Sample]]) -> str:
         """The steps that are not done yet; returns why training diverged, or nothing.
@@ -145,11 +149,15 @@ class _Run:
             StepTable(job.work / PARTIAL_GROUPS, GROUP_COLUMNS, job.stage, job.lineage, done) as groups,
         ):
             for step, samples in enumerate(islice(plan, done, None), start=done):
+                state = self._begin(step)
+                if state.ended:
+                    return ""
                 last = step + 1 == job.recipe.steps
+                asked = job.recipe.check is not None and dose.is_due(step + 1, state, job.recipe.check)
                 try:
                     self.stepper.launch(step, samples)
                     due, stop = not last and job.schedule.due(step + 1), self._asked_to_stop()
-                    results = self.stepper.completed(last or due or stop)
+                    results = self.stepper.completed(last or due or stop or asked)
                 except DivergedError as error:
                     return f"step {error.step} of {job.recipe.steps}: {error}"
                 for row, facts in results:
@@ -161,12 +169,38 @@ class _Run:
                     left = (time.perf_counter() - begin) / (row.step - done) * (job.recipe.steps - row.step)
                     job.progress(row.step, job.recipe.steps, row.loss, left)
                     self._judge(watch, facts, row)
+                if asked:
+                    self._ask(step + 1)
                 if due or stop:
-                    checkpoint.save(job.work, optimizer, self.identity, {"resumed_at": self.resumed_at})
+                    checks = [asdict(result) for result in self.checks]
+                    more = {"resumed_at": self.resumed_at, **({"checks": checks} if checks else {})}
+                    checkpoint.save(job.work, optimizer, self.identity, more)
                 if stop:
                     self.request_reader.done()
                     raise StoppedError(f"step {step + 1} of {job.recipe.steps}: the guard asked to save and stop")
         return ""
+
+    def _begin(self, step: int) -> dose.State:
+        """Before a step: what the checks so far come to, with the learning rate that follows from it."""
+        check = self.job.recipe.check
+        if check is None:
+            return dose.State()
+        state = dose.state_after(self.checks, check.decay)
+        self.stepper.lr_factor = dose.lr_factor(step, state, check)
+        return state
+
+    def _ask(self, step: int) -> None:
+        """Ask the probes of the weights as they are now, and say what came of it."""
+        assert self.asker is not None and self.job.recipe.check is not None
+        begin, before = time.perf_counter(), dose.state_after(self.checks, self.job.recipe.check.decay)
+        result = self.asker.ask(self.stepper.model, step)
+        self.checks.append(result)
+        state = dose.state_after(self.checks, self.job.recipe.check.decay)
+        follows = "the stage ends" if state.ended else "the rate decays" if state.decays_from else ""
+        if before.decays_from and not state.ended:
+            follows = "not any more: training goes on"
+        shares = ", ".join(f"{name} {share:.3f}" for name, share in result.shares.items())
+        _say(f"check · step {step} · {shares} · {time.perf_counter() - begin:.1f} s{' · ' if follows else ''}{follows}")
 
     def _asked_to_stop(self) -> bool:
         """Look whether the guard asks for something; empty the cache if that is it."""
@@ -339,6 +373,7 @@ def run(job: Job) -> Outcome:
         weights_sha256=files.sha256_listing(written) if written else "",
         weights_files=written,
         steps_done=stepper.optimizer.steps_done,
+        checks=[asdict(result) for result in training.checks],
         wall_s=round(time.perf_counter() - begin, 3),
         threads=job.recipe.threads,
         full_parameter=not job.recipe.partial,
@@ -368,11 +403,15 @@ def _encoded(job: Job) -> tuple[list[Sample], int]:
 def _resume(stepper: Stepper, job: Job, processor: str) -> _Run:
     """Go on from the newest checkpoint of this very run, if there is one."""
     taught_by = [files.sha256_folder(job.teacher)] if job.recipe.kl is not None and job.teacher is not None else []
+    if job.recipe.check is not None:
+        taught_by.append(files.sha256_file(Path(job.recipe.check.probes)))
     run = checkpoint.digest_of(job.recipe, job.rows, job.seed, job.start, taught_by)
     identity = checkpoint.Identity(run, processor)
     saved = checkpoint.restore(job.work, stepper.optimizer, identity)
     resumed_at = [] if saved is None else [*saved["resumed_at"], stepper.optimizer.steps_done]
-    return _Run(stepper, job, identity, resumed_at, RequestReader.from_environment())
+    checks = [] if saved is None else [dose.Result(**one) for one in saved.get("checks", [])]
+    asker = None if job.recipe.check is None else Asker(job.recipe.check, ChatFormat.of_folder(job.start, job.chat))
+    return _Run(stepper, job, identity, resumed_at, RequestReader.from_environment(), asker, checks)
 
 
 def _fit(training: _Run, plan: Iterator[list[Sample]]) -> str:

@@ -155,6 +155,8 @@ def predict(
     packed = (recipe.master_dtype, recipe.m_dtype, recipe.v_dtype) != ("fp32", "fp32", "fp32")
     update = 4 * chunk * (_PACKED_TEMPORARIES if packed else _UPDATE_TEMPORARIES)
     quantised = 0 if recipe.step_in_backward else quantised
+    if recipe.check is not None:  # all weights rounded once, to ask
+        quantised = max(quantised, sum(packed_sizes) * item)
     logits = labels * config["vocab_size"] * (2 * item + (8 if recipe.kl is None else _SLOPES))
     if not recipe.step_in_backward:  # what waited for the backward pass is gone by then
         update -= quantised + activations + logits

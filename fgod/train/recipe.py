@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, field
 from typing import Annotated, Any, Self
 
-from annotated_types import Ge, Interval, Lt
+from annotated_types import Ge, Interval, Lt, MinLen
+from pydantic import StringConstraints
 from pydantic.dataclasses import dataclass
 
 from fgod.errors import UsageError
@@ -22,6 +23,7 @@ from fgod.validation import (
     OneOf,
     OrNull,
     Positive,
+    Text,
     plain,
     validate,
 )
@@ -76,6 +78,25 @@ class Kl(Keys):
     """Of both distributions; above 1 the base's less probable tokens count more."""
     teacher: Annotated[str, OneOf(TEACHERS)] = "rounded"
     """The base as it answers, rounded to NVFP4; or plain, as its folder has it."""
+
+
+AtLeastOrMost = Annotated[str, StringConstraints(pattern=r"^(>=|<=)\s*(0?\.[0-9]+|0|1|1\.0+)$")]
+
+
+@dataclass(frozen=True, config=KEYS)
+class Check(Keys):
+    """A stage ends when its probes hold: the least training that teaches (`fgod.train.dose`)."""
+
+    until: Annotated[Mapping[str, AtLeastOrMost], MinLen(1)]
+    """Share of right answers to each list of questions: identity: ">=0.95"."""
+    probes: Text
+    """File of these lists, JSON."""
+    every: Count = 20
+    """Steps between two checks."""
+    decay: Count = 8
+    """Steps over which the learning rate decays, once two checks in a row held."""
+    max_new_tokens: Count = 32
+    """Longest answer."""
 
 
 @dataclass(frozen=True, config=KEYS)
@@ -148,6 +169,8 @@ class TrainKeys(Keys):
     """ce: cross entropy of the answers. scalar (debug): mean |hidden state| at their places."""
     kl: Annotated[Kl | None, OmitDefault()] = None
     """How the base's own answers are rehearsed; null: by cross entropy, as all others are taught."""
+    check: Annotated[Check | None, OmitDefault()] = None
+    """When the stage ends before its last step; null: never."""
     train_last_layers: CountOrZero = 0
     """0: every tensor. N (debug): only the last N layers and the final norm."""
 

@@ -36,6 +36,9 @@ class DivergedError(Exception):
 class Stepper(Protocol):
     """Makes optimizer steps. On a GPU a step's results may arrive after the next one was launched."""
 
+    lr_factor: float
+    """Of the learning rate that the recipe gives a step; 1 unless the stage is about to end (`fgod.train.dose`)."""
+
     @property
     def recipe(self) -> TrainRecipe: ...
     @property

@@ -81,7 +81,7 @@ def predict_on_device(
         v=0 if host else known.v,
         pinned=host,
         gradients=gradients,
-        quantised=2 * largest,
+        quantised=2 * largest if recipe.check is None else max(2 * largest, known.quantised),
         activations=kept + of_layer,
         logits=chunk * (2 * item),
         workspace=CUDA_WORKSPACE + CHUNK["cuda"] * 4,

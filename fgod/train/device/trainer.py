@@ -100,7 +100,7 @@ class DeviceStepper:
         phase: Phase = lambda _: None,
     ) -> None:
         self.network, self.optimizer, self.recipe, self.pad, self.say = network, optimizer, recipe, pad, say
-        self.phase = phase
+        self.phase, self.lr_factor = phase, 1.0
         self.gradients = GroupGradients(optimizer, network.masters)
         self.device = network.masters.device
         self.graphs = graphs and self.device.type == "cuda" and recipe.step_in_backward
@@ -130,7 +130,7 @@ class DeviceStepper:
 
     def launch(self, step: int, samples: Sequence[Sample]) -> None:
         self.phase("batch_ready")
-        lr = self.recipe.lr_at(step)
+        lr = self.recipe.lr_at(step) * self.lr_factor
         batches = self._batches(samples)
         labels = sum(len(batch.labels) for batch in batches)
         values = self.optimizer.host_numbers(lr)

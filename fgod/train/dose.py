@@ -1,0 +1,111 @@
+"""The least training that teaches: probes are asked while a stage trains, and it ends when they hold.
+
+    train: {steps: 400, lr: 1.0e-5, check: {every: 20, until: {identity: ">=0.95"}, probes: check.json}}
+
+`check.json` has lists of questions by name (`fgod.data.questions`). Every `every` steps the weights, rounded once,
+answer them. When `until` holds twice in a row, the learning rate decays over `decay` steps; if it holds once more then,
+the stage ends, else training goes on as it was. What comes next depends on the results so far alone (`state_after`), so
+that a run that was stopped goes on the same way.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from fgod.data.questions import read_questions
+from fgod.model.chats import ChatFormat
+from fgod.model.generate import greedy
+from fgod.nvfp4.layers import StraightThroughLinear, quantised_once
+from fgod.train.recipe import Check
+
+TWICE = 2
+"""Checks in a row that must hold before the rate decays."""
+
+
+# ---------------------------------------------------------------------------------------------- the controller
+
+
+@dataclass(frozen=True)
+class Result:
+    """A check after `step` steps: the share of right answers to each list of questions, and whether `until` holds."""
+
+    step: int
+    shares: Mapping[str, float]
+    held: bool
+
+
+@dataclass(frozen=True)
+class State:
+    """`decays_from`: the step after which the rate decays; `ended`: nothing more is to be trained."""
+
+    decays_from: int | None = None
+    ended: bool = False
+
+
+def state_after(results: Sequence[Result], decay: int) -> State:
+    """What the results of all checks so far come to."""
+    row, decays_from = 0, None
+    for result in results:
+        if decays_from is not None:
+            if result.held:
+                return State(decays_from, ended=True)
+            row, decays_from = 0, None
+        else:
+            row = row + 1 if result.held else 0
+            decays_from = result.step if row == TWICE else None
+    return State(decays_from)
+
+
+def is_due(step: int, state: State, check: Check) -> bool:
+    """Whether the probes are asked after so many steps."""
+    return step % check.every == 0 if state.decays_from is None else step == state.decays_from + check.decay
+
+
+def lr_factor(step: int, state: State, check: Check) -> float:
+    """Of the learning rate of a step (0 is the first): along a line from 1 to next to nothing while it decays."""
+    if state.decays_from is None:
+        return 1.0
+    return 1 - (step + 1 - state.decays_from) / (check.decay + 1)
+
+
+_TESTS = {">=": operator.ge, "<=": operator.le}
+
+
+def holds(shares: Mapping[str, float], until: Mapping[str, str]) -> bool:
+    """Whether every share is as `until` says."""
+    for name, text in until.items():
+        sign, value = re.fullmatch(r"(>=|<=)\s*([0-9.]+)", text).groups()  # type: ignore[union-attr] # the recipe's
+        if not _TESTS[sign](shares[name], float(value)):
+            return False
+    return True
+
+
+# ---------------------------------------------------------------------------------------------- asking
+
+
+class Asker:
+    """Asks the questions of a model that trains."""
+
+    def __init__(self, check: Check, chat: ChatFormat) -> None:
+        self.check, self.chat = check, chat
+        self.questions = read_questions(Path(check.probes), check.until)
+
+    def ask(self, model: PreTrainedModel, step: int) -> Result:
+        """What a prepared model answers with its weights rounded once; it trains on as before afterwards."""
+        asked = [question for questions in self.questions.values() for question in questions]
+        quantised_once(model)
+        try:
+            replies = greedy(model, self.chat, [q.chat for q in asked], self.check.max_new_tokens)
+        finally:
+            for module in model.modules():
+                if isinstance(module, StraightThroughLinear):
+                    module.quantised = None
+        right = iter(q.accept.accepts(reply.text) for q, reply in zip(asked, replies, strict=True))
+        shares = {name: sum(next(right) for _ in qs) / len(qs) for name, qs in self.questions.items()}
+        return Result(step, shares, holds(shares, self.check.until))
