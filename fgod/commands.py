@@ -88,11 +88,27 @@ def import_model(args: Namespace) -> int:
     with lasting_imports():
         from fgod.importing.gguf import import_gguf
 
-    if args.out.exists():
-        raise UsageError(f"{args.out}: this folder exists; expected a new name (nothing is overwritten)")
+    _check_new(args.out)
     facts = import_gguf(args.file, args.out, args.dtype, say=_say)
     _say(f"{args.out}: {facts.architecture}, {facts.layers} layers, {facts.dtypes[0]}")
     return 0
+
+
+def fetch(args: Namespace) -> int:
+    """Fetch a model from the Hugging Face hub."""
+    with lasting_imports():
+        from fgod.importing.hub import fetch as fetch_model
+
+    out = args.out or Path("models") / args.repository.rpartition("/")[2]
+    _check_new(out)
+    commit = fetch_model(args.repository, out, args.revision, say=_say)
+    _say(f"{out}: {args.repository} at {commit}")
+    return 0
+
+
+def _check_new(out: Path) -> None:
+    if out.exists():
+        raise UsageError(f"{out}: this folder exists; expected a new name (nothing is overwritten)")
 
 
 def rehearsal(args: Namespace) -> int:
