@@ -503,10 +503,13 @@ def _add_people(commands: Any) -> None:
     dtypes = ["bfloat16", "float32"]
     imported.add_argument("--dtype", choices=dtypes, default=dtypes[0], help=f"of the weights (default: {dtypes[0]})")
 
-    fetched = _command(commands, "fetch", "fetch", "fetch a model from the Hugging Face hub")
-    fetched.add_argument("repository", metavar="OWNER/NAME", help="a dense chat model of a known family")
-    fetched.add_argument("out", type=Path, nargs="?", metavar="OUT", help="folder to write (default: models/NAME)")
-    fetched.add_argument("--revision", default="main", help="branch, tag or commit (default: main)")
+    def fetched(args: argparse.Namespace) -> list[Path]:
+        return [args.folder or Path("models") / args.repository.rpartition("/")[2]]
+
+    fetch = _command(commands, "fetch", "fetch", "fetch a model from the Hugging Face hub", [], fetched, people=True)
+    fetch.add_argument("repository", metavar="OWNER/NAME", help="a dense chat model of a known family")
+    fetch.add_argument("folder", type=Path, nargs="?", metavar="OUT", help="folder to write (default: models/NAME)")
+    fetch.add_argument("--revision", default="main", help="branch, tag or commit (default: main)")
 
     inspect = _command(commands, "inspect", "inspect", "what a folder of weights holds")
     inspect.add_argument("folder", type=Path, metavar="FOLDER", help="master/ or nvfp4/ of a run, or any model folder")

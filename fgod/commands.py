@@ -99,7 +99,7 @@ def fetch(args: Namespace) -> int:
     with lasting_imports():
         from fgod.importing.hub import fetch as fetch_model
 
-    out = args.out or Path("models") / args.repository.rpartition("/")[2]
+    (out,) = args.outputs(args)
     _check_new(out)
     commit = fetch_model(args.repository, out, args.revision, say=_say)
     _say(f"{out}: {args.repository} at {commit}")

@@ -140,7 +140,8 @@ def test_every_path_that_a_command_is_given_is_an_input_or_an_output_of_its_entr
             continue
         paths = [action for action in parser._actions if action.type is Path and action.dest not in scratch]
         given = {
-            action.dest: [Path(f"x/{action.dest}")] if action.nargs else Path(f"x/{action.dest}") for action in paths
+            action.dest: Path(f"x/{action.dest}") if action.nargs in (None, "?") else [Path(f"x/{action.dest}")]
+            for action in paths
         }
         values = {action.dest: action.default for action in parser._actions}
         values |= {"base": {"kind": "folder", "path": "x/base"}, "files": {"mine": "x/mine.tsv"}} | given
