@@ -24,6 +24,6 @@ rule all:
     default_target: True
     input:
         rules.data.input,  # a mix that cannot be made is known before hours of training, and made beside it
-        visited("verdict.json"),
-        "results/report.html",
-        str(layout.Releases().promoted),
+        visited("verdict"),
+        layout.REPORT,
+        layout.Releases().promoted,

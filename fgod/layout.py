@@ -208,6 +208,10 @@ class Mix:
     def stamp(self) -> Path:
         return self.folder / "mix.json"
 
+    def audit(self, seq_len: int | str) -> Path:
+        """The audit of its rows for stages with so many tokens a row."""
+        return self.folder / f"audit-{seq_len}.json"
+
     def teacher(self, digest: str) -> Teacher:
         """The base's distributions over its rehearsed rows, asked by the settings of this digest."""
         return Teacher(self.folder / f"teacher-{digest}")

@@ -8,16 +8,16 @@ with exit_on_fgod_error():
 
 rule base:
     output:
-        f"{BASE}/base.json",
+        BASE.stamp,
     shell:
         "{FGOD} base --base {BASE_SPEC:q} {SOURCED} --chat {CHAT:q} --out {output:q} {GUARD}"
 
 
 rule export_base:
     input:
-        ancient(f"{BASE}/base.json"),
+        ancient(BASE.stamp),
     output:
-        f"{BASE_EXPORT}/exported.json",
+        BASE_EXPORT.stamp,
     resources:
         gpu=gpus(records.device(EXPECTED.runs[0])),
     shell:
@@ -28,9 +28,9 @@ rule export_base:
 # The base's own answers to the prompts that mixes rehearse.
 rule rehearsal:
     input:
-        ancient(f"{BASE_EXPORT}/exported.json"),
+        ancient(BASE_EXPORT.stamp),
     output:
-        f"{REHEARSAL}/answers.tsv",
+        REHEARSAL.table,
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
     shell:
@@ -41,10 +41,10 @@ rule rehearsal:
 # The base's answers to the probes, against which every run is judged.
 rule reference:
     input:
-        export=ancient(f"{BASE_EXPORT}/exported.json"),
+        export=ancient(BASE_EXPORT.stamp),
         probes=ancient(PROBES),
     output:
-        f"{REFERENCE}/answers.tsv",
+        REFERENCE.table,
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
     shell:
@@ -55,9 +55,9 @@ rule reference:
 # Fails where the base itself cannot answer the probes: they cannot judge a run then.
 rule harness:
     input:
-        ancient(f"{REFERENCE}/answers.tsv"),
+        ancient(REFERENCE.table),
     output:
-        f"{REFERENCE}/harness.json",
+        REFERENCE.harness,
     params:
         base=BASE_SPEC,
         goal=GOAL,

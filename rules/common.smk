@@ -44,10 +44,13 @@ with exit_on_fgod_error():
 # In shell lines and no params: a plugin's change makes again only what its digest is part of.
 FGOD = shlex.join(["fgod", *plugin_options(CONFIG["plugins"])])
 
-BASE = f"artifacts/base/{INPUTS.base_id}"
-BASE_WEIGHTS = str(inputs.own_weights(CONFIG["base"]) or f"{BASE}/master")
+BASE = layout.base(INPUTS.base_id)
+RUN = layout.run_records("{stage}", "{lineage}")
+WEIGHTS = layout.run_weights("{stage}", "{lineage}")
+MIX = layout.mix("{mix}")
+BASE_WEIGHTS = str(inputs.own_weights(CONFIG["base"]) or BASE.master)
 BASE_DTYPE = CONFIG["stages"][0]["train"]["compute_dtype"]
-BASE_EXPORT = f"{BASE}/{BASE_DTYPE}"
+BASE_EXPORT = BASE.export(BASE_DTYPE)
 BASE_SPEC = canonical_json(CONFIG["base"])
 SOURCES = CONFIG["data"]["folder"]
 LANGUAGES = inputs.languages_of(CONFIG)
@@ -57,8 +60,8 @@ CHAT = canonical_json(CONFIG["chat"])
 PROBED = canonical_json(CONFIG["probe"])
 FILES = canonical_json(CONFIG["data"]["sources"])
 GPU = int(any(Path("/dev").glob("nvidia[0-9]*")))  # whether this machine has one
-REHEARSAL = f"{BASE}/answers/{INPUTS.rehearsal_id}"
-REFERENCE = f"{BASE}/answers/{inputs.reference_id(CONFIG)}"
+REHEARSAL = BASE.answers(INPUTS.rehearsal_id)
+REFERENCE = BASE.answers(inputs.reference_id(CONFIG))
 PROBES = CONFIG["data"]["probes"]
 GOAL = canonical_json({key: CONFIG[key] for key in ("persona", "disambiguation")})
 CONTEXT = canonical_json(
@@ -95,7 +98,7 @@ for run in EXPECTED.runs:
 
 def audit_of(run):
     """The audit of a run's rows: how long they may be is the run's, not the mix's."""
-    return f"artifacts/mixes/{run.mix_id}/audit-{records.seq_len(run)}.json"
+    return layout.mix(run.mix_id).audit(records.seq_len(run))
 
 
 wildcard_constraints:
@@ -143,12 +146,12 @@ def walk():
 
 def visited(name):
     """Input function: one file of the records of every run of the walk."""
-    return lambda wildcards: [f"results/runs/{run.stage}/{run.lineage}/{name}" for run in walk().runs]
+    return lambda wildcards: [getattr(records.records_of(run), name) for run in walk().runs]
 
 
 def promoted(name):
     """Input function: one file of the artifacts of every promoted run."""
-    return lambda wildcards: [f"artifacts/{run.stage}/{run.lineage}/{name}" for run in walk().promoted]
+    return lambda wildcards: [getattr(records.weights_of(run), name) for run in walk().promoted]
 
 
 def run_of(wildcards):

@@ -4,9 +4,9 @@
 
 rule mix:
     input:
-        ancient(f"{REHEARSAL}/answers.tsv"),
+        ancient(REHEARSAL.table),
     output:
-        "artifacts/mixes/{mix}/rows.tsv",
+        MIX.rows,
     params:
         spec=lambda wildcards: MIXES[wildcards.mix],
     priority: 1  # all data before any training: a fault in the last stage's costs no hours
@@ -16,11 +16,11 @@ rule mix:
 
 rule audit:
     input:
-        rows=ancient("artifacts/mixes/{mix}/rows.tsv"),
-        base=ancient(f"{BASE}/base.json"),  # its tokenizer says how long the rows are
+        rows=ancient(MIX.rows),
+        base=ancient(BASE.stamp),  # its tokenizer says how long the rows are
         probes=ancient(PROBES),
     output:
-        "artifacts/mixes/{mix}/audit-{seq_len}.json",
+        MIX.audit("{seq_len}"),
     priority: 1
     shell:
         "{FGOD} data audit {input.rows:q} --probes {input.probes:q} --goal {GOAL:q} {SOURCED}"
@@ -30,20 +30,20 @@ rule audit:
 def teacher_start(wildcards):
     """The stamp of the base as it teaches: rounded, or as its folder has it."""
     rounded = TEACHERS[wildcards.teacher]["teacher"] == "rounded"
-    return ancient(f"{BASE_EXPORT}/exported.json" if rounded else f"{BASE}/base.json")
+    return ancient(BASE_EXPORT.stamp if rounded else BASE.stamp)
 
 
 def teacher_weights(wildcards):
-    return f"{BASE_EXPORT}/nvfp4" if TEACHERS[wildcards.teacher]["teacher"] == "rounded" else BASE_WEIGHTS
+    return str(BASE_EXPORT.nvfp4) if TEACHERS[wildcards.teacher]["teacher"] == "rounded" else BASE_WEIGHTS
 
 
 # The base's distributions at the labels of a mix's rehearsed rows, for stages with train.kl.
 rule teacher:
     input:
         stamp=teacher_start,
-        rows=ancient("artifacts/mixes/{mix}/rows.tsv"),
+        rows=ancient(MIX.rows),
     output:
-        "artifacts/mixes/{mix}/teacher-{teacher}/teacher.json",
+        MIX.teacher("{teacher}").stamp,
     params:
         settings=lambda wildcards: canonical_json(TEACHERS[wildcards.teacher]),
     resources:

@@ -5,20 +5,20 @@ def trained_on(wildcards):
     """The rows that a run and those before it were trained on."""
     run, mixes = run_of(wildcards), []
     while run:
-        mixes.append(ancient(f"artifacts/mixes/{run.mix_id}/rows.tsv"))
+        mixes.append(ancient(layout.mix(run.mix_id).rows))
         run = run.parent
     return list(dict.fromkeys(mixes))
 
 
 rule probe:
     input:
-        export=ancient("artifacts/{stage}/{lineage}/exported.json"),
-        reference=ancient(f"{REFERENCE}/answers.tsv"),
-        harness=f"{REFERENCE}/harness.json",
+        export=ancient(WEIGHTS.stamp),
+        reference=ancient(REFERENCE.table),
+        harness=REFERENCE.harness,
         rows=trained_on,
     output:
-        replies="results/runs/{stage}/{lineage}/probes.tsv",
-        metrics="results/runs/{stage}/{lineage}/metrics.json",
+        replies=RUN.probes,
+        metrics=RUN.metrics,
     params:
         base=BASE_SPEC,
         goal=GOAL,
@@ -36,16 +36,16 @@ rule probe:
 def judged(wildcards):
     """What the gate reads. A failed run whose artifacts were pruned keeps its replies: it is not probed again."""
     run = run_of(wildcards)
-    folder = f"results/runs/{run.stage}/{run.lineage}"
-    fresh = [] if records.pruned(run) else [f"{folder}/metrics.json", f"{folder}/probes.tsv"]
-    return [f"{folder}/outcome.json", *fresh]
+    of_run = records.records_of(run)
+    fresh = [] if records.pruned(run) else [of_run.metrics, of_run.probes]
+    return [of_run.outcome, *fresh]
 
 
 checkpoint gate:
     input:
         judged,
     output:
-        "results/runs/{stage}/{lineage}/verdict.json",
+        RUN.verdict,
     params:
         limits=canonical_json(CONFIG["gate"]),
         require=lambda wildcards: records.requirements(CONFIG, wildcards.stage),

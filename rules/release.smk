@@ -6,10 +6,10 @@ from fgod.system.digests import CACHE
 
 rule promote:
     input:
-        exports=promoted("exported.json"),
-        walk="results/walk.json",
+        exports=promoted("stamp"),
+        walk=layout.WALK,
         tables=TABLES,
-        report="results/report.html",
+        report=layout.REPORT,
     output:  # nothing of a release, which snakemake would delete before it promotes another
         str(layout.Releases().promoted),
     params:

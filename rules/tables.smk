@@ -3,9 +3,9 @@
 
 rule walk:
     input:
-        visited("verdict.json"),
+        visited("verdict"),
     output:
-        "results/walk.json",
+        layout.WALK,
     params:
         walk=recorded_walk,
         context=CONTEXT,
@@ -15,11 +15,11 @@ rule walk:
 
 rule tables:
     input:
-        visited("outcome.json"),
-        walk="results/walk.json",
+        visited("outcome"),
+        walk=layout.WALK,
     output:
         TABLES,
     params:
         code=inputs.code_digest("tables.py", "evaluate") + PLUGINS,
     shell:
-        "{FGOD} tables --walk {input.walk:q} --out results/tables"
+        "{FGOD} tables --walk {input.walk:q} --out {layout.TABLES}"

@@ -6,23 +6,23 @@
 def starts_from(wildcards):
     """The stamp of the weights that a run starts from."""
     parent = run_of(wildcards).parent
-    return ancient(f"artifacts/{parent.stage}/{parent.lineage}/trained.json" if parent else f"{BASE}/base.json")
+    return ancient(records.weights_of(parent).trained if parent else BASE.stamp)
 
 
 def starting_weights(wildcards):
     parent = run_of(wildcards).parent
-    return f"artifacts/{parent.stage}/{parent.lineage}/master" if parent else BASE_WEIGHTS
+    return str(records.weights_of(parent).master) if parent else BASE_WEIGHTS
 
 
 def mix_rows(wildcards):
-    return ancient(f"artifacts/mixes/{run_of(wildcards).mix_id}/rows.tsv")
+    return ancient(layout.mix(run_of(wildcards).mix_id).rows)
 
 
 def teacher(wildcards):
     """The base's distributions over a run's rehearsed rows, where it is taught by them."""
     run = run_of(wildcards)
     settings = teacher_of(run)
-    return ancient(f"artifacts/mixes/{run.mix_id}/teacher-{settings}/teacher.json") if settings else []
+    return ancient(layout.mix(run.mix_id).teacher(settings).stamp) if settings else []
 
 
 def mix_audit(wildcards):
@@ -37,7 +37,7 @@ def first_fit(wildcards):
 
 rule recipe:
     output:
-        "results/runs/{stage}/{lineage}/recipe.json",
+        RUN.recipe,
     params:
         recipe=lambda wildcards: run_of(wildcards).recipe,
     shell:
@@ -46,18 +46,18 @@ rule recipe:
 
 rule train:
     input:
-        recipe=ancient("results/runs/{stage}/{lineage}/recipe.json"),
+        recipe=ancient(RUN.recipe),
         start=starts_from,
         rows=mix_rows,
         audit=mix_audit,
         teacher=teacher,
     output:
-        outcome="results/runs/{stage}/{lineage}/outcome.json",
-        log="results/runs/{stage}/{lineage}/train.tsv",
-        guard="results/runs/{stage}/{lineage}/guard.tsv",
-        participation="results/runs/{stage}/{lineage}/participation.tsv",
-        audit="results/runs/{stage}/{lineage}/mix_audit.json",
-        stamp="artifacts/{stage}/{lineage}/trained.json",
+        outcome=RUN.outcome,
+        log=RUN.training,
+        guard=RUN.guard,
+        participation=RUN.participation,
+        audit=RUN.mix_audit,
+        stamp=WEIGHTS.trained,
     threads: lambda wildcards: records.threads(run_of(wildcards))
     resources:
         gpu=lambda wildcards: gpus(records.device(run_of(wildcards))),
@@ -74,9 +74,9 @@ rule train:
 
 rule export:
     input:
-        ancient("artifacts/{stage}/{lineage}/trained.json"),
+        ancient(WEIGHTS.trained),
     output:
-        "artifacts/{stage}/{lineage}/exported.json",
+        WEIGHTS.stamp,
     params:
         dtype=lambda wildcards: records.compute_dtype(run_of(wildcards)),
     resources:

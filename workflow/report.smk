@@ -8,4 +8,4 @@ include: "../rules/report.smk"
 rule all:
     default_target: True
     input:
-        "results/report.html",
+        layout.REPORT,
