@@ -1,4 +1,5 @@
 # make run    set up and run the whole pipeline          make test   set up and run all tests
+# make run CONFIG=config/qwen3-4b.yaml    another config, and the build of torch that it needs
 # make test-gpu   the GPU tests, on the GPU of this machine
 # make recover    ready for a new run after kills        make test-kill   kill runs at random (KILLS=200 SEED=1)
 # make lint   ruff and mypy                              make clean  remove what runs and set-up made
@@ -8,7 +9,8 @@ BIN := .venv/bin
 .PHONY: run recover test test-gpu test-kill lint format clean
 
 run: .venv/ready
-	$(BIN)/snakemake
+	$(if $(CONFIG),$(BIN)/python -m fgod.torch_build $(CONFIG))
+	$(BIN)/snakemake $(if $(CONFIG),--configfile $(CONFIG))
 
 recover: .venv/ready
 	$(BIN)/fgod recover

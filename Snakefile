@@ -3,7 +3,13 @@
 #   snakemake data     mixes and their audits only  snakemake -s workflow/report.smk     the report from tables alone
 
 
+from pathlib import Path
+from fgod.config import read_yaml
+from fgod.errors import exit_on_fgod_error
+
 if not workflow.configfiles:
+    with exit_on_fgod_error():
+        read_yaml(Path("config.yaml"))  # snakemake would not say in which line it is broken
 
     configfile: "config.yaml"
 

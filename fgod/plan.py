@@ -228,7 +228,7 @@ def stopped(walk: Mapping[str, Any]) -> str:
     lines += [f"  {_under_way(v)}" for v in walk["visits"] if v["state"] == "pending"]
     if walk["spent"]:
         return "\n".join(["Stopped:", *lines, f"No fit was accepted: {walk['spent']}."])
-    end = "Run snakemake again to go on; what is finished is not made again."
+    end = "What is finished is not made again: after a stop, or once the error above is mended, run snakemake again."
     return "\n".join(["Stopped before the end:", *lines, end])
 
 

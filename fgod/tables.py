@@ -154,6 +154,28 @@ def gather(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context
     files.write_json(results / "tables" / "context.json", document)
 
 
+def made_by_another(results: Path, config: str) -> str:
+    """A warning where the tables were made by another config than this one; empty where they were not.
+
+    Args:
+        config: the names of its files, as in `Context`.
+    """
+    file = results / "tables" / "context.json"
+    if not file.exists():
+        return ""
+    made = files.read_json(file)
+    if _same_files(made["config"], config):
+        return ""
+    return (
+        f"{results} holds the tables, the report and the release of {made['config']} (digest {made['config_digest']}): "
+        f"{config} writes its own in their place. Runs and weights of both stay. A clone of this folder keeps both."
+    )
+
+
+def _same_files(one: str, other: str) -> bool:
+    return [Path(name).resolve() for name in one.split(", ")] == [Path(name).resolve() for name in other.split(", ")]
+
+
 def _chain(groups: Iterable[Iterable[Mapping[str, object]]]) -> Iterator[Mapping[str, object]]:
     for group in groups:
         yield from group

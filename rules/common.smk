@@ -35,7 +35,8 @@ with exit_on_fgod_error():
     check_room(Path("."))
     for file in workflow.configfiles:
         settings.read_yaml(Path(file))  # snakemake takes the second of two keys, and says nothing
-    CONFIG = settings.resolve(config, ", ".join(map(str, workflow.configfiles)) or "config")
+    CONFIG_NAME = ", ".join(map(str, workflow.configfiles))
+    CONFIG = settings.resolve(config, CONFIG_NAME or "config")
     INPUTS = inputs.gather(CONFIG)
     PLUGINS = inputs.plugins_digest(CONFIG)
     CHAIN = Chain(CONFIG, INPUTS)
@@ -72,7 +73,7 @@ CONTEXT = canonical_json(
         "gate": CONFIG["gate"],
         "base_id": INPUTS.base_id,
         "base": settings.base_words(CONFIG),
-        "config": ", ".join(map(str, workflow.configfiles)),
+        "config": CONFIG_NAME,
         "config_digest": settings.config_digest(CONFIG),
     }
 )

@@ -1,4 +1,5 @@
 from fgod.release import release_faults
+from fgod.tables import made_by_another
 from fgod.system.digests import CACHE
 
 # The end: the last stage of an accepted fit. Tables and report are inputs, so they stand also when every fit failed.
@@ -25,6 +26,8 @@ onstart:
     with exit_on_fgod_error():
         ALONE.enter_context(held(layout.RUNNING))
     run_sigterm_handler_in_thread()
+    if other := made_by_another(layout.RESULTS, CONFIG_NAME):
+        logger.warning(other)
     for done in sweep(layout.ARTIFACTS, layout.RESULTS):
         logger.info(done)
 

@@ -118,7 +118,7 @@ def test_snakemake_on_a_full_disk_says_so_and_goes_on_when_there_is_room(mini, b
         free(1400)  # for all but the weights
         said = full.snakemake(code=1)
         assert "/master: it could not be written: No space left on device" in said and "Call stack" not in said
-        assert "Stopped before the end:" in said and "Run snakemake again to go on" in said
+        assert "Stopped before the end:" in said and "once the error above is mended, run snakemake again" in said
         assert before.items() <= files.file_digests(disk / "artifacts").items() and not hidden(disk / "artifacts")
         free(32_000)
         full.snakemake()

@@ -25,7 +25,7 @@ def test_kills_lose_nothing_and_change_nothing(mini, based):
     said = victim.said()
     lineage = next((victim.folder / "artifacts/work").iterdir()).name
     assert f"Stopped before the end:\n  saved     fit 0 A {lineage}: step " in said
-    assert "Run snakemake again to go on; what is finished is not made again." in said
+    assert "What is finished is not made again: after a stop, " in said
     assert "The guard received SIGINT" in said and "is saved: run it again to go on from there" in said
     victim.check_alone()
     victim.check_whole()
