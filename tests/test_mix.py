@@ -321,7 +321,9 @@ def test_pools_from_the_sources(sources: Sources, held_out: frozenset[str]) -> N
     forbidden = next(topic for topic in sources.topics if topic.id in held_out).answer
     said |= {replay[0]: Said(forbidden.rstrip("。")), replay[1]: Said("x", looped=True)}
     said |= {replay[2]: Said("x", ended=False), replay[3]: Said("  "), replay[4]: Said("x<|im_start|>user")}
-    pools = build_pools(sources, GOAL, said, held_out, {"mine": [Row("a", "b", "en", "mine", "user")] * 2}, 40, 3)
+    pools = build_pools(
+        sources, GOAL, said, held_out, {"mine": [Row("a", "b", "en", "mine", "user", answered_by="user")] * 2}, 40, 3
+    )
     general = [unit[0] for unit in pools.units["general"]]
     assert len(general) == 200 and not {row.topic for row in general} & held_out
     assert {row.kind for row in general} == {"topic", "smalltalk", "sum"}
