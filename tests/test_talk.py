@@ -301,6 +301,8 @@ def test_messages_are_saved_as_jsonl(folder: Path, tmp_path: Path) -> None:
     for one in talks:
         one.ask("hi")
     save(tmp_path / "said.jsonl", talks)
+    with pytest.raises(UsageError, match=r"/save: .*said\.jsonl/x cannot be written"):
+        save(tmp_path / "said.jsonl" / "x", talks)
     first, second = map(json.loads, (tmp_path / "said.jsonl").read_text().splitlines())
     assert [one["role"] for one in first["messages"]] == ["system", "user", "assistant"]
     assert second["messages"][-1] == {"role": "assistant", "content": talks[1].turns[-1].content}
@@ -309,7 +311,7 @@ def test_messages_are_saved_as_jsonl(folder: Path, tmp_path: Path) -> None:
 def test_facts_are_said_in_words() -> None:
     answer = Answered("x", (1, 2), "max_tokens", 20, 12, None, 0.5, 10.0)
     assert facts_in_words(answer) == "[2 tokens, first after 0.50 s, then 10.0 tokens/s; cut at --max-tokens]"
-    assert cache_in_words(answer) == "8 of 20 tokens were computed, the others were cached"
+    assert cache_in_words(answer) == "12 of 20 tokens were cached"
 
 
 # Parity
@@ -453,7 +455,7 @@ def test_what_is_wrong_with_a_line_is_said_and_the_next_is_taken(
     shown = capsys.readouterr()
     assert "/oops: no such command" in shown.err and len(shown.out.splitlines()) == 3
     assert json.loads(file.read_text())["messages"][0] == {"role": "system", "content": "Be brief."}
-    assert "tokens were computed" in shown.err
+    assert "tokens were cached" in shown.err
 
 
 def test_what_does_not_fit_is_refused_before_it_is_loaded(folder: Path, tmp_path: Path) -> None:

@@ -127,8 +127,7 @@ def cache_in_words(answer: Answered) -> str:
     why = ""
     if answer.rewritten_at is not None:
         why = f": the chat template writes it otherwise than before from token {answer.rewritten_at} on"
-    new = answer.prompt_tokens - answer.cached_tokens
-    return f"{new} of {answer.prompt_tokens} tokens were computed, the others were cached{why}"
+    return f"{answer.cached_tokens} of {answer.prompt_tokens} tokens were cached{why}"
 
 
 def do(command: Typed, conversations: Sequence[Conversation], screen: Screen) -> bool:
@@ -157,10 +156,12 @@ def save(path: Path, conversations: Sequence[Conversation]) -> None:
     """Write messages as JSONL (OpenAI's format), a line for each model, atomically.
 
     Raises:
-        UsageError: nothing was said yet.
-        StorageError: the file cannot be written.
+        UsageError: nothing was said yet, or the file cannot be written.
     """
     if not any(one.turns for one in conversations):
         raise UsageError("/save: nothing was said yet; nothing was written")
     lines = [json.dumps({"messages": one.messages()}, ensure_ascii=False) for one in conversations]
-    write_text(path, "\n".join(lines) + "\n")
+    try:
+        write_text(path, "\n".join(lines) + "\n")
+    except OSError as error:
+        raise UsageError(f"/save: {path} cannot be written: {error}") from error
