@@ -22,11 +22,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from fgod import documents, layout
+from fgod.chat import ChatSettings
 from fgod.config import load
 from fgod.data.probes import expected, load_probes
 from fgod.data.rows import read_rows
 from fgod.data.sources import load_sources
 from fgod.evaluate.requirements import gate_limits
+from fgod.evaluate.scoring import Standard
 from fgod.evaluate.settings import ProbeSettings
 from fgod.gate import judge_run
 from fgod.layout import Base, Mix, RunRecords, RunWeights
@@ -58,6 +60,8 @@ def main() -> None:
     probes = load_probes(args.run / config["data"]["probes"], args.run / config["data"]["folder"])
     known = {probe.prompt: expected(sources, probe) for probe in probes}
     settings = ProbeSettings.from_dict(config["probe"] | {"device": device})
+    held_out, chat = frozenset(config["data"]["held_out_topics"]), ChatSettings.from_dict(config["chat"])
+    standard = Standard(goal, held_out, config["base"]["closed_answers"], settings.chrf)
     visits = read_json(args.run / layout.WALK)["walk"]["visits"]
     last = [visit for visit in visits if visit["fit"] == visits[-1]["fit"]]
     base = Base(args.run / layout.base(last[0]["starts_from"]).folder)
@@ -73,13 +77,13 @@ def main() -> None:
         out = args.out / visit["stage"]
         weights = RunWeights(out)
         begin = time.perf_counter()
-        outcome = run(Job(start, rows, train, recipe.seed, out / "work", out, weights.master, visit["stage"]))
+        job = Job(start, rows, train, recipe.seed, out / "work", out, weights.master, visit["stage"], chat=chat)
+        outcome = run(job)
         trained = time.perf_counter() - begin
         outcome.write(RunRecords(out).outcome)
         export(weights.master, weights.nvfp4, args.compute_dtype, device=torch.device(device))
         begin = time.perf_counter()
-        held_out = frozenset(config["data"]["held_out_topics"])
-        run_probes(weights.nvfp4, weights.master, reference, probes, known, goal, held_out, settings, out)
+        run_probes(weights.nvfp4, weights.master, reference, probes, known, standard, settings, out, chat_settings=chat)
         probed = time.perf_counter() - begin
         [stage] = [stage for stage in config["stages"] if stage["name"] == visit["stage"]]
         verdict = judge_run(out, gate_limits(config["gate"]), stage["require"])

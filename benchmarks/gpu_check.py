@@ -41,6 +41,7 @@ from fgod.data.probes import Probe, load_probes
 from fgod.data.rows import Row
 from fgod.data.sources import load_sources
 from fgod.documents import Outcome
+from fgod.evaluate.scoring import Standard
 from fgod.evaluate.settings import ProbeSettings
 from fgod.model.ask import write_answers
 from fgod.model.chats import ChatFormat
@@ -231,7 +232,7 @@ def probed(exported: Path, master: Path, reference: Path, out: Path) -> dict[str
     )
     settings = ProbeSettings.from_dict(PROBE)
     out.mkdir()
-    records = run_probes(exported, master, reference, probes, {}, goal, frozenset(), settings, out)
+    records = run_probes(exported, master, reference, probes, {}, Standard(goal), settings, out)
     return {"probes": len(records), "parity": json.loads((out / "metrics.json").read_text())["parity"]}
 
 

@@ -30,10 +30,12 @@ import torch
 from torch import Tensor
 
 from fgod.chain import Chain
+from fgod.chat import ChatSettings
 from fgod.config import load
 from fgod.data.probes import expected, load_probes
 from fgod.data.rows import read_rows
 from fgod.data.sources import load_sources
+from fgod.evaluate.scoring import Standard
 from fgod.evaluate.settings import ProbeSettings
 from fgod.inputs import gather
 from fgod.models.architecture import tensors_of
@@ -172,9 +174,9 @@ def measure(project: Project, variant: Variant, seed: int) -> tuple[dict[str, An
         recipe = replace(TrainRecipe.from_dict(known), **changes, **modes, min_update_efficiency=None)
         folder = Path(scratch)
         begin = time.process_time()
-        outcome = run(
-            Job(project.base, read_rows(project.rows), recipe, seed, folder / "work", folder, folder / "master")
-        )
+        chat = ChatSettings.from_dict(project.config["chat"])
+        rows, master = read_rows(project.rows), folder / "master"
+        outcome = run(Job(project.base, rows, recipe, seed, folder / "work", folder, master, chat=chat))
         seconds = time.process_time() - begin
         with (folder / "train.tsv").open(encoding="utf-8", newline="") as stream:
             told = list(csv.DictReader(stream, delimiter="\t"))
@@ -224,8 +226,9 @@ def probe(project: Project, folder: Path) -> dict[str, Any]:
     known = {p.prompt: expected(sources, p) for p in probes}
     held_out = frozenset(config["data"]["held_out_topics"])
     settings = ProbeSettings.from_dict(config["probe"])
-    goal = goal_from_config(config)
-    run_probes(folder / "nvfp4", None, project.reference, probes, known, goal, held_out, settings, folder)
+    standard = Standard(goal_from_config(config), held_out, config["base"]["closed_answers"], settings.chrf)
+    chat = ChatSettings.from_dict(config["chat"])
+    run_probes(folder / "nvfp4", None, project.reference, probes, known, standard, settings, folder, chat_settings=chat)
     return dict(json.loads((folder / "metrics.json").read_text())["metrics"])
 
 
