@@ -13,15 +13,17 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fgod import __version__
-from fgod.chat import ChatSettings
 from fgod.data.formats import user_sources
 from fgod.errors import UsageError, exit_on_fgod_error
 from fgod.layout import Answers, Base, Export, Mix, RunRecords, RunWeights, Teacher, run_of_path
 from fgod.registry import load_plugins
 from fgod.system.stop import stop_signals_as_exceptions
+
+if TYPE_CHECKING:
+    from fgod.chat import ChatSettings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -140,10 +142,12 @@ def _command(
 def _chat(parser: argparse.ArgumentParser) -> None:
     """Give a command that writes chats the option --chat."""
     help = "the config's key chat (default: the chat template alone)"
-    parser.add_argument("--chat", type=_chat_settings, default=ChatSettings(), metavar="JSON", help=help)
+    parser.add_argument("--chat", type=_chat_settings, default="{}", metavar="JSON", help=help)
 
 
 def _chat_settings(text: str) -> ChatSettings:
+    from fgod.chat import ChatSettings  # pydantic takes a quarter of a second, which most commands do not need
+
     try:
         return ChatSettings.from_dict(_json(text))
     except UsageError as error:
