@@ -34,7 +34,7 @@ from fgod.gate import judge_run
 from fgod.layout import Base, Mix, RunRecords, RunWeights
 from fgod.nvfp4 import export
 from fgod.persona import goal_from_config
-from fgod.probe.run import run_probes
+from fgod.probe.run import Reference, run_probes
 from fgod.system.files import digest, read_json
 from fgod.train.loop import Job, run
 from fgod.train.recipe import MEMORY, TrainRecipe
@@ -65,7 +65,8 @@ def main() -> None:
     visits = read_json(args.run / layout.WALK)["walk"]["visits"]
     last = [visit for visit in visits if visit["fit"] == visits[-1]["fit"]]
     base = Base(args.run / layout.base(last[0]["starts_from"]).folder)
-    [reference] = [answers.folder for answers in base.all_answers() if answers.logprobs.exists()]
+    [answers] = [answers.folder for answers in base.all_answers() if answers.harness.exists()]
+    reference = Reference(answers, base.export(config["stages"][0]["train"]["compute_dtype"]).nvfp4)
     start, found, same = base.master, [], True
     for visit in last:
         records = layout.run_records(visit["stage"], visit["lineage"], args.run / layout.RESULTS)

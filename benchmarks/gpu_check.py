@@ -54,7 +54,7 @@ from fgod.model.spec import EmbeddedSpec
 from fgod.nvfp4.export import export
 from fgod.nvfp4.folders import SHARD_BYTES
 from fgod.persona import goal_from_config
-from fgod.probe.run import answer_settings, run_probes
+from fgod.probe.run import Reference, answer_settings, run_probes
 from fgod.system.files import sha256_folder
 from fgod.system.procfs import forget_peak, peak_mib
 from fgod.train.loop import Job, run
@@ -125,9 +125,9 @@ WATCHED = {
     "fgod.nvfp4.folders": ("save_tensors",),
     "fgod.nvfp4.export": ("_tensors", "write_weights"),
     "fgod.system.files": ("file_digests", "drop_cached"),
-    "fgod.model.ask": ("load_model", "ask", "answer_logprobs"),
+    "fgod.model.ask": ("load_model", "ask"),
     "fgod.probe.run": (
-        "load_model", "read_logprobs", "ask", "measure_kl", "measure_parity", "stream_in", "export_record",
+        "load_model", "ask", "compare", "measure_parity", "stream_in", "export_record",
     ),
 }  # fmt: skip
 """Functions whose seconds are measured: those of their callers hold them."""
@@ -215,24 +215,19 @@ def answered(exported: Path, out: Path) -> None:
     """The reference's answers to all probes."""
     probes = the_probes()
     settings = answer_settings(ProbeSettings.from_dict(PROBE), ChatSettings())
-    write_answers(
-        exported, [p.prompt for p in probes], out, settings, [p.prompt for p in probes if p.scored_by == "reference"]
-    )
+    write_answers(exported, [p.prompt for p in probes], out, settings)
 
 
 def the_probes() -> list[Probe]:
     return load_probes(Path("traindata/probes.tsv"), Path("traindata"))
 
 
-def probed(exported: Path, master: Path, reference: Path, out: Path) -> dict[str, Any]:
+def probed(exported: Path, master: Path, answers: Path, out: Path) -> dict[str, Any]:
     """All probes, as a stage's are asked."""
-    probes, goal = (
-        the_probes(),
-        goal_from_config(load(Path("config.yaml"))),
-    )
+    probes, standard = the_probes(), Standard(goal_from_config(load(Path("config.yaml"))), closed=False)
     settings = ProbeSettings.from_dict(PROBE)
     out.mkdir()
-    records = run_probes(exported, master, reference, probes, {}, Standard(goal), settings, out)
+    records = run_probes(exported, master, Reference(answers, exported), probes, {}, standard, settings, out)
     return {"probes": len(records), "parity": json.loads((out / "metrics.json").read_text())["parity"]}
 
 

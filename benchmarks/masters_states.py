@@ -44,7 +44,7 @@ from fgod.nvfp4 import export
 from fgod.nvfp4.codec import BLOCK
 from fgod.nvfp4.folders import open_weights
 from fgod.persona import goal_from_config
-from fgod.probe.run import run_probes
+from fgod.probe.run import Reference, run_probes
 from fgod.train import codecs
 from fgod.train.loop import Job, run
 from fgod.train.memory import predict
@@ -159,7 +159,7 @@ class Project:
         [found] = [run for run in chain.fit(()).runs if run.stage == stage]
         rows = Path("artifacts/mixes", found.mix_id, "rows.tsv")
         base = Path("artifacts/base", chain.inputs.base_id)
-        references = [path.parent for path in base.glob("answers/*/logprobs.safetensors")]
+        references = [path.parent for path in base.glob("answers/*/harness.json")]
         if not (rows.exists() and references):
             raise SystemExit(f"{rows}, or the base's answers, are not there: run snakemake first")
         return cls(config, base / "master", rows, references[0], json.loads(found.recipe)["train"])
@@ -227,8 +227,9 @@ def probe(project: Project, folder: Path) -> dict[str, Any]:
     held_out = frozenset(config["data"]["held_out_topics"])
     settings = ProbeSettings.from_dict(config["probe"])
     standard = Standard(goal_from_config(config), held_out, config["base"]["closed_answers"], settings.chrf)
+    reference = Reference(project.reference, project.base.parent / "float32/nvfp4")
     chat = ChatSettings.from_dict(config["chat"])
-    run_probes(folder / "nvfp4", None, project.reference, probes, known, standard, settings, folder, chat_settings=chat)
+    run_probes(folder / "nvfp4", None, reference, probes, known, standard, settings, folder, chat_settings=chat)
     return dict(json.loads((folder / "metrics.json").read_text())["metrics"])
 
 

@@ -258,7 +258,7 @@ def _add_base(commands: Any) -> None:
         "reference",
         "its answers to the probes",
         ["export", "probes", "sources"],
-        outputs=lambda args: [args.out, Answers(args.out.parent).stamp, Answers(args.out.parent).logprobs],
+        outputs=lambda args: [args.out, Answers(args.out.parent).stamp],
         also=lambda args: [Export(args.export.parent).nvfp4],
     )
     _paths(
@@ -425,7 +425,7 @@ def _add_training(commands: Any) -> None:
 def _add_judging(commands: Any) -> None:
     def probed(args: argparse.Namespace) -> list[Path]:
         weights, answers = RunWeights(args.export.parent), Answers(args.reference.parent)
-        return [answers.stamp, answers.logprobs, weights.nvfp4, weights.master]
+        return [answers.stamp, args.reference_weights.parent / "nvfp4", weights.nvfp4, weights.master]
 
     probe = _command(
         commands,
@@ -440,6 +440,7 @@ def _add_judging(commands: Any) -> None:
         probe,
         export="stamp of the run's export",
         reference="answers.tsv of the base",
+        reference_weights="stamp of the base's export, which gave them",
         probes="the probes",
         out="metrics.json to write, beside probes.tsv",
     )

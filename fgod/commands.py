@@ -566,6 +566,7 @@ def probe(args: Namespace) -> int:
     _check_export(args.export)
     _check_digest(weights.master, weights.trained)
     check_answers(Answers(args.reference.parent))
+    _check_export(args.reference_weights)
     batch = args.batch or args.settings["batch"]
     supervise(args, f"the probe of {args.export.parent}", batch, args.settings["device"] == "cuda")
     return 0

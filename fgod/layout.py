@@ -159,10 +159,6 @@ class Answers:
         return self.folder / "answers.json"
 
     @property
-    def logprobs(self) -> Path:
-        return self.folder / "logprobs.safetensors"
-
-    @property
     def harness(self) -> Path:
         return self.folder / "harness.json"
 

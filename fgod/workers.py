@@ -208,15 +208,14 @@ def rehearsal(args: Namespace, worker: Worker) -> None:
 
 
 def reference(args: Namespace, worker: Worker) -> None:
-    """The base's answers to the probes, with log-probabilities where they are compared."""
+    """The base's answers to the probes."""
     from fgod.data.probes import load_probes
 
     probes = load_probes(args.probes, args.sources, args.languages)
-    compared = [p.prompt for p in probes if p.scored_by == "reference"]
     settings = AnswerSettings(
         args.settings["max_new_tokens"], args.batch, device=args.settings["device"], chat=args.chat
     )
-    _answers(args, worker, [p.prompt for p in probes], settings, compared)
+    _answers(args, worker, [p.prompt for p in probes], settings)
 
 
 def teacher(args: Namespace, worker: Worker) -> None:
@@ -255,16 +254,14 @@ def teacher(args: Namespace, worker: Worker) -> None:
         stamp.write(Teacher(folder).stamp)
 
 
-def _answers(
-    args: Namespace, worker: Worker, prompts: Sequence[str], settings: AnswerSettings, kept: Sequence[str] = ()
-) -> Sequence[Any]:
+def _answers(args: Namespace, worker: Worker, prompts: Sequence[str], settings: AnswerSettings) -> Sequence[Any]:
     gpu = use_device(settings.device)
     export = args.export.parent / "nvfp4"
     width = width_of(export, settings.chat, prompts)
-    asked = memory.Asked(width, settings.max_new_tokens, len(kept), settings.logprob_tokens)
+    asked = memory.Asked(width, settings.max_new_tokens)
     predicted = memory.answers_predictor(export, asked, worker.process(gpu), gpu)
     settings = replace(settings, batch_size=worker.fit(predicted, args.batch, gpu))
-    return write_answers(export, prompts, args.out.parent, settings, kept, worker.say, worker.beat)
+    return write_answers(export, prompts, args.out.parent, settings, worker.say, worker.beat)
 
 
 def width_of(folder: Path, settings: ChatSettings, prompts: Sequence[str]) -> int:
@@ -307,7 +304,7 @@ def probe(args: Namespace, worker: Worker) -> None:
     from fgod.evaluate.settings import ProbeSettings
     from fgod.persona import goal_from_config
     from fgod.probe.harness import check_unseen
-    from fgod.probe.run import KL_TOKENS, run_probes
+    from fgod.probe.run import Reference, run_probes
 
     probes = load_probes(args.probes, args.sources, args.languages)
     sources = load_sources(args.sources, args.languages)
@@ -316,15 +313,14 @@ def probe(args: Namespace, worker: Worker) -> None:
     settings = ProbeSettings.from_dict(args.settings)
     gpu = use_device(settings.device)
     master, export = args.export.parent / "master", args.export.parent / "nvfp4"
-    width = width_of(export, args.chat, [p.prompt for p in probes])
-    kept = sum(p.scored_by == "reference" for p in probes)
-    asked = memory.Asked(width, settings.max_new_tokens, kept, KL_TOKENS, copies=2)  # the reference's, and ours
-    predicted = memory.probe_predictor(export, master, asked, worker.process(gpu), gpu)
+    reference = Reference(args.reference.parent, args.reference_weights.parent / "nvfp4")
+    asked = memory.Asked(width_of(export, args.chat, [p.prompt for p in probes]), settings.max_new_tokens)
+    predicted = memory.probe_predictor(export, reference.weights, master, asked, worker.process(gpu), gpu)
     settings = replace(settings, batch=worker.fit(predicted, args.batch, gpu))
     run_probes(
         export,
         master,
-        args.reference.parent,
+        reference,
         probes,
         known,
         Standard(goal_from_config(args.goal), frozenset(args.held_out), args.base["closed_answers"], settings.chrf),

@@ -14,6 +14,7 @@ rule probe:
     input:
         export=ancient(WEIGHTS.stamp),
         reference=ancient(REFERENCE.table),
+        weights=ancient(BASE_EXPORT.stamp),
         harness=REFERENCE.harness,
         rows=trained_on,
     output:
@@ -28,9 +29,10 @@ rule probe:
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
     shell:
-        "{FGOD} probe --export {input.export:q} --reference {input.reference:q} --probes {PROBES:q}"
-        " {SOURCED} --base {params.base:q} --goal {params.goal:q} --held-out {params.held_out:q}"
-        " --settings {params.settings:q} --chat {CHAT:q} --rows {input.rows:q} --out {output.metrics:q} {GUARD}"
+        "{FGOD} probe --export {input.export:q} --reference {input.reference:q}"
+        " --reference-weights {input.weights:q} --probes {PROBES:q} {SOURCED} --base {params.base:q}"
+        " --goal {params.goal:q} --held-out {params.held_out:q} --settings {params.settings:q} --chat {CHAT:q}"
+        " --rows {input.rows:q} --out {output.metrics:q} {GUARD}"
 
 
 def judged(wildcards):

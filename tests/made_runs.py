@@ -10,7 +10,7 @@ from typing import Any
 from fgod.data.probes import Probe
 from fgod.documents import Audit, Finding, Outcome, Parity, Probed, Recipe
 from fgod.evaluate.requirements import gate_limits
-from fgod.evaluate.scoring import Said, Scored, Standard, score
+from fgod.evaluate.scoring import NOT_COMPARED, Likelihood, Said, Scored, Standard, score
 from fgod.gate import judge_run
 from fgod.layout import RunRecords, run_records
 from fgod.persona import Goal, Kind, Persona, Rule
@@ -93,8 +93,9 @@ def scored(mood: str) -> list[Scored]:
         answer = reply(probe, reference, mood)
         if mood == "good" and place == len(PROBES) - 1:
             answer = said("麵包是<b>一種</b> & 食物。")
-        kl = None if probe.suite != "retention" else 9.0 if mood == "collapsed" else 0.004
-        rows.append(score(probe, STANDARD, answer, said(reference), (reference,), kl=kl))
+        near = Likelihood(6, 9.0, 8.0, 0.1) if mood == "collapsed" else Likelihood(6, 0.004, 0.002, 0.98)
+        near = near if probe.suite == "retention" else NOT_COMPARED
+        rows.append(score(probe, STANDARD, answer, said(reference), (reference,), near))
     return rows
 
 

@@ -13,7 +13,7 @@ from fgod.data.probes import Probe
 from fgod.documents import Metrics, Outcome, Probed
 from fgod.errors import FgodError, UsageError
 from fgod.evaluate.requirements import gate_limits, parse_requirements
-from fgod.evaluate.scoring import Said, Scored, score
+from fgod.evaluate.scoring import Likelihood, Said, Scored, score
 from fgod.gate import DECISIONS, Limits, Verdict, checks_of, judge, judge_run
 from fgod.probe.record import measured
 from fgod.system import files
@@ -38,7 +38,8 @@ def replies(say: Callable[[Probe, str], Said | None]) -> list[Scored]:
     out = []
     for record, (probe, reference) in zip(scored("good"), PROBES.items(), strict=True):
         other = say(probe, reference)
-        same = record if other is None else score(probe, STANDARD, other, said(reference), (reference,), kl=0.004)
+        near = Likelihood(6, 0.004, 0.002, 0.98)
+        same = record if other is None else score(probe, STANDARD, other, said(reference), (reference,), near)
         out.append(same)
     return out
 

@@ -14,7 +14,7 @@ from fgod.data.rows import Row
 from fgod.model.chats import ChatFormat
 from fgod.model.decode import decode
 from fgod.model.embedded import train_base
-from fgod.model.generate import Reply, answer_logprobs, greedy, left_padded, loops
+from fgod.model.generate import Reply, greedy, left_padded, loops
 from fgod.model.load import load_model
 from fgod.model.spec import EmbeddedSpec
 
@@ -83,7 +83,7 @@ def test_reply_that_is_cut_off_has_not_ended(loaded: Loaded) -> None:
 
 
 def test_nothing_asked_nothing_said(loaded: Loaded) -> None:
-    assert greedy(*loaded, []) == [] and answer_logprobs(*loaded, [], []) == []
+    assert greedy(*loaded, []) == []
 
 
 def test_settings_of_the_folder_do_not_count(loaded: Loaded) -> None:
@@ -97,30 +97,6 @@ def test_settings_of_the_folder_do_not_count(loaded: Loaded) -> None:
         assert model.generation_config.repetition_penalty == 9.0
     finally:
         model.generation_config = kept
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 128])
-def test_logprobs_are_their_slow_twin(loaded: Loaded, batch_size: int) -> None:
-    model, chat = loaded
-    answers = [r.token_ids for r in greedy(model, chat, PROMPTS, 20)]
-    answers[2] = answers[2][:1]
-    found = answer_logprobs(model, chat, PROMPTS, answers, 4, batch_size)
-    for prompt, answer, logprobs in zip(PROMPTS, answers, found, strict=True):
-        start = chat.prompt_ids(prompt)
-        with torch.inference_mode():
-            logits = model(torch.tensor([[*start, *answer]])).logits[0]
-        slow = logits.log_softmax(-1)[len(start) - 1 : len(start) - 1 + min(4, len(answer))]
-        assert logprobs.dtype == torch.float32 and logprobs.shape == slow.shape
-        torch.testing.assert_close(logprobs, slow, atol=2e-4, rtol=0)
-
-
-def test_bfloat16_gives_float32_logprobs(loaded: Loaded) -> None:
-    model, chat = loaded
-    half = load_model(Path(model.config._name_or_path), torch.bfloat16)
-    replies = greedy(half, chat, PROMPTS, 6)
-    (first, *_) = answer_logprobs(half, chat, PROMPTS, [r.token_ids for r in replies])
-    assert first.dtype == torch.float32
-    assert first.exp().sum(-1).tolist() == pytest.approx([1.0] * len(first), abs=1e-4)
 
 
 @pytest.mark.parametrize(

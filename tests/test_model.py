@@ -19,7 +19,7 @@ from fgod.data.rows import Row
 from fgod.documents import AnswersStamp, check_answers
 from fgod.errors import FgodError, UsageError
 from fgod.layout import Answers
-from fgod.model.ask import AnswerSettings, read_logprobs, write_answers
+from fgod.model.ask import AnswerSettings, write_answers
 from fgod.model.chats import ChatFormat
 from fgod.model.embedded import epoch_batches, learning_rate, train_base
 from fgod.model.load import load_model, load_tokenizer
@@ -236,23 +236,16 @@ def test_missing_and_broken_folders_are_named(base: Path, tmp_path: Path) -> Non
 
 def test_answers_round_trip(base: Path, tmp_path: Path) -> None:
     prompts = ["貓是什麼", "狗\t是\n什麼\\", "貓是什麼"]
-    settings = AnswerSettings(max_new_tokens=5, batch_size=2, logprob_tokens=3)
-    written = write_answers(base, prompts, tmp_path / "a", settings, with_logprobs=prompts[1:2])
+    settings = AnswerSettings(max_new_tokens=5, batch_size=2)
+    written = write_answers(base, prompts, tmp_path / "a", settings)
     found = read_answers(tmp_path / "a")
     assert list(found) == prompts[:2] and list(found.values()) == written
     assert all(1 <= len(a.token_ids) <= 5 for a in written)
     assert AnswersStamp.read(tmp_path / "a" / "answers.json").settings["max_new_tokens"] == 5
     check_answers(Answers(tmp_path / "a"))
-    logprobs = read_logprobs(tmp_path / "a")
-    assert list(logprobs) == prompts[1:2]
-    first = logprobs[prompts[1]]
-    assert first.dtype == torch.float32 and len(first) == min(3, len(written[1].token_ids))
-    assert first.argmax(-1).tolist() == list(written[1].token_ids[: len(first)])
 
 
 def test_faulty_answers_are_named(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="with_logprobs: 'b' is not among"):
-        write_answers(base, ["a"], tmp_path / "a", AnswerSettings(), ["b"])
     with pytest.raises(UsageError, match="batch_size: found 0"):
         AnswerSettings(batch_size=0)
     with pytest.raises(UsageError, match=r"answers\.tsv: no such file"):
@@ -266,5 +259,3 @@ def test_faulty_answers_are_named(base: Path, tmp_path: Path) -> None:
     table.write_text(header + "a\tb\ttrue\tfalse\t1\n" * 2)
     with pytest.raises(FgodError, match=r"answers\.tsv:3: the prompt 'a' stands twice"):
         read_answers(tmp_path)
-    with pytest.raises(UsageError, match=r"logprobs\.safetensors: no such file"):
-        read_logprobs(tmp_path)

@@ -15,8 +15,8 @@ from fgod.data.rows import spread
 from fgod.documents import Metrics, Probed
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.evaluate.measure import measure_all, measure_by_language
-from fgod.evaluate.metric import Estimate, mean, share, wilson
-from fgod.evaluate.scoring import Scored, agrees, answers_properly, normalise_reply, score
+from fgod.evaluate.metric import Estimate, mean, percentile, share, weighted_mean, wilson
+from fgod.evaluate.scoring import NOT_COMPARED, Likelihood, Scored, agrees, answers_properly, normalise_reply, score
 from fgod.layout import RunRecords
 from fgod.probe.harness import BY_SUITE_AND_LANGUAGE, check_harness, check_reference
 from fgod.probe.record import COLUMNS, measured, read_probes, write_probes, write_skipped
@@ -155,6 +155,10 @@ def test_metrics_of_a_good_run() -> None:
         "retention": (39 / 40, 40),
         "retention_held_out": (19 / 20, 20),
         "kl_reference": (pytest.approx(0.004), 40),
+        "kl_p99": (pytest.approx(0.004), 40),
+        "top1_agreement": (pytest.approx(0.98), 40),
+        "nll_shift": (pytest.approx(0.002), 40),
+        "kl_identity": (None, 0),
         "repetition_rate": (0.0, 80),
         "ended_rate": (1.0, 80),
         "distinct_replies": (9 / 80, 80),
@@ -227,7 +231,7 @@ FLAG = st.booleans()
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 RECORD = st.builds(
     Scored, TEXT, st.sampled_from(SCORINGS), *[TEXT] * 2, FLAG, *[TEXT] * 4, FLAG, *[st.none() | FLAG] * 2, *[FLAG] * 4,
-    st.none() | st.floats(0, 1e6), FLAG,
+    st.integers(0, 99), *[st.none() | st.floats(-1e6, 1e6)] * 3, FLAG,
 )  # fmt: skip
 
 
@@ -260,56 +264,119 @@ def test_measured_document() -> None:
     assert document["metrics"]["identity_rate"] == {"value": 1.0, "n": 20, "low": wilson(20, 20)[0], "high": 1.0}
 
 
-def test_divergence_is_kl_in_nats() -> None:
+def test_likelihoods_are_means_over_tokens() -> None:
+    import torch
+    from torch.nn.functional import kl_div
+
+    from fgod.probe.likelihood import likelihood
+
+    reference, ours = torch.randn(5, 40, generator=torch.manual_seed(1)), torch.randn(5, 40)
+    found = likelihood(reference, ours, (3, 1, 4, 1, 39))
+    p, q = reference.double().log_softmax(-1), ours.double().log_softmax(-1)
+    assert found.kl == pytest.approx(float(kl_div(q, p, reduction="batchmean", log_target=True)), rel=1e-9)
+    shift = sum(float(p[row, token] - q[row, token]) for row, token in enumerate((3, 1, 4, 1, 39))) / 5
+    assert (found.tokens, found.finite) == (5, True) and found.nll_shift == pytest.approx(shift, rel=1e-9)
+    assert found.top1 == sum(bool(a == b) for a, b in zip(p.argmax(-1), q.argmax(-1), strict=True)) / 5
+    assert likelihood(reference, reference, (0,) * 5) == Likelihood(5, 0.0, 0.0, 1.0)
+    assert likelihood(reference, ours * float("nan"), (0,) * 5) == Likelihood(5, finite=False)
+    assert likelihood(reference[:0], ours[:0], ()) == NOT_COMPARED
+
+
+def test_models_are_compared_in_batches_as_one_by_one(tmp_path: Path) -> None:
     import torch
 
-    from fgod.probe.run import Divergence, divergence
+    from fgod.model.chats import ChatFormat
+    from fgod.model.load import load_model
+    from fgod.nvfp4 import export
+    from fgod.probe.likelihood import compare, likelihood
+    from tests.tiny_model import QUESTIONS, tiny_folder
 
-    p, q = torch.tensor([[0.5, 0.5], [0.9, 0.1]]), torch.tensor([[0.25, 0.75], [0.9, 0.1]])
-    wanted = (0.5 * torch.log(torch.tensor(0.5 / 0.25)) + 0.5 * torch.log(torch.tensor(0.5 / 0.75))) / 2
-    assert divergence(p.log(), q.log()).kl == pytest.approx(float(wanted), rel=1e-6)
-    assert divergence(p.log(), p.log()) == Divergence(0.0, True)
-    assert divergence(p.log(), q.log() * float("nan")) == Divergence(None, False)
-    assert divergence(torch.empty(0, 2), torch.empty(0, 2)) == Divergence(None, True)
+    torch.set_num_threads(1)
+    master, packed = tiny_folder(tmp_path / "master"), tmp_path / "nvfp4"
+    export(master, packed)
+    base, model, chat = load_model(master), load_model(packed), ChatFormat.of_folder(packed)
+    answers = [
+        Answer(q, "", tuple(chat.tokenizer.encode(f"回答{q * i}")), True, False) for i, q in enumerate(QUESTIONS)
+    ]
+    for batch in (1, 3, 64):
+        for answer, found in zip(answers, compare(base, model, chat, answers, batch), strict=True):
+            start = chat.prompt_ids(answer.prompt)
+            read = torch.tensor([[*start, *answer.token_ids[:-1]]])
+            with torch.inference_mode():
+                theirs, ours = (m(read).logits[0, len(start) - 1 :] for m in (base, model))
+            slow = likelihood(theirs, ours, answer.token_ids)
+            assert (found.tokens, found.top1) == (slow.tokens, slow.top1)
+            assert found.kl == pytest.approx(slow.kl, rel=1e-3) and found.kl and found.kl > 0
+            assert found.nll_shift == pytest.approx(slow.nll_shift, rel=1e-2, abs=1e-6)
+    with pytest.raises(FgodError, match="logits for '你是誰' are not finite; mend the base"):
+        base.get_input_embeddings().weight.data.fill_(float("nan"))
+        compare(base, model, chat, answers, 64)
+
+
+def test_a_mean_over_tokens_weighs_replies_by_their_length() -> None:
+    records = [replace(r, tokens=1 + 9 * (i % 2), kl=float(i % 2)) for i, r in enumerate(scored("good"))]
+    found = measure_all(records)["kl_reference"]
+    assert (found.value, found.n) == (pytest.approx(20 * 10 / 220), 40)
+    assert found.low is not None and found.high is not None and 0.8 < found.low < found.value < found.high < 1
+
+
+def test_bootstrap_intervals_are_those_of_the_delta_method() -> None:
+    """Of a ratio of means: variance Σ w² (x − c)² / (Σ w)² (Cochran 1977, Sampling Techniques, 6.3)."""
+    import numpy as np
+
+    values = np.random.default_rng(3).normal(5, 2, size=400)
+    tokens = np.random.default_rng(4).integers(1, 64, size=400)
+    found = weighted_mean(values.tolist(), tokens.tolist())
+    centre = np.average(values, weights=tokens)
+    half = 1.96 * np.sqrt(((tokens * (values - centre)) ** 2).sum()) / tokens.sum()
+    assert found.value == pytest.approx(centre)
+    assert (found.low, found.high) == pytest.approx((centre - half, centre + half), abs=0.15 * half)
+    assert found == weighted_mean(values.tolist(), tokens.tolist())
+    assert weighted_mean([], []) == Estimate(None, 0) and weighted_mean([2.0], [3.0]) == Estimate(2.0, 1)
+
+
+def test_a_percentile_lies_within_its_interval() -> None:
+    values = [float(i * i % 101) for i in range(400)]
+    found = percentile(values, 99)
+    assert found.value == pytest.approx(sorted(values)[395], abs=2) and found.n == 400
+    assert found.low is not None and found.high is not None and found.low <= found.value <= found.high <= max(values)
+    assert percentile([], 99) == Estimate(None, 0) and percentile([2.0], 99) == Estimate(2.0, 1)
 
 
 def test_a_real_export_is_probed(tmp_path: Path) -> None:
-    """The reference's answers are hand-made, their log-probabilities the export's own: KL 0, and nothing agrees."""
+    """The reference's answers are hand-made, its weights the export's own: KL 0, and nothing agrees."""
     import torch
 
     from fgod.evaluate.settings import ProbeSettings
     from fgod.model.ask import AnswerSettings, write_folder
     from fgod.model.chats import ChatFormat
-    from fgod.model.generate import answer_logprobs
-    from fgod.model.load import load_model
     from fgod.nvfp4 import export
-    from fgod.probe.run import run_probes
+    from fgod.probe.run import Reference, run_probes
     from tests.tiny_model import tiny_folder
 
     torch.set_num_threads(1)
     master, packed, run = tiny_folder(tmp_path / "master"), tmp_path / "nvfp4", tmp_path / "run"
     export(master, packed)
-    model, chat = load_model(packed), ChatFormat.of_folder(packed)
+    chat = ChatFormat.of_folder(packed)
     probes = [p for i, p in enumerate(PROBES) if i % 6 == 0]
     answers = [Answer(p.prompt, PROBES[p], tuple(chat.tokenizer.encode(PROBES[p])), True, False) for p in probes]
-    asked = [a for a, p in zip(answers, probes, strict=True) if p.suite == "retention"]
-    found = answer_logprobs(model, chat, [a.prompt for a in asked], [a.token_ids for a in asked], 8, 64)
     (tmp_path / "answers").mkdir()
-    logprobs = {a.prompt: f for a, f in zip(asked, found, strict=True)}
-    write_folder(tmp_path / "answers", answers, logprobs, AnswerSettings())
+    write_folder(tmp_path / "answers", answers, AnswerSettings())
+    reference = Reference(tmp_path / "answers", packed)
 
     settings = ProbeSettings(max_new_tokens=12)
-    records = run_probes(packed, master, tmp_path / "answers", probes, {}, STANDARD, settings, run)
+    records = run_probes(packed, master, reference, probes, {}, STANDARD, settings, run)
     assert read_probes(run / "probes.tsv") == records and len(records) == len(probes)
     document = files.read_json(run / "metrics.json")
     assert document["status"] == "measured" and document["non_finite"] == 0
-    assert document["metrics"]["kl_reference"]["value"] == pytest.approx(0, abs=1e-9)
+    assert document["metrics"]["kl_reference"]["value"] == document["metrics"]["kl_identity"]["value"] == 0
+    assert document["metrics"]["top1_agreement"]["value"] == 1
     assert document["metrics"]["retention"]["value"] == 0.0
     assert document["parity"] == {"prompts": 4, "max_abs": 0.0, "mean_abs": 0.0, "first_differing_token": None}
     assert document["export"]["sha256"] == files.sha256_folder(packed)
     assert document["export"]["files"]["config.json"] == files.sha256_file(packed / "config.json")
     known = {p.prompt: ("else",) for p in probes if p.suite == "retention"}
-    run_probes(packed, None, tmp_path / "answers", probes, known, STANDARD, settings, run)
+    run_probes(packed, None, reference, probes, known, STANDARD, settings, run)
     document = files.read_json(run / "metrics.json")
     assert document["parity"] is None and document["metrics"]["retention"]["n"] == 0
 

@@ -17,7 +17,7 @@ from tests.made_runs import DOOM, STAGES, STORY, context, walk
 
 DESIGN = {
     "stages": "fit, stage, lineage, starts_from, decision, reasons, identity_rate, confusion_rate, "
-    "disambiguation_rate, leak_rate, retention, retention_held_out, kl_reference, repetition_rate, ended_rate, "
+    "disambiguation_rate, leak_rate, retention, retention_held_out, repetition_rate, ended_rate, "
     "distinct_replies, n_identity, n_disambiguation, n_retention, steps, lr, wall_s, peak_memory_mib, weights_sha256",
     "probes": "fit, stage, lineage, suite, kind, language, held_out, prompt, reply, reference, passed, marked, ended, "
     "looped",

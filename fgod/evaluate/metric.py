@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fgod.errors import UsageError
 from fgod.evaluate.scoring import Scored
 from fgod.registry import METRICS
@@ -132,6 +135,7 @@ class Metric(Legend):
         compute: all scored replies of a run, or those in one language → the value.
         equality: it counts equality with the reference's replies, which says something of closed answers alone.
         limit: the gate's limit where the config's `gate` says none; None: there is none then.
+        open_limit: the same where the base's answers are open (`fgod.evaluate.scoring.Standard`); None: `limit`.
         offends: how badly a reply offends, for the example beside a failed metric; 0 or less: it does not.
         by_language: also computed for each language.
     """
@@ -141,6 +145,7 @@ class Metric(Legend):
     compute: Callable[[Sequence[Scored]], Estimate]
     equality: bool = False
     limit: float | None = None
+    open_limit: float | None = None
     offends: Callable[[Scored], float] | None = None
     by_language: bool = False
 
@@ -152,11 +157,25 @@ class Metric(Legend):
         if self.verdict not in (*FAILURES, None):
             raise UsageError(f"metric {self.name}: verdict is {self.verdict!r}; expected one of {FAILURES} or None")
 
-        if self.limit is not None and not (self.gated and self.unit.contains(self.limit)):
+        for limit in (self.limit, self.open_limit):
+            self._check_limit(limit)
+
+    def _check_limit(self, limit: float | None) -> None:
+        if limit is not None and not (self.gated and self.unit.contains(limit)):
             raise UsageError(
-                f"metric {self.name}: limit is {self.limit}; expected {self.unit.noun} {self.unit.range_words}, of a "
+                f"metric {self.name}: limit is {limit}; expected {self.unit.noun} {self.unit.range_words}, of a "
                 "metric that is better in one direction and has a verdict"
             )
+
+    def own_limit(self, closed: bool) -> float | None:
+        """The limit that it has where the config names none.
+
+        Args:
+            closed: whether the base's answers are closed (`fgod.evaluate.scoring.Standard`).
+        """
+        if closed or self.open_limit is None:
+            return None if self.equality and not closed else self.limit
+        return self.open_limit
 
     @property
     def gated(self) -> bool:
@@ -215,6 +234,49 @@ def share(flags: Iterable[bool]) -> Estimate:
     k, n = sum(values), len(values)
     low, high = wilson(k, n)
     return Estimate(k / n, n, low, high)
+
+
+BOOTSTRAP = 2000
+"""Resamples of a bootstrap; always the same ones, so that the same records give the same interval."""
+
+
+def bootstrap(n: int, statistic: Callable[[NDArray[np.intp]], NDArray[np.float64]]) -> tuple[float, float]:
+    """Percentile bootstrap (Efron 1979): the middle 95 % of a statistic over resamples of n items.
+
+    Args:
+        statistic: places of items [resamples, n] → [resamples].
+    """
+    picks = np.random.default_rng(0).integers(n, size=(BOOTSTRAP, n))
+    low, high = np.quantile(statistic(picks), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> Estimate:
+    """Σ wᵢ xᵢ / Σ wᵢ with a bootstrap interval over the items (none below two)."""
+    if not values:
+        return Estimate(None, 0)
+    x, w = np.asarray(values, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+    centre = math.fsum(x * w) / math.fsum(w)
+    if len(x) < 2:
+        return Estimate(centre, len(x))
+    low, high = bootstrap(len(x), lambda picks: (x * w)[picks].sum(1) / w[picks].sum(1))
+    return Estimate(centre, len(x), low, high)
+
+
+def percentile(values: Sequence[float], q: float) -> Estimate:
+    """The q-th percentile, linear between items, with a bootstrap interval over the items (none below two).
+
+    A high percentile of few items is little more than the largest, and its interval too narrow: no resample has a
+    larger one.
+    """
+    if not values:
+        return Estimate(None, 0)
+    x = np.asarray(values, dtype=np.float64)
+    centre = float(np.percentile(x, q))
+    if len(x) < 2:
+        return Estimate(centre, len(x))
+    low, high = bootstrap(len(x), lambda picks: np.asarray(np.percentile(x[picks], q, axis=1)))
+    return Estimate(centre, len(x), low, high)
 
 
 def mean(values: Iterable[float]) -> Estimate:

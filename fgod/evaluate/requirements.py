@@ -73,12 +73,13 @@ def gate_limits(gate: Mapping[str, Any], closed: bool = True) -> dict[str, float
     """The limits of a config's `gate`, with those that metrics have by themselves filled in. None: no limit.
 
     Args:
-        closed: whether the base's answers are closed: else a metric of equality with them has no limit by itself.
+        closed: whether the base's answers are closed (see `Metric.own_limit`).
 
     Raises:
         UsageError: see `check_limits`; or null for a metric that has a limit by itself.
     """
-    own = {short: m.limit for short, m in _gated().items() if m.limit is not None and (closed or not m.equality)}
+    found = {short: metric.own_limit(closed) for short, metric in _gated().items()}
+    own = {short: limit for short, limit in found.items() if limit is not None}
     return {**own, **check_limits(gate, needed=own)}
 
 

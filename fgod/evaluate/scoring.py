@@ -40,14 +40,31 @@ class Standard:
 
 
 @dataclass(frozen=True)
+class Likelihood:
+    """Run and reference on every token of the reference's reply (`fgod.probe.likelihood`), means over `tokens`.
+
+    `kl`: KL(reference ‖ run) in nats; `nll_shift`: by how much the run finds the reply less likely, in nats; `top1`:
+    share of tokens that both find likeliest. None where nothing was compared, or the run's logits are not finite
+    (`finite`).
+    """
+
+    tokens: int = 0
+    kl: float | None = None
+    nll_shift: float | None = None
+    top1: float | None = None
+    finite: bool = True
+
+
+NOT_COMPARED = Likelihood()
+
+
+@dataclass(frozen=True)
 class Scored:
     """One probe's reply beside the reference's, and the judgement of both.
 
     `scored_by` is one of `fgod.data.probes.SCORINGS`. `proper`: the reference itself answers as it should (see
     `answers_properly`). `passed` is None for a probe that is shown only, `agrees` where answers are open
-    (`Standard.closed`). `kl` is the mean KL(reference ‖ run) over the
-    first answer tokens in nats, None where it was not measured or not finite; `finite` is False if the run's
-    log-probabilities were not finite.
+    (`Standard.closed`). `tokens` and what follows are those of `Likelihood`.
     """
 
     suite: str
@@ -66,7 +83,10 @@ class Scored:
     reference_marked: bool
     ended: bool
     looped: bool
+    tokens: int = 0
     kl: float | None = None
+    nll_shift: float | None = None
+    top1: float | None = None
     finite: bool = True
 
     @property
@@ -159,8 +179,7 @@ def score(
     said: Said,
     reference: Said,
     expected: Sequence[str] = (),
-    kl: float | None = None,
-    finite: bool = True,
+    likelihood: Likelihood = NOT_COMPARED,
 ) -> Scored:
     """Judge one reply.
 
@@ -189,6 +208,5 @@ def score(
         reference_marked=marked(reference.text),
         ended=said.ended,
         looped=said.looped,
-        kl=kl,
-        finite=finite,
+        **vars(likelihood),
     )

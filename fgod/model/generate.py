@@ -1,4 +1,4 @@
-"""Greedy replies and teacher-forced log-probabilities, in batches, for any causal model of transformers."""
+"""Greedy replies in batches, for any causal model of transformers."""
 
 from __future__ import annotations
 
@@ -103,36 +103,6 @@ def reply(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Sequence
     kept, ended = cut_at_end(ids, ends)
     text = tokenizer.decode(list(kept[:-1] if ended else kept), skip_special_tokens=False)
     return Reply(cast(str, text), kept, ended)
-
-
-@torch.inference_mode()
-def answer_logprobs(
-    model: PreTrainedModel,
-    chat: ChatFormat,
-    prompts: Sequence[str | Chat],
-    answers: Sequence[Sequence[int]],
-    n_tokens: int = 8,
-    batch_size: int = 128,
-) -> list[torch.Tensor]:
-    """Log-probabilities of the whole vocabulary where each of the answer's first tokens stands, teacher-forced.
-
-    Args:
-        answers: token ids of one answer a prompt, such as `Reply.token_ids`.
-
-    Returns:
-        One float32 tensor [min(n_tokens, len(answer)), V] on the CPU for each prompt, in their order: row j is
-        log p(· | prompt, answer[:j]) in nats.
-    """
-    targets = [tuple(answer[:n_tokens]) for answer in answers]
-    inputs = [c + list(t[:-1]) for c, t in zip(chat.prompts(prompts), targets, strict=True)]
-    found: dict[int, torch.Tensor] = {}
-    for batch in length_batches([len(ids) for ids in inputs], batch_size):
-        padded = left_padded([inputs[i] for i in batch], chat.pad_id, model.device)
-        places = (padded["attention_mask"].cumsum(1) - 1).clamp(min=0)
-        logits = model(**padded, position_ids=places, use_cache=False, logits_to_keep=n_tokens).logits
-        for i, row in zip(batch, logits.float().log_softmax(-1).cpu(), strict=True):
-            found[i] = row[len(row) - len(targets[i]) :].clone()
-    return [found[i] for i in range(len(prompts))]
 
 
 def columns(text: str) -> int:

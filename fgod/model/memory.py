@@ -1,8 +1,8 @@
 """What exporting a model, or asking it, will need in memory, part by part, before a tensor is loaded.
 
 Sizes come from config.json and from the headers of the safetensors files. All numbers are bytes. The parts of a
-prediction are alive at the same time. Temporaries of single operations are estimates; weights, KV cache and
-log-probabilities are exact. On a GPU `process` is 0, and what lies on the host alone is left out.
+prediction are alive at the same time. Temporaries of single operations are estimates; weights, KV cache and logits are
+exact. On a GPU `process` is 0, and what lies on the host alone is left out.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ CACHE_ALIGNMENT = 16
 
 HIDDEN_COPIES, MLP_COPIES = 8, 3
 """Copies of a layer's hidden states (residual, norms in float32, their sum) and of its MLP's (gate, up, product)."""
+
+DISTRIBUTIONS = 5
+"""float64 copies [tokens, V] while one reply is compared: both log-probabilities, their difference, two temporaries."""
 
 PLAIN_BYTES, PACKED_BYTES = 8, 12
 """Temporary bytes a weight while one tensor is read: in float32 and in its dtype; unpacked, codes and scales too."""
@@ -94,29 +97,16 @@ def stored(folder: Path) -> Stored:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a model is asked. `width`: tokens of the longest chat; `new`: tokens of the longest reply; `kept`: prompts
-    whose log-probabilities stay in memory, of `kept_tokens` each at most; `copies` of those while more are made."""
+    """What a model is asked. `width`: tokens of the longest chat; `new`: tokens of the longest reply."""
 
     width: int
     new: int
-    kept: int = 0
-    kept_tokens: int = 0
-    copies: int = 1
-
-    def log_probabilities(self, vocab: int, gpu: bool) -> int:
-        """Bytes of one copy; they lie on the host."""
-        return 0 if gpu else self.kept * self.tokens * vocab * 4
-
-    @property
-    def tokens(self) -> int:
-        """Whose log-probabilities are kept of a prompt."""
-        return min(self.new, self.kept_tokens)
 
 
 def predict_answers(
     model: Stored, dimensions: Dimensions, dtype: str, asked: Asked, batch: int, process: int, gpu: bool
 ) -> Parts:
-    """While a model decodes, or gives log-probabilities, in batches.
+    """While a model decodes in batches.
 
     Args:
         dtype: of the weights in memory.
@@ -127,18 +117,35 @@ def predict_answers(
     length = asked.width + asked.new
     length += -length % CACHE_ALIGNMENT if gpu else 0
     layers = d.layers if gpu else d.layers + 1  # a cache that grows is copied layer by layer
-    tokens = batch * asked.width
-    attention = (2 * d.heads + 2 * d.kv_heads) * d.head_dim * item
-    layer = d.hidden * (item + 4) * HIDDEN_COPIES // 2 + d.mlp * item * MLP_COPIES + attention
-    rows = batch * max(1, asked.tokens if asked.kept else 1)
     scores = 8 if item == 4 else item + 8  # as computed, in float32, and as log-probabilities
     return {
         "process": process,
         "weights": model.weights * item,
         "KV cache": 2 * layers * d.kv_heads * d.head_dim * batch * length * item,
-        "activations": tokens * layer + batch * asked.width * length * item,
-        "logits": rows * d.vocab * scores,
-        "log-probabilities": asked.copies * asked.log_probabilities(d.vocab, gpu),
+        "activations": _activations(d, item, batch, asked.width, length),
+        "logits": batch * d.vocab * scores,
+    }
+
+
+def _activations(d: Dimensions, item: int, batch: int, width: int, length: int) -> int:
+    """Bytes of one layer on `batch` sequences of `width` tokens that attend to `length`."""
+    attention = (2 * d.heads + 2 * d.kv_heads) * d.head_dim * item
+    layer = d.hidden * (item + 4) * HIDDEN_COPIES // 2 + d.mlp * item * MLP_COPIES + attention
+    return batch * width * (layer + length * item)
+
+
+def predict_comparison(
+    model: Stored, reference: Stored, dimensions: Dimensions, dtype: str, asked: Asked, batch: int, process: int
+) -> Parts:
+    """While a model and the reference read the reference's replies in the same batches, without a cache."""
+    d, item, read = dimensions, DTYPES[dtype].itemsize, asked.width + asked.new
+    return {
+        "process": process,
+        "weights": model.weights * item,
+        "reference weights": reference.weights * item,
+        "activations": _activations(d, item, batch, read, read),
+        "logits": 2 * batch * asked.new * d.vocab * item,
+        "log-probabilities": DISTRIBUTIONS * asked.new * d.vocab * 8,
     }
 
 
@@ -152,15 +159,6 @@ def predict_loading(model: Stored, dtype: str, process: int, gpu: bool) -> Parts
     }
 
 
-def predict_saving(model: Stored, dimensions: Dimensions, dtype: str, asked: Asked, process: int, gpu: bool) -> Parts:
-    """While answers are written: safetensors copies the log-probabilities once."""
-    return {
-        "process": process,
-        "weights": model.weights * DTYPES[dtype].itemsize,
-        "log-probabilities": 2 * asked.log_probabilities(dimensions.vocab, gpu),
-    }
-
-
 def predict_parity(
     model: Stored,
     master: Stored,
@@ -168,7 +166,6 @@ def predict_parity(
     dtypes: tuple[str, str],
     asked: Asked,
     process: int,
-    gpu: bool,
 ) -> Parts:
     """While an export and the weights that it was made from answer the same few chats: no batch makes it smaller.
 
@@ -182,7 +179,6 @@ def predict_parity(
         "master weights": master.weights * own,
         "tensor being quantised": master.reading * PACKED_BYTES // PLAIN_BYTES,
         "logits": (asked.width + asked.new) * dimensions.vocab * (export + 4),
-        "log-probabilities": asked.copies * asked.log_probabilities(dimensions.vocab, gpu),
     }
 
 
@@ -220,16 +216,24 @@ def answers_predictor(export: Path, asked: Asked, process: int, gpu: bool) -> Ca
         return widest(
             predict_loading(model, config["dtype"], process, gpu),
             predict_answers(model, dimensions, config["dtype"], asked, batch, process, gpu),
-            predict_saving(model, dimensions, config["dtype"], asked, process, gpu),
         )
 
     return predicted
 
 
-def probe_predictor(export: Path, master: Path, asked: Asked, process: int, gpu: bool) -> Callable[[int], Parts]:
-    """By batch, what a probe will need at its widest: asking the export, and comparing it with its master weights."""
+def probe_predictor(
+    export: Path, reference: Path, master: Path, asked: Asked, process: int, gpu: bool
+) -> Callable[[int], Parts]:
+    """By batch, what a probe will need at its widest: asking the export, comparing it with the reference, and then with
+    its master weights."""
     answers, config = answers_predictor(export, asked, process, gpu), read_config(export)
     dimensions = Dimensions.from_config(config, str(export / "config.json"))
     dtypes = (config["dtype"], "bfloat16" if read_config(master).get("dtype") == "bfloat16" else "float32")
-    parity = predict_parity(stored(export), stored(master), dimensions, dtypes, asked, process, gpu)
-    return lambda batch: widest(answers(batch), parity)
+    model, theirs = stored(export), stored(reference)
+    parity = predict_parity(model, stored(master), dimensions, dtypes, asked, process)
+
+    def predicted(batch: int) -> Parts:
+        compared = predict_comparison(model, theirs, dimensions, config["dtype"], asked, batch, process)
+        return widest(answers(batch), compared, parity)
+
+    return predicted

@@ -20,6 +20,8 @@ COLUMNS = tuple(f.name for f in fields(Scored))
 FLAGS = ("held_out", "proper", "marked", "reference_marked", "ended", "looped", "finite")
 UNASKED_FLAGS = ("passed", "agrees")
 """Flags that may be empty."""
+NUMBERS = ("kl", "nll_shift", "top1")
+"""Numbers that may be missing."""
 
 
 def measured(records: Sequence[Scored], parity: Parity | None, export: Probed, tables: Mapping[str, str]) -> Metrics:
@@ -73,11 +75,19 @@ def _parse(row: Mapping[str, str], path: Path, line: int) -> Scored:
         raise FgodError(f"{path}:{line}: scored_by is {row['scored_by']!r}; expected one of {allowed}")
     for column in UNASKED_FLAGS:
         values[column] = None if row[column] == "" else _flag(row[column], column, path, line)
-    try:
-        values["kl"] = float(row["kl"]) if row["kl"] else None
-    except ValueError:
-        raise FgodError(f"{path}:{line}: kl is {row['kl']!r}; expected a number") from None
+    if not row["tokens"].isdecimal():
+        raise FgodError(f"{path}:{line}: tokens is {row['tokens']!r}; expected a whole number from 0")
+    values["tokens"] = int(row["tokens"])
+    for column in NUMBERS:
+        values[column] = _number(row[column], column, path, line)
     return Scored(**values)
+
+
+def _number(text: str, column: str, path: Path, line: int) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise FgodError(f"{path}:{line}: {column} is {text!r}; expected a number") from None
 
 
 def _flag(text: str, column: str, path: Path, line: int) -> bool:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from fgod.answers import Answer, read_answers
@@ -17,45 +16,38 @@ from fgod.chat import ChatSettings
 from fgod.data.probes import Probe
 from fgod.data.rows import spread
 from fgod.documents import Parity, Probed
-from fgod.errors import FgodError
-from fgod.evaluate.scoring import Scored, Standard, score
+from fgod.evaluate.scoring import NOT_COMPARED, Likelihood, Scored, Standard, score
 from fgod.evaluate.settings import ProbeSettings
 from fgod.layout import RunRecords
-from fgod.model.ask import AnswerSettings, Log, ask, read_logprobs
+from fgod.model.ask import AnswerSettings, Log, ask
 from fgod.model.chats import ChatFormat
-from fgod.model.generate import answer_logprobs
 from fgod.model.load import Beat, beat_at_each_forward, load_model, silent
 from fgod.nvfp4.folders import read_plain_config, stored_block_scales
 from fgod.probe import parity
 from fgod.probe.harness import answer_to
+from fgod.probe.likelihood import compare
 from fgod.probe.record import measured, write_probes
 from fgod.system import files
 from fgod.train.device.weights import as_module, stream_in
 
-KL_TOKENS = 8
-"""First answer tokens on which KL(reference ‖ run) is measured."""
-
 
 def answer_settings(settings: ProbeSettings, chat: ChatSettings) -> AnswerSettings:
     """How replies are decoded: as the reference's were."""
-    return AnswerSettings(settings.max_new_tokens, settings.batch, KL_TOKENS, settings.device, chat)
+    return AnswerSettings(settings.max_new_tokens, settings.batch, settings.device, chat)
 
 
 @dataclass(frozen=True)
-class Divergence:
-    """Mean KL(reference ‖ run) over an answer's first tokens, in nats; None if not `finite`."""
+class Reference:
+    """What a run is compared with: a folder of the reference's answers, and the folder of weights that gave them."""
 
-    kl: float | None
-    finite: bool
-
-
-NOT_MEASURED = Divergence(None, True)
+    answers: Path
+    weights: Path
 
 
 def run_probes(
     export: Path,
     master: Path | None,
-    reference: Path,
+    reference: Reference,
     probes: Sequence[Probe],
     known: Mapping[str, Sequence[str]],
     standard: Standard,
@@ -69,7 +61,6 @@ def run_probes(
 
     Args:
         master: the weights that trained, for parity with the training forward; None: not measured.
-        reference: folder of the reference's answers, with log-probabilities for every prompt that is scored by it.
         known: prompt → the answers that the corpus knows as right for the base.
         out: the run's folder of records.
         beat: called with what is done, and without a phase at each forward pass (`fgod.guard.heartbeat`).
@@ -77,9 +68,9 @@ def run_probes(
 
     Raises:
         UsageError: a folder is missing or broken, or the config lacks a rule for a probe.
-        FgodError: the reference lacks an answer or its log-probabilities.
+        FgodError: the reference lacks an answer, or its logits are not finite.
     """
-    theirs = read_answers(reference)
+    theirs = read_answers(reference.answers)
     references = {p.prompt: answer_to(p, theirs) for p in probes}
     model, chat = load_model(export, device=settings.device), ChatFormat.of_folder(export, chat_settings)
     beat_at_each_forward(model, beat)
@@ -87,14 +78,13 @@ def run_probes(
     prompts = list(dict.fromkeys(p.prompt for p in probes))
     ours = {a.prompt: a for a in ask(model, chat, prompts, answer_settings(settings, chat.settings), log)}
     beat("answered")
-    compared = [theirs[p.prompt] for p in probes if p.scored_by == "reference"]
-    far = measure_kl(model, chat, compared, read_logprobs(reference), settings.batch)
+    scored = [theirs[p.prompt] for p in probes if p.scored]
+    near = compare_with(reference.weights, model, chat, scored, settings.batch, beat)
+    beat("compared")
 
     def judged(probe: Probe) -> Scored:
-        apart = far[probe.prompt] if probe.scored_by == "reference" else NOT_MEASURED
         reply, right = answer_to(probe, ours), known.get(probe.prompt, ())
-        theirs = references[probe.prompt]
-        return score(probe, standard, reply, theirs, right, apart.kl, apart.finite)
+        return score(probe, standard, reply, references[probe.prompt], right, near.get(probe.prompt, NOT_COMPARED))
 
     records = [judged(probe) for probe in probes]
     beat("scored")
@@ -109,40 +99,19 @@ def run_probes(
     return records
 
 
-def measure_kl(
+def compare_with(
+    reference: Path,
     model: PreTrainedModel,
     chat: ChatFormat,
     answers: Sequence[Answer],
-    reference: Mapping[str, Tensor],
     batch: int,
-) -> dict[str, Divergence]:
-    """Mean KL(reference ‖ model) over the first tokens of each of the reference's answers, by prompt.
-
-    Args:
-        reference: its log-probabilities [tokens ≤ 8, V] by prompt.
-
-    Raises:
-        FgodError: a prompt has none.
-    """
-    for answer in answers:
-        if answer.prompt not in reference:
-            raise FgodError(f"the reference has no log-probabilities for {answer.prompt!r}; make its answers again")
-    prompts = [a.prompt for a in answers]
-    found = answer_logprobs(model, chat, prompts, [a.token_ids for a in answers], KL_TOKENS, batch)
-    return {
-        p: divergence(reference[p].to(model.device), ours.to(model.device))
-        for p, ours in zip(prompts, found, strict=True)
-    }
-
-
-def divergence(reference: Tensor, ours: Tensor) -> Divergence:
-    """KL(p ‖ q) = Σ p (log p − log q) in nats, mean over tokens, of log-probabilities [tokens, V]; never below 0."""
-    if not ours.isfinite().all():
-        return Divergence(None, False)
-    if not len(reference):
-        return Divergence(None, True)
-    p, q = reference.double(), ours.double()
-    return Divergence(max(0.0, float((p.exp() * (p - q)).sum(-1).mean())), True)
+    beat: Beat = silent,
+) -> dict[str, Likelihood]:
+    """A model beside the reference's weights on the reference's answers, by prompt (see `likelihood.compare`)."""
+    theirs = load_model(reference, device=model.device.type)
+    beat_at_each_forward(theirs, beat)
+    found = compare(theirs, model, chat, answers, batch)
+    return dict(zip((a.prompt for a in answers), found, strict=True))
 
 
 def measure_parity(

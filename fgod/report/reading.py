@@ -13,7 +13,7 @@ from fgod.documents import DECISIONS
 from fgod.errors import FgodError
 from fgod.evaluate.metric import Legend, Unit
 from fgod.evaluate.requirements import COMPARE
-from fgod.probe.record import FLAGS, UNASKED_FLAGS
+from fgod.probe.record import FLAGS, NUMBERS, UNASKED_FLAGS
 from fgod.system import files
 from fgod.tables import TABLES
 
@@ -124,7 +124,8 @@ _PARSERS: Mapping[str, Mapping[str, _Parser]] = {
         **dict.fromkeys(UNASKED_FLAGS, _flag),
         "scored_by": _scoring,
         **dict.fromkeys(FLAGS, _truth),
-        "kl": _number,
+        "tokens": _ordinal,
+        **dict.fromkeys(NUMBERS, _number),
     },
     "metrics": {
         "fit": _ordinal,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fgod.evaluate.metric import NATS, SHARE, Estimate, Metric, mean, register, share
+from fgod.evaluate.metric import SHARE, Estimate, Metric, register, share
 from fgod.evaluate.scoring import Scored
 
 
@@ -19,12 +19,6 @@ def _retention(records: Sequence[Scored]) -> Estimate:
 
 def _retention_held_out(records: Sequence[Scored]) -> Estimate:
     return share(bool(r.agrees) for r in records if _compared(r) and r.held_out)
-
-
-def _kl(records: Sequence[Scored]) -> Estimate:
-    """The mean over prompts of each prompt's mean over its first answer tokens (tokens of one answer are not
-    independent), with the normal approximation's interval over prompts."""
-    return mean(r.kl for r in records if r.scored_by == "reference" and r.kl is not None)
 
 
 register(
@@ -55,18 +49,5 @@ register(
         compute=_retention_held_out,
         offends=lambda r: _compared(r) and r.held_out and not r.agrees,
         headline=True,
-    )
-)
-register(
-    Metric(
-        name="kl_reference",
-        short="kl",
-        unit=NATS,
-        description="mean KL(reference ‖ run) on the first answer tokens",
-        better="lower",
-        verdict="collapsed",
-        limit=0.5,
-        compute=_kl,
-        offends=lambda r: (r.kl or 0.0) if r.scored_by == "reference" else 0.0,
     )
 )
