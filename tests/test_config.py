@@ -42,8 +42,8 @@ def refusal(raw, edit):
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
 def test_every_shipped_config_parses_and_is_stable(path):
     raw = settings.read_yaml(path)
-    if raw["base"]["kind"] == "folder":
-        raw["base"]["path"] = "."  # a folder of the user's
+    if "path" in raw["base"]:  # of the user's
+        raw["base"]["path"] = "." if raw["base"]["kind"] == "folder" else str(path)
     resolved = settings.resolve(raw, path.name)
     assert settings.resolve(copy.deepcopy(resolved), "again") == resolved, "defaults are filled in once and for all"
 

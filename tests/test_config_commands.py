@@ -88,7 +88,8 @@ def test_the_build_that_is_installed_is_that_of_the_package() -> None:
 
 
 def test_make_run_asks_for_the_build_and_hands_the_config_on(tmp_path: Path) -> None:
-    said = subprocess.run(["make", "-n", "run", "CONFIG=a.yaml"], cwd=ROOT, capture_output=True, text=True, check=True)
+    command = ["make", "-n", "--no-print-directory", "run", "CONFIG=a.yaml"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert said.stdout.splitlines()[-2:] == [
         ".venv/bin/python -m fgod.torch_build a.yaml",
         ".venv/bin/snakemake --configfile a.yaml",

@@ -493,13 +493,6 @@ def test_command_line(tmp_path: Path) -> None:
     assert wrong.returncode == 2 and "guard.limit_gb: found -1.0, expected" in wrong.stderr
 
 
-def test_overhead_is_small() -> None:
-    """At the default pace: a few milliseconds of processor time to start and end, and under 1 % of a core between."""
-    before = time.process_time()
-    guard.run(["sleep", "1.5"], guard.Limits(limit_gb=2))
-    assert time.process_time() - before < 0.03
-
-
 # Parts
 
 

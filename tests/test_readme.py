@@ -12,9 +12,9 @@ from tests.readme import code, commands, filled, unreachable
 from tests.tiny_model import tiny_folder
 
 README = (ROOT / "README.md").read_text()
-UNTESTED = {"make test": "it runs this test"}
+UNTESTED = {"make test": "it runs this test", ".venv/bin/fgod fetch OWNER/NAME": "it needs the network"}
 VALUES = {
-    "FILE": "rows.tsv", "FOLDER": "artifacts/releases/1", "OTHER": "artifacts/release", "STAGE": "A", "CMD": "true",
+    "FILE": "rows.tsv", "FOLDER": "artifacts/releases/1", "OTHER": "artifacts/releases/1", "STAGE": "A", "CMD": "true",
     "SCRIPT": "script.yaml", "OUT": "imported", "MASTER": "master", "EXPORT": "nvfp4",
 }  # fmt: skip
 """What stands for the reader's own values."""
