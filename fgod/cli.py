@@ -432,7 +432,7 @@ def _add_judging(commands: Any) -> None:
         "probe",
         "probe",
         "ask a run's export all probes",
-        ["export", "reference", "probes", "sources", "rows"],
+        ["export", "reference", "reference_weights", "probes", "sources", "rows"],
         outputs=lambda args: [args.out, RunRecords(args.out.parent).probes],
         also=probed,
     )
