@@ -197,6 +197,23 @@ def _values(parser: argparse.ArgumentParser, **helps: str) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=_json, required=True, metavar="JSON", help=help)
 
 
+def _asking(kinds: Any, name: str, help: str, recorded: Sequence[str]) -> argparse.ArgumentParser:
+    """Add a command that asks the base's export prompts and writes its answers."""
+    asking = _command(
+        kinds,
+        name,
+        name,
+        help,
+        recorded,
+        outputs=lambda args: [args.out, Answers(args.out.parent).stamp],
+        also=lambda args: [Export(args.export.parent).nvfp4],
+    )
+    _sources(asking)
+    _chat(asking)
+    _guarded(asking, name, batch=True)
+    return asking
+
+
 def _add_base(commands: Any) -> None:
     base = _command(
         commands,
@@ -238,39 +255,17 @@ def _add_base(commands: Any) -> None:
 
     answers = commands.add_parser("answers", help="ask the base")
     kinds = answers.add_subparsers(required=True, metavar="WHAT")
-    rehearsal = _command(
-        kinds,
-        "rehearsal",
-        "rehearsal",
-        "its answers to the rehearsal prompts",
-        ["export", "sources"],
-        outputs=lambda args: [args.out, Answers(args.out.parent).stamp],
-        also=lambda args: [Export(args.export.parent).nvfp4],
-    )
+    rehearsal = _asking(kinds, "rehearsal", "its answers to the rehearsal prompts", ["export", "sources"])
     _paths(rehearsal, export="stamp of the base's export", out="answers.tsv to write")
-    _sources(rehearsal)
     _values(rehearsal, settings="what is asked")
-    _chat(rehearsal)
-    _guarded(rehearsal, "rehearsal", batch=True)
-    reference = _command(
-        kinds,
-        "reference",
-        "reference",
-        "its answers to the probes",
-        ["export", "probes", "sources"],
-        outputs=lambda args: [args.out, Answers(args.out.parent).stamp],
-        also=lambda args: [Export(args.export.parent).nvfp4],
-    )
+    reference = _asking(kinds, "reference", "its answers to the probes", ["export", "probes", "sources"])
     _paths(
         reference,
         export="stamp of the base's export",
         probes="the probes",
         out="answers.tsv to write",
     )
-    _sources(reference)
     _values(reference, settings="the key probe")
-    _chat(reference)
-    _guarded(reference, "reference", batch=True)
     teacher = _command(
         kinds,
         "teacher",
