@@ -1,6 +1,7 @@
 """Config: every slip gets one clear message with file, key, found and allowed; every shipped config parses."""
 
 import copy
+import dataclasses
 import datetime
 import math
 import re
@@ -228,3 +229,12 @@ def test_bytes_that_are_no_text(tmp_path):
     path.write_bytes(b"seed: \xff\xfe")
     with pytest.raises(UsageError, match="not UTF-8 at byte 6"):
         settings.read_yaml(path)
+
+
+def test_a_fault_without_words_of_our_own_is_told_in_those_of_pydantic() -> None:
+    @dataclasses.dataclass
+    class Dated:
+        day: datetime.date
+
+    with pytest.raises(UsageError, match=r"file: day: found 'today': Input should be a valid date"):
+        validate(Dated, {"day": "today"}, where="file")
