@@ -22,6 +22,18 @@ COMPARE: Mapping[str, Callable[[float, float], bool]] = {
 }
 
 
+def comparison(text: str) -> tuple[str, float]:
+    """Operator and number of a text such as ">=0.95".
+
+    Raises:
+        ValueError: it is no comparison with a number.
+    """
+    match = re.fullmatch(r"\s*(>=|<=|>|<)\s*(-?(?:\d+(?:\.\d*)?|\.\d+)(?:e-?\d+)?)\s*", text)
+    if match is None:
+        raise ValueError(f"{text!r}; expected a comparison with a number, such as '>=0.95'")
+    return match[1], float(match[2])
+
+
 @dataclass(frozen=True)
 class Check:
     """`metric op limit` must hold, else `failed` is the verdict. `source` is gate or require."""
@@ -55,10 +67,11 @@ def parse_requirements(require: Mapping[str, str], where: str = "require") -> tu
 
 
 def _requirement(metric: Metric, text: object, key: str) -> Check:
-    match = re.fullmatch(r"\s*(>=|<=|>|<)\s*(-?(?:\d+(?:\.\d*)?|\.\d+)(?:e-?\d+)?)\s*", str(text))
-    if match is None:
-        raise UsageError(f"{key}: {text!r}; expected a comparison with a number, such as '>=0.95'")
-    op, limit, unit = match[1], float(match[2]), metric.unit
+    try:
+        op, limit = comparison(str(text))
+    except ValueError as error:
+        raise UsageError(f"{key}: {error}") from error
+    unit = metric.unit
     if not unit.contains(limit):
         raise UsageError(f"{key}: {text!r}; {metric.name} is {unit.noun}: expected a number {unit.range_words}")
     if metric.verdict is None:

@@ -10,8 +10,6 @@ that a run that was stopped goes on the same way.
 
 from __future__ import annotations
 
-import operator
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from fgod.data.questions import read_questions
+from fgod.evaluate.requirements import COMPARE, comparison
 from fgod.model.chats import ChatFormat
 from fgod.model.generate import greedy
 from fgod.nvfp4.layers import StraightThroughLinear, quantised_once
@@ -74,14 +73,11 @@ def lr_factor(step: int, state: State, check: Check) -> float:
     return 1 - (step + 1 - state.decays_from) / (check.decay + 1)
 
 
-_TESTS = {">=": operator.ge, "<=": operator.le}
-
-
 def holds(shares: Mapping[str, float], until: Mapping[str, str]) -> bool:
     """Whether every share is as `until` says."""
     for name, text in until.items():
-        sign, value = re.fullmatch(r"(>=|<=)\s*([0-9.]+)", text).groups()  # type: ignore[union-attr] # the recipe's
-        if not _TESTS[sign](shares[name], float(value)):
+        op, limit = comparison(text)
+        if not COMPARE[op](shares[name], limit):
             return False
     return True
 
