@@ -124,18 +124,21 @@ def with_teacher(samples: Sequence[Sample], rows: Sequence[Row], folder: Path) -
     check_answered(rows, str(folder.parent))
     path, known = folder / SOFT_LABELS, dict[Sample, SoftLabels]()
     with safe_open(path, framework="pt") as stored:
+        names = frozenset(stored.keys())  # asked once: each call reads all names
         for sample in rehearsed_samples(samples, rows):
-            known[sample] = _read(stored, sample, path)
+            if f"{key_of(sample)}.ids" not in names:
+                raise FgodError(
+                    f"{path}: nothing about a rehearsed row of {len(sample.ids)} tokens; delete {path.parent}"
+                )
+            known[sample] = _read(stored, sample)
     return [
         Rehearsed(sample.ids, sample.prompt_length, sample.earlier, soft=known[sample]) if is_rehearsed(row) else sample
         for sample, row in zip(samples, rows, strict=True)
     ]
 
 
-def _read(stored: safe_open, sample: Sample, path: Path) -> SoftLabels:
+def _read(stored: safe_open, sample: Sample) -> SoftLabels:
     key = key_of(sample)
-    if f"{key}.ids" not in stored.keys():  # noqa: SIM118
-        raise FgodError(f"{path}: nothing about a rehearsed row of {len(sample.ids)} tokens; delete {path.parent}")
     ids, logprobs, rest = (stored.get_tensor(f"{key}.{name}") for name in ("ids", "logprobs", "rest"))
     p = logprobs.exp()
     total = p.sum(-1) + rest
