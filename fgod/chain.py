@@ -91,16 +91,16 @@ class Visit:
 
 @dataclass(frozen=True)
 class Walk:
-    """All visits in order. `promoted` are the runs of an accepted fit, else `reason` says why there are none."""
+    """All visits in order. `candidate` are the runs of an accepted fit, else `reason` says why there are none."""
 
     visits: tuple[Visit, ...]
     fits: tuple[Fit, ...]
-    state: Literal["promoted", "pending", "spent"]
+    state: Literal["accepted", "pending", "spent"]
     reason: str
 
     @property
-    def promoted(self) -> tuple[Run, ...]:
-        return self.fits[-1].runs if self.state == "promoted" else ()
+    def candidate(self) -> tuple[Run, ...]:
+        return self.fits[-1].runs if self.state == "accepted" else ()
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -222,7 +222,7 @@ class Chain:
                     failures.append((run.stage, decision))
                     break
             else:
-                return Walk(tuple(visits), tuple(fits), "promoted", "")
+                return Walk(tuple(visits), tuple(fits), "accepted", "")
             if len(failures) > self.config["refits"]["max"]:
                 reason = f"all {len(fits)} fits are spent (refits.max: {self.config['refits']['max']})"
                 return Walk(tuple(visits), tuple(fits), "spent", reason)

@@ -595,14 +595,15 @@ def walk(args: Namespace) -> int:
 
 
 def _walk_and_context(file: Path) -> tuple[Any, Any]:
-    from fgod.tables import Context, WalkEntry
+    from fgod.promotion import WalkEntry
+    from fgod.tables import Context
 
     decided = read_json(file)
     walk, context = decided["walk"], decided["context"]
     entries = [WalkEntry(**visit) for visit in walk["visits"]]
     adjustments = tuple(tuple(lines) for lines in walk["adjustments"])
     context |= {"stages": tuple(context["stages"]), "suites": tuple(context["suites"])}
-    context |= {"spent": walk["spent"], "adjustments": adjustments}
+    context |= {"spent": walk["spent"], "adjustments": adjustments, "fold": walk["fold"]}
     return entries, Context(**context)
 
 
@@ -643,7 +644,8 @@ def summary(args: Namespace) -> int:
     """Join the manifest and say what was released, how good it is, where the report lies; or how far a run came."""
     from fgod.manifest import torn, write_jsonl
     from fgod.plan import stopped
-    from fgod.release import promoted_by, summary_text
+    from fgod.promotion import of_walk
+    from fgod.release import summary_text
 
     if args.stopped:
         print(stopped(args.stopped), flush=True)  # also where the disk is full
@@ -653,7 +655,8 @@ def summary(args: Namespace) -> int:
     released = layout.Releases().record
     report_file = layout.REPORT
     document = Release.read(released) if released.exists() and not args.stopped else None
-    if document and args.walk and promoted_by(args.walk) != [run.lineage for run in document.promoted]:
+    promoted = [entry.lineage for entry in of_walk(args.walk, layout.RESULTS).promoted] if args.walk else []
+    if document and args.walk and promoted != [run.lineage for run in document.promoted]:
         persona = html_text(document.persona)
         print(f"Nothing was released by this run. {document.path} holds {persona}, of other runs.")
     elif document:

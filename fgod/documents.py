@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from fgod.errors import FgodError
 from fgod.evaluate.metric import Estimate
-from fgod.layout import RELEASE_RECORD, Answers, Mix, RunRecords, Teacher
+from fgod.layout import RELEASE_RECORD, Answers, ConfirmationRecords, Mix, RunRecords, Teacher
 from fgod.system.digests import cached_sha256_files
 from fgod.system.files import (
     canonical_json,
@@ -81,11 +81,13 @@ class Sealed(Document):
         seal = value.pop(SEAL, None)
         if seal != _seal_of(value):
             how = "it has no seal" if seal is None else "it has changed since it was written (its seal differs)"
-            raise FgodError(
-                f"{path}: {how}; records are not edited: bring it back, or delete {path} and run snakemake again to "
-                "make it anew"
-            )
+            raise FgodError(f"{path}: {how}; records are not edited: bring it back, or {cls.anew(path)}")
         return cls._checked(value, path)
+
+    @classmethod
+    def anew(cls, path: Path) -> str:
+        """What a person does to have the document made anew."""
+        return f"delete {path} and run snakemake again to make it anew"
 
     def write(self, path: Path) -> None:
         """Write it atomically, with its seal."""
@@ -307,6 +309,71 @@ class Verdict(Sealed):
         return decision
 
 
+class FoldOf(Document):
+    """One candidate's fold of the held-back wordings."""
+
+    fold: int
+    stage: str
+    lineage: str
+
+
+class Folds(Sealed):
+    """folds.json: which candidate was asked which fold, in the order in which the folds were given out."""
+
+    given: list[FoldOf] = []
+
+    @classmethod
+    def anew(cls, path: Path) -> str:
+        return f"delete {path.parent} as a whole: which wordings were asked is not forgotten without their figures"
+
+
+class Compared(Document):
+    """A metric on the wordings that the gate knows, on those that were held back, and confirmation - development.
+
+    `contains_zero`: the interval of the difference does; None where there is no interval.
+    """
+
+    metric: str
+    development: Estimate
+    confirmation: Estimate
+    difference: float | None
+    low: float | None
+    high: float | None
+    contains_zero: bool | None
+
+
+class Confirmation(Sealed):
+    """confirmation.json: whether a candidate does on held-back wordings what the gate let it through for.
+
+    `n`: probes that were asked; `unmeasured`: metrics with a limit that no probe of the fold measures; `leaks`: replies
+    that name the persona where the reference's do not, and should not;
+    `asked_before`: the lineages that were asked this fold before, so that its figures are no longer held back;
+    `judged`: the digests of the records that it was made of.
+    """
+
+    decision: Literal["confirmed", "unconfirmed"]
+    fold: int
+    n: int
+    reasons: list[str]
+    worst: WorstProbe | None
+    limits: list[Limit]
+    unmeasured: list[str]
+    compared: list[Compared]
+    leaks: list[WorstProbe]
+    asked_before: list[str]
+    judged: dict[str, str]
+
+    @property
+    def confirmed(self) -> bool:
+        return self.decision == "confirmed"
+
+    @property
+    def words(self) -> str:
+        """`fold 2, n 412`, and whether its figures are still held back."""
+        before = f", asked before of {', '.join(self.asked_before)}: no longer held back" if self.asked_before else ""
+        return f"fold {self.fold}, n {self.n}{before}"
+
+
 class PromotedRun(Document):
     """A run of the fit that was released."""
 
@@ -328,6 +395,8 @@ class Release(Sealed):
     persona: str
     export_sha256: str
     files: dict[str, str]
+    confirmation: Confirmation | None = None
+    """None: the probes have no wordings that were held back."""
 
 
 def differing_release_files(folder: Path, release: Release, cache: Path | None = None) -> list[str]:
@@ -421,6 +490,43 @@ def check_run(run: RunRecords) -> None:
                 f"{run.folder}: {', '.join(changed)} since it was written (its sha256 stands in {path.name}); records "
                 f"are not edited: bring it back, or delete {path} and run snakemake again to make it anew"
             )
+
+
+def check_confirmation_records(place: ConfirmationRecords) -> None:
+    """Make sure that the replies of a confirmation are those that the candidate gave.
+
+    Raises:
+        FgodError: they were changed or removed since; says what to delete.
+    """
+    if changed := differing_files(place.folder, Metrics.read(place.metrics).tables_sha256):
+        raise FgodError(
+            f"{place.folder}: {', '.join(changed)} since it was written (its sha256 stands in {place.metrics.name}); "
+            f"records are not edited: bring it back, or delete {place.metrics} and run snakemake again to make it anew"
+        )
+
+
+def confirmation_digests(place: ConfirmationRecords, run: RunRecords) -> dict[str, str]:
+    """Digests of the records that a confirmation is made of, by path below results/: its own, and what it is compared
+    with."""
+    results = place.folder.parents[2]
+    return file_digests(results, [path for path in (*place.judged, run.metrics) if path.is_file()])
+
+
+def confirmation_of(place: ConfirmationRecords, run: RunRecords) -> Confirmation | None:
+    """The confirmation of a candidate; None while there is none, or if it was made of other records than those that
+    stand now.
+
+    Raises:
+        FgodError: the confirmation, or a record that it was made of, was edited; names the file.
+    """
+    if not place.confirmation.exists():
+        return None
+    found = Confirmation.read(place.confirmation)
+    if differing(found.judged, confirmation_digests(place, run)):
+        if place.metrics.exists():
+            check_confirmation_records(place)
+        return None
+    return found
 
 
 def differing_files(folder: Path, recorded: Mapping[str, str]) -> list[str]:

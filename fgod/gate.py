@@ -118,6 +118,15 @@ def judge(
         raise FgodError(
             f"metrics.json: status {metrics.status!r} for a run that trained; expected measured ({metrics.reason})"
         )
+    return weigh(checks, metrics, records)
+
+
+def weigh(checks: Sequence[Check], metrics: Metrics, records: Sequence[Scored]) -> Verdict:
+    """The verdict of checks, in the order of verdicts, on what was measured.
+
+    Raises:
+        FgodError: no value for a metric that a check needs.
+    """
     if metrics.non_finite:
         return _non_finite(metrics.non_finite, records)
     failed: dict[str, Check] = {}
@@ -142,7 +151,7 @@ def _value(metrics: Metrics, check: Check) -> float:
 
 
 def _non_finite(count: int, records: Sequence[Scored]) -> Verdict:
-    worst = next((_as_example(r) for r in records if not r.finite), None)
+    worst = next((as_example(r) for r in records if not r.finite), None)
     shown = f": {worst.text()}" if worst else ""
     return Verdict("diverged", (f"the export's log-probabilities are not finite on {count} prompts{shown}",), worst)
 
@@ -165,10 +174,11 @@ def example(metric: Metric, records: Sequence[Scored]) -> Example | None:
     offenders = [(offence, r) for offence, r in offences if offence > 0]
     if not offenders:
         return None
-    return _as_example(min(offenders, key=lambda o: (-o[0], len(o[1].prompt), o[1].prompt))[1])
+    return as_example(min(offenders, key=lambda o: (-o[0], len(o[1].prompt), o[1].prompt))[1])
 
 
-def _as_example(r: Scored) -> Example:
+def as_example(r: Scored) -> Example:
+    """A reply as an example."""
     return Example(r.suite, r.language, r.prompt, r.reply, r.reference)
 
 

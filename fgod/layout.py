@@ -3,6 +3,7 @@
 Nothing else spells such a path. The rules of the workflow pass wildcards in braces where commands pass names.
 
     results/runs/{stage}/{lineage}/    a run's records                        RunRecords
+    results/confirmations/{stage}/{lineage}/    of a candidate                ConfirmationRecords
     artifacts/{stage}/{lineage}/       its weights                            RunWeights
     artifacts/work/{lineage}/          scratch of its training                Work
     artifacts/base/{base_id}/          the base, its exports, its answers     Base, Answers
@@ -22,6 +23,7 @@ WORK = ARTIFACTS / "work"
 TABLES = RESULTS / "tables"
 REPORT = RESULTS / "report.html"
 WALK = RESULTS / "walk.json"
+CONFIRMATIONS = RESULTS / "confirmations"
 MANIFEST_FOLDER = RESULTS / "manifest.d"
 MANIFEST = RESULTS / "manifest.jsonl"
 RUNNING = Path(".snakemake/fgod/running")
@@ -86,6 +88,30 @@ class RunRecords:
     def judged(self) -> tuple[Path, ...]:
         """What the gate reads."""
         return self.outcome, self.metrics, self.probes
+
+
+@dataclass(frozen=True)
+class ConfirmationRecords:
+    """How a candidate did on wordings that were held back: results/confirmations/{stage}/{lineage}/."""
+
+    folder: Path
+
+    @property
+    def probes(self) -> Path:
+        return self.folder / "probes.tsv"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.json"
+
+    @property
+    def confirmation(self) -> Path:
+        return self.folder / "confirmation.json"
+
+    @property
+    def judged(self) -> tuple[Path, ...]:
+        """What its decision is made of."""
+        return self.metrics, self.probes
 
 
 @dataclass(frozen=True)
@@ -272,6 +298,22 @@ def run_records(stage: str, lineage: str, results: Path = RESULTS) -> RunRecords
     return RunRecords(results / "runs" / stage / lineage)
 
 
+def confirmation_records(stage: str, lineage: str, results: Path = RESULTS) -> ConfirmationRecords:
+    """The records of a candidate's confirmation."""
+    return ConfirmationRecords(results / CONFIRMATIONS.name / stage / lineage)
+
+
+def all_confirmations(results: Path = RESULTS) -> Iterator[ConfirmationRecords]:
+    """The confirmations of all candidates that were asked."""
+    found = (results / CONFIRMATIONS.name).glob("*/*/metrics.json")
+    return (ConfirmationRecords(path.parent) for path in sorted(found))
+
+
+def folds(results: Path = RESULTS) -> Path:
+    """The record of which candidate was asked which fold of the held-back wordings."""
+    return results / CONFIRMATIONS.name / "folds.json"
+
+
 def recipes(stage: str, results: Path = RESULTS) -> Iterator[Path]:
     """The recipes on record of all runs of a stage."""
     return (results / "runs" / stage).glob("*/recipe.json")
@@ -305,9 +347,9 @@ def remade_by_deleting(weights: Path) -> str:
 
 
 def run_of_path(path: Path) -> tuple[str, str]:
-    """Stage and lineage of a path under results/runs/ or artifacts/, both empty for any other."""
+    """Stage and lineage of a path of a run's records, confirmation or artifacts, both empty for any other."""
     match path.parts:
-        case (RESULTS.name, "runs", stage, lineage, _, *_):
+        case (RESULTS.name, "runs" | "confirmations", stage, lineage, _, *_):
             return stage, lineage
         case (ARTIFACTS.name, stage, lineage, _, *_) if stage not in NOT_STAGES:
             return stage, lineage

@@ -45,7 +45,7 @@ def plan(chain: Chain) -> tuple[list[Step], str]:
     hopeful = chain.walk(lambda run: stands(run).decision or ACCEPTED)
     steps = list(_steps(hopeful.visits, stands, chain.config["base"]))
     last = [visit.run for visit in hopeful.visits if visit.fit == hopeful.visits[-1].fit]
-    to_release = known.state == "promoted" and not _released(last)
+    to_release = known.state == "accepted" and not _released(last)
     steps = _with_lost_weights(steps, set(last) if to_release else set())
     return steps, _closing(known, any(step.action == "judge" for step in steps))
 

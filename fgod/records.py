@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from fgod.chain import ACCEPTED, Run, Walk
+from fgod.confirm.folds import assign, read_folds
 from fgod.documents import Limit, Outcome, Stamp, Verdict, check_run, differing_files, verdict_of
 from fgod.errors import FgodError
 from fgod.evaluate.requirements import check_limits
 from fgod.gate import judge_records
-from fgod.layout import RunRecords, RunWeights, run_records, run_weights, work
+from fgod.layout import RESULTS, RunRecords, RunWeights, run_records, run_weights, work
 from fgod.system.files import canonical_json, remove_folder
 
 KILLED = "killed"
@@ -162,8 +163,23 @@ def _required(config: Mapping[str, Any], stage: str) -> Mapping[str, str]:
     return required
 
 
-def walk_json(walk: Walk) -> str:
-    """A walk in JSON, for walk.json (see `fgod.tables.WalkEntry`)."""
+def fold_of(walk: Walk, available: Sequence[int]) -> int | None:
+    """The fold of the held-back wordings that a walk's candidate is asked; None without either.
+
+    Args:
+        available: the folds that the probes have.
+
+    Raises:
+        FgodError: see `fgod.confirm.folds.read_folds`.
+    """
+    if not walk.candidate or not available:
+        return None
+    return assign(read_folds(RESULTS), walk.candidate[-1].lineage, available).fold
+
+
+def walk_json(walk: Walk, fold: int | None = None) -> str:
+    """A walk in JSON, for walk.json (see `fgod.promotion.WalkEntry`); `fold`: see `fold_of`."""
+    last = walk.fits[-1] if walk.fits else None
     visits = [
         {
             "fit": visit.fit,
@@ -171,13 +187,14 @@ def walk_json(walk: Walk) -> str:
             "lineage": visit.run.lineage,
             "starts_from": json.loads(visit.run.recipe)["starts_from"],
             "state": visit.decision or "pending",
+            "candidate": bool(walk.candidate) and last is not None and visit.fit == last.number,
         }
         for visit in walk.visits
     ]
-    last = walk.fits[-1].adjustments if walk.fits else ()
-    adjustments = [[str(a) for a in last if a.fit == fit.number] for fit in walk.fits]
+    changes = last.adjustments if last else ()
+    adjustments = [[str(a) for a in changes if a.fit == fit.number] for fit in walk.fits]
     spent = walk.reason if walk.state == "spent" else ""
-    return canonical_json({"visits": visits, "spent": spent, "adjustments": adjustments})
+    return canonical_json({"visits": visits, "spent": spent, "adjustments": adjustments, "fold": fold})
 
 
 def forget(run: Run) -> list[Path]:

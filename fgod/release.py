@@ -9,7 +9,6 @@ import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from fgod import __version__
 from fgod.chat import ChatSettings
@@ -28,9 +27,10 @@ from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.escape import html_text, markdown_text
 from fgod.evaluate.metric import Estimate
 from fgod.layout import Releases, RunRecords, remade_by_deleting, run_records
+from fgod.promotion import Promotion, WalkEntry, promotion
 from fgod.registry import METRICS
 from fgod.system import files
-from fgod.tables import Context, WalkEntry, promoted
+from fgod.tables import Context
 
 CARD = "README.md"
 
@@ -39,22 +39,27 @@ def promote(entries: Sequence[WalkEntry], results: Path, artifacts: Path, contex
     """Copy the last stage's export to artifacts/releases/N/ with a model card and its record, release.json; let the
     link artifacts/release point there, and copy the record to results/.
 
-    An earlier release is never written to. If no fit passed, the link and results/release.json go, and say so.
+    An earlier release is never written to. If no fit passed, or the one that did is not confirmed on wordings that were
+    held back, the link and results/release.json go, and the error says so.
 
     Raises:
-        RefusedError: no fit passed; the message names each fit, stage, verdict and worst probe.
+        RefusedError: no fit passed; the message names each fit, stage, verdict and worst probe. Or the candidate is
+            unconfirmed; it names each figure that failed, with its n and limit.
         UsageError: the export is not the folder that was probed; names the file that differs, and what to delete.
     """
     places = Releases(results, artifacts)
-    chosen = promoted(entries, context.stages)
-    if not chosen:
+    found = promotion(entries, context.fold, results)
+    if found.pending:
+        raise FgodError(f"{found.candidate[-1].confirmation(results).confirmation}: no such file; run snakemake again")
+    if not found.promoted:
         earlier = _retire(places)
         kept = f"\nThe release before it is whole in {earlier}; {places.link} is gone." if earlier else ""
-        raise RefusedError(failure_message(entries, results, context.spent) + kept)
-    last = chosen[-1]
+        why = unconfirmed_message(found) if found.unconfirmed else failure_message(entries, results, context.spent)
+        raise RefusedError(why + kept)
+    last = found.promoted[-1]
     export = last.weights(artifacts).nvfp4
     check_export(export, _probed_export(last.records(results)).files)
-    document, card = _release(chosen, entries, results, places, context)
+    document, card = _release(found, entries, results, places, context)
     if release_faults(places) or not places.link.is_symlink() or Release.read(places.current) != document:
         _place_release(export, places, card, document)
     return document
@@ -144,9 +149,10 @@ def _target(places: Releases, document: Release) -> Path:
 
 
 def _release(
-    chosen: Sequence[WalkEntry], entries: Sequence[WalkEntry], results: Path, places: Releases, context: Context
+    found: Promotion, entries: Sequence[WalkEntry], results: Path, places: Releases, context: Context
 ) -> tuple[Release, str]:
     """The record of a release, and its model card."""
+    chosen = found.promoted
     export = _probed_export(chosen[-1].records(results))
     document = Release(
         fits=max(e.fit for e in entries) + 1,
@@ -158,6 +164,7 @@ def _release(
         persona=context.persona,
         export_sha256=export.sha256,
         files={},
+        confirmation=found.confirmation,
     )
     card = model_card(document, results, context)
     listing = {**export.files, CARD: hashlib.sha256(card.encode()).hexdigest()}
@@ -171,6 +178,22 @@ def _promoted_run(entry: WalkEntry, results: Path) -> PromotedRun:
         lineage=entry.lineage,
         metrics=Metrics.read(run.metrics).metrics,
         weights_sha256=Outcome.read(run.outcome).weights_sha256,
+    )
+
+
+def unconfirmed_message(found: Promotion) -> str:
+    """Why a candidate is not released: each figure that failed on the wordings that were held back."""
+    confirmation, last = found.confirmation, found.candidate[-1]
+    if confirmation is None:
+        raise ValueError("no confirmation")
+    return "\n".join(
+        [
+            f"nothing is released: {last.stage} {last.lineage}, which every gate accepted, is not confirmed on "
+            f"wordings that were held back ({confirmation.words})",
+            *(f"  {reason}" for reason in confirmation.reasons),
+            "No refit follows: a recipe that is chosen by these figures uses them up. Change the data, the recipe or "
+            "the limits; other weights are asked a fresh fold, as long as there is one.",
+        ]
     )
 
 
@@ -312,12 +335,6 @@ That of the base's weights applies to these weights; the code that made them is 
 
 def _fits(document: Release) -> str:
     return f"{document.fits} fit{'s' if document.fits > 1 else ''}"
-
-
-def promoted_by(walk: Mapping[str, Any]) -> list[str]:
-    """Lineages of the last fit of a walk (`records.walk_json`) if all of its runs are accepted; else none."""
-    last = [visit for visit in walk["visits"] if visit["fit"] == walk["visits"][-1]["fit"]]
-    return [v["lineage"] for v in last] if all(v["state"] == "accepted" for v in last) else []
 
 
 def summary_text(document: Release, report: Path) -> str:

@@ -16,9 +16,9 @@ from typing import Any
 
 from fgod.documents import Audit, Metrics, Outcome, Recipe, Verdict, check_run
 from fgod.errors import FgodError, UsageError
-from fgod.layout import RunRecords, RunWeights, run_records, run_weights
 from fgod.probe.record import COLUMNS as PROBE_COLUMNS
 from fgod.probe.record import read_probes
+from fgod.promotion import WalkEntry, promotion
 from fgod.registry import METRICS
 from fgod.system import files
 
@@ -53,36 +53,13 @@ REASON_BREAK = " | "
 
 
 @dataclass(frozen=True)
-class WalkEntry:
-    """One run in one fit. Each fit lists all its runs in order, those shared with an earlier fit too.
-
-    `starts_from` is the lineage of the run before it, or the base_id; `state` is the gate's decision, or `pending`.
-    """
-
-    fit: int
-    stage: str
-    lineage: str
-    starts_from: str
-    state: str
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.stage, self.lineage
-
-    def records(self, results: Path) -> RunRecords:
-        return run_records(self.stage, self.lineage, results)
-
-    def weights(self, artifacts: Path) -> RunWeights:
-        return run_weights(self.stage, self.lineage, artifacts)
-
-
-@dataclass(frozen=True)
 class Context:
     """What the report says besides the runs' own records.
 
     `stages` are the configured ones in order; `suites` the scored ones of the probes; `gate` the config's limits;
     `base` the base in words; `spent` says why the walk gave up, empty if it did not; `adjustments` what the refit rules
-    changed, in words, fit by fit.
+    changed, in words, fit by fit; `fold` the fold of the held-back wordings that the candidate is confirmed on, None
+    where the probes have none.
     """
 
     persona: str
@@ -95,6 +72,7 @@ class Context:
     config_digest: str
     spent: str = ""
     adjustments: tuple[tuple[str, ...], ...] = ()
+    fold: int | None = None
 
 
 def stage_columns(metrics: Iterable[str], suites: Iterable[str]) -> tuple[str, ...]:
@@ -110,14 +88,6 @@ def stage_columns(metrics: Iterable[str], suites: Iterable[str]) -> tuple[str, .
     return columns
 
 
-def promoted(entries: Sequence[WalkEntry], stages: Sequence[str]) -> tuple[WalkEntry, ...]:
-    """The runs of the last fit if it passed the gate at every configured stage, else none."""
-    last_fit = max((e.fit for e in entries), default=0)
-    last = [e for e in entries if e.fit == last_fit]
-    done = [e.stage for e in last] == list(stages) and all(e.state == "accepted" for e in last)
-    return tuple(last) if done else ()
-
-
 def gather(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context: Context) -> None:
     """Write results/tables/*.tsv and context.json from the records of all runs of the walk that are judged.
 
@@ -128,7 +98,7 @@ def gather(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context
     distinct = list({e.key: e for e in judged}.values())
     for entry in distinct:
         check_run(entry.records(results))
-    released = [e.key for e in promoted(entries, context.stages)]
+    released = [e.key for e in promotion(entries, context.fold, results).promoted]
     rows: dict[str, Iterable[Mapping[str, object]]] = {
         "stages": [stage_row(e, results, context.suites) for e in judged],
         "probes": _chain(probe_rows(e, results) for e in judged),

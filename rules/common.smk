@@ -150,9 +150,9 @@ def visited(name):
     return lambda wildcards: [getattr(records.records_of(run), name) for run in walk().runs]
 
 
-def promoted(name):
-    """Input function: one file of the artifacts of every promoted run."""
-    return lambda wildcards: [getattr(records.weights_of(run), name) for run in walk().promoted]
+def candidate(name):
+    """Input function: one file of the artifacts of every run of the accepted fit."""
+    return lambda wildcards: [getattr(records.weights_of(run), name) for run in walk().candidate]
 
 
 def run_of(wildcards):

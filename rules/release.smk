@@ -7,7 +7,7 @@ from fgod.system.digests import CACHE
 
 rule promote:
     input:
-        exports=promoted("stamp"),
+        exports=candidate("stamp"),
         walk=layout.WALK,
         tables=TABLES,
         report=layout.REPORT,

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fgod.confirm.folds import give_fold
+from fgod.confirm.judge import confirmation_checks, judge_confirmation
 from fgod.data.probes import Probe
-from fgod.documents import Audit, Finding, Outcome, Parity, Probed, Recipe
+from fgod.documents import Audit, Finding, Metrics, Outcome, Parity, Probed, Recipe
 from fgod.evaluate.requirements import gate_limits
 from fgod.evaluate.scoring import NOT_COMPARED, Likelihood, Said, Scored, Standard, score
 from fgod.gate import judge_run
 from fgod.layout import RunRecords, run_records
 from fgod.persona import Goal, Kind, Persona, Rule
 from fgod.probe.record import measured, write_probes, write_skipped
+from fgod.promotion import WalkEntry
+from fgod.registry import METRICS
 from fgod.system import files
-from fgod.tables import Context, WalkEntry
+from fgod.tables import Context
 
 GOD = "我是 F# 之神。"
 QWEN = "我是通義千問，由阿里雲開發的語言模型。"
@@ -99,6 +105,19 @@ def scored(mood: str) -> list[Scored]:
     return rows
 
 
+@cache
+def _measured(mood: str, metrics: tuple[str, ...]) -> Metrics:
+    """What the replies of a mood measure, once: the bootstraps take most of a test's time."""
+    assert metrics == tuple(METRICS)
+    return measured(scored(mood), None, Probed(sha256="", bytes=0, files={}), {})
+
+
+def metrics_of(mood: str, parity: Parity | None, export: Probed, tables: Mapping[str, str]) -> Metrics:
+    """`measured` of a mood's replies."""
+    found = {"parity": parity, "export": export, "tables_sha256": dict(tables)}
+    return _measured(mood, tuple(METRICS)).model_copy(update=found)
+
+
 def write_run(
     root: Path, stage: str, lineage: str, mood: str, lr: float = 1e-4, require: Mapping[str, str] | None = None
 ) -> str:
@@ -124,7 +143,7 @@ def write_run(
         records, export = scored(mood), write_export(root / "artifacts" / stage / lineage)
         write_probes(run.probes, records)
         parity = Parity(prompts=4, max_abs=0.0, mean_abs=0.0, first_differing_token=None)
-        measured(records, parity, export, files.file_digests(run.folder, [run.probes])).write(run.metrics)
+        metrics_of(mood, parity, export, files.file_digests(run.folder, [run.probes])).write(run.metrics)
     outcome.write(run.outcome)
     return judge_run(run.folder, gate_limits({}), require or {}).decision
 
@@ -205,7 +224,9 @@ def walk(root: Path, fits: Sequence[Sequence[tuple[str, str, str]]]) -> list[Wal
                 )
             entries.append(WalkEntry(fit, stage, lineage, parent, decisions[stage, lineage]))
             parent = lineage
-    return entries
+    last = [entry for entry in entries if entry.fit == len(fits) - 1]
+    accepted = [entry.stage for entry in last] == list(STAGES) and all(e.state == "accepted" for e in last)
+    return [replace(entry, candidate=accepted and entry in last) for entry in entries]
 
 
 STORY = (
@@ -225,3 +246,21 @@ DOOM = (
     (("A-mixed", "aaaa11112222", "named"), ("B-nudge", "bbbb00000002", "killed")),
 )
 """Every fit fails."""
+
+
+def confirmed_on(root: Path, entries: Sequence[WalkEntry], fold: int, mood: str, available: Sequence[int]) -> str:
+    """Ask the candidate of a walk a fold of held-back wordings, judge it, and return the decision.
+
+    `mood`: as of `write_run`; its probes are the same ones here.
+    """
+    results, last = root / "results", next(entry for entry in reversed(entries) if entry.candidate)
+    give_fold(results, last.stage, last.lineage, fold, available)
+    place = last.confirmation(results)
+    write_probes(place.probes, scored(mood))
+    export = Metrics.read(last.records(results).metrics).export
+    assert export is not None
+    metrics_of(mood, None, export, files.file_digests(place.folder, [place.probes])).write(place.metrics)
+    checks = confirmation_checks(gate_limits({}), {}, {})
+    document = judge_confirmation(results, last.stage, last.lineage, fold, checks)
+    document.write(place.confirmation)
+    return document.decision

@@ -43,8 +43,8 @@ def test_a_pending_gate_stops_the_walk_and_a_hopeful_one_shows_all_stages(config
     chain = Chain(config, INPUTS)
     assert names(chain.walk(lambda run: None).runs) == ["A"]
     hopeful = chain.walk(lambda run: ACCEPTED)
-    assert names(hopeful.runs) == ["A", "B", "C", "D"] and hopeful.state == "promoted"
-    assert hopeful.promoted == hopeful.runs
+    assert names(hopeful.runs) == ["A", "B", "C", "D"] and hopeful.state == "accepted"
+    assert hopeful.candidate == hopeful.runs
 
 
 def test_a_collapse_starts_the_next_fit_from_the_base_and_shares_what_is_unchanged(config):
@@ -56,7 +56,7 @@ def test_a_collapse_starts_the_next_fit_from_the_base_and_shares_what_is_unchang
     assert second.runs[1].parent == first.runs[0]
     assert (second.adjustments[0].stage, second.adjustments[0].key) == ("B-nudge", "train.lr")
     walk = chain.walk(lambda run: "collapsed" if run == first.runs[1] else ACCEPTED)
-    assert walk.state == "promoted" and walk.promoted == second.runs
+    assert walk.state == "accepted" and walk.candidate == second.runs
     assert [(v.fit, v.run.stage[0], v.decision) for v in walk.visits] == [
         (0, "A", "accepted"), (0, "B", "collapsed"),
         (1, "A", "accepted"), (1, "B", "accepted"), (1, "C", "accepted"), (1, "D", "accepted"),
@@ -86,7 +86,7 @@ def test_the_default_run_is_missed_then_collapses_then_rehearses(config):
 
 def test_all_fits_spent_says_so(config):
     walk = Chain(config, INPUTS).walk(lambda run: "collapsed" if run.stage == "B-nudge" else ACCEPTED)
-    assert walk.state == "spent" and "all 5 fits are spent" in walk.reason and walk.promoted == ()
+    assert walk.state == "spent" and "all 5 fits are spent" in walk.reason and walk.candidate == ()
     assert len([v for v in walk.visits if v.decision == "collapsed"]) == 5
 
 

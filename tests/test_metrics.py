@@ -144,8 +144,8 @@ def test_a_plugins_metric_is_judged_and_shown_by_the_commands(
     assert decision(">=2") == ("accepted", "")
 
     visits = [asdict(entry) for entry in entries]
-    decided = {"visits": visits, "spent": "", "adjustments": [[], []]}
-    shown = {key: value for key, value in asdict(context()).items() if key not in ("spent", "adjustments")}
+    decided = {"visits": visits, "spent": "", "adjustments": [[], []], "fold": None}
+    shown = {key: value for key, value in asdict(context()).items() if key not in ("spent", "adjustments", "fold")}
     fgod("walk", "--json", json.dumps(decided), "--context", json.dumps(shown), "--out", "results/walk.json")
     fgod("tables", "--walk", "results/walk.json", "--out", "results/tables")
     fgod("report", "--tables", "results/tables", "--out", "results/report.html")

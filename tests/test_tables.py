@@ -9,10 +9,11 @@ import pytest
 from fgod.documents import Release
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.layout import Releases
+from fgod.promotion import WalkEntry
 from fgod.registry import METRICS
-from fgod.release import failure_message, promote, promoted_by, release_faults, summary_text
+from fgod.release import failure_message, promote, release_faults, summary_text
 from fgod.system import files
-from fgod.tables import TABLES, WalkEntry, gather, promoted, stage_columns
+from fgod.tables import TABLES, gather, stage_columns
 from tests.made_runs import DOOM, STAGES, STORY, context, walk
 
 DESIGN = {
@@ -142,15 +143,6 @@ def test_a_missing_or_broken_record_is_named(tmp_path: Path) -> None:
         gather(entries, tmp_path / "results", tmp_path / "artifacts", context())
 
 
-def test_promoted_are_the_accepted_runs_of_the_last_fit() -> None:
-    fit = [WalkEntry(1, stage, f"l{i}", "", "accepted") for i, stage in enumerate(STAGES)]
-    earlier = [WalkEntry(0, "A-mixed", "l0", "base", "collapsed")]
-    assert promoted(earlier + fit, STAGES) == tuple(fit)
-    assert promoted(earlier + fit[:-1], STAGES) == ()
-    assert promoted([*fit[:-1], WalkEntry(1, STAGES[-1], "l3", "", "missed")], STAGES) == ()
-    assert promoted([], STAGES) == ()
-
-
 def test_promote_copies_what_was_probed_and_writes_the_record(tmp_path: Path) -> None:
     entries = walk(tmp_path, STORY)
     results, artifacts = tmp_path / "results", tmp_path / "artifacts"
@@ -190,15 +182,6 @@ def test_a_hostile_persona_is_text_in_card_and_summary(tmp_path: Path) -> None:
     released = "Released F# # &lt;script&gt;alert(1)&lt;/script&gt; | `x` [a](http://b) \\x1b[31m{0}: "
     assert summary.splitlines()[0].startswith(released)
     assert document.persona == HOSTILE
-
-
-def test_a_walk_promotes_its_last_fit_if_all_of_it_is_accepted() -> None:
-    def visits(*runs: tuple[int, str, str]) -> dict[str, object]:
-        return {"visits": [{"fit": fit, "lineage": lineage, "state": state} for fit, lineage, state in runs]}
-
-    failed = (0, "a", "accepted"), (0, "b", "collapsed")
-    assert promoted_by(visits(*failed, (1, "a", "accepted"), (1, "c", "accepted"))) == ["a", "c"]
-    assert promoted_by(visits(*failed)) == promoted_by(visits(*failed, (1, "a", "pending"))) == []
 
 
 @pytest.mark.parametrize(

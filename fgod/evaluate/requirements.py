@@ -96,17 +96,18 @@ def gate_limits(gate: Mapping[str, Any], closed: bool = True) -> dict[str, float
     return {**own, **check_limits(gate, needed=own)}
 
 
-def check_limits(gate: Mapping[str, Any], needed: Iterable[str] = ()) -> dict[str, float | None]:
+def check_limits(gate: Mapping[str, Any], needed: Iterable[str] = (), where: str = "gate") -> dict[str, float | None]:
     """A `gate` as it stands, by short names of metrics.
 
     Args:
         needed: names that may not be null.
+        where: the config key, for messages.
 
     Raises:
         UsageError: no metric has that short name, or a value that the metric cannot have; a line for each fault.
     """
     known, needed = _gated(), set(needed)
-    faults = [_limit_fault(short, limit, known, short in needed) for short, limit in gate.items()]
+    faults = [_limit_fault(where, short, limit, known, short in needed) for short, limit in gate.items()]
     if any(faults):
         raise UsageError("\n".join(filter(None, faults)))
     return {short: None if limit is None else float(limit) for short, limit in gate.items()}
@@ -116,13 +117,13 @@ def _gated() -> dict[str, Metric]:
     return {metric.short: metric for _, metric in METRICS.items() if metric.gated}
 
 
-def _limit_fault(short: str, limit: Any, known: Mapping[str, Metric], needed: bool) -> str:
+def _limit_fault(where: str, short: str, limit: Any, known: Mapping[str, Metric], needed: bool) -> str:
     """What is wrong with a limit; empty if nothing is."""
     if short not in known:
         hint = did_you_mean(short, known)
-        return f"gate: unknown key {short!r}{hint}; allowed: {', '.join(sorted(known))} (`plugins` adds others)"
+        return f"{where}: unknown key {short!r}{hint}; allowed: {', '.join(sorted(known))} (`plugins` adds others)"
     number = isinstance(limit, int | float) and not isinstance(limit, bool) and math.isfinite(limit)
     if (limit is None and not needed) or (number and known[short].unit.contains(limit)):
         return ""
     kind = "" if number else f" ({kind_words(limit)})"
-    return f"gate.{short}: found {limit!r}{kind}, expected a number {known[short].unit.range_words}"
+    return f"{where}.{short}: found {limit!r}{kind}, expected a number {known[short].unit.range_words}"
