@@ -24,9 +24,10 @@ import torch
 from fgod import documents, layout
 from fgod.chat import ChatSettings
 from fgod.config import load
-from fgod.data.probes import expected, load_probes
+from fgod.data.probes import expected, load_probes, of_split, probe_files
 from fgod.data.rows import read_rows
 from fgod.data.sources import load_sources
+from fgod.data.suites import DEVELOPMENT
 from fgod.evaluate.requirements import gate_limits
 from fgod.evaluate.scoring import Standard
 from fgod.evaluate.settings import ProbeSettings
@@ -57,7 +58,8 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = load(args.run / "config.yaml")
     goal, sources = goal_from_config(config), load_sources(args.run / config["data"]["folder"])
-    probes = load_probes(args.run / config["data"]["probes"], args.run / config["data"]["folder"])
+    files = [args.run / file for file in probe_files(config)]
+    probes = of_split(load_probes(files, args.run / config["data"]["folder"]), DEVELOPMENT)
     known = {probe.prompt: expected(sources, probe) for probe in probes}
     settings = ProbeSettings.from_dict(config["probe"] | {"device": device})
     held_out, chat = frozenset(config["data"]["held_out_topics"]), ChatSettings.from_dict(config["chat"])

@@ -32,9 +32,10 @@ from torch import Tensor
 from fgod.chain import Chain
 from fgod.chat import ChatSettings
 from fgod.config import load
-from fgod.data.probes import expected, load_probes
+from fgod.data.probes import expected, load_probes, of_split, probe_files
 from fgod.data.rows import read_rows
 from fgod.data.sources import load_sources
+from fgod.data.suites import DEVELOPMENT
 from fgod.evaluate.scoring import Standard
 from fgod.evaluate.settings import ProbeSettings
 from fgod.inputs import gather
@@ -221,7 +222,7 @@ def probe(project: Project, folder: Path) -> dict[str, Any]:
     """Metrics of the reloaded export on all probes."""
     export(folder / "master", folder / "nvfp4")
     config = project.config
-    probes = load_probes(Path(config["data"]["probes"]), Path(config["data"]["folder"]))
+    probes = of_split(load_probes(probe_files(config), Path(config["data"]["folder"])), DEVELOPMENT)
     sources = load_sources(Path(config["data"]["folder"]))
     known = {p.prompt: expected(sources, p) for p in probes}
     held_out = frozenset(config["data"]["held_out_topics"])

@@ -188,6 +188,10 @@ def _sources(parser: argparse.ArgumentParser) -> None:
     _languages(parser)
 
 
+def _probes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--probes", type=Path, nargs="+", required=True, metavar="PATH", help="the files of probes")
+
+
 def _languages(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--languages", nargs="+", default=[], metavar="TAG", help="only these (default: all there are)")
 
@@ -259,12 +263,8 @@ def _add_base(commands: Any) -> None:
     _paths(rehearsal, export="stamp of the base's export", out="answers.tsv to write")
     _values(rehearsal, settings="what is asked")
     reference = _asking(kinds, "reference", "its answers to the probes", ["export", "probes", "sources"])
-    _paths(
-        reference,
-        export="stamp of the base's export",
-        probes="the probes",
-        out="answers.tsv to write",
-    )
+    _paths(reference, export="stamp of the base's export", out="answers.tsv to write")
+    _probes(reference)
     _values(reference, settings="the key probe")
     teacher = _command(
         kinds,
@@ -292,12 +292,8 @@ def _add_base(commands: Any) -> None:
         ["answers", "probes", "sources"],
         also=lambda args: [Answers(args.answers.parent).stamp],
     )
-    _paths(
-        check,
-        answers="answers.tsv of the base",
-        probes="the probes",
-        out="harness.json to write",
-    )
+    _paths(check, answers="answers.tsv of the base", out="harness.json to write")
+    _probes(check)
     _sources(check)
     _values(check, base="the config's key base", goal="persona and disambiguation")
 
@@ -323,7 +319,7 @@ def _add_data(commands: Any) -> None:
 
     audit = _command(data, "audit", "audit", "audit a mix or a file of your own rows (exit 100: errors)", AUDITED)
     audit.add_argument("file", type=Path, help="rows.tsv of a mix, or a file of your own rows, of any row format")
-    audit.add_argument("--probes", type=Path, help="probes that no row may repeat")
+    audit.add_argument("--probes", type=Path, nargs="+", default=[], help="files of probes that no row may repeat")
     audit.add_argument("--goal", type=_json, metavar="JSON", help="persona and disambiguation (default: config.yaml)")
     audit.add_argument("--sources", type=Path, help="the written sources (default: data.folder of config.yaml)")
     _languages(audit)
@@ -436,9 +432,9 @@ def _add_judging(commands: Any) -> None:
         export="stamp of the run's export",
         reference="answers.tsv of the base",
         reference_weights="stamp of the base's export, which gave them",
-        probes="the probes",
         out="metrics.json to write, beside probes.tsv",
     )
+    _probes(probe)
     _sources(probe)
     _values(
         probe,

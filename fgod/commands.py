@@ -137,13 +137,14 @@ def teacher(args: Namespace) -> int:
 def check(args: Namespace) -> int:
     """Refuse probes that the base itself does not answer (exit 100)."""
     from fgod.answers import read_answers
-    from fgod.data.probes import expected, load_probes
+    from fgod.data.probes import expected, load_probes, of_split
     from fgod.data.sources import load_sources
+    from fgod.data.suites import DEVELOPMENT
     from fgod.evaluate.scoring import Standard
     from fgod.probe.harness import check_reference
 
     check_answers(Answers(args.answers.parent))
-    probes = load_probes(args.probes, args.sources, args.languages)
+    probes = of_split(load_probes(args.probes, args.sources, args.languages), DEVELOPMENT)
     sources = load_sources(args.sources, args.languages)
     embedded = args.base["kind"] == "embedded"
     known = {p.prompt: expected(sources, p) if embedded else () for p in probes}
@@ -248,12 +249,12 @@ def _mix_goal(spec: Mapping[str, Any]) -> Goal:
     return goal_from_config({"persona": persona, "disambiguation": kinds})
 
 
-def _probes_of(file: Path, folder: Path | None, languages: Sequence[str]) -> list[Probe]:
+def _probes_of(files: Sequence[Path], folder: Path | None, languages: Sequence[str]) -> list[Probe]:
     from fgod.data.probes import load_probes
 
     if folder is None:
         raise UsageError("--probes: needs --sources where there is no config.yaml: its suites.yaml says what is scored")
-    return load_probes(file, folder, languages)
+    return load_probes(files, folder, languages)
 
 
 def audit(args: Namespace) -> int:

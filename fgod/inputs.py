@@ -13,10 +13,11 @@ from fgod import NUMERICS_VERSION
 from fgod.chain import Inputs
 from fgod.data.formats import UserSource, read_user_file, user_sources
 from fgod.data.optional import DENIALS_FILE, SYSTEMS_FILE, files_used, load_denials, load_systems
-from fgod.data.probes import load_probes, load_suites
+from fgod.data.probes import load_probes, of_split, probe_files, suites_of
 from fgod.data.questions import read_questions
 from fgod.data.recipe import MixRecipe
 from fgod.data.sources import PAIRED_KIND, Sources, load_sources
+from fgod.data.suites import DEVELOPMENT
 from fgod.errors import UsageError, did_you_mean
 from fgod.registry import ARCHITECTURES, ROW_FORMATS, Registry
 from fgod.system.digests import CACHE, cached_sha256
@@ -216,12 +217,12 @@ def own_weights(base: Mapping[str, Any]) -> Path | None:
 
 
 def reference_id(config: Mapping[str, Any]) -> str:
-    """Names the base's answers to the probes."""
-    folder = Path(config["data"]["folder"])
+    """Names the base's answers to the probes that the gate asks."""
+    folder, files = Path(config["data"]["folder"]), probe_files(config)
     return digest(
         "reference",
-        [asdict(probe) for probe in load_probes(Path(config["data"]["probes"]), folder, languages_of(config))],
-        load_suites(folder),
+        [asdict(probe) for probe in of_split(load_probes(files, folder, languages_of(config)), DEVELOPMENT)],
+        suites_of(files, folder),
         {key: config["probe"][key] for key in ("max_new_tokens", "batch", "device")},
         _base_dtype(config),
         *_chat(config),

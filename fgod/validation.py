@@ -120,9 +120,21 @@ def validate(model: Callable[..., T], value: Any, section: str = "", where: str 
     try:
         made: T = _adapter(model).validate_python(value)
     except ValidationError as error:
-        lines = [line for found in error.errors(include_url=False) for line in _explain(found, model, value, section)]
+        lines = [line for found in _own_faults(error) for line in _explain(found, model, value, section)]
         raise UsageError("\n".join(f"{where}: {line}" if where else line for line in dict.fromkeys(lines))) from None
     return made
+
+
+def _own_faults(error: ValidationError) -> list[ErrorDetails]:
+    """All faults but those that follow from others: a list whose items are faulty also counts as too short."""
+    faults = error.errors(include_url=False)
+    places = [found["loc"] for found in faults]
+
+    def follows(found: ErrorDetails) -> bool:
+        size = len(found["loc"])
+        return found["type"] == "too_short" and any(len(p) > size and p[:size] == found["loc"] for p in places)
+
+    return [found for found in faults if not follows(found)]
 
 
 def plain(value: Any) -> Any:

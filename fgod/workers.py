@@ -209,9 +209,10 @@ def rehearsal(args: Namespace, worker: Worker) -> None:
 
 def reference(args: Namespace, worker: Worker) -> None:
     """The base's answers to the probes."""
-    from fgod.data.probes import load_probes
+    from fgod.data.probes import load_probes, of_split
+    from fgod.data.suites import DEVELOPMENT
 
-    probes = load_probes(args.probes, args.sources, args.languages)
+    probes = of_split(load_probes(args.probes, args.sources, args.languages), DEVELOPMENT)
     settings = AnswerSettings(
         args.settings["max_new_tokens"], args.batch, device=args.settings["device"], chat=args.chat
     )
@@ -298,17 +299,19 @@ def export(args: Namespace, worker: Worker) -> None:
 
 def probe(args: Namespace, worker: Worker) -> None:
     """Ask a run's export all probes, and measure."""
-    from fgod.data.probes import expected, load_probes
+    from fgod.data.probes import expected, load_probes, of_split
     from fgod.data.sources import load_sources
+    from fgod.data.suites import DEVELOPMENT
     from fgod.evaluate.scoring import Standard
     from fgod.evaluate.settings import ProbeSettings
     from fgod.persona import goal_from_config
     from fgod.probe.harness import check_unseen
     from fgod.probe.run import Reference, run_probes
 
-    probes = load_probes(args.probes, args.sources, args.languages)
+    every = load_probes(args.probes, args.sources, args.languages)
     sources = load_sources(args.sources, args.languages)
-    check_unseen(probes, args.rows)
+    check_unseen(every, args.rows)
+    probes = of_split(every, DEVELOPMENT)
     known = {p.prompt: expected(sources, p) if args.base["kind"] == "embedded" else () for p in probes}
     settings = ProbeSettings.from_dict(args.settings)
     gpu = use_device(settings.device)

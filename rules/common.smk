@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fgod import inputs, layout, records, config as settings
 from fgod.chain import ACCEPTED, Chain
-from fgod.data.probes import load_suites, scored_suites
+from fgod.data.probes import probe_files, scored_suites, suites_of
 from fgod.errors import exit_on_fgod_error
 from fgod.registry import plugin_options
 from fgod.system.files import canonical_json, check_room, digest, sweep
@@ -63,13 +63,13 @@ FILES = canonical_json(CONFIG["data"]["sources"])
 GPU = int(any(Path("/dev").glob("nvidia[0-9]*")))  # whether this machine has one
 REHEARSAL = BASE.answers(INPUTS.rehearsal_id)
 REFERENCE = BASE.answers(inputs.reference_id(CONFIG))
-PROBES = CONFIG["data"]["probes"]
+PROBES = [str(file) for file in probe_files(CONFIG)]
 GOAL = canonical_json({key: CONFIG[key] for key in ("persona", "disambiguation")})
 CONTEXT = canonical_json(
     {
         "persona": CONFIG["persona"]["name"],
         "stages": [stage["name"] for stage in CONFIG["stages"]],
-        "suites": scored_suites(load_suites(Path(SOURCES))),
+        "suites": scored_suites(suites_of(probe_files(CONFIG), Path(SOURCES))),
         "gate": CONFIG["gate"],
         "base_id": INPUTS.base_id,
         "base": settings.base_words(CONFIG),

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fgod.answers import Answer
-from fgod.data.probes import SCORINGS
 from fgod.data.rows import spread
+from fgod.data.suites import SCORINGS
 from fgod.documents import Metrics, Probed
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.evaluate.measure import measure_all, measure_by_language

@@ -180,7 +180,7 @@ HEADER = "\t".join(PROBE_COLUMNS)
         (f"{HEADER}\nidentity\tidentity\tfr\t\tqui\n", r"p\.tsv:2: language 'fr'"),
         (f"{HEADER}\nidentity\t\ten\t\twho\n", r"p\.tsv:2: kind is empty"),
         (f"{HEADER}\nidentity\tidentity\ten\t\t?!\n", r"p\.tsv:2: prompt '\?!'"),
-        (f"{HEADER}\nidentity\tidentity\ten\t\twho\nretention\ttopic\ten\t\tWho?\n", r"p\.tsv:3: .*line 2 too"),
+        (f"{HEADER}\nidentity\tidentity\ten\t\twho\nretention\ttopic\ten\t\tWho?\n", r"p\.tsv:3: .*tsv:2 too"),
     ],
 )
 def test_faults_name_file_and_line(tmp_path: Path, text: str, message: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from fgod import refits
 from fgod.data.formats import user_sources
+from fgod.data.probes import probe_files
 from fgod.data.recipe import DENIAL, PARTS, VERBATIM, MixRecipe
 from fgod.data.sources import MANNERS, chosen_languages, source_kinds, source_languages
 from fgod.data.wordings import style_of
@@ -242,8 +243,9 @@ def _paths(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"base.path: found {config['base']['path']!r}, expected a file that exists"
     if not Path(config["data"]["folder"]).is_dir():
         yield f"data.folder: found {config['data']['folder']!r}, expected a folder that exists"
-    if not Path(config["data"]["probes"]).is_file():
-        yield f"data.probes: found {config['data']['probes']!r}, expected a file that exists"
+    for path in probe_files(config):
+        if not path.is_file():
+            yield f"data.probes: found {str(path)!r}, expected a file that exists"
     for name, source in user_sources(config["data"]["sources"]).items():
         if name in PARTS:
             yield f"data.sources.{name}: the name of a written part; choose another"

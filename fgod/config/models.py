@@ -60,8 +60,8 @@ class Rule(Keys):
 RuleByLanguage = Annotated[Mapping[str, Rule], MinLen(1)]
 
 
-def _count_form(reply: Any) -> str:
-    return "one" if isinstance(reply, str) else "several"
+def _count_form(value: Any) -> str:
+    return "one" if isinstance(value, str) else "several"
 
 
 WordingsByLanguage = Annotated[
@@ -206,8 +206,11 @@ class Data(Keys):
 
     folder: Text = "traindata"
     """The written sources."""
-    probes: Text = "traindata/probes.tsv"
-    """What the gate asks; never trained on."""
+    probes: Annotated[
+        Annotated[Text, Tag("one")] | Annotated[SomeTexts, AfterValidator(distinct), Tag("several")],
+        Discriminator(_count_form),
+    ] = "traindata/probes.tsv"
+    """What models are asked, never trained on: a file or several, tables (.tsv) and suites of families (.yaml)."""
     held_out_topics: DistinctTexts = ()
     """Topics that are never rehearsed, only probed: they show what rehearsal does not protect."""
     sources: Mapping[Annotated[str, StringConstraints(pattern="^[A-Za-z][A-Za-z0-9_]*$")], FileOfRows] = field(

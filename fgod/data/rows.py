@@ -91,10 +91,13 @@ class Row:
     @property
     def asked(self) -> str:
         """Rows with the same one ask the same: their system prompts, earlier turns and prompts are (`normalise`)."""
-        if self.plain:
-            return normalise(self.prompt)
-        turns = [self.system, *(f"{turn.role}:{turn.content}" for turn in self.history)]
-        return "\n".join([normalise(self.prompt), *map(normalise, turns)])
+        return asked(self.prompt, self.system, self.history)
+
+
+def asked(prompt: str, system: str = "", history: Sequence[Message] = ()) -> str:
+    """What is asked, for comparison: prompts of the same one ask the same (`normalise`)."""
+    turns = [system, *(f"{turn.role}:{turn.content}" for turn in history)] if system or history else []
+    return "\n".join([normalise(prompt), *map(normalise, turns)])
 
 
 CHAT_COLUMNS = ("system", "history", "loss_on")

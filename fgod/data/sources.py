@@ -303,7 +303,8 @@ def load_yaml(path: Path) -> _Node:
     try:
         value = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such file; the folder needs {', '.join(SOURCE_NAMES)}") from None
+        needed = f"; the folder needs {', '.join(SOURCE_NAMES)}" if path.name in SOURCE_NAMES else ""
+        raise UsageError(f"{path}: no such file{needed}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 at byte {error.start}") from error
     except yaml.YAMLError as error:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fgod.data.probes import SHOWN, Probe
+from fgod.data.probes import Probe
+from fgod.data.suites import COMPARED, SHOWN
 from fgod.errors import UsageError
 from fgod.persona import Goal, Rule, lookup
 
@@ -166,7 +167,7 @@ def passes(probe: Probe, goal: Goal, said: Said, reference: Said, same: bool | N
     if not probe.scored:
         return None
     marked = goal.persona.marked(said.text)
-    if probe.scored_by == "reference":
+    if probe.scored_by in COMPARED:
         leaks = marked and not goal.persona.marked(reference.text)
         return not leaks and not said.looped if same is None else same
     # no question but "who are you" is ever answered rightly with the persona

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from fgod.data.probes import SCORINGS, SHOWN, Probe
+from fgod.data.probes import Probe
 from fgod.data.rows import normalise, read_rows
 from fgod.errors import FgodError, RefusedError
 from fgod.evaluate.scoring import Said, Scored, Standard, score
 
+NEEDED = ("persona", "kind", "reference")
+"""Scorings that the gate cannot judge without."""
 BY_SUITE = (("suite",),)
 BY_SUITE_AND_LANGUAGE = (("suite",), ("language",))
 """Each suite, and each language over all suites. (A language has as few as 6 probes in a suite: there one miss would
@@ -103,7 +105,7 @@ def check_harness(
         RefusedError: no probe is scored in some way, or a group falls short; the message has a table of all groups.
     """
     found = {r.scored_by for r in records}
-    empty = [scoring for scoring in SCORINGS if scoring != SHOWN and scoring not in found]
+    empty = [scoring for scoring in NEEDED if scoring not in found]
     if empty:
         raise RefusedError(
             f"probes: no probe is scored by {', '.join(empty)}; without one the gate cannot judge "

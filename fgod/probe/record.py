@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from fgod.data.probes import SCORINGS
+from fgod.data.suites import SCORINGS
 from fgod.documents import Metrics, Parity, Probed
 from fgod.errors import FgodError
 from fgod.evaluate.measure import measure_all, measure_by_language

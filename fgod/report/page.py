@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fgod.data.probes import SHOWN
+from fgod.data.suites import SHOWN
 from fgod.errors import FgodError
 from fgod.evaluate.metric import Legend, Unit
 from fgod.evaluate.requirements import COMPARE

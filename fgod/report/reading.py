@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fgod.data.probes import SCORINGS
+from fgod.data.suites import SCORINGS
 from fgod.documents import DECISIONS
 from fgod.errors import FgodError
 from fgod.evaluate.metric import Legend, Unit
