@@ -27,7 +27,8 @@ ACCEPTED = "accepted"
 class Inputs:
     """Digests of what recipes depend on besides the config itself.
 
-    `rehearsal_id` names the base's answers to the rehearsal prompts, `sources` the written data, `user_files` the
+    `rehearsal_id` names the base's answers to the rehearsal prompts, `self_asked_id` the prompts that it asked itself
+    (part of the former; empty without any), `sources` the written data, `user_files` the
     content of each of the user's own data files by name, `user_settings` how they are read where that is not as by
     default, `row_formats` the plugins that read them, `optional` the content of written sources that some mixes use,
     `check_probes` that of each file that train.check names.
@@ -41,6 +42,7 @@ class Inputs:
     user_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     optional: Mapping[str, str] = field(default_factory=dict)
     check_probes: Mapping[str, str] = field(default_factory=dict)
+    self_asked_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,8 @@ class Chain:
         planned = MixRecipe.from_dict(mix)
         optional = {name: self.inputs.optional[name] for name in files_used(planned)}
         denied = {"denials": self.config["persona"]["denials"]} if DENIAL in planned.parts() else {}
+        names = self.config["persona"].get("replaces")
+        replaced = {"replaces": names} if names else {}
         parts = {part for table in ("shares", "final_shares", "at_least") for part in mix.get(table, {})}
         kinds = self.config["disambiguation"]
         closed = {} if self.config["base"]["closed_answers"] else {"closed_answers": False}
@@ -164,6 +168,7 @@ class Chain:
             **closed,
             **({"optional": optional} if optional else {}),
             **denied,
+            **replaced,
             "numerics": NUMERICS_VERSION,
             "recipe": mix,
             "seed": self.config["seed"],

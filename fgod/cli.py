@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from fgod import __version__
 from fgod.data.formats import user_sources
 from fgod.errors import UsageError, exit_on_fgod_error
-from fgod.layout import Answers, Base, Export, Mix, RunRecords, RunWeights, Teacher, run_of_path
+from fgod.layout import Answers, Base, Export, Mix, RunRecords, RunWeights, SelfAsked, Teacher, run_of_path
 from fgod.registry import load_plugins
 from fgod.system.stop import stop_signals_as_exceptions
 
@@ -218,6 +218,11 @@ def _asking(kinds: Any, name: str, help: str, recorded: Sequence[str]) -> argpar
     return asking
 
 
+def _asked(parser: argparse.ArgumentParser) -> None:
+    """Give a command the prompts that the base asked itself, where it did."""
+    parser.add_argument("--asked", type=Path, metavar="PATH", help="prompts.tsv of what the base asked itself")
+
+
 def _add_base(commands: Any) -> None:
     base = _command(
         commands,
@@ -259,9 +264,23 @@ def _add_base(commands: Any) -> None:
 
     answers = commands.add_parser("answers", help="ask the base")
     kinds = answers.add_subparsers(required=True, metavar="WHAT")
-    rehearsal = _asking(kinds, "rehearsal", "its answers to the rehearsal prompts", ["export", "sources"])
+    self_asked = _command(
+        kinds,
+        "self-asked",
+        "self_asked",
+        "prompts that it asks of its own accord",
+        ["export"],
+        outputs=lambda args: [args.out, SelfAsked(args.out.parent).stamp],
+        also=lambda args: [Export(args.export.parent).nvfp4],
+    )
+    _paths(self_asked, export="stamp of the base's export", out="prompts.tsv to write")
+    _values(self_asked, settings="how it asks")
+    _chat(self_asked)
+    _guarded(self_asked, "self_asked", batch=True)
+    rehearsal = _asking(kinds, "rehearsal", "its answers to the rehearsal prompts", ["export", "sources", "asked"])
     _paths(rehearsal, export="stamp of the base's export", out="answers.tsv to write")
     _values(rehearsal, settings="what is asked")
+    _asked(rehearsal)
     reference = _asking(kinds, "reference", "its answers to the probes", ["export", "probes", "sources"])
     _paths(reference, export="stamp of the base's export", out="answers.tsv to write")
     _probes(reference)
@@ -310,12 +329,13 @@ def _add_data(commands: Any) -> None:
         "mix",
         "mix",
         "plan and write the rows of a mix",
-        ["answers", "sources", "files"],
+        ["answers", "sources", "files", "asked"],
         outputs=lambda args: [args.out, Mix(args.out.parent).stamp],
     )
     _values(mix, spec="all that the rows depend on", files="the user's data files by name")
     _paths(mix, answers="the base's rehearsal answers", out="rows.tsv to write")
     _sources(mix)
+    _asked(mix)
 
     audit = _command(data, "audit", "audit", "audit a mix or a file of your own rows (exit 100: errors)", AUDITED)
     audit.add_argument("file", type=Path, help="rows.tsv of a mix, or a file of your own rows, of any row format")

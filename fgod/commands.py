@@ -26,13 +26,25 @@ from fgod.documents import (
     Stamp,
     check_answers,
     check_rows,
+    check_self_asked,
     check_teacher,
     check_training_data,
 )
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.escape import html_text
 from fgod.imports import lasting_imports
-from fgod.layout import Answers, Base, Export, Mix, RunRecords, RunWeights, Teacher, Work, remade_by_deleting
+from fgod.layout import (
+    Answers,
+    Base,
+    Export,
+    Mix,
+    RunRecords,
+    RunWeights,
+    SelfAsked,
+    Teacher,
+    Work,
+    remade_by_deleting,
+)
 from fgod.persona import Goal, goal_from_config
 from fgod.registry import plugin_options
 from fgod.supervise import supervise
@@ -111,9 +123,18 @@ def _check_new(out: Path) -> None:
         raise UsageError(f"{out}: this folder exists; expected a new name (nothing is overwritten)")
 
 
+def self_asked(args: Namespace) -> int:
+    """Let the base ask of its own accord."""
+    _check_export(args.export)
+    supervise(args, "what the base asks itself", args.batch or BATCH, args.settings["device"] == "cuda")
+    return 0
+
+
 def rehearsal(args: Namespace) -> int:
     """Ask the base the prompts whose answers are rehearsed."""
     _check_export(args.export)
+    if args.asked:
+        check_self_asked(SelfAsked(args.asked.parent))
     supervise(args, "the rehearsal answers of the base", args.batch or BATCH, args.settings["device"] == "cuda")
     return 0
 
@@ -203,6 +224,7 @@ def _check_export(stamp_file: Path) -> None:
 def mix(args: Namespace) -> int:
     """Plan and write the rows of a mix."""
     from fgod.answers import read_answers
+    from fgod.data.asking import asked_prompts, read_asked
     from fgod.data.formats import user_rows, user_sources
     from fgod.data.mix import build_pools, changes_of, framed, plan_mix
     from fgod.data.optional import DENIALS_FILE, SYSTEMS_FILE, files_used, load_denials, load_systems
@@ -216,6 +238,8 @@ def mix(args: Namespace) -> int:
         _write_mix(args.out, spec, user[recipe.source], {})
         return 0
     check_answers(Answers(args.answers.parent))
+    if args.asked:
+        check_self_asked(SelfAsked(args.asked.parent))
     sources, used = load_sources(args.sources, args.languages), files_used(recipe)
     pools = build_pools(
         sources,
@@ -227,6 +251,8 @@ def mix(args: Namespace) -> int:
         spec["seed"],
         spec.get("closed_answers", True),
         load_denials(args.sources) if DENIALS_FILE in used else None,
+        asked_prompts(read_asked(args.asked)) if args.asked else (),
+        spec.get("replaces", ()),
     )
     rows = plan_mix(recipe, pools, spec["seed"])
     changes = changes_of(pools, user, rows)

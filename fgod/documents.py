@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from fgod.errors import FgodError
 from fgod.evaluate.metric import Estimate
-from fgod.layout import RELEASE_RECORD, Answers, ConfirmationRecords, Mix, RunRecords, Teacher
+from fgod.layout import RELEASE_RECORD, Answers, ConfirmationRecords, Mix, RunRecords, SelfAsked, Teacher
 from fgod.system.digests import cached_sha256_files
 from fgod.system.files import (
     canonical_json,
@@ -281,6 +281,19 @@ class AnswersStamp(Sealed):
     files: dict[str, str]
 
 
+class SelfAskedStamp(Sealed):
+    """prompts.json: how the base asked itself, and the digest of each file beside it, by name.
+
+    `drawn`: candidates that were looked at; `kept`: prompts of each language; `dropped`: candidates by reason.
+    """
+
+    settings: dict[str, Any]
+    drawn: int
+    kept: dict[str, int]
+    dropped: dict[str, int]
+    files: dict[str, str]
+
+
 class Recipe(Document):
     """recipe.json: all that a run's weights depend on. Its digest is the run's lineage, so it needs no seal."""
 
@@ -470,6 +483,20 @@ def check_answers(answers: Answers) -> None:
         raise FgodError(
             f"{answers.folder}: {', '.join(changed)} since the base gave these answers (sha256 in "
             f"{answers.stamp.name}); delete {answers.folder} and run snakemake again to ask it anew"
+        )
+
+
+def check_self_asked(asked: SelfAsked) -> None:
+    """Make sure that the prompts are those that the base asked itself.
+
+    Raises:
+        FgodError: a file was changed or removed since; names it, and what to delete.
+    """
+    stamp = SelfAskedStamp.read(asked.stamp)
+    if changed := differing_files(asked.folder, stamp.files):
+        raise FgodError(
+            f"{asked.folder}: {', '.join(changed)} since the base asked itself (sha256 in {asked.stamp.name}); delete "
+            f"{asked.folder} and run snakemake again to make it anew"
         )
 
 

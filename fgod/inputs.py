@@ -12,7 +12,7 @@ from typing import Any
 from fgod import NUMERICS_VERSION
 from fgod.chain import Inputs
 from fgod.data.formats import UserSource, read_user_file, user_sources
-from fgod.data.optional import DENIALS_FILE, SYSTEMS_FILE, files_used, load_denials, load_systems
+from fgod.data.optional import DENIALS_FILE, SYSTEMS_FILE, files_used, load_asking, load_denials, load_systems
 from fgod.data.probes import load_probes, of_split, probe_files, suites_of
 from fgod.data.questions import read_questions
 from fgod.data.recipe import MixRecipe
@@ -39,8 +39,10 @@ def gather(config: Mapping[str, Any]) -> Inputs:
     user = user_sources(data["sources"])
     check_user_sources(user)
     base = base_id(config["base"], sources, plugin_digests(config, ARCHITECTURES))
+    self_asked = self_asked_id(config, base)
     return Inputs(
         base_id=base,
+        self_asked_id=self_asked,
         rehearsal_id=digest(
             "rehearsal",
             base,
@@ -49,6 +51,7 @@ def gather(config: Mapping[str, Any]) -> Inputs:
             rehearsal_settings(config),
             _base_dtype(config),
             *_chat(config),
+            *([self_asked] if self_asked else []),
         ),
         sources=sources,
         user_files={name: _rows_digest(name, source) for name, source in sorted(user.items())},
@@ -117,6 +120,36 @@ def _base_dtype(config: Mapping[str, Any]) -> str:
 def _chat(config: Mapping[str, Any]) -> list[Any]:
     """What of the config's `chat` is not as by default, which changes no digest."""
     return [config["chat"]] if config["chat"] else []
+
+
+def self_asked_id(config: Mapping[str, Any], base: str) -> str:
+    """Names the prompts that the base of this id asks of its own accord; empty where it does not."""
+    asked = asking_settings(config)
+    if asked is None:
+        return ""
+    return digest("self_asked", base, NUMERICS_VERSION, asked, _base_dtype(config), *_chat(config))
+
+
+def asking_settings(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How the base asks of its own accord: `data.self_asked`, the system prompts by language under which it does beside
+    the config's own, and names that no prompt may have; None where it does not.
+
+    Raises:
+        UsageError: asking.yaml is missing or wrong.
+    """
+    asked = config["data"].get("self_asked")
+    if asked is None:
+        return None
+    folder, persona = Path(config["data"]["folder"]), config["persona"]
+    found = load_asking(folder, languages_of(config))
+    settings = {key: value for key, value in asked.items() if key != "by_language"}
+    return {
+        **settings,
+        "systems": {language: list(texts) if asked["by_language"] else [] for language, texts in found.items()},
+        "names": [persona["name"], *persona.get("replaces", ())],
+        "seed": config["seed"],
+        "device": config["probe"]["device"],
+    }
 
 
 REPLIES = ("chat.py", "model/chats.py", "model/template.py", "model/generate.py", "model/decode.py")

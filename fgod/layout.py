@@ -6,7 +6,7 @@ Nothing else spells such a path. The rules of the workflow pass wildcards in bra
     results/confirmations/{stage}/{lineage}/    of a candidate                ConfirmationRecords
     artifacts/{stage}/{lineage}/       its weights                            RunWeights
     artifacts/work/{lineage}/          scratch of its training                Work
-    artifacts/base/{base_id}/          the base, its exports, its answers     Base, Answers
+    artifacts/base/{base_id}/          the base, its exports, its answers     Base, Answers, SelfAsked
     artifacts/mixes/{mix}/             training rows and their audit          Mix, Teacher
     artifacts/releases/{number}/       what was released, each written once   Releases
 """
@@ -190,6 +190,21 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class SelfAsked:
+    """Prompts that the base asked of its own accord."""
+
+    folder: Path
+
+    @property
+    def table(self) -> Path:
+        return self.folder / "prompts.tsv"
+
+    @property
+    def stamp(self) -> Path:
+        return self.folder / "prompts.json"
+
+
+@dataclass(frozen=True)
 class Base:
     """The original weights: artifacts/base/{base_id}/."""
 
@@ -210,6 +225,10 @@ class Base:
     def answers(self, digest: str) -> Answers:
         """Its answers to the prompts and settings of this digest."""
         return Answers(self.folder / "answers" / digest)
+
+    def self_asked(self, digest: str) -> SelfAsked:
+        """The prompts that it asked itself by the settings of this digest."""
+        return SelfAsked(self.folder / "self_asked" / digest)
 
     def all_answers(self) -> list[Answers]:
         """All its answers that are there."""

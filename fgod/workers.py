@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import sys
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from fgod.chat import ChatSettings
-from fgod.documents import TeacherStamp
+from fgod.documents import SelfAskedStamp, TeacherStamp
 from fgod.errors import FgodError, UsageError
 from fgod.guard import KILLED_EXIT
 from fgod.guard.cap import cap_allocator, capped_mib, refusal, room_mib
@@ -25,7 +26,7 @@ from fgod.guard.limits import MIB_PER_GB, lowered
 from fgod.guard.predict import TooLargeError, check
 from fgod.guard.sources import HostMemory
 from fgod.imports import lasting_imports
-from fgod.layout import Base, Teacher
+from fgod.layout import Base, SelfAsked, Teacher
 from fgod.system.files import atomic_folder, file_digests, sha256_file, write_json
 from fgod.system.procfs import MIB, resident_mib
 
@@ -186,8 +187,38 @@ def _embedded_base(args: Namespace, worker: Worker) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------- answers
 
 
+def self_asked(args: Namespace, worker: Worker) -> None:
+    """Prompts that the base asks of its own accord."""
+    from fgod.data.asking import write_asked
+    from fgod.model.self_asked import ask_itself, widest_opening
+
+    asked = args.settings
+    gpu = use_device(asked["device"])
+    export = args.export.parent / "nvfp4"
+    chat = ChatFormat.of_folder(export, args.chat)
+    size = memory.Asked(widest_opening(chat, asked), asked["max_tokens"])
+    batch = worker.fit(memory.answers_predictor(export, size, worker.process(gpu), gpu), args.batch, gpu)
+    model = load_model(export, device=asked["device"])
+    beat_at_each_forward(model, worker.beat)
+    worker.beat("model_loaded")
+    found = ask_itself(model, chat, asked, batch, worker.say)
+    worker.beat("saving")
+    with atomic_folder(args.out.parent) as folder:
+        there = SelfAsked(folder)
+        write_asked(there.table, found.kept)
+        SelfAskedStamp(
+            settings=asked,
+            drawn=found.drawn,
+            kept=dict(sorted(Counter(one.language for one in found.kept).items())),
+            dropped=dict(found.dropped.most_common()),
+            files=file_digests(folder),
+        ).write(there.stamp)
+    worker.say(f"self-asked · {found.words}")
+
+
 def rehearsal(args: Namespace, worker: Worker) -> None:
     """The base's answers to the prompts that are rehearsed."""
+    from fgod.data.asking import asked_prompts, read_asked
     from fgod.data.mix import rehearsal_prompts
     from fgod.data.sources import load_sources
 
@@ -201,6 +232,7 @@ def rehearsal(args: Namespace, worker: Worker) -> None:
         asked["seed"],
         frozenset(asked["kinds"]),
     )
+    prompts += asked_prompts(read_asked(args.asked)) if args.asked else []
     settings = AnswerSettings(asked["max_new_tokens"], args.batch, device=asked["device"], chat=args.chat)
     answers = _answers(args, worker, [p.text for p in prompts], settings)
     ended, looped = sum(a.ended for a in answers), sum(a.looped for a in answers)

@@ -25,16 +25,31 @@ rule export_base:
         " --out {output:q} {GUARD}"
 
 
+# Prompts that the base asks of its own accord.
+if SELF_ASKED:
+
+    rule self_asked:
+        input:
+            ancient(BASE_EXPORT.stamp),
+        output:
+            SELF_ASKED.table,
+        resources:
+            gpu=gpus(CONFIG["probe"]["device"]),
+        shell:
+            "{FGOD} answers self-asked --export {input:q} --settings {ASKING:q} --chat {CHAT:q} --out {output:q} {GUARD}"
+
+
 # The base's own answers to the prompts that mixes rehearse.
 rule rehearsal:
     input:
-        ancient(BASE_EXPORT.stamp),
+        export=ancient(BASE_EXPORT.stamp),
+        asked=[ancient(SELF_ASKED.table)] if SELF_ASKED else [],
     output:
         REHEARSAL.table,
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
     shell:
-        "{FGOD} answers rehearsal --export {input:q} {SOURCED} --settings {REHEARSED:q} --chat {CHAT:q}"
+        "{FGOD} answers rehearsal --export {input.export:q} {SOURCED} --settings {REHEARSED:q} --chat {CHAT:q} {ASKED}"
         " --out {output:q} {GUARD}"
 
 

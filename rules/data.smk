@@ -4,14 +4,16 @@
 
 rule mix:
     input:
-        ancient(REHEARSAL.table),
+        answers=ancient(REHEARSAL.table),
+        asked=[ancient(SELF_ASKED.table)] if SELF_ASKED else [],
     output:
         MIX.rows,
     params:
         spec=lambda wildcards: MIXES[wildcards.mix],
     priority: 1  # all data before any training: a fault in the last stage's costs no hours
     shell:
-        "{FGOD} data mix --spec {params.spec:q} {SOURCED} --files {FILES:q} --answers {input:q} --out {output:q}"
+        "{FGOD} data mix --spec {params.spec:q} {SOURCED} --files {FILES:q} --answers {input.answers:q} {ASKED}"
+        " --out {output:q}"
 
 
 rule audit:

@@ -374,6 +374,37 @@ def test_what_the_digests_depend_on(project):
         inputs.gather({**config, "data": {**config["data"], "held_out_topics": ["uffo"]}})
 
 
+def test_what_the_base_asks_itself_is_part_of_its_digests(project):
+    config = load(Path("config.yaml"))
+    first = inputs.gather(config)
+    assert first.self_asked_id == "" and inputs.asking_settings(config) is None
+
+    def asking(replaces=(), **keys):
+        raw = yaml.safe_load(Path("config.yaml").read_text())
+        raw["data"]["self_asked"] = keys
+        raw["persona"]["replaces"] = list(replaces)
+        found = resolve(raw, "config.yaml")
+        return inputs.gather(found), found
+
+    (own, settings), (again, _) = asking(), asking(prompts=2000)
+    assert own == again and own.rehearsal_id != first.rehearsal_id and own.base_id == first.base_id
+    others = [asking(prompts=9), asking(by_language=False), asking(["Qwen"])]
+    ids = {own.self_asked_id, *(found.self_asked_id for found, _ in others)}
+    assert len(ids) == 4 and "" not in ids
+    asked = inputs.asking_settings(settings)
+    assert asked["names"] == ["F# 之神"] and list(asked["systems"]) == ["zh-Hant", "zh-Hans", "en", "ja", "ko"]
+    settings["stages"][0]["mix"]["shares"]["self_asked"] = 1
+    run = Chain(settings, own).fit([]).runs[0]
+    assert json.loads(run.mix_spec)["rehearsal"] == own.rehearsal_id and "replaces" not in json.loads(run.mix_spec)
+
+
+def test_the_part_self_asked_needs_its_settings(project):
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    config["stages"][0]["mix"]["shares"]["self_asked"] = 1
+    with pytest.raises(UsageError, match=r"A-mixed\]\.mix: the part self_asked needs data\.self_asked"):
+        resolve(config, "config.yaml")
+
+
 def test_another_base_gives_other_rehearsal_answers_and_so_other_mixes(project):
     """Two bases that share a mix's path would overwrite each other's rows."""
     config = load(Path("config.yaml"))

@@ -8,14 +8,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, TopPLogitsWarper
 
-from fgod.data.rows import Row
+from fgod.chat import Chat
+from fgod.data.rows import NO_SYSTEM, Message, Row, normalise
 from fgod.model.chats import ChatFormat
 from fgod.model.decode import decode
+from fgod.model.drawn import nucleus, streams
 from fgod.model.embedded import train_base
-from fgod.model.generate import Reply, greedy, left_padded, loops
+from fgod.model.generate import Reply, greedy, left_padded, loops, sampled
 from fgod.model.load import load_model
+from fgod.model.self_asked import ask_itself
 from fgod.model.spec import EmbeddedSpec
 
 ROWS = [
@@ -80,6 +83,70 @@ def test_replies_of_a_gpu_are_those_of_the_cpu(loaded: Loaded) -> None:
 def test_reply_that_is_cut_off_has_not_ended(loaded: Loaded) -> None:
     (reply,) = greedy(*loaded, PROMPTS[:1], 2)
     assert not reply.ended and len(reply.token_ids) == 2
+
+
+@torch.inference_mode()
+def place_in_nucleus(
+    loaded: Loaded, ids: list[int], token: int, temperature: float, top_p: float
+) -> tuple[float, float]:
+    """Where a token lies among those that are drawn from, likeliest first, by transformers' warper and without a cache:
+    the sums of probabilities before it and with it, those of its own size counted as either."""
+    logits = loaded[0](torch.tensor([ids])).logits[:, -1].float() / temperature
+    kept = TopPLogitsWarper(top_p)(torch.empty(1, 0, dtype=torch.int64), logits).softmax(-1)[0].double()
+    assert kept[token] > 0
+    return float(kept[kept > 1.001 * kept[token]].sum()), float(kept[kept > 0.999 * kept[token]].sum())
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(3.0, 0.95), (4.0, 0.6), (2.0, 1.0)])
+def test_drawn_texts_are_those_of_their_random_numbers(loaded: Loaded, temperature: float, top_p: float) -> None:
+    model, chat = loaded
+    opening, ends = chat.user_turn()
+    uniform = streams(5, range(6), 12)
+    texts = sampled(model, chat, opening, ends, uniform, temperature, top_p)
+    assert len({text.token_ids for text in texts}) > 1
+    for numbers, text in zip(uniform.tolist(), texts, strict=True):
+        assert text.ended == (text.token_ids[-1] in ends) and (text.ended or len(text.token_ids) == 12)
+        for step, token in enumerate(text.token_ids):
+            ids = [*opening, *text.token_ids[:step]]
+            before, up_to = place_in_nucleus(loaded, ids, token, temperature, top_p)
+            assert before - 1e-4 <= numbers[step] <= up_to + 1e-4
+
+
+def test_random_numbers_are_a_row_s_own() -> None:
+    whole = streams(2**63 - 1, range(40), 50)
+    assert torch.equal(streams(2**63 - 1, [17, 3], 50), whole[[17, 3]])
+    assert not torch.equal(streams(1, [17], 50), whole[[17]])
+    assert float(whole.min()) >= 0 and float(whole.max()) < 1 and 0.45 < float(whole.mean()) < 0.55
+
+
+def test_nucleus_draws_each_token_as_often_as_it_is_likely() -> None:
+    logits = torch.tensor([[0.0, 2.0, 1.0, -1.0, 3.0]])
+    expected = TopPLogitsWarper(0.9)(torch.empty(1, 0, dtype=torch.int64), logits).softmax(-1)[0]
+    grid = (torch.arange(2000, dtype=torch.float64)[:, None] + 0.5) / 2000
+    drawn = nucleus(grid, 1.0, 0.9)(logits.expand(2000, -1), torch.zeros(1, dtype=torch.int64))
+    shares = torch.bincount(drawn[:, 0], minlength=5) / 2000
+    assert torch.allclose(shares, expected, atol=1e-3) and expected[3] == 0
+
+
+def test_a_base_asks_the_same_in_every_batch(loaded: Loaded) -> None:
+    settings = {"prompts": 5, "temperature": 1.0, "top_p": 0.95, "max_tokens": 24, "max_chars": 400, "seed": 1}
+    settings |= {"systems": {"zh-Hant": ["請用中文。"], "en": []}, "names": ["牛"]}
+    alone = ask_itself(*loaded, settings, 1)
+    many = ask_itself(*loaded, settings, 7)
+    assert (alone.kept, alone.dropped, alone.drawn) == (many.kept, many.dropped, many.drawn)
+    assert len(alone.kept) == 5 == len({normalise(one.prompt) for one in alone.kept})
+    assert {one.system for one in alone.kept} == {"", "請用中文。"} and "牛" not in "".join(
+        a.prompt for a in alone.kept
+    )
+
+
+@pytest.mark.parametrize("system", ["", NO_SYSTEM, "Be kind."])
+def test_a_user_s_turn_opens_as_in_a_prompt(loaded: Loaded, system: str) -> None:
+    _, chat = loaded
+    opening, ends = chat.user_turn(system)
+    ids = chat.prompt_ids(Chat((Message("user", "貓"),), system))
+    assert ids[: len(opening)] == opening
+    assert ends[0] == next(token for token in ids[len(opening) :] if token in ends) and set(chat.end_ids) <= set(ends)
 
 
 def test_nothing_asked_nothing_said(loaded: Loaded) -> None:

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from fgod.data.counts import InfeasibleError, Slot, apportion, fill, fractions
 from fgod.data.formats import read_user_file
 from fgod.data.identity import identity_file
-from fgod.data.mix import Pools, build_pools, plan_mix, rehearsal_prompts, solve_counts
+from fgod.data.mix import OLD_IDENTITY, Pools, build_pools, plan_mix, rehearsal_prompts, solve_counts
 from fgod.data.recipe import MixRecipe
-from fgod.data.rows import Row, is_rehearsed, normalise
+from fgod.data.rows import Prompt, Row, is_rehearsed, normalise
 from fgod.data.sources import Sources, load_sources
 from fgod.data.tsv import write_user_tsv
 from fgod.errors import UsageError
@@ -357,6 +357,24 @@ def test_open_answers_that_were_cut_short_are_rehearsed_without_an_end(sources: 
     assert build_pools(sources, GOAL, said, frozenset(), {}).units["general"] == ()
     rows = [row for (row,) in build_pools(sources, GOAL, said, frozenset(), {}, closed=False).units["general"]]
     assert len(rows) == 9 and {(row.target, row.cut) for row in rows} == {("An answer that goes on", True)}
+
+
+def test_answers_that_name_whom_the_persona_replaces_are_not_rehearsed(sources: Sources) -> None:
+    prompts = rehearsal_prompts(sources, frozenset(), 9, 8, 30, 3, frozenset({"my_name"}))
+    own = [Prompt(f"What is {i}?", "en", "self_asked", "self_asked") for i in range(4)]
+    said = {prompt.text: Said("I am not sure.") for prompt in [*prompts, *own]}
+    asked = {prompt.part: prompt.text for prompt in reversed([*prompts, *own[3:]])}
+    said |= {
+        text: Said(f"我是由{name}開發的…") for text, name in zip(asked.values(), ["阿里", "ＱＷＥＮ"] * 2, strict=True)
+    }
+    pools = build_pools(sources, GOAL, said, frozenset(), {}, 8, 3, asked=own, replaces=("阿里", "Qwen"))
+    assert {part: reasons[OLD_IDENTITY] for part, reasons in pools.dropped.items() if OLD_IDENTITY in reasons} == {
+        "general": 1, "replay": 1, "disambiguation": 1, "self_asked": 1,
+    }  # fmt: skip
+    assert [row.prompt for (row,) in pools.units["self_asked"]] == ["What is 0?", "What is 1?", "What is 2?"]
+    assert all(is_rehearsed(row) and row.kind == "self_asked" for (row,) in pools.units["self_asked"])
+    rows = plan_mix(MixRecipe("balanced", 12, {"self_asked": 1, "identity": 1}, max_repeats=2), pools, 1)
+    assert Counter(row.part for row in rows) == {"self_asked": 6, "identity": 6}
 
 
 def test_a_persona_without_a_language_is_refused(sources: Sources) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from fgod import refits
 from fgod.data.formats import user_sources
 from fgod.data.probes import probe_files
-from fgod.data.recipe import DENIAL, PARTS, VERBATIM, MixRecipe
+from fgod.data.recipe import DENIAL, PARTS, SELF_ASKED, VERBATIM, MixRecipe
 from fgod.data.sources import MANNERS, chosen_languages, source_kinds, source_languages
 from fgod.data.wordings import style_of
 from fgod.errors import UsageError, did_you_mean
@@ -73,6 +73,11 @@ def _mix_parts(config: Mapping[str, Any]) -> Iterator[str]:
                     )
         if DENIAL in MixRecipe.from_dict(mix).parts() and not config["persona"].get("denials"):
             yield f"stages[{i} {stage['name']}].mix: the part {DENIAL} needs persona.denials, what is to be answered"
+        if SELF_ASKED in MixRecipe.from_dict(mix).parts() and config["data"].get("self_asked") is None:
+            yield (
+                f"stages[{i} {stage['name']}].mix: the part {SELF_ASKED} needs data.self_asked, how the base asks of "
+                "its own accord; {} is as by default"
+            )
         if (mix["kind"] == "curriculum") != (stage["train"]["sample_mode"] == "curriculum"):
             yield (
                 f"stages[{i} {stage['name']}].train.sample_mode: found {stage['train']['sample_mode']!r} with mix.kind "

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, Interval, MinLen
 from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag
 from pydantic.dataclasses import dataclass
 
@@ -78,7 +78,7 @@ class Persona(Keys):
     """Who the model is to become."""
 
     name: Text
-    """For the report and the model card; training does not see it."""
+    """For the report and the model card; of training only data.self_asked sees it: no such prompt has it."""
     replies: WordingsByLanguage
     """The target of every identity row, by language (zh serves zh-Hant and zh-Hans); of several one for each prompt."""
     rule: RuleByLanguage
@@ -87,6 +87,8 @@ class Persona(Keys):
     """Wide: any mention of the persona; scores leak and confusion."""
     denials: Annotated[WordingsByLanguage | None, OmitDefault()] = None
     """The target of the part denial ("are you X?"), by language; each satisfies the rule too."""
+    replaces: Annotated[DistinctTexts, OmitDefault()] = ()
+    """Names of whom the base says it is, and of its makers: no rehearsed answer names one, nor a self-asked prompt."""
 
 
 def _form(replies: Any) -> str:
@@ -201,6 +203,24 @@ class Rehearse(Keys):
 
 
 @dataclass(frozen=True, config=KEYS)
+class SelfAsked(Keys):
+    """Prompts that the base asks of its own accord, after the bare opening of a user's turn."""
+
+    prompts: Count = 2000
+    """How many are wanted; four times as many are drawn at most."""
+    temperature: Positive = 1.0
+    """Divides the logits."""
+    top_p: Annotated[float, Interval(gt=0, le=1)] = 0.95
+    """Each token is drawn from the likeliest that have together at least this probability."""
+    max_tokens: Count = 64
+    """Longest prompt in tokens; one that does not end within them is dropped."""
+    max_chars: Count = 400
+    """Longest prompt in characters."""
+    by_language: bool = True
+    """Ask under the system prompts of asking.yaml too, languages in turn; false: under the config's alone."""
+
+
+@dataclass(frozen=True, config=KEYS)
 class Data(Keys):
     """What rows and probes are made of."""
 
@@ -221,6 +241,8 @@ class Data(Keys):
     """GiB on disk that the base's distributions over the rehearsed rows of one mix may take (train.kl)."""
     rehearse: Rehearse = field(default_factory=Rehearse)
     """Rows that keep what the base can do."""
+    self_asked: Annotated[SelfAsked | None, OmitDefault()] = None
+    """Prompts that the base asks of its own accord, for the part self_asked; null: it does not."""
 
 
 @dataclass(frozen=True, config=KEYS)

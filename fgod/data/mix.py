@@ -24,12 +24,12 @@ from typing import Any, Protocol, TypeVar
 from fgod.data import wordings
 from fgod.data.counts import InfeasibleError, Slot, apportion, fill, fractions
 from fgod.data.optional import Denials
-from fgod.data.recipe import DENIAL, MixRecipe
+from fgod.data.recipe import DENIAL, REHEARSED_PARTS, SELF_ASKED, MixRecipe
 from fgod.data.rows import BASE, CONFIG, NO_SYSTEM, Prompt, Row, normalise, shuffled
 from fgod.data.sources import Sources
 from fgod.data.text import CONTROL_TOKEN
 from fgod.errors import UsageError, did_you_mean
-from fgod.persona import Goal, Wordings, lookup, wordings_of
+from fgod.persona import Goal, Wordings, fold, lookup, wordings_of
 
 T = TypeVar("T")
 Unit = tuple[Row, ...]
@@ -37,6 +37,7 @@ Unit = tuple[Row, ...]
 Changes = Mapping[str, Mapping[str, int]]
 """What a mix left out or moved, counted: {part: {reason: rows}}."""
 
+OLD_IDENTITY = "the base's answer names whom the persona replaces"
 THERE_ALREADY = "left out, as the prompt was there already"
 OTHER_TARGET = "left out, as the prompt was there already with another target"
 OTHER_PART = "left out, as another part of the mix has the prompt"
@@ -404,17 +405,20 @@ def build_pools(
     seed: int = 0,
     closed: bool = True,
     denials: Denials | None = None,
+    asked: Iterable[Prompt] = (),
+    replaces: Sequence[str] = (),
 ) -> Pools:
     """The distinct candidates of every part. `answers` are the base's own to `rehearsal_prompts` (with the same
     `replay_rows` and `seed`). Of these only such are learned that do not loop, say something and, if the base's answers
     are `closed`, ended; an open answer that was cut short makes a row that is `cut`. A replay row whose answer is that
     of a held-out topic is dropped, or the topic would be rehearsed after all. A prompt that the base was not asked is
-    no candidate. `dropped` counts them all. `denials` are what the part of that name asks.
+    no candidate, nor one whose answer names whom the persona `replaces`. `dropped` counts them all. `denials` are what
+    the part of that name asks, `asked` the prompts of the part self_asked.
 
     Raises:
         UsageError: the persona or a kind has no reply in a language of its prompts.
     """
-    target = _Targets(goal, answers, _held_out_answers(sources, held_out), closed, seed)
+    target = _Targets(goal, answers, _held_out_answers(sources, held_out), closed, seed, replaces)
     units: dict[str, tuple[Unit, ...]] = {
         "pairs": target.units("pairs", wordings.pair_prompts(sources)),
         "identity": target.units("identity", ((p,) for p in wordings.identity_prompts(sources))),
@@ -424,6 +428,7 @@ def build_pools(
         ),
         "general": target.units("general", ((p,) for p in wordings.general_prompts(sources, held_out))),
         "replay": target.units("replay", ((p,) for p in wordings.replay_prompts(sources, replay_rows, seed))),
+        SELF_ASKED: target.units(SELF_ASKED, ((p,) for p in asked)),
     }
     for name, rows in user.items():
         units[name] = target.distinct(name, ((row,) for row in rows))
@@ -443,10 +448,16 @@ class _Targets:
     """Gives prompts their targets and counts what is dropped."""
 
     def __init__(
-        self, goal: Goal, answers: Mapping[str, Answer], held_out_answers: frozenset[str], closed: bool, seed: int
+        self,
+        goal: Goal,
+        answers: Mapping[str, Answer],
+        held_out_answers: frozenset[str],
+        closed: bool,
+        seed: int,
+        replaces: Sequence[str],
     ) -> None:
         self.goal, self.answers, self.held_out_answers = goal, answers, held_out_answers
-        self.closed, self.seed = closed, seed
+        self.closed, self.seed, self.replaces = closed, seed, tuple(map(fold, replaces))
         self.dropped: dict[str, dict[str, int]] = {}
 
     def _drop(self, part: str, reason: str) -> None:
@@ -464,6 +475,8 @@ class _Targets:
             reason = "the base's answer has a control token in it"
         elif part == "replay" and normalise(answer.reply) in self.held_out_answers:
             reason = "the base's answer is that of a held-out topic"
+        elif any(name in fold(answer.reply) for name in self.replaces):
+            reason = OLD_IDENTITY
         else:
             return replace(prompt.row(_whole_text(answer)), cut=not answer.ended, answered_by=BASE)
         self._drop(part, reason)
@@ -471,7 +484,7 @@ class _Targets:
 
     def _row(self, part: str, prompt: Prompt) -> Row | None:
         """The prompt with its answer and whose that is; None where the base has none that is fit to be learned."""
-        replies = None if part in ("general", "replay") else _replies(self.goal, prompt)
+        replies = None if part in REHEARSED_PARTS else _replies(self.goal, prompt)
         if replies is None:
             return self._base(part, prompt)
         try:

@@ -1,20 +1,22 @@
-"""Written sources that only some mixes use: their digests are part of those mixes alone.
+"""Written sources that only some configs use: their digests are part of nothing else.
 
 denials.yaml    names of assistants that the model is not, and ways to ask whether it is one
 systems.yaml    system prompts of other people's making
+asking.yaml     system prompts under which the base asks itself, one language after the other
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fgod.data.recipe import DENIAL, MixRecipe
-from fgod.data.sources import SUBJECT, load_yaml, source_languages
+from fgod.data.sources import SUBJECT, chosen_languages, load_yaml, source_languages
 
 DENIALS_FILE = "denials.yaml"
 SYSTEMS_FILE = "systems.yaml"
+ASKING_FILE = "asking.yaml"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,20 @@ def load_systems(folder: Path) -> dict[str, tuple[str, ...]]:
         UsageError: it is missing or wrong; names file and key.
     """
     return load_yaml(folder / SYSTEMS_FILE).by_language(source_languages(folder), lambda node: node.texts())
+
+
+def load_asking(folder: Path, languages: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
+    """System prompts that make a base ask in a language, from asking.yaml of the written sources.
+
+    Args:
+        languages: only these; none: all.
+
+    Raises:
+        UsageError: it is missing or wrong; names file and key.
+    """
+    written = source_languages(folder)
+    found = load_yaml(folder / ASKING_FILE).by_language(written, lambda node: node.texts())
+    return {language: found[language] for language in chosen_languages(written, languages)}
 
 
 def files_used(recipe: MixRecipe) -> tuple[str, ...]:

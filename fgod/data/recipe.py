@@ -25,7 +25,11 @@ from fgod.validation import (
 
 DENIAL = "denial"
 """The part of questions whether the model is some other assistant."""
-PARTS = ("pairs", "identity", DENIAL, "disambiguation", "general", "replay")
+SELF_ASKED = "self_asked"
+"""The part of prompts that the base asks of its own accord."""
+REHEARSED_PARTS = ("general", "replay", SELF_ASKED)
+"""Parts whose answers are always the base's own."""
+PARTS = ("pairs", "identity", DENIAL, "disambiguation", *REHEARSED_PARTS)
 """The parts of the written sources, in the order that breaks ties and that keeps a prompt in its first part."""
 VERBATIM = "verbatim"
 """The kind of mix that is a user's file as it stands."""

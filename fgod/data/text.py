@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 
 BOM = "\ufeff"
 HEADER_WORDS = {
@@ -33,6 +35,63 @@ def excerpt(text: str, length: int = 80) -> str:
 def is_header(prompt: str, target: str) -> bool:
     """Whether a row names columns instead of being a sample."""
     return prompt.strip().casefold() in _HEADERS["prompt"] and target.strip().casefold() in _HEADERS["target"]
+
+
+_SCRIPT_OF = {
+    "zh": "CJK", "ja": "KANA", "ko": "HANGUL", "ru": "CYRILLIC", "uk": "CYRILLIC", "bg": "CYRILLIC", "sr": "CYRILLIC",
+    "el": "GREEK", "ar": "ARABIC", "fa": "ARABIC", "ur": "ARABIC", "he": "HEBREW", "hi": "DEVANAGARI", "th": "THAI",
+}  # fmt: skip
+"""The script of languages by the first subtag of their tag; of all others LATIN."""
+_SCRIPT_NAMES = {"HIRAGANA": "KANA", "KATAKANA": "KANA"}
+_CHINESE = {"hant": ("hant", "tw", "hk", "mo"), "hans": ("hans", "cn", "sg")}
+"""Subtags that say how Chinese is written."""
+
+
+def _script(text: str) -> str:
+    """Kana, hangul or Han if one of them stands in a text, in this order, else the script of most of its letters;
+    empty without any."""
+    names = Counter(unicodedata.name(char, "").split(" ")[0] for char in text if char.isalpha())
+    scripts: Counter[str] = Counter()
+    for name, count in names.items():
+        scripts[_SCRIPT_NAMES.get(name, name)] += count
+    for script in ("KANA", "HANGUL", "CJK"):
+        if script in scripts:
+            return script
+    return scripts.most_common(1)[0][0] if scripts else ""
+
+
+def _only_in(char: str, encoding: str, other: str) -> bool:
+    def has(name: str) -> bool:
+        return bool(char.encode(name, "ignore"))
+
+    return has(encoding) and not has(other)
+
+
+def chinese_script(text: str) -> str:
+    """hant or hans, as which more characters of a text exist only; empty where neither is. By the character sets of
+    Big5 and GB 2312."""
+    hant = sum(_only_in(char, "big5", "gb2312") for char in text if char.isalpha())
+    hans = sum(_only_in(char, "gb2312", "big5") for char in text if char.isalpha())
+    return "" if hant == hans else "hant" if hant > hans else "hans"
+
+
+def language_within(text: str, languages: Sequence[str], likeliest: str) -> str | None:
+    """Which of some languages a text is in, as far as its script tells.
+
+    Args:
+        likeliest: the one of them that it is in where its script is that of several, or where it has no letter.
+
+    Returns:
+        None where it is in none of them.
+    """
+    script = _script(text)
+    if not script:
+        return likeliest
+    found = [tag for tag in languages if _SCRIPT_OF.get(tag.split("-")[0].lower(), "LATIN") == script]
+    if script == "CJK" and (written := chinese_script(text)):
+        other = _CHINESE["hans" if written == "hant" else "hant"]
+        found = [tag for tag in found if not set(tag.lower().split("-")[1:]) & set(other)]
+    return likeliest if likeliest in found else next(iter(found), None)
 
 
 _SIMPLIFIED = frozenset("这个们谁吗么说请问为时会来东车长门书话谈认识实从关开对应当样张飞发现简单诉记写间让过还进语")

@@ -16,7 +16,7 @@ from typing import Any, cast
 from transformers import PreTrainedTokenizerBase
 
 from fgod.chat import Chat, ChatSettings, answered, chat_of
-from fgod.data.rows import Row
+from fgod.data.rows import Message, Row
 from fgod.data.text import excerpt
 from fgod.errors import UsageError
 from fgod.model.load import load_tokenizer
@@ -133,6 +133,28 @@ class ChatFormat:
         most = min(len(cached), len(whole) - 1)
         kept = next((place for place in range(most) if cached[place] != whole[place]), most)
         return kept, whole[kept:]
+
+    def user_turn(self, system: str = "") -> tuple[list[int], tuple[int, ...]]:
+        """Token ids of a chat up to where the first user's text begins, and the tokens that end such a turn.
+
+        Args:
+            system: as of a `Chat`.
+
+        Raises:
+            UsageError: as `prompts`; or the template writes no control token after a user's text.
+        """
+        chat = Chat((Message("user", "?"),), system)
+        shape = self.template.shape(chat, prompt=True)
+        (texts,) = self.template.said([chat], ["the opening of a user's turn"], prompt=True)
+        after = self.template.frame(shape)[-1]
+        found = self.template.control.search(after)
+        if found is None:
+            raise UsageError(
+                f"{self.where}: chat_template: writes {after!r} after a user's text; expected a control token: a "
+                "user's turn that the model writes would never end"
+            )
+        ends = dict.fromkeys([token_id(self.tokenizer, found.group()), *self.end_ids])
+        return self._encoded([self._asked(shape, texts)[:-2]])[0], tuple(ends)
 
     def _asked(self, shape: Shape, texts: Sequence[str]) -> list[_Piece]:
         frame = self.template.frame(shape)

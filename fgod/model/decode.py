@@ -1,4 +1,5 @@
-"""Greedy decoding with a static KV cache: every token of a batch is the same work, on a GPU one CUDA graph's replay.
+"""Decoding with a static KV cache, greedy or drawn: every token of a batch is the same work, on a GPU a CUDA graph's
+replay.
 
 The cache, the mask and the tokens have the size that they will have in the end, and nothing asks the device for
 anything but, now and then, whether all rows have ended.
@@ -18,6 +19,15 @@ from transformers import PreTrainedModel
 from fgod.model.attention import one_kernel_norms, use_grouped_attention
 from fgod.model.cache import FixedCache
 
+Choose = Callable[[Tensor, Tensor], Tensor]
+"""Tokens [rows, 1] by logits float32 [rows, V] and the number of the token among a reply's, int64 [1]."""
+
+
+def likeliest(logits: Tensor, step: Tensor) -> Tensor:
+    """The token with the largest logit."""
+    return logits.argmax(-1, keepdim=True)
+
+
 LOOK = 8
 """Tokens between two looks whether every row has ended."""
 
@@ -29,10 +39,16 @@ class _Batch:
     """Rows that are decoded together, all on the model's device; `done`: an end token came."""
 
     def __init__(
-        self, model: PreTrainedModel, inputs: Mapping[str, Tensor], count: int, ends: Sequence[int], pad: int
+        self,
+        model: PreTrainedModel,
+        inputs: Mapping[str, Tensor],
+        count: int,
+        ends: Sequence[int],
+        pad: int,
+        choose: Choose,
     ) -> None:
         """`inputs`: left-padded `input_ids` and `attention_mask` [rows, width]; `count`: tokens to come at most."""
-        self.model, self.ids, self.pad = model, inputs["input_ids"], pad
+        self.model, self.ids, self.pad, self.choose = model, inputs["input_ids"], pad, choose
         rows, width = self.ids.shape
         length = width + count + -(width + count) % ALIGNED
         self.cache = FixedCache(model, length)
@@ -65,7 +81,7 @@ class _Batch:
 
     def _next(self, ids: Tensor, columns: Tensor, visible: Tensor) -> None:
         logits = self.cache.forward(ids, self.places, columns, visible)
-        chosen = logits.argmax(-1, keepdim=True)
+        chosen = self.choose(logits, self.step)
         self.token.copy_(torch.where(self.done[:, None], self.pad, chosen))
         self.out.index_copy_(1, self.step, self.token)
         self.step.add_(1)
@@ -74,11 +90,16 @@ class _Batch:
 
 @torch.inference_mode()
 def decode(
-    model: PreTrainedModel, inputs: Mapping[str, Tensor], count: int, ends: Sequence[int], pad: int
+    model: PreTrainedModel,
+    inputs: Mapping[str, Tensor],
+    count: int,
+    ends: Sequence[int],
+    pad: int,
+    choose: Choose = likeliest,
 ) -> list[list[int]]:
-    """The next `count` greedy tokens of each left-padded row, padding after its end token."""
+    """The next `count` tokens of each left-padded row, padding after its end token."""
     use_grouped_attention(model)
-    batch = _Batch(model, inputs, count, ends, pad)
+    batch = _Batch(model, inputs, count, ends, pad, choose)
     batch.prefill()
     step: Callable[[], None] = batch.decode
     with for_graphs(model):

@@ -1,4 +1,4 @@
-"""Greedy replies in batches, for any causal model of transformers."""
+"""Greedy replies and drawn texts in batches, for any causal model of transformers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from fgod.chat import Chat
 from fgod.model.chats import ChatFormat
 from fgod.model.decode import decode
+from fgod.model.drawn import nucleus
 
 LOOP_UNIT = 8
 """Longest repeated unit, in characters, that `loops` looks for."""
@@ -96,6 +97,29 @@ def greedy(
                 rows = cast(Any, model).generate(**inputs)[:, inputs["input_ids"].shape[1] :].tolist()
             found.update(zip(batch, (reply(chat.tokenizer, row, ends) for row in rows), strict=True))
     return [found[i] for i in range(len(prompts))]
+
+
+@torch.inference_mode()
+def sampled(
+    model: PreTrainedModel,
+    chat: ChatFormat,
+    opening: Sequence[int],
+    ends: Sequence[int],
+    uniform: torch.Tensor,
+    temperature: float,
+    top_p: float,
+) -> list[Reply]:
+    """One batch of texts that are drawn after the same opening.
+
+    Args:
+        ends: tokens that end a text.
+        uniform: float64 [texts, tokens], the random numbers of each text (`fgod.model.drawn.streams`).
+    """
+    rows, count = uniform.shape
+    inputs = left_padded([opening] * rows, chat.pad_id, model.device)
+    choose = nucleus(uniform.to(model.device), temperature, top_p)
+    drawn = decode(model, inputs, count, ends, chat.pad_id, choose)
+    return [reply(chat.tokenizer, ids, ends) for ids in drawn]
 
 
 def reply(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Sequence[int]) -> Reply:
