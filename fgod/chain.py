@@ -7,16 +7,17 @@ old results. Rules and commands only ask this module.
 
 from __future__ import annotations
 
-import copy
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from fgod import NUMERICS_VERSION
-from fgod.config import refit
 from fgod.data.optional import files_used
 from fgod.data.recipe import DENIAL, VERBATIM, MixRecipe
 from fgod.errors import FgodError
+from fgod.failures import Adjustment, Answers
+from fgod.layout import at_alpha, lineage_of
 from fgod.system.files import canonical_json, digest
 from fgod.train.recipe import TrainRecipe
 
@@ -47,7 +48,10 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Run:
-    """One (stage, lineage). `recipe` is canonical JSON of all that its weights depend on."""
+    """One (stage, lineage). `recipe` is canonical JSON of all that its weights depend on.
+
+    An interpolated run is not trained: its weights lie at `alpha` between what `trained` started from and its end.
+    """
 
     stage: str
     lineage: str
@@ -55,31 +59,23 @@ class Run:
     mix_id: str
     mix_spec: str
     parent: Run | None
+    alpha: float | None = None
+    trained: Run | None = None
 
-
-@dataclass(frozen=True)
-class Adjustment:
-    """One value that a refit rule changed: `rule` is its index in refits.rules, `cause` the verdict it answers."""
-
-    fit: int
-    stage: str
-    key: str
-    old: Any
-    new: Any
-    rule: int
-    cause: str
-
-    def __str__(self) -> str:
-        return f"fit {self.fit}: {self.stage} {self.key} {self.old} → {self.new} (after {self.cause})"
+    @property
+    def name(self) -> str:
+        """`B`, or `B at α 0.5`."""
+        return at_alpha(self.stage, self.alpha)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """One pass along the chain from base."""
+    """One pass along the chain from base. `refits` of the failures before it were answered by training again."""
 
     number: int
     runs: tuple[Run, ...]
     adjustments: tuple[Adjustment, ...]
+    refits: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,6 +106,12 @@ class Walk:
         return tuple(dict.fromkeys(visit.run for visit in self.visits))
 
 
+def interpolated(trained: Run, alpha: float) -> Run:
+    """The run whose weights lie at α between the start and the end of a trained one."""
+    recipe = {**json.loads(trained.recipe), "interpolate": alpha, "of": trained.lineage}
+    return replace(trained, lineage=lineage_of(recipe), recipe=canonical_json(recipe), alpha=alpha, trained=trained)
+
+
 class Chain:
     """The configured stages and refit rules over given inputs."""
 
@@ -122,16 +124,17 @@ class Chain:
         Raises:
             FgodError: no refit rule answers a failure, or one that was applied before leaves what is allowed.
         """
-        stages = copy.deepcopy(self.config["stages"])
-        adjustments: list[Adjustment] = []
-        for number, (stage, decision) in enumerate(failures, start=1):
-            adjustments += self._refit(stages, number, stage, decision)
-        return Fit(len(failures), tuple(self._runs(stages)), tuple(adjustments))
+        answers = Answers(self.config)
+        for stage, decision in failures:
+            answers.answer(stage, decision)
+        return Fit(len(failures), tuple(self._runs(answers)), tuple(answers.adjustments), answers.refits)
 
-    def _runs(self, stages: Sequence[Mapping[str, Any]]) -> Iterator[Run]:
+    def _runs(self, answers: Answers) -> Iterator[Run]:
         parent: Run | None = None
-        for stage in stages:
+        for stage in answers.stages:
             parent = self._run(stage, parent)
+            if between := answers.between.get(stage["name"]):
+                parent = interpolated(parent, between.alpha)
             yield parent
 
     def _run(self, stage: Mapping[str, Any], parent: Run | None) -> Run:
@@ -148,7 +151,9 @@ class Chain:
             recipe["check_probes"] = self.inputs.check_probes[recipe["train"]["check"]["probes"]]
         if self.config["chat"]:  # what is not as by default
             recipe["chat"] = self.config["chat"]
-        return Run(stage["name"], digest(recipe), canonical_json(recipe), digest(spec), canonical_json(spec), parent)
+        return Run(
+            stage["name"], lineage_of(recipe), canonical_json(recipe), digest(spec), canonical_json(spec), parent
+        )
 
     def mix_spec(self, mix: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that the rows of a mix depend on."""
@@ -191,19 +196,6 @@ class Chain:
             **({"row_formats": formats} if formats else {}),
         }
 
-    def _refit(self, stages: list[dict[str, Any]], fit: int, failed: str, decision: str) -> Iterator[Adjustment]:
-        index, rule = self._rule_for(failed, decision)
-        for stage in stages:
-            if stage["name"] == failed or rule["stage"] == "all":
-                for key, old, new in refit(stage, index, self.config):
-                    yield Adjustment(fit, stage["name"], key, old, new, index, f"{failed} {decision}")
-
-    def _rule_for(self, stage: str, decision: str) -> tuple[int, Mapping[str, Any]]:
-        for index, rule in enumerate(self.config["refits"]["rules"]):
-            if decision in rule["when"]:
-                return index, rule
-        raise FgodError(f"no rule under refits.rules answers {decision!r} (stage {stage})")
-
     def walk(self, decide: Callable[[Run], str | None]) -> Walk:
         """Walk the fits. `decide` gives a run's verdict, None while pending; what it raises passes through."""
         visits: list[Visit] = []
@@ -214,6 +206,9 @@ class Chain:
                 fit = self.fit(failures)
             except FgodError as error:
                 return Walk(tuple(visits), tuple(fits), "spent", str(error))
+            if fit.refits > self.config["refits"]["max"]:
+                reason = f"all {len(fits)} fits are spent (refits.max: {self.config['refits']['max']})"
+                return Walk(tuple(visits), tuple(fits), "spent", reason)
             if any(fit.runs == earlier.runs for earlier in fits):
                 reason = f"the refit rules changed nothing after {' '.join(failures[-1])}"
                 return Walk(tuple(visits), tuple(fits), "spent", reason)
@@ -228,6 +223,3 @@ class Chain:
                     break
             else:
                 return Walk(tuple(visits), tuple(fits), "accepted", "")
-            if len(failures) > self.config["refits"]["max"]:
-                reason = f"all {len(fits)} fits are spent (refits.max: {self.config['refits']['max']})"
-                return Walk(tuple(visits), tuple(fits), "spent", reason)

@@ -94,7 +94,16 @@ def build_parser() -> argparse.ArgumentParser:
         help="load a file that registers metrics, model families or row formats; as often as needed",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_base, _add_data, _add_training, _add_judging, _add_results, _add_people, _add_talk):
+    for add in (
+        _add_base,
+        _add_data,
+        _add_training,
+        _add_interpolation,
+        _add_judging,
+        _add_results,
+        _add_people,
+        _add_talk,
+    ):
         add(commands)
     return parser
 
@@ -431,6 +440,36 @@ def _add_training(commands: Any) -> None:
         action=_ExplainMemory,
         help="print the predicted memory of --recipe on --weights (a folder with a config.json) and stop",
     )
+
+
+def _add_interpolation(commands: Any) -> None:
+    between = _command(
+        commands,
+        "interpolate",
+        "interpolate",
+        "write the weights between the start and the end of a training",
+        ["recipe", "weights", "start", "end", "trained", "audit"],
+        outputs=lambda args: [
+            args.outcome,
+            *RunRecords(args.outcome.parent).training_tables,
+            RunRecords(args.outcome.parent).mix_audit,
+            args.stamp,
+            RunWeights(args.stamp.parent).master,
+        ],
+        also=lambda args: [RunWeights(args.end.parent).master, RunRecords(args.trained.parent).participation],
+    )
+    _paths(
+        between,
+        recipe="recipe.json, with interpolate",
+        weights="folder of the weights that the training started from",
+        start="the stamp that holds their digest",
+        end="trained.json of the training, beside master/",
+        trained="outcome.json of the training",
+        audit="audit.json of the mix",
+        outcome="outcome.json to write, beside the run's tables",
+        stamp="trained.json to write, beside master/",
+    )
+    _guarded(between, "interpolate")
 
 
 def _add_judging(commands: Any) -> None:

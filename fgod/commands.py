@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import sys
 import tempfile
+import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -458,6 +459,35 @@ def train(args: Namespace) -> int:
         checkpoints.forget(work.folder)
     if outcome.status != "trained":
         _say(f"{run.folder.parent.name} · {outcome.status} · {outcome.reason}")
+    return 0
+
+
+def interpolate(args: Namespace) -> int:
+    """Write the weights between the start and the end of a trained run; its records are those of a run."""
+    from fgod.train.record import write_interpolated
+
+    run, weights = RunRecords(args.outcome.parent), RunWeights(args.stamp.parent)
+    _check_start(args.weights, args.start)
+    _check_start(RunWeights(args.end.parent).master, args.end)
+    begin = time.perf_counter()
+    facts = supervise(args, f"the interpolation of {run.folder}")
+    written = file_digests(weights.master)
+    trained = RunRecords(args.trained.parent)
+    write_interpolated(run, trained, facts["changed"])
+    copy_file(args.audit, run.mix_audit)
+    before = Outcome.read(trained.outcome)
+    found = {"weights_sha256": sha256_listing(written), "weights_files": written}
+    found |= {"cpu": before.cpu, "device": before.device}
+    Stamp(status="trained", **found).write(args.stamp)
+    Outcome(
+        status="trained",
+        steps_done=0,
+        wall_s=round(time.perf_counter() - begin, 3),
+        full_parameter=before.full_parameter,
+        partial=before.partial,
+        tables_sha256=file_digests(run.folder, run.training_tables),
+        **found,
+    ).write(args.outcome)
     return 0
 
 

@@ -16,12 +16,20 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from fgod.errors import FgodError
 from fgod.evaluate.metric import Estimate
-from fgod.layout import RELEASE_RECORD, Answers, ConfirmationRecords, Mix, RunRecords, SelfAsked, Teacher
+from fgod.layout import (
+    RELEASE_RECORD,
+    Answers,
+    ConfirmationRecords,
+    Mix,
+    RunRecords,
+    SelfAsked,
+    Teacher,
+    lineage_of,
+)
 from fgod.system.digests import cached_sha256_files
 from fgod.system.files import (
     canonical_json,
     differing,
-    digest,
     file_digests,
     folder_files,
     read_json,
@@ -295,7 +303,10 @@ class SelfAskedStamp(Sealed):
 
 
 class Recipe(Document):
-    """recipe.json: all that a run's weights depend on. Its digest is the run's lineage, so it needs no seal."""
+    """recipe.json: all that a run's weights depend on. Its digest names the run, so it needs no seal.
+
+    That of an interpolated run is the recipe of the trained one and `interpolate`, α, with `of`, whose end it is from.
+    """
 
     numerics: int
     stage: str
@@ -303,6 +314,12 @@ class Recipe(Document):
     seed: int
     mix: dict[str, Any]
     train: dict[str, Any]
+
+    @property
+    def alpha(self) -> float | None:
+        """Of an interpolated run; None: it was trained."""
+        found = (self.model_extra or {}).get("interpolate")
+        return None if found is None else float(found)
 
 
 class Verdict(Sealed):
@@ -388,10 +405,11 @@ class Confirmation(Sealed):
 
 
 class PromotedRun(Document):
-    """A run of the fit that was released."""
+    """A run of the fit that was released. `alpha`: where an interpolated one lies (see `Recipe`)."""
 
     stage: str
     lineage: str
+    alpha: float | None = None
     metrics: dict[str, Estimate]
     weights_sha256: str
 
@@ -443,7 +461,7 @@ def check_training_data(recipe_file: Path, lineage: str, mix: Mix, audit_file: P
         FgodError: the recipe, the rows or their audit were changed; names the file, and what to delete.
     """
     recipe = Recipe.read(recipe_file)
-    if digest(recipe.content()) != lineage:
+    if lineage_of(recipe.content()) != lineage:
         raise FgodError(
             f"{recipe_file}: it is not the recipe of {lineage}, which is the digest of it; recipes are not edited: "
             f"delete {recipe_file} and run snakemake again to make it anew"

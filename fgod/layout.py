@@ -13,9 +13,12 @@ Nothing else spells such a path. The rules of the workflow pass wildcards in bra
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from fgod.system.files import digest
 
 RESULTS = Path("results")
 ARTIFACTS = Path("artifacts")
@@ -331,6 +334,17 @@ def all_confirmations(results: Path = RESULTS) -> Iterator[ConfirmationRecords]:
 def folds(results: Path = RESULTS) -> Path:
     """The record of which candidate was asked which fold of the held-back wordings."""
     return results / CONFIRMATIONS.name / "folds.json"
+
+
+def lineage_of(recipe: Mapping[str, Any]) -> str:
+    """The name of a run: the digest of its recipe, and for an interpolated one the α at which its weights lie."""
+    alpha = recipe.get("interpolate")
+    return digest(recipe) if alpha is None else f"{digest(recipe)}-{alpha:g}"
+
+
+def at_alpha(stage: str, alpha: float | None) -> str:
+    """The name of a run of a stage: `B`, or `B at α 0.5` for an interpolated one."""
+    return stage if alpha is None else f"{stage} at α {alpha:g}"
 
 
 def recipes(stage: str, results: Path = RESULTS) -> Iterator[Path]:

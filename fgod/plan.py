@@ -20,13 +20,22 @@ from fgod.system.files import read_json
 
 @dataclass(frozen=True)
 class Step:
-    """What happens to one run: `action` is reuse, train or (the gate alone) judge; `why` in words."""
+    """What happens to one run: `action` is reuse, train, interpolate or (the gate alone) judge; `why` in words."""
 
     fit: int
     run: Run
     action: str
     why: tuple[str, ...]
     standing: Standing
+
+    @property
+    def makes(self) -> bool:
+        """Whether it makes weights."""
+        return self.action == _making(self.run)
+
+
+def _making(run: Run) -> str:
+    return "interpolate" if run.trained else "train"
 
 
 def plan(chain: Chain) -> tuple[list[Step], str]:
@@ -69,7 +78,7 @@ def _steps(visits: Iterable[Visit], stands: Callable[[Run], Standing], base: Map
             continue
         step = _step(visit.fit, visit.run, stands(visit.run), training, base)
         done.add(visit.run)
-        if step.action == "train":
+        if step.makes:
             training.add(visit.run)
         yield step
 
@@ -91,18 +100,18 @@ def _with_lost_weights(steps: list[Step], promoted: set[Run]) -> list[Step]:
         weights = records.weights_of(step.run)
         exported = step.run in promoted or bool(step.standing.missing)
         wanted = step.run in needed or (exported and not weights.stamp.exists())
-        if step.action != "train" and wanted and _lost(step.run):
+        if not step.makes and wanted and _lost(step.run):
             step = _trained_again(step, f"its weights are gone: {weights.trained}")
-        if step.action == "train" and step.run.parent:
-            needed.add(step.run.parent)
+        if step.makes:
+            needed |= {run for run in (step.run.parent, step.run.trained) if run}
         found.append(step)
     out: list[Step] = []
     training: set[Run] = set()
     for step in found[::-1]:
         parent = step.run.parent
-        if step.action != "train" and parent in training and _lost(parent):
+        if not step.makes and parent in training and _lost(parent):
             step = _trained_again(step, f"it follows {parent.stage} {parent.lineage}, whose weights are made again")
-        if step.action == "train":
+        if step.makes:
             training.add(step.run)
         out.append(step)
     return out
@@ -113,7 +122,7 @@ def _lost(run: Run) -> bool:
 
 
 def _trained_again(step: Step, why: str) -> Step:
-    return replace(step, action="train", why=(why, *step.why))
+    return replace(step, action=_making(step.run), why=(why, *step.why))
 
 
 def _step(fit: int, run: Run, now: Standing, training: set[Run], base: Mapping[str, Any]) -> Step:
@@ -121,11 +130,13 @@ def _step(fit: int, run: Run, now: Standing, training: set[Run], base: Mapping[s
         return Step(fit, run, "reuse", (f"its verdict is on record: {now.decision}",), now)
     if now.status is not None:
         return Step(fit, run, "judge", tuple(_judged_why(now)), now)
-    if run.parent in training:
+    if run.trained:
+        why: tuple[str, ...] = (f"between its start and {run.trained.lineage}: nothing is trained",)
+    elif run.parent in training:
         why = f"it follows {run.parent.stage} {run.parent.lineage}", *_reasons(run)
     else:
         why = (*_base_reasons(run, base), *_reasons(run)) or ("it never ran",)
-    return Step(fit, run, "train", why, now)
+    return Step(fit, run, _making(run), why, now)
 
 
 def _judged_why(now: Standing) -> Iterator[str]:
@@ -209,12 +220,13 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def text(steps: list[Step], closing: str) -> str:
     """The plan for a terminal."""
-    lines = []
+    lines, width = [], max([6, *(len(step.action) for step in steps)])
     for step in steps:
-        lines.append(f"fit {step.fit}  {step.action:6} {step.run.stage} {step.run.lineage}  {step.why[0]}")
-        lines += [f"{'':14} {reason}" for reason in step.why[1:]]
-    trains = sum(step.action == "train" for step in steps)
-    return "\n".join([*lines, "", f"{trains} to train. {closing}"])
+        lines.append(f"fit {step.fit}  {step.action:{width}} {step.run.name} {step.run.lineage}  {step.why[0]}")
+        lines += [f"{'':{width + 8}} {reason}" for reason in step.why[1:]]
+    trains, between = (sum(step.action == action for step in steps) for action in ("train", "interpolate"))
+    also = f", {between} to interpolate" if between else ""
+    return "\n".join([*lines, "", f"{trains} to train{also}. {closing}"])
 
 
 def stopped(walk: Mapping[str, Any]) -> str:
@@ -224,7 +236,7 @@ def stopped(walk: Mapping[str, Any]) -> str:
         walk: as `records.walk_json` gives it: the visits up to the first whose gate is pending.
     """
     done = [v for v in walk["visits"] if v["state"] != "pending"]
-    lines = [f"  finished  fit {v['fit']} {v['stage']} {v['lineage']}: {v['state']}" for v in done]
+    lines = [f"  finished  {_named(v)}: {v['state']}" for v in done]
     lines += [f"  {_under_way(v)}" for v in walk["visits"] if v["state"] == "pending"]
     if walk["spent"]:
         return "\n".join(["Stopped:", *lines, f"No fit was accepted: {walk['spent']}."])
@@ -232,8 +244,12 @@ def stopped(walk: Mapping[str, Any]) -> str:
     return "\n".join(["Stopped before the end:", *lines, end])
 
 
+def _named(visit: Mapping[str, Any]) -> str:
+    return f"fit {visit['fit']} {layout.at_alpha(visit['stage'], visit.get('alpha'))} {visit['lineage']}"
+
+
 def _under_way(visit: Mapping[str, Any]) -> str:
-    named = f"fit {visit['fit']} {visit['stage']} {visit['lineage']}"
+    named = _named(visit)
     if layout.run_records(visit["stage"], visit["lineage"]).outcome.exists():
         return f"finished  {named}: trained; its gate is pending"
     step = saved_step(layout.work(visit["lineage"]).folder)

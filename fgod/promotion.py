@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from fgod.documents import Confirmation, confirmation_of
-from fgod.layout import ConfirmationRecords, RunRecords, RunWeights, confirmation_records, run_records, run_weights
+from fgod.layout import (
+    ConfirmationRecords,
+    RunRecords,
+    RunWeights,
+    at_alpha,
+    confirmation_records,
+    run_records,
+    run_weights,
+)
 
 
 @dataclass(frozen=True)
@@ -20,7 +28,8 @@ class WalkEntry:
     """One run in one fit. Each fit lists all its runs in order, those shared with an earlier fit too.
 
     `starts_from` is the lineage of the run before it, or the base_id; `state` is the gate's decision, or `pending`;
-    `candidate`: it is of the fit whose gates all accepted.
+    `candidate`: it is of the fit whose gates all accepted; `alpha` where an interpolated run lies between the start (0)
+    and the end of its stage's training.
     """
 
     fit: int
@@ -29,6 +38,12 @@ class WalkEntry:
     starts_from: str
     state: str
     candidate: bool = False
+    alpha: float | None = None
+
+    @property
+    def name(self) -> str:
+        """`B`, or `B at α 0.5`."""
+        return at_alpha(self.stage, self.alpha)
 
     @property
     def key(self) -> tuple[str, str]:

@@ -188,6 +188,7 @@ def walk_json(walk: Walk, fold: int | None = None) -> str:
             "starts_from": json.loads(visit.run.recipe)["starts_from"],
             "state": visit.decision or "pending",
             "candidate": bool(walk.candidate) and last is not None and visit.fit == last.number,
+            "alpha": visit.run.alpha,
         }
         for visit in walk.visits
     ]

@@ -26,7 +26,7 @@ from fgod.documents import (
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.escape import html_text, markdown_text
 from fgod.evaluate.metric import Estimate
-from fgod.layout import Releases, RunRecords, remade_by_deleting, run_records
+from fgod.layout import Releases, RunRecords, at_alpha, remade_by_deleting, run_records
 from fgod.promotion import Promotion, WalkEntry, promotion
 from fgod.registry import METRICS
 from fgod.system import files
@@ -176,6 +176,7 @@ def _promoted_run(entry: WalkEntry, results: Path) -> PromotedRun:
     return PromotedRun(
         stage=entry.stage,
         lineage=entry.lineage,
+        alpha=entry.alpha,
         metrics=Metrics.read(run.metrics).metrics,
         weights_sha256=Outcome.read(run.outcome).weights_sha256,
     )
@@ -206,7 +207,7 @@ def failure_message(entries: Sequence[WalkEntry], results: Path, spent: str = ""
 
 def _failure_lines(entry: WalkEntry, results: Path) -> str:
     verdict = Verdict.read(entry.records(results).verdict)
-    lines = [f"  fit {entry.fit}: {entry.stage} {entry.lineage} {verdict.decision}"]
+    lines = [f"  fit {entry.fit}: {entry.name} {entry.lineage} {verdict.decision}"]
     lines += [f"    {reason}" for reason in verdict.reasons]
     if worst := verdict.worst:
         reply = worst.reply or "(empty)"
@@ -272,7 +273,9 @@ def _recipe_row(run: PromotedRun, results: Path) -> str:
     shares = ", ".join(f"{part} {share:g}" for part, share in mix.get("shares", {}).items())
     shares = shares or markdown_text(mix.get("source", ""))
     steps, lr = train.get("steps", "–"), train.get("lr", "–")
-    return f"| {run.stage} | {run.lineage} | {mix.get('kind', '–')}: {shares} | {steps} | {lr} |"
+    return (
+        f"| {at_alpha(run.stage, recipe.alpha)} | {run.lineage} | {mix.get('kind', '–')}: {shares} | {steps} | {lr} |"
+    )
 
 
 _CARD = """\
@@ -342,7 +345,7 @@ def summary_text(document: Release, report: Path) -> str:
     last = document.promoted[-1]
     lines = [
         f"Released {html_text(document.persona)}: {document.path} "
-        f"({last.stage} {last.lineage}, after {_fits(document)})"
+        f"({at_alpha(last.stage, last.alpha)} {last.lineage}, after {_fits(document)})"
     ]
     for name, value, interval, n in _quality(last.metrics):
         sample = f"({interval}, n {n})" if interval else f"(n {n})"

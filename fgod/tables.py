@@ -24,7 +24,7 @@ from fgod.system import files
 
 KEY = ("stage", "lineage")
 
-STAGES = ("fit", "stage", "lineage", "starts_from", "decision", "reasons")
+STAGES = ("fit", "stage", "lineage", "alpha", "starts_from", "decision", "reasons")
 STAGES_AFTER_METRICS = (
     *("steps", "lr", "wall_s", "peak_memory_mib", "weights_sha256"),
     *("status", "worst_prompt", "worst_reply", "parity_max_abs", "parity_mean_abs", "parity_first_differing_token"),
@@ -158,7 +158,7 @@ def stage_row(entry: WalkEntry, results: Path, suites: Sequence[str]) -> dict[st
     train, worst, parity = Recipe.read(run.recipe).train, verdict.worst, metrics.parity
     values = metrics.metrics
     return {
-        **{name: getattr(entry, name) for name in ("fit", "stage", "lineage", "starts_from")},
+        **{name: getattr(entry, name) for name in ("fit", "stage", "lineage", "alpha", "starts_from")},
         "decision": verdict.decision,
         "reasons": REASON_BREAK.join(verdict.reasons),
         **{name: values[name].value if name in values else None for name in METRICS},

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fgod.chat import ChatSettings
-from fgod.documents import SelfAskedStamp, TeacherStamp
+from fgod.documents import Recipe, SelfAskedStamp, TeacherStamp
 from fgod.errors import FgodError, UsageError
 from fgod.guard import KILLED_EXIT
 from fgod.guard.cap import cap_allocator, capped_mib, refusal, room_mib
@@ -26,7 +26,7 @@ from fgod.guard.limits import MIB_PER_GB, lowered
 from fgod.guard.predict import TooLargeError, check
 from fgod.guard.sources import HostMemory
 from fgod.imports import lasting_imports
-from fgod.layout import Base, SelfAsked, Teacher
+from fgod.layout import Base, RunWeights, SelfAsked, Teacher
 from fgod.system.files import atomic_folder, file_digests, sha256_file, write_json
 from fgod.system.procfs import MIB, resident_mib
 
@@ -324,6 +324,22 @@ def export(args: Namespace, worker: Worker) -> None:
     master, folder = memory.stored(args.weights), args.out.parent / "nvfp4"
     worker.fit(lambda _: memory.predict_export(master, worker.process(gpu), gpu), 1, gpu)
     write_export(args.weights, folder, args.dtype, device=torch.device("cuda" if gpu else "cpu"), beat=worker.beat)
+
+
+def interpolate(args: Namespace, worker: Worker) -> None:
+    """Write weights between the start and the end of a training. The report has the share that changed, by tensor."""
+    from fgod.train.interpolate import Line
+    from fgod.train.interpolate import interpolate as write_between
+
+    recipe = Recipe.read(args.recipe)
+    if recipe.alpha is None:
+        raise UsageError(f"{args.recipe}: found the recipe of a training, expected one with the key interpolate")
+    end = RunWeights(args.end.parent).master
+    sizes = memory.stored(end)
+    worker.fit(lambda _: memory.predict_interpolation(sizes, worker.process(False)), 1, False)
+    line = Line(recipe.alpha, recipe.train["master_dtype"], recipe.seed)
+    changed = write_between(args.weights, end, line, RunWeights(args.stamp.parent).master, worker.beat)
+    worker.report(facts={"changed": changed})
 
 
 # ------------------------------------------------------------------------------------------------------------ probe

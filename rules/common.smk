@@ -105,9 +105,14 @@ def audit_of(run):
     return layout.mix(run.mix_id).audit(records.seq_len(run))
 
 
+TRAINED = "[0-9a-f]{12}"
+INTERPOLATED = rf"{TRAINED}-0\.[0-9]+"
+LINEAGE = f"{TRAINED}|{INTERPOLATED}"
+
+
 wildcard_constraints:
     stage="[A-Za-z0-9][A-Za-z0-9._-]*",
-    lineage="[0-9a-f]{12}",
+    lineage=LINEAGE,
     mix="[0-9a-f]{12}",
     teacher="[0-9a-f]{12}",
     seq_len="[0-9]+",

@@ -1,4 +1,4 @@
-# One stage: its recipe, its training under the guard, its export. A killed or diverged training is a result: it leaves
+# One stage: its recipe, its training under the guard or an interpolation, its export. A killed or diverged training is a result: it leaves
 # outcome.json and exits 0; the gate makes a verdict of it. All that feeds training is ancient(): a run's path already
 # says what it is made of, so no touched file ever trains again.
 
@@ -58,6 +58,8 @@ rule train:
         participation=RUN.participation,
         audit=RUN.mix_audit,
         stamp=WEIGHTS.trained,
+    wildcard_constraints:
+        lineage=TRAINED,
     threads: lambda wildcards: records.threads(run_of(wildcards))
     resources:
         gpu=lambda wildcards: gpus(records.device(run_of(wildcards))),
@@ -70,6 +72,36 @@ rule train:
         " --audit {input.audit:q} --outcome {output.outcome:q} --stamp {output.stamp:q}"
         " {resources.teacher} {GUARD} --fit {resources.fit}"
         " --checkpoint-secs {CONFIG[checkpoint][secs]} --checkpoint-steps {CONFIG[checkpoint][steps]}"
+
+
+def end_of_training(wildcards):
+    """The stamp and the outcome of the trained run between whose start and end an interpolated one lies."""
+    trained = run_of(wildcards).trained
+    return {"end": ancient(records.weights_of(trained).trained), "trained": ancient(records.records_of(trained).outcome)}
+
+
+# Weights between the start and the end of a stage that is damaged: nothing is trained.
+rule interpolate:
+    input:
+        unpack(end_of_training),
+        recipe=ancient(RUN.recipe),
+        start=starts_from,
+        audit=mix_audit,
+    output:
+        outcome=RUN.outcome,
+        log=RUN.training,
+        guard=RUN.guard,
+        participation=RUN.participation,
+        audit=RUN.mix_audit,
+        stamp=WEIGHTS.trained,
+    wildcard_constraints:
+        lineage=INTERPOLATED,
+    resources:
+        weights=lambda wildcards: starting_weights(wildcards),
+    shell:
+        "{FGOD} interpolate --recipe {input.recipe:q} --weights {resources.weights:q} --start {input.start:q}"
+        " --end {input.end:q} --trained {input.trained:q} --audit {input.audit:q} --outcome {output.outcome:q}"
+        " --stamp {output.stamp:q} {GUARD}"
 
 
 rule export:

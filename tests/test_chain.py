@@ -222,3 +222,98 @@ def test_a_killed_run_gets_a_smaller_micro_batch(config):
 def test_runs_are_values(config):
     chain = Chain(config, INPUTS)
     assert isinstance(chain.fit([]).runs[0], Run) and chain.fit([]) == chain.fit([])
+
+
+# -------------------------------------------------------------------------------------------------- interpolation
+
+ALPHAS = [0.75, 0.5, 0.25]
+
+
+@pytest.fixture
+def between(config):
+    """Damage is answered by interpolation, then by more rehearsal."""
+    config["refits"]["rules"] = [
+        {"when": ["damaged"], "stage": "failed", "interpolate": ALPHAS},
+        {"when": ["collapsed"], "stage": "failed", "set": {"train.lr": "*0.5"}},
+        {"when": ["damaged"], "stage": "failed", "set": {"mix.shares.general": "+1"}},
+        {"when": ["missed"], "stage": "failed", "set": {"train.lr": "*2"}},
+    ]
+    config["refits"]["max"] = 1
+    return Chain(config, INPUTS)
+
+
+def told(walk):
+    return [(visit.fit, visit.run.name, visit.decision) for visit in walk.visits if visit.run.stage == "B-nudge"]
+
+
+def by_alpha(decisions, refitted=ACCEPTED):
+    """Verdicts on stage B by its α (1: as it was first trained); all other runs are accepted."""
+
+    def decide(run):
+        if run.stage != "B-nudge":
+            return ACCEPTED
+        mended = json.loads(run.recipe)["mix"]["recipe"]["shares"].get("general", 0) >= 1
+        return refitted if mended else decisions[run.alpha or 1]
+
+    return decide
+
+
+def test_a_damaged_run_is_followed_by_the_points_between_until_one_is_accepted(between):
+    walk = between.walk(by_alpha({1: "damaged", 0.75: "damaged", 0.5: ACCEPTED}))
+    assert told(walk) == [
+        (0, "B-nudge", "damaged"), (1, "B-nudge at α 0.75", "damaged"), (2, "B-nudge at α 0.5", ACCEPTED)
+    ]  # fmt: skip
+    trained, chosen, after = walk.visits[1].run, walk.candidate[1], walk.candidate[2]
+    assert chosen.trained == trained and chosen.parent == trained.parent and after.parent == chosen
+    assert json.loads(after.recipe)["starts_from"] == chosen.lineage == f"{chosen.lineage[:12]}-0.5"
+    assert json.loads(chosen.recipe) == json.loads(trained.recipe) | {"interpolate": 0.5, "of": trained.lineage}
+    assert walk.fits[-1].refits == 0, "nothing was trained again"
+    assert [str(a) for a in walk.fits[-1].adjustments] == [
+        "fit 1: B-nudge weights as trained → at α 0.75 (after B-nudge damaged)",
+        "fit 2: B-nudge weights at α 0.75 → at α 0.5 (after B-nudge at α 0.75 damaged)",
+    ]
+
+
+@pytest.mark.parametrize(
+    "decisions, alphas",
+    [
+        ({1: "damaged", 0.75: "damaged", 0.5: "missed"}, [0.75, 0.5]),
+        ({1: "damaged", 0.75: "missed"}, [0.75]),
+        ({1: "damaged", 0.75: "damaged", 0.5: "damaged", 0.25: "damaged"}, ALPHAS),
+    ],
+)
+def test_where_no_point_will_do_the_next_rule_answers_the_damage(between, decisions, alphas):
+    walk = between.walk(by_alpha(decisions))
+    assert [visit.run.alpha for visit in walk.visits if visit.run.alpha] == alphas
+    assert walk.state == "accepted" and walk.candidate[1].alpha is None and walk.fits[-1].refits == 1
+    last = walk.fits[-1].adjustments[-1]
+    assert (last.key, last.rule) == ("mix.shares.general", 2), "not the rate that `missed` would double"
+
+
+def test_a_collapse_between_is_answered_from_the_original_weights(between):
+    walk = between.walk(by_alpha({1: "damaged", 0.75: "collapsed"}))
+    assert walk.fits[2].adjustments[-1].key == "train.lr" and walk.fits[2].runs[1].alpha is None
+
+
+def test_a_new_training_has_its_points_again_and_only_trainings_count_against_the_maximum(between):
+    walk = between.walk(by_alpha(dict.fromkeys((1, *ALPHAS), "damaged"), refitted="damaged"))
+    assert [visit.run.alpha for visit in walk.visits if visit.run.stage == "B-nudge"] == [None, *ALPHAS] * 2
+    assert walk.state == "spent" and "all 8 fits are spent (refits.max: 1)" in walk.reason
+
+
+def test_without_another_rule_the_walk_says_where_it_ended(between):
+    del between.config["refits"]["rules"][2]
+    walk = between.walk(by_alpha({1: "damaged", 0.75: "missed"}))
+    assert walk.reason == ("no other rule under refits.rules answers 'damaged' (stage B-nudge, at α 0.75 missed)")
+
+
+def test_what_follows_a_stage_that_changes_is_trained_to_its_end_first(between):
+    """C's point was chosen for a C that started from another B."""
+    fit = between.fit([("C-disambiguate", "damaged"), ("B-nudge", "damaged"), ("B-nudge", "missed")])
+    assert [run.alpha for run in between.fit([("C-disambiguate", "damaged")]).runs] == [None, None, 0.75, None]
+    assert [run.alpha for run in fit.runs] == [None, None, None, None]
+
+
+def test_points_are_runs_of_their_own(between):
+    runs = [between.fit([("B-nudge", "damaged")] * count).runs[1] for count in range(4)]
+    assert len({run.lineage for run in runs}) == 4 and len({run.mix_id for run in runs}) == 1

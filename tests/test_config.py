@@ -112,6 +112,12 @@ SLIPS = [
     (lambda c: c["refits"]["rules"][0].update(set={"train.schedule": "*2"}), "but the value it changes is 'cosine', not a number"),
     (lambda c: c["refits"]["rules"][0].update(set={"train.lr": "*0"}), "refits.rules[0] on stage A-mixed: train: lr: found 0"),
     (lambda c: c["refits"]["rules"][0].update(set={"mix.shares.mine": "+1"}), "on stage A-mixed: mix.shares: unknown part 'mine'"),
+    (lambda c: c["refits"]["rules"][0].update(interpolate=[0.5]), "found both of set and interpolate, expected one of them"),
+    (lambda c: c["refits"]["rules"][0].update(set={}), "refits.rules[0]: found neither of set and interpolate"),
+    (lambda c: c["refits"]["rules"].append({"when": ["damaged", "collapsed"], "interpolate": [0.5]}), "refits.rules[4].when: found damaged, collapsed with interpolate; expected damaged alone"),
+    (lambda c: c["refits"]["rules"].append({"when": ["damaged"], "interpolate": [0.25, 0.5]}), "expected numbers that fall"),
+    (lambda c: c["refits"]["rules"].append({"when": ["damaged"], "interpolate": [0.9, 0.8, 0.7, 0.6, 0.5]}), "expected at most 4 items"),
+    (lambda c: c["refits"]["rules"].append({"when": ["damaged"], "interpolate": [1.0]}), "found 1.0, expected at most 0.99"),
     (lambda c: c["stages"][2]["train"].update(memory="24gb"), "refits.rules[3] on stage C-disambiguate: train.micro_batch: found 16 below batch (32) with step_in_backward"),
     (lambda c: c["stages"][2]["train"].update(memory="24gb", micro_batch=8), "stages[2 C-disambiguate].train.micro_batch: found 8 below batch"),
 ]  # fmt: skip
@@ -144,7 +150,8 @@ def test_what_the_models_refuse_the_schema_refuses(raw, edit):
         validate(Config, broken)
     except UsageError as error:
         if not re.search(
-            "found (nan|inf) |all shares are 0|needs a share of pairs|from elsewhere|in quotes", str(error)
+            "found (nan|inf) |all shares are 0|needs a share of pairs|from elsewhere|numbers that fall|in quotes",
+            str(error),
         ):
             assert not jsonschema.Draft202012Validator(schema()).is_valid(broken)
 

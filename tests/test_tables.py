@@ -151,7 +151,7 @@ def test_promote_copies_what_was_probed_and_writes_the_record(tmp_path: Path) ->
     assert document == Release.read(results / "release.json") == Release.read(artifacts / "release" / "release.json")
     assert {"fits", "promoted", "path", "base_id", "config_digest"} <= set(document.content())
     assert [p.stage for p in document.promoted] == list(STAGES)
-    assert set(document.content()["promoted"][0]) == {"stage", "lineage", "metrics", "weights_sha256"}
+    assert set(document.content()["promoted"][0]) == {"stage", "lineage", "alpha", "metrics", "weights_sha256"}
     assert document.fits == 2 and document.promoted[-1].metrics["identity_rate"].n == 20
     assert (artifacts / "releases" / "1" / "stale.txt").exists(), "what an older version released is history"
     assert (artifacts / "release").readlink() == Path("releases/2")

@@ -143,6 +143,36 @@ def test_diverged_missed_and_damaged_runs_are_each_refitted_by_a_rule_of_their_o
     assert mini.release()["fits"] == 4 and mini.would_run() == {}
 
 
+def test_damage_is_answered_by_weights_between_start_and_end_without_training(ran):
+    mini = ran
+    (trained,) = mini.stages()
+    mini.config["stages"] = [stage("A", require={"kl_p99": f"<={float(trained['kl_p99']) / 2}"})]
+    mini.config["refits"] = {"max": 0, "rules": [{"when": ["damaged"], "interpolate": [0.3]}]}
+    would_run = mini.would_run()
+    assert would_run["interpolate"] == 1 and would_run["gate"] == 2 and "train" not in would_run
+    said = mini.run("fgod", "plan").stdout
+    assert "interpolate A at α 0.3" in said and "0 to train, 1 to interpolate" in said
+
+    said = mini.snakemake()
+    damaged, accepted = mini.stages()
+    assert (damaged["decision"], damaged["alpha"]) == ("damaged", "")
+    assert (accepted["decision"], accepted["alpha"]) == ("accepted", "0.3")
+    assert accepted["lineage"].endswith("-0.3") and accepted["starts_from"] == damaged["starts_from"]
+    assert f"Released F# 之神: artifacts/release (A at α 0.3 {accepted['lineage']}, after 2 fits)" in said
+    assert mini.trained() == ["A"] and mini.would_run() == {}
+    assert "A at α 0.3" in (mini.folder / "results/report.html").read_text()
+    assert "| A at α 0.3 |" in (mini.folder / "artifacts/release/README.md").read_text()
+    outcome = Outcome.read(mini.folder / "results/runs/A" / accepted["lineage"] / "outcome.json")
+    assert outcome.full_parameter and outcome.steps_done == 0
+
+    # without its end it is not made again: that is trained first
+    shutil.rmtree(mini.folder / "artifacts/A")
+    (mini.folder / "results/release.json").unlink()
+    assert {"train": 1, "interpolate": 1}.items() <= mini.would_run().items()
+    said = mini.run("fgod", "plan").stdout
+    assert "1 to train, 1 to interpolate" in said
+
+
 def test_what_is_too_large_is_refused_or_killed_then_made_smaller_and_may_be_tried_again(mini, based):
     """The limit lies between what 256 rows at once really use and what 32 do."""
     outcome = json.loads(next(based.glob("results/runs/A/*/outcome.json")).read_text())

@@ -118,7 +118,9 @@ def refit(stage: dict[str, Any], index: int, config: Mapping[str, Any]) -> list[
         UsageError: the rule makes of it what the config could not hold.
     """
     where, name = f"refits.rules[{index}]", stage["name"]
-    changes = list(refits.apply(stage, _for_mix(stage["mix"]["kind"], config["refits"]["rules"][index]["set"]), where))
+    changes = list(
+        refits.apply(stage, _for_mix(stage["mix"]["kind"], config["refits"]["rules"][index].get("set", {})), where)
+    )
     for part, model in (("mix", MixRecipe), ("train", TrainKeys)):
         stage[part] = plain(validate(model, stage[part], where=f"{where} on stage {name}: {part}"))
     faults = [fault for check in _STAGE_CHECKS for fault in check({**config, "stages": [stage]})]

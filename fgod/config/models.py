@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Interval, MinLen
+from annotated_types import Ge, Interval, MaxLen, MinLen
 from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag
 from pydantic.dataclasses import dataclass
 
@@ -38,6 +38,7 @@ from fgod.validation import (
     fault,
 )
 
+Alpha = Annotated[float, Interval(ge=0.01, le=0.99)]
 DistinctTexts = Annotated[tuple[Text, ...], AfterValidator(distinct), FromList]
 
 
@@ -266,11 +267,30 @@ class RefitRule(Keys):
     when: Annotated[tuple[Literal["collapsed", "diverged", "damaged", "missed", "killed"], ...], MinLen(1), FromList]
     """Verdicts that it answers."""
     set: Annotated[
-        Mapping[Annotated[str, StringConstraints(pattern=r"^(train|mix)(\.[A-Za-z0-9_]+)+$")], Any], MinLen(1)
-    ]
+        Mapping[Annotated[str, StringConstraints(pattern=r"^(train|mix)(\.[A-Za-z0-9_]+)+$")], Any], OmitDefault()
+    ] = field(default_factory=dict)
     """Keys of the stage and what becomes of them: "*0.2", "+0.5", "-0.1" are relative, anything else replaces."""
+    interpolate: Annotated[tuple[Alpha, ...], MaxLen(4), FromList, OmitDefault()] = ()
+    """Instead of `set`, after damaged: weights at α between the stage's start (0) and its end (1), for the next α of
+    this falling list, without training. When one is missed, or none is left, the next rule with damaged answers."""
     stage: Literal["failed", "all"] = "failed"
     """Which stages it changes."""
+
+    def __post_init__(self) -> None:
+        if bool(self.set) == bool(self.interpolate):
+            raise fault("", f"found {'both' if self.set else 'neither'} of set and interpolate, expected one of them")
+        if not self.interpolate:
+            return
+        if self.when != ("damaged",):
+            raise fault(
+                "when",
+                f"found {', '.join(self.when)} with interpolate; expected damaged alone: what collapsed is trained "
+                "again from the original weights, and what missed lies near to the start already",
+            )
+        if list(self.interpolate) != sorted({*self.interpolate}, reverse=True):
+            raise fault("interpolate", f"found {list(self.interpolate)}, expected numbers that fall: [0.75, 0.5, 0.25]")
+        if self.stage != "failed":
+            raise fault("stage", f"found {self.stage!r} with interpolate, expected 'failed'")
 
 
 @dataclass(frozen=True, config=KEYS)

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from fgod.config import models
-from fgod.config.models import Config
+from fgod.config.models import Config, RefitRule
 from fgod.evaluate.metric import Metric
 from fgod.registry import METRICS
 from fgod.train import recipe
@@ -53,7 +53,20 @@ def schema() -> dict[str, Any]:
     keys = made["$defs"][TrainKeys.__name__]["properties"]
     keys |= {old: {**keys[new], "deprecated": True} for old, new in RENAMED.items()}
     made["properties"]["gate"] |= _gate()
+    made["$defs"][RefitRule.__name__] |= _refit_rule()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made, "title": "fgod config"}
+
+
+def _refit_rule() -> dict[str, Any]:
+    """A rule has one kind of answer; interpolation answers damage alone, in the stage that failed."""
+    changes = {"set": {"minProperties": 1}, "interpolate": {"maxItems": 0}}
+    between = {"set": {"maxProperties": 0}, "when": {"items": {"const": "damaged"}}, "stage": {"const": "failed"}}
+    return {
+        "oneOf": [
+            {"required": ["set"], "properties": changes},
+            {"required": ["interpolate"], "properties": between},
+        ]
+    }
 
 
 def _gate() -> dict[str, Any]:

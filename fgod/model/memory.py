@@ -15,7 +15,7 @@ from typing import Any
 
 from fgod.errors import UsageError
 from fgod.model.load import read_config
-from fgod.nvfp4.folders import DTYPES, SHARD_BYTES, open_weights, weight_files
+from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, DTYPES, SHARD_BYTES, open_weights, weight_files
 
 Parts = dict[str, int]
 """Bytes by what they are for."""
@@ -190,6 +190,15 @@ def predict_export(master: Stored, process: int, gpu: bool) -> Parts:
         "mapped file": 0 if gpu else master.file,
         "shard being written": 0 if gpu else shard,
         "tensors being quantised": master.reading * PACKED_BYTES // PLAIN_BYTES,
+    }
+
+
+def predict_interpolation(end: Stored, process: int) -> Parts:
+    """While weights are computed from two folders: two files being read, a shard and a piece being written."""
+    return {
+        "process": process,
+        "mapped files": 2 * end.file,
+        "shard being written": min(DEVICE_SHARD_BYTES, end.weights * 4) + end.reading,
     }
 
 

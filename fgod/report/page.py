@@ -15,6 +15,7 @@ from fgod.data.suites import SHOWN
 from fgod.errors import FgodError
 from fgod.evaluate.metric import Legend, Unit
 from fgod.evaluate.requirements import COMPARE
+from fgod.layout import at_alpha
 from fgod.report.reading import Key, Row, Tables, check_unchanged, examples, read_tables
 from fgod.report.svg import Line, line_chart, strip, thinned
 from fgod.system import files
@@ -98,7 +99,7 @@ def render(tables: Tables, folder: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (quantity, seconds, mebibytes, size, faults)
+    filters = (title, quantity, seconds, mebibytes, size, faults)
     environment.filters.update({function.__name__: function for function in filters})
     environment.globals.update(signs=SIGNS)
     return environment.get_template("report.html.j2").render(**view(tables, folder))
@@ -332,6 +333,11 @@ def audit_view(row: Row, tables: Tables, folder: Path) -> tuple[list[str], list[
     order = ("error", "accepted")
     rank = {severity: place for place, severity in enumerate(order)}
     return aloud, facts, sorted(findings, key=lambda f: rank.get(f[0]["severity"], len(order)))
+
+
+def title(row: Mapping[str, Any]) -> str:
+    """The name of a run of stages.tsv."""
+    return at_alpha(row["stage"], row["alpha"])
 
 
 def quantity(value: float | None) -> str:

@@ -116,7 +116,7 @@ _PARSERS: Mapping[str, Mapping[str, _Parser]] = {
         "fit": _ordinal,
         "decision": _decision,
         "steps": _whole,
-        **dict.fromkeys(("lr", "wall_s", "peak_memory_mib", "parity_max_abs", "parity_mean_abs"), _number),
+        **dict.fromkeys(("alpha", "lr", "wall_s", "peak_memory_mib", "parity_max_abs", "parity_mean_abs"), _number),
         "parity_first_differing_token": _whole,
     },
     "probes": {

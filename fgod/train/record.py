@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TextIO
 
+from fgod.guard.samples import COLUMNS as GUARD_COLUMNS
+from fgod.layout import RunRecords
 from fgod.system import files
 
 PARTIAL, PARTIAL_GROUPS = "train.partial.tsv", "efficiency.partial.tsv"
@@ -103,3 +105,18 @@ def publish(work: Path, run_dir: Path, keep: bool = False) -> None:
         files.write_text(run_dir / name, "".join(f"{line}\n" for line in lines))
         if not keep:
             (work / partial).unlink(missing_ok=True)
+
+
+def write_interpolated(run: RunRecords, trained: RunRecords, changed: Mapping[str, float]) -> None:
+    """The tables of a run that made no step: who took part in the training that it is from, and headers.
+
+    Args:
+        changed: by tensor the share of its elements that differ from the start.
+    """
+    for path, columns in ((run.training, COLUMNS), (run.efficiency, GROUP_COLUMNS), (run.guard, GUARD_COLUMNS)):
+        files.write_table(path, columns, ())
+    stage, lineage = run.folder.parent.name, run.folder.name
+    rows = files.read_table(trained.participation, ("tensor", "alias_of", "changed_share"))
+    shares = [changed[row["alias_of"] or row["tensor"]] for row in rows]
+    own = [row | {"stage": stage, "lineage": lineage, "changed_share": s} for row, s in zip(rows, shares, strict=True)]
+    files.write_table(run.participation, tuple(rows[0]), own)

@@ -1,0 +1,116 @@
+"""What the refit rules answer to failed runs, one failure after the other. Pure.
+
+A rule is of one of two kinds. `set` changes keys of the stage, and the chain is trained again from the base.
+`interpolate` trains nothing: the next run of the stage has the weights start + α · (end - start) of the damaged one,
+for the next α of its list; when one of these is missed, or the list is spent, the next rule that has the damage answers
+it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fgod.config import refit
+from fgod.errors import FgodError
+
+DAMAGED = "damaged"
+MISSED = "missed"
+
+
+@dataclass(frozen=True)
+class Adjustment:
+    """One value that a refit rule changed: `rule` is its index in refits.rules, `cause` the verdict it answers."""
+
+    fit: int
+    stage: str
+    key: str
+    old: Any
+    new: Any
+    rule: int
+    cause: str
+
+    def __str__(self) -> str:
+        return f"fit {self.fit}: {self.stage} {self.key} {self.old} → {self.new} (after {self.cause})"
+
+
+@dataclass(frozen=True)
+class Between:
+    """Where the weights of a stage lie between its start and the end of its training: `alpha`, by this rule."""
+
+    alpha: float
+    rule: int
+
+
+class Answers:
+    """The stages of a config after the failures that were answered so far.
+
+    `stages` are those of the config, changed; `between` says by name which of them are interpolated; `refits` counts
+    the answers that train a stage again.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = config
+        self.rules: list[Mapping[str, Any]] = config["refits"]["rules"]
+        self.stages: list[dict[str, Any]] = copy.deepcopy(config["stages"])
+        self.between: dict[str, Between] = {}
+        self.adjustments: list[Adjustment] = []
+        self.failures = self.refits = 0
+
+    def answer(self, stage: str, decision: str) -> None:
+        """Take one more failure: the verdict on a run of this stage.
+
+        Raises:
+            FgodError: no rule answers it, or the one that does leaves what is allowed.
+        """
+        self.failures += 1
+        cause, found = f"{stage} {self._at(stage)}{decision}", self.between.get(stage)
+        if found and decision == DAMAGED and (alpha := self._next_alpha(found)):
+            self._interpolate(stage, Between(alpha, found.rule), cause)
+            return
+        # No point between is neither damaged nor missed: the trained run's own verdict wants another answer.
+        answered = DAMAGED if found and decision == MISSED else decision
+        for index, rule in enumerate(self.rules):
+            if answered not in rule["when"] or (found and rule.get("interpolate")):
+                continue
+            if rule.get("interpolate"):
+                self._interpolate(stage, Between(rule["interpolate"][0], index), cause)
+            else:
+                self._refit(stage, index, cause)
+            return
+        other, at = ("other ", f", {self._at(stage)}{decision}") if found else ("", "")
+        raise FgodError(f"no {other}rule under refits.rules answers {answered!r} (stage {stage}{at})")
+
+    def _at(self, stage: str) -> str:
+        return f"at α {self.between[stage].alpha:g} " if stage in self.between else ""
+
+    def _next_alpha(self, found: Between) -> float | None:
+        return next((alpha for alpha in self.rules[found.rule]["interpolate"] if alpha < found.alpha), None)
+
+    def _interpolate(self, stage: str, where: Between, cause: str) -> None:
+        old = f"at α {self.between[stage].alpha:g}" if stage in self.between else "as trained"
+        self._forget_from(stage)
+        self.between[stage] = where
+        self._note(stage, "weights", old, f"at α {where.alpha:g}", where.rule, cause)
+
+    def _refit(self, failed: str, index: int, cause: str) -> None:
+        self.refits += 1
+        changed = [s for s in self.stages if s["name"] == failed or self.rules[index]["stage"] == "all"]
+        self._forget_from(changed[0]["name"])
+        for stage in changed:
+            for key, old, new in refit(stage, index, self.config):
+                self._note(stage["name"], key, old, new, index, cause)
+
+    def _note(self, stage: str, key: str, old: Any, new: Any, rule: int, cause: str) -> None:
+        self.adjustments.append(Adjustment(self.failures, stage, key, old, new, rule, cause))
+
+    def _forget_from(self, stage: str) -> None:
+        """What starts from other weights than before is first trained to its end."""
+        for name in self._names_from(stage):
+            self.between.pop(name, None)
+
+    def _names_from(self, stage: str) -> Iterator[str]:
+        names = [s["name"] for s in self.stages]
+        yield from names[names.index(stage) :]
