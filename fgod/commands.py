@@ -476,7 +476,7 @@ def interpolate(args: Namespace) -> int:
     write_interpolated(run, trained, facts["changed"])
     copy_file(args.audit, run.mix_audit)
     before = Outcome.read(trained.outcome)
-    found = {"weights_sha256": sha256_listing(written), "weights_files": written}
+    found: dict[str, Any] = {"weights_sha256": sha256_listing(written), "weights_files": written}
     found |= {"cpu": before.cpu, "device": before.device}
     Stamp(status="trained", **found).write(args.stamp)
     Outcome(

@@ -59,7 +59,7 @@ class Line:
         rows = max(1, PIECE // last.shape[1])
         for row in range(0, len(last), rows):
             low, high = first[row : row + rows].double(), last[row : row + rows].double()
-            wanted = low.lerp_(high, self.alpha).float()
+            wanted = torch.lerp(low, high, self.alpha).float()
             out[row : row + rows] = kind.rounded(wanted, key, row * last.shape[1], scale)
         return out.view(end.shape)
 
@@ -78,7 +78,8 @@ def interpolate(
     Raises:
         UsageError: the folders do not hold the same tensors, or one is quantised.
     """
-    config, changed = read_plain_config(end), {}
+    config = read_plain_config(end)
+    changed: dict[str, float] = {}
     read_plain_config(start)
 
     def made(name: str) -> Mapping[str, Tensor]:
