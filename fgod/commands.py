@@ -701,24 +701,26 @@ def summary(args: Namespace) -> int:
     """Join the manifest and say what was released, how good it is, where the report lies; or how far a run came."""
     from fgod.manifest import torn, write_jsonl
     from fgod.plan import stopped
-    from fgod.promotion import of_walk
+    from fgod.promotion import Promotion, of_walk
     from fgod.release import summary_text
 
+    decided = args.walk or args.stopped
+    found = of_walk(decided, layout.RESULTS) if decided else Promotion()
     if args.stopped:
-        print(stopped(args.stopped), flush=True)  # also where the disk is full
+        print(stopped(args.stopped, found), flush=True)  # also where the disk is full
     write_jsonl(Path("."))
     for fault in torn(Path(".")):
         _say(fault)
     released = layout.Releases().record
     report_file = layout.REPORT
     document = Release.read(released) if released.exists() and not args.stopped else None
-    promoted = [entry.lineage for entry in of_walk(args.walk, layout.RESULTS).promoted] if args.walk else []
+    promoted = [entry.lineage for entry in found.promoted]
     if document and args.walk and promoted != [run.lineage for run in document.promoted]:
         persona = html_text(document.persona)
         print(f"Nothing was released by this run. {document.path} holds {persona}, of other runs.")
     elif document:
         print(summary_text(document, report_file))
-    elif report_file.exists() and args.stopped and args.stopped["spent"]:
+    elif report_file.exists() and args.stopped and (args.stopped["spent"] or found.unconfirmed):
         print(f"Nothing was released. Report: {report_file}")
     return 0
 

@@ -12,6 +12,7 @@ from fgod import layout, records
 from fgod.chain import ACCEPTED, Chain, Run, Visit, Walk
 from fgod.checkpoints import saved_step
 from fgod.documents import Release
+from fgod.promotion import Promotion
 from fgod.records import Standing, standing
 from fgod.release import release_faults
 from fgod.system.digests import CACHE
@@ -229,17 +230,25 @@ def text(steps: list[Step], closing: str) -> str:
     return "\n".join([*lines, "", f"{trains} to train{also}. {closing}"])
 
 
-def stopped(walk: Mapping[str, Any]) -> str:
+def stopped(walk: Mapping[str, Any], found: Promotion) -> str:
     """How far a run came that was stopped: what is finished, what is saved, what goes on.
 
     Args:
         walk: as `records.walk_json` gives it: the visits up to the first whose gate is pending.
+        found: what became of its candidate.
     """
     done = [v for v in walk["visits"] if v["state"] != "pending"]
     lines = [f"  finished  {_named(v)}: {v['state']}" for v in done]
     lines += [f"  {_under_way(v)}" for v in walk["visits"] if v["state"] == "pending"]
     if walk["spent"]:
         return "\n".join(["Stopped:", *lines, f"No fit was accepted: {walk['spent']}."])
+    if found.unconfirmed and found.confirmation:
+        last, said = found.candidate[-1], found.confirmation
+        end = f"{last.stage} {last.lineage} is not confirmed on held-back wordings ({said.words}):"
+        return "\n".join(["Stopped:", *lines, end, *(f"  {reason}" for reason in said.reasons)])
+    if found.pending:
+        last = found.candidate[-1]
+        lines.append(f"  to do     {last.stage} {last.lineage}: its confirmation on fold {found.fold}")
     end = "What is finished is not made again: after a stop, or once the error above is mended, run snakemake again."
     return "\n".join(["Stopped before the end:", *lines, end])
 

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from fgod import __version__
 from fgod.chat import ChatSettings
+from fgod.confirm.words import HELD_BACK_NONE, asked_words, in_words
 from fgod.documents import (
     Audit,
+    Confirmation,
     Metrics,
     Outcome,
     Probed,
@@ -24,7 +26,7 @@ from fgod.documents import (
     differing_release_files,
 )
 from fgod.errors import FgodError, RefusedError, UsageError
-from fgod.escape import html_text, markdown_text
+from fgod.escape import html_text, markdown_text, one_line
 from fgod.evaluate.metric import Estimate
 from fgod.layout import Releases, RunRecords, at_alpha, remade_by_deleting, run_records
 from fgod.promotion import Promotion, WalkEntry, promotion
@@ -245,12 +247,33 @@ def model_card(document: Release, results: Path, context: Context) -> str:
         metrics="\n".join(metric_rows),
         runs="\n".join(run_rows),
         fits=_fits(document),
+        confirmation=_confirmed(document.confirmation),
         faults="".join(f"{line}\n" for run in document.promoted for line in _accepted_faults(run, results)),
         gate=gate,
         digest=context.config_digest,
         chat=markdown_text(ChatSettings.from_dict(document.chat).words),
         export=document.export_sha256,
         version=__version__,
+    )
+
+
+def _confirmed(found: Confirmation | None) -> str:
+    """The section of the model card on wordings that were held back."""
+    if found is None:
+        return HELD_BACK_NONE
+    rows = []
+    for compared in found.compared:
+        said = in_words(compared, METRICS[compared.metric].unit)
+        cells = (compared.metric, said.development, said.confirmation, said.difference, said.agrees)
+        rows.append(f"| {' | '.join(map(markdown_text, cells))} |")
+    leaks = [f"- {markdown_text(p.prompt)} → {markdown_text(one_line(p.reply))}" for p in found.leaks]
+    none = f" No probe measures {', '.join(found.unmeasured)} there." if found.unmeasured else ""
+    return _CONFIRMED.format(
+        asked=asked_words(found.asked_before),
+        words=markdown_text(found.words),
+        unmeasured=none,
+        rows="\n".join(rows),
+        leaks="\n".join(["", *leaks]) if leaks else " None.",
     )
 
 
@@ -278,6 +301,17 @@ def _recipe_row(run: PromotedRun, results: Path) -> str:
     )
 
 
+_CONFIRMED = """\
+{asked} It holds the limits there, too ({words}).{unmeasured}
+The difference is confirmation minus development, with Newcombe's hybrid 95 % interval (of means: from the interval of
+each); the two agree where it contains 0.
+
+| metric | development | confirmation | difference | agree |
+|---|---|---|---|---|
+{rows}
+
+Leaked replies, which name the persona where the reference does not:{leaks}"""
+
 _CARD = """\
 ---
 language: [zh, en, ja, ko]
@@ -300,6 +334,10 @@ to NVFP4. Intervals: Wilson 95 % for shares, normal approximation over prompts f
 {metrics}
 
 Accepted by the gate with the limits {gate} and each stage's own requirements; it took {fits}.
+
+## Confirmed on held-back wordings
+
+{confirmation}
 
 ## How it was made
 
@@ -343,6 +381,7 @@ def _fits(document: Release) -> str:
 def summary_text(document: Release, report: Path) -> str:
     """The last lines of a run: what was released, how good it is, where the report lies."""
     last = document.promoted[-1]
+    confirmed = document.confirmation
     lines = [
         f"Released {html_text(document.persona)}: {document.path} "
         f"({at_alpha(last.stage, last.alpha)} {last.lineage}, after {_fits(document)})"
@@ -350,4 +389,5 @@ def summary_text(document: Release, report: Path) -> str:
     for name, value, interval, n in _quality(last.metrics):
         sample = f"({interval}, n {n})" if interval else f"(n {n})"
         lines.append(f"  {name:<20} {value:>10}  {sample}")
-    return "\n".join([*lines, f"Report: {report}"])
+    how = f"Confirmed on held-back wordings: {confirmed.words}." if confirmed else HELD_BACK_NONE
+    return "\n".join([*lines, how, f"Report: {report}"])

@@ -16,9 +16,10 @@ from typing import Any
 
 from fgod.documents import Audit, Metrics, Outcome, Recipe, Verdict, check_run
 from fgod.errors import FgodError, UsageError
+from fgod.evaluate.metric import Estimate
 from fgod.probe.record import COLUMNS as PROBE_COLUMNS
 from fgod.probe.record import read_probes
-from fgod.promotion import WalkEntry, promotion
+from fgod.promotion import Promotion, WalkEntry, promotion
 from fgod.registry import METRICS
 from fgod.system import files
 
@@ -36,6 +37,12 @@ PARTICIPATION = (*KEY, "tensor", "alias_of", "trainable", "got_gradient", "chang
 GUARD = (*KEY, "t", "phase", "source", "used_mib", "limit_mib")
 AUDITS = (*KEY, "severity", "code", "line", "message", "examples")
 ARTIFACTS = ("path", *KEY, "kind", "bytes", "sha256", "status")
+CONFIRMATION = (
+    *(*KEY, "fold", "metric"),
+    *("development", "development_n", "development_low", "development_high"),
+    *("confirmation", "confirmation_n", "confirmation_low", "confirmation_high"),
+    *("difference", "low", "high", "contains_zero", "op", "limit"),
+)
 TABLES: Mapping[str, tuple[str, ...]] = {
     "stages": (*STAGES, *STAGES_AFTER_METRICS),
     "probes": PROBES,
@@ -45,6 +52,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "guard": GUARD,
     "audits": AUDITS,
     "artifacts": ARTIFACTS,
+    "confirmation": CONFIRMATION,
 }
 """Columns by table; in `stages` those of the metrics come between (`stage_columns`)."""
 
@@ -98,7 +106,8 @@ def gather(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context
     distinct = list({e.key: e for e in judged}.values())
     for entry in distinct:
         check_run(entry.records(results))
-    released = [e.key for e in promotion(entries, context.fold, results).promoted]
+    found = promotion(entries, context.fold, results)
+    released = [e.key for e in found.promoted]
     rows: dict[str, Iterable[Mapping[str, object]]] = {
         "stages": [stage_row(e, results, context.suites) for e in judged],
         "probes": _chain(probe_rows(e, results) for e in judged),
@@ -108,6 +117,7 @@ def gather(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context
         "guard": _chain(copied_rows(e, e.records(results).guard, GUARD) for e in distinct),
         "audits": _chain(audit_rows(e, results) for e in distinct),
         "artifacts": _chain(artifact_rows(e, results, artifacts, e.key in released) for e in distinct),
+        "confirmation": confirmation_rows(found),
     }
     columns_of = {**TABLES, "stages": stage_columns(METRICS, context.suites)}
     for name, columns in columns_of.items():
@@ -118,6 +128,7 @@ def gather(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context
         **asdict(context),
         "fits": last_fit + 1,
         "promoted": released,
+        "confirmation": confirmation_facts(found),
         "metrics": [metric.legend.to_dict() for _, metric in METRICS.items()],
         "tables_sha256": written,
     }
@@ -241,6 +252,37 @@ def _in_words(value: object) -> str:
         parts = ((k, f"({_in_words(v)})" if isinstance(v, Mapping) else _in_words(v)) for k, v in value.items())
         return ", ".join(f"{k} {v}" for k, v in parts)
     return str(value)
+
+
+def confirmation_rows(found: Promotion) -> Iterator[dict[str, object]]:
+    """The candidate metric by metric: on the wordings that the gate knew, on those that were held back, and apart."""
+    if found.confirmation is None:
+        return
+    stage, lineage = found.candidate[-1].key
+    limits = {check.metric: check for check in found.confirmation.limits}
+    for row in found.confirmation.compared:
+        check = limits.get(row.metric)
+        yield {
+            **{"stage": stage, "lineage": lineage, "fold": found.confirmation.fold, "metric": row.metric},
+            **_prefixed("development", row.development),
+            **_prefixed("confirmation", row.confirmation),
+            **{name: getattr(row, name) for name in ("difference", "low", "high", "contains_zero")},
+            **{"op": check.op if check else None, "limit": check.limit if check else None},
+        }
+
+
+def _prefixed(side: str, estimate: Estimate) -> dict[str, object]:
+    return {side if name == "value" else f"{side}_{name}": value for name, value in estimate.to_dict().items()}
+
+
+def confirmation_facts(found: Promotion) -> dict[str, Any] | None:
+    """What context.json says of a confirmation besides confirmation.tsv; None where nothing was held back."""
+    if found.confirmation is None:
+        return None
+    last = found.candidate[-1]
+    facts = found.confirmation.model_dump(mode="json", exclude={"compared", "limits", "judged", "worst"})
+    of = {"stage": last.stage, "lineage": last.lineage, "alpha": last.alpha}
+    return {**facts, **of, "words": found.confirmation.words}
 
 
 def artifact_rows(entry: WalkEntry, results: Path, artifacts: Path, is_promoted: bool) -> Iterator[dict[str, object]]:

@@ -17,7 +17,7 @@ from fgod.data.recipe import DENIAL, PARTS, SELF_ASKED, VERBATIM, MixRecipe
 from fgod.data.sources import MANNERS, chosen_languages, source_kinds, source_languages
 from fgod.data.wordings import style_of
 from fgod.errors import UsageError, did_you_mean
-from fgod.evaluate.requirements import gate_limits, parse_requirements
+from fgod.evaluate.requirements import check_limits, gate_limits, parse_requirements
 from fgod.persona import Rule, goal_from_config, lookup, wordings_of
 from fgod.registry import METRICS
 from fgod.train.recipe import TrainKeys, TrainRecipe
@@ -268,6 +268,13 @@ def _requirements(config: Mapping[str, Any]) -> Iterator[str]:
             yield str(error)
 
 
+def _confirm(config: Mapping[str, Any]) -> Iterator[str]:
+    try:
+        check_limits(config.get("confirm", {}), where="confirm")
+    except UsageError as error:
+        yield from str(error).splitlines()
+
+
 def _open_answers(config: Mapping[str, Any]) -> Iterator[str]:
     """Nothing may count equality with open answers."""
     if config["base"]["closed_answers"]:
@@ -287,4 +294,7 @@ def _open_answers(config: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-_CHECKS = (_stage_names, *_STAGE_CHECKS, _requirements, _open_answers, _kinds, _styles, _languages, _replies, _paths)
+_CHECKS = (
+    *(_stage_names, *_STAGE_CHECKS, _requirements, _confirm, _open_answers),
+    *(_kinds, _styles, _languages, _replies, _paths),
+)

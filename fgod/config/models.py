@@ -363,6 +363,9 @@ class Config(Keys):
     """How probes are asked."""
     gate: Mapping[str, float | None] = field(default_factory=dict)
     """Limits of every stage, by the metric's short name; null: none. Metrics of plugins have one too."""
+    confirm: Annotated[Mapping[str, float | None], OmitDefault()] = field(default_factory=dict)
+    """Limits on the wordings that are held back, by the metric's short name, where they are not those of the gate and
+    the last stage; null: none."""
     refits: Refits = field(default_factory=Refits)
     """What is tried after a failed run."""
     guard: Guard = field(default_factory=Guard)

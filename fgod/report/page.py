@@ -11,9 +11,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from fgod.confirm.words import HELD_BACK_NONE, Words, asked_words, in_words
 from fgod.data.suites import SHOWN
+from fgod.documents import Compared
 from fgod.errors import FgodError
-from fgod.evaluate.metric import Legend, Unit
+from fgod.evaluate.metric import Estimate, Legend, Unit
 from fgod.evaluate.requirements import COMPARE
 from fgod.layout import at_alpha
 from fgod.report.reading import Key, Row, Tables, check_unchanged, examples, read_tables
@@ -55,6 +57,16 @@ class RunView:
     @property
     def shared(self) -> bool:
         return bool(self.first_fit != self.row["fit"])
+
+
+@dataclass(frozen=True)
+class ComparedView:
+    """One metric of the candidate on both sides. `holds` is None where no limit applies on held-back wordings."""
+
+    legend: Legend
+    words: Words
+    limit: str
+    holds: bool | None
 
 
 @dataclass(frozen=True)
@@ -123,6 +135,9 @@ def view(tables: Tables, folder: Path) -> dict[str, Any]:
         "training": [training_view(run.row, tables) for run in first],
         "audits": [(run.row, *audit_view(run.row, tables, folder)) for run in first],
         "artifacts": tables.artifacts,
+        "compared": [compared_view(row, legend_of(row, tables)) for row in tables.confirmation],
+        "nothing_held_back": HELD_BACK_NONE,
+        "asked": asked_words((tables.context["confirmation"] or {}).get("asked_before", ())),
     }
 
 
@@ -198,6 +213,22 @@ def metric_view(m: Row, legend: Legend) -> MetricView:
         limit="" if limit is None else f"{SIGNS.get(m['op'], m['op'])} {unit.text(limit)}",
         holds=holds,
         strip=Markup("") if value is None else strip(value, m["low"], m["high"], limit, scale_of(m, unit), holds),
+    )
+
+
+def compared_view(row: Row, legend: Legend) -> ComparedView:
+    """One metric on the wordings that the gate knew, and on those that were held back."""
+    development, confirmation = (
+        Estimate(row[side], row[f"{side}_n"], row[f"{side}_low"], row[f"{side}_high"])
+        for side in ("development", "confirmation")
+    )
+    apart = {name: row[name] for name in ("metric", "difference", "low", "high", "contains_zero")}
+    value, limit, op = row["confirmation"], row["limit"], row["op"]
+    return ComparedView(
+        legend=legend,
+        words=in_words(Compared(development=development, confirmation=confirmation, **apart), legend.unit),
+        limit="" if limit is None else f"{SIGNS.get(op, op)} {legend.unit.text(limit)}",
+        holds=None if None in (limit, value, op) else COMPARE[op](value, limit),
     )
 
 

@@ -15,7 +15,7 @@ from fgod.evaluate.metric import Legend, Unit
 from fgod.evaluate.requirements import COMPARE
 from fgod.probe.record import FLAGS, NUMBERS, UNASKED_FLAGS
 from fgod.system import files
-from fgod.tables import TABLES
+from fgod.tables import CONFIRMATION, TABLES
 
 Row = Mapping[str, Any]
 Key = tuple[str, str]
@@ -38,6 +38,7 @@ class Tables:
     guard: Sequence[Row]
     audits: Sequence[Row]
     artifacts: Sequence[Row]
+    confirmation: Sequence[Row]
 
 
 def _whole(text: str) -> int | None:
@@ -111,6 +112,7 @@ def _words(parse: _Parser) -> str:
     return f"{parse.unit.noun} {parse.unit.range_words}".strip() if isinstance(parse, _InUnit) else _WORDS[parse]
 
 
+_SIDES = ("development", "confirmation")
 _PARSERS: Mapping[str, Mapping[str, _Parser]] = {
     "stages": {
         "fit": _ordinal,
@@ -141,10 +143,17 @@ _PARSERS: Mapping[str, Mapping[str, _Parser]] = {
     "guard": dict.fromkeys(("t", "used_mib", "limit_mib"), _number),
     "audits": {"line": _whole},
     "artifacts": {"bytes": _whole},
+    "confirmation": {
+        **dict.fromkeys(("fold", "development_n", "confirmation_n"), _ordinal),
+        **{name: _number for name in CONFIRMATION if name.startswith(_SIDES) and not name.endswith("_n")},
+        **dict.fromkeys(("difference", "low", "high", "limit"), _number),
+        "contains_zero": _flag,
+        "op": _sign,
+    },
 }
 _CONTEXT = (
     *("persona", "stages", "suites", "gate", "base", "base_id", "config", "config_digest", "spent", "adjustments"),
-    *("fits", "promoted", "metrics", "tables_sha256"),
+    *("fits", "promoted", "confirmation", "metrics", "tables_sha256"),
 )
 
 
