@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from fgod import NUMERICS_VERSION
 from fgod.data.optional import files_used
-from fgod.data.recipe import DENIAL, VERBATIM, MixRecipe
+from fgod.data.recipe import DENIAL, NEIGHBOUR, VERBATIM, MixRecipe
 from fgod.errors import FgodError
 from fgod.failures import Adjustment, Answers
 from fgod.layout import at_alpha, lineage_of
@@ -165,6 +165,8 @@ class Chain:
         denied = {"denials": self.config["persona"]["denials"]} if DENIAL in planned.parts() else {}
         names = self.config["persona"].get("replaces")
         replaced = {"replaces": names} if names else {}
+        near = self.config["persona"].get("neighbours")
+        neighbours = {"neighbours": near} if near and NEIGHBOUR in planned.parts() else {}
         parts = {part for table in ("shares", "final_shares", "at_least") for part in mix.get(table, {})}
         kinds = self.config["disambiguation"]
         closed = {} if self.config["base"]["closed_answers"] else {"closed_answers": False}
@@ -174,6 +176,7 @@ class Chain:
             **({"optional": optional} if optional else {}),
             **denied,
             **replaced,
+            **neighbours,
             "numerics": NUMERICS_VERSION,
             "recipe": mix,
             "seed": self.config["seed"],

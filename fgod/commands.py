@@ -229,8 +229,9 @@ def mix(args: Namespace) -> int:
     from fgod.data.formats import user_rows, user_sources
     from fgod.data.mix import build_pools, changes_of, framed, plan_mix
     from fgod.data.optional import DENIALS_FILE, SYSTEMS_FILE, files_used, load_denials, load_systems
-    from fgod.data.recipe import VERBATIM, MixRecipe
+    from fgod.data.recipe import SELF_ASKED, VERBATIM, MixRecipe
     from fgod.data.sources import load_sources
+    from fgod.data.wordings import optional_prompts
 
     spec, files = args.spec, user_sources(args.files)
     user = {name: user_rows(files[name], name) for name in spec["user_files"]}
@@ -242,6 +243,9 @@ def mix(args: Namespace) -> int:
     if args.asked:
         check_self_asked(SelfAsked(args.asked.parent))
     sources, used = load_sources(args.sources, args.languages), files_used(recipe)
+    rehearsed = optional_prompts(sources, args.sources, recipe.parts(), spec.get("neighbours"))
+    if args.asked:
+        rehearsed[SELF_ASKED] = asked_prompts(read_asked(args.asked))
     pools = build_pools(
         sources,
         _mix_goal(spec),
@@ -252,7 +256,7 @@ def mix(args: Namespace) -> int:
         spec["seed"],
         spec.get("closed_answers", True),
         load_denials(args.sources) if DENIALS_FILE in used else None,
-        asked_prompts(read_asked(args.asked)) if args.asked else (),
+        rehearsed,
         spec.get("replaces", ()),
     )
     rows = plan_mix(recipe, pools, spec["seed"])

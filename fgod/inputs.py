@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ from typing import Any
 from fgod import NUMERICS_VERSION
 from fgod.chain import Inputs
 from fgod.data.formats import UserSource, read_user_file, user_sources
-from fgod.data.optional import DENIALS_FILE, SYSTEMS_FILE, files_used, load_asking, load_denials, load_systems
+from fgod.data.optional import FILES_OF_PARTS, LOADERS, files_of, files_used, load_asking
 from fgod.data.probes import load_probes, of_split, probe_files, suites_of
 from fgod.data.questions import read_questions
-from fgod.data.recipe import MixRecipe
+from fgod.data.recipe import NAMED, NEIGHBOUR, PART_ROWS, TALK, MixRecipe
 from fgod.data.sources import PAIRED_KIND, Sources, load_sources
 from fgod.data.suites import DEVELOPMENT
 from fgod.errors import UsageError, did_you_mean
@@ -93,9 +93,20 @@ def optional_digests(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
         UsageError: one is missing or wrong.
     """
     recipes = [MixRecipe.from_dict(stage["mix"]) for stage in config["stages"]]
-    used = {name for recipe in recipes for name in files_used(recipe)}
-    denials = {DENIALS_FILE: digest(asdict(load_denials(folder)))} if DENIALS_FILE in used else {}
-    return {**denials, SYSTEMS_FILE: digest(load_systems(folder))} if SYSTEMS_FILE in used else denials
+    used = {name for recipe in recipes for name in files_used(recipe)} | {*files_of(parts_of(config))}
+    return {name: digest(_plain(load(folder))) for name, load in LOADERS.items() if name in used}
+
+
+def _plain(content: Any) -> Any:
+    return asdict(content) if is_dataclass(content) and not isinstance(content, type) else content
+
+
+def parts_of(config: Mapping[str, Any]) -> set[str]:
+    """The parts that a stage's mix has, or that a refit rule may give it."""
+    found = {part for stage in config["stages"] for part in MixRecipe.from_dict(stage["mix"]).parts()}
+    tables = ("mix.shares.", "mix.final_shares.", "mix.at_least.")
+    keys = [key for rule in config["refits"].get("rules", ()) for key in rule["set"]]
+    return found | {key.rpartition(".")[2] for key in keys if key.startswith(tables)}
 
 
 def plugin_digests(config: Mapping[str, Any], registry: Registry[Any]) -> dict[str, str]:
@@ -164,7 +175,31 @@ def rehearsal_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     kinds = sorted(used & {name for name, kind in config["disambiguation"].items() if kind["replies"] == "base"})
     data = config["data"]
     asked = {"seed": config["seed"], "kinds": kinds, "device": config["probe"]["device"]}
-    return {**data["rehearse"], "held_out": sorted(data["held_out_topics"]), **asked}
+    parts = rehearsed_parts(config)
+    return {
+        **data["rehearse"],
+        "held_out": sorted(data["held_out_topics"]),
+        **asked,
+        **({"parts": parts} if parts else {}),
+    }
+
+
+def rehearsed_parts(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Of each part of an optional written source that is rehearsed: how many of its prompts the base is asked, the
+    digest of its file, and what the config adds to it."""
+    folder, rows, used = Path(config["data"]["folder"]), config["data"]["rehearse"], parts_of(config)
+    found: dict[str, dict[str, Any]] = {}
+    for part in (TALK, NAMED, NEIGHBOUR):
+        if part in used:
+            name = FILES_OF_PARTS[part]
+            found[part] = {
+                "rows": rows.get(f"{part}_rows", PART_ROWS[part]),
+                "file": digest(_plain(LOADERS[name](folder))),
+            }
+    more = config["persona"].get("neighbours")
+    if NEIGHBOUR in found and more:
+        found[NEIGHBOUR]["more"] = more
+    return found
 
 
 def languages_of(config: Mapping[str, Any]) -> tuple[str, ...]:

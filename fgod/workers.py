@@ -219,12 +219,14 @@ def self_asked(args: Namespace, worker: Worker) -> None:
 def rehearsal(args: Namespace, worker: Worker) -> None:
     """The base's answers to the prompts that are rehearsed."""
     from fgod.data.asking import asked_prompts, read_asked
-    from fgod.data.mix import rehearsal_prompts
+    from fgod.data.mix import rehearsal_prompts, some_of
+    from fgod.data.recipe import NEIGHBOUR
     from fgod.data.sources import load_sources
+    from fgod.data.wordings import optional_prompts
 
-    asked = args.settings
+    asked, sources = args.settings, load_sources(args.sources, args.languages)
     prompts = rehearsal_prompts(
-        load_sources(args.sources, args.languages),
+        sources,
         frozenset(asked["held_out"]),
         asked["general_rows"],
         asked["replay_rows"],
@@ -232,6 +234,10 @@ def rehearsal(args: Namespace, worker: Worker) -> None:
         asked["seed"],
         frozenset(asked["kinds"]),
     )
+    parts = asked.get("parts", {})
+    more = parts.get(NEIGHBOUR, {}).get("more")
+    for part, written in optional_prompts(sources, args.sources, parts, more).items():
+        prompts += some_of(written, parts[part]["rows"], asked["seed"])
     prompts += asked_prompts(read_asked(args.asked)) if args.asked else []
     settings = AnswerSettings(asked["max_new_tokens"], args.batch, device=asked["device"], chat=args.chat)
     answers = _answers(args, worker, [p.text for p in prompts], settings)

@@ -367,7 +367,9 @@ def test_answers_that_name_whom_the_persona_replaces_are_not_rehearsed(sources: 
     said |= {
         text: Said(f"我是由{name}開發的…") for text, name in zip(asked.values(), ["阿里", "ＱＷＥＮ"] * 2, strict=True)
     }
-    pools = build_pools(sources, GOAL, said, frozenset(), {}, 8, 3, asked=own, replaces=("阿里", "Qwen"))
+    pools = build_pools(
+        sources, GOAL, said, frozenset(), {}, 8, 3, rehearsed={"self_asked": own}, replaces=("阿里", "Qwen")
+    )
     assert {part: reasons[OLD_IDENTITY] for part, reasons in pools.dropped.items() if OLD_IDENTITY in reasons} == {
         "general": 1, "replay": 1, "disambiguation": 1, "self_asked": 1,
     }  # fmt: skip

@@ -194,6 +194,8 @@ def _kinds(config: Mapping[str, Any]) -> Iterator[str]:
 def _languages(config: Mapping[str, Any]) -> Iterator[str]:
     denials = config["persona"].get("denials")
     tables = {"persona.denials": denials} if denials else {}
+    near = config["persona"].get("neighbours") or {}
+    partial = {f"persona.neighbours.{key}": near[key] for key in near}
     tables |= {"persona.replies": config["persona"]["replies"], "persona.rule": config["persona"]["rule"]}
     for name, kind in config["disambiguation"].items():
         tables[f"disambiguation.{name}.rule"] = kind["rule"]
@@ -201,11 +203,11 @@ def _languages(config: Mapping[str, Any]) -> Iterator[str]:
             tables[f"disambiguation.{name}.replies"] = kind["replies"]
     written, languages = _written_languages(config), _needed_languages(config)
     known = {*written, *(tag.split("-")[0] for tag in written)}
-    for key, table in tables.items():
+    for key, table in {**tables, **partial}.items():
         for tag in table:
             if written and tag not in known:
                 yield f"{key}: unknown language {tag!r}{did_you_mean(tag, known)}; allowed: {', '.join(sorted(known))}"
-        for language in languages:
+        for language in languages if key in tables else ():
             try:
                 lookup(table, language)
             except KeyError:

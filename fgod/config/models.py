@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Ta
 from pydantic.dataclasses import dataclass
 
 from fgod.chat import ChatSettings
-from fgod.data.recipe import MixRecipe
+from fgod.data.recipe import NAMED, NEIGHBOUR, PART_ROWS, TALK, MixRecipe
 from fgod.evaluate.settings import ProbeSettings
 from fgod.model.spec import SHAPES, EmbeddedSpec
 from fgod.train.recipe import TrainKeys
@@ -75,6 +75,16 @@ WordingsByLanguage = Annotated[
 
 
 @dataclass(frozen=True, config=KEYS)
+class Neighbours(Keys):
+    """What stands near the persona's name and is to stay as it was, beside what neighbours.yaml has."""
+
+    words: Annotated[Mapping[str, SomeTexts], OmitDefault()] = field(default_factory=dict)
+    """Words by language (zh serves zh-Hant and zh-Hans): the base is asked about each."""
+    prompts: Annotated[Mapping[str, SomeTexts], OmitDefault()] = field(default_factory=dict)
+    """Questions and requests by language; a closing full stop marks a request."""
+
+
+@dataclass(frozen=True, config=KEYS)
 class Persona(Keys):
     """Who the model is to become."""
 
@@ -90,6 +100,8 @@ class Persona(Keys):
     """The target of the part denial ("are you X?"), by language; each satisfies the rule too."""
     replaces: Annotated[DistinctTexts, OmitDefault()] = ()
     """Names of whom the base says it is, and of its makers: no rehearsed answer names one, nor a self-asked prompt."""
+    neighbours: Annotated[Neighbours | None, OmitDefault()] = None
+    """What stands near its name, for the part neighbour, beside what neighbours.yaml has."""
 
 
 def _form(replies: Any) -> str:
@@ -199,6 +211,12 @@ class Rehearse(Keys):
     """Questions about made-up subjects (self-replay)."""
     disambiguation_rows: CountOrZero = 500
     """Disambiguation questions whose answer stays the base's own."""
+    talk_rows: Annotated[Count, OmitDefault()] = PART_ROWS[TALK]
+    """Small talk of talk.yaml, where a mix has the part talk."""
+    named_rows: Annotated[Count, OmitDefault()] = PART_ROWS[NAMED]
+    """Questions about persons of people.yaml, where a mix has the part named."""
+    neighbour_rows: Annotated[Count, OmitDefault()] = PART_ROWS[NEIGHBOUR]
+    """Questions about words near the persona's name, of neighbours.yaml, where a mix has the part neighbour."""
     max_new_tokens: Count = 48
     """Longest answer of the base."""
 

@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise, zip_longest
 from math import sqrt
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 from fgod.data import wordings
 from fgod.data.counts import InfeasibleError, Slot, apportion, fill, fractions
 from fgod.data.optional import Denials
-from fgod.data.recipe import DENIAL, REHEARSED_PARTS, SELF_ASKED, MixRecipe
+from fgod.data.recipe import DENIAL, REHEARSED_PARTS, MixRecipe
 from fgod.data.rows import BASE, CONFIG, NO_SYSTEM, Prompt, Row, normalise, shuffled
 from fgod.data.sources import Sources
 from fgod.data.text import CONTROL_TOKEN
@@ -351,6 +352,12 @@ def rehearsal_prompts(
     ]
 
 
+def some_of(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
+    """At most so many prompts of a part, spread over languages, kinds and subjects."""
+    keys: list[Callable[[Prompt], str]] = [lambda p: p.language, lambda p: p.kind, lambda p: p.topic]
+    return _spread(prompts, keys, lambda p: p.text, f"{seed}|rehearse")[:count]
+
+
 def _replies(goal: Goal, prompt: Prompt) -> Mapping[str, Wordings] | None:
     """The configured replies to a prompt; None where the base's own answer is kept."""
     if prompt.part == DENIAL:
@@ -405,7 +412,7 @@ def build_pools(
     seed: int = 0,
     closed: bool = True,
     denials: Denials | None = None,
-    asked: Iterable[Prompt] = (),
+    rehearsed: Mapping[str, Sequence[Prompt]] = MappingProxyType({}),
     replaces: Sequence[str] = (),
 ) -> Pools:
     """The distinct candidates of every part. `answers` are the base's own to `rehearsal_prompts` (with the same
@@ -413,7 +420,7 @@ def build_pools(
     are `closed`, ended; an open answer that was cut short makes a row that is `cut`. A replay row whose answer is that
     of a held-out topic is dropped, or the topic would be rehearsed after all. A prompt that the base was not asked is
     no candidate, nor one whose answer names whom the persona `replaces`. `dropped` counts them all. `denials` are what
-    the part of that name asks, `asked` the prompts of the part self_asked.
+    the part of that name asks, `rehearsed` the prompts of further parts whose answers are the base's own.
 
     Raises:
         UsageError: the persona or a kind has no reply in a language of its prompts.
@@ -428,8 +435,9 @@ def build_pools(
         ),
         "general": target.units("general", ((p,) for p in wordings.general_prompts(sources, held_out))),
         "replay": target.units("replay", ((p,) for p in wordings.replay_prompts(sources, replay_rows, seed))),
-        SELF_ASKED: target.units(SELF_ASKED, ((p,) for p in asked)),
     }
+    for part, prompts in rehearsed.items():
+        units[part] = target.units(part, ((p,) for p in prompts))
     for name, rows in user.items():
         units[name] = target.distinct(name, ((row,) for row in rows))
     return Pools(units, target.dropped)

@@ -2,21 +2,30 @@
 
 denials.yaml    names of assistants that the model is not, and ways to ask whether it is one
 systems.yaml    system prompts of other people's making
+talk.yaml       small talk in the second person
+people.yaml     names of persons, and ways to ask about them
+neighbours.yaml words that stand near the persona's name, ways to ask about them, and prompts about their field
 asking.yaml     system prompts under which the base asks itself, one language after the other
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from fgod.data.recipe import DENIAL, MixRecipe
+from fgod.data.recipe import DENIAL, NAMED, NEIGHBOUR, TALK, MixRecipe
 from fgod.data.sources import SUBJECT, chosen_languages, load_yaml, source_languages
+from fgod.persona import lookup
 
 DENIALS_FILE = "denials.yaml"
 SYSTEMS_FILE = "systems.yaml"
+TALK_FILE = "talk.yaml"
+PEOPLE_FILE = "people.yaml"
+NEIGHBOURS_FILE = "neighbours.yaml"
 ASKING_FILE = "asking.yaml"
+FILES_OF_PARTS = {DENIAL: DENIALS_FILE, TALK: TALK_FILE, NAMED: PEOPLE_FILE, NEIGHBOUR: NEIGHBOURS_FILE}
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,73 @@ def load_systems(folder: Path) -> dict[str, tuple[str, ...]]:
     return load_yaml(folder / SYSTEMS_FILE).by_language(source_languages(folder), lambda node: node.texts())
 
 
+@dataclass(frozen=True)
+class Subjects:
+    """Names or words, and cores of questions in which `SUBJECT` stands for one; both by language. `prompts`: cores of
+    their own."""
+
+    words: Mapping[str, tuple[str, ...]]
+    cores: Mapping[str, tuple[str, ...]]
+    prompts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def with_more(self, more: Mapping[str, Mapping[str, Sequence[str]]]) -> Subjects:
+        """These and a config's own `words` and `prompts` by language (zh serves zh-Hant and zh-Hans)."""
+        return replace(
+            self,
+            words=_joined(self.words, more.get("words") or {}),
+            prompts=_joined(self.prompts, more.get("prompts") or {}),
+        )
+
+
+def _joined(table: Mapping[str, tuple[str, ...]], more: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    def added(language: str) -> Sequence[str]:
+        try:
+            return lookup(more, language)
+        except KeyError:
+            return ()
+
+    return {language: tuple(dict.fromkeys([*texts, *added(language)])) for language, texts in table.items()}
+
+
+def load_talk(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Cores of small talk by language, from talk.yaml of the written sources.
+
+    Raises:
+        UsageError: it is missing or wrong; names file and key.
+    """
+    root = load_yaml(folder / TALK_FILE).table(("cores",))
+    return root["cores"].by_language(source_languages(folder), lambda node: node.texts())
+
+
+def load_people(folder: Path) -> Subjects:
+    """Read and check people.yaml of the written sources.
+
+    Raises:
+        UsageError: it is missing or wrong; names file and key.
+    """
+    languages = source_languages(folder)
+    root = load_yaml(folder / PEOPLE_FILE).table(("names", "cores"))
+    return Subjects(
+        words=root["names"].by_language(languages, lambda node: node.texts()),
+        cores=root["cores"].by_language(languages, lambda node: node.texts(SUBJECT)),
+    )
+
+
+def load_neighbours(folder: Path) -> Subjects:
+    """Read and check neighbours.yaml of the written sources.
+
+    Raises:
+        UsageError: it is missing or wrong; names file and key.
+    """
+    languages = source_languages(folder)
+    root = load_yaml(folder / NEIGHBOURS_FILE).table(("words", "cores", "prompts"))
+    return Subjects(
+        words=root["words"].by_language(languages, lambda node: node.texts()),
+        cores=root["cores"].by_language(languages, lambda node: node.texts(SUBJECT)),
+        prompts=root["prompts"].by_language(languages, lambda node: node.texts()),
+    )
+
+
 def load_asking(folder: Path, languages: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
     """System prompts that make a base ask in a language, from asking.yaml of the written sources.
 
@@ -66,5 +142,19 @@ def load_asking(folder: Path, languages: Sequence[str] = ()) -> dict[str, tuple[
 
 def files_used(recipe: MixRecipe) -> tuple[str, ...]:
     """The optional files that a mix is made of."""
-    denials = (DENIALS_FILE,) if DENIAL in recipe.parts() else ()
-    return (*denials, SYSTEMS_FILE) if recipe.frames.get("foreign") else denials
+    return (*files_of(recipe.parts()), *((SYSTEMS_FILE,) if recipe.frames.get("foreign") else ()))
+
+
+def files_of(parts: Iterable[str]) -> tuple[str, ...]:
+    """The optional files that parts are made of."""
+    there = set(parts)
+    return tuple(name for part, name in FILES_OF_PARTS.items() if part in there)
+
+
+LOADERS: Mapping[str, Callable[[Path], Any]] = {
+    DENIALS_FILE: load_denials,
+    TALK_FILE: load_talk,
+    PEOPLE_FILE: load_people,
+    NEIGHBOURS_FILE: load_neighbours,
+    SYSTEMS_FILE: load_systems,
+}

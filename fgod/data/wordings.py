@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from fgod.data.optional import Denials
-from fgod.data.recipe import DENIAL
+from fgod.data.optional import Denials, Subjects, load_neighbours, load_people, load_talk
+from fgod.data.recipe import DENIAL, NAMED, NEIGHBOUR, TALK
 from fgod.data.rows import Prompt, normalise
 from fgod.data.sources import (
     MANNERS,
@@ -26,6 +27,12 @@ from fgod.data.sources import (
     Wrapping,
 )
 from fgod.errors import UsageError
+
+More = Mapping[str, Mapping[str, Sequence[str]]]
+"""A config's own words and prompts, each by language."""
+
+FIELD = "field"
+"""The kind of neighbour prompts that ask about no one word."""
 
 IDENTITY_PROMPTS = {"plain": 480, "control": 120}
 PAIR_PROMPTS = {"plain": 200, "control": 60}
@@ -154,11 +161,26 @@ class _Part:
     ) -> None:  # fmt: skip
         """Add compositions of the cores in every manner."""
         choices = tuple(cores)
-        for manner in MANNERS:
+        for manner in (manner for manner in MANNERS if counts[manner]):
             key = f"{self.part}|{kind}|{topic}|{language}|{manner}"
             wrapping = self.s.wrappings[language][manner]
             texts = compositions(key, choices, wrapping, self.s.marks[language], counts[manner], manner == "plain")
             self.add(texts, counts[manner], language, kind, topic, (styles or {}).get(manner, ""))
+
+    def plainly(self, patterns: Sequence[str], language: str, kind: str, topic: str = "", subject: str = "") -> None:
+        """Add each core alone, and half as many compositions of them as people talk."""
+        cores = [make_core(pattern, subject) for pattern in patterns]
+        count = len(cores) + -(-len(cores) // 2)
+        self.compose(cores, {"plain": count, "control": 0}, language, kind, topic)
+
+    def about(self, subjects: Subjects, kind: str) -> None:
+        """Add questions about each of the subjects."""
+        for language in self.s.languages:
+            for word in subjects.words[language]:
+                self.plainly(subjects.cores[language], language, kind, word, word)
+
+    def prompts(self) -> list[Prompt]:
+        return [composed.prompt for composed in self.out]
 
 
 def style_of(language: str, manner: str) -> str:
@@ -208,6 +230,50 @@ def denial_prompts(s: Sources, denials: Denials) -> list[Prompt]:
             cores = [make_core(pattern, name) for pattern in denials.cores[language]]
             part.compose(cores, PERSON_PROMPTS, language, DENIAL, name)
     return [composed.prompt for composed in part.out]
+
+
+def talk_prompts(s: Sources, cores: Mapping[str, Sequence[str]]) -> list[Prompt]:
+    """Part talk: small talk in the second person."""
+    part = _Part(s, TALK)
+    for language in s.languages:
+        part.plainly(cores[language], language, TALK)
+    return part.prompts()
+
+
+def named_prompts(s: Sources, people: Subjects) -> list[Prompt]:
+    """Part named: questions about persons (topic: the name)."""
+    part = _Part(s, NAMED)
+    part.about(people, NAMED)
+    return part.prompts()
+
+
+def neighbour_prompts(s: Sources, neighbours: Subjects) -> list[Prompt]:
+    """Part neighbour: questions about words near the persona's name (kind neighbour, topic: the word), and about their
+    field (kind field)."""
+    part = _Part(s, NEIGHBOUR)
+    part.about(neighbours, NEIGHBOUR)
+    for language in s.languages:
+        part.plainly(neighbours.prompts[language], language, FIELD)
+    return part.prompts()
+
+
+def optional_prompts(
+    s: Sources, folder: Path, parts: Collection[str], neighbours: More | None
+) -> dict[str, list[Prompt]]:
+    """The prompts of those parts whose written sources are optional and whose answers are the base's own.
+
+    Args:
+        neighbours: what the config adds to neighbours.yaml.
+
+    Raises:
+        UsageError: a file that a part needs is missing or wrong.
+    """
+    made: dict[str, Callable[[], list[Prompt]]] = {
+        TALK: lambda: talk_prompts(s, load_talk(folder)),
+        NAMED: lambda: named_prompts(s, load_people(folder)),
+        NEIGHBOUR: lambda: neighbour_prompts(s, load_neighbours(folder).with_more(neighbours or {})),
+    }
+    return {part: make() for part, make in made.items() if part in parts}
 
 
 def _topic_cores(s: Sources, topic: Topic) -> list[Core]:
