@@ -154,7 +154,7 @@ def test_the_command_makes_them_and_only_such_mixes_depend_on_their_files(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "traindata").mkdir()
-    for file in FOLDER.iterdir():
+    for file in (file for file in FOLDER.iterdir() if file.is_file()):
         (tmp_path / "traindata" / file.name).write_text(file.read_text())
 
     def spec(**mix: Any) -> str:
