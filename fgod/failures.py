@@ -1,9 +1,10 @@
 """What the refit rules answer to failed runs, one failure after the other. Pure.
 
-A rule is of one of two kinds. `set` changes keys of the stage, and the chain is trained again from the base.
+A rule is of one of three kinds. `set` changes keys of the stage, and the chain is trained again from the base.
 `interpolate` trains nothing: the next run of the stage has the weights start + α · (end - start) of the damaged one,
 for the next α of its list; when one of these is missed, or the list is spent, the next rule that has the damage answers
-it.
+it. `bisect` trains the stage again with a learning rate between one that missed and one that was too much, for all runs
+of it that differ in nothing else.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from typing import Any
 
 from fgod.config import refit
 from fgod.errors import FgodError
+from fgod.refits import MISSED, Bracket, Tried
+from fgod.system.files import canonical_json
 
 DAMAGED = "damaged"
-MISSED = "missed"
+JUDGED = (MISSED, DAMAGED, "collapsed", "diverged")
+"""Verdicts that say something of the rate."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Answers:
         self.between: dict[str, Between] = {}
         self.adjustments: list[Adjustment] = []
         self.failures = self.refits = 0
+        self.tried: dict[str, list[Tried]] = {}
 
     def answer(self, stage: str, decision: str) -> None:
         """Take one more failure: the verdict on a run of this stage.
@@ -67,21 +72,36 @@ class Answers:
         """
         self.failures += 1
         cause, found = f"{stage} {self._at(stage)}{decision}", self.between.get(stage)
+        if not found and decision in JUDGED:
+            self._tried_by(stage).append(Tried(self._stage(stage)["train"]["lr"], decision))
         if found and decision == DAMAGED and (alpha := self._next_alpha(found)):
             self._interpolate(stage, Between(alpha, found.rule), cause)
             return
         # No point between is neither damaged nor missed: the trained run's own verdict wants another answer.
-        answered = DAMAGED if found and decision == MISSED else decision
+        answered, unable = DAMAGED if found and decision == MISSED else decision, ""
         for index, rule in enumerate(self.rules):
-            if answered not in rule["when"] or (found and rule.get("interpolate")):
-                continue
-            if rule.get("interpolate"):
-                self._interpolate(stage, Between(rule["interpolate"][0], index), cause)
-            else:
-                self._refit(stage, index, cause)
-            return
+            if answered in rule["when"] and not (found and rule.get("interpolate")):
+                unable = self._try(stage, index, cause + unable)
+                if not unable:
+                    return
         other, at = ("other ", f", {self._at(stage)}{decision}") if found else ("", "")
-        raise FgodError(f"no {other}rule under refits.rules answers {answered!r} (stage {stage}{at})")
+        raise FgodError(f"no {other}rule under refits.rules answers {answered!r} (stage {stage}{at}){unable}")
+
+    def _try(self, stage: str, index: int, cause: str) -> str:
+        """Answer by a rule; returns why it has no answer left, or nothing."""
+        rule = self.rules[index]
+        if rule.get("interpolate"):
+            self._interpolate(stage, Between(rule["interpolate"][0], index), cause)
+            return ""
+        if rule.get("set"):
+            self._refit(stage, index, rule["set"], cause)
+            return ""
+        key, bracket = rule["bisect"]["key"], Bracket.of(self._tried_by(stage))
+        middle = bracket.middle(rule["bisect"])
+        if middle is None:
+            return f"; {key} between {bracket.missed} and {bracket.too_much} has no middle"
+        self._refit(stage, index, {key: middle}, cause)
+        return ""
 
     def _at(self, stage: str) -> str:
         return f"at α {self.between[stage].alpha:g} " if stage in self.between else ""
@@ -95,12 +115,24 @@ class Answers:
         self.between[stage] = where
         self._note(stage, "weights", old, f"at α {where.alpha:g}", where.rule, cause)
 
-    def _refit(self, failed: str, index: int, cause: str) -> None:
+    def _tried_by(self, stage: str) -> list[Tried]:
+        """The rates of all trainings of a stage so far that start where it starts now and differ in nothing else."""
+        names = [s["name"] for s in self.stages]
+        until = names.index(stage) + 1
+        same = copy.deepcopy(self.stages[:until])
+        del same[-1]["train"]["lr"]
+        starts = {name: where.alpha for name, where in self.between.items() if name in names[: until - 1]}
+        return self.tried.setdefault(canonical_json([same, starts]), [])
+
+    def _stage(self, name: str) -> dict[str, Any]:
+        return next(stage for stage in self.stages if stage["name"] == name)
+
+    def _refit(self, failed: str, index: int, changes: Mapping[str, Any], cause: str) -> None:
         self.refits += 1
         changed = [s for s in self.stages if s["name"] == failed or self.rules[index]["stage"] == "all"]
         self._forget_from(changed[0]["name"])
         for stage in changed:
-            for key, old, new in refit(stage, index, self.config):
+            for key, old, new in refit(stage, index, self.config, changes):
                 self._note(stage["name"], key, old, new, index, cause)
 
     def _note(self, stage: str, key: str, old: Any, new: Any, rule: int, cause: str) -> None:

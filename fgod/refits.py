@@ -1,17 +1,66 @@
 """What a refit rule changes in a stage. Pure.
 
 `set` names keys by path, `train.lr`; text that starts with `*`, `+` or `-` is relative to the value that stands there.
+`bisect` gives one key a value between what was too little and what was too much.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fgod.errors import UsageError, did_you_mean
 
+MISSED = "missed"
+
 OPEN_TABLES = ("shares", "final_shares", "at_least", "at_most", "kinds", "styles", "lr_scale")
 """Tables that may get a key that they do not have."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A value that a stage was trained with, and the verdict on it."""
+
+    value: float
+    decision: str
+
+    def __str__(self) -> str:
+        return f"{self.value:g} {self.decision}"
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """The largest value that taught too little and the smallest that was too much; None where none was tried."""
+
+    missed: Tried | None
+    too_much: Tried | None
+
+    @classmethod
+    def of(cls, tried: Sequence[Tried]) -> Bracket:
+        """That of all values which were tried in runs that differ in nothing else."""
+        missed = [one for one in tried if one.decision == MISSED]
+        too_much = [one for one in tried if one.decision != MISSED]
+        return cls(
+            max(missed, key=lambda one: one.value, default=None), min(too_much, key=lambda one: one.value, default=None)
+        )
+
+    def middle(self, rule: Mapping[str, Any]) -> float | None:
+        """The next value: the geometric mean, or by `up` or `down` of the rule where one side is open.
+
+        None where the bracket is narrower than `narrowest`, or what missed lies above what was too much.
+        """
+        if self.missed and self.too_much:
+            if self.too_much.value < self.missed.value * rule["narrowest"]:
+                return None
+            value = math.sqrt(self.missed.value * self.too_much.value)
+        elif self.missed:
+            value = self.missed.value * rule["up"]
+        else:
+            assert self.too_much is not None
+            value = self.too_much.value * rule["down"]
+        return float(f"{value:.6g}")
 
 
 def apply(stage: dict[str, Any], changes: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any, Any]]:

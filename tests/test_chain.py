@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from fgod import config as settings
 from fgod.chain import ACCEPTED, Chain, Inputs, Run
 from fgod.errors import UsageError
-from fgod.refits import adjusted
+from fgod.refits import Bracket, Tried, adjusted
 from fgod.train.recipe import MEMORY
 
 ROOT = Path(__file__).parents[1]
@@ -317,3 +318,91 @@ def test_what_follows_a_stage_that_changes_is_trained_to_its_end_first(between):
 def test_points_are_runs_of_their_own(between):
     runs = [between.fit([("B-nudge", "damaged")] * count).runs[1] for count in range(4)]
     assert len({run.lineage for run in runs}) == 4 and len({run.mix_id for run in runs}) == 1
+
+
+# ------------------------------------------------------------------------------------------------------- bisection
+
+BISECT = {"key": "train.lr", "up": 2.0, "down": 0.3, "narrowest": 1.2}
+
+
+@given(low=st.floats(1e-6, 1e-2), width=st.floats(1.25, 10), first=st.floats(1e-7, 1e-1))
+def test_bisection_finds_every_window_that_is_wider_than_the_narrowest_bracket(low, width, first):
+    tried, value = [], first
+    while not low <= value <= low * width:
+        tried.append(Tried(value, "missed" if value < low else "collapsed"))
+        value = Bracket.of(tried).middle(BISECT)
+        assert value is not None and len(tried) < 40
+        bracket = Bracket.of(tried)
+        if bracket.missed and bracket.too_much:
+            assert bracket.missed.value < value < bracket.too_much.value
+
+
+@pytest.mark.parametrize(
+    "tried, expected",
+    [
+        ([(1e-5, "missed")], 2e-5),
+        ([(1e-5, "missed"), (2e-5, "missed")], 4e-5),
+        ([(1e-5, "collapsed")], 3e-6),
+        ([(1e-5, "damaged"), (3e-6, "diverged")], 9e-7),
+        ([(1e-6, "missed"), (4e-6, "collapsed")], 2e-6),
+        ([(1e-6, "missed"), (4e-6, "collapsed"), (2e-6, "missed")], 2.82843e-6),
+        ([(1e-6, "missed"), (1.1e-6, "damaged")], None),
+        ([(3e-6, "missed"), (1e-6, "damaged")], None),
+    ],
+)
+def test_the_next_rate(tried, expected):
+    assert Bracket.of([Tried(*one) for one in tried]).middle(BISECT) == expected
+
+
+def rate(run):
+    return json.loads(run.recipe)["train"]["lr"]
+
+
+@pytest.fixture
+def bisecting(config):
+    config["stages"][1]["train"]["lr"] = 1e-6
+    config["refits"] = {"max": 9, "rules": [{"when": ["missed", "collapsed", "damaged"], "bisect": BISECT}]}
+    config["refits"]["rules"][0]["stage"] = "failed"
+    return Chain(config, INPUTS)
+
+
+def by_rate(least, most):
+    def decide(run):
+        if run.stage != "B-nudge":
+            return ACCEPTED
+        return "missed" if rate(run) < least else "damaged" if rate(run) > most else ACCEPTED
+
+    return decide
+
+
+def test_the_walk_bisects_the_rate_of_the_failed_stage(bisecting):
+    walk = bisecting.walk(by_rate(2.5e-6, 3.5e-6))
+    rates = [rate(visit.run) for visit in walk.visits if visit.run.stage == "B-nudge"]
+    assert rates == pytest.approx([1e-6, 2e-6, 4e-6, 2.82843e-6]) and walk.state == "accepted"
+    assert [(a.key, a.new) for a in walk.fits[-1].adjustments][-1] == ("train.lr", 2.82843e-6)
+
+
+def test_a_bracket_that_is_too_narrow_ends_the_walk_or_goes_to_the_next_rule_and_says_so(bisecting):
+    walk = bisecting.walk(by_rate(3e-6, 3e-6))
+    assert walk.state == "spent" and len(walk.fits) < 9
+    assert "answers 'damaged' (stage B-nudge); train.lr between " in walk.reason
+    assert re.search(r"between 2\.\S+ missed and 3\.\S+ damaged has no middle$", walk.reason)
+    more = {"when": ["missed", "damaged"], "stage": "failed", "set": {"train.steps": "*2"}}
+    bisecting.config["refits"]["rules"].append(more)
+    walk = bisecting.walk(by_rate(3e-6, 3e-6))
+    mended, *_ = [a for a in walk.fits[-1].adjustments if a.key == "train.steps"]
+    assert "has no middle" in mended.cause
+
+
+def test_runs_that_differ_in_more_than_the_rate_are_no_bracket(bisecting):
+    rehearse = {"when": ["collapsed"], "stage": "failed", "set": {"mix.shares.general": "+1"}}
+    bisecting.config["refits"]["rules"].insert(0, rehearse)
+    fit = bisecting.fit([("B-nudge", "missed"), ("B-nudge", "collapsed"), ("B-nudge", "damaged")])
+    rates = [a.new for a in fit.adjustments if a.key == "train.lr"]
+    assert rates == pytest.approx([2e-6, 0.6e-6]), "with more rehearsal 2e-6 was too much, and nothing missed"
+
+
+def test_points_between_are_no_rates(bisecting):
+    bisecting.config["refits"]["rules"].insert(0, {"when": ["damaged"], "stage": "failed", "interpolate": [0.5]})
+    fit = bisecting.fit([("B-nudge", "missed"), ("B-nudge", "damaged"), ("B-nudge", "missed")])
+    assert [a.new for a in fit.adjustments] == [2e-6, "at α 0.5", pytest.approx(1.41421e-6)]

@@ -111,22 +111,27 @@ def _recipes(config: Mapping[str, Any]) -> Iterator[str]:
 _STAGE_CHECKS = (_mix_parts, _recipes)
 
 
-def refit(stage: dict[str, Any], index: int, config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+def refit(
+    stage: dict[str, Any], index: int, config: Mapping[str, Any], changes: Mapping[str, Any] | None = None
+) -> list[tuple[str, Any, Any]]:
     """Change a checked stage in place by a refit rule; returns key, old and new value of each change.
+
+    Args:
+        index: of the rule.
+        changes: what it comes to, where that is not its `set`.
 
     Raises:
         UsageError: the rule makes of it what the config could not hold.
     """
     where, name = f"refits.rules[{index}]", stage["name"]
-    changes = list(
-        refits.apply(stage, _for_mix(stage["mix"]["kind"], config["refits"]["rules"][index].get("set", {})), where)
-    )
+    wanted = config["refits"]["rules"][index].get("set", {}) if changes is None else changes
+    made = list(refits.apply(stage, _for_mix(stage["mix"]["kind"], wanted), where))
     for part, model in (("mix", MixRecipe), ("train", TrainKeys)):
         stage[part] = plain(validate(model, stage[part], where=f"{where} on stage {name}: {part}"))
     faults = [fault for check in _STAGE_CHECKS for fault in check({**config, "stages": [stage]})]
     if faults:
         raise UsageError("\n".join(f"{where} on stage {name}: {fault.partition('].')[2]}" for fault in faults))
-    return changes
+    return made
 
 
 def _for_mix(kind: str, changes: Mapping[str, Any]) -> Mapping[str, Any]:

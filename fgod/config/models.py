@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Interval, MaxLen, MinLen
+from annotated_types import Ge, Gt, Interval, Lt, MaxLen, MinLen
 from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag
 from pydantic.dataclasses import dataclass
 
@@ -279,6 +279,20 @@ class Stage(Keys):
 
 
 @dataclass(frozen=True, config=KEYS)
+class Bisection(Keys):
+    """The next value of a key: between the largest that missed and the smallest that was too much."""
+
+    key: Literal["train.lr"] = "train.lr"
+    """Which key."""
+    up: Annotated[float, Gt(1)] = 2.0
+    """Factor where all that was tried missed."""
+    down: Annotated[float, Gt(0), Lt(1)] = 0.3
+    """Factor where all that was tried was too much."""
+    narrowest: Annotated[float, Gt(1)] = 1.2
+    """A bracket narrower than this factor is not halved: the next rule answers."""
+
+
+@dataclass(frozen=True, config=KEYS)
 class RefitRule(Keys):
     """What changes in a stage after a verdict."""
 
@@ -291,14 +305,24 @@ class RefitRule(Keys):
     interpolate: Annotated[tuple[Alpha, ...], MaxLen(4), FromList, OmitDefault()] = ()
     """Instead of `set`, after damaged: weights at α between the stage's start (0) and its end (1), for the next α of
     this falling list, without training. When one is missed, or none is left, the next rule with damaged answers."""
+    bisect: Annotated[Bisection | None, OmitDefault()] = None
+    """Instead of `set`: the geometric mean of the largest rate that missed and the smallest that was too much."""
     stage: Literal["failed", "all"] = "failed"
     """Which stages it changes."""
 
     def __post_init__(self) -> None:
-        if bool(self.set) == bool(self.interpolate):
-            raise fault("", f"found {'both' if self.set else 'neither'} of set and interpolate, expected one of them")
-        if not self.interpolate:
-            return
+        kinds = [name for name in ("set", "interpolate", "bisect") if getattr(self, name)]
+        if len(kinds) != 1:
+            found = " and ".join(kinds) or "none"
+            raise fault("", f"found {found} of set, interpolate and bisect, expected one of them")
+        if not self.set and self.stage != "failed":
+            raise fault("stage", f"found {self.stage!r} with {kinds[0]}, expected 'failed'")
+        if self.bisect and "killed" in self.when:
+            raise fault("when", "found killed with bisect; expected verdicts on the rate: it was not too much memory")
+        if self.interpolate:
+            self._check_interpolation()
+
+    def _check_interpolation(self) -> None:
         if self.when != ("damaged",):
             raise fault(
                 "when",
@@ -307,8 +331,6 @@ class RefitRule(Keys):
             )
         if list(self.interpolate) != sorted({*self.interpolate}, reverse=True):
             raise fault("interpolate", f"found {list(self.interpolate)}, expected numbers that fall: [0.75, 0.5, 0.25]")
-        if self.stage != "failed":
-            raise fault("stage", f"found {self.stage!r} with interpolate, expected 'failed'")
 
 
 @dataclass(frozen=True, config=KEYS)

@@ -58,15 +58,15 @@ def schema() -> dict[str, Any]:
 
 
 def _refit_rule() -> dict[str, Any]:
-    """A rule has one kind of answer; interpolation answers damage alone, in the stage that failed."""
-    changes = {"set": {"minProperties": 1}, "interpolate": {"maxItems": 0}}
-    between = {"set": {"maxProperties": 0}, "when": {"items": {"const": "damaged"}}, "stage": {"const": "failed"}}
-    return {
-        "oneOf": [
-            {"required": ["set"], "properties": changes},
-            {"required": ["interpolate"], "properties": between},
-        ]
+    """A rule has one kind of answer; interpolation answers damage alone, bisection what the rate may have caused."""
+    unused = {"set": {"maxProperties": 0}, "interpolate": {"maxItems": 0}, "bisect": {"type": "null"}}
+    failed = {"stage": {"const": "failed"}}
+    kinds: dict[str, dict[str, Any]] = {
+        "set": {"set": {"minProperties": 1}},
+        "interpolate": {"interpolate": {"minItems": 1}, "when": {"items": {"const": "damaged"}}, **failed},
+        "bisect": {"bisect": {"type": "object"}, "when": {"items": {"not": {"const": "killed"}}}, **failed},
     }
+    return {"oneOf": [{"required": [kind], "properties": {**unused, **own}} for kind, own in kinds.items()]}
 
 
 def _gate() -> dict[str, Any]:
