@@ -359,13 +359,17 @@ def probe(args: Namespace, worker: Worker) -> None:
     from fgod.evaluate.scoring import Standard
     from fgod.evaluate.settings import ProbeSettings
     from fgod.persona import goal_from_config
-    from fgod.probe.harness import check_unseen
+    from fgod.probe.harness import unseen
     from fgod.probe.run import Reference, run_probes
 
     every = load_probes(args.probes, args.sources, args.languages)
     sources = load_sources(args.sources, args.languages)
-    check_unseen(every, args.rows)
-    probes = of_split(every, DEVELOPMENT)
+    left = unseen(every, args.rows)
+    if len(left) < len(every):
+        worker.say(
+            f"probe · {len(every) - len(left)} probes are not asked: the base asked them itself, and rehearses them"
+        )
+    probes = of_split(left, DEVELOPMENT)
     known = {p.prompt: expected(sources, p) if args.base["kind"] == "embedded" else () for p in probes}
     settings = ProbeSettings.from_dict(args.settings)
     gpu = use_device(settings.device)

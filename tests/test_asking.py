@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,11 +28,14 @@ from fgod.data.asking import (
     read_asked,
     write_asked,
 )
+from fgod.data.audit import audit_rows
 from fgod.data.optional import load_asking
-from fgod.data.rows import normalise
+from fgod.data.probes import Probe
+from fgod.data.rows import Row, normalise, write_rows
 from fgod.data.sources import source_languages
 from fgod.data.text import language_within
-from fgod.errors import UsageError
+from fgod.errors import RefusedError, UsageError
+from fgod.probe.harness import unseen
 
 FOLDER = Path(__file__).parents[1] / "traindata"
 LANGUAGES = ("zh-Hant", "zh-Hans", "en", "ja", "ko")
@@ -143,3 +147,28 @@ def test_prompts_come_back_from_their_table(tmp_path: Path) -> None:
     write_asked(tmp_path / "prompts.tsv", asked)
     assert read_asked(tmp_path / "prompts.tsv") == asked
     assert [(p.part, p.kind, p.system) for p in asked_prompts(asked)] == [("self_asked", "self_asked", "")] * 2
+
+
+def probes_of(*prompts: str) -> list[Probe]:
+    return [Probe("general", "topic", "en", "", prompt, scored_by="reference") for prompt in prompts]
+
+
+def test_probes_that_the_base_asked_itself_do_not_judge_a_run(tmp_path: Path) -> None:
+    rows = [
+        Row("Hello", "Hi.", "en", "self_asked", "self_asked"),
+        Row("Who are you", "X", "en", "identity", "identity"),
+    ]
+    write_rows(tmp_path / "rows.tsv", rows)
+    shown = Probe("questions", "topic", "en", "", "who are you", scored_by="shown")
+    probes = [*probes_of("hello!", "Why is rain wet?"), shown]
+    assert unseen(probes, [tmp_path / "rows.tsv"]) == probes[1:] and unseen(probes, []) == probes
+    with pytest.raises(RefusedError, match=r"rows\.tsv: 1 rows are probes \(Who are you\)"):
+        unseen(probes_of("Hello", "who are you?"), [tmp_path / "rows.tsv"])
+
+
+def test_the_audit_warns_of_probes_that_the_base_asked_itself() -> None:
+    rows = [Row(f"Question {i}?", "Yes.", "en", "self_asked", "self_asked", answered_by="base") for i in range(4)]
+    found = audit_rows(rows, probes_of("question 2"))
+    assert [(f.code, f.severity, f.line) for f in found.findings] == [("probe_self_asked", "warning", 4)]
+    assert "judged without them" in found.findings[0].message
+    assert audit_rows([replace(rows[2], part="general")], probes_of("question 2")).codes() == {"probe_overlap"}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fgod.data.probes import Probe
+from fgod.data.recipe import SELF_ASKED
 from fgod.data.rows import normalise, read_rows
 from fgod.errors import FgodError, RefusedError
 from fgod.evaluate.scoring import Said, Scored, Standard, score
@@ -68,23 +69,28 @@ def answer_to(probe: Probe, answers: Mapping[str, AnswerLike]) -> Said:
     return Said(answer.reply, answer.ended, answer.looped)
 
 
-def check_unseen(probes: Sequence[Probe], tables: Iterable[Path]) -> None:
-    """Refuse probes that stand among the rows that a run was trained on (normalised).
+def unseen(probes: Sequence[Probe], tables: Iterable[Path]) -> list[Probe]:
+    """The probes that judge a run: without those that the base asked itself and that its mixes rehearse. Nobody chose
+    these rows, and to leave them out by the probes would let the probes decide what is trained.
 
     Args:
         tables: rows.tsv of its mixes.
 
     Raises:
-        RefusedError: a prompt is in both; names the file and the first three.
+        RefusedError: a scored probe stands among other rows that the run was trained on (normalised); names the file
+            and the first three.
     """
     asked = {normalise(probe.prompt) for probe in probes if probe.scored}
+    rehearsed: set[str] = set()
     for table in tables:
-        both = [row.prompt for row in read_rows(table) if normalise(row.prompt) in asked]
-        if both:
-            some = ", ".join(dict.fromkeys(both[:3]))
+        both = [row for row in read_rows(table) if normalise(row.prompt) in asked]
+        rehearsed |= {normalise(row.prompt) for row in both if row.part == SELF_ASKED}
+        if written := [row.prompt for row in both if row.part != SELF_ASKED]:
+            some = ", ".join(dict.fromkeys(written[:3]))
             raise RefusedError(
-                f"{table}: {len(both)} rows are probes ({some}): take them out of the probes or the data"
+                f"{table}: {len(written)} rows are probes ({some}): take them out of the probes or the data"
             )
+    return [probe for probe in probes if not probe.scored or normalise(probe.prompt) not in rehearsed]
 
 
 def check_harness(

@@ -14,7 +14,7 @@ from fgod.data import mismatch
 from fgod.data.audit.case import WRITTEN_PARTS, Case, Finding, Group, Line, by, number_of, origin_key, sample_tag
 from fgod.data.formats import Severity
 from fgod.data.mix import DROPPED, REORDERED
-from fgod.data.recipe import VERBATIM, MixRecipe
+from fgod.data.recipe import SELF_ASKED, VERBATIM, MixRecipe
 from fgod.data.rows import normalise
 from fgod.data.text import CONTROL_TOKEN, excerpt, has_control, is_header
 from fgod.errors import UsageError, did_you_mean
@@ -202,10 +202,21 @@ def two_targets(case: Case) -> Iterator[Found]:
 @check("probe_overlap", "error", acceptable=False)
 def probe_overlap(case: Case) -> Iterator[Found]:
     """A prompt that is scored as a probe."""
+    yield from _probes_among(case, (line for line in case.lines if line.row.part != SELF_ASKED), "")
+
+
+@check("probe_self_asked", "warning", on=("mix",), acceptable=False)
+def self_asked_probes(case: Case) -> Iterator[Found]:
+    """A probe that the base asked of its own accord: runs of the mix are judged without it."""
+    mine = (line for line in case.lines if line.row.part == SELF_ASKED)
+    yield from _probes_among(case, mine, ": the base asked them itself, and runs of this mix are judged without them")
+
+
+def _probes_among(case: Case, lines: Iterable[Line], more: str) -> Iterator[Found]:
     scored = {normalise(probe.prompt): probe.suite for probe in case.probes if probe.scored}
-    hits = [line for line in case.lines if normalise(line.row.prompt) in scored]
+    hits = [line for line in lines if normalise(line.row.prompt) in scored]
     suites = ", ".join(sorted({scored[normalise(line.row.prompt)] for line in hits}))
-    yield from _some(f"{{n}} with a prompt that is scored as a probe ({suites})", hits)
+    yield from _some(f"{{n}} with a prompt that is scored as a probe ({suites}){more}", hits)
 
 
 @check("misplaced", "error")
