@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fgod.data.corpus import NOISY_SHARE, add_noise, base_corpus
+from fgod.data.optional import ASKING_FILE, LOADERS
 from fgod.data.rows import Prompt, Row, normalise, read_rows, shuffled, write_rows
 from fgod.data.sources import Sources, load_sources, source_files
 from fgod.data.wordings import (
@@ -104,9 +105,8 @@ def test_source_files_exist_and_leave_the_probes_out() -> None:
         "probes.tsv",
         "suites.yaml",
         "suites",
-        "denials.yaml",  # digested only into mixes that use them
-        "systems.yaml",
-        "asking.yaml",
+        ASKING_FILE,
+        *LOADERS,  # digested only into mixes that use them
     }
 
 
