@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from fgod.data.optional import load_denials, load_systems
+from fgod.data.optional import load_systems
 from fgod.data.probes import Probe, load_probes, of_split
 from fgod.data.rows import normalise
 from fgod.data.sources import SUBJECT, Sources, load_sources
@@ -24,6 +25,8 @@ FOLDS = (1, 2, 3)
 EACH_LANGUAGE = {"general": 80, "tasks": 20, "refusal": 20}
 """Prompts of each language that a fold of the confirmation has at least, where these are not `USUALLY`: 200 in all."""
 USUALLY = 40
+SUBJECTS = ("assistants", "names", "words")
+"""Keys of files in traindata/ whose entries go with the file's cores."""
 
 
 @cache
@@ -48,14 +51,15 @@ def strings(value: Any) -> Iterator[str]:
 @cache
 def trained() -> frozenset[str]:
     """Normalised: every text of the files that rows are made from, and every core with all subjects that go there."""
-    texts = [text for file in FOLDER.glob("*.yaml") for text in strings(yaml.safe_load(file.read_text("utf-8")))]
-    s, denials = sources(), load_denials(FOLDER)
-    filled = [(topic.subject, s.cores[topic.language]) for topic in s.topics]
+    files = [yaml.safe_load(file.read_text("utf-8")) for file in FOLDER.glob("*.yaml")]
+    s = sources()
+    filled = [((topic.subject,), s.cores[topic.language]) for topic in s.topics]
     for kind in s.kinds.values():
-        filled += [(person.name, kind.cores[person.language]) for person in kind.people]
-    for language, names in denials.assistants.items():
-        filled += [(name, denials.cores[language]) for name in names]
-    texts += [core.replace(SUBJECT, subject) for subject, cores in filled for core in cores]
+        filled += [((person.name,), kind.cores[person.language]) for person in kind.people]
+    for file, key in product(files, SUBJECTS):
+        filled += [(tuple(names), tuple(file["cores"][language])) for language, names in file.get(key, {}).items()]
+    texts = [text for file in files for text in strings(file)]
+    texts += [core.replace(SUBJECT, name) for names, cores in filled for core in cores for name in names]
     return frozenset(map(normalise, texts))
 
 
