@@ -1,6 +1,7 @@
 # The whole pipeline: base → answers → (mix → train → export → probe → gate) per stage → tables → report → release.
 #   snakemake          run what is missing          snakemake -n     show what would run
 #   snakemake data     mixes and their audits only  snakemake -s workflow/report.smk     the report from tables alone
+#   snakemake evaluate what the model can do beside the base, by the items of the config's key evaluate
 
 
 from pathlib import Path
@@ -21,6 +22,7 @@ include: "rules/data.smk"
 include: "rules/train.smk"
 include: "rules/probe.smk"
 include: "rules/report.smk"
+include: "rules/evaluate.smk"
 include: "rules/tables.smk"
 include: "rules/release.smk"
 

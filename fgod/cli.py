@@ -506,6 +506,36 @@ def _add_judging(commands: Any) -> None:
     _chat(probe)
     _guarded(probe, "probe", batch=True)
 
+    def items(args: argparse.Namespace) -> list[Path]:
+        from fgod.abilities.items import path_of
+
+        return [path_of(source) for source in args.items]
+
+    evaluate = _command(
+        commands,
+        "evaluate",
+        "evaluate",
+        "test what a model can do beside what the base can, on the same items",
+        ["base", "tuned"],
+        outputs=lambda args: [args.out, args.out.with_suffix(".tsv")],
+        also=items,
+    )
+    for name in ("base", "tuned"):
+        evaluate.add_argument(name, type=Path, metavar=name.upper(), help="a model folder, or a .gguf file")
+    help = "JSONL files of items, or READER:PATH for the data of a package"
+    evaluate.add_argument("--items", nargs="+", default=[], required=True, metavar="SOURCE", help=help)
+    _paths(evaluate, out="FILE.json to write, beside FILE.tsv")
+    help = "points of 100 that may be lost: what the 95 %% bound is held against (default %(default)g)"
+    evaluate.add_argument("--loss-limit", type=float, default=2.0, metavar="POINTS", help=help)
+    evaluate.add_argument("--code", action="store_true", help="run programs that the models write, in a sandbox")
+    help = "ask multiple choice by the chat template (default: as plain text, as lm_eval does)"
+    evaluate.add_argument("--chat-template", action="store_true", help=help)
+    help = "of a reply (default %(default)s)"
+    evaluate.add_argument("--max-tokens", type=_batch, default=512, metavar="N", help=help)
+    evaluate.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where it computes (default: cpu)")
+    _chat(evaluate)
+    _guarded(evaluate, "evaluate", batch=True, limit=False)
+
     gate = _command(
         commands,
         "gate",

@@ -70,6 +70,9 @@ if TYPE_CHECKING:
 TEACHER_BATCH = 64
 """Rows that the base is asked about at once."""
 
+EVALUATION_BATCH = 32
+"""Items that a model is asked at once."""
+
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
@@ -643,6 +646,15 @@ def gate(args: Namespace) -> int:
     _say(f"gate · {folder.parent.name} {folder.name} · {verdict.decision}")
     for reason in verdict.reasons:
         _say(f"       {reason}")
+    return 0
+
+
+def evaluate(args: Namespace) -> int:
+    """Test what a model can do beside what the base can: what was lost is a figure, and no failure of the command."""
+    from fgod.abilities.items import check_allowed, read_suites
+
+    check_allowed(read_suites(args.items), args.code)
+    supervise(args, f"the evaluation of {args.tuned}", args.batch or EVALUATION_BATCH, args.device == "cuda")
     return 0
 
 

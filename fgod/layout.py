@@ -4,6 +4,7 @@ Nothing else spells such a path. The rules of the workflow pass wildcards in bra
 
     results/runs/{stage}/{lineage}/    a run's records                        RunRecords
     results/confirmations/{stage}/{lineage}/    of a candidate                ConfirmationRecords
+    results/abilities/{stage}/         what its runs can do, by lineage       abilities
     artifacts/{stage}/{lineage}/       its weights                            RunWeights
     artifacts/work/{lineage}/          scratch of its training                Work
     artifacts/base/{base_id}/          the base, its exports, its answers     Base, Answers, SelfAsked
@@ -347,6 +348,11 @@ def at_alpha(stage: str, alpha: float | None) -> str:
     return stage if alpha is None else f"{stage} at α {alpha:g}"
 
 
+def abilities(stage: str, lineage: str, results: Path = RESULTS) -> Path:
+    """What a run can do beside the base; its table lies beside it."""
+    return results / "abilities" / stage / f"{lineage}.json"
+
+
 def recipes(stage: str, results: Path = RESULTS) -> Iterator[Path]:
     """The recipes on record of all runs of a stage."""
     return (results / "runs" / stage).glob("*/recipe.json")
@@ -384,6 +390,8 @@ def run_of_path(path: Path) -> tuple[str, str]:
     match path.parts:
         case (RESULTS.name, "runs" | "confirmations", stage, lineage, _, *_):
             return stage, lineage
+        case (RESULTS.name, "abilities", stage, file):
+            return stage, Path(file).stem
         case (ARTIFACTS.name, stage, lineage, _, *_) if stage not in NOT_STAGES:
             return stage, lineage
     return "", ""

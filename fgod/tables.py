@@ -14,9 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fgod.abilities.figures import FIGURES, Figures
 from fgod.documents import Audit, Metrics, Outcome, Recipe, Verdict, check_run
 from fgod.errors import FgodError, UsageError
 from fgod.evaluate.metric import Estimate
+from fgod.layout import abilities
 from fgod.probe.record import COLUMNS as PROBE_COLUMNS
 from fgod.probe.record import read_probes
 from fgod.promotion import Promotion, WalkEntry, promotion
@@ -43,6 +45,7 @@ CONFIRMATION = (
     *("confirmation", "confirmation_n", "confirmation_low", "confirmation_high"),
     *("difference", "low", "high", "contains_zero", "op", "limit"),
 )
+ABILITIES = (*KEY, *FIGURES, "limit")
 TABLES: Mapping[str, tuple[str, ...]] = {
     "stages": (*STAGES, *STAGES_AFTER_METRICS),
     "probes": PROBES,
@@ -53,6 +56,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "audits": AUDITS,
     "artifacts": ARTIFACTS,
     "confirmation": CONFIRMATION,
+    "abilities": ABILITIES,
 }
 """Columns by table; in `stages` those of the metrics come between (`stage_columns`)."""
 
@@ -118,6 +122,7 @@ def gather(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context
         "audits": _chain(audit_rows(e, results) for e in distinct),
         "artifacts": _chain(artifact_rows(e, results, artifacts, e.key in released) for e in distinct),
         "confirmation": confirmation_rows(found),
+        "abilities": _chain(ability_rows(e, results) for e in distinct),
     }
     columns_of = {**TABLES, "stages": stage_columns(METRICS, context.suites)}
     for name, columns in columns_of.items():
@@ -225,6 +230,15 @@ def metric_rows(entry: WalkEntry, results: Path) -> Iterator[dict[str, object]]:
     for name, cells in metrics.by_language.items():
         for language, value in cells.items():
             yield {**key, "metric": name, "language": language, **value.to_dict(), **none}
+
+
+def ability_rows(entry: WalkEntry, results: Path) -> Iterator[dict[str, object]]:
+    """What a run can do beside the base, where it was evaluated; the limit stands at the row that it is for."""
+    path = abilities(entry.stage, entry.lineage, results)
+    if path.exists():
+        found = Figures.read(path)
+        for place, row in enumerate(found.results):
+            yield {"stage": entry.stage, "lineage": entry.lineage, "limit": None if place else found.limit, **row}
 
 
 def copied_rows(entry: WalkEntry, path: Path, columns: Sequence[str]) -> Iterator[dict[str, object]]:

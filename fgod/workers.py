@@ -393,6 +393,13 @@ def probe(args: Namespace, worker: Worker) -> None:
     )
 
 
+def evaluate(args: Namespace, worker: Worker) -> None:
+    """Test two models on the same items."""
+    from fgod.abilities import work
+
+    work.evaluate(args, worker)
+
+
 # ------------------------------------------------------------------------------------------------------------- talk
 
 

@@ -17,6 +17,7 @@ rule tables:
     input:
         visited("outcome"),
         walk=layout.WALK,
+        abilities=abilities_known,
     output:
         TABLES,
     params:

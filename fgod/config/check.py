@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fgod import refits
+from fgod.abilities.items import path_of
 from fgod.data.formats import user_sources
 from fgod.data.probes import probe_files
 from fgod.data.recipe import DENIAL, PARTS, SELF_ASKED, VERBATIM, MixRecipe
@@ -260,6 +261,9 @@ def _paths(config: Mapping[str, Any]) -> Iterator[str]:
     for path in probe_files(config):
         if not path.is_file():
             yield f"data.probes: found {str(path)!r}, expected a file that exists"
+    for item in config["evaluate"]["items"]:
+        if not path_of(item).exists():
+            yield f"evaluate.items: found {item!r}, expected a file or folder that exists"
     for name, source in user_sources(config["data"]["sources"]).items():
         if name in PARTS:
             yield f"data.sources.{name}: the name of a written part; choose another"

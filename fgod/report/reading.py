@@ -39,6 +39,7 @@ class Tables:
     audits: Sequence[Row]
     artifacts: Sequence[Row]
     confirmation: Sequence[Row]
+    abilities: Sequence[Row]
 
 
 def _whole(text: str) -> int | None:
@@ -149,6 +150,10 @@ _PARSERS: Mapping[str, Mapping[str, _Parser]] = {
         **dict.fromkeys(("difference", "low", "high", "limit"), _number),
         "contains_zero": _flag,
         "op": _sign,
+    },
+    "abilities": {
+        **dict.fromkeys(("n", "lost", "gained"), _ordinal),
+        **dict.fromkeys(("base", "tuned", "difference", "low", "high", "p_value", "loss_bound", "limit"), _number),
     },
 }
 _CONTEXT = (

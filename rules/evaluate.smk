@@ -1,0 +1,45 @@
+# What the last accepted run can do beside what the base can: `snakemake evaluate`, no part of every run.
+from fgod.abilities.items import options as evaluate_options, path_of
+
+ABILITIES = layout.abilities("{stage}", "{lineage}")
+
+
+def abilities_known(wildcards):
+    """What is on record of the walk's runs, or will be, where it is asked for: the tables hold it."""
+    found = [layout.abilities(run.stage, run.lineage) for run in walk().runs]
+    asked = last_abilities(wildcards) if "evaluate" in workflow.dag_settings.targets else []
+    return list(dict.fromkeys([*asked, *(path for path in found if path.exists())]))
+
+
+def last_abilities(wildcards):
+    """Of the last accepted run: what is released, where something is."""
+    if not CONFIG["evaluate"]["items"]:
+        raise WorkflowError(f"{CONFIG_NAME}: evaluate.items: found none, expected files of items to evaluate by")
+    accepted = [visit.run for visit in walk().visits if visit.decision == ACCEPTED]
+    if not accepted:
+        raise WorkflowError("no run was accepted, so there is nothing to evaluate")
+    return [layout.abilities(accepted[-1].stage, accepted[-1].lineage)]
+
+
+rule abilities:
+    input:
+        export=ancient(WEIGHTS.stamp),
+        base=ancient(BASE_EXPORT.stamp),
+        tested=[str(path_of(source)) for source in CONFIG["evaluate"]["items"]],
+    output:
+        ABILITIES,
+        ABILITIES.with_suffix(".tsv"),
+    params:
+        options=shlex.join(evaluate_options(CONFIG["evaluate"])),
+        code=inputs.code_digest("abilities", *inputs.REPLIES),
+    resources:
+        gpu=gpus(CONFIG["probe"]["device"]),
+    shell:
+        "{FGOD} evaluate {BASE_EXPORT.nvfp4} artifacts/{wildcards.stage}/{wildcards.lineage}/nvfp4 {params.options}"
+        " --device {CONFIG[probe][device]} --chat {CHAT:q} --out {output[0]:q} {GUARD}"
+
+
+rule evaluate:
+    input:
+        last_abilities,
+        layout.REPORT,
