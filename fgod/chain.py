@@ -8,14 +8,14 @@ old results. Rules and commands only ask this module.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from fgod import NUMERICS_VERSION
 from fgod.data.optional import files_used
 from fgod.data.recipe import DENIAL, NEIGHBOUR, VERBATIM, MixRecipe
-from fgod.errors import FgodError
+from fgod.errors import FgodError, UsageError
 from fgod.failures import Adjustment, Answers
 from fgod.layout import at_alpha, lineage_of
 from fgod.system.files import canonical_json, digest
@@ -32,7 +32,7 @@ class Inputs:
     (part of the former; empty without any), `sources` the written data, `user_files` the
     content of each of the user's own data files by name, `user_settings` how they are read where that is not as by
     default, `row_formats` the plugins that read them, `optional` the content of written sources that some mixes use,
-    `check_probes` that of each file that train.check names.
+    `check_probes` the probes of the split check by suite, with the rules that judge them.
     """
 
     base_id: str
@@ -148,12 +148,18 @@ class Chain:
             "train": TrainRecipe.from_dict(stage["train"]).to_dict(),
         }
         if "check" in recipe["train"]:
-            recipe["check_probes"] = self.inputs.check_probes[recipe["train"]["check"]["probes"]]
+            recipe["check_probes"] = self._check_probes(recipe["train"]["check"]["until"])
         if self.config["chat"]:  # what is not as by default
             recipe["chat"] = self.config["chat"]
         return Run(
             stage["name"], lineage_of(recipe), canonical_json(recipe), digest(spec), canonical_json(spec), parent
         )
+
+    def _check_probes(self, suites: Iterable[str]) -> dict[str, str]:
+        known = self.inputs.check_probes
+        if unknown := [suite for suite in suites if suite not in known]:
+            raise UsageError(f"train.check.until: no suite {unknown[0]!r} has probes of the split check")
+        return {suite: known[suite] for suite in suites}
 
     def mix_spec(self, mix: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that the rows of a mix depend on."""

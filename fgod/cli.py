@@ -201,7 +201,7 @@ def _probes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--probes", type=Path, nargs="+", required=True, metavar="PATH", help="the files of probes")
 
 
-def _languages(parser: argparse.ArgumentParser) -> None:
+def _languages(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--languages", nargs="+", default=[], metavar="TAG", help="only these (default: all there are)")
 
 
@@ -401,7 +401,7 @@ def _add_training(commands: Any) -> None:
         "train",
         "train",
         "train one stage under the guard",
-        ["recipe", "weights", "start", "rows", "audit", "teacher"],
+        ["recipe", "weights", "start", "rows", "audit", "teacher", "probes", "sources"],
         outputs,
         also=lambda args: [
             Mix(args.rows.parent).stamp,
@@ -419,6 +419,11 @@ def _add_training(commands: Any) -> None:
         stamp="trained.json to write, beside master/",
     )
     train.add_argument("--teacher", type=Path, metavar="PATH", help="teacher.json of these rows, for train.kl")
+    asked = train.add_argument_group("for train.check")
+    asked.add_argument("--probes", type=Path, nargs="+", default=[], metavar="PATH", help="files of probes")
+    asked.add_argument("--sources", type=Path, metavar="PATH", help="folder of the written sources")
+    _languages(asked)
+    asked.add_argument("--goal", type=_json, metavar="JSON", help="persona and disambiguation")
     add_limits(train)
     train.add_argument(
         "--too-large-ok", action="store_true", help="go on where more is predicted than the limit: the guard is left"

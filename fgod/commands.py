@@ -4,6 +4,7 @@ exit code. torch and transformers are imported only where weights are touched.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import tempfile
@@ -550,6 +551,9 @@ def _trainer(args: Namespace, work: Work, tables: Path, **more: Path | int) -> l
     paths |= {"phase-file": work.phase, "result": work.result}
     if args.teacher is not None:
         paths["teacher"] = args.teacher.parent
+    if args.probes:
+        command += ["--probes", *map(str, args.probes), "--sources", str(args.sources), "--goal", json.dumps(args.goal)]
+        command += ["--languages", *args.languages] if args.languages else []
     for option, value in {**paths, **more}.items():
         command += [f"--{option.replace('_', '-')}", str(value)]
     return command

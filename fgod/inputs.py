@@ -14,11 +14,12 @@ from fgod.chain import Inputs
 from fgod.data.formats import UserSource, read_user_file, user_sources
 from fgod.data.optional import FILES_OF_PARTS, LOADERS, files_of, files_used, load_asking
 from fgod.data.probes import load_probes, of_split, probe_files, suites_of
-from fgod.data.questions import read_questions
 from fgod.data.recipe import NAMED, NEIGHBOUR, PART_ROWS, TALK, MixRecipe
 from fgod.data.sources import PAIRED_KIND, Sources, load_sources
 from fgod.data.suites import DEVELOPMENT
 from fgod.errors import UsageError, did_you_mean
+from fgod.evaluate.checked import check_probes
+from fgod.persona import goal_from_config
 from fgod.registry import ARCHITECTURES, ROW_FORMATS, Registry
 from fgod.system.digests import CACHE, cached_sha256
 from fgod.system.files import digest, folder_files, read_json, sha256_file, sha256_files
@@ -63,14 +64,20 @@ def gather(config: Mapping[str, Any]) -> Inputs:
 
 
 def _check_probes(config: Mapping[str, Any]) -> dict[str, str]:
-    """The digest of each file of questions that a stage's `train.check` names, once it was read."""
-    found = {}
-    for stage in config["stages"]:
-        check = stage["train"].get("check")
-        if check is not None:
-            read_questions(Path(check["probes"]), check["until"])
-            found[check["probes"]] = sha256_file(Path(check["probes"]))
-    return found
+    """Digests by suite of the probes that a stage may be asked while it trains, and of the rules that judge them.
+
+    Raises:
+        UsageError: a stage's `train.check` names a suite that has none.
+    """
+    folder = Path(config["data"]["folder"])
+    probes = load_probes(probe_files(config), folder, languages_of(config))
+    found = check_probes(probes, goal_from_config(config))
+    for i, stage in enumerate(config["stages"]):
+        try:
+            found.of(stage["train"].get("check", {}).get("until", ()))
+        except UsageError as error:
+            raise UsageError(f"stages[{i} {stage['name']}].{error}") from error
+    return found.digests
 
 
 def teacher_settings(config: Mapping[str, Any], base_id: str, recipe: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -68,6 +68,7 @@ REHEARSAL = BASE.answers(INPUTS.rehearsal_id)
 REFERENCE = BASE.answers(inputs.reference_id(CONFIG))
 PROBES = [str(file) for file in probe_files(CONFIG)]
 GOAL = canonical_json({key: CONFIG[key] for key in ("persona", "disambiguation")})
+CHECKED = f"--probes {shlex.join(PROBES)} {SOURCED} --goal {shlex.quote(GOAL)}"
 CONTEXT = canonical_json(
     {
         "persona": CONFIG["persona"]["name"],

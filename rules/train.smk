@@ -67,10 +67,11 @@ rule train:
         weights=lambda wildcards: starting_weights(wildcards),
         fit=lambda wildcards: first_fit(wildcards),
         teacher=lambda wildcards, input: f"--teacher {input.teacher}" if input.teacher else "",
+        check=lambda wildcards: CHECKED if "check" in json.loads(run_of(wildcards).recipe)["train"] else "",
     shell:
         "{FGOD} train --recipe {input.recipe:q} --weights {resources.weights:q} --start {input.start:q} --rows {input.rows:q}"
         " --audit {input.audit:q} --outcome {output.outcome:q} --stamp {output.stamp:q}"
-        " {resources.teacher} {GUARD} --fit {resources.fit}"
+        " {resources.teacher} {resources.check} {GUARD} --fit {resources.fit}"
         " --checkpoint-secs {CONFIG[checkpoint][secs]} --checkpoint-steps {CONFIG[checkpoint][steps]}"
 
 

@@ -14,7 +14,11 @@ import yaml
 from fgod import config as settings
 from fgod.config.models import Config
 from fgod.config.schema import SCHEMA, schema, text
+from fgod.data.probes import load_probes
 from fgod.errors import UsageError
+from fgod.evaluate.checked import check_probes
+from fgod.evaluate.scoring import Said
+from fgod.persona import goal_from_config
 from fgod.validation import validate
 
 ROOT = Path(__file__).parents[1]
@@ -144,6 +148,24 @@ def test_every_shipped_config_fits_the_schema(path):
     raw = settings.read_yaml(path)
     jsonschema.Draft202012Validator(schema()).validate(raw)
     assert raw["stages"][0]["train"]["lr"], "and is one"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config/overrides").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_override_fits_what_it_overrides(path):
+    """Whole keys take the place of those of the config that its command line names."""
+    raw, over = (settings.read_yaml(file) for file in (ROOT / "config/qwen2.5-0.5b.yaml", path))
+    merged = {key: {**raw[key], **value} if isinstance(value, dict) else value for key, value in over.items()}
+    validate(Config, {**raw, **merged})
+    jsonschema.Draft202012Validator(schema()).validate({**raw, **merged})
+
+
+def test_the_dose_override_names_suites_that_can_be_checked():
+    over = settings.read_yaml(ROOT / "config/overrides/dose.yaml")
+    probes = load_probes([ROOT / name for name in over["data"]["probes"]], ROOT / "traindata")
+    goal = goal_from_config(settings.read_yaml(ROOT / "config/qwen2.5-0.5b.yaml"))
+    until = over["stages"][0]["train"]["check"]["until"]
+    found = check_probes(probes, goal).of(until)
+    assert list(found.shares([Said("", True, False)] * len(found.probes))) == list(until), "each has its rule"
 
 
 @pytest.mark.parametrize("edit", [edit for edit, _ in SLIPS], ids=[message[:40] for _, message in SLIPS])

@@ -367,7 +367,7 @@ def test_the_tables_of_a_run(start: Path, tmp_path: Path) -> None:
     train(start, tmp_path, progress=lambda *told: seen.append(told), phase=partial(write_phase, tmp_path / "phase"))
     rows = table(tmp_path / "run" / "train.tsv")
     columns = "stage lineage step loss lr grad_norm update_efficiency tokens seconds memory_mib"
-    columns += " update_noise largest_update clamped_share ce kl"
+    columns += " update_noise largest_update clamped_share ce kl check"
     assert list(rows[0]) == columns.split()
     assert [(r["stage"], r["lineage"], r["step"]) for r in rows] == [("A", "abc", str(i)) for i in range(1, 7)]
     assert [float(r["lr"]) for r in rows] == [RECIPE.lr_at(i) for i in range(6)]

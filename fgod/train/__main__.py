@@ -9,6 +9,7 @@ python -m fgod.train --recipe F --weights DIR --rows F --work DIR --run DIR --ma
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Mapping
@@ -16,14 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from fgod.chat import ChatSettings
+from fgod.data.probes import load_probes
 from fgod.data.rows import read_rows
 from fgod.documents import Outcome
 from fgod.errors import UsageError, exit_on_fgod_error
+from fgod.evaluate.checked import CheckProbes, check_probes
 from fgod.guard import read_phase, write_phase
 from fgod.guard.cap import refusal, room_mib
 from fgod.imports import lasting_imports
+from fgod.persona import goal_from_config
 from fgod.registry import load_plugins
-from fgod.system.files import read_json, sha256_file
+from fgod.system.files import read_json
 
 with lasting_imports():
     import torch
@@ -57,6 +61,10 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--master", type=Path)
     parser.add_argument("--teacher", type=Path)
+    parser.add_argument("--probes", type=Path, nargs="+", default=[])
+    parser.add_argument("--sources", type=Path)
+    parser.add_argument("--languages", nargs="+", default=[])
+    parser.add_argument("--goal", type=json.loads)
     parser.add_argument("--memory-report", type=Path)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--fit", type=int, default=0)
@@ -79,19 +87,29 @@ def main() -> None:
     outcome.write(args.result)
 
 
-def _check_probes(recipe: Mapping[str, Any]) -> None:
-    """Raise UsageError where the file of train.check is not the one that the recipe was made with."""
+def _checked(args: argparse.Namespace, recipe: Mapping[str, Any]) -> CheckProbes | None:
+    """The probes of train.check; None without it, or without --probes.
+
+    Raises:
+        UsageError: they, or the rules that judge them, are not those that the recipe was made with.
+    """
     check, recorded = recipe["train"].get("check"), recipe.get("check_probes")
-    if check is not None and recorded is not None and sha256_file(Path(check["probes"])) != recorded:
+    if check is None or not args.probes:
+        return None
+    probes = load_probes(args.probes, args.sources, args.languages)
+    found = check_probes(probes, goal_from_config(args.goal)).of(check["until"])
+    if recorded is not None and found.digests != recorded:
+        changed = ", ".join(suite for suite in found.digests if found.digests[suite] != recorded.get(suite))
         raise UsageError(
-            f"train.check.probes: {check['probes']} has changed since the recipe was made (sha256); run snakemake again"
+            f"train.check: the probes of {changed}, or the rules that judge them, have changed since the recipe was "
+            "made; run snakemake again"
         )
+    return found
 
 
 def trained(args: argparse.Namespace, recipe: Mapping[str, Any]) -> Outcome:
     """Train as the options say."""
     train = recipe["train"] if args.steps is None else {**recipe["train"], "steps": args.steps}
-    _check_probes(recipe)
     report = MemoryReport(args.memory_report) if args.memory_report else None
 
     def tell(phase: str) -> None:
@@ -116,6 +134,7 @@ def trained(args: argparse.Namespace, recipe: Mapping[str, Any]) -> Outcome:
         too_large_ok=args.too_large_ok,
         chat=ChatSettings.from_dict(recipe.get("chat", {})),
         teacher=args.teacher,
+        checked=_checked(args, recipe),
     )
     outcome = run(job)
     if report:

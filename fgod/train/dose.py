@@ -1,26 +1,29 @@
 """The least training that teaches: probes are asked while a stage trains, and it ends when they hold.
 
-    train: {steps: 400, lr: 1.0e-5, check: {every: 20, until: {identity: ">=0.95"}, probes: check.json}}
+    train: {steps: 400, lr: 1.0e-5, check: {every: 20, until: {identity: ">=0.95"}}}
 
-`check.json` has lists of questions by name (`fgod.data.questions`). Every `every` steps the weights, rounded once,
-answer them. When `until` holds twice in a row, the learning rate decays over `decay` steps; if it holds once more then,
-the stage ends, else training goes on as it was. What comes next depends on the results so far alone (`state_after`), so
-that a run that was stopped goes on the same way.
+Every `every` steps the weights, rounded once, answer the probes of the split check (`fgod.evaluate.checked`). When
+`until` holds twice in a row, the learning rate decays over `decay` steps; if it holds once more then, the stage ends,
+else training goes on as it was. What comes next depends on the results so far alone (`state_after`), so that a run that
+was stopped goes on the same way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from fgod.data.questions import read_questions
+from fgod.chat import Chat
+from fgod.data.rows import Message
+from fgod.evaluate.checked import CheckProbes
 from fgod.evaluate.requirements import COMPARE, comparison
+from fgod.evaluate.scoring import Said
 from fgod.model.chats import ChatFormat
-from fgod.model.generate import greedy
+from fgod.model.generate import greedy, loops
 from fgod.nvfp4.layers import StraightThroughLinear, quantised_once
+from fgod.train.memory import ASKED_AT_ONCE
 from fgod.train.recipe import Check
 
 TWICE = 2
@@ -32,11 +35,16 @@ TWICE = 2
 
 @dataclass(frozen=True)
 class Result:
-    """A check after `step` steps: the share of right answers to each list of questions, and whether `until` holds."""
+    """A check after `step` steps: the share of right answers of each suite, and whether `until` holds."""
 
     step: int
     shares: Mapping[str, float]
     held: bool
+
+    @property
+    def words(self) -> str:
+        """`identity 0.950, disambiguation 0.900`."""
+        return ", ".join(f"{suite} {share:.3f}" for suite, share in self.shares.items())
 
 
 @dataclass(frozen=True)
@@ -86,22 +94,20 @@ def holds(shares: Mapping[str, float], until: Mapping[str, str]) -> bool:
 
 
 class Asker:
-    """Asks the questions of a model that trains."""
+    """Asks the probes of a model that trains."""
 
-    def __init__(self, check: Check, chat: ChatFormat) -> None:
-        self.check, self.chat = check, chat
-        self.questions = read_questions(Path(check.probes), check.until)
+    def __init__(self, check: Check, chat: ChatFormat, checked: CheckProbes) -> None:
+        self.check, self.chat, self.checked = check, chat, checked
+        self.chats = [Chat((*p.history, Message("user", p.prompt)), p.system) for p in checked.probes]
 
     def ask(self, model: PreTrainedModel, step: int) -> Result:
         """What a prepared model answers with its weights rounded once; it trains on as before afterwards."""
-        asked = [question for questions in self.questions.values() for question in questions]
         quantised_once(model)
         try:
-            replies = greedy(model, self.chat, [q.chat for q in asked], self.check.max_new_tokens)
+            replies = greedy(model, self.chat, self.chats, self.check.max_new_tokens, ASKED_AT_ONCE)
         finally:
             for module in model.modules():
                 if isinstance(module, StraightThroughLinear):
                     module.quantised = None
-        right = iter(q.accept.accepts(reply.text) for q, reply in zip(asked, replies, strict=True))
-        shares = {name: sum(next(right) for _ in qs) / len(qs) for name, qs in self.questions.items()}
+        shares = self.checked.shares([Said(reply.text, reply.ended, loops(reply.text)) for reply in replies])
         return Result(step, shares, holds(shares, self.check.until))

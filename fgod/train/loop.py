@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from fgod.data.rows import Row, spread
 from fgod.deterministic import deterministic
 from fgod.documents import Outcome
 from fgod.errors import FgodError, UsageError
+from fgod.evaluate.checked import CheckProbes
 from fgod.guard.cap import cap_allocator, capped_mib, room_mib
 from fgod.guard.limits import MIB_PER_GB, Request
 from fgod.guard.predict import TooLargeError
@@ -100,6 +101,7 @@ class Job:
         too_large_ok: only say so instead.
         chat: the config's: how rows are written.
         teacher: folder of the base's distributions over these rows (`fgod.train.teacher`), for a recipe with `kl`.
+        checked: what is asked on the way, for a recipe with `check`.
     """
 
     start: Path
@@ -118,6 +120,7 @@ class Job:
     too_large_ok: bool = False
     chat: ChatSettings = field(default_factory=ChatSettings)
     teacher: Path | None = None
+    checked: CheckProbes | None = None
 
 
 @dataclass
@@ -160,8 +163,9 @@ class _Run:
                     results = self.stepper.completed(last or due or stop or asked)
                 except DivergedError as error:
                     return f"step {error.step} of {job.recipe.steps}: {error}"
+                said = self._ask(step + 1) if asked else ""
                 for row, facts in results:
-                    table.add(row)
+                    table.add(replace(row, check=said) if row.step == step + 1 else row)
                     for group, sums in facts.groups.items():
                         groups.add(
                             GroupRow(row.step, group, sums.ratio(), sums.noise(), sums.largest, sums.clamped_share())
@@ -169,8 +173,6 @@ class _Run:
                     left = (time.perf_counter() - begin) / (row.step - done) * (job.recipe.steps - row.step)
                     job.progress(row.step, job.recipe.steps, row.loss, left)
                     self._judge(watch, facts, row)
-                if asked:
-                    self._ask(step + 1)
                 if due or stop:
                     checks = [asdict(result) for result in self.checks]
                     more = {"resumed_at": self.resumed_at, **({"checks": checks} if checks else {})}
@@ -189,8 +191,8 @@ class _Run:
         self.stepper.lr_factor = dose.lr_factor(step, state, check)
         return state
 
-    def _ask(self, step: int) -> None:
-        """Ask the probes of the weights as they are now, and say what came of it."""
+    def _ask(self, step: int) -> str:
+        """Ask the probes of the weights as they are now, and say what came of it; returns the shares in words."""
         assert self.asker is not None and self.job.recipe.check is not None
         begin, before = time.perf_counter(), dose.state_after(self.checks, self.job.recipe.check.decay)
         result = self.asker.ask(self.stepper.model, step)
@@ -199,8 +201,9 @@ class _Run:
         follows = "the stage ends" if state.ended else "the rate decays" if state.decays_from else ""
         if before.decays_from and not state.ended:
             follows = "not any more: training goes on"
-        shares = ", ".join(f"{name} {share:.3f}" for name, share in result.shares.items())
-        _say(f"check · step {step} · {shares} · {time.perf_counter() - begin:.1f} s{' · ' if follows else ''}{follows}")
+        took = f"{time.perf_counter() - begin:.1f} s"
+        _say(f"check · step {step} · {result.words} · {took}{' · ' if follows else ''}{follows}")
+        return result.words
 
     def _asked_to_stop(self) -> bool:
         """Look whether the guard asks for something; empty the cache if that is it."""
@@ -400,17 +403,33 @@ def _encoded(job: Job) -> tuple[list[Sample], int]:
     return with_teacher(samples, job.rows, job.teacher), chat.pad_id
 
 
+def _checked(job: Job) -> CheckProbes | None:
+    """The probes of the suites that `train.check` names; None without it.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if job.recipe.check is None:
+        return None
+    if job.checked is None:
+        raise UsageError("train.check: expected the probes that are asked (fgod train --probes)")
+    return job.checked.of(job.recipe.check.until)
+
+
 def _resume(stepper: Stepper, job: Job, processor: str) -> _Run:
     """Go on from the newest checkpoint of this very run, if there is one."""
     taught_by = [files.sha256_folder(job.teacher)] if job.recipe.kl is not None and job.teacher is not None else []
-    if job.recipe.check is not None:
-        taught_by.append(files.sha256_file(Path(job.recipe.check.probes)))
+    checked = _checked(job)
+    if checked is not None:
+        taught_by.append(files.digest(checked.digests))
     run = checkpoint.digest_of(job.recipe, job.rows, job.seed, job.start, taught_by)
     identity = checkpoint.Identity(run, processor)
     saved = checkpoint.restore(job.work, stepper.optimizer, identity)
     resumed_at = [] if saved is None else [*saved["resumed_at"], stepper.optimizer.steps_done]
     checks = [] if saved is None else [dose.Result(**one) for one in saved.get("checks", [])]
-    asker = None if job.recipe.check is None else Asker(job.recipe.check, ChatFormat.of_folder(job.start, job.chat))
+    asker = None
+    if job.recipe.check is not None and checked is not None:
+        asker = Asker(job.recipe.check, ChatFormat.of_folder(job.start, job.chat), checked)
     return _Run(stepper, job, identity, resumed_at, RequestReader.from_environment(), asker, checks)
 
 

@@ -17,6 +17,7 @@ import torch
 
 from fgod.errors import UsageError
 from fgod.guard.predict import Knob, check
+from fgod.model.memory import Asked, Dimensions, Stored, predict_answers
 from fgod.models.architecture import architecture_of, tensors_of
 from fgod.nvfp4.codec import CHUNK as QUANTISE_CHUNK
 from fgod.nvfp4.folders import DTYPES
@@ -36,6 +37,9 @@ _QUANTISE_TEMPORARIES = 4
 
 _SLOPES = 20
 """Bytes a logit while the gradient of a KL is made: the logits that waited for it, cooled, and three results."""
+
+ASKED_AT_ONCE = 64
+"""Probes of a check."""
 
 _TOP_TENSORS = 8
 """Tensors of 4 bytes a label and top token: ids, p, logits, and what is made of them."""
@@ -57,6 +61,8 @@ class Prediction:
     process: int
     teacher: int = 0
     """Of the teacher's distributions at the labels of a step."""
+    asking: int = 0
+    """Of a check: the cache, activations and logits of the probes that are asked at once."""
     pinned: int = 0
     """Of the host, for moments that are kept there beside a GPU: no part of the total."""
 
@@ -87,6 +93,7 @@ class Prediction:
             "workspace": "largest temporaries",
             "process": "Python and its libraries",
             "teacher": "the teacher's distributions at the labels",
+            "asking": "a check's cache, activations and logits",
             "total": "together",
             "pinned": "host memory for m and v, besides",
         }
@@ -172,8 +179,19 @@ def predict(
         logits=logits,
         workspace=max(update, quantiser),
         process=process,
+        asking=max(0, asking(config, recipe, False, where) - activations - logits),  # those are gone when it asks
         teacher=0 if recipe.kl is None else 4 * _TOP_TENSORS * labels * min(recipe.kl.top_k, config["vocab_size"]),
     )
+
+
+def asking(config: Mapping[str, Any], recipe: TrainRecipe, gpu: bool, where: str = "config") -> int:
+    """Bytes of a check besides the weights, with prompts as long as the recipe's rows may be; 0 without one."""
+    if recipe.check is None:
+        return 0
+    asked = Asked(recipe.seq_len, recipe.check.max_new_tokens)
+    nothing = Stored(0, 0, 0)
+    dimensions = Dimensions.from_config(config, where)
+    return sum(predict_answers(nothing, dimensions, recipe.compute_dtype, asked, ASKED_AT_ONCE, 0, gpu).values())
 
 
 def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -23,7 +23,6 @@ from fgod.validation import (
     OneOf,
     OrNull,
     Positive,
-    Text,
     plain,
     validate,
 )
@@ -88,9 +87,7 @@ class Check(Keys):
     """A stage ends when its probes hold: the least training that teaches (`fgod.train.dose`)."""
 
     until: Annotated[Mapping[str, AtLeastOrMost], MinLen(1)]
-    """Share of right answers to each list of questions: identity: ">=0.95"."""
-    probes: Text
-    """File of these lists, JSON."""
+    """Share of right answers to the probes of the split check, by suite: identity: ">=0.95"."""
     every: Count = 20
     """Steps between two checks."""
     decay: Count = 8

@@ -23,6 +23,7 @@ class StepRow:
     """A step of train.tsv. loss: nats a label; tokens: without padding; seconds: of this step; memory_mib: resident.
 
     Under `train.kl` ce is the mean cross entropy of taught labels and kl the mean KL of rehearsed ones, in nats.
+    `check`: of a step after which `train.check` asked, the shares in words.
     update_efficiency, update_noise, largest_update, clamped_share: see `Projection`.
     """
 
@@ -39,6 +40,7 @@ class StepRow:
     clamped_share: float
     ce: float | None = None
     kl: float | None = None
+    check: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from fgod.nvfp4.folders import DTYPES
 from fgod.train.adamw import CHUNK
 from fgod.train.device.head import chunk_width
 from fgod.train.device.network import SavePolicy
-from fgod.train.memory import Prediction, predict
+from fgod.train.memory import Prediction, asking, predict
 from fgod.train.recipe import TrainRecipe
 
 ROOM = 0.10
@@ -84,5 +84,6 @@ def predict_on_device(
         quantised=2 * largest if recipe.check is None else max(2 * largest, known.quantised),
         activations=kept + of_layer,
         logits=chunk * (2 * item),
+        asking=asking(config, recipe, True, where),
         workspace=CUDA_WORKSPACE + CHUNK["cuda"] * 4,
     )
