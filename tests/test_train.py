@@ -165,6 +165,8 @@ def test_batches_by_length_have_little_padding_and_take_every_row_as_often(batch
         batches(rows, TrainRecipe(steps=160 // batch * 4, lr=1.0, batch=batch, batching="by_length"), 3, lengths)
     )
     assert chosen == again and chosen != plan(rows, batch=batch, steps=len(chosen))
+    assert real_share(lengths, chosen, 32) < real_share(lengths, chosen, 8) < real_share(lengths, chosen)
+    assert real_share([9, 5], [[0, 1]], 16) == (8 + 4) / 32
     assert real_share(lengths, chosen) > 0.95 > 0.85 > real_share(lengths, plan(rows, batch=batch, steps=len(chosen)))
     times = Counter(flat(chosen)).values()
     assert len(times) == 160 and max(times) - min(times) <= 2

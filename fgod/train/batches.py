@@ -50,10 +50,11 @@ def collate(samples: Sequence[Sample], pad: int, bucket: int = 1) -> Batch:
     return Batch(torch.tensor(ids), torch.tensor(positions), torch.tensor(labels), tokens, joined(samples))
 
 
-def real_share(lengths: Sequence[int], chosen: Sequence[Sequence[int]]) -> float:
-    """The share of tokens that are computed in these batches that is no padding."""
+def real_share(lengths: Sequence[int], chosen: Sequence[Sequence[int]], bucket: int = 1) -> float:
+    """The share of tokens that are computed in these batches that is no padding, to a multiple of `bucket`."""
     real = sum(lengths[i] - 1 for batch in chosen for i in batch)
-    return real / sum(len(batch) * (max(lengths[i] for i in batch) - 1) for batch in chosen)
+    widths = [max(lengths[i] for i in batch) - 1 for batch in chosen]
+    return real / sum(len(batch) * (width + -width % bucket) for batch, width in zip(chosen, widths, strict=True))
 
 
 def units(rows: Sequence[Row], batch: int) -> list[list[int]]:
