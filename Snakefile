@@ -1,4 +1,4 @@
-# The whole pipeline: base → answers → (mix → train → export → probe → gate) per stage → tables → report → release.
+# The whole pipeline: base → answers → (mix → train → export → probe → gate) per stage → confirm → tables → report → release.
 #   snakemake          run what is missing          snakemake -n     show what would run
 #   snakemake data     mixes and their audits only  snakemake -s workflow/report.smk     the report from tables alone
 #   snakemake evaluate what the model can do beside the base, by the items of the config's key evaluate
@@ -21,6 +21,7 @@ include: "rules/base.smk"
 include: "rules/data.smk"
 include: "rules/train.smk"
 include: "rules/probe.smk"
+include: "rules/confirm.smk"
 include: "rules/report.smk"
 include: "rules/evaluate.smk"
 include: "rules/tables.smk"

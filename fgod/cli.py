@@ -18,7 +18,20 @@ from typing import TYPE_CHECKING, Any
 from fgod import __version__
 from fgod.data.formats import user_sources
 from fgod.errors import UsageError, exit_on_fgod_error
-from fgod.layout import Answers, Base, Export, Mix, RunRecords, RunWeights, SelfAsked, Teacher, run_of_path
+from fgod.layout import (
+    Answers,
+    Base,
+    ConfirmationRecords,
+    Export,
+    Mix,
+    RunRecords,
+    RunWeights,
+    SelfAsked,
+    Teacher,
+    folds,
+    run_of_path,
+    run_records,
+)
 from fgod.registry import load_plugins
 from fgod.system.stop import stop_signals_as_exceptions
 
@@ -201,6 +214,11 @@ def _probes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--probes", type=Path, nargs="+", required=True, metavar="PATH", help="the files of probes")
 
 
+def _fold(parser: argparse.ArgumentParser) -> None:
+    help = "a fold of the wordings that are held back, from 1 (default: what the gate asks)"
+    parser.add_argument("--fold", type=_batch, default=0, metavar="N", help=help)
+
+
 def _languages(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--languages", nargs="+", default=[], metavar="TAG", help="only these (default: all there are)")
 
@@ -293,6 +311,7 @@ def _add_base(commands: Any) -> None:
     reference = _asking(kinds, "reference", "its answers to the probes", ["export", "probes", "sources"])
     _paths(reference, export="stamp of the base's export", out="answers.tsv to write")
     _probes(reference)
+    _fold(reference)
     _values(reference, settings="the key probe")
     teacher = _command(
         kinds,
@@ -322,6 +341,7 @@ def _add_base(commands: Any) -> None:
     )
     _paths(check, answers="answers.tsv of the base", out="harness.json to write")
     _probes(check)
+    _fold(check)
     _sources(check)
     _values(check, base="the config's key base", goal="persona and disambiguation")
 
@@ -499,6 +519,7 @@ def _add_judging(commands: Any) -> None:
         out="metrics.json to write, beside probes.tsv",
     )
     _probes(probe)
+    _fold(probe)
     _sources(probe)
     _values(
         probe,
@@ -540,6 +561,14 @@ def _add_judging(commands: Any) -> None:
     evaluate.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where it computes (default: cpu)")
     _chat(evaluate)
     _guarded(evaluate, "evaluate", batch=True, limit=False)
+
+    def judged(args: argparse.Namespace) -> list[Path]:
+        return [*ConfirmationRecords(args.out.parent).judged, run_records(*run_of_path(args.out)).metrics, folds()]
+
+    confirm = _command(commands, "confirm", "confirm", "judge a candidate by held-back wordings", [], also=judged)
+    _values(confirm, limits="the key gate", require="what the last stage requires", own="the key confirm")
+    confirm.add_argument("--fold", type=_batch, required=True, metavar="N", help="the fold that it was asked")
+    _paths(confirm, out="confirmation.json to write, beside the records it judges")
 
     gate = _command(
         commands,

@@ -163,21 +163,20 @@ def teacher(args: Namespace) -> int:
 def check(args: Namespace) -> int:
     """Refuse probes that the base itself does not answer (exit 100)."""
     from fgod.answers import read_answers
-    from fgod.data.probes import expected, load_probes, of_split
+    from fgod.data.probes import asked_in, expected, load_probes
     from fgod.data.sources import load_sources
-    from fgod.data.suites import DEVELOPMENT
     from fgod.evaluate.scoring import Standard
-    from fgod.probe.harness import check_reference
+    from fgod.probe.harness import NEEDED, check_reference
 
     check_answers(Answers(args.answers.parent))
-    probes = of_split(load_probes(args.probes, args.sources, args.languages), DEVELOPMENT)
+    probes = asked_in(load_probes(args.probes, args.sources, args.languages), args.fold)
     sources = load_sources(args.sources, args.languages)
     embedded = args.base["kind"] == "embedded"
     known = {p.prompt: expected(sources, p) if embedded else () for p in probes}
     least = args.base.get("require", 0.9)
     answers = read_answers(args.answers.parent)
     standard = Standard(goal_from_config(args.goal), closed=args.base["closed_answers"])
-    table = check_reference(probes, answers, known, standard, least, by_language=embedded)
+    table = check_reference(probes, answers, known, standard, least, embedded, () if args.fold else NEEDED)
     _say(table)
     write_json(args.out, {"require": least, "table": table.splitlines()})
     return 0
@@ -623,7 +622,7 @@ def _leave_tables(work: Path, made: RunRecords) -> None:
 
 
 def probe(args: Namespace) -> int:
-    """Ask a run's export all probes, and measure."""
+    """Ask a run's export the probes of the gate, or a candidate's those of a confirmation, and measure."""
     stamp = Stamp.read(args.export)
     if stamp.status != "exported":
         from fgod.probe.record import write_skipped
@@ -635,8 +634,49 @@ def probe(args: Namespace) -> int:
     _check_digest(weights.master, weights.trained)
     check_answers(Answers(args.reference.parent))
     _check_export(args.reference_weights)
+    if args.fold:
+        _give_fold(args)
     batch = args.batch or args.settings["batch"]
     supervise(args, f"the probe of {args.export.parent}", batch, args.settings["device"] == "cuda")
+    return 0
+
+
+def _give_fold(args: Namespace) -> None:
+    """Record that a candidate is asked a fold, before it is."""
+    from fgod.confirm.folds import give_fold
+    from fgod.data.probes import folds_of, load_probes
+
+    stage, lineage = _candidate(args.out)
+    available = folds_of(load_probes(args.probes, args.sources, args.languages))
+    if args.fold not in available:
+        names = ", ".join(map(str, args.probes))
+        raise UsageError(f"--fold: found {args.fold}, expected one of {list(available)}, which {names} hold back")
+    _note(args, outputs=[layout.folds()])
+    given = give_fold(layout.RESULTS, stage, lineage, args.fold, available)
+    before = f", which was asked before of {', '.join(given.asked_before)}" if given.asked_before else ""
+    _say(f"confirm · {stage} {lineage} is asked fold {args.fold} of the held-back wordings{before}")
+
+
+def _candidate(out: Path) -> tuple[str, str]:
+    """Stage and lineage of a candidate, by the path of a record of its confirmation."""
+    stage, lineage = layout.run_of_path(out)
+    if out.parent != layout.confirmation_records(stage, lineage).folder:
+        raise UsageError(f"--out: found {out}, expected {layout.CONFIRMATIONS}/STAGE/LINEAGE/{out.name} with --fold")
+    return stage, lineage
+
+
+def confirm(args: Namespace) -> int:
+    """Say whether a candidate is confirmed by its replies to held-back wordings."""
+    from fgod.confirm.judge import confirmation_checks, judge_confirmation
+    from fgod.evaluate.requirements import check_limits
+
+    stage, lineage = _candidate(args.out)
+    checks = confirmation_checks(check_limits(args.limits), args.require, check_limits(args.own, where="confirm"))
+    found = judge_confirmation(layout.RESULTS, stage, lineage, args.fold, checks)
+    found.write(args.out)
+    _say(f"confirm · {stage} {lineage} · {found.decision} ({found.words})")
+    for reason in found.reasons:
+        _say(f"       {reason}")
     return 0
 
 
@@ -783,10 +823,14 @@ def _chain(config_file: Path) -> Any:
 
 def plan(args: Namespace) -> int:
     """What snakemake would train, and why."""
+    from fgod.context import context_of
+    from fgod.inputs import folds
     from fgod.plan import plan as make_plan
     from fgod.plan import text
 
-    print(text(*make_plan(_chain(args.config))))
+    chain = _chain(args.config)
+    context = context_of(chain.config, str(args.config), chain.inputs.base_id)
+    print(text(*make_plan(chain, folds(chain.config), context)))
     return 0
 
 

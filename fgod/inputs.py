@@ -13,10 +13,9 @@ from fgod import NUMERICS_VERSION
 from fgod.chain import Inputs
 from fgod.data.formats import UserSource, read_user_file, user_sources
 from fgod.data.optional import FILES_OF_PARTS, LOADERS, files_of, files_used, load_asking
-from fgod.data.probes import load_probes, of_split, probe_files, suites_of
+from fgod.data.probes import Probe, asked_in, folds_of, load_probes, probe_files
 from fgod.data.recipe import NAMED, NEIGHBOUR, PART_ROWS, TALK, MixRecipe
 from fgod.data.sources import PAIRED_KIND, Sources, load_sources
-from fgod.data.suites import DEVELOPMENT
 from fgod.errors import UsageError, did_you_mean
 from fgod.evaluate.checked import check_probes
 from fgod.persona import goal_from_config
@@ -291,13 +290,20 @@ def own_weights(base: Mapping[str, Any]) -> Path | None:
     return None if quantised else folder
 
 
-def reference_id(config: Mapping[str, Any]) -> str:
-    """Names the base's answers to the probes that the gate asks."""
-    folder, files = Path(config["data"]["folder"]), probe_files(config)
+def folds(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """The folds of wordings that are held back for confirmations; empty where the probes have none."""
+    return folds_of(_probes(config))
+
+
+def _probes(config: Mapping[str, Any]) -> list[Probe]:
+    return load_probes(probe_files(config), Path(config["data"]["folder"]), languages_of(config))
+
+
+def reference_id(config: Mapping[str, Any], fold: int = 0) -> str:
+    """Names the base's answers to the probes that the gate asks; with a fold, to those of the confirmation."""
     return digest(
         "reference",
-        [asdict(probe) for probe in of_split(load_probes(files, folder, languages_of(config)), DEVELOPMENT)],
-        suites_of(files, folder),
+        [asdict(probe) for probe in asked_in(_probes(config), fold)],
         {key: config["probe"][key] for key in ("max_new_tokens", "batch", "device")},
         _base_dtype(config),
         *_chat(config),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,21 @@ from typing import Any
 from fgod import layout, records
 from fgod.chain import ACCEPTED, Chain, Run, Visit, Walk
 from fgod.checkpoints import saved_step
-from fgod.documents import Release
+from fgod.confirm.folds import assign, read_folds
+from fgod.confirm.judge import confirmation_checks
+from fgod.documents import Confirmation, Release, confirmation_of
 from fgod.promotion import Promotion
 from fgod.records import Standing, standing
 from fgod.release import release_faults
 from fgod.system.digests import CACHE
 from fgod.system.files import read_json
+from fgod.tables import same_files
 
 
 @dataclass(frozen=True)
 class Step:
-    """What happens to one run: `action` is reuse, train, interpolate or (the gate alone) judge; `why` in words."""
+    """What happens to one run: `action` is reuse, train, interpolate, (the gate alone) judge or, after them, confirm
+    (`why` in words)."""
 
     fit: int
     run: Run
@@ -39,10 +43,15 @@ def _making(run: Run) -> str:
     return "interpolate" if run.trained else "train"
 
 
-def plan(chain: Chain) -> tuple[list[Step], str]:
+def plan(chain: Chain, folds: Sequence[int] = (), context: Mapping[str, Any] | None = None) -> tuple[list[Step], str]:
     """The steps of the walk as far as it is known, and a closing sentence.
 
     Runs whose records are whole count by the verdict that the gate will give them; other pending gates as accepted.
+
+    Args:
+        folds: of the wordings that are held back for a confirmation.
+        context: what walk.json is to say besides the walk (`fgod.context.context_of`): where it says other things, it
+            is written anew, and what follows it is made again, the promotion too; None: not looked at.
     """
     standings: dict[Run, Standing] = {}
 
@@ -55,9 +64,56 @@ def plan(chain: Chain) -> tuple[list[Step], str]:
     hopeful = chain.walk(lambda run: stands(run).decision or ACCEPTED)
     steps = list(_steps(hopeful.visits, stands, chain.config["base"]))
     last = [visit.run for visit in hopeful.visits if visit.fit == hopeful.visits[-1].fit]
-    to_release = known.state == "accepted" and not _released(last)
+    told = _retold(known, folds, context)
+    to_release = known.state == "accepted" and (bool(told) or not _released(last))
     steps = _with_lost_weights(steps, set(last) if to_release else set())
-    return steps, _closing(known, any(step.action == "judge" for step in steps))
+    closing = _closing(known, any(step.action == "judge" for step in steps))
+    if told:
+        closing += f" {layout.WALK} is written anew ({', '.join(told)}): tables, report and promotion are made again."
+    return [*steps, *_confirmation(hopeful, folds, steps, chain.config)], closing
+
+
+def _retold(walk: Walk, folds: Sequence[int], context: Mapping[str, Any] | None) -> list[str]:
+    """The keys in which walk.json differs from what it is to be, of a walk that is decided; `missing` without one."""
+    if context is None or walk.state == "pending":
+        return []
+    if not layout.WALK.exists():
+        return ["missing"]
+    old, new = read_json(layout.WALK), json.loads(records.walk_json(walk, records.fold_of(walk, folds)))
+    same = same_files(old["context"].get("config", ""), context["config"])
+    told = {**context, "config": old["context"]["config"]} if same else context
+    keys = [
+        f"context.{key}"
+        for key in sorted(old["context"].keys() | told.keys())
+        if old["context"].get(key) != told.get(key)
+    ]
+    return [*keys, *(["walk"] if old["walk"] != new else [])]
+
+
+def _confirmation(walk: Walk, folds: Sequence[int], steps: Sequence[Step], config: Mapping[str, Any]) -> Iterator[Step]:
+    """What happens to the candidate after its gates; nothing where no wordings are held back."""
+    fold = records.fold_of(walk, folds)
+    if fold is None:
+        return
+    run = walk.candidate[-1]
+    own = next(step for step in steps if step.run == run)
+    found = confirmation_of(records.confirmation_of(run), records.records_of(run))
+    if own.action == "train" or found is None or found.fold != fold:
+        before = assign(read_folds(layout.RESULTS), run.lineage, folds).asked_before
+        used = f"; it was asked before of {', '.join(before)}: no longer held back" if before else ""
+        action, why = "confirm", f"it is asked fold {fold} of the held-back wordings{used}"
+    elif {(c.metric, c.op, c.limit) for c in found.limits} != _limits(config, run, found):
+        action, why = "confirm", f"other limits: it is judged again on fold {fold}, and not asked anew"
+    else:
+        action, why = "reuse", f"its confirmation is on record: {found.decision} ({found.words})"
+    yield Step(walk.fits[-1].number, run, action, (why,), own.standing)
+
+
+def _limits(config: Mapping[str, Any], run: Run, found: Confirmation) -> set[tuple[str, str, float]]:
+    """The limits that a confirmation would have now, of what its fold measures."""
+    require = json.loads(records.requirements(config, run.stage))
+    checks = confirmation_checks(config["gate"], require, config.get("confirm", {}))
+    return {(c.metric, c.op, c.limit) for c in checks if c.metric not in found.unmeasured}
 
 
 def _closing(known: Walk, judged: bool) -> str:

@@ -14,7 +14,16 @@ from fgod.documents import Limit, Outcome, Stamp, Verdict, check_run, differing_
 from fgod.errors import FgodError
 from fgod.evaluate.requirements import check_limits
 from fgod.gate import judge_records
-from fgod.layout import RESULTS, RunRecords, RunWeights, run_records, run_weights, work
+from fgod.layout import (
+    RESULTS,
+    ConfirmationRecords,
+    RunRecords,
+    RunWeights,
+    confirmation_records,
+    run_records,
+    run_weights,
+    work,
+)
 from fgod.system.files import canonical_json, remove_folder
 
 KILLED = "killed"
@@ -28,6 +37,11 @@ def records_of(run: Run) -> RunRecords:
 def weights_of(run: Run) -> RunWeights:
     """The weights of a run."""
     return run_weights(run.stage, run.lineage)
+
+
+def confirmation_of(run: Run) -> ConfirmationRecords:
+    """The records of a run's confirmation."""
+    return confirmation_records(run.stage, run.lineage)
 
 
 def decision(run: Run) -> str | None:
@@ -172,9 +186,12 @@ def fold_of(walk: Walk, available: Sequence[int]) -> int | None:
     Raises:
         FgodError: see `fgod.confirm.folds.read_folds`.
     """
-    if not walk.candidate or not available:
-        return None
-    return assign(read_folds(RESULTS), walk.candidate[-1].lineage, available).fold
+    return fold_for(walk.candidate[-1].lineage, available) if walk.candidate and available else None
+
+
+def fold_for(lineage: str, available: Sequence[int]) -> int:
+    """The fold that a candidate is asked by the record as it stands (see `fgod.confirm.folds.assign`)."""
+    return assign(read_folds(RESULTS), lineage, available).fold
 
 
 def walk_json(walk: Walk, fold: int | None = None) -> str:

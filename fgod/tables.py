@@ -150,7 +150,7 @@ def made_by_another(results: Path, config: str) -> str:
     if not file.exists():
         return ""
     made = files.read_json(file)
-    if _same_files(made["config"], config):
+    if same_files(made["config"], config):
         return ""
     return (
         f"{results} holds the tables, the report and the release of {made['config']} (digest {made['config_digest']}): "
@@ -158,7 +158,8 @@ def made_by_another(results: Path, config: str) -> str:
     )
 
 
-def _same_files(one: str, other: str) -> bool:
+def same_files(one: str, other: str) -> bool:
+    """Whether two configs' names (as in `Context`) are of the same files."""
     return [Path(name).resolve() for name in one.split(", ")] == [Path(name).resolve() for name in other.split(", ")]
 
 

@@ -247,10 +247,9 @@ def rehearsal(args: Namespace, worker: Worker) -> None:
 
 def reference(args: Namespace, worker: Worker) -> None:
     """The base's answers to the probes."""
-    from fgod.data.probes import load_probes, of_split
-    from fgod.data.suites import DEVELOPMENT
+    from fgod.data.probes import asked_in, load_probes
 
-    probes = of_split(load_probes(args.probes, args.sources, args.languages), DEVELOPMENT)
+    probes = asked_in(load_probes(args.probes, args.sources, args.languages), args.fold)
     settings = AnswerSettings(
         args.settings["max_new_tokens"], args.batch, device=args.settings["device"], chat=args.chat
     )
@@ -352,10 +351,9 @@ def interpolate(args: Namespace, worker: Worker) -> None:
 
 
 def probe(args: Namespace, worker: Worker) -> None:
-    """Ask a run's export all probes, and measure."""
-    from fgod.data.probes import expected, load_probes, of_split
+    """Ask a run's export the probes of the gate or of a confirmation, and measure."""
+    from fgod.data.probes import asked_in, expected, load_probes
     from fgod.data.sources import load_sources
-    from fgod.data.suites import DEVELOPMENT
     from fgod.evaluate.scoring import Standard
     from fgod.evaluate.settings import ProbeSettings
     from fgod.persona import goal_from_config
@@ -369,7 +367,7 @@ def probe(args: Namespace, worker: Worker) -> None:
         worker.say(
             f"probe · {len(every) - len(left)} probes are not asked: the base asked them itself, and rehearses them"
         )
-    probes = of_split(left, DEVELOPMENT)
+    probes = asked_in(left, args.fold)
     known = {p.prompt: expected(sources, p) if args.base["kind"] == "embedded" else () for p in probes}
     settings = ProbeSettings.from_dict(args.settings)
     gpu = use_device(settings.device)
@@ -380,7 +378,7 @@ def probe(args: Namespace, worker: Worker) -> None:
     settings = replace(settings, batch=worker.fit(predicted, args.batch, gpu))
     run_probes(
         export,
-        master,
+        None if args.fold else master,  # the gate's probe has measured parity
         reference,
         probes,
         known,

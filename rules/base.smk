@@ -56,14 +56,13 @@ rule rehearsal:
 # The base's answers to the probes, against which every run is judged.
 rule reference:
     input:
-        export=ancient(BASE_EXPORT.stamp),
-        probes=ancient(PROBES),
+        ancient(BASE_EXPORT.stamp),  # and no file of probes: another set of inputs would ask anew
     output:
         REFERENCE.table,
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
     shell:
-        "{FGOD} answers reference --export {input.export:q} --probes {input.probes:q} {SOURCED}"
+        "{FGOD} answers reference --export {input:q} --probes {PROBES:q} {SOURCED}"
         " --settings {PROBED:q} --chat {CHAT:q} --out {output:q} {GUARD}"
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from fgod import inputs, layout, records, config as settings
 from fgod.chain import ACCEPTED, Chain
-from fgod.data.probes import probe_files, scored_suites, suites_of
+from fgod.confirm.folds import read_folds
+from fgod.context import context_of
+from fgod.data.probes import probe_files
 from fgod.errors import exit_on_fgod_error
 from fgod.registry import plugin_options
 from fgod.system.files import canonical_json, check_room, digest, sweep
@@ -40,6 +42,7 @@ with exit_on_fgod_error():
     INPUTS = inputs.gather(CONFIG)
     PLUGINS = inputs.plugins_digest(CONFIG)
     CHAIN = Chain(CONFIG, INPUTS)
+    read_folds(layout.RESULTS)
     EXPECTED = CHAIN.walk(lambda run: standing(run).decision or ACCEPTED)  # as far as known, pending gates accepted
 
 # In shell lines and no params: a plugin's change makes again only what its digest is part of.
@@ -66,21 +69,11 @@ FILES = canonical_json(CONFIG["data"]["sources"])
 GPU = int(any(Path("/dev").glob("nvidia[0-9]*")))  # whether this machine has one
 REHEARSAL = BASE.answers(INPUTS.rehearsal_id)
 REFERENCE = BASE.answers(inputs.reference_id(CONFIG))
+FOLDS = {inputs.reference_id(CONFIG, fold): fold for fold in inputs.folds(CONFIG)}  # of held-back wordings, by answers
 PROBES = [str(file) for file in probe_files(CONFIG)]
 GOAL = canonical_json({key: CONFIG[key] for key in ("persona", "disambiguation")})
 CHECKED = f"--probes {shlex.join(PROBES)} {SOURCED} --goal {shlex.quote(GOAL)}"
-CONTEXT = canonical_json(
-    {
-        "persona": CONFIG["persona"]["name"],
-        "stages": [stage["name"] for stage in CONFIG["stages"]],
-        "suites": scored_suites(suites_of(probe_files(CONFIG), Path(SOURCES))),
-        "gate": CONFIG["gate"],
-        "base_id": INPUTS.base_id,
-        "base": settings.base_words(CONFIG),
-        "config": CONFIG_NAME,
-        "config_digest": settings.config_digest(CONFIG),
-    }
-)
+CONTEXT = canonical_json(context_of(CONFIG, CONFIG_NAME, INPUTS.base_id))
 RUNS = {(run.stage, run.lineage): run for run in EXPECTED.runs}
 MIXES = {run.mix_id: run.mix_spec for run in EXPECTED.runs}
 
@@ -174,4 +167,10 @@ def run_of(wildcards):
 
 def recorded_walk(wildcards):
     """The walk in JSON, from the verdicts on record."""
-    return records.walk_json(CHAIN.walk(records.decision))
+    decided = CHAIN.walk(records.decision)
+    return records.walk_json(decided, records.fold_of(decided, [*FOLDS.values()]))
+
+
+def confirmation(wildcards):
+    """Input function: the confirmation of the accepted fit's last run, where wordings are held back."""
+    return [records.confirmation_of(run).confirmation for run in walk().candidate[-1:] if FOLDS]

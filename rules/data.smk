@@ -20,12 +20,11 @@ rule audit:
     input:
         rows=ancient(MIX.rows),
         base=ancient(BASE.stamp),  # its tokenizer says how long the rows are
-        probes=ancient(PROBES),
     output:
         MIX.audit("{seq_len}"),
     priority: 1
     shell:
-        "{FGOD} data audit {input.rows:q} --probes {input.probes:q} --goal {GOAL:q} {SOURCED}"
+        "{FGOD} data audit {input.rows:q} --probes {PROBES:q} --goal {GOAL:q} {SOURCED}"
         " --files {FILES:q} --weights {BASE_WEIGHTS:q} --seq-len {wildcards.seq_len} --chat {CHAT:q} --out {output:q}"
 
 

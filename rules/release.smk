@@ -9,6 +9,7 @@ rule promote:
     input:
         exports=candidate("stamp"),
         walk=layout.WALK,
+        confirmation=confirmation,
         tables=TABLES,
         report=layout.REPORT,
     output:  # nothing of a release, which snakemake would delete before it promotes another

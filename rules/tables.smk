@@ -18,9 +18,10 @@ rule tables:
         visited("outcome"),
         walk=layout.WALK,
         abilities=abilities_known,
+        confirmation=confirmation,
     output:
         TABLES,
     params:
-        code=inputs.code_digest("tables.py", "evaluate") + PLUGINS,
+        code=inputs.code_digest("tables.py", "promotion.py", "confirm", "evaluate") + PLUGINS,
     shell:
         "{FGOD} tables --walk {input.walk:q} --out {layout.TABLES}"

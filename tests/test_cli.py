@@ -12,7 +12,9 @@ from fgod import commands, inputs, layout, manifest, plan, records
 from fgod.chain import ACCEPTED, Chain
 from fgod.cli import READ_ONLY, build_parser, main, recorded_inputs
 from fgod.config import load, resolve
-from fgod.documents import Metrics, Outcome, PromotedRun, Release, Stamp
+from fgod.confirm.folds import give_fold
+from fgod.confirm.judge import confirmation_checks, judge_confirmation
+from fgod.documents import Metrics, Outcome, Probed, PromotedRun, Release, Stamp
 from fgod.errors import UsageError
 from fgod.evaluate.metric import Estimate
 from fgod.probe.record import write_probes, write_skipped
@@ -274,6 +276,43 @@ def test_plan_judges_again_what_a_changed_limit_or_requirement_decides(project):
     steps, closing = plan.plan(chain_of(gate={**gate, "kl": 0.1}, refits={"max": 0, "rules": []}))
     assert [s.action for s in steps] == ["judge"] and closing.startswith("No fit will be accepted: ")
     assert {path: path.read_bytes() for path in Path("results").rglob("*.*")} == before
+
+
+def test_plan_shows_the_confirmation_of_a_candidate(project):
+    chain = chain_of()
+    runs = chain.fit(()).runs
+    for run in runs:
+        record(run, ACCEPTED)
+        Stamp(status="trained").write(records.weights_of(run).trained)
+        Stamp(status="skipped").write(records.weights_of(run).stamp)
+    last, results = runs[-1], Path("results")
+    files, place = records.records_of(last), records.confirmation_of(last)
+    probed = Metrics.read(files.metrics).model_copy(update={"export": Probed(sha256="ab", bytes=1, files={})})
+    probed.write(files.metrics)
+    records.standing(chain.config, last).fresh.write(files.verdict)
+
+    def said(folds, **changes):
+        steps, closing = plan.plan(chain_of(**changes), folds)
+        assert [step.action for step in steps[:-1]] == ["reuse"] * len(runs)
+        assert "\n0 to train" in plan.text(steps, closing)
+        assert steps[-1].run == last
+        return steps[-1].action, *steps[-1].why
+
+    assert said((1, 2)) == ("confirm", "it is asked fold 1 of the held-back wordings")
+    give_fold(results, "D", "000000000000", 1, (1, 2))
+    assert said((1, 2)) == ("confirm", "it is asked fold 2 of the held-back wordings")
+    assert said((1,))[1].endswith(
+        "fold 1 of the held-back wordings; it was asked before of 000000000000: no longer held back"
+    )
+    give_fold(results, last.stage, last.lineage, 2, (1, 2))
+    write_probes(place.probes, ())
+    probed.write(place.metrics)
+    require = chain.config["stages"][-1]["require"]
+    checks = confirmation_checks(chain.config["gate"], require, {})
+    judge_confirmation(results, last.stage, last.lineage, 2, checks).write(place.confirmation)
+    assert said((1, 2)) == ("reuse", "its confirmation is on record: confirmed (fold 2, n 0)")
+    again = ("confirm", "other limits: it is judged again on fold 2, and not asked anew")
+    assert said((1, 2), confirm={"leak": 0.01}) == again
 
 
 def test_plan_says_what_is_judged_again_because_records_are_missing(project):

@@ -55,6 +55,62 @@ def test_accepted_then_nothing_to_do_then_the_edits_that_must_not_train(ran):
     assert "train" not in Mini(moved).would_run()
 
 
+HELD_BACK = """
+scored: reference
+families:
+  - name: whence
+    split: confirmation
+    fold: 1
+    kind: topic
+    fill: {$X: {zh-Hant: [幽浮, 微積分, 麵包]}}
+    cores: {zh-Hant: [煩請細說一回$X的由來始末]}
+  - {name: asked, split: confirmation, fold: 2, kind: topic, cores: {en: [pray tell what there is to bread]}}
+"""
+
+
+def test_confirmed_then_unconfirmed_by_a_limit_then_a_fresh_fold_for_other_weights(ran):
+    mini = ran
+    (mini.folder / "held_back.yaml").write_text(HELD_BACK)
+    mini.config["data"]["probes"] = ["probes.tsv", "held_back.yaml"]
+    assert "confirm A" in mini.run("fgod", "plan").stdout
+    said = mini.snakemake()
+    assert (
+        "is asked fold 1 of the held-back wordings" in said and "Confirmed on held-back wordings: fold 1, n 3." in said
+    )
+    assert mini.trained() == ["A"] and mini.would_run() == {}
+    release = mini.release()
+    assert release["confirmation"]["decision"] == "confirmed" and release["confirmation"]["asked_before"] == []
+    told = [entry for entry in mini.manifest() if entry["argv"][:2] == ["fgod", "confirm"]]
+    assert len(told) == 1 and told[0]["stage"] == "A" and len(told[0]["inputs"]) == 4
+    asked = [entry for entry in mini.manifest() if "--fold" in entry["argv"] and entry["argv"][1] == "probe"]
+    assert len(asked) == 1
+
+    # a limit of its own: judged again, not asked anew; nothing is released, and no refit follows
+    mini.config["confirm"] = {"kl": 1e-9}
+    assert mini.would_run() == dict.fromkeys(("all", "confirm", "walk", "tables", "report", "promote"), 1)
+    said = mini.run("fgod", "plan").stdout
+    assert "other limits: it is judged again on fold 1, and not asked anew" in said
+    assert "results/walk.json is written anew (context.config_digest): tables, report and promotion" in said
+    said = mini.snakemake(code=1)
+    assert "which every gate accepted, is not confirmed on wordings that were held back (fold 1, n 3)" in said
+    assert said.count("kl ") >= 2 and "n 3)" in said and "Nothing was released. Report: results/report.html" in said
+    assert mini.trained() == ["A"] and not (mini.folder / "results/release.json").exists()
+    assert (mini.folder / "artifacts/releases/2/release.json").exists(), "the release before is whole"
+    assert "is not confirmed" in (mini.folder / "results/report.html").read_text()
+
+    # an edited confirmation is refused; other weights are asked a fresh fold
+    document = next((mini.folder / "results/confirmations/A").glob("*/confirmation.json"))
+    whole = document.read_text()
+    document.write_text(whole.replace('"unconfirmed"', '"confirmed"'))
+    ended = mini.run("fgod", "plan")
+    assert ended.returncode == 1 and "confirmation.json: it has changed since it was written" in ended.stderr
+    document.write_text(whole)
+    mini.config["stages"] = [stage("A", lr=2e-3)]
+    said = mini.run("fgod", "plan").stdout
+    assert "train  A" in said and "it is asked fold 2 of the held-back wordings\n" in said
+    assert {"train": 1, "fold_reference": 1, "fold_probe": 1, "confirm": 1}.items() <= mini.would_run().items()
+
+
 def test_collapse_then_refit_from_the_base_then_back_and_forth_by_config_edits(mini):
     mini.config["gate"]["kl"] = 1.5
     rows = "".join(f"第{i}號機器人叫什麼\t第{i}號叫阿{i}。\n" for i in range(10, 30))

@@ -13,7 +13,7 @@ from typing import Any
 
 from fgod.data.rows import Message, asked, normalise
 from fgod.data.sources import Sources, chosen_languages, load_yaml, source_languages
-from fgod.data.suites import DEVELOPMENT, SCORINGS, SHOWN, Family, Split, Suite, read_suite, wordings
+from fgod.data.suites import CONFIRMATION, DEVELOPMENT, SCORINGS, SHOWN, Family, Split, Suite, read_suite, wordings
 from fgod.errors import FgodError, UsageError, did_you_mean
 from fgod.persona import Rule
 from fgod.system.files import read_table
@@ -102,6 +102,16 @@ def scored_suites(suites: Mapping[str, str]) -> tuple[str, ...]:
 def of_split(probes: Iterable[Probe], split: Split, fold: int = 0) -> list[Probe]:
     """The probes of a split; of the confirmation those of one fold, from 1."""
     return [probe for probe in probes if (probe.split, probe.fold) == (split, fold)]
+
+
+def asked_in(probes: Iterable[Probe], fold: int = 0) -> list[Probe]:
+    """The probes that the gate asks; with a fold, from 1, those of the confirmation that has it."""
+    return of_split(probes, CONFIRMATION if fold else DEVELOPMENT, fold)
+
+
+def folds_of(probes: Iterable[Probe]) -> tuple[int, ...]:
+    """The folds of wordings that are held back for confirmations, in order."""
+    return tuple(sorted({probe.fold for probe in probes if probe.split == CONFIRMATION}))
 
 
 def load_probes(files: Path | Sequence[Path], folder: Path, languages: Sequence[str] = ()) -> list[Probe]:

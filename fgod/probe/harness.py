@@ -38,6 +38,7 @@ def check_reference(
     standard: Standard,
     least: float = 0.9,
     by_language: bool = False,
+    needed: Sequence[str] = NEEDED,
 ) -> str:
     """`check_harness` on the reference's answers alone, before any run is there; returns its table.
 
@@ -45,6 +46,7 @@ def check_reference(
         answers: the reference's, by prompt.
         known: prompt → the answers that the corpus knows as right for the base; empty where it knows none.
         by_language: ask it of each language too (the embedded base, which is to know all of them).
+        needed: scorings that some probe must have.
 
     Raises:
         RefusedError: see `check_harness`.
@@ -54,7 +56,8 @@ def check_reference(
     for probe in probes:
         said = answer_to(probe, answers)
         records.append(score(probe, standard, said, said, known.get(probe.prompt, ())))
-    return check_harness(records, least, BY_SUITE_AND_LANGUAGE if by_language else BY_SUITE, standard.closed)
+    groups = BY_SUITE_AND_LANGUAGE if by_language else BY_SUITE
+    return check_harness(records, least, groups, standard.closed, needed)
 
 
 def answer_to(probe: Probe, answers: Mapping[str, AnswerLike]) -> Said:
@@ -98,6 +101,7 @@ def check_harness(
     least: float = 0.9,
     groups: Sequence[tuple[str, ...]] = BY_SUITE,
     closed: bool = True,
+    needed: Sequence[str] = NEEDED,
 ) -> str:
     """Refuse to judge by probes that the reference itself does not answer; returns a table of how it does.
 
@@ -106,12 +110,13 @@ def check_harness(
         groups: columns to group by, one grouping after the other; (("suite", "language"),) asks it of each language of
             each suite.
         closed: see `fgod.evaluate.scoring.Standard`.
+        needed: scorings that some probe must have.
 
     Raises:
         RefusedError: no probe is scored in some way, or a group falls short; the message has a table of all groups.
     """
     found = {r.scored_by for r in records}
-    empty = [scoring for scoring in NEEDED if scoring not in found]
+    empty = [scoring for scoring in needed if scoring not in found]
     if empty:
         raise RefusedError(
             f"probes: no probe is scored by {', '.join(empty)}; without one the gate cannot judge "

@@ -1,0 +1,31 @@
+"""What reports say besides the runs' own records, of a checked config: the workflow writes it, the plan compares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fgod.config import base_words, config_digest
+from fgod.data.probes import probe_files, scored_suites, suites_of
+
+
+def context_of(config: Mapping[str, Any], files: str, base_id: str) -> dict[str, Any]:
+    """What of `fgod.tables.Context` is no matter of the walk, as JSON values.
+
+    Args:
+        files: the names of the config's files.
+
+    Raises:
+        UsageError: a file of probes is missing or wrong.
+    """
+    return {
+        "persona": config["persona"]["name"],
+        "stages": [stage["name"] for stage in config["stages"]],
+        "suites": list(scored_suites(suites_of(probe_files(config), Path(config["data"]["folder"])))),
+        "gate": config["gate"],
+        "base_id": base_id,
+        "base": base_words(config),
+        "config": files,
+        "config_digest": config_digest(config),
+    }
