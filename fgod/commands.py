@@ -27,6 +27,7 @@ from fgod.documents import (
     Release,
     Stamp,
     check_answers,
+    check_interpolation,
     check_rows,
     check_self_asked,
     check_teacher,
@@ -474,6 +475,7 @@ def interpolate(args: Namespace) -> int:
     from fgod.train.record import write_interpolated
 
     run, weights = RunRecords(args.outcome.parent), RunWeights(args.stamp.parent)
+    check_interpolation(args.recipe, run.folder.name, args.end.parent.name)
     _check_start(args.weights, args.start)
     _check_start(RunWeights(args.end.parent).master, args.end)
     begin = time.perf_counter()

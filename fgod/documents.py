@@ -321,6 +321,11 @@ class Recipe(Document):
         found = (self.model_extra or {}).get("interpolate")
         return None if found is None else float(found)
 
+    @property
+    def of(self) -> str:
+        """The lineage of the training that an interpolated run is from; empty: it was trained."""
+        return str((self.model_extra or {}).get("of", ""))
+
 
 class Verdict(Sealed):
     """verdict.json: the gate's decision on a run, its reasons, and the digests of the records that it judged."""
@@ -454,18 +459,35 @@ def check_rows(mix: Mix) -> MixStamp:
     return stamp
 
 
-def check_training_data(recipe_file: Path, lineage: str, mix: Mix, audit_file: Path) -> None:
-    """Make sure that a run trains by the recipe that its lineage names, on the rows of it, and on audited ones.
-
-    Raises:
-        FgodError: the recipe, the rows or their audit were changed; names the file, and what to delete.
-    """
+def _checked_recipe(recipe_file: Path, lineage: str) -> Recipe:
     recipe = Recipe.read(recipe_file)
     if lineage_of(recipe.content()) != lineage:
         raise FgodError(
             f"{recipe_file}: it is not the recipe of {lineage}, which is the digest of it; recipes are not edited: "
             f"delete {recipe_file} and run snakemake again to make it anew"
         )
+    return recipe
+
+
+def check_interpolation(recipe_file: Path, lineage: str, trained: str) -> None:
+    """Make sure that a run is interpolated by the recipe that its lineage names, from the training that this names.
+
+    Raises:
+        FgodError: the recipe was changed, is one that trains, or is of another training; names the file.
+    """
+    recipe = _checked_recipe(recipe_file, lineage)
+    if recipe.of != trained:
+        found = f"interpolates {recipe.of}" if recipe.of else "is the recipe of a training"
+        raise FgodError(f"{recipe_file}: it {found}; expected one that interpolates {trained}")
+
+
+def check_training_data(recipe_file: Path, lineage: str, mix: Mix, audit_file: Path) -> None:
+    """Make sure that a run trains by the recipe that its lineage names, on the rows of it, and on audited ones.
+
+    Raises:
+        FgodError: the recipe, the rows or their audit were changed; names the file, and what to delete.
+    """
+    recipe = _checked_recipe(recipe_file, lineage)
     stamp = check_rows(mix)
     if stamp.spec != recipe.mix:
         raise FgodError(

@@ -337,8 +337,7 @@ def interpolate(args: Namespace, worker: Worker) -> None:
     from fgod.train.interpolate import interpolate as write_between
 
     recipe = Recipe.read(args.recipe)
-    if recipe.alpha is None:
-        raise UsageError(f"{args.recipe}: found the recipe of a training, expected one with the key interpolate")
+    assert recipe.alpha is not None  # the command has checked the recipe
     end = RunWeights(args.end.parent).master
     sizes = memory.stored(end)
     worker.fit(lambda _: memory.predict_interpolation(sizes, worker.process(False)), 1, False)

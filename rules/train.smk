@@ -1,6 +1,6 @@
-# One stage: its recipe, its training under the guard or an interpolation, its export. A killed or diverged training is a result: it leaves
-# outcome.json and exits 0; the gate makes a verdict of it. All that feeds training is ancient(): a run's path already
-# says what it is made of, so no touched file ever trains again.
+# One stage: its recipe, its training under the guard (or an interpolation of one), its export. A killed or diverged
+# training is a result: it leaves outcome.json and exits 0; the gate makes a verdict of it. All that feeds training is
+# ancient(): a run's path already says what it is made of, so no touched file ever trains again.
 
 
 def starts_from(wildcards):

@@ -9,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from fgod.errors import UsageError
+from fgod.documents import check_interpolation
+from fgod.errors import FgodError, UsageError
+from fgod.layout import lineage_of
 from fgod.nvfp4.codec import device_global_scale, fake_quantise
+from fgod.system.files import digest, write_json
 from fgod.train.interpolate import Line, interpolate
 
 ALPHA = 0.3
@@ -123,3 +126,20 @@ def test_a_start_of_another_model_is_refused_and_nothing_is_left(folders, broken
     with pytest.raises(UsageError, match=message):
         interpolate(folders / "start", folders / "end", Line(ALPHA, "fp32", 7), folders / "out")
     assert not (folders / "out").exists()
+
+
+def test_a_recipe_is_that_of_its_lineage_and_of_the_training_that_it_names(tmp_path):
+    train = {"numerics": 1, "stage": "A", "starts_from": "b", "seed": 1, "mix": {}, "train": {}}
+    recipe = train | {"interpolate": 0.5, "of": "1" * 12}
+    file, lineage = tmp_path / "recipe.json", lineage_of(recipe)
+    assert lineage == f"{digest(recipe)}-0.5" and lineage_of(train) == digest(train)
+    write_json(file, recipe)
+    check_interpolation(file, lineage, "1" * 12)
+    with pytest.raises(FgodError, match="it interpolates 111111111111; expected one that interpolates 222222222222"):
+        check_interpolation(file, lineage, "2" * 12)
+    write_json(file, recipe | {"interpolate": 0.25})
+    with pytest.raises(FgodError, match="it is not the recipe of"):
+        check_interpolation(file, lineage, "1" * 12)
+    write_json(file, train)
+    with pytest.raises(FgodError, match="it is the recipe of a training; expected"):
+        check_interpolation(file, digest(train), "1" * 12)
