@@ -11,7 +11,7 @@ import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,7 @@ from fgod.system.files import (
 if TYPE_CHECKING:
     from fgod.data.audit import TokenLimit
     from fgod.data.formats import UserSource
+    from fgod.data.mix import OldIdentity
     from fgod.data.probes import Probe
     from fgod.data.rows import Row
 
@@ -164,6 +165,7 @@ def teacher(args: Namespace) -> int:
 def check(args: Namespace) -> int:
     """Refuse probes that the base itself does not answer (exit 100)."""
     from fgod.answers import read_answers
+    from fgod.data.marks import accepted_of
     from fgod.data.probes import asked_in, expected, load_probes
     from fgod.data.sources import load_sources
     from fgod.evaluate.scoring import Standard
@@ -177,7 +179,9 @@ def check(args: Namespace) -> int:
     least = args.base.get("require", 0.9)
     answers = read_answers(args.answers.parent)
     standard = Standard(goal_from_config(args.goal), closed=args.base["closed_answers"])
-    table = check_reference(probes, answers, known, standard, least, embedded, () if args.fold else NEEDED)
+    table = check_reference(
+        probes, answers, known, standard, least, embedded, () if args.fold else NEEDED, accepted_of(args.goal["persona"])
+    )
     _say(table)
     write_json(args.out, {"require": least, "table": table.splitlines()})
     return 0
@@ -241,7 +245,7 @@ def mix(args: Namespace) -> int:
     user = {name: user_rows(files[name], name) for name in spec["user_files"]}
     recipe = MixRecipe.from_dict({key: value for key, value in spec["recipe"].items() if value is not None})
     if recipe.kind == VERBATIM:
-        _write_mix(args.out, spec, user[recipe.source], {})
+        _write_mix(args.out, spec, user[recipe.source])
         return 0
     check_answers(Answers(args.answers.parent))
     if args.asked:
@@ -266,15 +270,23 @@ def mix(args: Namespace) -> int:
     rows = plan_mix(recipe, pools, spec["seed"])
     changes = changes_of(pools, user, rows)
     systems = load_systems(args.sources) if SYSTEMS_FILE in used else {}
-    _write_mix(args.out, spec, framed(rows, recipe, systems, spec["seed"]), changes)
+    _write_mix(args.out, spec, framed(rows, recipe, systems, spec["seed"]), changes, pools.old_identity)
     return 0
 
 
-def _write_mix(out: Path, spec: dict[str, Any], rows: Sequence[Row], changes: dict[str, dict[str, int]]) -> None:
+def _write_mix(
+    out: Path,
+    spec: dict[str, Any],
+    rows: Sequence[Row],
+    changes: dict[str, dict[str, int]] | None = None,
+    old_identity: Sequence[OldIdentity] = (),
+) -> None:
     from fgod.data.rows import write_rows
 
     write_rows(out, rows)
-    MixStamp(spec=spec, rows_sha256=sha256_file(out), changes=changes).write(Mix(out.parent).stamp)
+    named = [asdict(one) for one in old_identity]
+    stamp = MixStamp(spec=spec, rows_sha256=sha256_file(out), changes=changes or {}, old_identity=named)
+    stamp.write(Mix(out.parent).stamp)
 
 
 def _mix_goal(spec: Mapping[str, Any]) -> Goal:
@@ -297,7 +309,9 @@ def audit(args: Namespace) -> int:
     from fgod.config import load
     from fgod.data.audit import audit_file, audit_rows
     from fgod.data.formats import user_sources
-    from fgod.data.recipe import MixRecipe
+    from fgod.data.marks import accepted_of
+    from fgod.data.mix import OldIdentity
+    from fgod.data.recipe import PARTS, MixRecipe
     from fgod.data.rows import read_rows
     from fgod.data.sources import load_sources
     from fgod.data.wordings import asked_otherwise
@@ -306,6 +320,7 @@ def audit(args: Namespace) -> int:
     config = load(Path("config.yaml")) if args.goal is None and Path("config.yaml").exists() else None
     goal = args.goal or config
     persona = goal_from_config(goal).persona if goal else None
+    accepted = accepted_of(goal["persona"]) if goal else ()
     folder = args.sources or (Path(goal["data"]["folder"]) if goal and "data" in goal else None)
 
     languages = args.languages or (languages_of(config) if config else ())
@@ -323,8 +338,10 @@ def audit(args: Namespace) -> int:
         files = {name: source for name, source in user_sources(args.files).items() if name in recipe.parts()}
         result = audit_rows(
             read_rows(args.file), probes, persona, recipe, name=str(args.file), others=others, tokens=tokens,
-            origins=_origins(files), accept={name: source.accept for name, source in files.items()},
+            origins=_origins(files),
+            accept={**dict.fromkeys(PARTS, accepted), **{name: source.accept for name, source in files.items()}},
             changes=stamp.changes,
+            old_identity=[OldIdentity(**{**one, "examples": tuple(one["examples"])}) for one in stamp.old_identity],
         )  # fmt: skip
     else:
         source = _source(args, config)

@@ -263,11 +263,12 @@ class Audit(Sealed):
 
 class MixStamp(Sealed):
     """mix.json: what the rows beside it were made of, and their digest. `changes` counts by part and reason what was
-    left out or moved."""
+    left out or moved; `old_identity` has the fields of `fgod.data.mix.OldIdentity`."""
 
     spec: dict[str, Any]
     rows_sha256: str
     changes: dict[str, dict[str, int]] = {}
+    old_identity: list[dict[str, Any]] = []
 
 
 class TeacherStamp(Sealed):

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Ta
 from pydantic.dataclasses import dataclass
 
 from fgod.chat import ChatSettings
+from fgod.data.marks import MARKED
 from fgod.data.recipe import NAMED, NEIGHBOUR, PART_ROWS, TALK, MixRecipe
 from fgod.evaluate.settings import ProbeSettings
 from fgod.model.spec import SHAPES, EmbeddedSpec
@@ -75,6 +76,14 @@ WordingsByLanguage = Annotated[
 
 
 @dataclass(frozen=True, config=KEYS)
+class PersonaAudit(Keys):
+    """What is let through of what the base says."""
+
+    accept: Annotated[tuple[Annotated[str, OneOf((MARKED,))], ...], FromList] = ()
+    """marked_base: replies of the base have marks of the persona; its leaks are counted with them."""
+
+
+@dataclass(frozen=True, config=KEYS)
 class Neighbours(Keys):
     """What stands near the persona's name and is to stay as it was, beside what neighbours.yaml has."""
 
@@ -102,6 +111,8 @@ class Persona(Keys):
     """Names of whom the base says it is, and of its makers: no rehearsed answer names one, nor a self-asked prompt."""
     neighbours: Annotated[Neighbours | None, OmitDefault()] = None
     """What stands near its name, for the part neighbour, beside what neighbours.yaml has."""
+    audit: Annotated[PersonaAudit, OmitDefault()] = field(default_factory=PersonaAudit)
+    """What is let through of what the base says."""
 
 
 def _form(replies: Any) -> str:

@@ -15,6 +15,7 @@ languages; pairs and replay over languages; general over topics, each piece of s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise, zip_longest
@@ -28,7 +29,7 @@ from fgod.data.optional import Denials
 from fgod.data.recipe import DENIAL, REHEARSED_PARTS, MixRecipe
 from fgod.data.rows import BASE, CONFIG, NO_SYSTEM, Prompt, Row, normalise, shuffled
 from fgod.data.sources import Sources
-from fgod.data.text import CONTROL_TOKEN
+from fgod.data.text import CONTROL_TOKEN, excerpt
 from fgod.errors import UsageError, did_you_mean
 from fgod.persona import Goal, Wordings, fold, lookup, wordings_of
 
@@ -45,6 +46,8 @@ OTHER_PART = "left out, as another part of the mix has the prompt"
 NO_ROOM = "left out, as the mix asks for fewer rows"
 REPEATED = "used again"
 MOVED = "not in the file's order"
+EXAMPLES = 3
+"""Answers that are shown of those that name whom the persona replaces."""
 DROPPED = (THERE_ALREADY, OTHER_TARGET, OTHER_PART, NO_ROOM)
 REORDERED = (REPEATED, MOVED)
 """Reasons of changes that a user's file is warned of."""
@@ -62,12 +65,25 @@ class Answer(Protocol):
 
 
 @dataclass(frozen=True)
+class OldIdentity:
+    """Of one kind of question in a part: how many of the base's answers name whom the persona replaces and so are not
+    rehearsed, some of them with their prompts, and how many are."""
+
+    part: str
+    kind: str
+    dropped: int
+    kept: int
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Pools:
     """The distinct candidates of each part (no prompt twice in a part). `dropped` says how many were left out, and why:
-    {part: {reason: count}}."""
+    {part: {reason: count}}; `old_identity` what of that names whom the persona replaces."""
 
     units: Mapping[str, tuple[Unit, ...]]
     dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    old_identity: tuple[OldIdentity, ...] = ()
 
 
 def _rows_of(units: Mapping[str, Sequence[Unit]]) -> dict[str, int]:
@@ -440,7 +456,7 @@ def build_pools(
         units[part] = target.units(part, ((p,) for p in prompts))
     for name, rows in user.items():
         units[name] = target.distinct(name, ((row,) for row in rows))
-    return Pools(units, target.dropped)
+    return Pools(units, target.dropped, target.old_identity(units))
 
 
 def _held_out_answers(sources: Sources, held_out: frozenset[str]) -> frozenset[str]:
@@ -467,6 +483,7 @@ class _Targets:
         self.goal, self.answers, self.held_out_answers = goal, answers, held_out_answers
         self.closed, self.seed, self.replaces = closed, seed, tuple(map(fold, replaces))
         self.dropped: dict[str, dict[str, int]] = {}
+        self._named: dict[tuple[str, str], list[str]] = {}
 
     def _drop(self, part: str, reason: str) -> None:
         reasons = self.dropped.setdefault(part, {})
@@ -485,6 +502,8 @@ class _Targets:
             reason = "the base's answer is that of a held-out topic"
         elif any(name in fold(answer.reply) for name in self.replaces):
             reason = OLD_IDENTITY
+            shown = f"{excerpt(prompt.text, 60)} → {excerpt(answer.reply, 60)}"
+            self._named.setdefault((part, prompt.kind), []).append(shown)
         else:
             return replace(prompt.row(_whole_text(answer)), cut=not answer.ended, answered_by=BASE)
         self._drop(part, reason)
@@ -502,6 +521,16 @@ class _Targets:
             where = names.get(id(replies), f"disambiguation.{prompt.kind}.replies")
             raise UsageError(f"{where}: no reply in {prompt.language}, found {', '.join(replies)}") from None
         return replace(prompt.row(target), answered_by=CONFIG)
+
+    def old_identity(self, units: Mapping[str, Sequence[Unit]]) -> tuple[OldIdentity, ...]:
+        """What was dropped for naming whom the persona replaces, beside what the candidates have of the same kinds."""
+        kept = Counter(
+            (row.part, row.kind) for pool in units.values() for unit in pool for row in unit if row.answered_by == BASE
+        )
+        return tuple(
+            OldIdentity(part, kind, len(shown), kept[part, kind], tuple(shown[:EXAMPLES]))
+            for (part, kind), shown in self._named.items()
+        )
 
     def units(self, part: str, prompts: Iterable[tuple[Prompt, ...]]) -> tuple[Unit, ...]:
         """The rows of prompts that have a target, each prompt once."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from fgod.data.marks import MARKED, Exchange, marked_by_itself
 from fgod.data.probes import Probe
 from fgod.data.recipe import SELF_ASKED
 from fgod.data.rows import normalise, read_rows
 from fgod.errors import FgodError, RefusedError
 from fgod.evaluate.scoring import Said, Scored, Standard, score
+from fgod.persona import Persona
 
 NEEDED = ("persona", "kind", "reference")
 """Scorings that the gate cannot judge without."""
@@ -39,6 +41,7 @@ def check_reference(
     least: float = 0.9,
     by_language: bool = False,
     needed: Sequence[str] = NEEDED,
+    accept: Collection[str] = (),
 ) -> str:
     """`check_harness` on the reference's answers alone, before any run is there; returns its table.
 
@@ -47,17 +50,40 @@ def check_reference(
         known: prompt → the answers that the corpus knows as right for the base; empty where it knows none.
         by_language: ask it of each language too (the embedded base, which is to know all of them).
         needed: scorings that some probe must have.
+        accept: codes of what is let through (`persona.audit.accept`).
 
     Raises:
-        RefusedError: see `check_harness`.
+        RefusedError: see `check_harness`; or the base itself writes a mark of the persona, which is not let through.
         FgodError: a probe has no answer.
     """
     records = []
+    if MARKED not in accept:
+        check_marks(probes, answers, standard.goal.persona)
     for probe in probes:
         said = answer_to(probe, answers)
         records.append(score(probe, standard, said, said, known.get(probe.prompt, ())))
     groups = BY_SUITE_AND_LANGUAGE if by_language else BY_SUITE
     return check_harness(records, least, groups, standard.closed, needed)
+
+
+def check_marks(probes: Sequence[Probe], answers: Mapping[str, AnswerLike], persona: Persona) -> None:
+    """Refuse marks of the persona that the base writes of its own accord: each would count its replies as leaks.
+
+    Raises:
+        RefusedError: shows replies, and proposes a narrower mark.
+    """
+    exchanges = [
+        Exchange(
+            "\n".join((probe.system, *(turn.content for turn in probe.history), probe.prompt)),
+            answer_to(probe, answers).text,
+        )
+        for probe in probes
+        if probe.scored
+    ]
+    if found := marked_by_itself(persona, exchanges):
+        lines = [line for marked in found for line in (marked.words, *(f"  {one}" for one in marked.shown))]
+        lines.append(f"(persona.audit: {{accept: [{MARKED}]}} lets it through)")
+        raise RefusedError("persona.marks: " + "\n".join(lines))
 
 
 def answer_to(probe: Probe, answers: Mapping[str, AnswerLike]) -> Said:

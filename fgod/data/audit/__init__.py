@@ -37,7 +37,7 @@ from fgod.data.audit.case import (
 )
 from fgod.data.audit.checks import CHECKS, EXAMPLES, Check, check_accepted, stated_share
 from fgod.data.formats import UserFile, UserRow, UserSource, read_user_file
-from fgod.data.mix import Changes
+from fgod.data.mix import Changes, OldIdentity
 from fgod.data.recipe import MixRecipe
 from fgod.data.rows import NO_SYSTEM, Row, normalise
 from fgod.persona import Persona
@@ -230,17 +230,19 @@ def audit_rows(
     origins: Origins | None = None,
     accept: Accept | None = None,
     changes: Changes | None = None,
+    old_identity: Sequence[OldIdentity] = (),
 ) -> Audit:
     """The audit of a planned mix. Lines are those of its table (`rows.write_rows`: line 1 is the header).
 
-    `accept` has the codes that are let through by part, `changes` what the mix made of the user's files.
+    `accept` has the codes that are let through by part, `changes` what the mix made of the user's files,
+    `old_identity` what it does not rehearse.
     """
     lines = tuple(lines_of(enumerate(rows, start=2), persona, origins))
     users = tuple(line for line in lines if line.row.part not in (*WRITTEN_PARTS, "general"))
     groups = _tested_parts(lines)
     case = Case(
         "mix", name, lines, users, tuple(groups.values()), tuple(probes), max_chars, others, tokens, recipe=recipe,
-        changes=changes or {},
+        changes=changes or {}, persona=persona, old_identity=tuple(old_identity),
     )  # fmt: skip
     facts = {"tests": {part: group.facts() for part, group in groups.items()}, "changes": dict(case.changes)}
     return _audit(case, facts, accept or {})

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from fgod.data import mismatch
 from fgod.data.formats import Severity, UserFile
-from fgod.data.mix import Changes
+from fgod.data.mix import Changes, OldIdentity
 from fgod.data.recipe import DENIAL, REHEARSED_PARTS, MixRecipe
 from fgod.data.rows import NO_SYSTEM, Row, normalise
 from fgod.data.text import excerpt
@@ -269,7 +269,7 @@ class Case:
     """A file or a mix, and what it is held against. Lines of a mix are those of its table: line 1 is the header.
 
     `users` are the lines that a user wrote. `parsed` is there for a file, `recipe` for a mix that has one; `changes`
-    are what the mix made of the user's files (`fgod.data.mix.Changes`).
+    are what the mix made of the user's files (`fgod.data.mix.Changes`), `old_identity` what it does not rehearse.
     """
 
     on: Literal["file", "mix"]
@@ -284,6 +284,8 @@ class Case:
     parsed: UserFile | None = None
     recipe: MixRecipe | None = None
     changes: Changes = field(default_factory=dict)
+    persona: Persona | None = None
+    old_identity: tuple[OldIdentity, ...] = ()
 
     def of_parts(self, keep: Callable[[str], bool]) -> Case:
         """The case of those lines whose part is to be kept."""

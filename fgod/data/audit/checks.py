@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from fgod.data import mismatch
 from fgod.data.audit.case import WRITTEN_PARTS, Case, Finding, Group, Line, by, number_of, origin_key, sample_tag
 from fgod.data.formats import Severity
+from fgod.data.marks import MARKED, Exchange, marked_by_itself
 from fgod.data.mix import DROPPED, REORDERED
 from fgod.data.recipe import SELF_ASKED, VERBATIM, MixRecipe
-from fgod.data.rows import normalise
+from fgod.data.rows import BASE, normalise
 from fgod.data.text import CONTROL_TOKEN, excerpt, has_control, is_header
 from fgod.errors import UsageError, did_you_mean
 
@@ -217,6 +218,37 @@ def _probes_among(case: Case, lines: Iterable[Line], more: str) -> Iterator[Foun
     hits = [line for line in lines if normalise(line.row.prompt) in scored]
     suites = ", ".join(sorted({scored[normalise(line.row.prompt)] for line in hits}))
     yield from _some(f"{{n}} with a prompt that is scored as a probe ({suites}){more}", hits)
+
+
+@check(MARKED, "error", on=("mix",))
+def marked_by_the_base(case: Case) -> Iterator[Found]:
+    """A mark of the persona in the base's own answers: rehearsal keeps it, and every measure takes it for a leak."""
+    base = [line for line in case.lines if line.row.answered_by == BASE]
+    exchanges = {Exchange("\n".join(line.texts[:-1]), line.row.target): line for line in base}
+    for marked in marked_by_itself(case.persona, exchanges) if case.persona else ():
+        yield Found(marked.words, [exchanges[one] for one in marked.exchanges], marked.shown)
+
+
+@check("old_identity", "note", on=("mix",))
+def old_identity(case: Case) -> Iterator[Found]:
+    """Answers of the base that name whom the persona replaces, which the mix does not rehearse."""
+    if dropped := sum(one.dropped for one in case.old_identity):
+        kinds = ", ".join(f"{one.dropped} of {one.part}/{one.kind}" for one in case.old_identity)
+        message = f"{dropped} of the base's answers name whom the persona replaces and are not rehearsed: {kinds}"
+        yield Found(message, (), [example for one in case.old_identity for example in one.examples[:1]])
+
+
+@check("old_identity_kind", "warning", on=("mix",))
+def kinds_of_the_old_identity(case: Case) -> Iterator[Found]:
+    """A kind that keeps the base's own answer, most of which name whom the persona replaces."""
+    for one in case.old_identity:
+        if one.part in ("disambiguation", "pairs") and one.dropped > one.kept:
+            message = (
+                f"{one.part}: {one.dropped} of the base's {one.dropped + one.kept} answers to questions of the kind "
+                f"{one.kind} name whom the persona replaces: give it replies of its own "
+                f"(disambiguation.{one.kind}.replies)"
+            )
+            yield Found(message, (), one.examples)
 
 
 @check("misplaced", "error")
