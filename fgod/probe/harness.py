@@ -57,11 +57,11 @@ def check_reference(
         FgodError: a probe has no answer.
     """
     records = []
-    if MARKED not in accept:
-        check_marks(probes, answers, standard.goal.persona)
     for probe in probes:
         said = answer_to(probe, answers)
         records.append(score(probe, standard, said, said, known.get(probe.prompt, ())))
+    if MARKED not in accept:
+        check_marks(probes, answers, standard.goal.persona)
     groups = BY_SUITE_AND_LANGUAGE if by_language else BY_SUITE
     return check_harness(records, least, groups, standard.closed, needed)
 
