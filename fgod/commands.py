@@ -179,9 +179,8 @@ def check(args: Namespace) -> int:
     least = args.base.get("require", 0.9)
     answers = read_answers(args.answers.parent)
     standard = Standard(goal_from_config(args.goal), closed=args.base["closed_answers"])
-    table = check_reference(
-        probes, answers, known, standard, least, embedded, () if args.fold else NEEDED, accepted_of(args.goal["persona"])
-    )
+    needed, accepted = () if args.fold else NEEDED, accepted_of(args.goal["persona"])
+    table = check_reference(probes, answers, known, standard, least, embedded, needed, accepted)
     _say(table)
     write_json(args.out, {"require": least, "table": table.splitlines()})
     return 0
