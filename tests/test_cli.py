@@ -14,6 +14,7 @@ from fgod.cli import READ_ONLY, build_parser, main, recorded_inputs
 from fgod.config import load, resolve
 from fgod.confirm.folds import give_fold
 from fgod.confirm.judge import confirmation_checks, judge_confirmation
+from fgod.context import context_of
 from fgod.documents import Metrics, Outcome, Probed, PromotedRun, Release, Stamp
 from fgod.errors import UsageError
 from fgod.evaluate.metric import Estimate
@@ -313,6 +314,30 @@ def test_plan_shows_the_confirmation_of_a_candidate(project):
     assert said((1, 2)) == ("reuse", "its confirmation is on record: confirmed (fold 2, n 0)")
     again = ("confirm", "other limits: it is judged again on fold 2, and not asked anew")
     assert said((1, 2), confirm={"leak": 0.01}) == again
+
+
+def test_plan_foresees_that_a_promotion_is_repeated_where_the_walks_record_changes(project):
+    chain = chain_of()
+    runs = chain.fit(()).runs
+    for run in runs:
+        record(run, ACCEPTED)
+        Stamp(status="trained").write(records.weights_of(run).trained)
+        Stamp(status="skipped").write(records.weights_of(run).stamp)
+    context = context_of(chain.config, "config.yaml", chain.inputs.base_id)
+    walk = json.loads(records.walk_json(chain.walk(records.decision)))
+    write_json(layout.WALK, {"walk": walk, "context": {**context, "config": str(Path("config.yaml").resolve())}})
+    released = [PromotedRun(stage=run.stage, lineage=run.lineage, metrics={}, weights_sha256="") for run in runs]
+    texts = {"path": "", "base_id": "", "config_digest": "", "persona": "", "export_sha256": ""}
+    for path in (layout.Releases().record, layout.Releases().current):
+        Release(fits=1, promoted=released, files={}, **texts).write(path)
+    records.weights_of(runs[-1]).trained.unlink()
+    records.weights_of(runs[-1]).stamp.unlink()
+
+    steps, closing = plan.plan(chain, (), context)
+    assert {step.action for step in steps} == {"reuse"} and "anew" not in closing, "the release stands"
+    steps, closing = plan.plan(chain, (), {**context, "suites": ["more"]})
+    assert [step.action for step in steps] == ["reuse", "reuse", "reuse", "train"], "promote needs its export"
+    assert "results/walk.json is written anew (context.suites): tables, report and promotion are made again." in closing
 
 
 def test_plan_says_what_is_judged_again_because_records_are_missing(project):
