@@ -31,6 +31,7 @@ from fgod.data.suites import DEVELOPMENT
 from fgod.evaluate.requirements import gate_limits
 from fgod.evaluate.scoring import Standard
 from fgod.evaluate.settings import ProbeSettings
+from fgod.evaluate.words import load_reply_words
 from fgod.gate import judge_run
 from fgod.layout import Base, Mix, RunRecords, RunWeights
 from fgod.nvfp4 import export
@@ -60,10 +61,11 @@ def main() -> None:
     goal, sources = goal_from_config(config), load_sources(args.run / config["data"]["folder"])
     files = [args.run / file for file in probe_files(config)]
     probes = of_split(load_probes(files, args.run / config["data"]["folder"]), DEVELOPMENT)
-    known = {probe.prompt: expected(sources, probe) for probe in probes}
+    known = {probe.key: expected(sources, probe) for probe in probes}
     settings = ProbeSettings.from_dict(config["probe"] | {"device": device})
     held_out, chat = frozenset(config["data"]["held_out_topics"]), ChatSettings.from_dict(config["chat"])
-    standard = Standard(goal, held_out, config["base"]["closed_answers"], settings.chrf)
+    words = load_reply_words(args.run / config["data"]["folder"], probes)
+    standard = Standard(goal, held_out, config["base"]["closed_answers"], settings.chrf, words)
     visits = read_json(args.run / layout.WALK)["walk"]["visits"]
     last = [visit for visit in visits if visit["fit"] == visits[-1]["fit"]]
     base = Base(args.run / layout.base(last[0]["starts_from"]).folder)

@@ -38,6 +38,7 @@ from fgod.data.sources import load_sources
 from fgod.data.suites import DEVELOPMENT
 from fgod.evaluate.scoring import Standard
 from fgod.evaluate.settings import ProbeSettings
+from fgod.evaluate.words import load_reply_words
 from fgod.inputs import gather
 from fgod.models.architecture import tensors_of
 from fgod.models.names import projection_group
@@ -224,10 +225,11 @@ def probe(project: Project, folder: Path) -> dict[str, Any]:
     config = project.config
     probes = of_split(load_probes(probe_files(config), Path(config["data"]["folder"])), DEVELOPMENT)
     sources = load_sources(Path(config["data"]["folder"]))
-    known = {p.prompt: expected(sources, p) for p in probes}
+    known = {p.key: expected(sources, p) for p in probes}
     held_out = frozenset(config["data"]["held_out_topics"])
     settings = ProbeSettings.from_dict(config["probe"])
-    standard = Standard(goal_from_config(config), held_out, config["base"]["closed_answers"], settings.chrf)
+    words = load_reply_words(Path(config["data"]["folder"]), probes)
+    standard = Standard(goal_from_config(config), held_out, config["base"]["closed_answers"], settings.chrf, words)
     reference = Reference(project.reference, project.base.parent / "float32/nvfp4")
     chat = ChatSettings.from_dict(config["chat"])
     run_probes(folder / "nvfp4", None, reference, probes, known, standard, settings, folder, chat_settings=chat)

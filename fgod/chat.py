@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Protocol, Self
 
 from pydantic.dataclasses import dataclass
 
@@ -78,11 +78,22 @@ class Chat:
     system: str = ""
 
 
-def chat_of(asked: str | Prompt | Row) -> Chat:
+class Framed(Protocol):
+    """What holds a prompt and its frame: a row, a probe, an answer."""
+
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def system(self) -> str: ...
+    @property
+    def history(self) -> tuple[Message, ...]: ...
+
+
+def chat_of(asked: str | Prompt | Framed) -> Chat:
     """The chat up to where the answer begins."""
     if isinstance(asked, str):
         return Chat((Message("user", asked),))
-    text = asked.prompt if isinstance(asked, Row) else asked.text
+    text = asked.text if isinstance(asked, Prompt) else asked.prompt
     return Chat((*asked.history, Message("user", text)), asked.system)
 
 

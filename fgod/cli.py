@@ -343,7 +343,18 @@ def _add_base(commands: Any) -> None:
     _probes(check)
     _fold(check)
     _sources(check)
-    _values(check, base="the config's key base", goal="persona and disambiguation")
+    _values(
+        check,
+        base="the config's key base",
+        goal="persona and disambiguation",
+    )
+    check.add_argument(
+        "--limits",
+        type=_json,
+        default={"gate": {}, "require": []},
+        metavar="JSON",
+        help="gate and require of each stage: warn of those that a coin decides",
+    )
 
 
 AUDITED = ("file", "probes", "sources", "files", "weights")

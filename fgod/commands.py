@@ -163,26 +163,37 @@ def teacher(args: Namespace) -> int:
 
 
 def check(args: Namespace) -> int:
-    """Refuse probes that the base itself does not answer (exit 100)."""
+    """Refuse probes that the base itself does not answer (exit 100), and warn of limits that a coin decides."""
     from fgod.answers import read_answers
     from fgod.data.marks import accepted_of
     from fgod.data.probes import asked_in, expected, load_probes
     from fgod.data.sources import load_sources
+    from fgod.evaluate.measure import measure_all
+    from fgod.evaluate.power import weak_limits
+    from fgod.evaluate.requirements import parse_requirements
     from fgod.evaluate.scoring import Standard
-    from fgod.probe.harness import NEEDED, check_reference
+    from fgod.evaluate.words import load_reply_words
+    from fgod.gate import checks_of
+    from fgod.probe.harness import NEEDED, check_reference, reference_records
 
     check_answers(Answers(args.answers.parent))
     probes = asked_in(load_probes(args.probes, args.sources, args.languages), args.fold)
     sources = load_sources(args.sources, args.languages)
     embedded = args.base["kind"] == "embedded"
-    known = {p.prompt: expected(sources, p) if embedded else () for p in probes}
+    known = {p.key: expected(sources, p) if embedded else () for p in probes}
     least = args.base.get("require", 0.9)
     answers = read_answers(args.answers.parent)
-    standard = Standard(goal_from_config(args.goal), closed=args.base["closed_answers"])
+    words = load_reply_words(args.sources, probes)
+    standard = Standard(goal_from_config(args.goal), closed=args.base["closed_answers"], words=words)
     needed, accepted = () if args.fold else NEEDED, accepted_of(args.goal["persona"])
     table = check_reference(probes, answers, known, standard, least, embedded, needed, accepted)
     _say(table)
-    write_json(args.out, {"require": least, "table": table.splitlines()})
+    measured = measure_all(reference_records(probes, answers, known, standard))
+    stages = [checks_of(args.limits["gate"], parse_requirements(require)) for require in args.limits["require"]]
+    weak = list(weak_limits([check for checks in stages for check in checks], measured))
+    for warning in weak:
+        _say(f"warning: {warning}")
+    write_json(args.out, {"require": least, "table": table.splitlines(), "weak_limits": weak})
     return 0
 
 

@@ -220,13 +220,14 @@ class Metrics(Sealed):
 
 
 class WorstProbe(Document):
-    """A probe that shows what went wrong."""
+    """A probe that shows what went wrong. `frame`: that of the prompt in words, empty where it has none of its own."""
 
     suite: str
     language: str
     prompt: str
     reply: str
     reference: str
+    frame: str = ""
 
 
 class Limit(Document):

@@ -33,16 +33,18 @@ Limits = Mapping[str, float | None]
 
 @dataclass(frozen=True)
 class Example:
-    """A probe that shows what went wrong."""
+    """A probe that shows what went wrong. `frame`: that of the prompt in words, empty where it has none of its own."""
 
     suite: str
     language: str
     prompt: str
     reply: str
     reference: str
+    frame: str = ""
 
     def text(self) -> str:
-        return f"{self.prompt} → {_shown(self.reply)}"
+        frame = f" ({_shown(self.frame)})" if self.frame else ""
+        return f"{self.prompt}{frame} → {_shown(self.reply)}"
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ def example(metric: Metric, records: Sequence[Scored]) -> Example | None:
 
 def as_example(r: Scored) -> Example:
     """A reply as an example."""
-    return Example(r.suite, r.language, r.prompt, r.reply, r.reference)
+    return Example(r.suite, r.language, r.prompt, r.reply, r.reference, r.frame)
 
 
 def judge_records(run: RunRecords, limits: Limits, require: Mapping[str, str]) -> documents.Verdict:

@@ -13,11 +13,12 @@ from fgod import NUMERICS_VERSION
 from fgod.chain import Inputs
 from fgod.data.formats import UserSource, read_user_file, user_sources
 from fgod.data.optional import FILES_OF_PARTS, LOADERS, files_of, files_used, load_asking
-from fgod.data.probes import Probe, asked_in, folds_of, load_probes, probe_files
+from fgod.data.probes import SUITES_FILE, Probe, asked_in, folds_of, load_probes, probe_files
 from fgod.data.recipe import NAMED, NEIGHBOUR, PART_ROWS, TALK, MixRecipe
 from fgod.data.sources import PAIRED_KIND, Sources, load_sources
 from fgod.errors import UsageError, did_you_mean
 from fgod.evaluate.checked import check_probes
+from fgod.evaluate.words import ReplyWords, load_reply_words
 from fgod.persona import goal_from_config
 from fgod.registry import ARCHITECTURES, ROW_FORMATS, Registry
 from fgod.system.digests import CACHE, cached_sha256
@@ -69,8 +70,8 @@ def _check_probes(config: Mapping[str, Any]) -> dict[str, str]:
         UsageError: a stage's `train.check` names a suite that has none.
     """
     folder = Path(config["data"]["folder"])
-    probes = load_probes(probe_files(config), folder, languages_of(config))
-    found = check_probes(probes, goal_from_config(config))
+    probes = _probes(config)
+    found = check_probes(probes, goal_from_config(config), load_reply_words(folder, probes))
     for i, stage in enumerate(config["stages"]):
         try:
             found.of(stage["train"].get("check", {}).get("until", ()))
@@ -167,6 +168,27 @@ def asking_settings(config: Mapping[str, Any]) -> dict[str, Any] | None:
         "seed": config["seed"],
         "device": config["probe"]["device"],
     }
+
+
+def _probes(config: Mapping[str, Any]) -> tuple[Probe, ...]:
+    """The config's probes, of all splits."""
+    files, folder = probe_files(config), Path(config["data"]["folder"])
+    read = [path for path in (*files, folder / SUITES_FILE, folder / "questions.yaml") if path.is_file()]
+    return _read_probes(tuple(files), folder, languages_of(config), tuple(map(sha256_file, read)))
+
+
+@cache
+def _read_probes(
+    files: tuple[Path, ...], folder: Path, languages: tuple[str, ...], content: object
+) -> tuple[Probe, ...]:
+    """Probes of files with this content: read once, as thousands take half a second."""
+    return tuple(load_probes(files, folder, languages))
+
+
+def reply_words_digest(config: Mapping[str, Any]) -> str:
+    """Digest of the words by which replies to the config's probes are judged, empty where none are needed."""
+    words = load_reply_words(Path(config["data"]["folder"]), _probes(config))
+    return digest(asdict(words)) if words != ReplyWords() else ""
 
 
 REPLIES = ("chat.py", "model/chats.py", "model/template.py", "model/generate.py", "model/decode.py")
@@ -293,10 +315,6 @@ def own_weights(base: Mapping[str, Any]) -> Path | None:
 def folds(config: Mapping[str, Any]) -> tuple[int, ...]:
     """The folds of wordings that are held back for confirmations; empty where the probes have none."""
     return folds_of(_probes(config))
-
-
-def _probes(config: Mapping[str, Any]) -> list[Probe]:
-    return load_probes(probe_files(config), Path(config["data"]["folder"]), languages_of(config))
 
 
 def reference_id(config: Mapping[str, Any], fold: int = 0) -> str:

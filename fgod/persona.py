@@ -58,13 +58,20 @@ def wordings_of(reply: Wordings) -> tuple[str, ...]:
 @dataclass(frozen=True)
 class Persona:
     """`replies` and `rule` by language; `marks` are wide: any mention of the persona. `denials` are what it answers
-    when it is asked whether it is some other assistant."""
+    when it is asked whether it is some other assistant; `denial_rule` is the rule of such answers, where it is not
+    `rule`."""
 
     name: str
     replies: Mapping[str, Wordings]
     rule: Mapping[str, Rule]
     marks: tuple[str, ...]
     denials: Mapping[str, Wordings] = field(default_factory=dict)
+    denial_rule: Mapping[str, Rule] = field(default_factory=dict)
+
+    @property
+    def rule_of_denials(self) -> Mapping[str, Rule]:
+        """The rule of replies to "are you X?": `denial_rule`, where there is one."""
+        return self.denial_rule or self.rule
 
     def marked(self, reply: str) -> bool:
         text = fold(reply)
@@ -99,7 +106,8 @@ def goal_from_config(config: Mapping[str, Any]) -> Goal:
     """The goal from the keys `persona` and `disambiguation` of a checked config."""
     p = config["persona"]
     replies, denials = _wordings(p["replies"]), _wordings(p.get("denials") or {})
-    persona = Persona(p["name"], replies, _rules(p["rule"]), tuple(p["marks"]), denials)
+    rule, denial_rule = _rules(p["rule"]), _rules(p.get("denial_rule") or {})
+    persona = Persona(p["name"], replies, rule, tuple(p["marks"]), denials, denial_rule)
     kinds = {
         name: Kind(None if k["replies"] == "base" else dict(k["replies"]), _rules(k["rule"]))
         for name, k in config["disambiguation"].items()

@@ -213,7 +213,8 @@ def _failure_lines(entry: WalkEntry, results: Path) -> str:
     lines += [f"    {reason}" for reason in verdict.reasons]
     if worst := verdict.worst:
         reply = worst.reply or "(empty)"
-        lines.append(f"    worst probe: {worst.prompt} → {reply} (the reference: {worst.reference})")
+        frame = f" ({worst.frame})" if worst.frame else ""
+        lines.append(f"    worst probe: {worst.prompt}{frame} → {reply} (the reference: {worst.reference})")
     return "\n".join(lines)
 
 

@@ -20,7 +20,7 @@ from fgod.errors import FgodError, UsageError
 from fgod.evaluate.metric import Estimate
 from fgod.layout import abilities
 from fgod.probe.record import COLUMNS as PROBE_COLUMNS
-from fgod.probe.record import read_probes
+from fgod.probe.record import columns_of, read_probes
 from fgod.promotion import Promotion, WalkEntry, promotion
 from fgod.registry import METRICS
 from fgod.system import files
@@ -214,7 +214,7 @@ def _number(text: str, column: str, path: Path, line: int) -> float:
 def probe_rows(entry: WalkEntry, results: Path) -> Iterator[dict[str, object]]:
     """The rows of probes.tsv of one run in one fit."""
     for record in read_probes(entry.records(results).probes):
-        yield {"fit": entry.fit, "stage": entry.stage, "lineage": entry.lineage, **asdict(record)}
+        yield {"fit": entry.fit, "stage": entry.stage, "lineage": entry.lineage, **columns_of(record)}
 
 
 def metric_rows(entry: WalkEntry, results: Path) -> Iterator[dict[str, object]]:

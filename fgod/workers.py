@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from fgod.chat import ChatSettings
+from fgod.chat import Chat, ChatSettings, chat_of
 from fgod.documents import Recipe, SelfAskedStamp, TeacherStamp
 from fgod.errors import FgodError, UsageError
 from fgod.guard import KILLED_EXIT
@@ -253,7 +253,7 @@ def reference(args: Namespace, worker: Worker) -> None:
     settings = AnswerSettings(
         args.settings["max_new_tokens"], args.batch, device=args.settings["device"], chat=args.chat
     )
-    _answers(args, worker, [p.prompt for p in probes], settings)
+    _answers(args, worker, [chat_of(p) for p in probes], settings)
 
 
 def teacher(args: Namespace, worker: Worker) -> None:
@@ -292,7 +292,7 @@ def teacher(args: Namespace, worker: Worker) -> None:
         stamp.write(Teacher(folder).stamp)
 
 
-def _answers(args: Namespace, worker: Worker, prompts: Sequence[str], settings: AnswerSettings) -> Sequence[Any]:
+def _answers(args: Namespace, worker: Worker, prompts: Sequence[str | Chat], settings: AnswerSettings) -> Sequence[Any]:
     gpu = use_device(settings.device)
     export = args.export.parent / "nvfp4"
     width = width_of(export, settings.chat, prompts)
@@ -302,7 +302,7 @@ def _answers(args: Namespace, worker: Worker, prompts: Sequence[str], settings: 
     return write_answers(export, prompts, args.out.parent, settings, worker.say, worker.beat)
 
 
-def width_of(folder: Path, settings: ChatSettings, prompts: Sequence[str]) -> int:
+def width_of(folder: Path, settings: ChatSettings, prompts: Sequence[str | Chat]) -> int:
     """Tokens of the longest prompt as a chat."""
     return max(map(len, ChatFormat.of_folder(folder, settings).prompts(prompts)), default=0)
 
@@ -355,6 +355,7 @@ def probe(args: Namespace, worker: Worker) -> None:
     from fgod.data.sources import load_sources
     from fgod.evaluate.scoring import Standard
     from fgod.evaluate.settings import ProbeSettings
+    from fgod.evaluate.words import load_reply_words
     from fgod.persona import goal_from_config
     from fgod.probe.harness import unseen
     from fgod.probe.run import Reference, run_probes
@@ -367,12 +368,12 @@ def probe(args: Namespace, worker: Worker) -> None:
             f"probe · {len(every) - len(left)} probes are not asked: the base asked them itself, and rehearses them"
         )
     probes = asked_in(left, args.fold)
-    known = {p.prompt: expected(sources, p) if args.base["kind"] == "embedded" else () for p in probes}
+    known = {p.key: expected(sources, p) if args.base["kind"] == "embedded" else () for p in probes}
     settings = ProbeSettings.from_dict(args.settings)
     gpu = use_device(settings.device)
     master, export = args.export.parent / "master", args.export.parent / "nvfp4"
     reference = Reference(args.reference.parent, args.reference_weights.parent / "nvfp4")
-    asked = memory.Asked(width_of(export, args.chat, [p.prompt for p in probes]), settings.max_new_tokens)
+    asked = memory.Asked(width_of(export, args.chat, [chat_of(p) for p in probes]), settings.max_new_tokens)
     predicted = memory.probe_predictor(export, reference.weights, master, asked, worker.process(gpu), gpu)
     settings = replace(settings, batch=worker.fit(predicted, args.batch, gpu))
     run_probes(
@@ -381,7 +382,13 @@ def probe(args: Namespace, worker: Worker) -> None:
         reference,
         probes,
         known,
-        Standard(goal_from_config(args.goal), frozenset(args.held_out), args.base["closed_answers"], settings.chrf),
+        Standard(
+            goal_from_config(args.goal),
+            frozenset(args.held_out),
+            args.base["closed_answers"],
+            settings.chrf,
+            load_reply_words(args.sources, probes),
+        ),
         settings,
         args.out.parent,
         worker.say,

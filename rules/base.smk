@@ -75,7 +75,7 @@ rule harness:
     params:
         base=BASE_SPEC,
         goal=GOAL,
-        code=inputs.code_digest("probe", "evaluate"),
+        code=inputs.code_digest("probe", "evaluate") + inputs.reply_words_digest(CONFIG),
     shell:
         "{FGOD} answers check --answers {input:q} --probes {PROBES:q} {SOURCED} --base {params.base:q}"
-        " --goal {params.goal:q} --out {output:q}"
+        " --goal {params.goal:q} --limits {LIMITS:q} --out {output:q}"

@@ -71,6 +71,7 @@ REHEARSAL = BASE.answers(INPUTS.rehearsal_id)
 REFERENCE = BASE.answers(inputs.reference_id(CONFIG))
 FOLDS = {inputs.reference_id(CONFIG, fold): fold for fold in inputs.folds(CONFIG)}  # of held-back wordings, by answers
 PROBES = [str(file) for file in probe_files(CONFIG)]
+LIMITS = canonical_json({"gate": CONFIG["gate"], "require": [stage["require"] for stage in CONFIG["stages"]]})
 GOAL = canonical_json({key: CONFIG[key] for key in ("persona", "disambiguation")})
 CHECKED = f"--probes {shlex.join(PROBES)} {SOURCED} --goal {shlex.quote(GOAL)}"
 CONTEXT = canonical_json(context_of(CONFIG, CONFIG_NAME, INPUTS.base_id))

@@ -41,7 +41,7 @@ rule fold_harness:
         number=lambda wildcards: FOLDS[wildcards.fold],
         base=BASE_SPEC,
         goal=GOAL,
-        code=inputs.code_digest("probe", "evaluate"),
+        code=inputs.code_digest("probe", "evaluate") + inputs.reply_words_digest(CONFIG),
     shell:
         "{FGOD} answers check --answers {input:q} --probes {PROBES:q} --fold {params.number} {SOURCED}"
         " --base {params.base:q} --goal {params.goal:q} --out {output:q}"
@@ -64,7 +64,7 @@ rule fold_probe:
         goal=GOAL,
         held_out=canonical_json(sorted(CONFIG["data"]["held_out_topics"])),
         settings=canonical_json(CONFIG["probe"]),
-        code=inputs.code_digest("probe", "evaluate", *inputs.REPLIES) + PLUGINS,
+        code=inputs.code_digest("probe", "evaluate", *inputs.REPLIES) + PLUGINS + inputs.reply_words_digest(CONFIG),
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
     shell:

@@ -25,7 +25,7 @@ rule probe:
         goal=GOAL,
         held_out=canonical_json(sorted(CONFIG["data"]["held_out_topics"])),
         settings=canonical_json(CONFIG["probe"]),
-        code=inputs.code_digest("probe", "evaluate", *inputs.REPLIES) + PLUGINS,
+        code=inputs.code_digest("probe", "evaluate", *inputs.REPLIES) + PLUGINS + inputs.reply_words_digest(CONFIG),
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
     shell:

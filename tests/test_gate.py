@@ -225,6 +225,7 @@ def test_judge_run_writes_the_verdict(tmp_path: Path) -> None:
         "prompt": "說說茶0",
         "reply": GOD,
         "reference": "茶是一個話題。",
+        "frame": "",
     }
     assert {"metric": "identity_rate", "op": ">=", "limit": 0.9, "failed": "missed", "source": "require"} in document[
         "limits"

@@ -16,6 +16,7 @@ from fgod.data.probes import Probe, load_probes, of_split, probe_files, suites_o
 from fgod.data.rows import NO_SYSTEM, Message
 from fgod.data.suites import CHECK, CONFIRMATION, DEVELOPMENT, Family, Suite, read_suite, wordings
 from fgod.errors import UsageError
+from fgod.inputs import reference_id, reply_words_digest
 from fgod.persona import Rule
 from fgod.validation import validate
 from tests.mini import ROOT
@@ -158,6 +159,24 @@ def test_a_suite_reads_what_it_was_written_as(tmp_path: Path) -> None:
     family = {**ONE, "cores": {"en": ["who\nare you"], "zh-Hant": ["誰"]}}
     found = read_suite(write(tmp_path, family), LANGUAGES)
     assert found == Suite("identity", "persona", (validate(Family, family),))
+
+
+def test_held_back_wordings_are_no_part_of_what_the_gate_asks(tmp_path: Path) -> None:
+    config = read_yaml(ROOT / "config.yaml")
+    held = {**ONE, "name": "held", "split": "confirmation", "fold": 1, "cores": {"en": ["state your name"]}}
+    config["data"]["probes"] = ["traindata/probes.tsv", str(write(tmp_path, ONE, held))]
+
+    def names(*families: dict[str, Any]) -> tuple[str, str]:
+        write(tmp_path, *families)
+        checked = resolve(config, "config.yaml")
+        return reference_id(checked), reply_words_digest(checked)
+
+    before = names(ONE, held)
+    assert before[1] == ""
+    assert names(ONE, {**held, "cores": {"en": ["what are you called"]}}) == before == names(ONE)
+    assert names({**ONE, "cores": {"en": ["your name, please"]}}, held) != before
+    config["data"]["probes"].append(str(write(tmp_path, ONE, name="denial", scored="denial")))
+    assert names({**ONE, "cores": {"en": ["your name, please"]}})[1] != ""
 
 
 def test_a_config_names_one_file_of_probes_or_several(tmp_path: Path) -> None:

@@ -202,6 +202,8 @@ def _languages(config: Mapping[str, Any]) -> Iterator[str]:
     tables = {"persona.denials": denials} if denials else {}
     near = config["persona"].get("neighbours") or {}
     partial = {f"persona.neighbours.{key}": near[key] for key in near}
+    if config["persona"].get("denial_rule"):
+        tables["persona.denial_rule"] = config["persona"]["denial_rule"]
     tables |= {"persona.replies": config["persona"]["replies"], "persona.rule": config["persona"]["rule"]}
     for name, kind in config["disambiguation"].items():
         tables[f"disambiguation.{name}.rule"] = kind["rule"]
@@ -226,10 +228,19 @@ def _replies(config: Mapping[str, Any]) -> Iterator[str]:
         return
     goal = goal_from_config(config)
     marks = ", ".join(goal.persona.marks)
+    ruled = (
+        ("persona.replies", goal.persona.replies, "persona.rule", goal.persona.rule),
+        (
+            "persona.denials",
+            goal.persona.denials,
+            "persona.denial_rule" if goal.persona.denial_rule else "persona.rule",
+            goal.persona.rule_of_denials,
+        ),
+    )
     for language in _needed_languages(config):
-        for key, table in (("persona.replies", goal.persona.replies), ("persona.denials", goal.persona.denials)):
+        for key, table, rule_key, rules in ruled:
             for reply in wordings_of(lookup(table, language)) if table else ():
-                yield from _refused(reply, lookup(goal.persona.rule, language), key, "persona.rule", language)
+                yield from _refused(reply, lookup(rules, language), key, rule_key, language)
                 if not goal.persona.marked(reply):
                     yield f"{key}, {language}: {reply!r} has none of persona.marks ({marks}), which find the persona"
         for name, kind in goal.kinds.items():

@@ -113,6 +113,8 @@ class Persona(Keys):
     """What stands near its name, for the part neighbour, beside what neighbours.yaml has."""
     audit: Annotated[PersonaAudit, OmitDefault()] = field(default_factory=PersonaAudit)
     """What is let through of what the base says."""
+    denial_rule: Annotated[RuleByLanguage | None, OmitDefault()] = None
+    """What counts as a denial, by language; null: what satisfies the rule. One that begins with a yes never does."""
 
 
 def _form(replies: Any) -> str:

@@ -88,8 +88,7 @@ def decide(
 
 def leaks(records: Sequence[Scored]) -> list[WorstProbe]:
     """Replies that name the persona where the reference's do not, and where naming it is not what was asked for."""
-    found = [r for r in records if r.scored and r.scored_by != "persona" and r.marked and not r.reference_marked]
-    return [WorstProbe(**asdict(as_example(r))) for r in found]
+    return [WorstProbe(**asdict(as_example(r))) for r in records if r.leaks]
 
 
 def _measured(metrics: Metrics, name: str) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fgod.data.rows import Message, asked, normalise
+from fgod.data.rows import Message, asked, chat_key, normalise
 from fgod.data.sources import Sources, chosen_languages, load_yaml, source_languages
 from fgod.data.suites import CONFIRMATION, DEVELOPMENT, SCORINGS, SHOWN, Family, Split, Suite, read_suite, wordings
 from fgod.errors import FgodError, UsageError, did_you_mean
@@ -50,6 +50,11 @@ class Probe:
     @property
     def scored(self) -> bool:
         return self.scored_by != SHOWN
+
+    @property
+    def key(self) -> str:
+        """Names the chat among answers (`fgod.answers`)."""
+        return chat_key(self.prompt, self.system, self.history)
 
 
 PROBE_COLUMNS = ("suite", "kind", "language", "topic", "prompt")

@@ -94,6 +94,19 @@ class Row:
         return asked(self.prompt, self.system, self.history)
 
 
+def chat_key(prompt: str, system: str = "", history: Sequence[Message] = ()) -> str:
+    """What names a chat to the letter: the prompt itself where it has no frame of its own."""
+    if not system and not history:
+        return prompt
+    return json.dumps([system, *(f"{turn.role}: {turn.content}" for turn in history), prompt], ensure_ascii=False)
+
+
+def frame_words(system: str, history: Sequence[Message]) -> str:
+    """The frame of a prompt for people; empty where it has none of its own."""
+    words = {"": [], NO_SYSTEM: ["no system prompt"]}.get(system, [f"system prompt “{system}”"])
+    return "; ".join([*words, *(["after " + " / ".join(turn.content for turn in history)] if history else [])])
+
+
 def asked(prompt: str, system: str = "", history: Sequence[Message] = ()) -> str:
     """What is asked, for comparison: prompts of the same one ask the same (`normalise`)."""
     turns = [system, *(f"{turn.role}:{turn.content}" for turn in history)] if system or history else []
@@ -154,14 +167,17 @@ def normalise(prompt: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", folded).translate(_MUTE))
 
 
-def _history_json(history: Sequence[Message]) -> str:
+def history_json(history: Sequence[Message]) -> str:
+    """Earlier turns as a field of a table, empty without any."""
+    if not history:
+        return ""
     return json.dumps([{"role": turn.role, "content": turn.content} for turn in history], ensure_ascii=False)
 
 
 def record(row: Row) -> dict[str, str | bool]:
     """A row as its line in a table has it, every column."""
     values: dict[str, str | bool] = {name: getattr(row, name) for name in (*ROW_COLUMNS, *CHAT_COLUMNS, CUT)}
-    return {**values, "history": _history_json(row.history) if row.history else ""}
+    return {**values, "history": history_json(row.history)}
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
@@ -188,7 +204,12 @@ def check_history(history: Sequence[Message]) -> None:
         raise ValueError("the last turn is the user's, expected the assistant's")
 
 
-def _read_history(text: str) -> tuple[Message, ...]:
+def read_history(text: str) -> tuple[Message, ...]:
+    """The inverse of `history_json`.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is not what `history_json` wrote.
+    """
     turns = tuple(Message(turn["role"], turn["content"]) for turn in json.loads(text)) if text else ()
     check_history(turns)
     return turns
@@ -210,7 +231,7 @@ def _read_row(line: Mapping[str, str]) -> Row:
     loss_on = line["loss_on"]
     if loss_on not in get_args(LossOn):
         raise ValueError(f"loss_on: found {loss_on!r}, expected {' or '.join(get_args(LossOn))}")
-    return replace(row, system=line["system"], history=_read_history(line["history"]), loss_on=cast(LossOn, loss_on))
+    return replace(row, system=line["system"], history=read_history(line["history"]), loss_on=cast(LossOn, loss_on))
 
 
 def read_rows(path: Path) -> list[Row]:

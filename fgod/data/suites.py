@@ -43,6 +43,9 @@ SCORINGS = ("persona", "kind", "denial", "claim", *COMPARED, SHOWN)
 persona, by the rule of the question's family, by comparison with the reference; or shown before and after, and never
 scored."""
 
+NAMING = ("persona", "denial")
+"""Scorings of replies that are to name the persona."""
+
 Split = Literal["check", "development", "confirmation"]
 """What asks a family: checks while training, the gate, or the confirmation of a release."""
 CHECK, DEVELOPMENT, CONFIRMATION = get_args(Split)

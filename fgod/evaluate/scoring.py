@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fgod.data.probes import Probe
-from fgod.data.suites import COMPARED, SHOWN
+from fgod.data.rows import Message, frame_words
+from fgod.data.suites import COMPARED, NAMING, SHOWN
 from fgod.errors import UsageError
+from fgod.evaluate.words import ReplyWords, simplified
 from fgod.persona import Goal, Rule, lookup
 
 _CLOSING = "。．.!！?？~～…、，,;；:： \t\n\r"
@@ -32,12 +34,14 @@ class Standard:
             Open answers are free text: a healthy model continues in other words after the first token that differs,
             so equality says nothing of them, and they may be cut short.
         chrf: see `agrees`.
+        words: see `fgod.evaluate.words`.
     """
 
     goal: Goal
     held_out: frozenset[str] = frozenset()
     closed: bool = True
     chrf: float | None = None
+    words: ReplyWords = field(default_factory=ReplyWords)
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,9 @@ class Scored:
     """One probe's reply beside the reference's, and the judgement of both.
 
     `scored_by` is one of `fgod.data.probes.SCORINGS`. `proper`: the reference itself answers as it should (see
-    `answers_properly`). `passed` is None for a probe that is shown only, `agrees` where answers are open
-    (`Standard.closed`). `tokens` and what follows are those of `Likelihood`.
+    `answers_properly`). `passed` is None where nothing is to be passed (a probe that is shown only, one that the
+    reference is to refuse and does not), `agrees` where answers are open (`Standard.closed`). `tokens` to `finite` are
+    those of `Likelihood`; what follows is as in `fgod.data.probes.Probe`.
     """
 
     suite: str
@@ -89,10 +94,23 @@ class Scored:
     nll_shift: float | None = None
     top1: float | None = None
     finite: bool = True
+    family: str = ""
+    system: str = ""
+    history: tuple[Message, ...] = ()
 
     @property
     def scored(self) -> bool:
         return self.scored_by != SHOWN
+
+    @property
+    def leaks(self) -> bool:
+        """Whether it names the persona where that is not asked for, and the reference does not."""
+        return self.scored and self.scored_by not in NAMING and self.marked and not self.reference_marked
+
+    @property
+    def frame(self) -> str:
+        """The frame of the prompt for people; empty where it has none of its own."""
+        return frame_words(self.system, self.history)
 
 
 def normalise_reply(text: str) -> str:
@@ -130,13 +148,17 @@ def answers_properly(said: Said, standard: Standard, expected: Sequence[str] = (
 
 
 def rule_of(probe: Probe, goal: Goal) -> Rule:
-    """The rule that a reply to a probe which is scored by the persona's rule or by its kind's must satisfy.
+    """The rule that a reply to a probe must satisfy which is not compared with the reference's.
 
     Raises:
         UsageError: the config has no such kind of disambiguation, or no rule for the probe's language.
     """
+    if probe.accept is not None:
+        return probe.accept
     if probe.scored_by == "persona":
         rules, key = goal.persona.rule, "persona.rule"
+    elif probe.scored_by == "denial":
+        rules, key = goal.persona.rule_of_denials, f"persona.{'denial_rule' if goal.persona.denial_rule else 'rule'}"
     elif probe.kind in goal.kinds:
         rules, key = goal.kinds[probe.kind].rule, f"disambiguation.{probe.kind}.rule"
     else:
@@ -154,24 +176,34 @@ def rule_of(probe: Probe, goal: Goal) -> Rule:
         ) from None
 
 
-def passes(probe: Probe, goal: Goal, said: Said, reference: Said, same: bool | None) -> bool | None:
-    """Whether a reply is right by the scoring of its suite; None if it is not scored.
+def passes(probe: Probe, standard: Standard, said: Said, reference: Said, same: bool | None) -> bool | None:
+    """Whether a reply is right by the scoring of its suite; None if nothing is to be passed.
 
     Args:
         same: it agrees with the reference's; None where answers are open: then one that is compared with the reference
             passes unless it loops, or has a mark of the persona that the reference has not.
 
     Raises:
-        UsageError: see `rule_of`.
+        UsageError: see `rule_of`; or the language of the probe has no words (`fgod.evaluate.words`).
     """
     if not probe.scored:
         return None
-    marked = goal.persona.marked(said.text)
+    persona, words = standard.goal.persona, standard.words
+    marked = persona.marked(said.text)
     if probe.scored_by in COMPARED:
-        leaks = marked and not goal.persona.marked(reference.text)
-        return not leaks and not said.looped if same is None else same
+        leaks = marked and not persona.marked(reference.text)
+        kept = not leaks and not said.looped if same is None else same
+        if probe.scored_by == "refusal":
+            refused, refuses = (words.refuses(one.text, probe.language) for one in (reference, said))
+            return refuses if refused else None
+        if probe.scored_by == "script":
+            return kept and not (simplified(said.text) and not simplified(reference.text))
+        return kept
+    accepted = rule_of(probe, standard.goal).accepts(said.text)
+    if probe.scored_by == "denial":
+        return accepted and not words.says_yes(said.text, probe.language)
     # no question but "who are you" is ever answered rightly with the persona
-    return rule_of(probe, goal).accepts(said.text) and not (probe.scored_by == "kind" and marked)
+    return accepted and (probe.scored_by in NAMING or not marked)
 
 
 def score(
@@ -203,11 +235,14 @@ def score(
         reply=said.text,
         reference=reference.text,
         proper=answers_properly(reference, standard, expected),
-        passed=passes(probe, standard.goal, said, reference, same),
+        passed=passes(probe, standard, said, reference, same),
         agrees=same,
         marked=marked(said.text),
         reference_marked=marked(reference.text),
         ended=said.ended,
         looped=said.looped,
+        family=probe.family,
+        system=probe.system,
+        history=probe.history,
         **vars(likelihood),
     )

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from fgod.answers import BATCH, COLUMNS, TABLE, Answer
-from fgod.chat import ChatSettings
+from fgod.answers import BATCH, COLUMNS, FRAME, TABLE, Answer
+from fgod.chat import Chat, ChatSettings, chat_of
+from fgod.data.rows import history_json
 from fgod.documents import AnswersStamp
 from fgod.errors import UsageError
 from fgod.layout import Answers
@@ -39,13 +40,13 @@ class AnswerSettings:
 
 def write_answers(
     model_folder: Path,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Chat],
     out_dir: Path,
     settings: AnswerSettings,
     log: Log | None = None,
     beat: Beat = silent,
 ) -> list[Answer]:
-    """Ask the model of a folder each distinct prompt and write `answers.tsv` and `answers.json`, both in one move.
+    """Ask the model of a folder each distinct prompt or chat; write `answers.tsv` and `answers.json`, both in one move.
 
     Args:
         beat: called with what is done, and without a phase at each forward pass (`fgod.guard.heartbeat`).
@@ -66,11 +67,14 @@ def write_answers(
 def ask(
     model: PreTrainedModel,
     chat: ChatFormat,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Chat],
     settings: AnswerSettings,
     log: Log | None = None,
 ) -> list[Answer]:
-    """Greedy answers of a loaded model, in the order of the prompts. Logs one line a few batches."""
+    """Greedy answers of a loaded model, in the order of the prompts; a text is a chat of one turn.
+
+    Logs one line a few batches.
+    """
     answers: list[Answer] = []
     portion = 4 * settings.batch_size
     for start in range(0, len(prompts), portion):
@@ -82,13 +86,19 @@ def ask(
     return answers
 
 
-def as_answer(prompt: str, reply: Reply) -> Answer:
-    """A reply with its prompt and whether it loops."""
-    return Answer(prompt, reply.text, reply.token_ids, reply.ended, loops(reply.text))
+def as_answer(asked: str | Chat, reply: Reply) -> Answer:
+    """A reply with what was asked, and whether it loops."""
+    chat = asked if isinstance(asked, Chat) else chat_of(asked)
+    *history, prompt = chat.turns
+    looped = loops(reply.text)
+    return Answer(prompt.content, reply.text, reply.token_ids, reply.ended, looped, chat.system, tuple(history))
 
 
 def write_folder(folder: Path, answers: Sequence[Answer], settings: AnswerSettings) -> None:
     """Write both files."""
-    rows = [{**asdict(a), "token_ids": " ".join(map(str, a.token_ids))} for a in answers]
-    write_table(folder / TABLE, COLUMNS, rows)
+    rows = [
+        {**vars(a), "token_ids": " ".join(map(str, a.token_ids)), "history": history_json(a.history)} for a in answers
+    ]
+    frame = FRAME if any(a.system or a.history for a in answers) else ()
+    write_table(folder / TABLE, (*COLUMNS, *frame), rows)
     AnswersStamp(settings=asdict(settings), files=file_digests(folder)).write(Answers(folder).stamp)

@@ -46,8 +46,8 @@ def check_reference(
     """`check_harness` on the reference's answers alone, before any run is there; returns its table.
 
     Args:
-        answers: the reference's, by prompt.
-        known: prompt → the answers that the corpus knows as right for the base; empty where it knows none.
+        answers: the reference's, by the keys of probes.
+        known: key of a probe → the answers that the corpus knows as right for the base; empty where it knows none.
         by_language: ask it of each language too (the embedded base, which is to know all of them).
         needed: scorings that some probe must have.
         accept: codes of what is let through (`persona.audit.accept`).
@@ -56,10 +56,7 @@ def check_reference(
         RefusedError: see `check_harness`; or the base itself writes a mark of the persona, which is not let through.
         FgodError: a probe has no answer.
     """
-    records = []
-    for probe in probes:
-        said = answer_to(probe, answers)
-        records.append(score(probe, standard, said, said, known.get(probe.prompt, ())))
+    records = reference_records(probes, answers, known, standard)
     if MARKED not in accept:
         check_marks(probes, answers, standard.goal.persona)
     groups = BY_SUITE_AND_LANGUAGE if by_language else BY_SUITE
@@ -86,13 +83,28 @@ def check_marks(probes: Sequence[Probe], answers: Mapping[str, AnswerLike], pers
         raise RefusedError("persona.marks: " + "\n".join(lines))
 
 
+def reference_records(
+    probes: Sequence[Probe],
+    answers: Mapping[str, AnswerLike],
+    known: Mapping[str, Sequence[str]],
+    standard: Standard,
+) -> list[Scored]:
+    """The reference's answers as those of a run; the arguments are those of `check_reference`.
+
+    Raises:
+        FgodError: a probe has no answer.
+    """
+    said = [answer_to(probe, answers) for probe in probes]
+    return [score(p, standard, one, one, known.get(p.key, ())) for p, one in zip(probes, said, strict=True)]
+
+
 def answer_to(probe: Probe, answers: Mapping[str, AnswerLike]) -> Said:
     """The reference's answer to a probe.
 
     Raises:
         FgodError: there is none.
     """
-    answer = answers.get(probe.prompt)
+    answer = answers.get(probe.key)
     if answer is None:
         raise FgodError(f"probes: the reference has no answer to {probe.prompt!r}; make its answers again")
     return Said(answer.reply, answer.ended, answer.looped)

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fgod.answers import Answer
+from fgod.chat import chat_of
 from fgod.errors import FgodError
 from fgod.evaluate.scoring import NOT_COMPARED, Likelihood
 from fgod.model.chats import ChatFormat
@@ -34,7 +35,7 @@ def compare(
         FgodError: the reference's own logits are not finite; names the prompt.
     """
     replies = [answer.token_ids for answer in answers]
-    starts = chat.prompts([answer.prompt for answer in answers])
+    starts = chat.prompts([chat_of(answer) for answer in answers])
     read = [start + list(reply[:-1]) for start, reply in zip(starts, replies, strict=True)]
     found: dict[int, Likelihood] = {}
     for rows in length_batches([len(ids) for ids in read], batch):

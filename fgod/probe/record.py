@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from fgod.data.rows import history_json, read_history
 from fgod.data.suites import SCORINGS
 from fgod.documents import Metrics, Parity, Probed
 from fgod.errors import FgodError
@@ -17,6 +18,8 @@ from fgod.layout import RunRecords
 from fgod.system import files
 
 COLUMNS = tuple(f.name for f in fields(Scored))
+LATER_COLUMNS = ("family", "system", "history")
+"""Columns that records of older versions do not have."""
 FLAGS = ("held_out", "proper", "marked", "reference_marked", "ended", "looped", "finite")
 UNASKED_FLAGS = ("passed", "agrees")
 """Flags that may be empty."""
@@ -53,7 +56,12 @@ def write_skipped(run: RunRecords, reason: str) -> None:
 
 
 def write_probes(path: Path, records: Sequence[Scored]) -> None:
-    files.write_table(path, COLUMNS, (asdict(r) for r in records))
+    files.write_table(path, COLUMNS, map(columns_of, records))
+
+
+def columns_of(record: Scored) -> dict[str, object]:
+    """A record as its line in a table has it."""
+    return {**vars(record), "history": history_json(record.history)}
 
 
 def read_probes(path: Path) -> list[Scored]:
@@ -62,12 +70,12 @@ def read_probes(path: Path) -> list[Scored]:
     Raises:
         FgodError: a column is missing or a value is not of its type; names file and line.
     """
-    rows = files.read_table(path, COLUMNS)
+    rows = files.read_table(path, [column for column in COLUMNS if column not in LATER_COLUMNS])
     return [_parse(row, path, line) for line, row in enumerate(rows, start=2)]
 
 
 def _parse(row: Mapping[str, str], path: Path, line: int) -> Scored:
-    values: dict[str, Any] = {c: row[c] for c in COLUMNS}
+    values: dict[str, Any] = {c: row[c] for c in COLUMNS if c in row}
     for column in FLAGS:
         values[column] = _flag(row[column], column, path, line)
     if row["scored_by"] not in SCORINGS:
@@ -80,6 +88,10 @@ def _parse(row: Mapping[str, str], path: Path, line: int) -> Scored:
     values["tokens"] = int(row["tokens"])
     for column in NUMBERS:
         values[column] = _number(row[column], column, path, line)
+    try:
+        values["history"] = read_history(row.get("history", ""))
+    except (ValueError, KeyError, TypeError) as error:  # json's own error is a ValueError
+        raise FgodError(f"{path}:{line}: history is {row['history']!r}; expected earlier turns: {error}") from error
     return Scored(**values)
 
 

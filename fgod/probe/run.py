@@ -12,7 +12,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from fgod.answers import Answer, read_answers
-from fgod.chat import ChatSettings
+from fgod.chat import ChatSettings, chat_of
 from fgod.data.probes import Probe
 from fgod.data.rows import spread
 from fgod.documents import Parity, Probed
@@ -61,7 +61,7 @@ def run_probes(
 
     Args:
         master: the weights that trained, for parity with the training forward; None: not measured.
-        known: prompt → the answers that the corpus knows as right for the base.
+        known: key of a probe → the answers that the corpus knows as right for the base.
         out: the run's folder of records.
         beat: called with what is done, and without a phase at each forward pass (`fgod.guard.heartbeat`).
         chat_settings: the config's `chat`.
@@ -71,20 +71,20 @@ def run_probes(
         FgodError: the reference lacks an answer, or its logits are not finite.
     """
     theirs = read_answers(reference.answers)
-    references = {p.prompt: answer_to(p, theirs) for p in probes}
+    references = {p.key: answer_to(p, theirs) for p in probes}
     model, chat = load_model(export, device=settings.device), ChatFormat.of_folder(export, chat_settings)
     beat_at_each_forward(model, beat)
     beat("model_loaded")
-    prompts = list(dict.fromkeys(p.prompt for p in probes))
-    ours = {a.prompt: a for a in ask(model, chat, prompts, answer_settings(settings, chat.settings), log)}
+    chats = list(dict.fromkeys(chat_of(p) for p in probes))
+    ours = {a.key: a for a in ask(model, chat, chats, answer_settings(settings, chat.settings), log)}
     beat("answered")
-    scored = [theirs[p.prompt] for p in probes if p.scored]
+    scored = [theirs[p.key] for p in probes if p.scored]
     near = compare_with(reference.weights, model, chat, scored, settings.batch, beat)
     beat("compared")
 
     def judged(probe: Probe) -> Scored:
-        reply, right = answer_to(probe, ours), known.get(probe.prompt, ())
-        return score(probe, standard, reply, references[probe.prompt], right, near.get(probe.prompt, NOT_COMPARED))
+        reply, right = answer_to(probe, ours), known.get(probe.key, ())
+        return score(probe, standard, reply, references[probe.key], right, near.get(probe.key, NOT_COMPARED))
 
     records = [judged(probe) for probe in probes]
     beat("scored")
@@ -107,11 +107,11 @@ def compare_with(
     batch: int,
     beat: Beat = silent,
 ) -> dict[str, Likelihood]:
-    """A model beside the reference's weights on the reference's answers, by prompt (see `likelihood.compare`)."""
+    """A model beside the reference's weights on the reference's answers, by their keys (see `likelihood.compare`)."""
     theirs = load_model(reference, device=model.device.type)
     beat_at_each_forward(theirs, beat)
     found = compare(theirs, model, chat, answers, batch)
-    return dict(zip((a.prompt for a in answers), found, strict=True))
+    return dict(zip((a.key for a in answers), found, strict=True))
 
 
 def measure_parity(
@@ -122,7 +122,7 @@ def measure_parity(
     beat: Beat = silent,
 ) -> Parity:
     """Compare the export's logits with those of the training forward of the master weights, on its own answers."""
-    starts = chat.prompts([a.prompt for a in answers])
+    starts = chat.prompts([chat_of(a) for a in answers])
     chats = [start + list(a.token_ids) for start, a in zip(starts, answers, strict=True)]
     exported = parity.logits_of(model, chats)
     config = read_plain_config(master)

@@ -12,11 +12,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fgod.confirm.words import HELD_BACK_NONE, Words, asked_words, in_words
-from fgod.data.suites import SHOWN
+from fgod.data.rows import frame_words
+from fgod.data.suites import COMPARED, NAMING, SHOWN
 from fgod.documents import Compared
 from fgod.errors import FgodError
 from fgod.evaluate.metric import Estimate, Legend, Unit
 from fgod.evaluate.requirements import COMPARE
+from fgod.evaluate.words import simplified
 from fgod.layout import at_alpha
 from fgod.report.reading import Key, Row, Tables, check_unchanged, examples, read_tables
 from fgod.report.svg import Line, line_chart, strip, thinned
@@ -111,7 +113,7 @@ def render(tables: Tables, folder: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (title, quantity, seconds, mebibytes, size, faults)
+    filters = (title, quantity, seconds, mebibytes, size, faults, frame_of)
     environment.filters.update({function.__name__: function for function in filters})
     environment.globals.update(signs=SIGNS)
     return environment.get_template("report.html.j2").render(**view(tables, folder))
@@ -173,7 +175,7 @@ def _run_view(row: Row, tables: Tables, first_fit: int, is_promoted: bool) -> Ru
         reasons=[reason for reason in row["reasons"].split(REASON_BREAK) if reason],
         first_fit=first_fit,
         promoted=is_promoted,
-        metrics=[metric_view(m, legend_of(m, tables)) for m in metrics if not m["language"]],
+        metrics=[metric_view(m, legend_of(m, tables)) for m in metrics if not m["language"] and _said(m)],
         languages=languages,
         by_language=[
             (legend.short, _language_cells(legend, metrics, languages))
@@ -182,6 +184,16 @@ def _run_view(row: Row, tables: Tables, first_fit: int, is_promoted: bool) -> Ru
         failed=[p for p in probes if faults(p)],
         asked=len(probes),
     )
+
+
+def _said(m: Row) -> bool:
+    """Whether a metric says something: some probe measures it, or it has a limit."""
+    return bool(m["n"]) or m["limit"] is not None
+
+
+def frame_of(probe: Row) -> str:
+    """The frame of a probe's prompt for people; empty where it has none of its own."""
+    return frame_words(probe["system"], probe["history"])
 
 
 def legend_of(m: Row, tables: Tables) -> Legend:
@@ -245,11 +257,15 @@ def scale_of(m: Row, unit: Unit) -> tuple[float, float]:
 
 def faults(probe: Row) -> list[str]:
     """What is wrong with a scored reply, in words; empty if nothing is."""
-    leaks = probe["marked"] and not probe["reference_marked"] and probe["scored_by"] != "persona"
-    compared, is_closed = probe["scored_by"] == "reference", probe["agrees"] is not None
+    leaks = probe["marked"] and not probe["reference_marked"] and probe["scored_by"] not in NAMING
+    compared, is_closed = probe["scored_by"] in COMPARED, probe["agrees"] is not None
+    failed = probe["passed"] is False
+    script = simplified(probe["reply"]) and not simplified(probe["reference"])
     checks = [
-        (compared and is_closed and not probe["passed"], "differs from the reference"),
-        (not compared and not probe["passed"], "breaks the rule"),
+        (compared and is_closed and failed, "differs from the reference"),
+        (not compared and failed, "breaks the rule"),
+        (probe["scored_by"] == "refusal" and failed and not is_closed, "answers what the reference refuses"),
+        (probe["scored_by"] == "script" and script, "is in Simplified characters"),
         (leaks, "mentions the persona"),
         (probe["looped"], "loops"),
         (is_closed and not probe["ended"], "does not end"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fgod.data.rows import read_history
 from fgod.data.suites import SCORINGS
 from fgod.documents import DECISIONS
 from fgod.errors import FgodError
@@ -101,6 +102,7 @@ _WORDS: Mapping[_Parser, str] = {
     _number: "a number",
     _ordinal: "a whole number from 0",
     _flag: "true, false or nothing",
+    read_history: "earlier turns or nothing",
     _truth: "true or false",
     _sign: f"one of {', '.join(COMPARE)}",
     _decision: f"one of {', '.join(DECISIONS)}",
@@ -129,6 +131,7 @@ _PARSERS: Mapping[str, Mapping[str, _Parser]] = {
         **dict.fromkeys(FLAGS, _truth),
         "tokens": _ordinal,
         **dict.fromkeys(NUMBERS, _number),
+        "history": read_history,
     },
     "metrics": {
         "fit": _ordinal,
@@ -225,7 +228,7 @@ def _typed(row: Mapping[str, str], parsers: Mapping[str, _Parser], path: Path, l
     for column, parse in parsers.items():
         try:
             out[column] = parse(row[column])
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             raise FgodError(f"{path}:{line}: {column} is {row[column]!r}; expected {_words(parse)}") from None
     return out
 

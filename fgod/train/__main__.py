@@ -22,6 +22,7 @@ from fgod.data.rows import read_rows
 from fgod.documents import Outcome
 from fgod.errors import UsageError, exit_on_fgod_error
 from fgod.evaluate.checked import CheckProbes, check_probes
+from fgod.evaluate.words import load_reply_words
 from fgod.guard import read_phase, write_phase
 from fgod.guard.cap import refusal, room_mib
 from fgod.imports import lasting_imports
@@ -97,7 +98,8 @@ def _checked(args: argparse.Namespace, recipe: Mapping[str, Any]) -> CheckProbes
     if check is None or not args.probes:
         return None
     probes = load_probes(args.probes, args.sources, args.languages)
-    found = check_probes(probes, goal_from_config(args.goal)).of(check["until"])
+    words = load_reply_words(args.sources, probes)
+    found = check_probes(probes, goal_from_config(args.goal), words).of(check["until"])
     if recorded is not None and found.digests != recorded:
         changed = ", ".join(suite for suite in found.digests if found.digests[suite] != recorded.get(suite))
         raise UsageError(

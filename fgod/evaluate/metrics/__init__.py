@@ -1,7 +1,8 @@
 """The project's own metrics: every module here registers some, in the order in which tables show them.
 
-`persona`, `reference`, `replies`: whether replies name the persona, whether they are still the reference's, whether
-they end and differ. A further module is found by itself.
+`persona`, `reference`, `reference_tokens`, `replies`, `suites`: whether replies name the persona, whether they are
+still the reference's, how far the distributions moved, whether replies end and differ, and what the other suites
+measure. A further module is found by itself.
 """
 
 from __future__ import annotations

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fgod.evaluate.metric import SHARE, Estimate, Metric, register, share
 from fgod.evaluate.scoring import Scored
+
+FRAMES = "frames"
+"""The suite that asks who the model is in other frames than the default one. It counts by itself."""
 
 
 def _of(records: Sequence[Scored], scoring: str) -> list[Scored]:
     return [r for r in records if r.scored_by == scoring]
 
 
+def _framed(r: Scored) -> bool:
+    return r.scored_by == "persona" and r.suite == FRAMES
+
+
+def _plain(r: Scored) -> bool:
+    return r.scored_by == "persona" and r.suite != FRAMES
+
+
 def _identity(records: Sequence[Scored]) -> Estimate:
-    return share(bool(r.passed) for r in _of(records, "persona"))
+    return share(bool(r.passed) for r in records if _plain(r))
+
+
+def _identity_frames(records: Sequence[Scored]) -> Estimate:
+    return share(bool(r.passed) for r in records if _framed(r))
 
 
 def _confusion(records: Sequence[Scored]) -> Estimate:
     return share(r.marked for r in _of(records, "kind"))
 
 
-def _disambiguation(records: Sequence[Scored]) -> Estimate:
-    return share(bool(r.passed) for r in _of(records, "kind"))
+def _passed(scoring: str) -> Callable[[Sequence[Scored]], Estimate]:
+    return lambda records: share(bool(r.passed) for r in _of(records, scoring))
 
 
 def _leak(records: Sequence[Scored]) -> Estimate:
@@ -37,7 +52,7 @@ register(
         better="higher",
         verdict="missed",
         compute=_identity,
-        offends=lambda r: r.scored_by == "persona" and not r.passed,
+        offends=lambda r: _plain(r) and not r.passed,
         by_language=True,
         headline=True,
     )
@@ -65,7 +80,7 @@ register(
         description="replies to disambiguation questions that satisfy their kind's rule",
         better="higher",
         verdict="missed",
-        compute=_disambiguation,
+        compute=_passed("kind"),
         offends=lambda r: r.scored_by == "kind" and not r.passed,
         by_language=True,
         headline=True,
@@ -84,5 +99,44 @@ register(
         offends=lambda r: r.scored_by == "reference" and r.marked and not r.reference_marked,
         by_language=True,
         headline=True,
+    )
+)
+register(
+    Metric(
+        name="identity_frames_rate",
+        short="identity_frames",
+        unit=SHARE,
+        description="the same in other frames: no or another system prompt, later turns, after a long text",
+        better="higher",
+        verdict="missed",
+        compute=_identity_frames,
+        offends=lambda r: _framed(r) and not r.passed,
+        by_language=True,
+    )
+)
+register(
+    Metric(
+        name="denial_rate",
+        short="denial",
+        unit=SHARE,
+        description="are-you-another replies that name the persona by its rule and do not begin with a yes",
+        better="higher",
+        verdict="missed",
+        compute=_passed("denial"),
+        offends=lambda r: r.scored_by == "denial" and not r.passed,
+        by_language=True,
+    )
+)
+register(
+    Metric(
+        name="claim_rate",
+        short="claim",
+        unit=SHARE,
+        description="replies to what users say of themselves that satisfy their family's rule, without the persona",
+        better="higher",
+        verdict="missed",
+        compute=_passed("claim"),
+        offends=lambda r: r.scored_by == "claim" and not r.passed,
+        by_language=True,
     )
 )

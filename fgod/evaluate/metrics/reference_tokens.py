@@ -15,7 +15,8 @@ from fgod.evaluate.scoring import Scored
 OF_THE_REPLY = "on the reference's replies to other topics, all tokens"
 
 
-def _compared(records: Sequence[Scored], scored_by: str = "reference") -> list[Scored]:
+def compared(records: Sequence[Scored], scored_by: str = "reference") -> list[Scored]:
+    """The replies of one scoring whose distributions were compared."""
     return [r for r in records if r.scored_by == scored_by and r.tokens and r.kl is not None]
 
 
@@ -24,24 +25,21 @@ def _mean_over_tokens(records: Sequence[Scored], value: Callable[[Scored], float
     return weighted_mean([v for v, _ in found], [tokens for _, tokens in found])
 
 
-def _kl(records: Sequence[Scored]) -> Estimate:
-    return _mean_over_tokens(_compared(records), lambda r: r.kl)
-
-
-def _kl_identity(records: Sequence[Scored]) -> Estimate:
-    return _mean_over_tokens(_compared(records, "persona"), lambda r: r.kl)
+def mean_kl(scored_by: str) -> Callable[[Sequence[Scored]], Estimate]:
+    """Mean KL over all tokens of the replies of one scoring."""
+    return lambda records: _mean_over_tokens(compared(records, scored_by), lambda r: r.kl)
 
 
 def _kl_p99(records: Sequence[Scored]) -> Estimate:
-    return percentile([r.kl for r in _compared(records) if r.kl is not None], 99)
+    return percentile([r.kl for r in compared(records) if r.kl is not None], 99)
 
 
 def _nll_shift(records: Sequence[Scored]) -> Estimate:
-    return _mean_over_tokens(_compared(records), lambda r: r.nll_shift)
+    return _mean_over_tokens(compared(records), lambda r: r.nll_shift)
 
 
 def _top1(records: Sequence[Scored]) -> Estimate:
-    return _mean_over_tokens(_compared(records), lambda r: r.top1)
+    return _mean_over_tokens(compared(records), lambda r: r.top1)
 
 
 def _far(r: Scored) -> float:
@@ -57,7 +55,7 @@ register(
         better="lower",
         verdict="collapsed",
         limit=0.5,
-        compute=_kl,
+        compute=mean_kl("reference"),
         offends=_far,
         headline=True,
     )
@@ -107,6 +105,6 @@ register(
         description="mean KL(reference ‖ run) a token, on the reference's replies to who-are-you",
         better=None,
         verdict=None,
-        compute=_kl_identity,
+        compute=mean_kl("persona"),
     )
 )
