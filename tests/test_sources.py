@@ -104,6 +104,7 @@ def test_source_files_exist_and_leave_the_probes_out() -> None:
     assert {path.name for path in FOLDER.iterdir()} == {path.name for path in files} | {
         "probes.tsv",
         "suites.yaml",
+        "varied.yaml",
         "suites",
         ASKING_FILE,
         *LOADERS,  # digested only into mixes that use them
