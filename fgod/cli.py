@@ -219,6 +219,11 @@ def _fold(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fold", type=_batch, default=0, metavar="N", help=help)
 
 
+def _gpus(parser: argparse.ArgumentParser) -> None:
+    help = "1: compute on the GPU (default 0: the CPU); same bytes"
+    parser.add_argument("--gpus", type=int, choices=[0, 1], default=0, help=help)
+
+
 def _languages(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--languages", nargs="+", default=[], metavar="TAG", help="only these (default: all there are)")
 
@@ -280,13 +285,7 @@ def _add_base(commands: Any) -> None:
     export.add_argument(
         "--dtype", choices=["float32", "bfloat16"], required=True, help="format of what stays unquantised"
     )
-    export.add_argument(
-        "--gpus",
-        type=int,
-        choices=[0, 1],
-        default=0,
-        help="1: compute on the GPU (default 0: the CPU); same bytes",
-    )
+    _gpus(export)
     _guarded(export, "export")
 
     answers = commands.add_parser("answers", help="ask the base")
@@ -505,6 +504,7 @@ def _add_interpolation(commands: Any) -> None:
         outcome="outcome.json to write, beside the run's tables",
         stamp="trained.json to write, beside master/",
     )
+    _gpus(between)
     _guarded(between, "interpolate")
 
 

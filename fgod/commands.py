@@ -506,7 +506,7 @@ def interpolate(args: Namespace) -> int:
     _check_start(args.weights, args.start)
     _check_start(RunWeights(args.end.parent).master, args.end)
     begin = time.perf_counter()
-    facts = supervise(args, f"the interpolation of {run.folder}")
+    facts = supervise(args, f"the interpolation of {run.folder}", gpu=args.gpus > 0)
     written = file_digests(weights.master)
     trained = RunRecords(args.trained.parent)
     write_interpolated(run, trained, facts["changed"])

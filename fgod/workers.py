@@ -338,11 +338,13 @@ def interpolate(args: Namespace, worker: Worker) -> None:
 
     recipe = Recipe.read(args.recipe)
     assert recipe.alpha is not None  # the command has checked the recipe
+    gpu = args.gpus > 0 and use_device("cuda", "--gpus")
     end = RunWeights(args.end.parent).master
     sizes = memory.stored(end)
-    worker.fit(lambda _: memory.predict_interpolation(sizes, worker.process(False)), 1, False)
+    worker.fit(lambda _: memory.predict_interpolation(sizes, worker.process(gpu), gpu), 1, gpu)
     line = Line(recipe.alpha, recipe.train["master_dtype"], recipe.seed)
-    changed = write_between(args.weights, end, line, RunWeights(args.stamp.parent).master, worker.beat)
+    device, out = torch.device("cuda" if gpu else "cpu"), RunWeights(args.stamp.parent).master
+    changed = write_between(args.weights, end, line, out, device, worker.beat)
     worker.report(facts={"changed": changed})
 
 

@@ -98,11 +98,12 @@ rule interpolate:
     wildcard_constraints:
         lineage=INTERPOLATED,
     resources:
+        gpu=lambda wildcards: gpus(records.device(run_of(wildcards))),
         weights=lambda wildcards: starting_weights(wildcards),
     shell:
         "{FGOD} interpolate --recipe {input.recipe:q} --weights {resources.weights:q} --start {input.start:q}"
         " --end {input.end:q} --trained {input.trained:q} --audit {input.audit:q} --outcome {output.outcome:q}"
-        " --stamp {output.stamp:q} {GUARD}"
+        " --stamp {output.stamp:q} --gpus {resources.gpu} {GUARD}"
 
 
 rule export:

@@ -14,7 +14,7 @@ from fgod.errors import FgodError, UsageError
 from fgod.layout import lineage_of
 from fgod.nvfp4.codec import device_global_scale, fake_quantise
 from fgod.system.files import digest, write_json
-from fgod.train.interpolate import Line, interpolate
+from fgod.train.interpolate import PIECE, Line, interpolate
 
 ALPHA = 0.3
 
@@ -40,8 +40,17 @@ def test_float32_weights_are_those_of_torch_lerp_in_float64(alpha, seed):
 def test_pieces_of_any_size_give_the_same_bits(master, monkeypatch):
     start, end = tensors(1, torch.float32 if master == "fp32" else torch.bfloat16)
     whole = Line(ALPHA, master, 7).between("w", start, end)
-    monkeypatch.setattr("fgod.train.interpolate.PIECE", 5 * start.shape[1])
+    monkeypatch.setitem(PIECE, "cpu", 5 * start.shape[1])
     assert torch.equal(Line(ALPHA, master, 7).between("w", start, end), whole)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("master", ["fp32", "bf16", "nvfp4"])
+def test_a_gpu_gives_the_same_bits(master):
+    start, end = tensors(1, torch.float32 if master == "fp32" else torch.bfloat16, 512, 512)
+    made = Line(ALPHA, master, 7).between("w", start.cuda(), end.cuda())
+    assert torch.equal(made.cpu(), Line(ALPHA, master, 7).between("w", start, end))
 
 
 def test_bf16_weights_one_step_apart_keep_the_difference_in_expectation():
@@ -91,7 +100,7 @@ def folders(tmp_path):
 def test_a_folder_lies_between_two(folders):
     beats = []
     line = Line(ALPHA, "fp32", 7)
-    changed = interpolate(folders / "start", folders / "end", line, folders / "out", lambda: beats.append(1))
+    changed = interpolate(folders / "start", folders / "end", line, folders / "out", beat=lambda: beats.append(1))
     start, end, out = (load_file(folders / name / "model.safetensors") for name in ("start", "end", "out"))
     assert list(out) == list(end) == list(changed) and len(beats) == len(end)
     for name, value in out.items():

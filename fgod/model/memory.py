@@ -193,12 +193,13 @@ def predict_export(master: Stored, process: int, gpu: bool) -> Parts:
     }
 
 
-def predict_interpolation(end: Stored, process: int) -> Parts:
-    """While weights are computed from two folders: two files being read, a shard and a piece being written."""
+def predict_interpolation(end: Stored, process: int, gpu: bool) -> Parts:
+    """While weights are computed from two folders. On the host: two files being read and the shard being written."""
     return {
         "process": process,
-        "mapped files": 2 * end.file,
-        "shard being written": min(DEVICE_SHARD_BYTES, end.weights * 4) + end.reading,
+        "mapped files": 0 if gpu else 2 * end.file,
+        "shard being written": 0 if gpu else min(DEVICE_SHARD_BYTES, end.weights * 4),
+        "tensors being computed": 2 * end.reading,
     }
 
 

@@ -3,6 +3,7 @@
 Two folders are read tensor by tensor and a third is written, so memory does not grow with the model. A matrix is
 computed in float64, a piece of its rows at a time, and stored as the training's masters are: those that were rounded
 stochastically are so here, so that a difference below one step of BF16 or NVFP4 is kept in expectation for every α.
+Single operations of IEEE 754 and integer arithmetic alone: a CPU and a GPU give the same bits.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ from fgod.nvfp4.folders import (
 )
 from fgod.nvfp4.rounding import key_words, step_key, stream
 from fgod.system import files
-from fgod.train.storage import master_kind
+from fgod.train.storage import Master, StochasticNvfp4, master_kind
 
-PIECE = 2**22
-"""Elements that are computed at once."""
+PIECE = {"cpu": 2**18, "cuda": 2**24}
+"""Elements that are computed at once; on a CPU they stay in its caches."""
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -50,22 +53,36 @@ class Line:
     seed: int
 
     def between(self, name: str, start: Tensor, end: Tensor) -> Tensor:
-        """The tensor of this name, of any shape, stored as the masters of this training are."""
+        """The tensor of this name, of any shape, on the device of both, stored as the masters of this training are."""
         kind = master_kind(self.master_dtype, end.shape)
         first, last = (tensor.view(1, -1) if tensor.ndim == 1 else tensor for tensor in (start, end))
-        key = torch.tensor(key_words(step_key(stream(self.seed, f"interpolate|{name}"), 0)), dtype=torch.int32)
-        scale = device_global_scale(torch.maximum(first.abs().amax(), last.abs().amax()).float())
-        out = torch.empty(last.shape, dtype=kind.dtype)
-        rows = max(1, PIECE // last.shape[1])
+        words = key_words(step_key(stream(self.seed, f"interpolate|{name}"), 0))
+        key = torch.tensor(words, dtype=torch.int32, device=end.device)
+        scale = _scale(kind, first, last)
+        out = torch.empty(last.shape, dtype=kind.dtype, device=end.device)
+        rows = max(1, PIECE[end.device.type] // last.shape[1])
         for row in range(0, len(last), rows):
             low, high = first[row : row + rows].double(), last[row : row + rows].double()
-            wanted = torch.lerp(low, high, self.alpha).float()
+            wanted = (high - low).mul_(self.alpha).add_(low).float()
             out[row : row + rows] = kind.rounded(wanted, key, row * last.shape[1], scale)
         return out.view(end.shape)
 
 
+def _scale(kind: type[Master], start: Tensor, end: Tensor) -> Tensor:
+    """NVFP4's global scale for the larger of both; of other formats, which have none, 1."""
+    if not issubclass(kind, StochasticNvfp4):
+        return torch.ones((), device=end.device)
+    ends = [bound.abs().float() for tensor in (start, end) for bound in torch.aminmax(tensor)]
+    return device_global_scale(torch.stack(ends).amax())
+
+
 def interpolate(
-    start: Path, end: Path, line: Line, out: Path, beat: Callable[[], None] = lambda: None
+    start: Path,
+    end: Path,
+    line: Line,
+    out: Path,
+    device: torch.device = CPU,
+    beat: Callable[[], None] = lambda: None,
 ) -> Mapping[str, float]:
     """Write the folder of weights that lies on the line between two others; config and tokenizer are those of the end.
 
@@ -84,7 +101,7 @@ def interpolate(
 
     def made(name: str) -> Mapping[str, Tensor]:
         beat()
-        first, last = _pair(name, before, after)
+        first, last = (tensor.to(device) for tensor in _pair(name, before, after))
         value = line.between(name, first, last)
         changed[name] = (value != first).count_nonzero().item() / value.numel()
         return {name: value}
