@@ -112,7 +112,7 @@ def parts_of(config: Mapping[str, Any]) -> set[str]:
     """The parts that a stage's mix has, or that a refit rule may give it."""
     found = {part for stage in config["stages"] for part in MixRecipe.from_dict(stage["mix"]).parts()}
     tables = ("mix.shares.", "mix.final_shares.", "mix.at_least.")
-    keys = [key for rule in config["refits"].get("rules", ()) for key in rule["set"]]
+    keys = [key for rule in config["refits"].get("rules", ()) for key in rule.get("set", ())]
     return found | {key.rpartition(".")[2] for key in keys if key.startswith(tables)}
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fgod import config as settings
 from fgod.chain import ACCEPTED, Chain, Inputs, Run
 from fgod.errors import UsageError
+from fgod.inputs import parts_of
 from fgod.refits import Bracket, Tried, adjusted
 from fgod.train.recipe import MEMORY
 
@@ -406,3 +407,13 @@ def test_points_between_are_no_rates(bisecting):
     bisecting.config["refits"]["rules"].insert(0, {"when": ["damaged"], "stage": "failed", "interpolate": [0.5]})
     fit = bisecting.fit([("B-nudge", "missed"), ("B-nudge", "damaged"), ("B-nudge", "missed")])
     assert [a.new for a in fit.adjustments] == [2e-6, "at α 0.5", pytest.approx(1.41421e-6)]
+
+
+def test_inputs_are_gathered_for_rules_of_every_kind(config):
+    """The parts that a rule may add are those of its `set`; the other kinds have none."""
+    rules = [{"when": ["damaged"], "interpolate": [0.5]}, {"when": ["missed"], "bisect": BISECT}]
+    before = parts_of(config)
+    config["refits"]["rules"] += rules
+    assert parts_of(config) == before
+    config["refits"]["rules"].append({"when": ["damaged"], "set": {"mix.shares.talk": 0.1}})
+    assert parts_of(config) == before | {"talk"}
