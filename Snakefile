@@ -2,6 +2,7 @@
 #   snakemake          run what is missing          snakemake -n     show what would run
 #   snakemake data     mixes and their audits only  snakemake -s workflow/report.smk     the report from tables alone
 #   snakemake evaluate what the model can do beside the base, by the items of the config's key evaluate
+#   snakemake placebo  what tuning costs beside a placebo: the same chain, taught the base's own answers
 
 
 from pathlib import Path
@@ -26,6 +27,7 @@ include: "rules/report.smk"
 include: "rules/evaluate.smk"
 include: "rules/tables.smk"
 include: "rules/release.smk"
+include: "rules/placebo.smk"
 
 
 # Without an output of its own, `all` asks for the walk itself: a target file that exists would go stale when a gate flips.

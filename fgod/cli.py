@@ -376,6 +376,20 @@ def _add_data(commands: Any) -> None:
     _sources(mix)
     _asked(mix)
 
+    placebo = _command(
+        data,
+        "placebo",
+        "placebo",
+        "write a mix anew with the base's own answers as targets of all that is taught",
+        ["rows", "export"],
+        outputs=lambda args: [args.out, Mix(args.out.parent).stamp],
+        also=lambda args: [Mix(args.rows.parent).stamp, Export(args.export.parent).nvfp4],
+    )
+    _values(placebo, spec="all that the rows depend on")
+    _paths(placebo, rows="rows.tsv of the mix", export="stamp of the base's export", out="rows.tsv to write")
+    _chat(placebo)
+    _guarded(placebo, "placebo", batch=True)
+
     audit = _command(data, "audit", "audit", "audit a mix or a file of your own rows (exit 100: errors)", AUDITED)
     audit.add_argument("file", type=Path, help="rows.tsv of a mix, or a file of your own rows, of any row format")
     audit.add_argument("--probes", type=Path, nargs="+", default=[], help="files of probes that no row may repeat")

@@ -93,6 +93,18 @@ def teacher_settings(config: Mapping[str, Any], base_id: str, recipe: Mapping[st
     return {"numerics": NUMERICS_VERSION, "base": base_id, "dtype": _base_dtype(config), **asked}
 
 
+def placebo_settings(config: Mapping[str, Any], base_id: str) -> dict[str, Any]:
+    """What the base's answers to taught rows depend on, for `fgod.placebo`."""
+    asked = {"max_new_tokens": config["data"]["rehearse"]["max_new_tokens"], "device": config["probe"]["device"]}
+    return {
+        "numerics": NUMERICS_VERSION,
+        "base": base_id,
+        "dtype": _base_dtype(config),
+        "chat": config["chat"],
+        **asked,
+    }
+
+
 def optional_digests(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """Digests of what the optional written sources say, of those that some stage's mix uses.
 

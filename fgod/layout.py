@@ -262,6 +262,9 @@ class Mix:
         return Teacher(self.folder / f"teacher-{digest}")
 
 
+PLACEBO = "-placebo"
+"""Ends the name of a mix whose taught rows have the base's own answers (`fgod.placebo`)."""
+
 SOFT_LABELS = "soft.safetensors"
 
 

@@ -14,6 +14,7 @@ from fgod.checkpoints import saved_step
 from fgod.confirm.folds import assign, read_folds
 from fgod.confirm.judge import confirmation_checks
 from fgod.documents import Confirmation, Release, confirmation_of
+from fgod.placebo import KEY as PLACEBO
 from fgod.promotion import Promotion
 from fgod.records import Standing, standing
 from fgod.release import release_faults
@@ -225,7 +226,7 @@ def _nearest(run: Run) -> Path | None:
     """The recorded recipe of the stage with the fewest differences, the newest of several: where refits have changed
     a stage since, that is still the one which was configured."""
     found = layout.recipes(run.stage)
-    others = [path for path in found if path.parent.name != run.lineage]
+    others = [p for p in found if p.parent.name != run.lineage and PLACEBO not in read_json(p).get("mix", {})]
     return min(others, key=lambda p: (len(differences(p, run.recipe)), -p.stat().st_mtime_ns), default=None)
 
 

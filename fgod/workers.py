@@ -292,6 +292,36 @@ def teacher(args: Namespace, worker: Worker) -> None:
         stamp.write(Teacher(folder).stamp)
 
 
+def placebo(args: Namespace, worker: Worker) -> None:
+    """A mix with the base's own answers as targets of all that is taught. The report has what else was changed."""
+    from fgod.data.placebo import placebo_rows, taught_chats
+    from fgod.data.rows import read_rows, write_rows
+    from fgod.model.generate import greedy
+    from fgod.placebo import KEY
+
+    rows, asked = read_rows(args.rows), args.spec[KEY]
+    gpu = use_device(asked["device"])
+    export = args.export.parent / "nvfp4"
+    chat = ChatFormat.of_folder(export, args.chat)
+    chats = taught_chats(rows)
+    size = memory.Asked(max(map(len, chat.prompts(chats)), default=0), asked["max_new_tokens"])
+    batch = worker.fit(memory.answers_predictor(export, size, worker.process(gpu), gpu), args.batch, gpu)
+    model = load_model(export, device=asked["device"])
+    beat_at_each_forward(model, worker.beat)
+    worker.beat("model_loaded")
+    made = placebo_rows(
+        rows,
+        lambda these: greedy(model, chat, these, asked["max_new_tokens"], batch),
+        chat.row_lengths,
+        asked["seq_len"],
+    )
+    worker.beat("saving")
+    write_rows(args.out, made.rows)
+    worker.report(facts={"changes": {"placebo": made.changes} if made.changes else {}})
+    more = "".join(f"; {count}: {reason}" for reason, count in made.changes.items())
+    worker.say(f"placebo · {len(chats)} taught prompts answered by the base{more}")
+
+
 def _answers(args: Namespace, worker: Worker, prompts: Sequence[str | Chat], settings: AnswerSettings) -> Sequence[Any]:
     gpu = use_device(settings.device)
     export = args.export.parent / "nvfp4"

@@ -108,7 +108,7 @@ LINEAGE = f"{TRAINED}|{INTERPOLATED}"
 wildcard_constraints:
     stage="[A-Za-z0-9][A-Za-z0-9._-]*",
     lineage=LINEAGE,
-    mix="[0-9a-f]{12}",
+    mix=f"[0-9a-f]{{12}}({layout.PLACEBO})?",
     teacher="[0-9a-f]{12}",
     seq_len="[0-9]+",
 

@@ -8,6 +8,8 @@ rule mix:
         asked=[ancient(SELF_ASKED.table)] if SELF_ASKED else [],
     output:
         MIX.rows,
+    wildcard_constraints:
+        mix="[0-9a-f]{12}",
     params:
         spec=lambda wildcards: MIXES[wildcards.mix],
     priority: 1  # all data before any training: a fault in the last stage's costs no hours
