@@ -7,7 +7,8 @@ import shutil
 import pytest
 
 from fgod import manifest
-from fgod.documents import Outcome
+from fgod.data.rows import is_rehearsed, read_rows
+from fgod.documents import Outcome, SelfAskedStamp
 from fgod.system.files import file_digests, read_table
 from tests.mini import Mini, stage
 
@@ -298,6 +299,31 @@ def test_an_audit_with_errors_stops_the_mix_before_it_trains(mini):
     assert not list(mini.folder.glob("results/runs/*/*/outcome.json")), "no stage trains before all data are sound"
     ended = mini.run("fgod", "data", "audit", "mine.tsv")
     assert ended.returncode == 100 and "mine.tsv:23: error: 1 row longer than train.seq_len" in ended.stdout
+
+
+def test_what_the_base_asks_itself_is_answered_and_rehearsed_beside_the_written_parts(mini):
+    shares = {"identity": 0.3, "self_asked": 0.2, "talk": 0.2, "neighbour": 0.2, "named": 0.1}
+    mini.config["stages"][0]["mix"] |= {"shares": shares, "frames": {"default": 0.7, "none": 0.15, "foreign": 0.15}}
+    mini.config["data"]["self_asked"] = {"prompts": 20, "max_tokens": 24}
+    mini.config["data"]["rehearse"] |= {"talk_rows": 30, "named_rows": 30, "neighbour_rows": 30}
+    mini.config["persona"] |= {"replaces": ["Qwen", "通義", "通义"], "neighbours": {"words": {"zh": ["狐狸"]}}}
+    said = mini.snakemake("data")
+    [table] = mini.folder.glob("artifacts/base/*/self_asked/*/prompts.tsv")
+    asked = [row["prompt"] for row in read_table(table)]
+    stamp = SelfAskedStamp.read(table.with_name("prompts.json"))
+    assert len(asked) == sum(stamp.kept.values()) > 12 and stamp.drawn == len(asked) + sum(stamp.dropped.values())
+    assert f"self-asked · {len(asked)} prompts of {stamp.drawn} drafts" in said
+    [made] = [path for path in mini.folder.glob("artifacts/mixes/*/rows.tsv") if "self_asked" in path.read_text()]
+    rows = read_rows(made)
+    assert {part: sum(row.part == part for row in rows) for part in shares} == {
+        "identity": 19, "self_asked": 13, "talk": 13, "neighbour": 13, "named": 6,
+    }  # fmt: skip
+    assert {row.prompt for row in rows if row.part == "self_asked"} <= {*asked}
+    assert all(is_rehearsed(row) == (row.part != "identity") and not (is_rehearsed(row) and row.system) for row in rows)
+    assert not any(name in row.target for row in rows for name in ("Qwen", "通義", "通义"))
+    table.write_text(table.read_text() + "more\ten\t\n")
+    shutil.rmtree(made.parent)
+    assert "prompts.tsv has changed since the base asked itself" in mini.snakemake("data", code=1)
 
 
 @pytest.mark.parametrize(
