@@ -525,14 +525,15 @@ def _add_interpolation(commands: Any) -> None:
 def _add_judging(commands: Any) -> None:
     def probed(args: argparse.Namespace) -> list[Path]:
         weights, answers = RunWeights(args.export.parent), Answers(args.reference.parent)
-        return [answers.stamp, args.reference_weights.parent / "nvfp4", weights.nvfp4, weights.master]
+        asked = [] if args.model else [weights.nvfp4, weights.master]
+        return [answers.stamp, args.reference_weights.parent / "nvfp4", *asked]
 
     probe = _command(
         commands,
         "probe",
         "probe",
         "ask a run's export all probes",
-        ["export", "reference", "reference_weights", "probes", "sources", "rows"],
+        ["export", "model", "reference", "reference_weights", "probes", "sources", "rows"],
         outputs=lambda args: [args.out, RunRecords(args.out.parent).probes],
         also=probed,
     )
@@ -553,6 +554,8 @@ def _add_judging(commands: Any) -> None:
         held_out="topics never rehearsed",
         settings="the key probe",
     )
+    help = "the base itself: the folder that the stamp --export speaks of (default: the nvfp4/ beside it, of a run)"
+    probe.add_argument("--model", type=Path, metavar="FOLDER", help=help)
     probe.add_argument("--rows", type=Path, nargs="+", required=True, help="rows that it was trained on: no probe")
     _chat(probe)
     _guarded(probe, "probe", batch=True)
@@ -617,6 +620,12 @@ def _add_results(commands: Any) -> None:
 
     report = _command(commands, "report", "report", "write the report from the tables", ["tables"])
     _paths(report, tables="folder of the tables", out="report.html to write")
+
+    sides = ("base", "rounded", "placebo", "tuned")
+    help = "write the base, the base rounded, the placebo and the tuned run side by side"
+    beside = lambda args: [RunRecords(getattr(args, side).parent).probes for side in sides]  # noqa: E731
+    comparison = _command(commands, "comparison", "comparison", help, sides, also=beside)
+    _paths(comparison, **dict.fromkeys(sides, "metrics.json, beside probes.tsv"), out="comparison.tsv to write")
 
     promote = _command(commands, "promote", "promote", "release the last stage of an accepted fit", ["walk"])
     _paths(promote, walk="walk.json", out="promoted.json to write; release.json is written beside it")

@@ -669,22 +669,25 @@ def _leave_tables(work: Path, made: RunRecords) -> None:
 
 
 def probe(args: Namespace) -> int:
-    """Ask a run's export the probes of the gate, or a candidate's those of a confirmation, and measure."""
+    """Ask a run's export the probes of the gate, or a candidate's those of a confirmation, or the base; and measure."""
     stamp = Stamp.read(args.export)
-    if stamp.status != "exported":
+    if stamp.status != "exported" and not args.model:
         from fgod.probe.record import write_skipped
 
         write_skipped(RunRecords(args.out.parent), stamp.reason)
         return 0
-    weights = RunWeights(args.export.parent)
-    _check_export(args.export)
-    _check_digest(weights.master, weights.trained)
+    if args.model:
+        _check_digest(args.model, args.export)
+    else:
+        weights = RunWeights(args.export.parent)
+        _check_export(args.export)
+        _check_digest(weights.master, weights.trained)
     check_answers(Answers(args.reference.parent))
     _check_export(args.reference_weights)
     if args.fold:
         _give_fold(args)
     batch = args.batch or args.settings["batch"]
-    supervise(args, f"the probe of {args.export.parent}", batch, args.settings["device"] == "cuda")
+    supervise(args, f"the probe of {args.model or args.export.parent}", batch, args.settings["device"] == "cuda")
     return 0
 
 
@@ -779,6 +782,14 @@ def tables(args: Namespace) -> int:
     walked = [entry.records(args.out.parent).folder for entry in entries if entry.state != "pending"]
     _note(args, inputs=list(dict.fromkeys(walked)))
     gather(entries, args.out.parent, layout.ARTIFACTS, context)
+    return 0
+
+
+def comparison(args: Namespace) -> int:
+    """Write the base, the base rounded, the placebo and the tuned run side by side."""
+    from fgod.comparison import SIDES, write_comparison
+
+    write_comparison(args.out, {side: getattr(args, side) for side in SIDES})
     return 0
 
 

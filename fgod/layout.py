@@ -4,6 +4,7 @@ Nothing else spells such a path. The rules of the workflow pass wildcards in bra
 
     results/runs/{stage}/{lineage}/    a run's records                        RunRecords
     results/confirmations/{stage}/{lineage}/    of a candidate                ConfirmationRecords
+    results/base/{base_id}/            what its own probes measured           base_records
     results/abilities/{stage}/         what its runs can do, by lineage       abilities
     artifacts/{stage}/{lineage}/       its weights                            RunWeights
     artifacts/work/{lineage}/          scratch of its training                Work
@@ -28,6 +29,7 @@ TABLES = RESULTS / "tables"
 REPORT = RESULTS / "report.html"
 WALK = RESULTS / "walk.json"
 CONFIRMATIONS = RESULTS / "confirmations"
+COMPARISON = RESULTS / "comparison.tsv"
 MANIFEST_FOLDER = RESULTS / "manifest.d"
 MANIFEST = RESULTS / "manifest.jsonl"
 RUNNING = Path(".snakemake/fgod/running")
@@ -354,6 +356,11 @@ def at_alpha(stage: str, alpha: float | None) -> str:
 def abilities(stage: str, lineage: str, results: Path = RESULTS) -> Path:
     """What a run can do beside the base; its table lies beside it."""
     return results / "abilities" / stage / f"{lineage}.json"
+
+
+def base_records(base_id: str, form: str, results: Path = RESULTS) -> RunRecords:
+    """What the probes measured of the base itself: metrics.json and probes.tsv. `form`: plain or rounded."""
+    return RunRecords(results / "base" / base_id / form)
 
 
 def recipes(stage: str, results: Path = RESULTS) -> Iterator[Path]:

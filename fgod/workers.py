@@ -403,14 +403,15 @@ def probe(args: Namespace, worker: Worker) -> None:
     known = {p.key: expected(sources, p) if args.base["kind"] == "embedded" else () for p in probes}
     settings = ProbeSettings.from_dict(args.settings)
     gpu = use_device(settings.device)
-    master, export = args.export.parent / "master", args.export.parent / "nvfp4"
+    trained = RunWeights(args.export.parent)
+    master, export = (args.model, args.model) if args.model else (trained.master, trained.nvfp4)
     reference = Reference(args.reference.parent, args.reference_weights.parent / "nvfp4")
     asked = memory.Asked(width_of(export, args.chat, [chat_of(p) for p in probes]), settings.max_new_tokens)
     predicted = memory.probe_predictor(export, reference.weights, master, asked, worker.process(gpu), gpu)
     settings = replace(settings, batch=worker.fit(predicted, args.batch, gpu))
     run_probes(
         export,
-        None if args.fold else master,  # the gate's probe has measured parity
+        None if args.fold or args.model else master,  # the gate's probe has measured parity; the base did not train
         reference,
         probes,
         known,

@@ -3,7 +3,11 @@
 
 def trained_on(wildcards):
     """The rows that a run and those before it were trained on."""
-    run, mixes = run_of(wildcards), []
+    return rows_of(run_of(wildcards))
+
+
+def rows_of(run):
+    mixes = []
     while run:
         mixes.append(ancient(layout.mix(run.mix_id).rows))
         run = run.parent

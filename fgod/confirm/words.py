@@ -42,14 +42,15 @@ def in_words(row: Compared, unit: Unit) -> Words:
     """`97.5 % (87–99.6 %, n 40)` on each side; the difference as `-2.5 % (-9.1 to 4 %)`."""
     interval = "" if row.low is None or row.high is None else f" ({unit.interval(row.low, row.high, ' to ')})"
     return Words(
-        development=_side(row.development, unit),
-        confirmation=_side(row.confirmation, unit),
-        difference="–" if row.difference is None else f"{_signed(row.difference, unit)}{interval}",
+        development=side_words(row.development, unit),
+        confirmation=side_words(row.confirmation, unit),
+        difference="–" if row.difference is None else f"{signed(row.difference, unit)}{interval}",
         agrees={True: "yes", False: "no", None: "–"}[row.contains_zero],
     )
 
 
-def _side(estimate: Estimate, unit: Unit) -> str:
+def side_words(estimate: Estimate, unit: Unit) -> str:
+    """`97.5 % (87–99.6 %, n 40)`."""
     if estimate.value is None:
         return "–"
     low, high = estimate.low, estimate.high
@@ -57,5 +58,6 @@ def _side(estimate: Estimate, unit: Unit) -> str:
     return f"{unit.text(estimate.value)} ({interval}n {estimate.n})"
 
 
-def _signed(difference: float, unit: Unit) -> str:
+def signed(difference: float, unit: Unit) -> str:
+    """A difference with its sign."""
     return f"{'+' if difference > 0 else ''}{unit.text(difference)}"

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -240,6 +242,19 @@ BOOTSTRAP = 2000
 """Resamples of a bootstrap; always the same ones, so that the same records give the same interval."""
 
 
+_VALUE_ALONE: ContextVar[bool] = ContextVar("value_alone", default=False)
+
+
+@contextmanager
+def value_alone() -> Iterator[None]:
+    """Within it, means and percentiles have no interval of their own: they are resampled from outside."""
+    token = _VALUE_ALONE.set(True)
+    try:
+        yield
+    finally:
+        _VALUE_ALONE.reset(token)
+
+
 def bootstrap(n: int, statistic: Callable[[NDArray[np.intp]], NDArray[np.float64]]) -> tuple[float, float]:
     """Percentile bootstrap (Efron 1979): the middle 95 % of a statistic over resamples of n items.
 
@@ -257,7 +272,7 @@ def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> Estimate
         return Estimate(None, 0)
     x, w = np.asarray(values, dtype=np.float64), np.asarray(weights, dtype=np.float64)
     centre = math.fsum(x * w) / math.fsum(w)
-    if len(x) < 2:
+    if len(x) < 2 or _VALUE_ALONE.get():
         return Estimate(centre, len(x))
     low, high = bootstrap(len(x), lambda picks: (x * w)[picks].sum(1) / w[picks].sum(1))
     return Estimate(centre, len(x), low, high)
@@ -273,7 +288,7 @@ def percentile(values: Sequence[float], q: float) -> Estimate:
         return Estimate(None, 0)
     x = np.asarray(values, dtype=np.float64)
     centre = float(np.percentile(x, q))
-    if len(x) < 2:
+    if len(x) < 2 or _VALUE_ALONE.get():
         return Estimate(centre, len(x))
     low, high = bootstrap(len(x), lambda picks: np.asarray(np.percentile(x[picks], q, axis=1)))
     return Estimate(centre, len(x), low, high)

@@ -1,0 +1,192 @@
+"""Metric by metric in four columns: the base in its own number format, the base rounded, the placebo, the tuned run.
+
+What tuning costs is tuned - placebo, with a 95 % interval: of means and percentiles a paired bootstrap over probes, of
+shares Newcombe's hybrid score interval. What rounding costs stands in the first column. Pure but for the table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fgod.confirm.compare import difference_interval
+from fgod.confirm.words import side_words, signed
+from fgod.documents import Metrics, differing_files
+from fgod.errors import FgodError
+from fgod.evaluate.measure import measure
+from fgod.evaluate.metric import Estimate, Metric, Unit, value_alone, wilson
+from fgod.evaluate.scoring import Scored
+from fgod.layout import RunRecords
+from fgod.probe.record import read_probes
+from fgod.registry import METRICS
+from fgod.system.files import read_table, write_table
+
+SIDES = ("base", "rounded", "placebo", "tuned")
+"""base: in its own number format; rounded: to NVFP4, the reference itself."""
+
+COLUMNS = (
+    *("stage", "lineage", "placebo_lineage", "metric"),
+    *(f"{side}{end}" for side in SIDES for end in ("", "_n", "_low", "_high")),
+    *("difference", "low", "high", "interval"),
+)
+NUMBERS = tuple(c for c in COLUMNS if c not in ("stage", "lineage", "placebo_lineage", "metric", "interval"))
+NEWCOMBE, BOOTSTRAP = "Newcombe", "paired bootstrap"
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Tuned - placebo; `method` is how its 95 % interval was made, empty where there is none."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    method: str = ""
+
+
+def read_side(run: RunRecords) -> list[Scored]:
+    """The scored replies on record.
+
+    Raises:
+        FgodError: nothing was measured, or the replies were changed since.
+    """
+    found = Metrics.read(run.metrics)
+    if found.status != "measured":
+        raise FgodError(f"{run.metrics}: nothing was measured ({found.reason}), so there is nothing to compare")
+    if changed := differing_files(run.folder, found.tables_sha256):
+        raise FgodError(f"{run.folder}: {', '.join(changed)} since it was written; delete {run.metrics} and run again")
+    return read_probes(run.probes)
+
+
+def check_same_probes(sides: Mapping[str, Sequence[Scored]]) -> None:
+    """Raise FgodError unless all were asked the same probes in the same order: pairs are made of them."""
+    asked = {
+        side: [(r.suite, r.language, r.prompt, r.system, r.history) for r in records] for side, records in sides.items()
+    }
+    other = [side for side in asked if asked[side] != asked["tuned"]]
+    if other:
+        raise FgodError(
+            f"comparison: {other[0]} was asked {len(asked[other[0]])} probes and tuned {len(asked['tuned'])}, or others"
+        )
+
+
+def difference(metric: Metric, tuned: Sequence[Scored], placebo: Sequence[Scored]) -> Difference:
+    """A metric's tuned - placebo, of the same probes in the same order."""
+    ours, theirs = measure(metric, tuned), measure(metric, placebo)
+    if ours.value is None or theirs.value is None:
+        return Difference(None)
+    value = ours.value - theirs.value
+    if ours.low is None or theirs.low is None:
+        return Difference(value)
+    if is_share(ours) and is_share(theirs):
+        interval = difference_interval(ours, theirs)
+        return Difference(value, *interval, NEWCOMBE) if interval else Difference(value)
+    return Difference(value, *paired_bootstrap(metric, tuned, placebo), BOOTSTRAP)
+
+
+def is_share(estimate: Estimate) -> bool:
+    """Whether an estimate is k of n with Wilson's interval, and no mean."""
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return False
+    k = round(estimate.value * estimate.n)
+    if not 0 <= k <= estimate.n:
+        return False
+    return bool(np.allclose((estimate.value, estimate.low, estimate.high), (k / estimate.n, *wilson(k, estimate.n))))
+
+
+def paired_bootstrap(metric: Metric, tuned: Sequence[Scored], placebo: Sequence[Scored]) -> tuple[float, float]:
+    """Percentile bootstrap of tuned - placebo: each resample draws probes, and both sides' replies to them."""
+    picks, found = np.random.default_rng(0).integers(len(tuned), size=(RESAMPLES, len(tuned))), []
+    with value_alone():
+        for pick in picks:
+            ours, theirs = (metric.compute([side[i] for i in pick]).value for side in (tuned, placebo))
+            if ours is not None and theirs is not None:
+                found.append(ours - theirs)
+    if not found:
+        return math.nan, math.nan
+    low, high = np.quantile(found, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def comparison_rows(sides: Mapping[str, Sequence[Scored]], names: Mapping[str, str]) -> Iterator[dict[str, object]]:
+    """The rows of comparison.tsv, of metrics that have a value on either side of the difference.
+
+    Args:
+        names: stage, lineage and placebo_lineage.
+    """
+    check_same_probes(sides)
+    for name, metric in METRICS.items():
+        found = {side: measure(metric, sides[side]) for side in SIDES}
+        if found["tuned"].value is None and found["placebo"].value is None:
+            continue
+        apart = difference(metric, sides["tuned"], sides["placebo"])
+        row: dict[str, object] = {**names, "metric": name}
+        for side, estimate in found.items():
+            row |= {side: estimate.value, f"{side}_n": estimate.n}
+            row |= {f"{side}_low": estimate.low, f"{side}_high": estimate.high}
+        yield row | {"difference": apart.value, "low": apart.low, "high": apart.high, "interval": apart.method}
+
+
+def write_comparison(out: Path, metrics: Mapping[str, Path]) -> None:
+    """Write comparison.tsv of the metrics.json of each side, with probes.tsv beside it."""
+    runs = {side: RunRecords(path.parent) for side, path in metrics.items()}
+    names = {"stage": runs["tuned"].folder.parent.name, "lineage": runs["tuned"].folder.name}
+    names["placebo_lineage"] = runs["placebo"].folder.name
+    write_table(out, COLUMNS, comparison_rows({side: read_side(run) for side, run in runs.items()}, names))
+
+
+# ----------------------------------------------------------------------------------------------------------- in words
+
+HOW = (
+    "`snakemake placebo` shows beside it what tuning costs whatever is taught, and what rounding costs (four columns)."
+)
+"""Where there is no comparison."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """A metric in the four columns, and tuned - placebo with its interval."""
+
+    metric: str
+    sides: tuple[str, ...]
+    difference: str
+
+
+def in_words(row: Mapping[str, Any], unit: Unit) -> Words:
+    """A typed row of comparison.tsv for people."""
+    found = (Estimate(row[s], row[f"{s}_n"], row[f"{s}_low"], row[f"{s}_high"]) for s in SIDES)
+    apart, low, high = row["difference"], row["low"], row["high"]
+    interval = "" if low is None or high is None else f" ({unit.interval(low, high, ' to ')})"
+    return Words(
+        str(row["metric"]),
+        tuple(side_words(estimate, unit) for estimate in found),
+        "–" if apart is None else f"{signed(apart, unit)}{interval}",
+    )
+
+
+def read_comparison(path: Path, lineage: str) -> list[dict[str, Any]]:
+    """The typed rows of comparison.tsv about a run; none where the file is not there, or is about another run.
+
+    Raises:
+        FgodError: it is no such table; names the file, and the line.
+    """
+    if not path.exists():
+        return []
+    rows = enumerate(read_table(path, COLUMNS), start=2)
+    return [_typed(row, f"{path}:{line}") for line, row in rows if row["lineage"] == lineage]
+
+
+def _typed(row: Mapping[str, str], where: str) -> dict[str, Any]:
+    out: dict[str, Any] = {column: row[column] for column in COLUMNS}
+    for column in NUMBERS:
+        convert = int if column.endswith("_n") else float
+        try:
+            out[column] = convert(row[column]) if row[column] else None
+        except ValueError:
+            raise FgodError(f"{where}: {column} is {row[column]!r}; expected a number") from None
+    return out

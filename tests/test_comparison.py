@@ -1,0 +1,138 @@
+"""Four columns: the base in its own number format, rounded, the placebo, the tuned run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fgod.comparison import (
+    BOOTSTRAP,
+    COLUMNS,
+    NEWCOMBE,
+    RESAMPLES,
+    SIDES,
+    check_same_probes,
+    comparison_rows,
+    difference,
+    in_words,
+    is_share,
+    paired_bootstrap,
+    read_comparison,
+    write_comparison,
+)
+from fgod.confirm.compare import difference_interval
+from fgod.documents import Probed
+from fgod.errors import FgodError
+from fgod.evaluate.metric import Estimate, mean, share, value_alone, weighted_mean
+from fgod.evaluate.scoring import Scored
+from fgod.layout import RunRecords
+from fgod.probe.record import measured, write_probes, write_skipped
+from fgod.registry import METRICS
+from fgod.system.files import file_digests, read_table
+
+NAMES = {"stage": "A", "lineage": "a" * 12, "placebo_lineage": "b" * 12}
+
+
+def replied(number: int, kl: float = 0.01, marked: bool = False) -> Scored:
+    return Scored(
+        suite="retention", scored_by="reference", kind="topic", language="en", held_out=False, topic="",
+        prompt=f"prompt {number}", reply="said", reference="said", proper=True, passed=not marked, agrees=None,
+        marked=marked, reference_marked=False, ended=True, looped=False, tokens=5 + number % 3, kl=kl, nll_shift=kl,
+        top1=0.9,
+    )  # fmt: skip
+
+
+def side(shift: float, marked: int = 0, n: int = 60) -> list[Scored]:
+    """Replies whose KL varies far more over probes than between sides."""
+    spread = np.random.default_rng(1).exponential(1.0, n)
+    return [replied(i, float(spread[i]) + shift, i < marked) for i in range(n)]
+
+
+def test_the_difference_of_means_is_paired_over_probes() -> None:
+    metric, tuned, placebo = METRICS["kl_reference"], side(0.3), side(0.2)
+    found = difference(metric, tuned, placebo)
+    assert found.value == pytest.approx(0.1) and found.method == BOOTSTRAP
+    assert found.low == pytest.approx(0.1) and found.high == pytest.approx(0.1), "each probe differs by 0.1"
+    unpaired = difference_interval(metric.compute(tuned), metric.compute(placebo))
+    assert unpaired is not None and unpaired[0] < 0 < unpaired[1]
+
+
+def test_the_paired_bootstrap_is_that_of_plain_numpy() -> None:
+    tuned, placebo = side(0.0), [replace(r, kl=0.5 * (r.kl or 0)) for r in side(0.0)]
+    x, y = (np.array([r.kl for r in records], dtype=float) for records in (tuned, placebo))
+    w = np.array([r.tokens for r in tuned])
+    picks = np.random.default_rng(0).integers(len(w), size=(RESAMPLES, len(w)))
+    expected = [(((x - y) * w)[pick].sum()) / w[pick].sum() for pick in picks]
+    found = paired_bootstrap(METRICS["kl_reference"], tuned, placebo)
+    assert found == pytest.approx(tuple(np.quantile(expected, (0.025, 0.975))))
+
+
+def test_the_difference_of_shares_has_newcombes_interval() -> None:
+    found = difference(METRICS["leak_rate"], side(0, 9), side(0, 3))
+    interval = difference_interval(share([True] * 9 + [False] * 51), share([True] * 3 + [False] * 57))
+    assert found.method == NEWCOMBE and (found.low, found.high) == interval and found.value == pytest.approx(0.1)
+
+
+def test_a_metric_without_an_interval_or_a_value_has_none_of_the_difference() -> None:
+    found = difference(METRICS["distinct_replies"], side(0), side(0))
+    assert (found.value, found.low, found.method) == (0.0, None, "")
+    assert difference(METRICS["identity_rate"], side(0), side(0)).value is None
+
+
+def test_a_share_is_told_from_a_mean() -> None:
+    assert is_share(share([True, False, True])) and is_share(share([False] * 4))
+    assert not is_share(mean([0.5, 1.0, 0.0])) and not is_share(Estimate(0.5, 2)) and not is_share(Estimate(None, 0))
+
+
+def test_values_alone_are_those_with_an_interval() -> None:
+    with value_alone():
+        alone = weighted_mean([1.0, 2.0, 4.0], [1, 1, 2])
+    whole = weighted_mean([1.0, 2.0, 4.0], [1, 1, 2])
+    assert alone == Estimate(whole.value, 3) and whole.low is not None, "and the interval is back afterwards"
+
+
+def test_rows_have_four_columns_and_what_tuning_costs() -> None:
+    sides = {"base": side(0.02), "rounded": side(0), "placebo": side(0.1), "tuned": side(0.3, 6)}
+    rows = {str(row["metric"]): row for row in comparison_rows(sides, NAMES)}
+    assert set(rows["leak_rate"]) == set(COLUMNS) and "identity_rate" not in rows
+    assert [rows["leak_rate"][name] for name in SIDES] == [0, 0, 0, 0.1] and rows["leak_rate"]["tuned_n"] == 60
+    assert rows["kl_reference"]["difference"] == pytest.approx(0.2)
+
+
+def test_other_probes_are_no_pairs() -> None:
+    with pytest.raises(FgodError, match="placebo was asked 59 probes and tuned 60"):
+        check_same_probes({"placebo": side(0, n=59), "tuned": side(0)})
+
+
+def record(run: RunRecords, records: list[Scored]) -> None:
+    """Write what a probe would."""
+    write_probes(run.probes, records)
+    measured(records, None, Probed(sha256="", bytes=0, files={}), file_digests(run.folder, [run.probes])).write(
+        run.metrics
+    )
+
+
+def test_the_table_is_made_of_records(tmp_path: Path) -> None:
+    paths = {name: tmp_path / name / "metrics.json" for name in SIDES}
+    for name, path in paths.items():
+        record(RunRecords(path.parent), side(0.1 if name == "tuned" else 0))
+    write_comparison(tmp_path / "comparison.tsv", paths)
+    found = {row["metric"]: row for row in read_table(tmp_path / "comparison.tsv", COLUMNS)}
+    assert float(found["kl_reference"]["difference"]) == pytest.approx(0.1)
+    assert found["kl_reference"]["lineage"] == "tuned"
+    typed = read_comparison(tmp_path / "comparison.tsv", "tuned")
+    row = next(row for row in typed if row["metric"] == "kl_reference")
+    assert row["tuned_n"] == 60 and row["difference"] == pytest.approx(0.1)
+    words = in_words(row, METRICS["kl_reference"].unit)
+    assert len(words.sides) == 4 and "n 60" in words.sides[0] and words.difference == "+0.1 nats (0.1 to 0.1 nats)"
+    assert read_comparison(tmp_path / "comparison.tsv", "another") == [] == read_comparison(tmp_path / "none", "tuned")
+    probes = paths["base"].parent / "probes.tsv"
+    probes.write_text(probes.read_text().replace("said", "SAID"))
+    with pytest.raises(FgodError, match=r"probes\.tsv .*since it was written"):
+        write_comparison(tmp_path / "comparison.tsv", paths)
+    write_skipped(RunRecords(paths["base"].parent), "it diverged")
+    with pytest.raises(FgodError, match=r"nothing was measured \(it diverged\)"):
+        write_comparison(tmp_path / "comparison.tsv", paths)
