@@ -311,7 +311,7 @@ def test_what_the_base_asks_itself_is_answered_and_rehearsed_beside_the_written_
     [table] = mini.folder.glob("artifacts/base/*/self_asked/*/prompts.tsv")
     asked = [row["prompt"] for row in read_table(table)]
     stamp = SelfAskedStamp.read(table.with_name("prompts.json"))
-    assert len(asked) == sum(stamp.kept.values()) > 12 and stamp.drawn == len(asked) + sum(stamp.dropped.values())
+    assert len(asked) == sum(stamp.kept.values()) > 3 and stamp.drawn == len(asked) + sum(stamp.dropped.values())
     assert f"self-asked · {len(asked)} prompts of {stamp.drawn} drafts" in said
     [made] = [path for path in mini.folder.glob("artifacts/mixes/*/rows.tsv") if "self_asked" in path.read_text()]
     rows = read_rows(made)
