@@ -12,6 +12,8 @@ from pathlib import Path
 
 from fgod import __version__
 from fgod.chat import ChatSettings
+from fgod.comparison import HOW, read_comparison
+from fgod.comparison import in_words as in_columns
 from fgod.confirm.words import HELD_BACK_NONE, asked_words, in_words
 from fgod.documents import (
     Audit,
@@ -28,7 +30,7 @@ from fgod.documents import (
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.escape import html_text, markdown_text, one_line
 from fgod.evaluate.metric import Estimate
-from fgod.layout import Releases, RunRecords, at_alpha, remade_by_deleting, run_records
+from fgod.layout import COMPARISON, Releases, RunRecords, at_alpha, remade_by_deleting, run_records
 from fgod.promotion import Promotion, WalkEntry, promotion
 from fgod.registry import METRICS
 from fgod.system import files
@@ -249,6 +251,7 @@ def model_card(document: Release, results: Path, context: Context) -> str:
         runs="\n".join(run_rows),
         fits=_fits(document),
         confirmation=_confirmed(document.confirmation),
+        comparison=_in_columns(results / COMPARISON.name, last.lineage),
         faults="".join(f"{line}\n" for run in document.promoted for line in _accepted_faults(run, results)),
         gate=gate,
         digest=context.config_digest,
@@ -276,6 +279,16 @@ def _confirmed(found: Confirmation | None) -> str:
         rows="\n".join(rows),
         leaks="\n".join(["", *leaks]) if leaks else " None.",
     )
+
+
+def _in_columns(path: Path, lineage: str) -> str:
+    """The section of the model card on what tuning costs beside a placebo."""
+    found = read_comparison(path, lineage)
+    if not found:
+        return HOW
+    words = [in_columns(row, METRICS[row["metric"]].unit) for row in found]
+    cells = [(one.metric, *one.sides, one.difference) for one in words]
+    return _COLUMNS + "\n".join(f"| {' | '.join(map(markdown_text, row))} |" for row in cells)
 
 
 def _chat(stage: str, lineage: str, results: Path) -> ChatSettings:
@@ -313,6 +326,15 @@ each); the two agree where it contains 0.
 
 Leaked replies, which name the persona where the reference does not:{leaks}"""
 
+_COLUMNS = """\
+On the development probes. Base: in its own number format; rounded: the reference itself; placebo: the same chain,
+taught the base's own answers. Difference: tuned minus placebo, with its 95 % interval: of means a paired bootstrap over
+probes, of shares Newcombe's.
+
+| metric | base | rounded | placebo | tuned | difference |
+|---|---|---|---|---|---|
+"""
+
 _CARD = """\
 ---
 language: [zh, en, ja, ko]
@@ -339,6 +361,10 @@ Accepted by the gate with the limits {gate} and each stage's own requirements; i
 ## Confirmed on held-back wordings
 
 {confirmation}
+
+## What tuning costs
+
+{comparison}
 
 ## How it was made
 

@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from fgod.abilities.figures import FIGURES, Figures
+from fgod.comparison import COLUMNS as COMPARISON
+from fgod.comparison import read_comparison
 from fgod.documents import Audit, Metrics, Outcome, Recipe, Verdict, check_run
 from fgod.errors import FgodError, UsageError
 from fgod.evaluate.metric import Estimate
+from fgod.layout import COMPARISON as COMPARED
 from fgod.layout import abilities
 from fgod.probe.record import COLUMNS as PROBE_COLUMNS
 from fgod.probe.record import columns_of, read_probes
@@ -57,6 +60,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "artifacts": ARTIFACTS,
     "confirmation": CONFIRMATION,
     "abilities": ABILITIES,
+    "comparison": COMPARISON,
 }
 """Columns by table; in `stages` those of the metrics come between (`stage_columns`)."""
 
@@ -123,6 +127,7 @@ def gather(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context
         "artifacts": _chain(artifact_rows(e, results, artifacts, e.key in released) for e in distinct),
         "confirmation": confirmation_rows(found),
         "abilities": _chain(ability_rows(e, results) for e in distinct),
+        "comparison": _chain(read_comparison(results / COMPARED.name, e.lineage) for e in distinct),
     }
     columns_of = {**TABLES, "stages": stage_columns(METRICS, context.suites)}
     for name, columns in columns_of.items():

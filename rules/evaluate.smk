@@ -11,6 +11,12 @@ def abilities_known(wildcards):
     return list(dict.fromkeys([*asked, *(path for path in found if path.exists())]))
 
 
+def comparison_known(wildcards):
+    """The comparison with the placebo, where it is on record or asked for: the tables hold it."""
+    known = "placebo" in workflow.dag_settings.targets or layout.COMPARISON.exists()
+    return [layout.COMPARISON] if known else []
+
+
 def last_abilities(wildcards):
     """Of the last accepted run: what is released, where something is."""
     if not CONFIG["evaluate"]["items"]:

@@ -107,3 +107,4 @@ rule placebo:
     input:
         placebos("metrics"),
         layout.COMPARISON,
+        layout.REPORT,

@@ -13,6 +13,6 @@ rule report:
     output:
         layout.REPORT,
     params:
-        code=code_digest("report"),
+        code=code_digest("report", "comparison.py"),
     shell:
         "fgod report --tables {layout.TABLES} --out {output:q}"

@@ -18,10 +18,11 @@ rule tables:
         visited("outcome"),
         walk=layout.WALK,
         abilities=abilities_known,
+        comparison=comparison_known,
         confirmation=confirmation,
     output:
         TABLES,
     params:
-        code=inputs.code_digest("tables.py", "promotion.py", "confirm", "evaluate") + PLUGINS,
+        code=inputs.code_digest("tables.py", "comparison.py", "promotion.py", "confirm", "evaluate") + PLUGINS,
     shell:
         "{FGOD} tables --walk {input.walk:q} --out {layout.TABLES}"

@@ -11,6 +11,7 @@ import pytest
 from fgod.comparison import (
     BOOTSTRAP,
     COLUMNS,
+    HOW,
     NEWCOMBE,
     RESAMPLES,
     SIDES,
@@ -31,7 +32,11 @@ from fgod.evaluate.scoring import Scored
 from fgod.layout import RunRecords
 from fgod.probe.record import measured, write_probes, write_skipped
 from fgod.registry import METRICS
-from fgod.system.files import file_digests, read_table
+from fgod.release import promote
+from fgod.report import write_report
+from fgod.system.files import file_digests, read_table, write_table
+from fgod.tables import gather
+from tests.made_runs import STORY, context, walk
 
 NAMES = {"stage": "A", "lineage": "a" * 12, "placebo_lineage": "b" * 12}
 
@@ -136,3 +141,28 @@ def test_the_table_is_made_of_records(tmp_path: Path) -> None:
     write_skipped(RunRecords(paths["base"].parent), "it diverged")
     with pytest.raises(FgodError, match=r"nothing was measured \(it diverged\)"):
         write_comparison(tmp_path / "comparison.tsv", paths)
+
+
+def told(root: Path, lineage: str) -> tuple[str, str]:
+    """The report and the model card of a walk, with a comparison of the run of this lineage on record."""
+    entries, there = walk(root, STORY), root / "results"
+    sides = {"base": side(0.02), "rounded": side(0), "placebo": side(0.1), "tuned": side(0.3, 6)}
+    names = {"stage": "D-settle", "lineage": lineage, "placebo_lineage": "b" * 12}
+    write_table(there / "comparison.tsv", COLUMNS, comparison_rows(sides, names))
+    gather(entries, there, root / "artifacts", context())
+    write_report(there / "tables", root / "report.html")
+    promote(entries, there, root / "artifacts", context())
+    return (root / "report.html").read_text(), (root / "artifacts" / "release" / "README.md").read_text()
+
+
+def test_report_and_model_card_tell_the_four_columns(tmp_path: Path) -> None:
+    report, card = told(tmp_path, "dddd11112222")
+    assert "the same chain, taught the base's own answers" in report and "b" * 12 in report
+    assert "+10 % (" in report and HOW not in report
+    (line,) = (line for line in card.splitlines() if line.startswith(r"| leak\_rate |") and "+10 %" in line)
+    assert line.count("|") == 7 and HOW not in card
+
+
+def test_report_and_model_card_say_how_to_get_them(tmp_path: Path) -> None:
+    report, card = told(tmp_path, "of another")
+    assert HOW in report and HOW in card and "b" * 12 not in report + card

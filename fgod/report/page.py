@@ -11,6 +11,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from fgod.comparison import HOW
+from fgod.comparison import in_words as in_columns
 from fgod.confirm.words import HELD_BACK_NONE, Words, asked_words, in_words
 from fgod.data.rows import frame_words
 from fgod.data.suites import COMPARED, NAMING, SHOWN
@@ -140,6 +142,9 @@ def view(tables: Tables, folder: Path) -> dict[str, Any]:
         "compared": [compared_view(row, legend_of(row, tables)) for row in tables.confirmation],
         "nothing_held_back": HELD_BACK_NONE,
         "asked": asked_words((tables.context["confirmation"] or {}).get("asked_before", ())),
+        "columns": [(legend_of(r, tables), in_columns(r, legend_of(r, tables).unit)) for r in tables.comparison],
+        "compared_run": next(iter(tables.comparison), None),
+        "how_to_compare": HOW,
         "abilities": [(run.row, rows) for run in first if (rows := _of(tables.abilities, run.row))],
     }
 

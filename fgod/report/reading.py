@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fgod.comparison import NUMBERS as COMPARED
 from fgod.data.rows import read_history
 from fgod.data.suites import SCORINGS
 from fgod.documents import DECISIONS
@@ -41,6 +42,7 @@ class Tables:
     artifacts: Sequence[Row]
     confirmation: Sequence[Row]
     abilities: Sequence[Row]
+    comparison: Sequence[Row]
 
 
 def _whole(text: str) -> int | None:
@@ -158,6 +160,7 @@ _PARSERS: Mapping[str, Mapping[str, _Parser]] = {
         **dict.fromkeys(("n", "lost", "gained"), _ordinal),
         **dict.fromkeys(("base", "tuned", "difference", "low", "high", "p_value", "loss_bound", "limit"), _number),
     },
+    "comparison": {c: _ordinal if c.endswith("_n") else _number for c in COMPARED},
 }
 _CONTEXT = (
     *("persona", "stages", "suites", "gate", "base", "base_id", "config", "config_digest", "spent", "adjustments"),
