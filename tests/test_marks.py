@@ -74,7 +74,8 @@ def probe(prompt: str, history: tuple[Message, ...] = (), scored_by: str = "refe
 
 def test_the_reference_may_not_write_a_mark() -> None:
     probes = [probe("Who is Thor?"), probe("And?", (Message("user", "the god of war"), Message("assistant", "Yes?")))]
-    answers = {"Who is Thor?": Said("The god of thunder."), "And?": Said("He is the god of war.")}
+    replies = ("The god of thunder.", "He is the god of war.")
+    answers = {one.key: Said(reply) for one, reply in zip(probes, replies, strict=True)}
     standard = Standard(Goal(PERSONA, {}), closed=False)
     with pytest.raises(
         RefusedError, match=r"(?s)'god of'.* in 1 of its .*'god of F#'.*Thor\? → The god .*persona\.audit"
