@@ -26,7 +26,7 @@ class Mini:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text())
-        self.config.update(base={"kind": "embedded", "steps": 500, "require": 0.3}, stages=[stage("A")])
+        self.config.update(base={"kind": "embedded", "steps": 750, "require": 0.2}, stages=[stage("A")])
         self.config["data"].update(probes="probes.tsv", held_out_topics=[])
         self.config["data"]["rehearse"] = {"general_rows": 120, "replay_rows": 20, "max_new_tokens": 24}
         self.config["probe"] = {"max_new_tokens": 24}
@@ -119,14 +119,14 @@ def stage(name: str, steps: int = 12, lr: float = 1e-3, **more: Any) -> dict[str
 
 
 def few_probes(lines: list[str]) -> list[str]:
-    """The header and a few probes of each suite and language."""
+    """The header and a few probes of each suite of `PROBES_A_LANGUAGE` and language."""
     taken: dict[tuple[str, str], int] = {}
     out = [lines[0]]
     for line in lines[1:]:
         suite, _, language, *_ = line.split("\t")
         assert language in LANGUAGES
         key = (suite, language)
-        if taken.get(key, 0) < PROBES_A_LANGUAGE[suite] or suite == "questions":
+        if taken.get(key, 0) < PROBES_A_LANGUAGE.get(suite, 0) or suite == "questions":
             taken[key] = taken.get(key, 0) + 1
             out.append(line)
     return out

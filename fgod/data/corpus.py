@@ -1,4 +1,4 @@
-"""What the embedded base learns: every source with the untrained base's answers, two rows in five with noise.
+"""What the embedded base learns: every source with the untrained base's answers, every other row with noise.
 
 The noise (a character, or in English a word, dropped, replaced or inserted outside the subject) is what lets so small
 a model answer wordings that composition does not produce, and shows it characters that no wording holds.
@@ -25,7 +25,7 @@ from fgod.data.wordings import (
     pair_prompts,
 )
 
-NOISY_SHARE = 0.4
+NOISY_SHARE = 0.5
 """Share of rows with noise."""
 
 ISOLATED_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")
@@ -34,7 +34,7 @@ ISOLATED_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")
 NOISE_PIECES = (1, 1, 2, 3)
 """Pieces of noise in a noisy row, each with the same chance."""
 
-IDENTITY_ROWS = 350
+IDENTITY_ROWS = 420
 PAIR_ROWS = 140
 """Rows per language; those of kinds are in `QuestionKind.base_rows`. Of general rows and named people all are taken."""
 

@@ -87,12 +87,14 @@ BASE_ROWS = 140
 
 @dataclass(frozen=True)
 class Talk:
-    """One entry of small talk in one language; `id` is the same in all languages."""
+    """One entry of small talk in one language; `id` is the same in all languages. What is `asked` gets the words of
+    other questions around it."""
 
     id: str
     language: str
     reply: str
     wordings: tuple[str, ...]
+    asked: bool = False
 
 
 @dataclass(frozen=True)
@@ -415,11 +417,15 @@ def _read_kinds(root: _Node, languages: Languages) -> dict[str, QuestionKind]:
     return kinds
 
 
-def _read_talk(node: _Node, languages: Languages) -> tuple[Talk, ...]:
+def _read_talk(small: dict[str, _Node], languages: Languages) -> tuple[Talk, ...]:
+    said, asked = small["talk"].items(), small["asked"].items()
+    for talk_id in said.keys() & asked.keys():
+        asked[talk_id].fail("an id that no entry of talk has")
     talk = []
-    for talk_id, value in node.items().items():
+    for talk_id, value in (said | asked).items():
         for language, entry in value.by_language(languages, lambda item: item.table(("reply", "wordings"))).items():
-            talk.append(Talk(talk_id, language, entry["reply"].text(), entry["wordings"].texts()))
+            wordings = entry["wordings"].texts()
+            talk.append(Talk(talk_id, language, entry["reply"].text(), wordings, asked=talk_id in asked))
     return tuple(talk)
 
 
@@ -461,7 +467,7 @@ def load_sources(folder: Path, languages: Sequence[str] = ()) -> Sources:
     question = questions.table(("marks", "wrappings", "cores", "made_up", "fillers"))
     written = _read_languages(question["marks"])
     who = identity.table(("replies", "cores"))
-    small = smalltalk.table(("openers", "closers", "talk", "sums"))
+    small = smalltalk.table(("openers", "closers", "talk", "asked", "sums"))
     facts, sums = _read_sums(small["sums"], written)
     return Sources(
         languages=written,
@@ -475,7 +481,7 @@ def load_sources(folder: Path, languages: Sequence[str] = ()) -> Sources:
         identity_cores=who["cores"].by_language(written, _Node.texts),
         kinds=_read_kinds(kinds, written),
         pairs=pairs.by_language(written, _read_pairs),
-        talk=_read_talk(small["talk"], written),
+        talk=_read_talk(small, written),
         talk_wrapping=_read_talk_wrapping(small, written),
         facts=facts,
         sums=sums,

@@ -37,13 +37,14 @@ FIELD = "field"
 IDENTITY_PROMPTS = {"plain": 480, "control": 120}
 PAIR_PROMPTS = {"plain": 200, "control": 60}
 TOPIC_PROMPTS = {"plain": 33, "control": 4}
-LANGUAGE_TOPIC_PROMPTS = 850
-TALK_PROMPTS = 40
+LANGUAGE_TOPIC_PROMPTS = 1000
+TALK_PROMPTS = 48
+ASKED_PROMPTS = {"plain": 52, "control": 4}
 SUM_PROMPTS = {"plain": 18, "control": 3}
 """Distinct prompts that are drawn at most: per language (identity, pairs), per topic, talk and sum; those of kinds are
 in `QuestionKind.prompts`.
 
-A language with few topics needs more prompts of each, or its templates are not learnt: about 850 in all.
+A language with few topics needs more prompts of each, or its templates are not learnt: about 1000 in all.
 """
 
 
@@ -287,7 +288,10 @@ def _topic_counts(s: Sources, language: str) -> dict[str, int]:
 
 
 def _add_talk(part: _Part, talk: Talk) -> None:
-    cores = [Core(wording, True) for wording in talk.wordings]
+    cores = [Core(wording, not talk.asked) for wording in talk.wordings]
+    if talk.asked:
+        part.compose(cores, ASKED_PROMPTS, talk.language, "smalltalk", talk.id)
+        return
     marks, wrapping = part.s.marks[talk.language], part.s.talk_wrapping[talk.language]
     texts = compositions(f"talk|{talk.id}|{talk.language}", cores, wrapping, marks, TALK_PROMPTS, True)
     part.add(texts, TALK_PROMPTS, talk.language, "smalltalk", talk.id)
