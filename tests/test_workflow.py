@@ -10,7 +10,7 @@ from fgod import manifest
 from fgod.data.rows import is_rehearsed, read_rows
 from fgod.documents import Outcome, SelfAskedStamp
 from fgod.system.files import file_digests, read_table
-from tests.mini import Mini, stage
+from tests.mini import Mini, job_counts, stage
 
 
 def test_accepted_then_nothing_to_do_then_the_edits_that_must_not_train(ran):
@@ -18,6 +18,9 @@ def test_accepted_then_nothing_to_do_then_the_edits_that_must_not_train(ran):
     assert mini.trained() == ["A"] and mini.verdicts() == ["accepted"]
     assert mini.release()["promoted"][0]["stage"] == "A"
     assert mini.would_run() == {}
+    placebo = job_counts(mini.snakemake("placebo", "-n", "--quiet", "host"))
+    assert placebo["placebo_mix"] == placebo["train"] == placebo["comparison"] == 1 and placebo["base_probe"] == 2
+    assert not {"gate", "walk", "mix", "promote"} & set(placebo), "no gate judges it, and nothing of it is released"
 
     outcome = next((mini.folder / "results/runs/A").glob("*/outcome.json"))
     kept, time = outcome.read_bytes(), outcome.stat()
