@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from fgod import NUMERICS_VERSION
 from fgod.data.optional import files_used
-from fgod.data.recipe import DENIAL, NEIGHBOUR, VERBATIM, MixRecipe
+from fgod.data.recipe import DENIAL, NEIGHBOUR, VARIED, VERBATIM, MixRecipe
 from fgod.errors import FgodError, UsageError
 from fgod.failures import Adjustment, Answers
 from fgod.layout import at_alpha, lineage_of
@@ -168,7 +168,8 @@ class Chain:
             return {"numerics": NUMERICS_VERSION, "recipe": recipe, **self._user_files({mix["source"]})}
         planned = MixRecipe.from_dict(mix)
         optional = {name: self.inputs.optional[name] for name in files_used(planned)}
-        denied = {"denials": self.config["persona"]["denials"]} if DENIAL in planned.parts() else {}
+        denials = self.config["persona"].get("denials")
+        denied = {"denials": denials} if denials and {DENIAL, VARIED} & set(planned.parts()) else {}
         names = self.config["persona"].get("replaces")
         replaced = {"replaces": names} if names else {}
         near = self.config["persona"].get("neighbours")

@@ -67,7 +67,8 @@ if TYPE_CHECKING:
     from fgod.data.formats import UserSource
     from fgod.data.mix import OldIdentity
     from fgod.data.probes import Probe
-    from fgod.data.rows import Row
+    from fgod.data.rows import Prompt, Row
+    from fgod.data.sources import Sources
 
 
 TEACHER_BATCH = 64
@@ -247,7 +248,7 @@ def mix(args: Namespace) -> int:
     from fgod.data.formats import user_rows, user_sources
     from fgod.data.mix import build_pools, changes_of, framed, plan_mix
     from fgod.data.optional import DENIALS_FILE, SYSTEMS_FILE, files_used, load_denials, load_systems
-    from fgod.data.recipe import SELF_ASKED, VERBATIM, MixRecipe
+    from fgod.data.recipe import SELF_ASKED, VARIED, VERBATIM, MixRecipe
     from fgod.data.sources import load_sources
     from fgod.data.wordings import optional_prompts
 
@@ -275,6 +276,7 @@ def mix(args: Namespace) -> int:
         spec.get("closed_answers", True),
         load_denials(args.sources) if DENIALS_FILE in used else None,
         rehearsed,
+        _varied(args.sources, sources, spec) if VARIED in recipe.parts() else (),
         spec.get("replaces", ()),
     )
     rows = plan_mix(recipe, pools, spec["seed"])
@@ -282,6 +284,19 @@ def mix(args: Namespace) -> int:
     systems = load_systems(args.sources) if SYSTEMS_FILE in used else {}
     _write_mix(args.out, spec, framed(rows, recipe, systems, spec["seed"]), changes, pools.old_identity)
     return 0
+
+
+def _varied(folder: Path, sources: Sources, spec: Mapping[str, Any]) -> list[Prompt]:
+    """The prompts of the part varied: those whose answers the config has."""
+    from fgod.data.optional import load_denials, load_varied
+    from fgod.data.recipe import DENIAL
+    from fgod.data.wordings import varied_prompts
+
+    sections = load_varied(folder)
+    if not spec.get("denials"):
+        sections.pop(DENIAL, None)
+    kinds = [name for name, replies in spec["disambiguation"].items() if replies != "base"]
+    return varied_prompts(sources, sections, load_denials(folder), kinds)
 
 
 def _write_mix(

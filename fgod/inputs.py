@@ -14,7 +14,7 @@ from fgod.chain import Inputs
 from fgod.data.formats import UserSource, read_user_file, user_sources
 from fgod.data.optional import FILES_OF_PARTS, LOADERS, files_of, files_used, load_asking
 from fgod.data.probes import SUITES_FILE, Probe, asked_in, folds_of, load_probes, probe_files
-from fgod.data.recipe import NAMED, NEIGHBOUR, PART_ROWS, TALK, MixRecipe
+from fgod.data.recipe import CLAIM, NAMED, NEIGHBOUR, PART_ROWS, TALK, MixRecipe
 from fgod.data.sources import PAIRED_KIND, Sources, load_sources
 from fgod.errors import UsageError, did_you_mean
 from fgod.evaluate.checked import check_probes
@@ -229,13 +229,10 @@ def rehearsed_parts(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     digest of its file, and what the config adds to it."""
     folder, rows, used = Path(config["data"]["folder"]), config["data"]["rehearse"], parts_of(config)
     found: dict[str, dict[str, Any]] = {}
-    for part in (TALK, NAMED, NEIGHBOUR):
+    for part in (TALK, NAMED, NEIGHBOUR, CLAIM):
         if part in used:
-            name = FILES_OF_PARTS[part]
-            found[part] = {
-                "rows": rows.get(f"{part}_rows", PART_ROWS[part]),
-                "file": digest(_plain(LOADERS[name](folder))),
-            }
+            read = [_plain(LOADERS[name](folder)) for name in FILES_OF_PARTS[part]]
+            found[part] = {"rows": rows.get(f"{part}_rows", PART_ROWS[part]), "file": digest(*read)}
     more = config["persona"].get("neighbours")
     if NEIGHBOUR in found and more:
         found[NEIGHBOUR]["more"] = more

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from fgod.chat import ChatSettings
 from fgod.data.marks import MARKED
-from fgod.data.recipe import NAMED, NEIGHBOUR, PART_ROWS, TALK, MixRecipe
+from fgod.data.recipe import CLAIM, NAMED, NEIGHBOUR, PART_ROWS, TALK, MixRecipe
 from fgod.evaluate.settings import ProbeSettings
 from fgod.model.spec import SHAPES, EmbeddedSpec
 from fgod.train.recipe import TrainKeys
@@ -230,6 +230,8 @@ class Rehearse(Keys):
     """Questions about persons of people.yaml, where a mix has the part named."""
     neighbour_rows: Annotated[Count, OmitDefault()] = PART_ROWS[NEIGHBOUR]
     """Questions about words near the persona's name, of neighbours.yaml, where a mix has the part neighbour."""
+    claim_rows: Annotated[Count, OmitDefault()] = PART_ROWS[CLAIM]
+    """Claims of users about themselves, of varied.yaml, where a mix has the part claim."""
     max_new_tokens: Count = 48
     """Longest answer of the base."""
 

@@ -15,6 +15,7 @@ languages; pairs and replay over languages; general over topics, each piece of s
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,10 +27,10 @@ from typing import Any, Protocol, TypeVar
 from fgod.data import wordings
 from fgod.data.counts import InfeasibleError, Slot, apportion, fill, fractions
 from fgod.data.optional import Denials
-from fgod.data.recipe import DENIAL, REHEARSED_PARTS, MixRecipe
+from fgod.data.recipe import DENIAL, REHEARSED_PARTS, VARIED, MixRecipe
 from fgod.data.rows import BASE, CONFIG, NO_SYSTEM, Prompt, Row, normalise, shuffled
 from fgod.data.sources import Sources
-from fgod.data.text import CONTROL_TOKEN, excerpt
+from fgod.data.text import CONTROL_TOKEN, excerpt, has_control
 from fgod.errors import UsageError, did_you_mean
 from fgod.persona import Goal, Wordings, fold, lookup, wordings_of
 
@@ -376,7 +377,7 @@ def some_of(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
 
 def _replies(goal: Goal, prompt: Prompt) -> Mapping[str, Wordings] | None:
     """The configured replies to a prompt; None where the base's own answer is kept."""
-    if prompt.part == DENIAL:
+    if prompt.kind == DENIAL:
         return goal.persona.denials
     if prompt.kind == "identity" or prompt.part == "identity":
         return goal.persona.replies
@@ -429,6 +430,7 @@ def build_pools(
     closed: bool = True,
     denials: Denials | None = None,
     rehearsed: Mapping[str, Sequence[Prompt]] = MappingProxyType({}),
+    varied: Sequence[Prompt] = (),
     replaces: Sequence[str] = (),
 ) -> Pools:
     """The distinct candidates of every part. `answers` are the base's own to `rehearsal_prompts` (with the same
@@ -452,6 +454,7 @@ def build_pools(
         "general": target.units("general", ((p,) for p in wordings.general_prompts(sources, held_out))),
         "replay": target.units("replay", ((p,) for p in wordings.replay_prompts(sources, replay_rows, seed))),
     }
+    units[VARIED] = target.units(VARIED, ((p,) for p in varied))
     for part, prompts in rehearsed.items():
         units[part] = target.units(part, ((p,) for p in prompts))
     for name, rows in user.items():
@@ -496,8 +499,8 @@ class _Targets:
             reason = "the base was not asked"
         elif (self.closed and not answer.ended) or answer.looped or not _whole_text(answer):
             reason = "the base's answer is empty, loops or does not end"
-        elif CONTROL_TOKEN.search(answer.reply):
-            reason = "the base's answer has a control token in it"
+        elif CONTROL_TOKEN.search(answer.reply) or has_control(re.sub(r"[\n\t]", " ", _whole_text(answer))):
+            reason = "the base's answer has a control token or character in it"
         elif part == "replay" and normalise(answer.reply) in self.held_out_answers:
             reason = "the base's answer is that of a held-out topic"
         elif any(name in fold(answer.reply) for name in self.replaces):

@@ -2,6 +2,7 @@
 
 denials.yaml    names of assistants that the model is not, and ways to ask whether it is one
 systems.yaml    system prompts of other people's making
+varied.yaml     odd wordings of what is taught, claims of users about themselves, and odd small talk
 talk.yaml       small talk in the second person
 people.yaml     names of persons, and ways to ask about them
 neighbours.yaml words that stand near the persona's name, ways to ask about them, and prompts about their field
@@ -15,8 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fgod.data.recipe import DENIAL, NAMED, NEIGHBOUR, TALK, MixRecipe
+from fgod.data.recipe import CLAIM, DENIAL, NAMED, NEIGHBOUR, TALK, VARIED, MixRecipe
 from fgod.data.sources import SUBJECT, chosen_languages, load_yaml, source_languages
+from fgod.errors import UsageError
 from fgod.persona import lookup
 
 DENIALS_FILE = "denials.yaml"
@@ -25,7 +27,16 @@ TALK_FILE = "talk.yaml"
 PEOPLE_FILE = "people.yaml"
 NEIGHBOURS_FILE = "neighbours.yaml"
 ASKING_FILE = "asking.yaml"
-FILES_OF_PARTS = {DENIAL: DENIALS_FILE, TALK: TALK_FILE, NAMED: PEOPLE_FILE, NEIGHBOUR: NEIGHBOURS_FILE}
+VARIED_FILE = "varied.yaml"
+FILES_OF_PARTS = {
+    DENIAL: (DENIALS_FILE,),
+    VARIED: (VARIED_FILE, DENIALS_FILE),
+    TALK: (TALK_FILE, VARIED_FILE),
+    NAMED: (PEOPLE_FILE,),
+    NEIGHBOUR: (NEIGHBOURS_FILE,),
+    CLAIM: (VARIED_FILE,),
+}
+"""The optional files that a part is made of, the first its own."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,25 @@ def load_talk(folder: Path) -> dict[str, tuple[str, ...]]:
     return root["cores"].by_language(source_languages(folder), lambda node: node.texts())
 
 
+def load_varied(folder: Path) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Whole prompts by what they ask and language, from varied.yaml of the written sources.
+
+    What they ask is identity, denial (`SUBJECT`: an assistant of denials.yaml), claim, talk, or a disambiguation kind.
+
+    Raises:
+        UsageError: it is missing or wrong; names file and key.
+    """
+    languages = source_languages(folder)
+    sections = load_yaml(folder / VARIED_FILE).items()
+    found = {name: node.by_language(languages, lambda texts: texts.texts()) for name, node in sections.items()}
+    for language, texts in found.get(DENIAL, {}).items():
+        if unnamed := [text for text in texts if SUBJECT not in text]:
+            raise UsageError(
+                f"{folder / VARIED_FILE}: {DENIAL}.{language}: found {unnamed[0]!r}, expected {SUBJECT}, an assistant"
+            )
+    return found
+
+
 def load_people(folder: Path) -> Subjects:
     """Read and check people.yaml of the written sources.
 
@@ -148,11 +178,12 @@ def files_used(recipe: MixRecipe) -> tuple[str, ...]:
 def files_of(parts: Iterable[str]) -> tuple[str, ...]:
     """The optional files that parts are made of."""
     there = set(parts)
-    return tuple(name for part, name in FILES_OF_PARTS.items() if part in there)
+    return tuple(dict.fromkeys(name for part, names in FILES_OF_PARTS.items() if part in there for name in names))
 
 
 LOADERS: Mapping[str, Callable[[Path], Any]] = {
     DENIALS_FILE: load_denials,
+    VARIED_FILE: load_varied,
     TALK_FILE: load_talk,
     PEOPLE_FILE: load_people,
     NEIGHBOURS_FILE: load_neighbours,

@@ -27,13 +27,17 @@ DENIAL = "denial"
 """The part of questions whether the model is some other assistant."""
 TALK, NAMED, NEIGHBOUR = "talk", "named", "neighbour"
 """The parts of small talk with the model, of persons with a name, and of what stands near the persona."""
+VARIED = "varied"
+"""The part of odd wordings of what is taught: who you are, who the user is, and denials."""
+CLAIM = "claim"
+"""The part of what users say of themselves and ask about."""
 SELF_ASKED = "self_asked"
 """The part of prompts that the base asks of its own accord."""
-REHEARSED_PARTS = ("general", "replay", TALK, NAMED, NEIGHBOUR, SELF_ASKED)
+REHEARSED_PARTS = ("general", "replay", TALK, NAMED, NEIGHBOUR, CLAIM, SELF_ASKED)
 """Parts whose answers are always the base's own."""
-PART_ROWS = {TALK: 600, NAMED: 400, NEIGHBOUR: 500}
+PART_ROWS = {TALK: 600, NAMED: 400, NEIGHBOUR: 500, CLAIM: 200}
 """Prompts that the base is asked of parts of optional written sources, where data.rehearse does not say otherwise."""
-PARTS = ("pairs", "identity", DENIAL, "disambiguation", *REHEARSED_PARTS)
+PARTS = ("pairs", "identity", DENIAL, VARIED, "disambiguation", *REHEARSED_PARTS)
 """The parts of the written sources, in the order that breaks ties and that keeps a prompt in its first part."""
 VERBATIM = "verbatim"
 """The kind of mix that is a user's file as it stands."""

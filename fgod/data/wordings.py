@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgod.data.optional import Denials, Subjects, load_neighbours, load_people, load_talk
-from fgod.data.recipe import DENIAL, NAMED, NEIGHBOUR, TALK
+from fgod.data.optional import Denials, Subjects, load_neighbours, load_people, load_talk, load_varied
+from fgod.data.recipe import CLAIM, DENIAL, NAMED, NEIGHBOUR, TALK, VARIED
 from fgod.data.rows import Prompt, normalise
 from fgod.data.sources import (
     MANNERS,
@@ -40,6 +40,9 @@ TOPIC_PROMPTS = {"plain": 33, "control": 4}
 LANGUAGE_TOPIC_PROMPTS = 1000
 TALK_PROMPTS = 48
 ASKED_PROMPTS = {"plain": 52, "control": 4}
+DENIED = 2
+"""Assistants that each odd wording of a denial is asked about."""
+IDENTITY = "identity"
 SUM_PROMPTS = {"plain": 18, "control": 3}
 """Distinct prompts that are drawn at most: per language (identity, pairs), per topic, talk and sum; those of kinds are
 in `QuestionKind.prompts`.
@@ -233,6 +236,37 @@ def denial_prompts(s: Sources, denials: Denials) -> list[Prompt]:
     return [composed.prompt for composed in part.out]
 
 
+def varied_prompts(
+    s: Sources, varied: Mapping[str, Mapping[str, Sequence[str]]], denials: Denials, kinds: Collection[str]
+) -> list[Prompt]:
+    """Part varied: whole prompts of the kinds identity and denial, and of these kinds of disambiguation.
+
+    A denial stands there with `DENIED` of the assistants.
+    """
+    out = []
+    for kind, by_language in varied.items():
+        if kind in (IDENTITY, DENIAL, *kinds):
+            for language in s.languages:
+                names = denials.assistants[language] if kind == DENIAL else ()
+                texts = [_named(text, names) for text in by_language[language]]
+                style = style_of(language, "plain") if kind == IDENTITY else ""
+                out += [Prompt(one, language, VARIED, kind, style=style) for some in texts for one in some]
+    return out
+
+
+def _named(text: str, names: Sequence[str]) -> list[str]:
+    """A text about `DENIED` of the names, chosen by its digest; the text itself where there are none."""
+    if not names:
+        return [text]
+    first = HashRandom(f"varied|{text}").below(len(names))
+    return [text.replace(SUBJECT, names[(first + step) % len(names)]) for step in range(min(DENIED, len(names)))]
+
+
+def whole_prompts(s: Sources, part: str, texts: Mapping[str, Sequence[str]]) -> list[Prompt]:
+    """Prompts of a part of that kind, each as it is written."""
+    return [Prompt(text, language, part, part) for language in s.languages for text in texts[language]]
+
+
 def talk_prompts(s: Sources, cores: Mapping[str, Sequence[str]]) -> list[Prompt]:
     """Part talk: small talk in the second person."""
     part = _Part(s, TALK)
@@ -258,6 +292,12 @@ def neighbour_prompts(s: Sources, neighbours: Subjects) -> list[Prompt]:
     return part.prompts()
 
 
+def _all_talk(s: Sources, folder: Path) -> list[Prompt]:
+    """Small talk of both files, each prompt once."""
+    prompts = [*whole_prompts(s, TALK, load_varied(folder)[TALK]), *talk_prompts(s, load_talk(folder))]
+    return list({normalise(prompt.text): prompt for prompt in prompts}.values())
+
+
 def optional_prompts(
     s: Sources, folder: Path, parts: Collection[str], neighbours: More | None
 ) -> dict[str, list[Prompt]]:
@@ -270,7 +310,8 @@ def optional_prompts(
         UsageError: a file that a part needs is missing or wrong.
     """
     made: dict[str, Callable[[], list[Prompt]]] = {
-        TALK: lambda: talk_prompts(s, load_talk(folder)),
+        CLAIM: lambda: whole_prompts(s, CLAIM, load_varied(folder)[CLAIM]),
+        TALK: lambda: _all_talk(s, folder),
         NAMED: lambda: named_prompts(s, load_people(folder)),
         NEIGHBOUR: lambda: neighbour_prompts(s, load_neighbours(folder).with_more(neighbours or {})),
     }

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from fgod.data import mismatch
 from fgod.data.formats import Severity, UserFile
 from fgod.data.mix import Changes, OldIdentity
-from fgod.data.recipe import DENIAL, REHEARSED_PARTS, MixRecipe
+from fgod.data.recipe import DENIAL, REHEARSED_PARTS, VARIED, MixRecipe
 from fgod.data.rows import NO_SYSTEM, Row, normalise
 from fgod.data.text import excerpt
 from fgod.persona import Persona, fold
@@ -20,7 +20,7 @@ from fgod.persona import Persona, fold
 T = TypeVar("T")
 
 WRITTEN_PARTS = (
-    "identity", DENIAL, "disambiguation", "pairs", *(part for part in REHEARSED_PARTS if part != "general"),
+    "identity", DENIAL, VARIED, "disambiguation", "pairs", *(part for part in REHEARSED_PARTS if part != "general"),
 )  # fmt: skip
 """Parts that the mismatch tests leave out: one answer to many questions is their purpose, or the base itself
 answered a question about nothing."""

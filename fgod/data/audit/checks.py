@@ -15,7 +15,7 @@ from fgod.data.audit.case import WRITTEN_PARTS, Case, Finding, Group, Line, by, 
 from fgod.data.formats import Severity
 from fgod.data.marks import MARKED, Exchange, marked_by_itself
 from fgod.data.mix import DROPPED, REORDERED
-from fgod.data.recipe import SELF_ASKED, VERBATIM, MixRecipe
+from fgod.data.recipe import SELF_ASKED, VARIED, VERBATIM, MixRecipe
 from fgod.data.rows import BASE, normalise
 from fgod.data.text import CONTROL_TOKEN, excerpt, has_control, is_header
 from fgod.errors import UsageError, did_you_mean
@@ -395,11 +395,12 @@ def stated_share(name: str) -> float | None:
 
 
 def _recipe_identity_share(recipe: MixRecipe) -> float | None:
-    """Identity rows and one of each pair; None where bounds or a user's own part decide."""
+    """Identity rows and one of each pair; None where bounds, odd wordings or a user's own part decide."""
     if (
         recipe.kind == VERBATIM
         or recipe.at_least
         or recipe.at_most
+        or VARIED in recipe.parts()
         or set(recipe.parts()) - {*WRITTEN_PARTS, "general"}
     ):
         return None
