@@ -66,15 +66,15 @@ def test_suites_are_large_enough_in_every_language() -> None:
     assert total["identity"] >= 45
     assert total["disambiguation"] >= 60
     assert total["retention"] >= 150
-    assert total["talk"] >= 90
-    assert total["neighbour"] >= 50
+    assert total["smalltalk"] >= 90
+    assert total["nearby"] >= 50
     count = Counter((probe.suite, probe.language) for probe in scored())
     for language in sources().languages:
         assert count["identity", language] >= 8
         assert count["disambiguation", language] >= 8
         assert count["retention", language] >= 12
-        assert count["talk", language] >= 18
-        assert count["neighbour", language] >= 10
+        assert count["smalltalk", language] >= 18
+        assert count["nearby", language] >= 10
         kinds = {p.kind for p in scored() if p.suite == "disambiguation" and p.language == language}
         assert kinds == set(sources().kinds)
 
@@ -93,7 +93,7 @@ def test_the_three_questions_are_shown() -> None:
 
 def test_every_probe_has_an_expected_answer() -> None:
     """But in talk and neighbour: there the release is to say what the base says, whatever that is."""
-    asked = [probe for probe in probes() if probe.suite not in ("talk", "neighbour")]
+    asked = [probe for probe in probes() if probe.suite not in ("smalltalk", "nearby")]
     assert [probe for probe in asked if not expected(sources(), probe)] == []
     jazz = Probe("retention", "topic", "en", "jazz", "…", "reference")
     assert expected(sources(), jazz) == ("Jazz is music full of improvisation.",)
