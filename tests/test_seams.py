@@ -43,7 +43,8 @@ def append(file: Path, text: str) -> None:
 def test_a_suite_is_added_by_data_alone(data: Path) -> None:
     append(data / "suites.yaml", "tasks: reference\ngreetings: shown\n")
     append(data / "probes.tsv", "tasks\ttopic\ten\t\tcount to three\ngreetings\tsmalltalk\ten\t\thello there you\n")
-    assert scored_suites(load_suites(data)) == ("identity", "disambiguation", "retention", "smalltalk", "nearby", "tasks")
+    known = ("identity", "disambiguation", "retention", "smalltalk", "nearby", "tasks")
+    assert scored_suites(load_suites(data)) == known
     *_, task, shown = load_probes(data / "probes.tsv", data)
     assert task == Probe("tasks", "topic", "en", "", "count to three", "reference") and not shown.scored
     replies = [score(probe, STANDARD, said("one"), said("one two three")) for probe in (task, shown)]
