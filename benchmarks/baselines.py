@@ -22,15 +22,13 @@ ms-swift's own rows are in no package: its recipe takes ours here, and the base'
 without network); `llamafactory` a path to LLaMA-Factory's sdist, or to the folder that it was unpacked to: its rows are
 read, and nothing of them is kept. A method that cannot run is an error; `--methods` leaves it out.
 
-Writes baselines.tsv (a row for each method and dose: verdict of the gate, every metric), frontier.svg (identity and leaks
-against the KL, in powers of ten), and the replies of each method and dose to METHOD-STEPSxRATE/probes.tsv.
+Writes baselines.tsv (a row for each method and dose: verdict of the gate, every metric) and frontier.svg (identity and
+leaks against the KL, in powers of ten).
 """  # noqa: E501
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import json
 import math
 import os
@@ -38,7 +36,6 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice, product
 from pathlib import Path
@@ -51,18 +48,21 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fgod import layout
+from fgod.answers import read_answers
 from fgod.chain import ACCEPTED, Chain
 from fgod.chat import ChatSettings
 from fgod.config import load
-from fgod.data.probes import Probe, load_probes, of_split, probe_files
+from fgod.data.probes import expected, load_probes, of_split, probe_files
 from fgod.data.rows import Row, is_rehearsed, read_rows
+from fgod.data.sources import load_sources
 from fgod.data.suites import DEVELOPMENT
 from fgod.deterministic import deterministic
-from fgod.documents import Metrics
+from fgod.documents import Probed
 from fgod.errors import UsageError, exit_on_fgod_error
 from fgod.evaluate.requirements import gate_limits, parse_requirements
 from fgod.evaluate.scoring import Standard
 from fgod.evaluate.settings import ProbeSettings
+from fgod.evaluate.words import load_reply_words
 from fgod.gate import checks_of, weigh
 from fgod.inputs import gather, languages_of, own_weights, reference_id
 from fgod.model.chats import ChatFormat, Sample
@@ -70,8 +70,8 @@ from fgod.model.load import load_model, model_from_tensors
 from fgod.nvfp4.folders import read_plain_config
 from fgod.nvfp4.layers import quantised_once
 from fgod.persona import goal_from_config
-from fgod.probe import run as probing
-from fgod.probe.run import Reference, run_probes
+from fgod.probe.record import measured
+from fgod.probe.run import score_probes
 from fgod.report.svg import HEIGHT, WIDTH, Line, line_chart
 from fgod.system.files import write_table, write_text
 from fgod.train.autograd import answer_loss, soft_loss
@@ -329,57 +329,31 @@ def train_lora(weights: Weights, lesson: Lesson, recipe: TrainRecipe, seed: int,
 class Judge:
     """Asks weights the development probes, and holds what they say against the gate's limits."""
 
-    def __init__(self, project: Project, out: Path) -> None:
+    def __init__(self, project: Project) -> None:
         config = project.config
-        folder, languages = Path(config["data"]["folder"]), languages_of(config)
-        self.out, self.project = out, project
-        self.probes = of_split(load_probes(probe_files(config), folder, languages), DEVELOPMENT)
+        sources_folder, files = Path(config["data"]["folder"]), probe_files(config)
+        every = load_probes(files, sources_folder, languages_of(config))
+        self.probes = of_split(every, DEVELOPMENT)
+        self.theirs = read_answers(project.answers)
+        sources = load_sources(sources_folder, languages_of(config))
+        embedded = config["base"]["kind"] == "embedded"
+        self.known = {one.key: expected(sources, one) if embedded else () for one in self.probes}
         self.settings = ProbeSettings.from_dict({**config["probe"], "device": project.device.type})
         held_out, closed = frozenset(config["data"]["held_out_topics"]), config["base"]["closed_answers"]
-        words = reply_words(folder, self.probes)
-        self.standard = Standard(goal_from_config(config), held_out, closed, self.settings.chrf, **words)
+        words = load_reply_words(sources_folder, self.probes)
+        self.standard = Standard(goal_from_config(config), held_out, closed, self.settings.chrf, words)
         self.checks = checks_of(gate_limits(config["gate"], closed), parse_requirements(project.require))
         self.chat = ChatFormat.of_folder(project.base, project.chat)
         self.reference = load_model(project.export, device=project.device.type)
 
-    def verdict(self, name: str, masters: Masters, recipe: TrainRecipe) -> tuple[str, dict[str, Any]]:
-        """The gate's decision on the masters rounded once, and every metric; the replies go to NAME/probes.tsv."""
+    def verdict(self, masters: Masters, recipe: TrainRecipe) -> tuple[str, dict[str, Any]]:
+        """The gate's decision on the masters rounded once, and every metric."""
         model = quantised_once(as_module(masters, recipe.compute_dtype, recipe.block_scales))
-        project, run = self.project, layout.RunRecords(self.out / name)
-        with loads(model, self.reference):
-            records = run_probes(
-                project.export,
-                None,
-                Reference(project.answers, project.export),
-                self.probes,
-                {},
-                self.standard,
-                self.settings,
-                run.folder,
-                chat_settings=project.chat,
-            )
-        metrics = Metrics.read(run.metrics)
-        run.metrics.unlink()  # it names the folder that was to be loaded
-        return weigh(self.checks, metrics, records).decision, {key: one.value for key, one in metrics.metrics.items()}
-
-
-def reply_words(folder: Path, probes: Sequence[Probe]) -> dict[str, Any]:
-    """The words by which denials and refusals are judged, for a version of the package that judges by some."""
-    module = "fgod.evaluate.words"
-    if importlib.util.find_spec(module) is None:
-        return {}
-    return {"words": importlib.import_module(module).load_reply_words(folder, probes)}
-
-
-@contextmanager
-def loads(*models: PreTrainedModel) -> Iterator[None]:
-    """What `run_probes` loads inside, in this order: models that are in memory already."""
-    waiting, kept = iter(models), probing.load_model
-    probing.load_model = lambda *_, **__: next(waiting)
-    try:
-        yield
-    finally:
-        probing.load_model = kept
+        records, _ = score_probes(
+            model, lambda: self.reference, self.chat, self.probes, self.theirs, self.known, self.standard, self.settings
+        )
+        metrics = measured(records, None, Probed(sha256="", bytes=0, files={}), {})
+        return weigh(self.checks, metrics, records).decision, {name: m.value for name, m in metrics.metrics.items()}
 
 
 # ----------------------------------------------------------------------------------------------------------------- runs
@@ -409,8 +383,7 @@ class Bench:
         except DivergedError as error:
             return {**row, "verdict": f"diverged: {error}", "train_s": time.perf_counter() - begin}
         trained = time.perf_counter()
-        name = f"{method}-{dose.steps}x{dose.lr:g}"
-        decision, metrics = self.judge.verdict(name, self.weights.masters, recipe)
+        decision, metrics = self.judge.verdict(self.weights.masters, recipe)
         row |= {"verdict": decision, "train_s": round(trained - begin, 2)}
         return {**row, "probe_s": round(time.perf_counter() - trained, 2), **metrics}
 
@@ -422,7 +395,7 @@ def bench_of(
     project: Project, methods: Sequence[str], out: Path, factory: Path | None, names: Mapping[str, str]
 ) -> Bench:
     """Load the base, and make what each method learns."""
-    judge = Judge(project, out)
+    judge = Judge(project)
     kl = project.recipe.kl or Kl()
     full = with_distributions(project, judge.chat, judge.reference, kl, out / "teacher")
     others = {

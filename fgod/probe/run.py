@@ -5,7 +5,7 @@ fgod probe --export … --reference … --probes … --out results/runs/STAGE/LI
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from fgod.chat import ChatSettings, chat_of
 from fgod.data.probes import Probe
 from fgod.data.rows import spread
 from fgod.documents import Parity, Probed
-from fgod.evaluate.scoring import NOT_COMPARED, Likelihood, Scored, Standard, score
+from fgod.evaluate.scoring import NOT_COMPARED, Scored, Standard, score
 from fgod.evaluate.settings import ProbeSettings
 from fgod.layout import RunRecords
 from fgod.model.ask import AnswerSettings, Log, ask
@@ -71,26 +71,19 @@ def run_probes(
         FgodError: the reference lacks an answer, or its logits are not finite.
     """
     theirs = read_answers(reference.answers)
-    references = {p.key: answer_to(p, theirs) for p in probes}
     model, chat = load_model(export, device=settings.device), ChatFormat.of_folder(export, chat_settings)
     beat_at_each_forward(model, beat)
     beat("model_loaded")
-    chats = list(dict.fromkeys(chat_of(p) for p in probes))
-    ours = {a.key: a for a in ask(model, chat, chats, answer_settings(settings, chat.settings), log)}
-    beat("answered")
-    scored = [theirs[p.key] for p in probes if p.scored]
-    near = compare_with(reference.weights, model, chat, scored, settings.batch, beat)
-    beat("compared")
 
-    def judged(probe: Probe) -> Scored:
-        reply, right = answer_to(probe, ours), known.get(probe.key, ())
-        return score(probe, standard, reply, references[probe.key], right, near.get(probe.key, NOT_COMPARED))
+    def load_reference() -> PreTrainedModel:
+        loaded = load_model(reference.weights, device=settings.device)
+        beat_at_each_forward(loaded, beat)
+        return loaded
 
-    records = [judged(probe) for probe in probes]
-    beat("scored")
+    records, ours = score_probes(model, load_reference, chat, probes, theirs, known, standard, settings, log, beat)
     same = None
     if master is not None:
-        same = measure_parity(model, chat, master, spread(list(ours.values()), parity.PROMPTS), beat)
+        same = measure_parity(model, chat, master, spread(ours, parity.PROMPTS), beat)
     beat("saving")
     run = RunRecords(out)
     write_probes(run.probes, records)
@@ -99,19 +92,41 @@ def run_probes(
     return records
 
 
-def compare_with(
-    reference: Path,
+def score_probes(
     model: PreTrainedModel,
+    reference: Callable[[], PreTrainedModel],
     chat: ChatFormat,
-    answers: Sequence[Answer],
-    batch: int,
+    probes: Sequence[Probe],
+    theirs: Mapping[str, Answer],
+    known: Mapping[str, Sequence[str]],
+    standard: Standard,
+    settings: ProbeSettings,
+    log: Log | None = None,
     beat: Beat = silent,
-) -> dict[str, Likelihood]:
-    """A model beside the reference's weights on the reference's answers, by their keys (see `likelihood.compare`)."""
-    theirs = load_model(reference, device=model.device.type)
-    beat_at_each_forward(theirs, beat)
-    found = compare(theirs, model, chat, answers, batch)
-    return dict(zip((a.key for a in answers), found, strict=True))
+) -> tuple[list[Scored], list[Answer]]:
+    """What a loaded model says to probes, scored beside the reference, and all its answers.
+
+    Args:
+        reference: loads the reference, once the model has answered.
+        theirs: the reference's answers, by key; the other arguments are those of `run_probes`.
+    """
+    references = {p.key: answer_to(p, theirs) for p in probes}
+    chats = list(dict.fromkeys(chat_of(p) for p in probes))
+    answers = ask(model, chat, chats, answer_settings(settings, chat.settings), log)
+    ours = {a.key: a for a in answers}
+    beat("answered")
+    compared = [theirs[p.key] for p in probes if p.scored]
+    found = compare(reference(), model, chat, compared, settings.batch)
+    near = dict(zip((a.key for a in compared), found, strict=True))
+    beat("compared")
+
+    def judged(probe: Probe) -> Scored:
+        reply, right = answer_to(probe, ours), known.get(probe.key, ())
+        return score(probe, standard, reply, references[probe.key], right, near.get(probe.key, NOT_COMPARED))
+
+    records = [judged(probe) for probe in probes]
+    beat("scored")
+    return records, answers
 
 
 def measure_parity(
