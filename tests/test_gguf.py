@@ -368,6 +368,7 @@ def test_a_type_that_nobody_decodes(good: Path, tmp_path: Path) -> None:
     [
         ({"metadata": {"general.architecture": "gpt2"}}, "general.architecture: found 'gpt2', expected one of qwen2"),
         ({"metadata": {"general.architecture": None}}, "general.architecture: found None"),
+        ({"metadata": {"llama.block_count": 2**24}}, "llama.block_count: found 16777216, expected at most"),
         ({"metadata": {"llama.block_count": None}}, "llama.block_count: found None, expected a whole number"),
         ({"metadata": {"llama.attention.head_count_kv": [1, 2]}}, r"head_count_kv: found \[1, 2\], .*all layers"),
         ({"metadata": {"llama.expert_count": 8}}, "llama.expert_count: found 8, expected none: a mixture of experts"),

@@ -89,7 +89,7 @@ def config_of(file: GgufFile, tied: bool) -> dict[str, Any]:
         "model_type": family.model_type,
         "hidden_size": hidden,
         "intermediate_size": keys.count("feed_forward_length"),
-        "num_hidden_layers": keys.count("block_count"),
+        "num_hidden_layers": keys.layers(),
         "num_attention_heads": heads,
         "num_key_value_heads": keys.count("attention.head_count_kv", heads),
         "vocab_size": file.tensors[TABLE].shape[0],
@@ -124,6 +124,13 @@ class _Keys:
         value = self.get(key) if self.get(key) is not None else default
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise self.wrong(key, value, "a whole number of at least 1, the same for all layers")
+        return value
+
+    def layers(self) -> int:
+        """Layers: never more than the file has tensors, so that a damaged number is not believed."""
+        value, most = self.count("block_count"), len(self.file.tensors)
+        if value > most:
+            raise self.wrong("block_count", value, f"at most {most}, as many as the file has tensors: it is damaged")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
