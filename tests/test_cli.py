@@ -422,7 +422,7 @@ def test_plan_names_the_edited_key_of_the_base(project):
     write_json(Path("artifacts/base") / chain.inputs.base_id / "base.json", {"base": chain.config["base"]})
     edited = chain_of(base={**chain.config["base"], "steps": 1400})
     steps, _ = plan.plan(edited)
-    assert steps[0].why[0] == "base.steps 1500 → 1400"
+    assert steps[0].why[0] == "base.steps 2300 → 1400"
 
 
 def test_what_the_digests_depend_on(project):

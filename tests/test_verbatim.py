@@ -131,7 +131,7 @@ def test_sequential_batches_follow_the_file(name: str) -> None:
 def planned(name: str, count: int) -> tuple[list[Row], dict[str, dict[str, int]]]:
     """A balanced mix of one file alone, and what it says of what became of the file."""
     written = user_rows(UserSource(CAMPAIGN / name), "mine")
-    targets = Targets(Goal(PERSONA, {}), {}, frozenset(), True, 1)
+    targets = Targets(Goal(PERSONA, {}), {}, frozenset(), True, 1, ())
     pools = Pools({"mine": targets.distinct("mine", ((row,) for row in written))}, targets.dropped)
     rows = plan_mix(MixRecipe(kind="balanced", rows=count, shares={"mine": 1}), pools, 1)
     return rows, changes_of(pools, {"mine": written}, rows)
@@ -154,7 +154,7 @@ def test_a_balanced_mix_counts_second_targets_and_rows_that_find_no_room() -> No
     changes = planned("stageB-curriculum-v5.tsv", 4)[1]
     assert changes["mine"]["left out, as the mix asks for fewer rows"] == 6
     two = [Row("誰", "甲", "zh-Hant", "mine", "user"), Row("誰？", "乙", "zh-Hant", "mine", "user")]
-    targets = Targets(Goal(PERSONA, {}), {}, frozenset(), True, 1)
+    targets = Targets(Goal(PERSONA, {}), {}, frozenset(), True, 1, ())
     assert targets.distinct("mine", ((row,) for row in two)) == ((two[0],),)
     assert targets.dropped == {"mine": {"left out, as the prompt was there already with another target": 1}}
     assert audited(two).codes() == {"two_targets"}
