@@ -160,9 +160,9 @@ def test_every_override_fits_what_it_overrides(path):
 
 
 def test_the_dose_override_names_suites_that_can_be_checked():
-    over = settings.read_yaml(ROOT / "config/overrides/dose.yaml")
-    probes = load_probes([ROOT / name for name in over["data"]["probes"]], ROOT / "traindata")
-    goal = goal_from_config(settings.read_yaml(ROOT / "config/qwen2.5-0.5b.yaml"))
+    over, config = (settings.read_yaml(ROOT / f"config/{name}.yaml") for name in ("overrides/dose", "qwen2.5-0.5b"))
+    probes = load_probes([ROOT / name for name in config["data"]["probes"]], ROOT / "traindata")
+    goal = goal_from_config(config)
     until = over["stages"][0]["train"]["check"]["until"]
     found = check_probes(probes, goal).of(until)
     assert list(found.shares([Said("", True, False)] * len(found.probes))) == list(until), "each has its rule"
