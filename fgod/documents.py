@@ -520,12 +520,7 @@ def check_answers(answers: Answers) -> None:
     Raises:
         FgodError: a file was changed or removed since; names it, and what to delete.
     """
-    stamp = AnswersStamp.read(answers.stamp)
-    if changed := differing_files(answers.folder, stamp.files):
-        raise FgodError(
-            f"{answers.folder}: {', '.join(changed)} since the base gave these answers (sha256 in "
-            f"{answers.stamp.name}); delete {answers.folder} and run snakemake again to ask it anew"
-        )
+    _check_unchanged(answers.stamp, AnswersStamp.read(answers.stamp).files, "the base gave these answers", "ask it")
 
 
 def check_self_asked(asked: SelfAsked) -> None:
@@ -534,11 +529,15 @@ def check_self_asked(asked: SelfAsked) -> None:
     Raises:
         FgodError: a file was changed or removed since; names it, and what to delete.
     """
-    stamp = SelfAskedStamp.read(asked.stamp)
-    if changed := differing_files(asked.folder, stamp.files):
+    _check_unchanged(asked.stamp, SelfAskedStamp.read(asked.stamp).files, "the base asked itself", "make it")
+
+
+def _check_unchanged(stamp: Path, recorded: Mapping[str, str], since: str, again: str) -> None:
+    """Raise FgodError where a file of a stamp's folder is not as the stamp has it."""
+    if changed := differing_files(stamp.parent, recorded):
         raise FgodError(
-            f"{asked.folder}: {', '.join(changed)} since the base asked itself (sha256 in {asked.stamp.name}); delete "
-            f"{asked.folder} and run snakemake again to make it anew"
+            f"{stamp.parent}: {', '.join(changed)} since {since} (sha256 in {stamp.name}); delete {stamp.parent} and "
+            f"run snakemake again to {again} anew"
         )
 
 

@@ -197,7 +197,7 @@ def decodable(kind: GGMLQuantizationType) -> bool:
     size = GGML_QUANT_SIZES[kind][1]
     try:
         dequantize(np.zeros((1, size), np.uint8), kind)
-    except NotImplementedError:
+    except NotImplementedError:  # how the package says that it has no decoder; the caller refuses the file
         return False
     return True
 
