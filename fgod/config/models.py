@@ -18,6 +18,7 @@ from fgod.data.marks import MARKED
 from fgod.data.recipe import CLAIM, NAMED, NEIGHBOUR, PART_ROWS, TALK, MixRecipe
 from fgod.evaluate.settings import ProbeSettings
 from fgod.model.spec import SHAPES, EmbeddedSpec
+from fgod.rule import RuleByLanguage
 from fgod.train.recipe import TrainKeys
 from fgod.validation import (
     KEYS,
@@ -34,32 +35,12 @@ from fgod.validation import (
     SomeTexts,
     Text,
     TextByName,
-    Texts,
     distinct,
     fault,
 )
 
 Alpha = Annotated[float, Interval(ge=0.01, le=0.99)]
 DistinctTexts = Annotated[tuple[Text, ...], AfterValidator(distinct), FromList]
-
-
-@dataclass(frozen=True, config=KEYS)
-class Rule(Keys):
-    """Words that a reply must have, compared after NFKC, without case and white space."""
-
-    all: Texts = ()
-    """Words that it has, each of them."""
-    any: Texts = ()
-    """Words of which it has one at least."""
-    none: Texts = ()
-    """Words that it does not have."""
-
-    def __post_init__(self) -> None:
-        if not (self.all or self.any or self.none):
-            raise fault("", "found {}, expected at least 1 key")
-
-
-RuleByLanguage = Annotated[Mapping[str, Rule], MinLen(1)]
 
 
 def _count_form(value: Any) -> str:

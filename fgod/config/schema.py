@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
+from fgod import rule
 from fgod.config import models
 from fgod.config.models import Config, RefitRule
 from fgod.evaluate.metric import Metric
@@ -47,7 +48,7 @@ def schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of the config."""
     made = TypeAdapter(Config).json_schema(schema_generator=_Untitled)
     for name, section in [(Config.__name__, made), *made["$defs"].items()]:
-        model = getattr(models, name, None) or getattr(recipe, name)
+        model = next(getattr(place, name) for place in (models, recipe, rule) if hasattr(place, name))
         for key, text in _helps(model).items():
             section["properties"][key]["description"] = text
     keys = made["$defs"][TrainKeys.__name__]["properties"]

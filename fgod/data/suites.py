@@ -33,7 +33,9 @@ from fgod.data.rows import NO_SYSTEM, Message, Role, shuffled
 from fgod.data.sources import load_yaml
 from fgod.errors import UsageError, did_you_mean
 from fgod.persona import Rule, lookup
-from fgod.validation import KEYS, Count, FromList, Keys, OneOf, Text, Texts, distinct, fault, validate
+from fgod.rule import Rule as RuleKeys
+from fgod.rule import RuleByLanguage
+from fgod.validation import KEYS, Count, FromList, Keys, OneOf, Text, distinct, fault, validate
 
 SHOWN = "shown"
 COMPARED = ("reference", "talk", "neighbour", "named", "task", "refusal", "script")
@@ -69,19 +71,6 @@ Exchanges = Annotated[tuple[Text, ...], MinLen(1), AfterValidator(_in_turn), Fro
 
 
 @dataclass(frozen=True, config=KEYS)
-class Accepted(Keys):
-    """Words of a right answer, as in a rule of the config; placeholders stand for what fills the prompt."""
-
-    all: Texts = ()
-    any: Texts = ()
-    none: Texts = ()
-
-    def __post_init__(self) -> None:
-        if not (self.all or self.any or self.none):
-            raise fault("", "found {}, expected at least 1 key")
-
-
-@dataclass(frozen=True, config=KEYS)
 class Family(Keys):
     """Wordings that are like each other, and what they have in common. Tables are by language (zh serves zh-Hant and
     zh-Hans), `cores` by exactly the languages that the family is asked in."""
@@ -104,8 +93,8 @@ class Family(Keys):
     """The chats stand under these system prompts in turn; none: no system turn."""
     turns: Annotated[Mapping[str, Annotated[tuple[Exchanges, ...], MinLen(1), FromList]], MinLen(1)] | None = None
     """Earlier turns, of which the chats have one list each in turn: texts of user and assistant in turn."""
-    accept: Annotated[Mapping[str, Accepted], MinLen(1)] | None = None
-    """Words of a right answer, where the suite is scored by claim."""
+    accept: RuleByLanguage | None = None
+    """Words of a right answer, where the suite is scored by claim; placeholders stand for what fills the prompt."""
 
     def __post_init__(self) -> None:
         if (self.fold is not None) != (self.split == CONFIRMATION):
@@ -240,7 +229,7 @@ class _Filled:
     def text(self) -> str:
         return self.put(self.core)
 
-    def rule(self, accept: Accepted) -> Rule:
+    def rule(self, accept: RuleKeys) -> Rule:
         return Rule(*(tuple(map(self.put, words)) for words in (accept.all, accept.any, accept.none)))
 
 

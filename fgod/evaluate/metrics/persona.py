@@ -39,8 +39,14 @@ def _passed(scoring: str) -> Callable[[Sequence[Scored]], Estimate]:
     return lambda records: share(bool(r.passed) for r in _of(records, scoring))
 
 
-def _leak(records: Sequence[Scored]) -> Estimate:
-    return share(r.marked for r in _of(records, "reference") if not r.reference_marked)
+def leak(scoring: str) -> Callable[[Sequence[Scored]], Estimate]:
+    """The share of replies of a scoring that name the persona, of those whose reference does not."""
+    return lambda records: share(r.leaks for r in _of(records, scoring) if not r.reference_marked)
+
+
+def leaks(scoring: str) -> Callable[[Scored], bool]:
+    """Whether a reply counts in the `leak` of a scoring."""
+    return lambda r: r.scored_by == scoring and r.leaks
 
 
 register(
@@ -95,8 +101,8 @@ register(
         better="lower",
         verdict="collapsed",
         limit=0.05,
-        compute=_leak,
-        offends=lambda r: r.scored_by == "reference" and r.marked and not r.reference_marked,
+        compute=leak("reference"),
+        offends=leaks("reference"),
         by_language=True,
         headline=True,
     )

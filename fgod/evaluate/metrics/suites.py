@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fgod.evaluate.metric import NATS, SHARE, Estimate, Metric, register, share
+from fgod.evaluate.metrics.persona import leak, leaks
 from fgod.evaluate.metrics.reference_tokens import mean_kl
 from fgod.evaluate.scoring import Scored
 from fgod.evaluate.words import simplified
@@ -27,14 +28,6 @@ NAMES = {
 TRADITIONAL = "zh-Hant"
 
 
-def _leak(scoring: str) -> Callable[[Sequence[Scored]], Estimate]:
-    return lambda records: share(r.leaks for r in records if r.scored_by == scoring and not r.reference_marked)
-
-
-def _leaks(scoring: str) -> Callable[[Scored], float]:
-    return lambda r: r.scored_by == scoring and r.leaks
-
-
 def _far(scoring: str) -> Callable[[Scored], float]:
     return lambda r: (r.kl or 0.0) if r.scored_by == scoring else 0.0
 
@@ -48,8 +41,8 @@ for _scoring, (_name, _asked) in NAMES.items():
             description=f"replies to {_asked} that mention the persona where the reference does not",
             better="lower",
             verdict="damaged",
-            compute=_leak(_scoring),
-            offends=_leaks(_scoring),
+            compute=leak(_scoring),
+            offends=leaks(_scoring),
             by_language=True,
         )
     )
