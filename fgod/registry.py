@@ -3,7 +3,7 @@
 A plugin is a Python file that calls `register` of a registry when it is imported:
 
     from fgod.evaluate.metric import Metric, register
-    register(Metric(name="mean_length", …))    # METRICS; other registries: ARCHITECTURES, ROW_FORMATS
+    register(Metric(name="mean_length", …))    # in METRICS; the other registries stand below it in this file
 
 `plugins: [FILE.py]` in the config names such files. Each command gets them as `fgod --plugin FILE.py COMMAND …`.
 A registry loads the modules that fill it only when it is first read, so that naming it costs no import of torch.
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from fgod.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
+    from fgod.data.audit.checks import Check
     from fgod.evaluate.metric import Metric
     from fgod.models.architecture import Architecture
 
@@ -100,6 +101,7 @@ ARCHITECTURES: Registry[Architecture] = Registry(
     "model family", [f"fgod.models.{family}" for family in ("qwen3", "qwen2", "llama", "mistral")]
 )
 ROW_FORMATS: Registry[Any] = Registry("row format", ["fgod.data.tsv", "fgod.data.conversations"])
+AUDIT_CHECKS: Registry[Check] = Registry("audit check", ["fgod.data.audit.checks"])
 
 
 def plugin_options(files: Iterable[str | Path]) -> list[str]:

@@ -23,7 +23,6 @@ from fgod.data.audit import (
     stated_share,
 )
 from fgod.data.audit.case import origin_key
-from fgod.data.audit.checks import CHECKS
 from fgod.data.mismatch import mutual_information, shared_words_p_value
 from fgod.data.mix import Pools, build_pools, plan_mix, rehearsal_prompts
 from fgod.data.probes import load_probes
@@ -33,6 +32,7 @@ from fgod.data.sources import load_sources
 from fgod.data.tsv import parse
 from fgod.data.wordings import asked_otherwise
 from fgod.persona import Goal, Kind, Persona, Rule
+from fgod.registry import AUDIT_CHECKS
 
 ROOT = Path(__file__).parents[1]
 ORIGINALS = ROOT.parent / "shared" / "traindata"
@@ -42,7 +42,7 @@ PERSONA = Persona(
     {"zh": Rule(("我是",), ("F#", "之神"), ("通義千問",))},
     ("之神", "F# 之神", "god of F#"),
 )
-SEVERITIES = {check.code: check.severity for check in CHECKS} | {
+SEVERITIES = {code: check.severity for code, check in AUDIT_CHECKS.items()} | {
     "utf8": "error", "fields": "error", "comment_with_tab": "warning", "comments": "note",
 }  # fmt: skip
 """With those of what the reader of a file says."""

@@ -16,7 +16,7 @@ from fgod import inputs
 from fgod.chain import Chain
 from fgod.cli import main
 from fgod.errors import UsageError
-from fgod.registry import ARCHITECTURES, METRICS, ROW_FORMATS, load_plugins
+from fgod.registry import ARCHITECTURES, AUDIT_CHECKS, METRICS, ROW_FORMATS, load_plugins
 from tests.mini import Mini
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +31,7 @@ from fgod.registry import {0}
 def in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
     """Registries of their own: what a test registers is gone after it."""
     monkeypatch.chdir(ROOT)
-    for registry in (ARCHITECTURES, METRICS, ROW_FORMATS):
+    for registry in (ARCHITECTURES, AUDIT_CHECKS, METRICS, ROW_FORMATS):
         list(registry)
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
         monkeypatch.setattr(registry, "_files", dict(registry._files))
@@ -109,3 +109,39 @@ def test_an_entry_is_of_the_file_whose_code_registered_it(tmp_path: Path) -> Non
     second.write_text("import fgod.registry\n")
     load_plugins([first, second])
     assert ROW_FORMATS.adds(first) and not ROW_FORMATS.adds(second) and not METRICS.adds(first)
+
+
+def test_a_check_of_a_plugin_is_run_and_accepted_by_the_real_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, plugin = tmp_path / "mine.tsv", str(ROOT / "tests/plugins/shouting.py")
+    rows.write_text("談談幽浮\t幽浮是未確認飛行物。\nWHAT IS A UFO\tAn unidentified flying object.\n")
+    raw: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text())
+    raw["data"]["sources"] = {"mine": {"path": str(rows), "audit": {"accept": ["shouting"]}}}
+    with pytest.raises(UsageError, match=r"data\.sources\.mine\.audit\.accept: no such code 'shouting'"):
+        inputs.gather(settings.resolve(copy.deepcopy(raw), "config.yaml"))
+
+    command = ["--plugin", plugin, "data", "audit", str(rows), "--goal", "null", "--sources", "traindata"]
+    assert main([*command, "--accept", "shouting"]) == 0
+    said = capsys.readouterr().out
+    assert f"{rows}:2: accepted: 1 row in capital letters [shouting]" in said and "0 errors" in said
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 100
+    assert f"{rows}:2: error: 1 row in capital letters [shouting]" in capsys.readouterr().out
+    inputs.gather(settings.resolve({**raw, "plugins": [plugin]}, "config.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("@check('mine', 'fatal')", r"severity: found \('fatal',\), expected of error, warning, note"),
+        ("@check('mine', 'note', on=('files',))", r"on: found \('files',\), expected of file, mix"),
+        ("@check('mismatch', 'note')", r"audit check 'mismatch': registered twice"),
+    ],
+)
+def test_a_wrong_check_of_a_plugin_is_refused(tmp_path: Path, line: str, message: str) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(f"from fgod.data.audit.checks import check\n{line}\ndef mine(case):\n    return []\n")
+    with pytest.raises(UsageError, match=rf"plugins: .*mine\.py: .*{message}"):
+        load_plugins([plugin])

@@ -35,12 +35,13 @@ from fgod.data.audit.case import (
     number_of,
     sample_tag,
 )
-from fgod.data.audit.checks import CHECKS, EXAMPLES, Check, check_accepted, stated_share
+from fgod.data.audit.checks import EXAMPLES, Check, check_accepted, stated_share
 from fgod.data.formats import UserFile, UserRow, UserSource, read_user_file
 from fgod.data.mix import Changes, OldIdentity
 from fgod.data.recipe import MixRecipe
 from fgod.data.rows import NO_SYSTEM, Row, normalise
 from fgod.persona import Persona
+from fgod.registry import AUDIT_CHECKS
 
 __all__ = [
     "Audit", "Finding", "TokenLimit", "audit_file", "audit_parsed", "audit_rows", "check_accepted", "identity_row",
@@ -134,7 +135,7 @@ def _findings(check: Check, case: Case, accept: Accept) -> list[Finding]:
 def _audit(case: Case, facts: Mapping[str, Any], accept: Accept, findings: Iterable[Finding] = ()) -> Audit:
     """Run all checks; `findings` are those that a file's reader gave."""
     rank = {"error": 0, "accepted": 1, "warning": 2, "note": 3}
-    found = [*findings, *(finding for check in CHECKS for finding in _findings(check, case, accept))]
+    found = [*findings, *(found for _, check in AUDIT_CHECKS.items() for found in _findings(check, case, accept))]
     ordered = sorted(found, key=lambda finding: (rank[finding.severity], finding.line or 0, finding.code))
     said = {**_facts(case.lines), **facts, "codes": {finding.code: finding.count for finding in ordered}}
     return Audit(case.name, {**said, "aloud": _aloud(said)}, tuple(ordered))

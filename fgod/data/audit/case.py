@@ -264,6 +264,9 @@ class Group:
         }
 
 
+Audited = Literal["file", "mix"]
+
+
 @dataclass(frozen=True)
 class Case:
     """A file or a mix, and what it is held against. Lines of a mix are those of its table: line 1 is the header.
@@ -272,7 +275,7 @@ class Case:
     are what the mix made of the user's files (`fgod.data.mix.Changes`), `old_identity` what it does not rehearse.
     """
 
-    on: Literal["file", "mix"]
+    on: Audited
     name: str
     lines: tuple[Line, ...]
     users: tuple[Line, ...]

@@ -1,6 +1,14 @@
 """The checks of an audit: each is one registered function, which names its code and how serious it is.
 
-A check yields what it found in a `Case`. To add one, write it here; or register it in `CHECKS` from elsewhere.
+A check yields what it found in a `Case`. To add one, write it here, or in a plugin file:
+
+    from fgod.data.audit.checks import Found, check
+
+    @check("shouting", "warning")
+    def shouting(case):
+        loud = [line for line in case.users if line.row.prompt.isupper()]
+        if loud:
+            yield Found("{n} in capital letters", loud)
 """
 
 from __future__ import annotations
@@ -9,9 +17,21 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from fgod.data import mismatch
-from fgod.data.audit.case import WRITTEN_PARTS, Case, Finding, Group, Line, by, number_of, origin_key, sample_tag
+from fgod.data.audit.case import (
+    WRITTEN_PARTS,
+    Audited,
+    Case,
+    Finding,
+    Group,
+    Line,
+    by,
+    number_of,
+    origin_key,
+    sample_tag,
+)
 from fgod.data.formats import Severity
 from fgod.data.marks import MARKED, Exchange, marked_by_itself
 from fgod.data.mix import DROPPED, REORDERED
@@ -19,6 +39,7 @@ from fgod.data.recipe import SELF_ASKED, VARIED, VERBATIM, MixRecipe
 from fgod.data.rows import BASE, normalise
 from fgod.data.text import CONTROL_TOKEN, excerpt, has_control, is_header
 from fgod.errors import UsageError, did_you_mean
+from fgod.registry import AUDIT_CHECKS
 
 NEVER_ACCEPTED = "such rows cannot be trained on as they stand, or they would spoil the measurement"
 EXAMPLES = 3
@@ -38,16 +59,30 @@ class Found:
     examples: Iterable[str] | None = None
 
 
+SEVERITIES = ("error", "warning", "note")
+"""What a check may call its findings. That one is accepted is for the config to say."""
+Finder = Callable[[Case], Iterable[Found]]
+
+
 @dataclass(frozen=True)
 class Check:
     """A registered check. `on` says whether files, mixes or both are looked at, `acceptable` whether what it finds in a
-    user's file may be let through (`data.sources.NAME.audit.accept`)."""
+    user's file may be let through (`data.sources.NAME.audit.accept`).
+
+    Raises:
+        UsageError: the severity or what it is on is none that there is.
+    """
 
     code: str
     severity: Severity
-    on: tuple[str, ...]
-    find: Callable[[Case], Iterable[Found]]
+    on: tuple[Audited, ...]
+    find: Finder
     acceptable: bool = True
+
+    def __post_init__(self) -> None:
+        for key, found, known in (("severity", (self.severity,), SEVERITIES), ("on", self.on, get_args(Audited))):
+            if not found or not set(found) <= {*known}:
+                raise UsageError(f"audit check {self.code!r}: {key}: found {found!r}, expected of {', '.join(known)}")
 
     def findings(self, case: Case) -> Iterator[Finding]:
         """Its findings in a case, if it is for such."""
@@ -59,19 +94,13 @@ class Check:
             yield Finding(self.severity, self.code, first, message, tuple(shown)[:EXAMPLES], len(lines), origin)
 
 
-CHECKS: list[Check] = []
-"""All checks. A code may have several."""
-
-Finder = Callable[[Case], Iterable[Found]]
-
-
 def check(
-    code: str, severity: Severity, on: tuple[str, ...] = ("file", "mix"), acceptable: bool = True
+    code: str, severity: Severity, on: tuple[Audited, ...] = ("file", "mix"), acceptable: bool = True
 ) -> Callable[[Finder], Finder]:
-    """Register a function as a check."""
+    """Register a function as the check of a code; raises UsageError where there is one, or what `Check` does."""
 
     def register(find: Finder) -> Finder:
-        CHECKS.append(Check(code, severity, on, find, acceptable))
+        AUDIT_CHECKS.register(code, Check(code, severity, on, find, acceptable))
         return find
 
     return register
@@ -83,8 +112,8 @@ def check_accepted(codes: Iterable[str], where: str) -> None:
     Raises:
         UsageError: an unknown code, or one of rows that cannot be trained on or would spoil the measurement.
     """
-    known = sorted({check.code for check in CHECKS if check.acceptable})
-    never = sorted({check.code for check in CHECKS} - {*known})
+    known = sorted(code for code, check in AUDIT_CHECKS.items() if check.acceptable)
+    never = {*AUDIT_CHECKS} - {*known}
     for code in codes:
         if code in never:
             raise UsageError(
@@ -315,8 +344,20 @@ UNRELATED_SHARE = 0.2
 
 
 @check("mismatch", "error")
-def independent(case: Case) -> Iterator[Found]:
-    """Prompt and target were drawn independently."""
+def mismatched(case: Case) -> Iterator[Found]:
+    """Prompt and target were drawn independently, or many targets are shared across unrelated prompts."""
+    yield from _independent(case)
+    yield from (_unrelated(group) for group in case.groups if _many_unrelated(group))
+
+
+@check("mismatch_suspected", "warning")
+def suspected(case: Case) -> Iterator[Found]:
+    """A few targets are shared across unrelated prompts, or targets have no word of their prompts."""
+    yield from (_unrelated(g) for g in case.groups if g.likeness.unrelated and not _many_unrelated(g))
+    yield from _wordless(case)
+
+
+def _independent(case: Case) -> Iterator[Found]:
     for group in case.groups:
         found = [component for component in group.components if component.independent]
         if found:
@@ -357,21 +398,7 @@ def _unrelated(group: Group) -> Found:
     return Found(f"{group.label}{what}", [line for line in group.lines if line.row.target in worst], shown)
 
 
-@check("mismatch", "error")
-def unrelated(case: Case) -> Iterator[Found]:
-    """Targets shared across unrelated prompts."""
-    yield from (_unrelated(group) for group in case.groups if _many_unrelated(group))
-
-
-@check("mismatch_suspected", "warning")
-def some_unrelated(case: Case) -> Iterator[Found]:
-    """A few targets shared across unrelated prompts."""
-    yield from (_unrelated(g) for g in case.groups if g.likeness.unrelated and not _many_unrelated(g))
-
-
-@check("mismatch_suspected", "warning")
-def wordless(case: Case) -> Iterator[Found]:
-    """Targets without a word of their prompts."""
+def _wordless(case: Case) -> Iterator[Found]:
     for group in case.groups:
         p_value = group.shared_words
         if p_value is not None and p_value > mismatch.ALPHA:
