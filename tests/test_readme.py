@@ -1,5 +1,6 @@
 """Every command of README.md runs in a shell without the environment activated."""
 
+import copy
 import shutil
 
 import pytest
@@ -38,10 +39,12 @@ def test_the_commands_of_the_readme_run_where_the_environment_is_not_activated(r
     for command in commands(README):
         if command in UNTESTED:
             continue
+        config = copy.deepcopy(ran.config)
         if "retry" in command:
             leave_a_killed_run(ran)
         ended = ran.shell(filled(command, VALUES))
         assert ended.returncode == 0, f"{command}\n{(ended.stdout + ended.stderr)[-4000:]}"
+        ran.config = config
 
 
 def test_every_command_of_the_readme_is_one_that_such_a_shell_finds():
