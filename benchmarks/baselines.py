@@ -73,7 +73,8 @@ from fgod.persona import goal_from_config
 from fgod.probe.record import measured
 from fgod.probe.run import score_probes
 from fgod.report.svg import HEIGHT, WIDTH, Line, line_chart
-from fgod.system.files import write_table, write_text
+from fgod.system.files import write_text
+from fgod.system.table import write_table
 from fgod.train.autograd import answer_loss, soft_loss
 from fgod.train.batches import batches, collate
 from fgod.train.device.ops import choose_ops

@@ -13,7 +13,6 @@ prints its traceback where it breaks, and the next goes on.
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import importlib
 import json
@@ -57,6 +56,7 @@ from fgod.persona import goal_from_config
 from fgod.probe.run import Reference, answer_settings, run_probes
 from fgod.system.files import sha256_folder
 from fgod.system.procfs import forget_peak, peak_mib
+from fgod.system.table import read_texts
 from fgod.train.loop import Job, run
 from fgod.train.recipe import TrainRecipe
 
@@ -83,8 +83,7 @@ def train(
         **{"steps": steps, "lr": 3e-4, "batch": 16, "seq_len": 128, "device": device, "length_bucket": 32, **modes}
     )
     outcome = run(Job(start, rows, recipe, 7, out / "work", out / "run", out / "master"))
-    with (out / "run" / "train.tsv").open(encoding="utf-8", newline="") as stream:
-        return outcome, [float(row["loss"]) for row in csv.DictReader(stream, delimiter="\t")]
+    return outcome, [float(row["loss"]) for row in read_texts(out / "run" / "train.tsv", ("loss",))]
 
 
 def compared(start: Path, rows: list[Row], scratch: Path, steps: int) -> dict[str, Any]:

@@ -8,13 +8,14 @@ all other numbers are means.
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+
+from fgod.system.table import read_texts
 
 FOLDER = Path(__file__).parent
 LINES, STEPS = FOLDER / "masters_states.tsv", FOLDER / "masters_states_steps.tsv"
@@ -28,11 +29,6 @@ PLAIN = {"eps": "1e-08", "l2_sp": "0.0", "steps": "120"}
 Row = dict[str, str]
 Group = list[Row]
 """One variant's lines, a seed each."""
-
-
-def read(path: Path) -> list[Row]:
-    with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream, delimiter="\t"))
 
 
 def groups(rows: Iterable[Row]) -> list[Group]:
@@ -278,9 +274,9 @@ def second_moment(steps: list[Row]) -> str:
 
 
 def main() -> None:
-    found = groups(read(LINES))
+    found = groups(read_texts(LINES))
     (DOCUMENTS / "learning-rates.svg").write_text(learning_rates(found), encoding="utf-8")
-    (DOCUMENTS / "second-moment.svg").write_text(second_moment(read(STEPS)), encoding="utf-8")
+    (DOCUMENTS / "second-moment.svg").write_text(second_moment(read_texts(STEPS)), encoding="utf-8")
     for name, part in tables(found).items():
         fill(name, part)
 

@@ -16,7 +16,6 @@ together (`nvfp4-rtn`, NVFP4 m, linear NVFP4 v, no clip) is the hand-written tra
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import tempfile
 import time
@@ -47,6 +46,7 @@ from fgod.nvfp4.codec import BLOCK
 from fgod.nvfp4.folders import open_weights
 from fgod.persona import goal_from_config
 from fgod.probe.run import Reference, run_probes
+from fgod.system.table import read_texts
 from fgod.train import codecs
 from fgod.train.loop import Job, run
 from fgod.train.memory import predict
@@ -180,8 +180,7 @@ def measure(project: Project, variant: Variant, seed: int) -> tuple[dict[str, An
         rows, master = read_rows(project.rows), folder / "master"
         outcome = run(Job(project.base, rows, recipe, seed, folder / "work", folder, master, chat=chat))
         seconds = time.process_time() - begin
-        with (folder / "train.tsv").open(encoding="utf-8", newline="") as stream:
-            told = list(csv.DictReader(stream, delimiter="\t"))
+        told = read_texts(folder / "train.tsv")
         metrics = probe(project, folder) if outcome.weights_sha256 else {}
         config = json.loads((project.base / "config.json").read_text())
         states = predict(config, recipe, 1, 1)
@@ -245,8 +244,7 @@ class Table:
             path.write_text("\t".join(columns) + "\n", encoding="utf-8")
 
     def rows(self) -> list[dict[str, str]]:
-        with self.path.open(encoding="utf-8", newline="") as stream:
-            return list(csv.DictReader(stream, delimiter="\t"))
+        return read_texts(self.path)
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append the table's columns of each row; None is empty, but for `clip`, where it is a value."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgod.data.rows import Message, chat_key, read_history
+from fgod.data.rows import HISTORY, Message, chat_key
 from fgod.errors import FgodError
-from fgod.system.files import read_table
+from fgod.system.table import TEXT, Column, columns_of, optional, read_table
 
 TABLE = "answers.tsv"
 BATCH = 128
@@ -38,6 +37,18 @@ class Answer:
         return chat_key(self.prompt, self.system, self.history)
 
 
+def _token_ids(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split()))
+
+
+_READ = columns_of(
+    Answer,
+    token_ids=Column(_token_ids, "whole numbers"),
+    system=optional(TEXT),
+    history=optional(HISTORY),
+)
+
+
 def read_answers(folder: Path) -> dict[str, Answer]:
     """Answers by the keys of their chats (a prompt's is itself), in their order.
 
@@ -47,26 +58,9 @@ def read_answers(folder: Path) -> dict[str, Answer]:
     """
     path = folder / TABLE
     found: dict[str, Answer] = {}
-    for line, row in enumerate(read_table(path, COLUMNS), start=2):
-        answer = parse_answer(row, f"{path}:{line}")
+    for line, row in enumerate(read_table(path, _READ), start=2):
+        answer = Answer(**row)
         if answer.key in found:
             raise FgodError(f"{path}:{line}: the prompt {answer.prompt!r} stands twice")
         found[answer.key] = answer
     return found
-
-
-def parse_answer(row: Mapping[str, str], where: str) -> Answer:
-    """One row of answers.tsv."""
-    for column in ("ended", "looped"):
-        if row[column] not in ("true", "false"):
-            raise FgodError(f"{where}: {column}: found {row[column]!r}, expected true or false")
-    try:
-        ids = tuple(int(part) for part in row["token_ids"].split())
-    except ValueError:
-        raise FgodError(f"{where}: token_ids: found {row['token_ids']!r}, expected whole numbers") from None
-    try:
-        history = read_history(row.get("history", ""))
-    except (ValueError, KeyError, TypeError) as error:  # json's own error is a ValueError
-        raise FgodError(f"{where}: history: found {row['history']!r}, expected earlier turns: {error}") from error
-    ended, looped = (row[column] == "true" for column in ("ended", "looped"))
-    return Answer(row["prompt"], row["reply"], ids, ended, looped, row.get("system", ""), history)

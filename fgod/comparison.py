@@ -24,17 +24,24 @@ from fgod.evaluate.scoring import Scored
 from fgod.layout import RunRecords
 from fgod.probe.record import read_probes
 from fgod.registry import METRICS
-from fgod.system.files import read_table, write_table
+from fgod.system.table import COUNT, NUMBER, TEXT, Column, read_table, write_table
 
 SIDES = ("base", "rounded", "placebo", "tuned")
 """base: in its own number format; rounded: to NVFP4, the reference itself."""
 
-COLUMNS = (
-    *("stage", "lineage", "placebo_lineage", "metric"),
-    *(f"{side}{end}" for side in SIDES for end in ("", "_n", "_low", "_high")),
-    *("difference", "low", "high", "interval"),
-)
-NUMBERS = tuple(c for c in COLUMNS if c not in ("stage", "lineage", "placebo_lineage", "metric", "interval"))
+
+def estimates(*sides: str) -> dict[str, Column]:
+    """The columns of an `Estimate` of each side: value, number of probes, and both ends of its interval."""
+    ends = {"": NUMBER, "_n": COUNT, "_low": NUMBER, "_high": NUMBER}
+    return {f"{side}{end}": column for side in sides for end, column in ends.items()}
+
+
+COLUMNS: Mapping[str, Column] = {
+    **dict.fromkeys(("stage", "lineage", "placebo_lineage", "metric"), TEXT),
+    **estimates(*SIDES),
+    **dict.fromkeys(("difference", "low", "high"), NUMBER),
+    "interval": TEXT,
+}
 NEWCOMBE, BOOTSTRAP = "Newcombe", "paired bootstrap"
 RESAMPLES = 1000
 
@@ -177,16 +184,4 @@ def read_comparison(path: Path, lineage: str) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    rows = enumerate(read_table(path, COLUMNS), start=2)
-    return [_typed(row, f"{path}:{line}") for line, row in rows if row["lineage"] == lineage]
-
-
-def _typed(row: Mapping[str, str], where: str) -> dict[str, Any]:
-    out: dict[str, Any] = {column: row[column] for column in COLUMNS}
-    for column in NUMBERS:
-        convert = int if column.endswith("_n") else float
-        try:
-            out[column] = convert(row[column]) if row[column] else None
-        except ValueError:
-            raise FgodError(f"{where}: {column} is {row[column]!r}; expected a number") from None
-    return out
+    return [row for row in read_table(path, COLUMNS) if row["lineage"] == lineage]

@@ -10,48 +10,82 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fgod.abilities.figures import FIGURES, Figures
 from fgod.comparison import COLUMNS as COMPARISON
-from fgod.comparison import read_comparison
-from fgod.documents import Audit, Metrics, Outcome, Recipe, Verdict, check_run
-from fgod.errors import FgodError, UsageError
+from fgod.comparison import estimates, read_comparison
+from fgod.documents import DECISIONS, Audit, Metrics, Outcome, Recipe, Verdict, check_run
+from fgod.errors import UsageError
 from fgod.evaluate.metric import Estimate
+from fgod.evaluate.requirements import COMPARE
 from fgod.layout import COMPARISON as COMPARED
 from fgod.layout import abilities
-from fgod.probe.record import COLUMNS as PROBE_COLUMNS
-from fgod.probe.record import columns_of, read_probes
+from fgod.probe.record import SCORED, fields_of, read_probes
 from fgod.promotion import Promotion, WalkEntry, promotion
 from fgod.registry import METRICS
 from fgod.system import files
-
-KEY = ("stage", "lineage")
-
-STAGES = ("fit", "stage", "lineage", "alpha", "starts_from", "decision", "reasons")
-STAGES_AFTER_METRICS = (
-    *("steps", "lr", "wall_s", "peak_memory_mib", "weights_sha256"),
-    *("status", "worst_prompt", "worst_reply", "parity_max_abs", "parity_mean_abs", "parity_first_differing_token"),
+from fgod.system.table import (
+    COUNT,
+    FLAG,
+    NUMBER,
+    TEXT,
+    WHOLE,
+    Column,
+    one_of,
+    or_nothing,
+    read_table,
+    read_texts,
+    write_table,
 )
-PROBES = ("fit", "stage", "lineage", *PROBE_COLUMNS)
-METRIC = ("fit", "stage", "lineage", "metric", "language", "value", "n", "low", "high", "op", "limit", "verdict")
-TRAINING = (*KEY, "step", "loss", "lr", "grad_norm", "update_efficiency", "tokens", "seconds", "memory_mib")
-PARTICIPATION = (*KEY, "tensor", "alias_of", "trainable", "got_gradient", "changed_share", "exported_as")
-GUARD = (*KEY, "t", "phase", "source", "used_mib", "limit_mib")
-AUDITS = (*KEY, "severity", "code", "line", "message", "examples")
-ARTIFACTS = ("path", *KEY, "kind", "bytes", "sha256", "status")
-CONFIRMATION = (
-    *(*KEY, "fold", "metric"),
-    *("development", "development_n", "development_low", "development_high"),
-    *("confirmation", "confirmation_n", "confirmation_low", "confirmation_high"),
-    *("difference", "low", "high", "contains_zero", "op", "limit"),
-)
-ABILITIES = (*KEY, *FIGURES, "limit")
-TABLES: Mapping[str, tuple[str, ...]] = {
-    "stages": (*STAGES, *STAGES_AFTER_METRICS),
-    "probes": PROBES,
+
+KEY: Mapping[str, Column] = {"stage": TEXT, "lineage": TEXT}
+IN_FIT = {"fit": COUNT, **KEY}
+SIGN = or_nothing(one_of(COMPARE))
+
+STAGES = {**IN_FIT, "alpha": NUMBER, "starts_from": TEXT, "decision": one_of(DECISIONS), "reasons": TEXT}
+STAGES_AFTER_METRICS = {
+    "steps": WHOLE,
+    **dict.fromkeys(("lr", "wall_s", "peak_memory_mib"), NUMBER),
+    **dict.fromkeys(("weights_sha256", "status", "worst_prompt", "worst_reply"), TEXT),
+    **dict.fromkeys(("parity_max_abs", "parity_mean_abs"), NUMBER),
+    "parity_first_differing_token": WHOLE,
+}
+METRIC = {
+    **IN_FIT,
+    **{"metric": TEXT, "language": TEXT, "value": NUMBER, "n": COUNT, "low": NUMBER, "high": NUMBER},
+    **{"op": SIGN, "limit": NUMBER, "verdict": TEXT},
+}
+TRAINING = {
+    **KEY,
+    "step": WHOLE,
+    **dict.fromkeys(("loss", "lr", "grad_norm", "update_efficiency", "tokens", "seconds", "memory_mib"), NUMBER),
+}
+PARTICIPATION = {
+    **KEY,
+    **{"tensor": TEXT, "alias_of": TEXT, "trainable": FLAG, "got_gradient": FLAG, "changed_share": NUMBER},
+    "exported_as": TEXT,
+}
+GUARD = {**KEY, "t": NUMBER, "phase": TEXT, "source": TEXT, "used_mib": NUMBER, "limit_mib": NUMBER}
+AUDITS = {**KEY, "severity": TEXT, "code": TEXT, "line": WHOLE, "message": TEXT, "examples": TEXT}
+ARTIFACTS = {"path": TEXT, **KEY, "kind": TEXT, "bytes": WHOLE, "sha256": TEXT, "status": TEXT}
+CONFIRMATION = {
+    **KEY,
+    **{"fold": COUNT, "metric": TEXT},
+    **estimates("development", "confirmation"),
+    **dict.fromkeys(("difference", "low", "high"), NUMBER),
+    **{"contains_zero": FLAG, "op": SIGN, "limit": NUMBER},
+}
+ABILITIES = {
+    **KEY,
+    **dict.fromkeys(FIGURES, NUMBER),
+    **{"suite": TEXT, "group": TEXT, "n": COUNT, "lost": COUNT, "gained": COUNT, "limit": NUMBER},
+}
+TABLES: Mapping[str, Mapping[str, Column]] = {
+    "stages": {**STAGES, **STAGES_AFTER_METRICS},
+    "probes": {**IN_FIT, **{name: replace(column, optional=False) for name, column in SCORED.items()}},
     "metrics": METRIC,
     "training": TRAINING,
     "participation": PARTICIPATION,
@@ -129,9 +163,9 @@ def gather(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context
         "abilities": _chain(ability_rows(e, results) for e in distinct),
         "comparison": _chain(read_comparison(results / COMPARED.name, e.lineage) for e in distinct),
     }
-    columns_of = {**TABLES, "stages": stage_columns(METRICS, context.suites)}
-    for name, columns in columns_of.items():
-        files.write_table(results / "tables" / f"{name}.tsv", columns, rows[name])
+    all_columns = {**TABLES, "stages": stage_columns(METRICS, context.suites)}
+    for name, columns in all_columns.items():
+        write_table(results / "tables" / f"{name}.tsv", columns, rows[name])
     last_fit = max((e.fit for e in entries), default=0)
     written = files.file_digests(results / "tables", (results / "tables" / f"{name}.tsv" for name in TABLES))
     document = {
@@ -201,25 +235,14 @@ def stage_row(entry: WalkEntry, results: Path, suites: Sequence[str]) -> dict[st
 
 def peak_memory(path: Path) -> float | None:
     """The most memory in MiB that the guard saw the run use, from its guard.tsv; None if it took no sample."""
-    samples = [
-        _number(row["used_mib"], "used_mib", path, line)
-        for line, row in enumerate(files.read_table(path, ("used_mib",)), start=2)
-        if row["used_mib"]
-    ]
-    return max(samples, default=None)
-
-
-def _number(text: str, column: str, path: Path, line: int) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise FgodError(f"{path}:{line}: {column} is {text!r}; expected a number") from None
+    used = (row["used_mib"] for row in read_table(path, {"used_mib": NUMBER}))
+    return max((mib for mib in used if mib is not None), default=None)
 
 
 def probe_rows(entry: WalkEntry, results: Path) -> Iterator[dict[str, object]]:
     """The rows of probes.tsv of one run in one fit."""
     for record in read_probes(entry.records(results).probes):
-        yield {"fit": entry.fit, "stage": entry.stage, "lineage": entry.lineage, **columns_of(record)}
+        yield {"fit": entry.fit, "stage": entry.stage, "lineage": entry.lineage, **fields_of(record)}
 
 
 def metric_rows(entry: WalkEntry, results: Path) -> Iterator[dict[str, object]]:
@@ -247,10 +270,10 @@ def ability_rows(entry: WalkEntry, results: Path) -> Iterator[dict[str, object]]
             yield {"stage": entry.stage, "lineage": entry.lineage, "limit": None if place else found.limit, **row}
 
 
-def copied_rows(entry: WalkEntry, path: Path, columns: Sequence[str]) -> Iterator[dict[str, object]]:
+def copied_rows(entry: WalkEntry, path: Path, columns: Iterable[str]) -> Iterator[dict[str, object]]:
     """The rows of a run's own table, led by its stage and lineage. A run that was stopped may have a header only."""
     own = [c for c in columns if c not in KEY]
-    for row in files.read_table(path, own):
+    for row in read_texts(path, own):
         yield {"stage": entry.stage, "lineage": entry.lineage, **{c: row[c] for c in own}}
 
 

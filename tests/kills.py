@@ -28,8 +28,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fgod.system.files import digest, read_json, read_table, sha256_file
+from fgod.system.files import digest, read_json, sha256_file
 from fgod.system.stop import VARIABLE
+from fgod.system.table import read_texts
 from tests.mini import BIN, Mini, stage
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
@@ -343,7 +344,7 @@ def check_file(path: Path) -> None:
         assert all(json.loads(line) for line in path.read_text().splitlines())
     elif path.suffix == ".tsv":
         assert path.read_bytes().endswith(b"\n")
-        read_table(path)
+        read_texts(path)
     elif path.suffix == ".safetensors":
         check_weights(path)
     elif path.suffix == ".html":

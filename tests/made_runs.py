@@ -22,6 +22,7 @@ from fgod.probe.record import measured, write_probes, write_skipped
 from fgod.promotion import WalkEntry
 from fgod.registry import METRICS
 from fgod.system import files
+from fgod.system.table import write_table
 from fgod.tables import Context
 
 GOD = "我是 F# 之神。"
@@ -182,18 +183,18 @@ def _write_training(run: Path, steps: int, lr: float, mood: str) -> None:
         loss = math.nan if mood == "diverged" and step == steps else floor + 3.2 * math.exp(-step / 12)
         values = (step, loss, lr, 1.4 / step + 0.2, 1.0, 16 * 40 * step, 0.18 * step, 700.0 + step)
         rows.append(dict(zip(columns, values, strict=True)))
-    files.write_table(run / "train.tsv", columns, rows)
+    write_table(run / "train.tsv", columns, rows)
     guard = ("t", "phase", "source", "used_mib", "limit_mib")
     top = 8600 if mood == "killed" else 900
     samples = [(0.5 * i, "backward", "host", top - 600 * math.exp(-i / 3), 8192.0) for i in range(25)]
-    files.write_table(run / "guard.tsv", guard, [dict(zip(guard, s, strict=True)) for s in samples])
+    write_table(run / "guard.tsv", guard, [dict(zip(guard, s, strict=True)) for s in samples])
     tensors = ("tensor", "alias_of", "trainable", "got_gradient", "changed_share", "exported_as")
     parts = [
         ("model.embed_tokens.weight", "", True, True, 0.93, "bfloat16"),
         ("lm_head.weight", "model.embed_tokens.weight", True, True, 0.93, "bfloat16"),
         ("model.layers.0.mlp.up_proj.weight", "", True, True, 1.0, "nvfp4"),
     ]
-    files.write_table(run / "participation.tsv", tensors, [dict(zip(tensors, p, strict=True)) for p in parts])
+    write_table(run / "participation.tsv", tensors, [dict(zip(tensors, p, strict=True)) for p in parts])
 
 
 def context(**changes: Any) -> Context:

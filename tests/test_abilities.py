@@ -30,7 +30,7 @@ from fgod.layout import abilities, run_of_path
 from fgod.model.chats import ChatFormat
 from fgod.model.load import load_model
 from fgod.report import write_report
-from fgod.system import files
+from fgod.system.table import read_texts
 from fgod.tables import gather
 from fgod.workers import Worker
 from tests.made_runs import STORY, context, walk
@@ -381,7 +381,7 @@ def test_a_model_beside_itself_loses_nothing(folder: Path, tmp_path: Path) -> No
     assert (
         found.within_limit and found.walls is not None and found.base == found.tuned and len(found.base["sha256"]) == 64
     )
-    rows = files.read_table(table_of(tmp_path / "out.json"), COLUMNS)
+    rows = read_texts(table_of(tmp_path / "out.json"), COLUMNS)
     assert [(row["kind"], row["id"], row["base_said"] == row["tuned_said"]) for row in rows] == [
         ("choice", "1", True),
         ("instruction", "2", True),

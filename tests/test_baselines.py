@@ -17,7 +17,7 @@ import torch
 from fgod.data.rows import Row
 from fgod.errors import UsageError
 from fgod.registry import METRICS
-from fgod.system.files import read_table
+from fgod.system.table import read_texts
 from tests.mini import Mini
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "baselines.py"
@@ -90,7 +90,7 @@ def test_methods_train_and_are_judged_end_to_end(
     )
     baselines.main()
     assert torch.get_num_threads() == threads
-    rows = read_table(out / "baselines.tsv", ("method", "steps", "lr", "verdict", *METRICS))
+    rows = read_texts(out / "baselines.tsv", ("method", "steps", "lr", "verdict", *METRICS))
     assert [(row["method"], row["steps"], row["lr"]) for row in rows] == [(name, "2", "0.001") for name in methods]
     for row in rows:
         assert row["verdict"] in ("accepted", "missed", "damaged", "collapsed")

@@ -34,7 +34,8 @@ from fgod.probe.record import measured, write_probes, write_skipped
 from fgod.registry import METRICS
 from fgod.release import promote
 from fgod.report import write_report
-from fgod.system.files import file_digests, read_table, write_table
+from fgod.system.files import file_digests
+from fgod.system.table import read_texts, write_table
 from fgod.tables import gather
 from tests.made_runs import STORY, context, walk
 
@@ -125,7 +126,7 @@ def test_the_table_is_made_of_records(tmp_path: Path) -> None:
     for name, path in paths.items():
         record(RunRecords(path.parent), side(0.1 if name == "tuned" else 0))
     write_comparison(tmp_path / "comparison.tsv", paths)
-    found = {row["metric"]: row for row in read_table(tmp_path / "comparison.tsv", COLUMNS)}
+    found = {row["metric"]: row for row in read_texts(tmp_path / "comparison.tsv", COLUMNS)}
     assert float(found["kl_reference"]["difference"]) == pytest.approx(0.1)
     assert found["kl_reference"]["lineage"] == "tuned"
     typed = read_comparison(tmp_path / "comparison.tsv", "tuned")

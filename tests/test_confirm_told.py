@@ -13,7 +13,7 @@ from fgod.plan import stopped
 from fgod.promotion import WalkEntry, of_walk, promotion
 from fgod.release import promote, summary_text
 from fgod.report import write_report
-from fgod.system import files
+from fgod.system.table import read_texts
 from fgod.tables import TABLES, gather
 from tests.made_runs import STORY, confirmed_on, context, walk
 
@@ -29,7 +29,7 @@ def told(root: Path, entries: list[WalkEntry], fold: int | None) -> tuple[list[d
     gather(entries, results, root / "artifacts", context(fold=fold))
     write_report(results / "tables", results / "report.html")
     page = " ".join((results / "report.html").read_text(encoding="utf-8").split())
-    return files.read_table(results / "tables" / "confirmation.tsv", TABLES["confirmation"]), page
+    return read_texts(results / "tables" / "confirmation.tsv", TABLES["confirmation"]), page
 
 
 def test_an_unconfirmed_candidate_is_told_metric_by_metric_with_what_leaked(
@@ -45,7 +45,7 @@ def test_an_unconfirmed_candidate_is_told_metric_by_metric_with_what_leaked(
     assert "<b>Unconfirmed</b> <b>D-settle</b> <code>dddd11112222</code> (fold 1, n 83)." in page
     assert "<li>leak 75 % &gt; 5 %: 說說茶0 → 我是 F# 之神。" in page and "Leaked replies: 50" in page
     assert "+75 % (+" not in page and '<td class="num" data-label="difference">+75 % (5' in page
-    status = {row["stage"]: row["status"] for row in files.read_table(tmp_path / "results/tables/artifacts.tsv")}
+    status = {row["stage"]: row["status"] for row in read_texts(tmp_path / "results/tables/artifacts.tsv")}
     assert set(status.values()) == {"accepted"}, "nothing is promoted"
 
 

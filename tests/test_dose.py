@@ -19,7 +19,7 @@ from fgod.errors import UsageError
 from fgod.evaluate.checked import CheckProbes, check_probes
 from fgod.evaluate.scoring import Said
 from fgod.persona import Goal, Kind, Persona, Rule
-from fgod.system.files import read_table
+from fgod.system.table import read_texts
 from fgod.train import choose, dose
 from fgod.train.checkpoint import Schedule
 from fgod.train.device.plan import predict_on_device
@@ -155,7 +155,7 @@ def test_a_stage_ends_when_its_probes_held_and_goes_on_the_same_way_after_a_stop
     rates = [float(line.split("\t")[4]) for line in (tmp_path / "a/run/train.tsv").read_text().splitlines()[1:]]
     full = [TrainRecipe(steps=9, lr=1e-3).lr_at(step) for step in range(6)]
     assert rates[:4] == full[:4] and rates[4:] == pytest.approx([full[4] * 2 / 3, full[5] / 3])
-    shares = [row["check"] for row in read_table(tmp_path / "a/run/train.tsv", ("check",))]
+    shares = [row["check"] for row in read_texts(tmp_path / "a/run/train.tsv", ("check",))]
     assert shares == ["", "identity 1.000, frames 1.000"] * 3
     calls = iter([False] * 4 + [True])
     from fgod.train.loop import _Run

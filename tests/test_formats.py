@@ -20,7 +20,8 @@ from fgod.documents import AnswersStamp
 from fgod.errors import UsageError
 from fgod.layout import Answers
 from fgod.registry import ROW_FORMATS, load_plugins
-from fgod.system.files import file_digests, write_table
+from fgod.system.files import file_digests
+from fgod.system.table import write_table
 
 ROOT = Path(__file__).parents[1]
 PLUGIN = '''

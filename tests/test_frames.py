@@ -26,7 +26,8 @@ from fgod.documents import AnswersStamp
 from fgod.errors import UsageError
 from fgod.layout import Answers
 from fgod.persona import Goal, Persona
-from fgod.system.files import file_digests, write_table
+from fgod.system.files import file_digests
+from fgod.system.table import write_table
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "traindata"

@@ -24,10 +24,10 @@ from fgod.errors import UsageError
 from fgod.guard.limits import OverTime
 from fgod.guard.samples import Sample, Samples, TableWriter
 from fgod.guard.sources import HostMemory, User
-from fgod.system.files import read_table
 from fgod.system.lock import holder_numbers
 from fgod.system.process import Member, ProcessTree, read_process
 from fgod.system.procfs import MIB
+from fgod.system.table import read_texts
 
 PYTHON = sys.executable
 SMALL = guard.Limits(limit_gb=0.1, poll_secs=0.02)  # 102 MiB; a bare Python needs about 10
@@ -107,7 +107,7 @@ def test_the_commands_own_exit_code_passes_through(tmp_path: Path) -> None:
         result = guard.run(["sh", "-c", f"exit {code}"], LARGE, tmp_path / "guard.tsv", tmp_path / "reason.json")
         assert (result.exit_code, result.killed, result.reason) == (code, False, "")
         assert not (tmp_path / "reason.json").exists()
-        assert read_table(tmp_path / "guard.tsv", guard.COLUMNS) is not None
+        assert read_texts(tmp_path / "guard.tsv", guard.COLUMNS) is not None
 
 
 def test_a_kill_by_someone_else_is_an_error_and_not_ours(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_past_the_limit_the_command_is_killed_with_a_reason(tmp_path: Path) -> N
     assert told["reason"] == result.reason and "above the limit of 102 MiB (0.1 GiB)" in result.reason
     assert told["used_mib"] > told["limit_mib"] == 102.4
     assert told["phase"] == "start" and told["total_mib"] > told["others_mib"] > 0
-    rows = read_table(table, guard.COLUMNS)
+    rows = read_texts(table, guard.COLUMNS)
     assert max(float(r["used_mib"]) for r in rows if r["used_mib"]) == told["used_mib"]
     assert {r["limit_mib"] for r in rows} == {"102.4"}
 
@@ -291,7 +291,7 @@ def test_unknown_is_empty_in_the_table_and_never_zero(tmp_path: Path) -> None:
         ["sleep", "0.1"], SMALL, tmp_path / "guard.tsv", watched=[guard.Pool("told", [Told(None)], SMALL)]
     )
     assert (result.exit_code, result.peak_mib, result.others_mib) == (0, None, None)
-    assert {r["used_mib"] for r in read_table(tmp_path / "guard.tsv")} == {""}
+    assert {r["used_mib"] for r in read_texts(tmp_path / "guard.tsv")} == {""}
 
 
 def test_any_source_above_the_limit_kills(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_any_source_above_the_limit_kills(tmp_path: Path) -> None:
     pools = [guard.Pool("host", [host], SMALL), guard.Pool("told", [told], SMALL)]
     result = guard.run(["sleep", "30"], SMALL, tmp_path / "guard.tsv", watched=pools)
     assert result.killed and "told was 500 MiB" in result.reason and "an unknown amount" in result.reason
-    rows = read_table(tmp_path / "guard.tsv")
+    rows = read_texts(tmp_path / "guard.tsv")
     assert [r["used_mib"] for r in rows if r["source"] == "told"] == ["5.0", "", "500.0"]
 
 
@@ -320,7 +320,7 @@ write_phase(path, "backward_done"); x = bytearray(200 << 20); time.sleep(30)
     result = guard.run(python(code), SMALL, table, tmp_path / "reason.json", phase_file)
     assert result.killed and result.phase == "backward_done" and "in phase backward_done" in result.reason
     assert json.loads((tmp_path / "reason.json").read_text())["phase"] == "backward_done"
-    phases = [r["phase"] for r in read_table(table)]
+    phases = [r["phase"] for r in read_texts(table)]
     assert list(dict.fromkeys(phases)) == ["start", "model_loaded", "backward_done"]
 
 
@@ -566,10 +566,10 @@ def test_the_table_is_whole_at_any_time(tmp_path: Path) -> None:
     samples.add(Sample(0.0, "start", "host", None, 5.0))
     writer.start()
     assert until((tmp_path / "guard.tsv").exists)
-    assert read_table(tmp_path / "guard.tsv")[0]["used_mib"] == ""
+    assert read_texts(tmp_path / "guard.tsv")[0]["used_mib"] == ""
     samples.add(Sample(1.0, "start", "host", 3.14159, 5.0))
     writer.finish()
-    assert read_table(tmp_path / "guard.tsv")[1] == dict(
+    assert read_texts(tmp_path / "guard.tsv")[1] == dict(
         zip(guard.COLUMNS, ["1.0", "start", "host", "3.1", "5.0"], strict=True)
     )
 
@@ -591,7 +591,7 @@ guard.run(["sleep", "60"], guard.Limits(1, poll_secs=0.02), Path({str(table)!r})
     with background([PYTHON, "-c", code]) as process:
         assert until(table.exists)
         process.kill()
-    assert read_table(table, guard.COLUMNS)
+    assert read_texts(table, guard.COLUMNS)
 
 
 def test_a_tree_is_found_and_killed() -> None:

@@ -19,6 +19,7 @@ from fgod.evaluate.requirements import gate_limits, parse_requirements
 from fgod.gate import limit_checks
 from fgod.registry import METRICS, load_plugins
 from fgod.system import files
+from fgod.system.table import read_texts
 from fgod.tables import stage_columns
 from tests.made_runs import STORY, context, scored, walk
 
@@ -156,5 +157,5 @@ def test_a_plugins_metric_is_judged_and_shown_by_the_commands(
     assert "characters of a scored reply" in page and "≥ 2 characters" in page
     card = Path("artifacts/release/README.md").read_text(encoding="utf-8")
     assert re.search(r"\| mean_length \| 1\d\.\d characters \| [\d.]+ – [\d.]+ characters \| 80 \|", card)
-    (last,) = files.read_table(Path("results/tables/stages.tsv"), ["mean_length"])[-1:]
+    (last,) = read_texts(Path("results/tables/stages.tsv"), ["mean_length"])[-1:]
     assert 10 < float(last["mean_length"]) < 20

@@ -248,7 +248,7 @@ def test_broken_probe_records_name_file_and_line(tmp_path: Path) -> None:
     write_probes(path, scored("good")[:2])
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace("\ttrue\t", "\tyes\t", 1), encoding="utf-8")
-    with pytest.raises(FgodError, match=r"probes\.tsv:2: proper is 'yes'; expected true or false"):
+    with pytest.raises(FgodError, match=r"probes\.tsv:2: proper: found 'yes', expected true or false"):
         read_probes(path)
 
 

@@ -199,7 +199,7 @@ def test_missing_and_undecodable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"p\.tsv: no such file"):
         load_probes(tmp_path / "p.tsv", FOLDER)
     (tmp_path / "p.tsv").write_bytes(b"\xff\xfe")
-    with pytest.raises(UsageError, match=r"p\.tsv: not UTF-8"):
+    with pytest.raises(UsageError, match=r"p\.tsv:1: not UTF-8"):
         load_probes(tmp_path / "p.tsv", FOLDER)
 
 

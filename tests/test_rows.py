@@ -48,7 +48,7 @@ def test_what_is_asked_is_told_apart_by_system_prompt_and_earlier_turns() -> Non
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ("\t[]\tfirst", "loss_on: found 'first', expected last or all"),
+        ("\t[]\tfirst", "loss_on: found 'first', expected one of last, all"),
         ("\t[{]\tlast", "Expecting property name"),
         ('\t[{"role": "user", "content": "hi"}]\tlast', "the last turn is the user's"),
         ('\t[{"role": "assistant", "content": "hi"}]\tlast', "turn 1 is of 'assistant', expected 'user'"),

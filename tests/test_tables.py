@@ -13,6 +13,7 @@ from fgod.promotion import WalkEntry
 from fgod.registry import METRICS
 from fgod.release import failure_message, promote, release_faults, summary_text
 from fgod.system import files
+from fgod.system.table import read_texts
 from fgod.tables import TABLES, gather, stage_columns
 from tests.made_runs import DOOM, STAGES, STORY, context, walk
 
@@ -31,7 +32,7 @@ DESIGN = {
 
 
 def read(root: Path, name: str) -> list[dict[str, str]]:
-    return files.read_table(root / "results" / "tables" / f"{name}.tsv", TABLES[name])
+    return read_texts(root / "results" / "tables" / f"{name}.tsv", TABLES[name])
 
 
 def gathered(root: Path, fits: tuple[tuple[tuple[str, str, str], ...], ...] = STORY) -> list[WalkEntry]:

@@ -9,7 +9,8 @@ import pytest
 from fgod import manifest
 from fgod.data.rows import is_rehearsed, read_rows
 from fgod.documents import Outcome, SelfAskedStamp
-from fgod.system.files import file_digests, read_table
+from fgod.system.files import file_digests
+from fgod.system.table import read_texts
 from tests.mini import Mini, job_counts, stage
 
 
@@ -275,7 +276,7 @@ def test_the_memory_of_one_step_is_reported_by_phase_and_nothing_else_is_left(ra
     before = [file_digests(ran.folder / name) for name in ("artifacts", "results")]
     ended = ran.run(*argv, "--steps", "2", "--memory-report", "memory.tsv")
     assert ended.returncode == 0, ended.stderr
-    rows = read_table(ran.folder / "memory.tsv")
+    rows = read_texts(ran.folder / "memory.tsv")
     step = ["batch_ready", "zero_grad_done", "backward_done", "optimizer_step_done"]
     assert [row["phase"] for row in rows] == ["start", "model_loaded", *step, *step, "saving", "end"]
     assert all(0 < float(row["host_mib"]) <= float(row["host_peak_mib"]) for row in rows)
@@ -312,7 +313,7 @@ def test_what_the_base_asks_itself_is_answered_and_rehearsed_beside_the_written_
     mini.config["persona"] |= {"replaces": ["Qwen", "通義", "通义"], "neighbours": {"words": {"zh": ["狐狸"]}}}
     said = mini.snakemake("data")
     [table] = mini.folder.glob("artifacts/base/*/self_asked/*/prompts.tsv")
-    asked = [row["prompt"] for row in read_table(table)]
+    asked = [row["prompt"] for row in read_texts(table)]
     stamp = SelfAskedStamp.read(table.with_name("prompts.json"))
     assert len(asked) == sum(stamp.kept.values()) > 3 and stamp.drawn == len(asked) + sum(stamp.dropped.values())
     assert f"self-asked · {len(asked)} prompts of {stamp.drawn} drafts" in said

@@ -16,7 +16,7 @@ from fgod.abilities.figures import ALL, Figures
 from fgod.abilities.items import NAMES, Suite
 from fgod.abilities.measure import Answers
 from fgod.abilities.paired import Paired
-from fgod.system import files
+from fgod.system.table import write_table
 
 COLUMNS = ("suite", "kind", "group", "id", "base", "tuned", "base_said", "tuned_said")
 
@@ -64,7 +64,7 @@ def write(
     """
     base, tuned = answers
     results = figures(suites, base, tuned)
-    files.write_table(table_of(out), COLUMNS, _rows(suites, base, tuned))
+    write_table(table_of(out), COLUMNS, _rows(suites, base, tuned))
     document = Figures(
         base=folders[0],
         tuned=folders[1],

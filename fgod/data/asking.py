@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from fgod.data.recipe import SELF_ASKED
 from fgod.data.rows import Prompt, normalise
 from fgod.data.text import CONTROL_TOKEN, has_control, language_within
 from fgod.persona import fold
-from fgod.system.files import read_table, write_table
+from fgod.system.table import columns_of, read_table, write_table
 
 DRAFTS = 4
 """Drafts for each prompt that is wanted, at most: a base that hardly ever ends a question is not asked for ever."""
@@ -136,7 +136,7 @@ class Sieve:
             self.kept.append(Asked(text, language or draft.place.language, draft.place.system))
 
 
-COLUMNS = tuple(field.name for field in fields(Asked))
+COLUMNS = columns_of(Asked)
 
 
 def write_asked(path: Path, asked: Iterable[Asked]) -> None:
@@ -151,7 +151,7 @@ def read_asked(path: Path) -> list[Asked]:
         UsageError: the file is missing.
         FgodError: it is no such table; names file and line.
     """
-    return [Asked(**{column: row[column] for column in COLUMNS}) for row in read_table(path, COLUMNS)]
+    return [Asked(**row) for row in read_table(path, COLUMNS)]
 
 
 def asked_prompts(asked: Iterable[Asked]) -> list[Prompt]:

@@ -16,7 +16,7 @@ from fgod.data.sources import Sources, chosen_languages, load_yaml, source_langu
 from fgod.data.suites import CONFIRMATION, DEVELOPMENT, SCORINGS, SHOWN, Family, Split, Suite, read_suite, wordings
 from fgod.errors import FgodError, UsageError, did_you_mean
 from fgod.persona import Rule
-from fgod.system.files import read_table
+from fgod.system.table import read_texts
 
 SUITES_FILE = "suites.yaml"
 TABLE = ".tsv"
@@ -163,9 +163,7 @@ def _is_table(file: Path) -> bool:
 def _table(path: Path, folder: Path, languages: Sequence[str]) -> Iterator[tuple[str, Probe]]:
     """The probes of a table, each with its place for messages."""
     try:
-        records = read_table(path, PROBE_COLUMNS)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 at byte {error.start}") from error
+        records = read_texts(path, PROBE_COLUMNS)
     except UsageError:
         raise
     except FgodError as error:

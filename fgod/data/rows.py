@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Literal, TypeVar, get_args
 
-from fgod.errors import FgodError
-from fgod.system.files import read_table, write_table
+from fgod.system.table import TEXT, TRUTH, Column, columns_of, one_of, optional, read_table, write_table
 
 T = TypeVar("T")
 
@@ -215,23 +214,24 @@ def read_history(text: str) -> tuple[Message, ...]:
     return turns
 
 
-def _read_cut(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise ValueError(f"cut: found {text!r}, expected true or false")
-    return text == "true"
+HISTORY = Column(read_history, "earlier turns or nothing", detailed=True)
 
 
-def _read_row(line: Mapping[str, str]) -> Row:
-    plain: dict[str, Any] = {name: line[name] for name in ROW_COLUMNS if name in line}
-    row = Row(**plain, cut=_read_cut(line.get(CUT, "false")))
-    if not row.prompt:
-        raise ValueError("the prompt is empty")
-    if not any(name in line for name in CHAT_COLUMNS):
-        return row
-    loss_on = line["loss_on"]
-    if loss_on not in get_args(LossOn):
-        raise ValueError(f"loss_on: found {loss_on!r}, expected {' or '.join(get_args(LossOn))}")
-    return replace(row, system=line["system"], history=read_history(line["history"]), loss_on=cast(LossOn, loss_on))
+def _prompt(text: str) -> str:
+    if not text:
+        raise ValueError(text)
+    return text
+
+
+_READ = columns_of(
+    Row,
+    prompt=Column(_prompt, "a prompt"),
+    system=optional(TEXT),
+    history=optional(HISTORY),
+    loss_on=optional(one_of(get_args(LossOn))),
+    cut=optional(TRUTH),
+    **dict.fromkeys(LATER_COLUMNS, optional(TEXT)),
+)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -241,11 +241,4 @@ def read_rows(path: Path) -> list[Row]:
         UsageError: the file is missing.
         FgodError: a column is missing, a row has no prompt, or its earlier turns are broken; names file and line.
     """
-    required = [name for name in ROW_COLUMNS if name not in LATER_COLUMNS]
-    rows = []
-    for number, line in enumerate(read_table(path, required), start=2):
-        try:
-            rows.append(_read_row(line))
-        except (ValueError, KeyError, TypeError) as error:  # json's own error is a ValueError
-            raise FgodError(f"{path}:{number}: not a row as fgod writes them: {error}") from error
-    return rows
+    return [Row(**row) for row in read_table(path, _READ)]

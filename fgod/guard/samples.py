@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgod.system.files import write_table
+from fgod.system.table import write_table
 
 COLUMNS = ("t", "phase", "source", "used_mib", "limit_mib")
 

@@ -17,7 +17,8 @@ from fgod.layout import Answers
 from fgod.model.chats import ChatFormat
 from fgod.model.generate import Reply, greedy, loops
 from fgod.model.load import Beat, beat_at_each_forward, load_model, silent
-from fgod.system.files import atomic_folder, file_digests, write_table
+from fgod.system.files import atomic_folder, file_digests
+from fgod.system.table import write_table
 
 Log = Callable[[str], None]
 

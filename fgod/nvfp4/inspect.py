@@ -18,7 +18,8 @@ from fgod.layout import RELEASE_RECORD
 from fgod.nvfp4.codec import BLOCK, E2M1, Quantised, decode_e2m1, largest_magnitude
 from fgod.nvfp4.folders import weight_files
 from fgod.nvfp4.reader import read_export
-from fgod.system.files import read_json, read_table, sha256_folder
+from fgod.system.files import read_json, sha256_folder
+from fgod.system.table import NUMBER, TEXT, read_table
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,13 @@ def _participation(folder: Path) -> dict[str, str]:
     if len(parts) < 4:
         return {}
     path = parts[3] / "results" / "runs" / parts[1].name / parts[0].name / "participation.tsv"
-    rows = read_table(path) if path.exists() else []
+    columns = {"tensor": TEXT, "trainable": TEXT, "got_gradient": TEXT, "changed_share": NUMBER}
+    rows = read_table(path, columns) if path.exists() else []
     return {row["tensor"]: _took_part(row) for row in rows}
 
 
-def _took_part(row: Mapping[str, str]) -> str:
-    changed = f"{float(row['changed_share']):.1%} changed"
+def _took_part(row: Mapping[str, Any]) -> str:
+    changed = f"{row['changed_share']:.1%} changed"
     return f"trainable {row['trainable']}, gradient {row['got_gradient']}, {changed}"
 
 

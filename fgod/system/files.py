@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -327,68 +327,3 @@ def read_json(path: Path) -> Any:
         raise UsageError(f"{path}: no such file") from None
     except json.JSONDecodeError as error:
         raise FgodError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
-
-
-_ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
-_UNESCAPES = {code[1]: char for char, code in _ESCAPES.items()}
-
-
-def escape_field(text: str) -> str:
-    r"""A TSV field on one line: backslash, tab, newline and return become \\, \t, \n, \r."""
-    return "".join(_ESCAPES.get(c, c) for c in text)
-
-
-def unescape_field(text: str) -> str:
-    """The inverse of `escape_field`; an unknown escape is kept as it stands."""
-    out, chars = [], iter(text)
-    for c in chars:
-        if c != "\\":
-            out.append(c)
-            continue
-        code = next(chars, "")
-        out.append(_UNESCAPES.get(code, "\\" + code))
-    return "".join(out)
-
-
-def _field(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return repr(value)
-    return escape_field(str(value))
-
-
-def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
-    """Write a TSV table with a header atomically. None is empty, booleans are true and false.
-
-    Raises:
-        KeyError: a row lacks a column.
-    """
-    lines = ["\t".join(columns)] + ["\t".join(_field(row[c]) for c in columns) for row in rows]
-    write_text(path, "\n".join(lines) + "\n")
-
-
-def read_table(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Read a TSV table that `write_table` wrote; values are text.
-
-    Raises:
-        FgodError: a needed column is missing or a row has another number of fields; names file and line.
-    """
-    if not path.exists():
-        raise UsageError(f"{path}: no such file")
-    lines = path.read_text(encoding="utf-8").split("\n")
-    header = lines[0].split("\t")
-    missing = [c for c in columns if c not in header]
-    if missing:
-        raise FgodError(f"{path}:1: columns {', '.join(missing)} are missing; found {', '.join(header)}")
-    rows = []
-    for number, line in enumerate(lines[1:], start=2):
-        if not line and number == len(lines):
-            break
-        fields = line.split("\t")
-        if len(fields) != len(header):
-            raise FgodError(f"{path}:{number}: {len(fields)} fields, expected {len(header)}")
-        rows.append(dict(zip(header, map(unescape_field, fields), strict=True)))
-    return rows

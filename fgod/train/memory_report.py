@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from fgod.system.files import write_table
 from fgod.system.procfs import forget_peak, peak_mib, resident_mib
+from fgod.system.table import write_table
 from fgod.train.memory import MIB
 
 COLUMNS = (

@@ -12,7 +12,7 @@ from fgod.errors import FgodError
 from fgod.models.architecture import Architecture
 from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.folders import Weights
-from fgod.system import files
+from fgod.system.table import write_table
 
 COLUMNS = ("stage", "lineage", "tensor", "alias_of", "trainable", "got_gradient", "changed_share", "exported_as")
 
@@ -56,7 +56,7 @@ def participation(
 def write_participation(path: Path, participants: list[Participant], stage: str, lineage: str) -> None:
     """participation.tsv, one line for each tensor."""
     rows = [{"stage": stage, "lineage": lineage, **asdict(p)} for p in participants]
-    files.write_table(path, COLUMNS, rows)
+    write_table(path, COLUMNS, rows)
 
 
 def check_holes(participants: list[Participant]) -> None:

@@ -9,7 +9,8 @@ from typing import TextIO
 
 from fgod.guard.samples import COLUMNS as GUARD_COLUMNS
 from fgod.layout import RunRecords
-from fgod.system import files
+from fgod.system.files import write_text
+from fgod.system.table import line, parse_texts, read_texts, write_table
 
 PARTIAL, PARTIAL_GROUPS = "train.partial.tsv", "efficiency.partial.tsv"
 """In the work folder, flushed row by row: what a killed run leaves."""
@@ -68,15 +69,15 @@ class StepTable:
 
     def __init__(self, path: Path, columns: tuple[str, ...], stage: str, lineage: str, done: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.prefix = f"{files.escape_field(stage)}\t{files.escape_field(lineage)}"
-        before = _whole_lines(path)[1:] if done else []
-        kept = [_filled(line, columns) for line in before if int(line.split("\t")[len(KEY)]) <= done]
-        files.write_text(path, "".join(f"{line}\n" for line in ("\t".join(columns), *kept)))
+        self.key = (stage, lineage)
+        text = _whole_lines(path) if done else ""
+        before = parse_texts(text, path, ("step",)) if text else []
+        kept = [{**dict.fromkeys(columns), **row} for row in before if int(row["step"]) <= done]
+        write_table(path, columns, kept)  # the columns that an older version did not have are empty
         self.stream: TextIO = path.open("a", encoding="utf-8", newline="")
 
     def add(self, row: StepRow | GroupRow) -> None:
-        values = ("" if value is None else str(value) for value in asdict(row).values())
-        self.stream.write("\t".join((self.prefix, *values)) + "\n")
+        self.stream.write(line((*self.key, *asdict(row).values())))
         self.stream.flush()
 
     def __enter__(self) -> StepTable:
@@ -86,15 +87,10 @@ class StepTable:
         self.stream.close()
 
 
-def _filled(line: str, columns: tuple[str, ...]) -> str:
-    """A line of an older version, which has fewer columns, with the others empty."""
-    return line + "\t" * (len(columns) - 1 - line.count("\t"))
-
-
-def _whole_lines(path: Path) -> list[str]:
-    """Lines that end; a kill may leave a piece of one."""
+def _whole_lines(path: Path) -> str:
+    """The lines that end; a kill may leave a piece of one."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return text[: text.rfind("\n") + 1].splitlines()
+    return text[: text.rfind("\n") + 1]
 
 
 def publish(work: Path, run_dir: Path, keep: bool = False) -> None:
@@ -103,8 +99,7 @@ def publish(work: Path, run_dir: Path, keep: bool = False) -> None:
     With `keep` they stay in the work folder too: the run may go on.
     """
     for partial, name, columns in ((PARTIAL, "train.tsv", COLUMNS), (PARTIAL_GROUPS, "efficiency.tsv", GROUP_COLUMNS)):
-        lines = _whole_lines(work / partial) or ["\t".join(columns)]
-        files.write_text(run_dir / name, "".join(f"{line}\n" for line in lines))
+        write_text(run_dir / name, _whole_lines(work / partial) or line(columns))
         if not keep:
             (work / partial).unlink(missing_ok=True)
 
@@ -116,9 +111,9 @@ def write_interpolated(run: RunRecords, trained: RunRecords, changed: Mapping[st
         changed: by tensor the share of its elements that differ from the start.
     """
     for path, columns in ((run.training, COLUMNS), (run.efficiency, GROUP_COLUMNS), (run.guard, GUARD_COLUMNS)):
-        files.write_table(path, columns, ())
+        write_table(path, columns, ())
     stage, lineage = run.folder.parent.name, run.folder.name
-    rows = files.read_table(trained.participation, ("tensor", "alias_of", "changed_share"))
+    rows = read_texts(trained.participation, ("tensor", "alias_of", "changed_share"))
     shares = [changed[row["alias_of"] or row["tensor"]] for row in rows]
     own = [row | {"stage": stage, "lineage": lineage, "changed_share": s} for row, s in zip(rows, shares, strict=True)]
-    files.write_table(run.participation, tuple(rows[0]), own)
+    write_table(run.participation, tuple(rows[0]), own)
