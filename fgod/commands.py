@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fgod import checkpoints, layout, records
 from fgod.answers import BATCH
+from fgod.arguments import options_of
 from fgod.chat import ChatSettings
 from fgod.documents import (
     Audit,
@@ -24,7 +25,6 @@ from fgod.documents import (
     Finding,
     MixStamp,
     Outcome,
-    Release,
     Stamp,
     check_answers,
     check_interpolation,
@@ -34,7 +34,7 @@ from fgod.documents import (
     check_training_data,
 )
 from fgod.errors import FgodError, RefusedError, UsageError
-from fgod.escape import html_text
+from fgod.guard.limits import Limits
 from fgod.imports import lasting_imports
 from fgod.layout import (
     Answers,
@@ -101,34 +101,6 @@ def base(args: Namespace) -> int:
     folder = own_weights(args.base) or Base(args.out.parent).master
     BaseStamp(status="trained", base=args.base, **_digests(folder), facts=dict(facts)).write(args.out)
     return 0
-
-
-def import_model(args: Namespace) -> int:
-    """Turn a GGUF file into a folder that can be a base."""
-    with lasting_imports():
-        from fgod.importing.gguf import import_gguf
-
-    _check_new(args.out)
-    facts = import_gguf(args.file, args.out, args.dtype, say=_say)
-    _say(f"{args.out}: {facts.architecture}, {facts.layers} layers, {facts.dtypes[0]}")
-    return 0
-
-
-def fetch(args: Namespace) -> int:
-    """Fetch a model from the Hugging Face hub."""
-    with lasting_imports():
-        from fgod.importing.hub import fetch as fetch_model
-
-    (out,) = args.outputs(args)
-    _check_new(out)
-    commit = fetch_model(args.repository, out, args.revision, say=_say)
-    _say(f"{out}: {args.repository} at {commit}")
-    return 0
-
-
-def _check_new(out: Path) -> None:
-    if out.exists():
-        raise UsageError(f"{out}: this folder exists; expected a new name (nothing is overwritten)")
 
 
 def self_asked(args: Namespace) -> int:
@@ -574,13 +546,13 @@ def _finished(made: RunRecords, master: Path) -> Outcome | None:
 
 def _trained(args: Namespace, work: Work, lock: int) -> Outcome:
     """Train, with the tables in the work folder; returns the outcome."""
-    from fgod.guard import limits_from, report
+    from fgod.guard import report
     from fgod.guard import run as guarded
 
     name, made = args.outcome.parent.parent.name, work.records
     remove_folder(made.folder)
     work.result.unlink(missing_ok=True)
-    limits = limits_from(args)
+    limits = options_of(Limits, args)
     command = _trainer(args, work, made.folder, master=RunWeights(args.stamp.parent).master)
     command += ["--checkpoint-secs", str(args.checkpoint_secs), "--checkpoint-steps", str(args.checkpoint_steps)]
     ended = guarded(command, limits, made.guard, work.guard_reason, work.phase, locks=[lock], lock_gpus=True)
@@ -622,7 +594,7 @@ def _trainer(args: Namespace, work: Work, tables: Path, **more: Path | int) -> l
 
 def _memory_report(args: Namespace) -> int:
     """Train a few steps for the memory of each phase alone. A guard that kills leaves the phases before it."""
-    from fgod.guard import KILLED_EXIT, limits_from, report
+    from fgod.guard import KILLED_EXIT, report
     from fgod.guard import run as guarded
 
     _check_start(args.weights, args.start)
@@ -631,7 +603,7 @@ def _memory_report(args: Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="fgod-") as folder:
         work = Work(Path(folder))
         command = _trainer(args, work, work.records.folder, memory_report=args.memory_report, steps=steps)
-        ended = guarded(command, limits_from(args), phase_file=work.phase, lock_gpus=True)
+        ended = guarded(command, options_of(Limits, args), phase_file=work.phase, lock_gpus=True)
         outcome = Outcome.read(work.result) if ended.exit_code == 0 else None
     report(ended)
     _note(args, guard=ended.facts())
@@ -767,181 +739,7 @@ def evaluate(args: Namespace) -> int:
     return 0
 
 
-# ---------------------------------------------------------------------------------------------------------- results
-
-
-def walk(args: Namespace) -> int:
-    """Write the walk as it was decided, and what reports say besides the records."""
-    write_json(args.out, {"walk": args.json, "context": args.context})
-    return 0
-
-
-def _walk_and_context(file: Path) -> tuple[Any, Any]:
-    from fgod.promotion import WalkEntry
-    from fgod.tables import Context
-
-    decided = read_json(file)
-    walk, context = decided["walk"], decided["context"]
-    entries = [WalkEntry(**visit) for visit in walk["visits"]]
-    adjustments = tuple(tuple(lines) for lines in walk["adjustments"])
-    context |= {"stages": tuple(context["stages"]), "suites": tuple(context["suites"])}
-    context |= {"spent": walk["spent"], "adjustments": adjustments, "fold": walk["fold"]}
-    return entries, Context(**context)
-
-
-def tables(args: Namespace) -> int:
-    """Gather the records of the walk into tables."""
-    from fgod.tables import gather
-
-    entries, context = _walk_and_context(args.walk)
-    walked = [entry.records(args.out.parent).folder for entry in entries if entry.state != "pending"]
-    _note(args, inputs=list(dict.fromkeys(walked)))
-    gather(entries, args.out.parent, layout.ARTIFACTS, context)
-    return 0
-
-
-def comparison(args: Namespace) -> int:
-    """Write the base, the base rounded, the placebo and the tuned run side by side."""
-    from fgod.comparison import SIDES, write_comparison
-
-    write_comparison(args.out, {side: getattr(args, side) for side in SIDES})
-    return 0
-
-
-def report(args: Namespace) -> int:
-    """Write the report from the tables."""
-    from fgod.report import write_report
-
-    write_report(args.tables, args.out)
-    return 0
-
-
-def promote(args: Namespace) -> int:
-    """Release the last stage of an accepted fit."""
-    from fgod.release import promote as release
-
-    entries, context = _walk_and_context(args.walk)
-    places = layout.Releases()
-    _note(args, outputs=[places.record, places.link])  # which go where nothing is released
-    released = release(entries, args.out.parent, layout.ARTIFACTS, context)
-    folder, last = places.link.resolve(), released.promoted[-1]
-    _note(args, inputs=[layout.run_weights(last.stage, last.lineage).nvfp4], outputs=[folder])
-    write_json(args.out, {"path": released.path, "release": folder.name, "lineage": last.lineage})
-    return 0
-
-
-def summary(args: Namespace) -> int:
-    """Join the manifest and say what was released, how good it is, where the report lies; or how far a run came."""
-    from fgod.manifest import torn, write_jsonl
-    from fgod.plan import stopped
-    from fgod.promotion import Promotion, of_walk
-    from fgod.release import summary_text
-
-    decided = args.walk or args.stopped
-    found = of_walk(decided, layout.RESULTS) if decided else Promotion()
-    if args.stopped:
-        print(stopped(args.stopped, found), flush=True)  # also where the disk is full
-    write_jsonl(Path("."))
-    for fault in torn(Path(".")):
-        _say(fault)
-    released = layout.Releases().record
-    report_file = layout.REPORT
-    document = Release.read(released) if released.exists() and not args.stopped else None
-    promoted = [entry.lineage for entry in found.promoted]
-    if document and args.walk and promoted != [run.lineage for run in document.promoted]:
-        persona = html_text(document.persona)
-        print(f"Nothing was released by this run. {document.path} holds {persona}, of other runs.")
-    elif document:
-        print(summary_text(document, report_file))
-    elif report_file.exists() and args.stopped and (args.stopped["spent"] or found.unconfirmed):
-        print(f"Nothing was released. Report: {report_file}")
-    return 0
-
-
-def recover(args: Namespace) -> int:
-    """Make the folder ready for `snakemake` after kills: unlock it, clear up what was left half-written."""
-    from fgod.system.files import sweep
-    from fgod.system.lock import held
-
-    if not Path(".snakemake").is_dir():
-        raise UsageError(f"{Path.cwd()}: no .snakemake here, so nothing ran; expected the folder of the Snakefile")
-    with held(layout.RUNNING):  # names the snakemake that is at work
-        locks = Path(".snakemake/locks")
-        if locks.is_dir() and any(locks.iterdir()):
-            remove_folder(locks)
-            _note(args, outputs=[locks])
-            print("removed the lock that a killed snakemake left (as `snakemake --unlock` does)")
-        for work in layout.WORK.glob("*/lock"):
-            with held(work, "this training"):
-                pass
-        cleared = sweep(layout.ARTIFACTS, layout.RESULTS)
-        _note(args, cleared=cleared)
-        for done in cleared:
-            print(done)
-    print("Ready: run snakemake again. What is finished is not made again.")
-    return 0
-
-
-# ----------------------------------------------------------------------------------------------------------- people
-
-
-def _chain(config_file: Path) -> Any:
-    from fgod.chain import Chain
-    from fgod.config import load
-    from fgod.inputs import gather
-
-    config = load(config_file)
-    return Chain(config, gather(config))
-
-
-def plan(args: Namespace) -> int:
-    """What snakemake would train, and why."""
-    from fgod.context import context_of
-    from fgod.inputs import folds
-    from fgod.plan import plan as make_plan
-    from fgod.plan import text
-
-    chain = _chain(args.config)
-    context = context_of(chain.config, str(args.config), chain.inputs.base_id)
-    print(text(*make_plan(chain, folds(chain.config), context)))
-    return 0
-
-
-def retry(args: Namespace) -> int:
-    """Forget the killed runs of a stage, so that they train again."""
-    chain = _chain(args.config)
-    runs = [run for run in chain.walk(records.decision).runs if run.stage == args.stage]
-    if not runs:
-        names = ", ".join(stage["name"] for stage in chain.config["stages"])
-        raise UsageError(f"{args.config}: no run of stage {args.stage!r} on record; the stages are {names}")
-    killed = [run for run in runs if records.outcome_status(run) == records.KILLED]
-    if not killed:
-        found = ", ".join(f"{run.lineage} {records.decision(run) or 'pending'}" for run in runs)
-        raise UsageError(f"stage {args.stage}: no killed run; found {found}. Only a kill depends on the machine; "
-                         "any other run would end the same way again")  # fmt: skip
-    for run in killed:
-        for folder in records.forget(run):
-            _note(args, outputs=[folder])
-            print(f"removed {folder}")
-    return 0
-
-
-def inspect(args: Namespace) -> int:
-    """What a folder of weights holds."""
-    with lasting_imports():
-        from fgod.nvfp4.inspect import text
-
-    print(text(args.folder))
-    return 0
-
-
-def guard(args: Namespace) -> int:
-    """Run a command under a memory limit."""
-    from fgod.guard import run_with
-
-    ended = run_with(args)
-    _note(args, guard=ended.facts())
-    return ended.exit_code
+# talk
 
 
 def ask(args: Namespace) -> int:

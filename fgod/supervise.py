@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fgod.arguments import options_of
 from fgod.errors import FgodError
-from fgod.guard import KILLED_EXIT, PHASES, GuardResult, limits_from, report, run
+from fgod.guard import KILLED_EXIT, PHASES, GuardResult, Limits, report, run
 from fgod.system.files import read_json
 
 
@@ -103,7 +104,7 @@ def _start(args: Namespace, batch: int, gpu: bool) -> Attempt:
     with tempfile.TemporaryDirectory(prefix="fgod-") as folder:
         found = Path(folder) / "report.json"
         command = child_command(args.argv, batch, found)
-        ended = run(command, limits_from(args), phase_file=Path(folder) / "phase", lock_gpus=gpu)
+        ended = run(command, options_of(Limits, args), phase_file=Path(folder) / "phase", lock_gpus=gpu)
         child: dict[str, Any] = read_json(found) if found.exists() else {}
     report(ended)
     args.entry.facts["guard"] = ended.facts()

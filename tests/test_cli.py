@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fgod import commands, inputs, layout, manifest, plan, records
+from fgod import inputs, layout, manifest, plan, records
+from fgod.arguments import arguments_of
 from fgod.chain import ACCEPTED, Chain
-from fgod.cli import READ_ONLY, build_parser, main, recorded_inputs
+from fgod.cli import COMMANDS, build_parser, main, parse
+from fgod.cli.command import Call, Command, Input, Output, Personal, ReadOnly
+from fgod.cli.old import READ_ONLY, recorded_inputs
 from fgod.config import load, resolve
 from fgod.confirm.folds import give_fold
 from fgod.confirm.judge import confirmation_checks, judge_confirmation
@@ -125,9 +128,50 @@ def subcommands(parser, name=()):
             yield from subcommands(inner, (*name, word))
 
 
+def path_arguments(made):
+    """The arguments of a command that are paths, or collections of them."""
+    return [one for one in arguments_of(made) if one.type is Path]
+
+
+SCRATCH = {
+    "people:Guard": {"phase_file", "lock"},
+}
+"""Paths that leave nothing behind, or are found in another."""
+
+
+def test_every_command_is_listed_in_its_module():
+    for name, entry in COMMANDS.items():
+        assert issubclass(entry.load(), Command) and entry.load().__doc__, name
+
+
+def test_every_path_that_a_command_is_given_is_digested_by_the_manifest():
+    for name, entry in COMMANDS.items():
+        for one in path_arguments(entry.load()):
+            digested = isinstance(one.option, Input | Output)
+            assert digested or one.name in SCRATCH.get(entry.place, ()), f"{name} {one.flag}"
+
+
+def test_only_commands_that_make_nothing_are_not_recorded():
+    found = {name for name, entry in COMMANDS.items() if issubclass(entry.load(), ReadOnly)}
+    assert found == {"plan", "inspect", "summary"}
+    assert not [
+        name for name in found if [1 for one in path_arguments(COMMANDS[name].load()) if isinstance(one.option, Output)]
+    ]
+
+
+def test_no_rule_calls_what_is_recorded_in_a_project_alone():
+    rules = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
+    personal = [name for name, entry in COMMANDS.items() if issubclass(entry.load(), Personal)]
+    assert "retry" in personal and not [name for name in personal if f"FGOD}} {name} " in rules]
+
+
+def old():
+    return {name: parser for name, parser in subcommands(build_parser()) if name not in COMMANDS}
+
+
 def test_every_command_is_recorded_in_the_manifest_or_said_to_be_read_only():
-    found = dict(subcommands(build_parser()))
-    assert {"train", "retry", "recover", "guard", "data identity", "answers check"} <= set(found)
+    found = old()
+    assert {"train", "data identity", "answers check"} <= set(found)
     unrecorded = {name for name, parser in found.items() if parser.get_default("recorded") is None}
     assert unrecorded <= set(READ_ONLY)
     for name, parser in found.items():
@@ -138,7 +182,7 @@ def test_every_command_is_recorded_in_the_manifest_or_said_to_be_read_only():
 def test_every_path_that_a_command_is_given_is_an_input_or_an_output_of_its_entry():
     """Whatever option of type path a rule's command has, the manifest digests it."""
     scratch = {"phase_file", "lock", "child", "weights", "plugin"}
-    for name, parser in subcommands(build_parser()):
+    for name, parser in old().items():
         if parser.get_default("recorded") is None or name == "guard":
             continue
         paths = [action for action in parser._actions if action.type is Path and action.dest not in scratch]
@@ -396,8 +440,10 @@ def test_only_killed_runs_are_retried(project):
     record(runs[0], ACCEPTED)
     record(runs[1], "killed")
     with pytest.raises(UsageError, match="no killed run"):
-        commands.retry(build_parser().parse_args(["retry", "A-mixed"]))
-    assert commands.retry(build_parser().parse_args(["retry", "B-nudge"])) == 0
+        parse(["retry", "A-mixed"]).run(Call())
+    call = Call()
+    parse(["retry", "B-nudge"]).run(call)
+    assert call.record.outputs == [records.records_of(runs[1]).folder]
     assert records.decision(runs[1]) is None and records.decision(runs[0]) == ACCEPTED
 
 

@@ -35,14 +35,15 @@ LARGE = guard.Limits(limit_gb=2, poll_secs=0.02)
 HOG = "import time; x = bytearray(200 << 20); time.sleep(30)"
 CLI = """
 import argparse, signal, sys
+from fgod.arguments import add_options, options_of
 from fgod.errors import FgodError
-from fgod.guard import add_arguments, run_with
+from fgod.guard import GuardOptions
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_DFL)  # a shell starts background jobs with SIGINT ignored, and so it would stay
 parser = argparse.ArgumentParser()
-add_arguments(parser.add_subparsers(required=True).add_parser("guard"))
+add_options(parser.add_subparsers(required=True).add_parser("guard"), GuardOptions)
 try:
-    sys.exit(run_with(parser.parse_args()).exit_code)
+    sys.exit(options_of(GuardOptions, parser.parse_args()).ended().exit_code)
 except FgodError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)

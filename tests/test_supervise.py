@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from fgod import supervise, workers
+from fgod.arguments import add_options
 from fgod.cli import build_parser
 from fgod.errors import UsageError
-from fgod.guard import End, GuardResult, add_limits, phases, requests
+from fgod.guard import End, GuardResult, Limits, phases, requests
 from fgod.guard.heartbeat import Heartbeat, StopRequested
 from fgod.guard.limits import Request
 from fgod.guard.predict import TooLargeError
@@ -40,7 +41,7 @@ KILLED = replace(DONE, killed=True, exit_code=75, reason="The guard killed the c
 def limited(*argv: str, **more: Any) -> Namespace:
     """Arguments of a command with limits, as `fgod.cli.main` hands them on."""
     parser = ArgumentParser()
-    add_limits(parser)
+    add_options(parser, Limits)
     values = vars(parser.parse_args(["--limit-gb", "2", "--poll-secs", "0.02"])) | {"too_large_ok": False}
     return Namespace(**{**values, **more}, argv=list(argv), entry=Namespace(facts={}))
 

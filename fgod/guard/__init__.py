@@ -12,9 +12,9 @@ allocator), `predict` (refuses before anything is loaded). docs/guard.md is the 
 """
 
 from fgod.guard.child import KeeperLostError
-from fgod.guard.command import add_arguments, add_limits, limits_from, options, run_with
+from fgod.guard.command import GuardOptions, options
 from fgod.guard.ends import End
-from fgod.guard.limits import KILLED_EXIT, Limits, Request
+from fgod.guard.limits import KILLED_EXIT, Limits, Request, WholeMachine
 from fgod.guard.others import OccupiedError
 from fgod.guard.phases import PHASES, read_phase, write_phase
 from fgod.guard.pools import BlindError, Pool
@@ -29,6 +29,7 @@ __all__ = [
     "PHASES",
     "BlindError",
     "End",
+    "GuardOptions",
     "GuardResult",
     "HostMemory",
     "KeeperLostError",
@@ -39,13 +40,10 @@ __all__ = [
     "Pool",
     "Request",
     "UnseenError",
-    "add_arguments",
-    "add_limits",
-    "limits_from",
+    "WholeMachine",
     "options",
     "read_phase",
     "report",
     "run",
-    "run_with",
     "write_phase",
 ]

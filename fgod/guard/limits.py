@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
 
+from fgod.arguments import Option
 from fgod.errors import UsageError
 
 KILLED_EXIT = 75
@@ -22,37 +24,41 @@ SETTLE_SECS = 1.0
 HEADROOM = 0.05
 """Part of a machine or cgroup that the limit leaves free where it would be above what there is."""
 
+WHOLE_GB = 2.0**20
+"""A limit that no machine reaches: the guard lowers it to what there is."""
+
+LIMIT_HELP = "memory of the command and all its descendants in GiB (2^30), of the host and of each GPU"
+
 
 @dataclass(frozen=True)
 class Limits:
-    """Raises UsageError when a value is out of its range."""
+    """What a command under the guard may use; the keys of the config's `guard`. Sizes are GiB of 2³⁰ bytes.
 
-    limit_gb: float
-    """GiB (2³⁰ bytes) that the command and all its descendants may use together."""
+    Raises:
+        UsageError: a value is out of its range.
+    """
 
-    over_secs: float = 0.0
-    """Seconds that they may stay above it; 0 kills at the first reading above the limit."""
-
-    poll_secs: float = 0.5
-    """Seconds between two readings."""
-
-    soft_gb: float = 0.0
-    """GiB past which the command is asked to empty its cache, then to save and stop; 0: it is never asked."""
-
-    stall_secs: float = 0.0
-    """Seconds without a heartbeat after which the command is ended; 0: it may be silent for ever."""
-
-    others_gb: float = math.inf
-    """GiB that others may use on the GPU (or of unified memory) when the command starts."""
-
-    wait_secs: float = 0.0
-    """Seconds to wait for others, or for another trainer, to leave the GPU before refusing."""
-
-    grace_secs: float = 5.0
-    """Seconds that the command has to end by itself after a stop signal to the guard, which passes it on."""
-
-    blind_ok: bool = False
-    """Go on where no source of a pool can be read."""
+    limit_gb: Annotated[float, Option(LIMIT_HELP, "GIB")]
+    over_secs: Annotated[float, Option("seconds that it may stay above the limit (default %(default)g)", "S")] = 0.0
+    poll_secs: Annotated[float, Option("seconds between two readings (default %(default)g)", "S")] = 0.5
+    soft_gb: Annotated[
+        float, Option("GiB past which it is asked to empty its cache, then to save and stop (default: never)", "GIB")
+    ] = 0.0
+    stall_secs: Annotated[
+        float, Option("seconds without a heartbeat after which it is ended (default: never)", "S")
+    ] = 0.0
+    others_gb: Annotated[float, Option("GiB that others may use on the GPU when it starts (default: any)", "GIB")] = (
+        math.inf
+    )
+    wait_secs: Annotated[
+        float,
+        Option("seconds to wait for others to leave the GPU before refusing (default %(default)g)", "S"),
+    ] = 0.0
+    grace_secs: Annotated[
+        float,
+        Option("seconds to end by itself after a stop signal, which the guard passes on (default %(default)g)", "S"),
+    ] = 5.0
+    blind_ok: Annotated[bool, Option("go on where memory cannot be read")] = False
 
     def __post_init__(self) -> None:
         limit, soft = self.limit_gb, self.soft_gb
@@ -73,6 +79,13 @@ class Limits:
     @property
     def soft_mib(self) -> float:
         return self.soft_gb * MIB_PER_GB if self.soft_gb else math.inf
+
+
+@dataclass(frozen=True)
+class WholeMachine(Limits):
+    """Limits of a command that may use what the machine has, less a reserve, where nothing else is said."""
+
+    limit_gb: Annotated[float, Option(f"{LIMIT_HELP} (default: what there is, less 5 %%)", "GIB")] = WHOLE_GB
 
 
 def _require(key: str, value: float, holds: bool, expected: str) -> None:

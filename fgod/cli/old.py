@@ -1,4 +1,4 @@
-"""The command line of fgod: one subcommand for each rule of the workflow, and those that people use directly.
+"""Subcommands that are not typed yet.
 
 Every recorded command can be run again by hand. People use plan, retry, recover, guard, data audit, data identity,
 inspect, ask, chat, parity and summary.
@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fgod import __version__
+from fgod.arguments import add_options
 from fgod.data.formats import user_sources
 from fgod.errors import UsageError, exit_on_fgod_error
 from fgod.layout import (
@@ -39,10 +38,8 @@ if TYPE_CHECKING:
     from fgod.chat import ChatSettings
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Run one subcommand; returns or exits with its code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    args = build_parser().parse_args(arguments)
     args.argv = arguments
     if getattr(args, "child", None):
         return _work(args)
@@ -60,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return record.exit_code
 
 
-READ_ONLY = ("plan", "inspect", "summary", "ask", "chat", "parity")
+READ_ONLY = ("ask", "chat", "parity")
 """Commands that make and delete nothing that the manifest is to hold; `summary` writes the manifest itself."""
 
 
@@ -94,31 +91,10 @@ def _work(args: argparse.Namespace) -> int:
         return workers.run(getattr(workers, args.worker), args)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
-    parser = argparse.ArgumentParser(prog="fgod", description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--version", action="version", version=f"fgod {__version__}")
-    parser.add_argument(
-        "--plugin",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE.py",
-        help="load a file that registers metrics, model families or row formats; as often as needed",
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (
-        _add_base,
-        _add_data,
-        _add_training,
-        _add_interpolation,
-        _add_judging,
-        _add_results,
-        _add_people,
-        _add_talk,
-    ):
-        add(commands)
-    return parser
+def add(commands: Any) -> None:
+    """Add these commands to the command line."""
+    for each in (_add_base, _add_data, _add_training, _add_interpolation, _add_judging, _add_talk):
+        each(commands)
 
 
 def _json(text: str) -> Any:
@@ -183,9 +159,9 @@ def _guarded(parser: argparse.ArgumentParser, worker: str, batch: bool = False, 
         batch: whether it asks prompts in batches.
         limit: whether --limit-gb has to be given.
     """
-    from fgod.guard import add_limits
+    from fgod.guard import Limits, WholeMachine
 
-    add_limits(parser, limit)
+    add_options(parser, Limits if limit else WholeMachine)
     parser.add_argument("--too-large-ok", action="store_true", help="start also where more is predicted than the limit")
     if batch:
         help = "prompts at once (default: as configured); after a kill it is tried again with half of them"
@@ -428,7 +404,7 @@ class _ExplainMemory(argparse.Action):
 
 
 def _add_training(commands: Any) -> None:
-    from fgod.guard import add_limits
+    from fgod.guard import Limits
 
     recipe = _command(commands, "recipe", "recipe", "write a run's recipe", [])
     recipe.add_argument("--json", type=_json, required=True, metavar="JSON", help="the recipe")
@@ -468,7 +444,7 @@ def _add_training(commands: Any) -> None:
     asked.add_argument("--sources", type=Path, metavar="PATH", help="folder of the written sources")
     _languages(asked)
     asked.add_argument("--goal", type=_json, metavar="JSON", help="persona and disambiguation")
-    add_limits(train)
+    add_options(train, Limits)
     train.add_argument(
         "--too-large-ok", action="store_true", help="go on where more is predicted than the limit: the guard is left"
     )
@@ -608,92 +584,6 @@ def _add_judging(commands: Any) -> None:
     )
     _values(gate, limits="the key gate", require="what the stage requires")
     _paths(gate, out="verdict.json to write, beside the records it judges")
-
-
-def _add_results(commands: Any) -> None:
-    walk = _command(commands, "walk", "walk", "write the walk as it was decided", [])
-    _values(walk, json="the walk", context="what reports say besides the records")
-    _paths(walk, out="walk.json to write")
-
-    tables = _command(commands, "tables", "tables", "gather the records of the walk into tables", ["walk"])
-    _paths(tables, walk="walk.json", out="folder of the tables")
-
-    report = _command(commands, "report", "report", "write the report from the tables", ["tables"])
-    _paths(report, tables="folder of the tables", out="report.html to write")
-
-    sides = ("base", "rounded", "placebo", "tuned")
-    help = "write the base, the base rounded, the placebo and the tuned run side by side"
-    beside = lambda args: [RunRecords(getattr(args, side).parent).probes for side in sides]  # noqa: E731
-    comparison = _command(commands, "comparison", "comparison", help, sides, also=beside)
-    _paths(comparison, **dict.fromkeys(sides, "metrics.json, beside probes.tsv"), out="comparison.tsv to write")
-
-    promote = _command(commands, "promote", "promote", "release the last stage of an accepted fit", ["walk"])
-    _paths(promote, walk="walk.json", out="promoted.json to write; release.json is written beside it")
-
-
-def _add_people(commands: Any) -> None:
-    plan = _command(commands, "plan", "plan", "what snakemake would train, and why")
-    retry = _command(
-        commands,
-        "retry",
-        "retry",
-        "forget a killed run of a stage, so that it trains again",
-        ["config"],
-        outputs=lambda args: [],
-        people=True,
-    )
-    retry.add_argument("stage", metavar="STAGE", help="name of the stage")
-    for parser in (plan, retry):
-        parser.add_argument(
-            "--config", type=Path, default=Path("config.yaml"), help="the config (default: config.yaml)"
-        )
-
-    imported = _command(
-        commands, "import", "import_model", "turn a GGUF file into a folder that can be a base", ["file"], people=True
-    )
-    imported.add_argument("file", type=Path, metavar="FILE.gguf", help="a dense chat model of a known family")
-    imported.add_argument("out", type=Path, metavar="OUT", help="folder to write; never overwritten")
-    dtypes = ["bfloat16", "float32"]
-    imported.add_argument("--dtype", choices=dtypes, default=dtypes[0], help=f"of the weights (default: {dtypes[0]})")
-
-    def fetched(args: argparse.Namespace) -> list[Path]:
-        return [args.folder or Path("models") / args.repository.rpartition("/")[2]]
-
-    fetch = _command(commands, "fetch", "fetch", "fetch a model from the Hugging Face hub", [], fetched, people=True)
-    fetch.add_argument("repository", metavar="OWNER/NAME", help="a dense chat model of a known family")
-    fetch.add_argument("folder", type=Path, nargs="?", metavar="OUT", help="folder to write (default: models/NAME)")
-    fetch.add_argument("--revision", default="main", help="branch, tag or commit (default: main)")
-
-    inspect = _command(commands, "inspect", "inspect", "what a folder of weights holds")
-    inspect.add_argument("folder", type=Path, metavar="FOLDER", help="master/ or nvfp4/ of a run, or any model folder")
-
-    summary = _command(commands, "summary", "summary", "what was released, how good it is, where the report lies")
-    summary.add_argument(
-        "--walk", type=_json, metavar="JSON", help="the walk: only what it promoted is reported as released"
-    )
-    summary.add_argument("--stopped", type=_json, metavar="JSON", help="the walk, where the run ended before its end")
-
-    _command(
-        commands,
-        "recover",
-        "recover",
-        "make this folder ready for snakemake after kills: unlock, clear up",
-        [],
-        outputs=lambda args: [],
-        people=True,
-    )
-    guard = _command(
-        commands,
-        "guard",
-        "guard",
-        "run a command under a memory limit (exit 75: killed)",
-        [],
-        outputs=lambda args: [path for path in (args.table, args.reason) if path],
-        people=True,
-    )
-    from fgod.guard import add_arguments
-
-    add_arguments(guard)
 
 
 def _add_talk(commands: Any) -> None:

@@ -1,0 +1,169 @@
+"""Commands that people use directly, and no rule of the workflow calls: plans, models from elsewhere, the guard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from fgod import layout, records
+from fgod.arguments import Input, Option, Output
+from fgod.cli.command import Call, Personal, ReadOnly, say
+from fgod.errors import UsageError
+from fgod.guard.command import GuardOptions
+from fgod.imports import lasting_imports
+from fgod.system.files import remove_folder
+
+if TYPE_CHECKING:
+    from fgod.chain import Chain
+
+
+def _chain(config_file: Path) -> Chain:
+    from fgod.chain import Chain
+    from fgod.config import load
+    from fgod.inputs import gather
+
+    config = load(config_file)
+    return Chain(config, gather(config))
+
+
+CONFIG = Input("the config (default: config.yaml)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(ReadOnly):
+    """What snakemake would train, and why."""
+
+    config: Annotated[Path, CONFIG] = Path("config.yaml")
+
+    def run(self, call: Call) -> None:
+        from fgod.context import context_of
+        from fgod.inputs import folds
+        from fgod.plan import plan, text
+
+        chain = _chain(self.config)
+        context = context_of(chain.config, str(self.config), chain.inputs.base_id)
+        print(text(*plan(chain, folds(chain.config), context)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry(Personal):
+    """Forget the killed runs of a stage, so that they train again."""
+
+    stage: Annotated[str, Option("name of the stage", "STAGE", positional=True)]
+    config: Annotated[Path, CONFIG] = Path("config.yaml")
+
+    def run(self, call: Call) -> None:
+        chain = _chain(self.config)
+        runs = [run for run in chain.walk(records.decision).runs if run.stage == self.stage]
+        if not runs:
+            names = ", ".join(stage["name"] for stage in chain.config["stages"])
+            raise UsageError(f"{self.config}: no run of stage {self.stage!r} on record; the stages are {names}")
+        killed = [run for run in runs if records.outcome_status(run) == records.KILLED]
+        if not killed:
+            found = ", ".join(f"{run.lineage} {records.decision(run) or 'pending'}" for run in runs)
+            raise UsageError(f"stage {self.stage}: no killed run; found {found}. Only a kill depends on the machine; "
+                             "any other run would end the same way again")  # fmt: skip
+        for run in killed:
+            for folder in records.forget(run):
+                call.note(outputs=[folder])
+                print(f"removed {folder}")
+
+
+def _check_new(out: Path) -> None:
+    if out.exists():
+        raise UsageError(f"{out}: this folder exists; expected a new name (nothing is overwritten)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import(Personal):
+    """Turn a GGUF file into a folder that can be a base."""
+
+    file: Annotated[Path, Input("a dense chat model of a known family", "FILE.gguf", positional=True)]
+    out: Annotated[Path, Output("folder to write; never overwritten", "OUT", positional=True)]
+    dtype: Annotated[Literal["bfloat16", "float32"], Option("of the weights (default: %(default)s)")] = "bfloat16"
+
+    def run(self, call: Call) -> None:
+        with lasting_imports():
+            from fgod.importing.gguf import import_gguf
+
+        _check_new(self.out)
+        facts = import_gguf(self.file, self.out, self.dtype, say=say)
+        say(f"{self.out}: {facts.architecture}, {facts.layers} layers, {facts.dtypes[0]}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetch(Personal):
+    """Fetch a model from the Hugging Face hub."""
+
+    repository: Annotated[str, Option("a dense chat model of a known family", "OWNER/NAME", positional=True)]
+    folder: Annotated[Path | None, Output("folder to write (default: models/NAME)", "OUT", positional=True)] = None
+    revision: Annotated[str, Option("branch, tag or commit (default: main)")] = "main"
+
+    @property
+    def out(self) -> Path:
+        return self.folder or Path("models") / self.repository.rpartition("/")[2]
+
+    def outputs(self) -> list[Path]:
+        return [self.out]
+
+    def run(self, call: Call) -> None:
+        with lasting_imports():
+            from fgod.importing.hub import fetch
+
+        _check_new(self.out)
+        commit = fetch(self.repository, self.out, self.revision, say=say)
+        say(f"{self.out}: {self.repository} at {commit}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect(ReadOnly):
+    """What a folder of weights holds."""
+
+    folder: Annotated[Path, Input("master/ or nvfp4/ of a run, or any model folder", "FOLDER", positional=True)]
+
+    def run(self, call: Call) -> None:
+        with lasting_imports():
+            from fgod.nvfp4.inspect import text
+
+        print(text(self.folder))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recover(Personal):
+    """Make the folder ready for `snakemake` after kills: unlock it, clear up what was left half-written."""
+
+    def run(self, call: Call) -> None:
+        from fgod.system.files import sweep
+        from fgod.system.lock import held
+
+        if not Path(".snakemake").is_dir():
+            raise UsageError(f"{Path.cwd()}: no .snakemake here, so nothing ran; expected the folder of the Snakefile")
+        with held(layout.RUNNING):  # names the snakemake that is at work
+            locks = Path(".snakemake/locks")
+            if locks.is_dir() and any(locks.iterdir()):
+                remove_folder(locks)
+                call.note(outputs=[locks])
+                print("removed the lock that a killed snakemake left (as `snakemake --unlock` does)")
+            for work in layout.WORK.glob("*/lock"):
+                with held(work, "this training"):
+                    pass
+            cleared = sweep(layout.ARTIFACTS, layout.RESULTS)
+            call.note(cleared=cleared)
+            for done in cleared:
+                print(done)
+        print("Ready: run snakemake again. What is finished is not made again.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard(Personal, GuardOptions):
+    """Run a command under a memory limit (exit 75: killed)."""
+
+    @property
+    def recorded(self) -> bool:
+        return self.record or super().recorded
+
+    def run(self, call: Call) -> int:
+        ended = self.ended()
+        call.note(guard=ended.facts())
+        return ended.exit_code

@@ -1,0 +1,153 @@
+"""Commands that gather what runs left: the walk, its tables, the report, the release."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from fgod import layout
+from fgod.arguments import Input, Json, JsonObject, Option, Output
+from fgod.cli.command import Call, Command, ReadOnly, say
+from fgod.documents import Release
+from fgod.escape import html_text
+from fgod.layout import RunRecords
+from fgod.promotion import Promotion, WalkEntry, of_walk
+from fgod.system.files import read_json, write_json
+from fgod.tables import Context
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walk(Command):
+    """Write the walk as it was decided, and what reports say besides the records."""
+
+    json: Annotated[Json, Option("the walk")]
+    context: Annotated[Json, Option("what reports say besides the records")]
+    out: Annotated[Path, Output("walk.json to write")]
+
+    def run(self, call: Call) -> None:
+        write_json(self.out, {"walk": self.json, "context": self.context})
+
+
+def _walk_and_context(file: Path) -> tuple[list[WalkEntry], Context]:
+    decided = read_json(file)
+    walk, context = decided["walk"], decided["context"]
+    entries = [WalkEntry(**visit) for visit in walk["visits"]]
+    adjustments = tuple(tuple(lines) for lines in walk["adjustments"])
+    context |= {"stages": tuple(context["stages"]), "suites": tuple(context["suites"])}
+    context |= {"spent": walk["spent"], "adjustments": adjustments, "fold": walk["fold"]}
+    return entries, Context(**context)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables(Command):
+    """Gather the records of the walk into tables."""
+
+    walk: Annotated[Path, Input("walk.json")]
+    out: Annotated[Path, Output("folder of the tables")]
+
+    def run(self, call: Call) -> None:
+        from fgod.tables import gather
+
+        entries, context = _walk_and_context(self.walk)
+        walked = [entry.records(self.out.parent).folder for entry in entries if entry.state != "pending"]
+        call.note(inputs=list(dict.fromkeys(walked)))
+        gather(entries, self.out.parent, layout.ARTIFACTS, context)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Command):
+    """Write the report from the tables."""
+
+    tables: Annotated[Path, Input("folder of the tables")]
+    out: Annotated[Path, Output("report.html to write")]
+
+    def run(self, call: Call) -> None:
+        from fgod.report import write_report
+
+        write_report(self.tables, self.out)
+
+
+METRICS = Input("metrics.json, beside probes.tsv")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Command):
+    """Write the base, the base rounded, the placebo and the tuned run side by side."""
+
+    base: Annotated[Path, METRICS]
+    rounded: Annotated[Path, METRICS]
+    placebo: Annotated[Path, METRICS]
+    tuned: Annotated[Path, METRICS]
+    out: Annotated[Path, Output("comparison.tsv to write")]
+
+    def sides(self) -> dict[str, Path]:
+        """The metrics of each side by its name."""
+        return {"base": self.base, "rounded": self.rounded, "placebo": self.placebo, "tuned": self.tuned}
+
+    def inputs(self) -> list[Path]:
+        return [*super().inputs(), *(RunRecords(metrics.parent).probes for metrics in self.sides().values())]
+
+    def run(self, call: Call) -> None:
+        from fgod.comparison import write_comparison
+
+        write_comparison(self.out, self.sides())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promote(Command):
+    """Release the last stage of an accepted fit."""
+
+    walk: Annotated[Path, Input("walk.json")]
+    out: Annotated[Path, Output("promoted.json to write; release.json is written beside it")]
+
+    def run(self, call: Call) -> None:
+        from fgod.release import promote
+
+        entries, context = _walk_and_context(self.walk)
+        places = layout.Releases()
+        call.note(outputs=[places.record, places.link])  # which go where nothing is released
+        released = promote(entries, self.out.parent, layout.ARTIFACTS, context)
+        folder, last = places.link.resolve(), released.promoted[-1]
+        call.note(inputs=[layout.run_weights(last.stage, last.lineage).nvfp4], outputs=[folder])
+        write_json(self.out, {"path": released.path, "release": folder.name, "lineage": last.lineage})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary(ReadOnly):
+    """Join the manifest and say what was released, how good it is, where the report lies; or how far a run came."""
+
+    walk: Annotated[JsonObject | None, Option("the walk: only what it promoted is reported as released")] = None
+    stopped: Annotated[JsonObject | None, Option("the walk, where the run ended before its end")] = None
+
+    def run(self, call: Call) -> None:
+        from fgod.manifest import torn, write_jsonl
+        from fgod.plan import stopped
+
+        decided = self.walk or self.stopped
+        found = of_walk(decided, layout.RESULTS) if decided else Promotion()
+        if self.stopped:
+            print(stopped(self.stopped, found), flush=True)  # also where the disk is full
+        write_jsonl(Path("."))
+        for fault in torn(Path(".")):
+            say(fault)
+        for line in self._released(found):
+            print(line)
+
+    def _released(self, found: Promotion) -> Sequence[str]:
+        """What was released, in words; of a run that was stopped, where its report lies."""
+        from fgod.release import summary_text
+
+        released, report = layout.Releases().record, layout.REPORT
+        if self.stopped:
+            tells = report.exists() and (self.stopped["spent"] or found.unconfirmed)
+            return [f"Nothing was released. Report: {report}"] if tells else []
+        if not released.exists():
+            return []
+        document = Release.read(released)
+        promoted = [entry.lineage for entry in found.promoted]
+        if self.walk and promoted != [run.lineage for run in document.promoted]:
+            persona = html_text(document.persona)
+            return [f"Nothing was released by this run. {document.path} holds {persona}, of other runs."]
+        return [summary_text(document, report)]
