@@ -51,7 +51,7 @@ class Worker:
     def __init__(self, report: Path, limit_gb: float, too_large_ok: bool) -> None:
         self._report_file = report
         self._report: dict[str, Any] = {}
-        self.beat = Heartbeat.from_environment(empty_cache)
+        self.beat = Heartbeat.from_environment()
         self._host_mib = lowered(limit_gb * MIB_PER_GB, HostMemory(math.inf).total_mib())
         self._too_large_ok = too_large_ok
         self._process = int(resident_mib() * MIB)
@@ -97,11 +97,6 @@ class Worker:
         chosen = chosen or batch
         self.report(batch=chosen, predicted_mib=round(sum(predicted(chosen).values()) / MIB, 1))
         return chosen
-
-
-def empty_cache() -> None:
-    """Give back what torch's CUDA allocator holds and no tensor uses."""
-    torch.cuda.empty_cache()  # does nothing where CUDA was never used
 
 
 Work = Callable[[Namespace, Worker], None]

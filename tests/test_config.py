@@ -101,6 +101,7 @@ SLIPS = [
     (lambda c: c["disambiguation"]["my_name"].update(replies="bse"), "found 'bse' (did you mean base?)"),
     (lambda c: c["guard"].update(limit_gb=math.nan), "guard.limit_gb: found nan (not a finite number), expected a number"),
     (lambda c: c["guard"].update(limit_gb=math.inf), "guard.limit_gb: found inf (not a finite number), expected a number"),
+    (lambda c: c["guard"].update(soft_gb=7), "guard.soft_gb: found 7, expected no such key: guard.limit_gb is the one level; torch's allocator empties its cache"),
     (lambda c: c["gate"].update(leak=math.nan), "gate.leak: found nan"),
     (lambda c: c.update(confirm={"leek": 0.1}), "confirm: unknown key 'leek' (did you mean leak?)"),
     (lambda c: c.update(confirm={"leak": 7}), "confirm.leak: found 7.0, expected a number from 0 to 1"),

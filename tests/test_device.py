@@ -441,21 +441,6 @@ def test_a_run_on_a_device_trains_resumes_and_exports(tmp_path: Path, monkeypatc
     assert again.weights_sha256 == outcome.weights_sha256
 
 
-def test_the_guard_asks_a_run_to_save_and_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fgod.guard.limits import Request
-    from fgod.guard.requests import VARIABLE, RequestWriter
-    from fgod.train import loop
-
-    folder = tiny_folder(tmp_path / "start")
-    monkeypatch.setenv(VARIABLE, str(tmp_path / "requests"))
-    writer = RequestWriter(tmp_path / "requests")
-    writer.ask(Request.SAVE_AND_STOP)
-    with pytest.raises(loop.StoppedError) as stopped:
-        loop.run(loop.Job(folder, tiny_rows(), RECIPE, 7, tmp_path / "work", tmp_path / "run", tmp_path / "master"))
-    assert stopped.value.exit_code == 75
-    assert writer.done() and len(list((tmp_path / "work").glob("checkpoint-*"))) == 1
-
-
 def test_moments_on_the_host_are_no_part_of_what_the_device_needs() -> None:
     config = model_config("tiny")
     kept = TrainRecipe(steps=1, lr=1e-3, batch=2, memory="24gb", device="cuda")

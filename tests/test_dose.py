@@ -25,7 +25,7 @@ from fgod.train.checkpoint import Schedule
 from fgod.train.device.plan import predict_on_device
 from fgod.train.device.trainer import device_stepper
 from fgod.train.dose import Result, State, is_due, lr_factor, state_after
-from fgod.train.loop import Job, StoppedError, run
+from fgod.train.loop import Job, run
 from fgod.train.memory import predict
 from fgod.train.recipe import Check, TrainRecipe
 from tests.tiny_model import tiny_folder, tiny_model, tiny_rows
@@ -146,9 +146,7 @@ def trained(start: Path, out: Path, words: list[str], **more: Any) -> Outcome:
     return run(replace(job, checked=asked_of_a_tiny_model(words), **more))
 
 
-def test_a_stage_ends_when_its_probes_held_and_goes_on_the_same_way_after_a_stop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_ends_when_its_probes_held_and_goes_on_the_same_way_after_a_stop(tmp_path: Path) -> None:
     start = tiny_folder(tmp_path / "start")
     whole = trained(start, tmp_path / "a", ["never said"])
     assert whole.steps_done == 6 and [one["step"] for one in whole.checks] == [2, 4, 6]
@@ -157,13 +155,13 @@ def test_a_stage_ends_when_its_probes_held_and_goes_on_the_same_way_after_a_stop
     assert rates[:4] == full[:4] and rates[4:] == pytest.approx([full[4] * 2 / 3, full[5] / 3])
     shares = [row["check"] for row in read_texts(tmp_path / "a/run/train.tsv", ("check",))]
     assert shares == ["", "identity 1.000, frames 1.000"] * 3
-    calls = iter([False] * 4 + [True])
-    from fgod.train.loop import _Run
 
-    with monkeypatch.context() as patched:
-        patched.setattr(_Run, "_asked_to_stop", lambda self: next(calls))
-        with pytest.raises(StoppedError):
-            trained(start, tmp_path / "b", ["never said"], schedule=Schedule(steps=3))
+    def stop_in_step_6(step: int, *_: object) -> None:
+        if step == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(start, tmp_path / "b", ["never said"], schedule=Schedule(steps=5), progress=stop_in_step_6)
     again = trained(start, tmp_path / "b", ["never said"])
     assert again.resumed_at == (5,) and again.weights_sha256 == whole.weights_sha256
     assert again.checks == whole.checks

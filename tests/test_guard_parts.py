@@ -16,9 +16,8 @@ from fgod import guard
 from fgod.errors import UsageError
 from fgod.guard import cap, predict
 from fgod.guard.ends import Action, End, OomKills, classify, exit_code, sentence
-from fgod.guard.limits import SETTLE_SECS, SoftLevel, Stall, lowered
+from fgod.guard.limits import Stall, lowered
 from fgod.guard.phases import PhaseReader
-from fgod.guard.requests import Request, RequestError, RequestReader, RequestWriter
 from fgod.system.process import read_process
 from tests.test_guard import HOG, LARGE, SMALL, cli, python
 
@@ -33,7 +32,6 @@ GIB = 2**30
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"soft_gb": 1.0}, r"guard.soft_gb: found 1.0, expected 0 \(never\) or GiB below limit_gb \(1\)"),
         ({"stall_secs": -1.0}, "guard.stall_secs: found -1.0"),
         ({"others_gb": float("nan")}, "guard.others_gb: found nan"),
         ({"wait_secs": float("inf")}, "guard.wait_secs: found inf"),
@@ -51,28 +49,10 @@ def test_a_limit_above_what_there_is_is_lowered() -> None:
 
 
 def test_the_configs_keys_are_options_of_the_command_line() -> None:
-    keys = {"limit_gb": 8, "poll_secs": 0.25, "soft_gb": 7, "stall_secs": None, "blind_ok": True}
-    assert guard.options(keys) == "--limit-gb 8 --poll-secs 0.25 --soft-gb 7 --blind-ok"
-    with pytest.raises(UsageError, match=r"guard\.soft_gb"):
-        guard.options({"limit_gb": 8, "soft_gb": 9})
-
-
-def test_the_soft_level_asks_once_and_again_only_when_the_first_did_not_help() -> None:
-    soft = SoftLevel(100)
-    assert soft.ask(0, 90, False) is None
-    assert soft.ask(1, 110, False) is Request.EMPTY_CACHE
-    assert soft.ask(2, 120, False) is None  # not done yet: a step may take minutes
-    assert soft.ask(3, 120, True) is None
-    assert soft.ask(3 + SETTLE_SECS, 120, True) is Request.SAVE_AND_STOP
-    assert soft.ask(9, 120, True) is None
-
-
-def test_the_soft_level_forgets_below_it() -> None:
-    soft = SoftLevel(100)
-    assert soft.ask(0, 110, False) is Request.EMPTY_CACHE
-    assert soft.ask(1, None, True) is None
-    assert soft.ask(2, 100, True) is None
-    assert soft.ask(3, 110, False) is Request.EMPTY_CACHE
+    keys = {"limit_gb": 8, "poll_secs": 0.25, "stall_secs": None, "blind_ok": True}
+    assert guard.options(keys) == "--limit-gb 8 --poll-secs 0.25 --blind-ok"
+    with pytest.raises(UsageError, match=r"guard\.poll_secs"):
+        guard.options({"limit_gb": 8, "poll_secs": 0.001})
 
 
 def test_a_stall_is_no_heartbeat_for_so_long() -> None:
@@ -88,98 +68,40 @@ MEMORY = Action(End.MEMORY, 3.0, "host_pss", 120.0, 100.0)
 
 
 @pytest.mark.parametrize(
-    ("action", "code", "received", "asked", "oom", "end", "exits"),
+    ("action", "code", "received", "oom", "end", "exits"),
     [
-        (None, 0, None, False, NONE, End.OWN, 0),
-        (None, 75, None, False, NONE, End.OWN, 75),
-        (None, 75, None, True, NONE, End.SOFT, 75),
-        (None, 0, None, True, NONE, End.OWN, 0),
-        (MEMORY, -9, None, False, NONE, End.MEMORY, 75),
-        (MEMORY, None, None, False, NONE, End.MEMORY, 75),
-        (MEMORY, 0, None, False, NONE, End.OWN, 0),
-        (MEMORY, -9, None, False, OomKills(1, 1), End.MEMORY, 75),
-        (Action(End.STALLED, 3.0, ""), -9, None, False, NONE, End.STALLED, 1),
-        (Action(End.BLIND, 3.0, "gpu0"), -9, None, False, NONE, End.BLIND, 1),
-        (None, -9, 15, False, NONE, End.SIGNALLED, 143),
-        (None, 0, 15, False, NONE, End.SIGNALLED, 143),
-        (None, -9, None, False, NONE, End.EXTERNAL, 137),
-        (None, 137, None, False, NONE, End.EXTERNAL, 137),
-        (None, -15, None, False, NONE, End.EXTERNAL, 143),
-        (None, -11, None, False, NONE, End.CRASHED, 139),
-        (None, -9, None, False, OomKills(None, 2), End.OOM, 137),
-        (None, 1, None, False, OomKills(1, 1), End.OOM, 1),
-        (None, 1, None, False, OomKills(None, 1), End.OWN, 1),
-        (None, -40, None, False, NONE, End.EXTERNAL, 168),
+        (None, 0, None, NONE, End.OWN, 0),
+        (None, 75, None, NONE, End.OWN, 75),
+        (MEMORY, -9, None, NONE, End.MEMORY, 75),
+        (MEMORY, None, None, NONE, End.MEMORY, 75),
+        (MEMORY, 0, None, NONE, End.OWN, 0),
+        (MEMORY, -9, None, OomKills(1, 1), End.MEMORY, 75),
+        (Action(End.STALLED, 3.0, ""), -9, None, NONE, End.STALLED, 1),
+        (Action(End.BLIND, 3.0, "gpu0"), -9, None, NONE, End.BLIND, 1),
+        (None, -9, 15, NONE, End.SIGNALLED, 143),
+        (None, 0, 15, NONE, End.SIGNALLED, 143),
+        (None, -9, None, NONE, End.EXTERNAL, 137),
+        (None, 137, None, NONE, End.EXTERNAL, 137),
+        (None, -15, None, NONE, End.EXTERNAL, 143),
+        (None, -11, None, NONE, End.CRASHED, 139),
+        (None, -9, None, OomKills(None, 2), End.OOM, 137),
+        (None, 1, None, OomKills(1, 1), End.OOM, 1),
+        (None, 1, None, OomKills(None, 1), End.OWN, 1),
+        (None, -40, None, NONE, End.EXTERNAL, 168),
     ],
 )
 def test_how_a_command_ended(
-    action: Action | None, code: int | None, received: int | None, asked: bool, oom: OomKills, end: End, exits: int
+    action: Action | None, code: int | None, received: int | None, oom: OomKills, end: End, exits: int
 ) -> None:
-    assert classify(action, code, received, asked, oom) is end
+    assert classify(action, code, received, oom) is end
     assert exit_code(end, code, received) == exits
-    told = sentence(end, action, guard.Limits(1, soft_gb=0.5), "saving", code, received, oom)
+    told = sentence(end, action, guard.Limits(1), "saving", code, received, oom)
     assert (told == "") == (end is End.OWN)
     assert told.count(". ") == 0 and (not told or told.endswith("."))
 
 
 def test_kills_by_the_kernel_are_counted_where_both_counts_are_known() -> None:
     assert OomKills(3, None).since(OomKills(1, 7)) == OomKills(2, None)
-
-
-# Requests
-
-
-def test_requests_are_heard_once_and_answered(tmp_path: Path) -> None:
-    (tmp_path / "asked").write_text("9 save_and_stop\n")
-    writer, reader = RequestWriter(tmp_path / "asked"), RequestReader(tmp_path / "asked")
-    assert reader.poll() is None and not writer.done()  # what an earlier run was asked is gone
-    writer.ask(Request.EMPTY_CACHE)
-    assert [reader.poll(), reader.poll()] == [Request.EMPTY_CACHE, None]
-    assert not writer.done()
-    reader.done()
-    assert writer.done()
-    writer.ask(Request.SAVE_AND_STOP)
-    assert not writer.done()
-    assert reader.poll() is Request.SAVE_AND_STOP
-
-
-def test_without_a_guard_nothing_is_asked() -> None:
-    reader = RequestReader.from_environment({})
-    assert reader.poll() is None
-    reader.done()
-
-
-def test_a_file_that_is_no_request_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "asked").write_text("stop now\n")
-    with pytest.raises(RequestError, match=r"found 'stop now', expected 'NUMBER empty_cache' or"):
-        RequestReader(tmp_path / "asked").poll()
-
-
-def test_a_trainer_above_the_soft_level_empties_its_cache_then_saves_and_stops(tmp_path: Path) -> None:
-    code = f"""
-import sys, time
-sys.path.insert(0, {ROOT!r})
-from fgod.guard.requests import RequestReader, Request, STOPPED_EXIT
-reader, x = RequestReader.from_environment(), bytearray(80 << 20)
-for step in range(500):
-    time.sleep(0.01)
-    request = reader.poll()
-    if request is Request.SAVE_AND_STOP:
-        open({str(tmp_path / "saved")!r}, "w").write("saved")
-        reader.done()
-        sys.exit(STOPPED_EXIT)
-    if request:
-        reader.done()
-"""
-    limits = guard.Limits(limit_gb=0.5, soft_gb=0.05, poll_secs=0.02)
-    result = guard.run(python(code), limits, reason=tmp_path / "reason.json")
-    assert (result.exit_code, result.end, result.killed) == (75, "soft", True)
-    assert "saved and stopped" in result.reason and "soft level of 0.05 GiB" in result.reason
-    assert [event.partition(": ")[2].partition(":")[0] for event in result.events] == [
-        "asked to empty cache",
-        "asked to save and stop",
-    ]
-    assert (tmp_path / "saved").exists()
 
 
 # Heartbeats

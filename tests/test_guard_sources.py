@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from fgod.guard.child import Child, start
 from fgod.guard.cuda import DriverError, Gpu
 from fgod.guard.nvml import Nvml
 from fgod.guard.shared import held_files, tmpfs_folders
-from fgod.guard.sources import HostMemory, UnseenError
+from fgod.guard.sources import HostMemory, UnseenError, User
 from fgod.system.process import Member, read_process
 from tests.simulated_gpu import UUID, SimulatedDriver, SimulatedNvml
 from tests.test_guard import fake_process
@@ -283,6 +283,41 @@ def test_it_waits_until_others_have_left(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(others.time, "sleep", lambda secs: setattr(simulated, "memory", (1000.0, 5.0)))
     limits = guard.Limits(limit_gb=1, others_gb=0.1, wait_secs=60)
     others.wait_until_free([occupied_pool(simulated)], limits, lambda text: None)
+
+
+class Unified:
+    """Unified memory of which a left-over process holds 400 of 1000 MiB for some readings, and the command 200."""
+
+    name = "unified"
+
+    def __init__(self, readings: int) -> None:
+        self.readings = readings
+
+    def total_mib(self) -> float:
+        return 1000.0
+
+    def machine_mib(self) -> float:
+        self.readings -= 1
+        return 400.0 if self.readings >= 0 else 0.0
+
+    def used_mib(self, tree: Sequence[Member]) -> float:
+        return self.machine_mib() + 200.0
+
+    def users(self) -> list[User]:
+        return []
+
+
+def test_a_run_that_fits_is_not_killed_for_what_a_left_over_process_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others_gb is for: without it the run is the one that is killed, and a refit makes it smaller for nothing."""
+    monkeypatch.setattr(others, "LOOK_SECS", 0.01)
+
+    def ended(**more: float) -> guard.GuardResult:
+        limits = guard.Limits(limit_gb=0.5, poll_secs=0.02, **more)
+        return guard.run(["sleep", "0.2"], limits, watched=[guard.Pool("unified", [Unified(9)], limits, [GB10], True)])
+
+    assert ended().end == "memory"
+    waited = ended(others_gb=0.1, wait_secs=30)
+    assert (waited.end, waited.exit_code, waited.peak_mib) == ("own", 0, 200.0)
 
 
 def test_one_trainer_per_gpu(tmp_path: Path) -> None:

@@ -18,11 +18,9 @@ from fgod import supervise, workers
 from fgod.arguments import add_options
 from fgod.cli import build_parser
 from fgod.errors import UsageError
-from fgod.guard import End, GuardResult, Limits, phases, requests
-from fgod.guard.heartbeat import Heartbeat, StopRequested
-from fgod.guard.limits import Request
+from fgod.guard import End, GuardResult, Limits, phases
+from fgod.guard.heartbeat import Heartbeat
 from fgod.guard.predict import TooLargeError
-from fgod.guard.requests import RequestReader, RequestWriter
 from fgod.model import memory
 from fgod.model.ask import AnswerSettings, write_answers
 from fgod.model.chats import ChatFormat
@@ -146,32 +144,22 @@ def test_a_batch_is_a_whole_number_above_zero(argv: list[str], capsys: pytest.Ca
 # The child's side
 
 
-def test_a_heartbeat_says_phases_and_does_what_the_guard_asks(tmp_path: Path) -> None:
-    file, emptied = tmp_path / "phase", []
-    writer = RequestWriter(tmp_path / "asked")
-    beat = Heartbeat.from_environment(
-        lambda: emptied.append(1), {phases.VARIABLE: str(file), requests.VARIABLE: str(tmp_path / "asked")}
-    )
+def test_a_heartbeat_says_phases_and_that_it_lives(tmp_path: Path) -> None:
+    file = tmp_path / "phase"
+    beat = Heartbeat.from_environment({phases.VARIABLE: str(file)})
     beat()  # before any phase
     beat("model_loaded")
-    assert phases.read_phase(file) == "model_loaded" and not emptied
+    assert phases.read_phase(file) == "model_loaded"
     reader = phases.PhaseReader(file)
     reader.read()
     before = reader.beat
     beat()
     reader.read()
     assert reader.beat != before and reader.phase == "model_loaded"
-    writer.ask(Request.EMPTY_CACHE)
-    beat()
-    assert emptied == [1] and writer.done()
-    writer.ask(Request.SAVE_AND_STOP)
-    with pytest.raises(StopRequested):
-        beat()
-    assert writer.done() and StopRequested.exit_code == 75
 
 
 def test_without_a_guard_a_heartbeat_does_nothing() -> None:
-    Heartbeat(None, RequestReader(None), lambda: None)("model_loaded")
+    Heartbeat(None)("model_loaded")
 
 
 def test_there_is_a_heartbeat_at_each_forward_pass(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def resolve(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     Raises:
         UsageError: one message with every fault: key, found, allowed.
     """
+    refuse_removed(raw, where)
     config: dict[str, Any] = plain(validate(Config, with_new_names(raw, where), where=where))
     try:
         load_plugins([Path(file) for file in config["plugins"]])
@@ -76,6 +77,20 @@ def resolve(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     config["gate"] = with_limits(config["gate"], config["base"]["closed_answers"], where)
     check_meaning(config, where)
     return config
+
+
+REMOVED = {
+    ("guard", "soft_gb"): "guard.limit_gb is the one level; torch's allocator empties its cache before it passes that",
+}
+"""Keys that are no more, by section and name, and what does their work."""
+
+
+def refuse_removed(raw: Mapping[str, Any], where: str) -> None:
+    """Raises UsageError for a key that is no more; says what does its work."""
+    for (section, key), instead in REMOVED.items():
+        table = raw.get(section)
+        if isinstance(table, dict) and key in table:
+            raise UsageError(f"{where}: {section}.{key}: found {table[key]!r}, expected no such key: {instead}")
 
 
 def with_new_names(raw: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -349,8 +349,6 @@ class Guard(Keys):
     """Seconds above the limit that are forgiven."""
     poll_secs: Annotated[float, Ge(0.05)] = 0.5
     """Seconds between two readings."""
-    soft_gb: Positive | None = None
-    """Past it: empty the cache, then save and stop; null: never."""
     stall_secs: Positive | None = None
     """Seconds without a step or phase: ended, an error; null: never."""
     others_gb: NotNegative | None = None

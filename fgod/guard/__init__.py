@@ -7,14 +7,14 @@ pools of memory of this machine), `sources`, `shared` and `gpu` (readings of a p
 (interfaces that readings come from), `others` (other users of a GPU), `child` and `keeper` (start, signals, no
 orphans), `watch` (the loop), `samples` (guard.tsv), `command` (options).
 
-For the guarded command: `heartbeat`, `phases` (what it does), `requests` (of the guard), `cap` (limit of torch's
-allocator), `predict` (refuses before anything is loaded). docs/guard.md is the users' guide.
+For the guarded command: `heartbeat`, `phases` (what it does), `cap` (limit of torch's allocator), `predict` (refuses
+before anything is loaded). docs/guard.md is the users' guide.
 """
 
 from fgod.guard.child import KeeperLostError
 from fgod.guard.command import GuardOptions, options
 from fgod.guard.ends import End
-from fgod.guard.limits import KILLED_EXIT, Limits, Request, WholeMachine
+from fgod.guard.limits import KILLED_EXIT, Limits, WholeMachine
 from fgod.guard.others import OccupiedError
 from fgod.guard.phases import PHASES, read_phase, write_phase
 from fgod.guard.pools import BlindError, Pool
@@ -38,7 +38,6 @@ __all__ = [
     "MemorySource",
     "OccupiedError",
     "Pool",
-    "Request",
     "UnseenError",
     "WholeMachine",
     "options",

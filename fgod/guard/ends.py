@@ -6,8 +6,7 @@ import signal
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fgod.guard.limits import MIB_PER_GB, Limits
-from fgod.guard.requests import STOPPED_EXIT
+from fgod.guard.limits import KILLED_EXIT, MIB_PER_GB, Limits
 
 
 class End(StrEnum):
@@ -17,10 +16,7 @@ class End(StrEnum):
     """By itself, with its own exit code."""
 
     MEMORY = "memory"
-    """Killed by the guard above the limit."""
-
-    SOFT = "soft"
-    """Saved and stopped because the guard asked it to, above the soft level."""
+    """Killed by the guard above the limit: the one end that says something about the run, and so becomes a verdict."""
 
     STALLED = "stalled"
     """Ended by the guard for want of a heartbeat."""
@@ -40,9 +36,6 @@ class End(StrEnum):
     CRASHED = "crashed"
     """Ended by a signal that a program gets for its own fault."""
 
-
-KILLED = frozenset({End.MEMORY, End.SOFT})
-"""The ends that say something about the run, and so may become a verdict; all others but `OWN` are errors."""
 
 ENDED_BY_US = frozenset({End.STALLED, End.BLIND})
 """Errors that have no exit code of their own: 1."""
@@ -89,22 +82,19 @@ def signal_of(code: int | None) -> int | None:
     return next((int(s) for s in (signal.SIGKILL, signal.SIGTERM) if code == 128 + s), None)
 
 
-def classify(action: Action | None, code: int | None, received: int | None, asked_to_stop: bool, oom: OomKills) -> End:
+def classify(action: Action | None, code: int | None, received: int | None, oom: OomKills) -> End:
     """How the command ended.
 
     Args:
         action: why the guard killed it, if it did; one that had ended just before was not killed by us.
         code: exit code, negative for a signal; None when it is stuck in the kernel.
         received: the signal that the guard was sent.
-        asked_to_stop: whether the trainer did what was asked: save and stop.
         oom: kills by the kernel while it ran.
     """
     if action and code in (None, -signal.SIGKILL):
         return action.end
     if received is not None:
         return End.SIGNALLED
-    if asked_to_stop and code == STOPPED_EXIT:
-        return End.SOFT
     if code == 0:
         return End.OWN
     number = signal_of(code)
@@ -117,8 +107,8 @@ def classify(action: Action | None, code: int | None, received: int | None, aske
 
 def exit_code(end: End, code: int | None, received: int | None) -> int:
     """The guard's own: 75, 1, 128 + a signal's number, or the command's."""
-    if end in KILLED:
-        return STOPPED_EXIT
+    if end is End.MEMORY:
+        return KILLED_EXIT
     if end in ENDED_BY_US:
         return 1
     if end is End.SIGNALLED and received is not None:
@@ -136,11 +126,6 @@ def sentence(
     match end:
         case End.MEMORY if action:
             return f"The guard killed the command{seconds}: {_reading(action, limits)}."
-        case End.SOFT:
-            return (
-                f"The command saved and stopped{seconds} because the guard asked it to: it was above the soft level of "
-                f"{limits.soft_gb:g} GiB, and emptying its cache did not help."
-            )
         case End.STALLED:
             return f"The guard ended the command{seconds}: it gave no heartbeat for {limits.stall_secs:g} s."
         case End.BLIND if action:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Annotated
 
 from fgod.arguments import Option
@@ -17,9 +16,6 @@ MIB_PER_GB = 1024
 """`limit_gb` counts GiB (2³⁰ bytes) as nvidia-smi and free do; tables are in MiB (2²⁰ bytes)."""
 
 MIN_POLL_SECS = 0.005
-
-SETTLE_SECS = 1.0
-"""How long after the command emptied its cache its memory may still be above the soft level."""
 
 HEADROOM = 0.05
 """Part of a machine or cgroup that the limit leaves free where it would be above what there is."""
@@ -41,9 +37,6 @@ class Limits:
     limit_gb: Annotated[float, Option(LIMIT_HELP, "GIB")]
     over_secs: Annotated[float, Option("seconds that it may stay above the limit (default %(default)g)", "S")] = 0.0
     poll_secs: Annotated[float, Option("seconds between two readings (default %(default)g)", "S")] = 0.5
-    soft_gb: Annotated[
-        float, Option("GiB past which it is asked to empty its cache, then to save and stop (default: never)", "GIB")
-    ] = 0.0
     stall_secs: Annotated[
         float, Option("seconds without a heartbeat after which it is ended (default: never)", "S")
     ] = 0.0
@@ -61,12 +54,11 @@ class Limits:
     blind_ok: Annotated[bool, Option("go on where memory cannot be read")] = False
 
     def __post_init__(self) -> None:
-        limit, soft = self.limit_gb, self.soft_gb
+        limit = self.limit_gb
         _require("limit_gb", limit, 0 < limit < math.inf, "a number above 0 (GiB)")
         _require("over_secs", self.over_secs, 0 <= self.over_secs < math.inf, "a number of seconds, 0 or more")
         poll = MIN_POLL_SECS <= self.poll_secs < math.inf
         _require("poll_secs", self.poll_secs, poll, f"seconds, {MIN_POLL_SECS} or more")
-        _require("soft_gb", soft, 0 <= soft < limit, f"0 (never) or GiB below limit_gb ({limit:g})")
         _require("stall_secs", self.stall_secs, 0 <= self.stall_secs < math.inf, "0 (never) or seconds")
         _require("others_gb", self.others_gb, self.others_gb >= 0, "GiB, 0 or more")
         _require("grace_secs", self.grace_secs, 0 <= self.grace_secs < math.inf, "a number of seconds, 0 or more")
@@ -75,10 +67,6 @@ class Limits:
     @property
     def limit_mib(self) -> float:
         return self.limit_gb * MIB_PER_GB
-
-    @property
-    def soft_mib(self) -> float:
-        return self.soft_gb * MIB_PER_GB if self.soft_gb else math.inf
 
 
 @dataclass(frozen=True)
@@ -116,42 +104,6 @@ class OverTime:
         if self.since is None:
             self.since = t
         return t - self.since >= self.over_secs
-
-
-class Request(StrEnum):
-    """What the guard asks of a trainer above the soft level."""
-
-    EMPTY_CACHE = "empty_cache"
-    SAVE_AND_STOP = "save_and_stop"
-
-
-@dataclass
-class SoftLevel:
-    """Asks once to empty the cache; and once to save and stop, when that was done and did not help.
-
-    A command that does not answer is asked nothing further: what is left is the limit. Below the level it forgets.
-    """
-
-    soft_mib: float
-    asked: Request | None = None
-    done_at: float | None = None
-
-    def ask(self, t: float, used_mib: float | None, done: bool) -> Request | None:
-        """Take the reading of time `t` and whether what was asked last has been done: what to ask now, if anything."""
-        if used_mib is None or self.asked is Request.SAVE_AND_STOP:
-            return None
-        if used_mib <= self.soft_mib:
-            self.asked, self.done_at = None, None
-            return None
-        if self.asked is None:
-            self.asked = Request.EMPTY_CACHE
-            return self.asked
-        if done and self.done_at is None:
-            self.done_at = t
-        if self.done_at is None or t - self.done_at < SETTLE_SECS:
-            return None
-        self.asked = Request.SAVE_AND_STOP
-        return self.asked
 
 
 @dataclass

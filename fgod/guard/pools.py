@@ -18,7 +18,7 @@ from fgod.errors import FgodError
 from fgod.guard import cuda
 from fgod.guard.cuda import DriverError, Gpu
 from fgod.guard.gpu import Device, DeviceMemory, TreeDeviceMemory, TreeUnifiedMemory, UnifiedMemory
-from fgod.guard.limits import Limits, OverTime, SoftLevel, lowered
+from fgod.guard.limits import Limits, OverTime, lowered
 from fgod.guard.nvml import Nvml
 from fgod.guard.sources import HostMemory, MemorySource, UnseenError, User
 from fgod.system.process import Member, read_process
@@ -61,7 +61,6 @@ class Pool:
         """What everybody used of it when this was made: before the command."""
         self.limit_mib = lowered(limits.limit_mib, self._first_total())
         self.over = OverTime(self.limit_mib, limits.over_secs)
-        self.soft = SoftLevel(limits.soft_mib)
         self.current = self.sources[0].name
         self.events: list[str] = []
         self._retry_at = dict.fromkeys((s.name for s in sources), float("-inf"))

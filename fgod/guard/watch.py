@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fgod.guard import cap, cgroup, child, ends, others, phases, pools, requests
+from fgod.guard import cap, cgroup, child, ends, others, phases, pools
 from fgod.guard.child import Child
 from fgod.guard.ends import Action, End, OomKills
-from fgod.guard.limits import Limits, Request, Stall
+from fgod.guard.limits import Limits, Stall
 from fgod.guard.phases import PhaseReader
 from fgod.guard.pools import Pool, Reading
 from fgod.guard.samples import WRITE_SECS, Sample, Samples, TableWriter
@@ -72,7 +72,7 @@ class GuardResult:
     @property
     def killed(self) -> bool:
         """Whether it was ended for its memory: only then the end says something about the run."""
-        return self.end in ends.KILLED
+        return self.end is End.MEMORY
 
     def facts(self) -> dict[str, object]:
         """For the manifest."""
@@ -97,18 +97,15 @@ class Watch:
         limits: Limits,
         watched: Sequence[Pool],
         phase_file: Path | None,
-        writer: requests.RequestWriter | None,
     ) -> None:
         self.tree = tree
         self.samples = Samples()
         self.peak_mib: float | None = None
         self.others_mib: float | None = None
-        self.stop_asked = False
         self.pools = watched
         self._blind_ok = limits.blind_ok
         self._phases = PhaseReader(phase_file)
         self._stall = Stall(limits.stall_secs)
-        self._writer = writer
         self._began = time.monotonic()
 
     @property
@@ -130,10 +127,8 @@ class Watch:
         self._phases.read()
         for pool, reading in readings:
             self.samples.add(Sample(t, self.phase, reading.source, reading.used_mib, pool.limit_mib))
-        if action is None:
-            self._ask(t, readings)
-            if self._stall.stalled(t, self._phases.beat):
-                action = Action(End.STALLED, t, "")
+        if action is None and self._stall.stalled(t, self._phases.beat):
+            action = Action(End.STALLED, t, "")
         return action
 
     def _judge(self, t: float, readings: Sequence[tuple[Pool, Reading]]) -> Action | None:
@@ -149,18 +144,6 @@ class Watch:
             if reading.blind and not self._blind_ok and found is None:
                 found = Action(End.BLIND, t, pool.name)
         return found
-
-    def _ask(self, t: float, readings: Sequence[tuple[Pool, Reading]]) -> None:
-        if self._writer is None:
-            return
-        for pool, reading in readings:
-            asked = pool.soft.ask(t, reading.used_mib, pool.soft.asked is not None and self._writer.done())
-            if asked:
-                self._writer.ask(asked)
-                pool.events.append(
-                    f"{t:.1f} s: asked to {asked.replace('_', ' ')}: {pool.name} is {reading.used_mib:.0f} MiB"
-                )
-                self.stop_asked |= asked is Request.SAVE_AND_STOP
 
     @property
     def events(self) -> tuple[str, ...]:
@@ -208,17 +191,15 @@ def run(
         known = list(watched) if watched is not None else pools.of_this_machine(limits)
         inherit += _allowed(known, limits, lock_gpus, stack)
         _clear(table, reason, phase_file)
-        if phase_file is None and (limits.soft_gb or limits.stall_secs):
+        if phase_file is None and limits.stall_secs:
             phase_file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fgod-guard-"))) / "phase"
-        request_file = phase_file.with_name(phase_file.name + ".request") if phase_file else None
-        writer = requests.RequestWriter(request_file) if request_file else None
         signals = stack.enter_context(child.StopSignals())
         stack.enter_context(child.subreaper())
         before = _oom_kills()
-        process = child.start(command, _environment(known, phase_file, request_file), inherit)
+        process = child.start(command, _environment(known, phase_file), inherit)
         stack.callback(process.close)
         signals.watch(process)
-        watch = Watch(ProcessTree(process.keeper, keeper=True), limits, known, phase_file, writer)
+        watch = Watch(ProcessTree(process.keeper, keeper=True), limits, known, phase_file)
         with (
             _tree_killed_on_error(watch.tree),
             _recorded(table, watch.samples, write_secs),
@@ -257,7 +238,7 @@ def _result(
     survivors: tuple[str, ...],
 ) -> GuardResult:
     wall_s = watch.seconds
-    end = ends.classify(action, code, received, watch.stop_asked, oom)
+    end = ends.classify(action, code, received, oom)
     returned = _not_returned(watch.pools, action) if end is End.MEMORY and action else ()
     return GuardResult(
         exit_code=ends.exit_code(end, code, received),
@@ -280,11 +261,10 @@ def _clear(*old: Path | None) -> None:
             path.unlink(missing_ok=True)
 
 
-def _environment(known: Sequence[Pool], phase_file: Path | None, request_file: Path | None) -> dict[str, str]:
+def _environment(known: Sequence[Pool], phase_file: Path | None) -> dict[str, str]:
     """Our environment with the variables of this guard; those of an outer guard are removed."""
     ours = {
         phases.VARIABLE: phase_file and str(phase_file.absolute()),
-        requests.VARIABLE: request_file and str(request_file.absolute()),
         cap.VARIABLE: _room(known),
     }
     kept = {name: value for name, value in os.environ.items() if name not in ours}

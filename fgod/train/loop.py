@@ -22,9 +22,8 @@ from fgod.documents import Outcome
 from fgod.errors import FgodError, UsageError
 from fgod.evaluate.checked import CheckProbes
 from fgod.guard.cap import cap_allocator, capped_mib, room_mib
-from fgod.guard.limits import MIB_PER_GB, Request
+from fgod.guard.limits import MIB_PER_GB
 from fgod.guard.predict import TooLargeError
-from fgod.guard.requests import STOPPED_EXIT, RequestReader
 from fgod.model.chats import ChatFormat, Sample
 from fgod.models.architecture import architecture_of
 from fgod.nvfp4.codec import BLOCK_SCALES
@@ -71,12 +70,6 @@ from fgod.train.teacher import table_size, with_teacher
 
 TRAINED: Final = "trained"
 DIVERGED: Final = "diverged"
-
-
-class StoppedError(FgodError):
-    """Training was asked to stop, and saved a checkpoint. Exit code 75."""
-
-    exit_code = STOPPED_EXIT
 
 
 def _silent(*_: object) -> None:
@@ -131,7 +124,6 @@ class _Run:
     job: Job
     identity: checkpoint.Identity
     resumed_at: list[int]
-    request_reader: RequestReader
     asker: Asker | None = None
     checks: list[dose.Result] = field(default_factory=list)
     """What the probes came to so far."""
@@ -142,7 +134,6 @@ class _Run:
         Raises:
             PreflightError: the first step at full learning rate left a tensor as it was.
             LostUpdatesError: updates do not land.
-            StoppedError: the guard asked for it; a checkpoint is there.
         """
         job, optimizer = self.job, self.stepper.optimizer
         done, begin = optimizer.steps_done, time.perf_counter()
@@ -159,8 +150,8 @@ class _Run:
                 asked = job.recipe.check is not None and dose.is_due(step + 1, state, job.recipe.check)
                 try:
                     self.stepper.launch(step, samples)
-                    due, stop = not last and job.schedule.due(step + 1), self._asked_to_stop()
-                    results = self.stepper.completed(last or due or stop or asked)
+                    due = not last and job.schedule.due(step + 1)
+                    results = self.stepper.completed(last or due or asked)
                 except DivergedError as error:
                     return f"step {error.step} of {job.recipe.steps}: {error}"
                 said = self._ask(step + 1) if asked else ""
@@ -173,13 +164,10 @@ class _Run:
                     left = (time.perf_counter() - begin) / (row.step - done) * (job.recipe.steps - row.step)
                     job.progress(row.step, job.recipe.steps, row.loss, left)
                     self._judge(watch, facts, row)
-                if due or stop:
+                if due:
                     checks = [asdict(result) for result in self.checks]
                     more = {"resumed_at": self.resumed_at, **({"checks": checks} if checks else {})}
                     checkpoint.save(job.work, optimizer, self.identity, more)
-                if stop:
-                    self.request_reader.done()
-                    raise StoppedError(f"step {step + 1} of {job.recipe.steps}: the guard asked to save and stop")
         return ""
 
     def _begin(self, step: int) -> dose.State:
@@ -204,17 +192,6 @@ class _Run:
         took = f"{time.perf_counter() - begin:.1f} s"
         _say(f"check · step {step} · {result.words} · {took}{' · ' if follows else ''}{follows}")
         return result.words
-
-    def _asked_to_stop(self) -> bool:
-        """Look whether the guard asks for something; empty the cache if that is it."""
-        match self.request_reader.poll():
-            case Request.EMPTY_CACHE:
-                if torch.cuda.is_initialized():
-                    torch.cuda.empty_cache()
-                self.request_reader.done()
-            case Request.SAVE_AND_STOP:
-                return True
-        return False
 
     def _judge(self, watch: Watch, facts: StepFacts, row: StepRow) -> None:
         recipe = self.job.recipe
@@ -343,7 +320,6 @@ def run(job: Job) -> Outcome:
         UsageError: rows, recipe or start folder do not fit.
         TooLargeError: it is predicted to need more than is allowed.
         PreflightError: a check before training, or after its first step at full learning rate, failed.
-        StoppedError: the guard asked for it; a checkpoint is there.
         LostUpdatesError: updates do not land; train.tsv shows since when.
         HoleError: a tensor got no gradient or did not change; train.tsv and participation.tsv are there, no weights.
     """
@@ -430,7 +406,7 @@ def _resume(stepper: Stepper, job: Job, processor: str) -> _Run:
     asker = None
     if job.recipe.check is not None and checked is not None:
         asker = Asker(job.recipe.check, ChatFormat.of_folder(job.start, job.chat), checked)
-    return _Run(stepper, job, identity, resumed_at, RequestReader.from_environment(), asker, checks)
+    return _Run(stepper, job, identity, resumed_at, asker, checks)
 
 
 def _fit(training: _Run, plan: Iterator[list[Sample]]) -> str:
