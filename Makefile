@@ -2,11 +2,12 @@
 # make run CONFIG=config/qwen3-4b.yaml    another config, and the build of torch that it needs
 # make test-gpu   the GPU tests, on the GPU of this machine
 # make recover    ready for a new run after kills        make test-kill   kill runs at random (KILLS=200 SEED=1)
-# make lint   ruff and mypy                              make clean  remove what runs and set-up made
+# make lint   ruff and mypy                              make wheel  dist/fgod-VERSION-py3-none-any.whl
+# make clean  remove what runs and set-up made
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run recover test test-gpu test-kill lint format clean
+.PHONY: run recover test test-gpu test-kill lint format wheel clean
 
 run: .venv/ready
 	$(if $(CONFIG),$(BIN)/python -m fgod.torch_build $(CONFIG))
@@ -38,6 +39,12 @@ format: .venv/ready-dev
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile rules workflow/report.smk
 
+# build/ is left by setuptools, which would put files that are no more from there into the next wheel.
+wheel: .venv/ready
+	rm -rf build dist
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	rm -rf build
+
 # torch comes first and pinned: where the machine has a CPU build at hand, nothing later replaces it.
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("fgod needs Python 3.11 or newer, found %d.%d: make PYTHON=/path/to/python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
@@ -53,4 +60,4 @@ format: .venv/ready-dev
 	touch $@
 
 clean:
-	rm -rf .venv .snakemake artifacts results
+	rm -rf .venv .snakemake artifacts results build dist

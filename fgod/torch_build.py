@@ -69,7 +69,7 @@ def installed() -> Build:
     """
     spec = PathFinder.find_spec("torch")
     if spec is None or spec.origin is None:
-        raise UsageError("torch: not installed; `make run` sets the environment up")
+        raise UsageError("torch: not installed; install fgod again, with its dependencies")
     facts = runpy.run_path(str(Path(spec.origin).with_name("version.py")))
     return Build(str(facts["__version__"]).partition("+")[0], facts["cuda"])
 

@@ -2,9 +2,11 @@
 import os
 import shlex
 import sys
-from pathlib import Path
 
 from fgod.system.stop import VARIABLE
 
-# Commands are those of the Python that runs snakemake, whether or not its environment is activated, and end with it.
-shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH {VARIABLE}={os.getpid()}; ")
+SNAKEMAKE = os.getpid()
+
+# `fgod` is that of the Python that runs snakemake, whether or not its environment is activated and wherever the package
+# was installed (-P: no file of the current folder stands for a module of it), and ends with snakemake.
+shell.prefix('export {VARIABLE}={SNAKEMAKE}; fgod() {{ {sys.executable:q} -P -m fgod "$@"; }}; ')
