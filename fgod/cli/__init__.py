@@ -1,7 +1,7 @@
 """The command line of fgod: one subcommand for each rule of the workflow, and those that people use directly.
 
-Every recorded command can be run again by hand. People use plan, retry, recover, guard, data audit, data identity,
-inspect, ask, chat, parity and summary.
+Every recorded command can be run again by hand. People use init, plan, retry, recover, guard, data audit,
+data identity, inspect, ask, chat, parity and summary.
 
 Exit codes: 0 done; 1 error; 2 bad usage or config; 75 stopped by the guard; 100 an audit or gate says no.
 
@@ -54,6 +54,7 @@ COMMANDS: Mapping[str, Entry] = {
     ),
     "promote": Entry("results:Promote", "release the last stage of an accepted fit"),
     "summary": Entry("results:Summary", "what was released, how good it is, where the report lies"),
+    "init": Entry("people:Init", "lay out a project: config.yaml, traindata/, Snakefile"),
     "plan": Entry("people:Plan", "what snakemake would train, and why"),
     "retry": Entry("people:Retry", "forget a killed run of a stage, so that it trains again"),
     "recover": Entry("people:Recover", "make this folder ready for snakemake after kills: unlock, clear up"),

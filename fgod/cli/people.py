@@ -1,4 +1,4 @@
-"""Commands that people use directly, and no rule of the workflow calls: plans, models from elsewhere, the guard."""
+"""Commands that people use directly, and no rule of the workflow calls: new projects, plans, models, the guard."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fgod.cli.command import Call, Personal, ReadOnly, say
 from fgod.errors import UsageError
 from fgod.guard.command import GuardOptions
 from fgod.imports import lasting_imports
+from fgod.project import DEFAULT, lay_out, next_commands, project_files
 from fgod.system.files import remove_folder
 
 if TYPE_CHECKING:
@@ -25,6 +26,24 @@ def _chain(config_file: Path) -> Chain:
 
     config = load(config_file)
     return Chain(config, gather(config))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Init(Personal):
+    """Lay out a project."""
+
+    folder: Annotated[Path, Output("where to; nothing there is overwritten", "FOLDER", positional=True)]
+    config: Annotated[str, Option("a config that comes with fgod (default: that of the default run)", "NAME")] = DEFAULT
+
+    def outputs(self) -> list[Path]:
+        return [self.folder / name for name in project_files(self.config)]
+
+    def run(self, call: Call) -> None:
+        files = project_files(self.config)
+        lay_out(self.folder, files)
+        print(f"{self.folder}: {', '.join(dict.fromkeys(Path(name).parts[0] for name in files))}. Next:")
+        for command in next_commands(self.folder):
+            print(f"    {command}")
 
 
 CONFIG = Input("the config (default: config.yaml)")
