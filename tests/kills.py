@@ -83,7 +83,7 @@ def role(words: list[str]) -> str | None:
         return "keeper"
     if words[1:3] == ["-m", "fgod.train"]:
         return "trainer"
-    names = [Path(word).name for word in words[:3]]
+    names = [Path(word).name for word in words[:4]]
     if names[:2] == ["bash", "-c"] and VARIABLE in words[2]:
         return "shell"
     if "snakemake" in names:
