@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fgod.abilities.items import Choice
-from fgod.model.chats import ChatFormat, encode_texts
+from fgod.model.chats import ChatFormat
 from fgod.model.generate import left_padded, length_batches
 
 
@@ -42,7 +42,7 @@ def encode(chat: ChatFormat, items: Sequence[Choice], template: bool, longest: i
     pairs = [(item, choice) for item in items for choice in item.choices]
     if template:
         starts = chat.prompts([item.prompt for item, _ in pairs])
-        ends = encode_texts(chat.tokenizer, [choice for _, choice in pairs])
+        ends = chat.going_on([choice for _, choice in pairs])
         split = list(zip(starts, ends, strict=True))
     else:
         prompts = [item.prompt.rstrip() for item, _ in pairs]

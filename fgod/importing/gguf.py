@@ -59,7 +59,7 @@ def import_gguf(
     """
     file = read_gguf(path)
     tied = HEAD not in file.tensors or (TABLE in file.tensors and same_table(file))
-    config, tokens = config_of(file, tied), tokenizer_of(file.metadata, path)
+    config, tokens = config_of(file, tied), tokenizer_of(file.metadata, path, chat)
     family = architecture_of(config, path)
     family.check(config, path)
     names = family.tensors(config, path)

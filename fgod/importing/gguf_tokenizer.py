@@ -1,7 +1,8 @@
 """The tokenizer of a GGUF file as transformers' fast tokenizer: vocabulary, merges, special tokens, chat template.
 
-Byte-level BPE alone (tokenizer.ggml.model is `gpt2`). How a text is cut before merges apply is not in the file: it has
-a name for it (tokenizer.ggml.pre), and what the name means is the tokenizer.json of the model that it comes from.
+Byte-level BPE (tokenizer.ggml.model is `gpt2`) and SentencePiece BPE (`llama`, `fgod.importing.gguf_sentencepiece`).
+How byte-level BPE cuts a text before merges apply is not in the file: it has a name for it (tokenizer.ggml.pre), and
+what the name means is the tokenizer.json of the model that it comes from.
 """
 
 from __future__ import annotations
@@ -11,19 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gguf.constants import TokenType
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from fgod.models.architecture import wrong
-
-CONTROL, USER_DEFINED, UNUSED = 3, 4, 5
-"""Values of tokenizer.ggml.token_type: special tokens, tokens that are not split, and places without a token."""
-
-END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "</s>")
-"""Special tokens that end an answer in every model that has them, as llama.cpp has it."""
-
-PAD_TOKENS = ("<|finetune_right_pad_id|>", "<pad>", "<|endoftext|>", "<|reserved_special_token_0|>", "<unk>")
-"""What pads a batch in models whose file names no token for it, or the one that ends a turn."""
+from fgod.chat import ChatSettings
+from fgod.importing.gguf_sentencepiece import sentencepiece, written_blanks_are_the_prefix
+from fgod.importing.gguf_vocabulary import TokenizerKeys, Vocabulary
+from fgod.model.template import ChatTemplate
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -88,126 +84,82 @@ class GgufTokenizer:
     end_ids: tuple[int, ...]
 
 
-def tokenizer_of(metadata: Mapping[str, Any], where: Path) -> GgufTokenizer:
+KINDS = {"gpt2": "byte-level BPE", "llama": "SentencePiece BPE"}
+"""What is read, by tokenizer.ggml.model."""
+
+
+def tokenizer_of(metadata: Mapping[str, Any], where: Path, chat: ChatSettings | None = None) -> GgufTokenizer:
     """The tokenizer of a file's metadata.
 
+    Args:
+        chat: the config's `chat`, with which the template is asked whether it writes blanks itself.
+
     Raises:
-        UsageError: there is none, it is no byte-level BPE, its way of cutting texts is not known, or there is no chat
-            template.
+        UsageError: there is none, it is of another kind, its way of cutting texts is not known, a key is missing or
+            damaged, or there is no chat template.
     """
-    reader = _Reader(metadata, where)
-    tokens, kinds, how = reader.tokens(), reader.kinds(), reader.pre_tokenizer()
-    vocabulary = {token: i for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind != UNUSED}
-    merges = reader.merges(vocabulary)
-    made = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=how.whole_words))
-    if how.nfc:
-        made.normalizer = normalizers.NFC()
-    made.pre_tokenizer, made.decoder = how.build(), decoders.ByteLevel()
-    made.add_tokens(
-        [
-            AddedToken(token, special=kind == CONTROL, normalized=False)
-            for token, kind in zip(tokens, kinds, strict=True)
-            if kind in (CONTROL, USER_DEFINED)
-        ]
-    )
-    control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == CONTROL]
-    names = reader.named_tokens(tokens, control)
-    if metadata.get("tokenizer.ggml.add_bos_token", how.begins) and names.get("bos_token"):
-        begin = names["bos_token"]
-        made.post_processor = processors.TemplateProcessing(
-            single=f"{begin} $A", pair=f"{begin} $A {begin} $B", special_tokens=[(begin, vocabulary[begin])]
-        )
-    others = [token for token in control if token not in names.values()]
+    keys = TokenizerKeys(metadata, where)
+    kind = _kind(keys)
+    vocabulary = keys.vocabulary()
+    made = byte_level(keys, vocabulary) if kind == "gpt2" else sentencepiece(keys, vocabulary)
+    _add_tokens(made, vocabulary)
+    names = keys.named_tokens(vocabulary)
+    begins = PRE_TOKENIZERS[keys.get("pre")].begins if kind == "gpt2" else True
+    _add_ends(made, keys, names, begins)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=made,
         **names,
-        extra_special_tokens=others,
-        chat_template=reader.chat_template(),
+        extra_special_tokens=[token for token in vocabulary.special if token not in names.values()],
+        chat_template=keys.chat_template(),
         clean_up_tokenization_spaces=False,
     )
-    return GgufTokenizer(fast, reader.end_ids(vocabulary, control))
+    if kind == "llama":
+        template = ChatTemplate(fast, chat or ChatSettings(), str(where))
+        written_blanks_are_the_prefix(fast.backend_tokenizer, template)
+    return GgufTokenizer(fast, keys.end_ids(vocabulary))
 
 
-class _Reader:
-    """What metadata say of the tokenizer, checked."""
+def _kind(keys: TokenizerKeys) -> str:
+    found = keys.get("model")
+    if found not in KINDS:
+        many = " or ".join(f"'{name}' ({what})" for name, what in KINDS.items())
+        raise keys.wrong("model", found, f"{many}: no other tokenizer is read")
+    return str(found)
 
-    def __init__(self, metadata: Mapping[str, Any], where: Path) -> None:
-        self.metadata, self.where = metadata, where
 
-    def get(self, key: str) -> Any:
-        return self.metadata.get(f"tokenizer.ggml.{key}")
+def byte_level(keys: TokenizerKeys, vocabulary: Vocabulary) -> Tokenizer:
+    """A byte-level BPE, without its special tokens.
 
-    def wrong(self, key: str, found: object, expected: str) -> Exception:
-        return wrong(self.where, f"tokenizer.ggml.{key}", found, expected)
+    Raises:
+        UsageError: its way of cutting texts is not known, or a merge is damaged.
+    """
+    found = keys.get("pre")
+    if found not in PRE_TOKENIZERS:
+        raise keys.wrong("pre", found, f"one of {', '.join(PRE_TOKENIZERS)}: how this tokenizer cuts texts")
+    how, ids = PRE_TOKENIZERS[found], vocabulary.ids
+    made = Tokenizer(models.BPE(vocab=ids, merges=keys.merges(ids), ignore_merges=how.whole_words))
+    if how.nfc:
+        made.normalizer = normalizers.NFC()
+    made.pre_tokenizer, made.decoder = how.build(), decoders.ByteLevel()
+    return made
 
-    def tokens(self) -> list[str]:
-        kind = self.get("model")
-        if kind != "gpt2":
-            many = "a tokenizer: convert the model anew" if kind is None else "'gpt2', byte-level BPE: no other is read"
-            raise self.wrong("model", kind, many)
-        return self._texts("tokens")
 
-    def merges(self, vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
-        found = []
-        for number, merge in enumerate(self._texts("merges")):
-            first, _, second = merge.partition(" ")
-            if any(token not in vocabulary for token in (first, second, first + second)):
-                expected = "two tokens with a space between, which are one token together"
-                raise self.wrong(f"merges[{number}]", merge, expected)
-            found.append((first, second))
-        return found
+def _add_tokens(made: Tokenizer, vocabulary: Vocabulary) -> None:
+    """Special tokens, and those that are never split."""
+    special = set(vocabulary.special)
+    added = vocabulary.of(TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED)
+    made.add_tokens([AddedToken(token, special=token in special, normalized=False) for token in added])
 
-    def _texts(self, key: str) -> list[str]:
-        found = self.get(key)
-        if not isinstance(found, list) or not found or not all(isinstance(one, str) for one in found):
-            raise self.wrong(key, type(found).__name__, "a list of texts")
-        return found
 
-    def kinds(self) -> list[int]:
-        found, count = self.get("token_type"), len(self.tokens())
-        if not isinstance(found, list) or len(found) != count:
-            raise self.wrong("token_type", len(found or ()), f"a number for each of the {count} tokens")
-        return found
-
-    def pre_tokenizer(self) -> PreTokenizer:
-        found = self.get("pre")
-        if found not in PRE_TOKENIZERS:
-            raise self.wrong("pre", found, f"one of {', '.join(PRE_TOKENIZERS)}: how this tokenizer cuts texts")
-        return PRE_TOKENIZERS[found]
-
-    def chat_template(self) -> str:
-        found = self.metadata.get("tokenizer.chat_template")
-        if not isinstance(found, str) or not found.strip():
-            raise wrong(self.where, "tokenizer.chat_template", found, "a chat template: expected a model that chats")
-        return found
-
-    def named_tokens(self, tokens: list[str], control: list[str]) -> dict[str, str]:
-        """Spellings of the tokens that have a role: bos_token, eos_token, pad_token, unk_token."""
-        keys = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
-        found = {name: self._token(f"{key}_token_id", tokens) for name, key in keys.items()}
-        if found["eos_token"] is None:
-            raise self.wrong("eos_token_id", None, "the id of the token that ends an answer")
-        if found["pad_token"] in (None, found["eos_token"]):
-            found["pad_token"] = self._pad(found["eos_token"], control)
-        return {name: token for name, token in found.items() if token is not None}
-
-    def _token(self, key: str, tokens: list[str]) -> str | None:
-        found = self.get(key)
-        if found is None:
-            return None
-        if not isinstance(found, int) or not 0 <= found < len(tokens):
-            raise self.wrong(key, found, f"an id below {len(tokens)}")
-        return tokens[found]
-
-    def _pad(self, end: str, control: list[str]) -> str:
-        """A token that pads, other than the one that ends a turn: a padded batch must not read as ended answers."""
-        usable = [token for token in PAD_TOKENS if token in control and token != end]
-        if not usable:
-            raise self.wrong("padding_token_id", self.get("padding_token_id"), f"a special token other than {end}")
-        return usable[0]
-
-    def end_ids(self, vocabulary: Mapping[str, int], control: list[str]) -> tuple[int, ...]:
-        """Ids that end an answer: those that the file names, and those that always do."""
-        named = [self.get(f"{name}_token_id") for name in ("eos", "eot", "eom")]
-        spelled = [vocabulary[token] for token in END_TOKENS if token in control]
-        return tuple(dict.fromkeys(i for i in (*named, *spelled) if i is not None))
+def _add_ends(made: Tokenizer, keys: TokenizerKeys, names: Mapping[str, str], begins: bool) -> None:
+    """What stands before and behind a text that is no chat, where the file says so or (`begins`) the family does."""
+    wanted = {"bos_token": keys.flag("add_bos_token", begins), "eos_token": keys.flag("add_eos_token", False)}
+    if keys.get("add_bos_token") and "bos_token" not in names:
+        raise keys.wrong("bos_token_id", None, "the id of the token that begins texts, as add_bos_token is true")
+    begin, end = ([names[name]] if wanted[name] and name in names else [] for name in wanted)
+    if begin or end:
+        made.post_processor = processors.TemplateProcessing(
+            single=[*begin, "$A", *end],
+            pair=[*begin, "$A", *end, *begin, "$B", *end],
+            special_tokens=[(token, made.token_to_id(token)) for token in dict.fromkeys([*begin, *end])],
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -52,6 +53,18 @@ class _Piece:
     text: str
     template: bool
     learned: bool = False
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A text between control tokens, or what follows one that is encoded by itself (`goes_on`)."""
+
+    text: str
+    goes_on: bool
+
+
+BEFORE = "\ue000"
+"""A character of no script, which SentencePiece spells by its bytes: they join nothing. What follows it goes on."""
 
 
 class ChatFormat:
@@ -120,7 +133,8 @@ class ChatFormat:
         shapes = [self.template.shape(chat, prompt=True) for chat in chats]
         for shape in set(shapes) - self._whole_checked:
             self._check_whole(shape)
-        return self._encoded([self._asked(shape, texts) for shape, texts in zip(shapes, said, strict=True)])
+        groups = [[self._asked(shape, texts)] for shape, texts in zip(shapes, said, strict=True)]
+        return [ids for (ids,) in self._encoded(groups)]
 
     def continued(self, cached: Sequence[int], chat: Chat) -> tuple[int, list[int]]:
         """How to go on from ids whose keys and values are cached: how many of them stay, and the ids to feed.
@@ -154,7 +168,7 @@ class ChatFormat:
                 "user's turn that the model writes would never end"
             )
         ends = dict.fromkeys([token_id(self.tokenizer, found.group()), *self.end_ids])
-        return self._encoded([self._asked(shape, texts)[:-2]])[0], tuple(ends)
+        return self._encoded([[self._asked(shape, texts)[:-2]]])[0][0], tuple(ends)
 
     def _asked(self, shape: Shape, texts: Sequence[str]) -> list[_Piece]:
         frame = self.template.frame(shape)
@@ -165,10 +179,11 @@ class ChatFormat:
         """Texts between control tokens are encoded by themselves: as they are in the whole."""
         texts = [f"text {number}" for number in range(shape.turns + shape.system_texts)]
         pieces = self._asked(shape, texts)
-        if self._encoded([pieces])[0] != self._template_ids("".join(piece.text for piece in pieces)):
+        if self._encoded([[pieces]])[0][0] != self._template_ids("".join(piece.text for piece in pieces)):
             raise UsageError(
-                f"{self.where}: the tokenizer encodes the parts of a chat otherwise than the whole, as SentencePiece "
-                "does that marks where a text begins; expected a byte-level tokenizer"
+                f"{self.where}: the tokenizer encodes the parts of a chat otherwise than the whole, as one does that "
+                "marks where the first text begins alone; expected one that is byte-level, or marks every text "
+                "behind a control token, as those imported from GGUF files"
             )
         self._whole_checked.add(shape)
 
@@ -204,15 +219,11 @@ class ChatFormat:
     def _samples(self, rows: Sequence[Row]) -> list[Sample]:
         chats = [answered(row) for row in rows]
         names = [f"row {number} ({row.prompt!r})" for number, row in enumerate(rows, start=1)]
-        groups: list[list[_Piece]] = []
-        counts = []
+        groups = []
         for row, chat, texts in zip(rows, chats, self.template.said(chats, names, prompt=False), strict=True):
             pieces = self._learned(row, self.template.shape(chat, prompt=False), texts)
-            found = [list(group) for _, group in groupby(pieces, key=lambda piece: piece.learned)]
-            groups += found
-            counts.append(len(found))
-        encoded = iter(self._encoded(groups))
-        return [_sample([next(encoded) for _ in range(count)]) for count in counts]
+            groups.append([list(group) for _, group in groupby(pieces, key=lambda piece: piece.learned)])
+        return [_sample(encoded) for encoded in self._encoded(groups)]
 
     def _learned(self, row: Row, shape: Shape, texts: Sequence[str]) -> Iterator[_Piece]:
         """The pieces of a row in order: by its `loss_on` every answer is to be learned, or the last one."""
@@ -258,14 +269,31 @@ class ChatFormat:
 
     # ---------------------------------------------------------------------------------------------------- encoding
 
-    def _encoded(self, rows: Sequence[Sequence[_Piece]]) -> list[list[int]]:
-        """Ids of rows of pieces: control tokens of the template, and what stands between two of them as one text."""
-        parts = [self._parts(pieces) for pieces in rows]
-        texts = list(dict.fromkeys(part for row in parts for part in row if isinstance(part, str)))
-        ids = dict(zip(texts, encode_texts(self.tokenizer, texts), strict=True))
-        return [[one for part in row for one in (ids[part] if isinstance(part, str) else [part])] for row in parts]
+    def _encoded(self, chats: Sequence[Sequence[Sequence[_Piece]]]) -> list[list[list[int]]]:
+        """Ids of chats of groups of pieces, which are encoded by themselves: control tokens of the template, and what
+        stands between two of them as one text, which goes on in the next group.
+        """
+        parts = [self._parts(groups) for groups in chats]
+        each = (part for groups in parts for group in groups for part in group)
+        texts = list(dict.fromkeys(part for part in each if isinstance(part, _Text)))
+        ids = dict(zip(texts, self._text_ids(texts), strict=True))
+        return [
+            [[one for part in group for one in (ids[part] if isinstance(part, _Text) else [part])] for group in groups]
+            for groups in parts
+        ]
 
-    def _parts(self, pieces: Sequence[_Piece]) -> list[int | str]:
+    def _parts(self, groups: Sequence[Sequence[_Piece]]) -> list[list[int | _Text]]:
+        found: list[list[int | _Text]] = []
+        last: int | str = 0
+        for group in groups:
+            found.append([])
+            for part in self._split(group):
+                found[-1].append(_Text(part, isinstance(last, str)) if isinstance(part, str) else part)
+                last = part
+        return found
+
+    def _split(self, pieces: Sequence[_Piece]) -> list[int | str]:
+        """Control tokens, and the texts between them."""
         parts: list[int | str] = [""]
         for piece in pieces:
             found = list(self.template.control.finditer(piece.text)) if piece.template else []
@@ -276,6 +304,22 @@ class ChatFormat:
             for match, text in zip(found, texts[1:], strict=True):
                 parts += [token_id(self.tokenizer, match.group()), text]
         return [part for part in parts if part != ""]
+
+    def going_on(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts that go on where another one ended, such as a prompt."""
+        return self._text_ids([_Text(text, True) for text in texts])
+
+    def _text_ids(self, texts: Sequence[_Text]) -> list[list[int]]:
+        before = self._mark
+        spelled = [f"{BEFORE}{text.text}" if before and text.goes_on else text.text for text in texts]
+        encoded = encode_texts(self.tokenizer, spelled)
+        return [ids[before:] if text.goes_on else ids for text, ids in zip(texts, encoded, strict=True)]
+
+    @cached_property
+    def _mark(self) -> int:
+        """How many tokens `BEFORE` is with a mark of a beginning, as SentencePiece writes it; 0: there is no mark."""
+        alone, before, both = encode_texts(self.tokenizer, ["x", BEFORE, f"{BEFORE}x"])
+        return len(before) if both[: len(before)] == before and both[len(before) :] != alone else 0
 
     def _template_ids(self, text: str) -> list[int]:
         """Ids of a text in which control tokens are such."""
