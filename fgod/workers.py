@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fgod.chat import Chat, ChatSettings, chat_of
 from fgod.documents import Recipe, SelfAskedStamp, TeacherStamp
@@ -34,9 +34,11 @@ with lasting_imports():
     import torch
 
     from fgod.model import memory
-    from fgod.model.ask import AnswerSettings, write_answers
     from fgod.model.chats import ChatFormat
     from fgod.model.load import beat_at_each_forward, check_device, load_model
+
+if TYPE_CHECKING:
+    from fgod.model.ask import AnswerSettings
 
 
 class Worker:
@@ -107,6 +109,9 @@ def run(work: Work, args: Namespace) -> int:
 
     75: torch's allocator refused what the guard does not allow.
     """
+    if work not in (export, interpolate):
+        with lasting_imports():
+            import fgod.model.ask  # noqa: F401  transformers' models, which are part of what this process takes
     worker = Worker(args.child, args.limit_gb, args.too_large_ok)
     try:
         work(args, worker)
@@ -218,6 +223,7 @@ def rehearsal(args: Namespace, worker: Worker) -> None:
     from fgod.data.recipe import NEIGHBOUR
     from fgod.data.sources import load_sources
     from fgod.data.wordings import optional_prompts
+    from fgod.model.ask import AnswerSettings
 
     asked, sources = args.settings, load_sources(args.sources, args.languages)
     prompts = rehearsal_prompts(
@@ -243,6 +249,7 @@ def rehearsal(args: Namespace, worker: Worker) -> None:
 def reference(args: Namespace, worker: Worker) -> None:
     """The base's answers to the probes."""
     from fgod.data.probes import asked_in, load_probes
+    from fgod.model.ask import AnswerSettings
 
     probes = asked_in(load_probes(args.probes, args.sources, args.languages), args.fold)
     settings = AnswerSettings(
@@ -318,6 +325,8 @@ def placebo(args: Namespace, worker: Worker) -> None:
 
 
 def _answers(args: Namespace, worker: Worker, prompts: Sequence[str | Chat], settings: AnswerSettings) -> Sequence[Any]:
+    from fgod.model.ask import write_answers
+
     gpu = use_device(settings.device)
     export = args.export.parent / "nvfp4"
     width = width_of(export, settings.chat, prompts)

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any, cast
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, cast
 
 from fgod.chat import Chat, ChatSettings, answered, chat_of
 from fgod.data.rows import Message, Row
@@ -23,6 +21,9 @@ from fgod.errors import UsageError
 from fgod.model.load import load_tokenizer
 from fgod.model.template import ChatTemplate, Shape
 from fgod.system.files import read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 GENERATION_CONFIG = "generation_config.json"
 

@@ -1,4 +1,7 @@
-"""Load a model folder, plain or an NVFP4 export, and its tokenizer: offline, quiet, for reading only."""
+"""Load a model folder, plain or an NVFP4 export, and its tokenizer: offline, quiet, for reading only.
+
+transformers is imported where it is used: its models alone take longer than a short command's whole work.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,9 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import logging
 
 from fgod.errors import UsageError
 from fgod.models.names import TIED_HEAD
@@ -24,10 +19,15 @@ from fgod.nvfp4.folders import DTYPES
 from fgod.nvfp4.reader import dequantised
 from fgod.system.files import read_json
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """transformers says nothing but errors and shows no progress bar; its settings are as before afterwards."""
+    from transformers.utils import logging
+
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -98,6 +98,8 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, device: str = "cp
 
 
 def _load_plain(folder: Path, dtype: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
     kind: Any = AutoModelForCausalLM
     with quiet():
         try:
@@ -144,6 +146,8 @@ def _parameters_on_meta() -> Iterator[None]:
 
 
 def _empty(config: Mapping[str, Any]) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     known = {key: value for key, value in config.items() if key != "model_type"}
     with quiet(), _parameters_on_meta():
         return AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **known))
@@ -184,6 +188,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise UsageError(f"{folder}: no such folder, expected a Hugging Face model folder")
     if not (folder / "tokenizer.json").is_file():
         raise UsageError(f"{folder / 'tokenizer.json'}: no such file, expected a fast tokenizer")
+    from transformers import AutoTokenizer
+
     with quiet():
         try:
             return AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -11,12 +11,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, cast
 
 from fgod.chat import DEFAULT, NONE, Chat, ChatSettings, system_of
 from fgod.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Turns = list[dict[str, str]]
 """Messages as a template gets them: role and content."""
