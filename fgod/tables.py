@@ -3,7 +3,9 @@
     fgod tables        (results/runs/*/*/… → results/tables/*.tsv, context.json)
 
 Every table is written atomically. A run that stands in several fits has its rows in `stages`, `probes` and `metrics`
-once for each fit; the tables without a column `fit` have them once.
+once for each fit; the tables without a column `fit` have them once. For pandas:
+`pandas.read_csv(path, sep="\\t", quoting=csv.QUOTE_NONE)`; tabs and line breaks in texts are escaped (see
+`fgod.system.table`).
 """
 
 from __future__ import annotations

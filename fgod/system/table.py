@@ -6,6 +6,9 @@ r"""Tables on disk: TSV with a header, and values typed by their columns. The on
 
 UTF-8, a row a line, tabs between fields; backslash, tab, newline and return within a field are \\, \t, \n, \r. None is
 an empty field, truth values are true and false, floats are written so that they read back to the bit.
+
+No pandas: it takes a first row with a field too many, or any with one too few, without a word, and knows no empty
+field beside nan. With the checks that this needs 40,000 rows take it .41 s of CPU, and .46 s the import (this: .47 s).
 """
 
 from __future__ import annotations
