@@ -136,6 +136,17 @@ def test_a_prompt_beyond_the_context_is_refused_and_not_remembered(folder: Path)
     assert talk.ask("hi").end == "max_tokens"
 
 
+@pytest.mark.parametrize("text", ["hi \ud800", "hi \udcff"])
+def test_what_is_no_text_is_refused(folder: Path, text: str) -> None:
+    talk = Conversation(opened(folder), Asking(5))
+    with pytest.raises(UsageError, match=r"the prompt: found 'hi \\ud.*', expected text"):
+        talk.ask(text)
+    talk.system = text
+    with pytest.raises(UsageError, match=r"the system prompt: found .*expected text"):
+        talk.ask("hi")
+    assert talk.turns == [] and talk.session.tokens == 0
+
+
 def test_a_reply_ends_where_the_context_does(folder: Path) -> None:
     model = opened(folder, context=30)
     answer = Conversation(model, Asking(500)).ask("hi")
@@ -240,6 +251,10 @@ def test_scripts_are_read_from_yaml_and_jsonl(tmp_path: Path) -> None:
         ("system: [x]\nturns: []\n", r"a\.yaml:1: system: found"),
         ("turns: []\n", r"a\.yaml:1: found no turn"),
         ("- user: [\n", r"a\.yaml:2: not YAML"),
+        ("- user: hi\n- user: 2024-13-01\n", r"a\.yaml:2: not YAML: month must be in 1\.\.12"),
+        (f"- user: {'9' * 5000}\n", r"a\.yaml:1: not YAML: Exceeds the limit"),
+        ("[" * 3000, r"a\.yaml: not YAML: nested too deeply"),
+        ("- user: a\0b\n", r"a\.yaml: not YAML: unacceptable character #x0000"),
         ("", r"a\.yaml:1: found 'None', expected a list of turns"),
     ],
 )
@@ -252,7 +267,10 @@ def test_what_is_wrong_with_a_script_is_said_with_its_line(text: str, words: str
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"user": "hi"}\n{"user"\n', r"a\.jsonl:2: not JSON: .* at character 8"),
+        ('{"user": "hi"}\n{"user"\n', r"a\.jsonl:2: not JSON: .* at column 8"),
+        ('{"user": "hi"}\n' + "[" * 100000, r"a\.jsonl:2: not JSON: nested too deeply"),
+        ('{"user": "hi \\ud800"}', r"a\.jsonl:1: user: found 'hi \\ud800', expected the text of a question"),
+        (f'{{"user": {"9" * 5000}}}', r"a\.jsonl:1: not JSON: Exceeds the limit"),
         ('{"user": "hi"}\n{"user": "x", "expect": {"some": "y"}}\n', r"a\.jsonl:2: expect\.some: unknown key"),
         ("\n", r"a\.jsonl:1: found no turn"),
     ],

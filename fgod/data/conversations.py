@@ -15,7 +15,6 @@ this is left alone (`id`, `source`), unless it would change what is learned (too
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import pairwise
@@ -35,7 +34,7 @@ from fgod.data.formats import (
 )
 from fgod.data.records import Record, has_keys, read_records
 from fgod.data.rows import Message
-from fgod.data.text import excerpt, has_control, is_header
+from fgod.data.text import excerpt, has_control, has_surrogate, is_header
 from fgod.registry import ROW_FORMATS
 
 NO_CHAT = FaultKind("record", "that are no chats")
@@ -86,7 +85,7 @@ def _shown(value: Any) -> str:
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise _Wrong(NO_TEXT, f"{where}: expected text, found {_shown(value)}")
-    if any(unicodedata.category(char) == "Cs" for char in value):
+    if has_surrogate(value):
         raise _Wrong(UTF8, f"{where}: half of a surrogate pair in {_shown(value)}")
     return value.strip()
 

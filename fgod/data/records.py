@@ -58,7 +58,7 @@ def _line(number: int, raw: bytes) -> Record | Fault:
     except UnicodeDecodeError:
         return Fault(number, UTF8, excerpt(raw.decode("utf-8", "replace")))
     except (ValueError, RecursionError) as error:
-        return Fault(number, BROKEN, f"{_reason(error)}: {excerpt(text.strip())}")
+        return Fault(number, BROKEN, f"{reason(error)}: {excerpt(text.strip())}")
 
 
 def _parsed(text: str) -> Any:
@@ -68,7 +68,8 @@ def _parsed(text: str) -> Any:
     return value
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why a text is no JSON."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at column {error.colno}"
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
@@ -89,7 +90,7 @@ def _array(data: bytes) -> Iterator[Record | Fault]:
     except (ValueError, RecursionError) as error:
         place = error.pos if isinstance(error, json.JSONDecodeError) else counted
         number = text.count("\n", 0, place) + 1
-        yield Fault(number, BROKEN, f"{_reason(error)}: {excerpt(text.split(chr(10))[number - 1].strip())}")
+        yield Fault(number, BROKEN, f"{reason(error)}: {excerpt(text.split(chr(10))[number - 1].strip())}")
 
 
 def _elements(text: str) -> Iterator[tuple[int, Any]]:

@@ -24,6 +24,11 @@ def has_control(text: str) -> bool:
     return any(char in _HIDDEN or unicodedata.category(char) in ("Cc", "Cs") for char in text)
 
 
+def has_surrogate(text: str) -> bool:
+    """Whether a text has half of a surrogate pair, or a byte that was no UTF-8: no tokenizer takes it."""
+    return any(unicodedata.category(char) == "Cs" for char in text)
+
+
 def excerpt(text: str, length: int = 80) -> str:
     r"""One printable line: control characters as `\u…`, cut with `…` past `length` characters."""
     shown = "".join(

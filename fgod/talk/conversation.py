@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from fgod.chat import Chat
 from fgod.data.rows import NO_SYSTEM, Message
+from fgod.data.text import has_surrogate
 from fgod.errors import UsageError
 from fgod.model.chats import ChatFormat, encode_texts
 from fgod.model.load import Beat, silent
@@ -118,7 +119,8 @@ class Conversation:
         """How many tokens the conversation has with a question.
 
         Raises:
-            UsageError: they are more than the model's context, or the template cannot write the conversation.
+            UsageError: they are more than the model's context, the template cannot write the conversation, or a prompt
+                is no text.
         """
         return _length(self._passes(text), self.opened)
 
@@ -166,7 +168,15 @@ class Conversation:
         return "context" if self.session.tokens >= self.opened.context else ""
 
     def _passes(self, text: str) -> list[Pass]:
+        _check_text("the prompt", text)
+        _check_text("the system prompt", self.system)
         return passes_of(self.opened.chat, Chat((*self.turns, Message("user", text)), self.system))
+
+
+def _check_text(what: str, text: str) -> None:
+    if has_surrogate(text):
+        expected = "text: it has a byte that is no UTF-8, or half of a surrogate pair"
+        raise UsageError(f"{what}: found {text[:60]!a}, expected {expected}")
 
 
 def _length(passes: Sequence[Pass], opened: Opened) -> int:

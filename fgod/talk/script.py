@@ -21,6 +21,8 @@ from typing import Any
 
 import yaml
 
+from fgod.data.records import reason
+from fgod.data.text import has_surrogate
 from fgod.errors import UsageError, did_you_mean
 from fgod.persona import Rule, fold
 
@@ -88,20 +90,26 @@ def _jsonl(path: Path, text: str) -> Script:
             continue
         try:
             value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{path}:{number}: not JSON: {error.msg} at character {error.pos + 1}") from None
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{path}:{number}: not JSON: {reason(error)}") from None
         turns.append(_turn(value, _Place(path, "", number), {}))
     return _script(path, turns, None, 1)
 
 
 class _Loader(yaml.SafeLoader):
-    """Notes the line of each key of each mapping."""
+    """Notes the line of each key of each mapping, and of what cannot be made, such as the date 2024-13-01."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.lines: dict[int, dict[str, int]] = {}
         """By the identity of the mapping that was made, which `kept` keeps alive."""
         self.kept: list[Any] = []
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:
+            raise yaml.constructor.ConstructorError(problem=str(error), problem_mark=node.start_mark) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         made = super().construct_mapping(node, deep=True)
@@ -119,16 +127,16 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
 def _yaml(path: Path, text: str) -> Script:
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         value = loader.get_single_data()
+    except RecursionError:
+        raise UsageError(f"{path}: not YAML: nested too deeply") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UsageError(f"{path}:{line}: not YAML: {error.problem}") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    finally:
-        loader.dispose()
     whole = _Place(path, "", 1)
     system = None
     if isinstance(value, dict):
@@ -166,7 +174,7 @@ def _turn(value: Any, place: _Place, lines: Mapping[int, Mapping[str, int]]) -> 
         raise place.fail(value, "a turn: {user: TEXT, expect: {all, any, none}}")
     _check_keys(value, TURN, place, lines)
     user, reset = value.get("user"), value.get("reset", False)
-    if not isinstance(user, str) or not user.strip():
+    if not isinstance(user, str) or not user.strip() or has_surrogate(user):
         raise place.under("user", lines, id(value)).fail(user, "the text of a question")
     if not isinstance(reset, bool):
         raise place.under("reset", lines, id(value)).fail(reset, "true or false")
