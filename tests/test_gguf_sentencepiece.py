@@ -22,7 +22,7 @@ from fgod.importing.gguf_sentencepiece import merges_of
 from fgod.importing.gguf_tokenizer import tokenizer_of
 from fgod.model.chats import ChatFormat
 from fgod.model.load import load_model
-from fgod.talk.conversation import Asking, Conversation
+from fgod.talk.conversation import Asking, Conversation, passes_of
 from fgod.talk.opening import open_model
 from fgod.talk.stream import Stream
 from tests.sentencepiece_models import CONTROL, TEXTS, metadata_of, trained, write_llama, write_vocabulary
@@ -236,6 +236,19 @@ def test_a_choice_goes_on_where_its_prompt_ended() -> None:
     alone, *bytes_ = model.encode("\ue000")
     assert chat.going_on(["A", " A"]) == [model.encode(f"\ue000{text}")[1 + len(bytes_) :] for text in ("A", " A")]
     assert spelled(chat, chat.going_on(["France"])[0]) == "France" and spelled(chat, [alone]) == " "
+
+
+@pytest.mark.parametrize(
+    ("template", "first"), [(LLAMA, "▁The"), (PLAIN, "T"), (BLANKS, "▁The")], ids=["llama", "plain", "blanks"]
+)
+def test_a_reply_of_a_chat_is_read_token_by_token(template: str, first: str) -> None:
+    """So a cache holds what was read while the reply was made."""
+    chat = chat_of(template)
+    turns = (Message("user", "What is it?"), Message("assistant", "The capital of France."), Message("user", "x"))
+    asked, *reply, after = passes_of(chat, Chat(turns))
+    assert asked == tuple(chat.prompt_ids("What is it?")) and len(after) > 1
+    assert spelled(chat, [token for (token,) in reply]).strip() == "The capital of France."
+    assert chat.tokenizer.convert_ids_to_tokens(list(reply[0])) == [first]
 
 
 def test_control_tokens_that_a_user_types_are_text() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from fgod.chat import Chat
@@ -202,18 +203,24 @@ def passes_of(chat: ChatFormat, asked: Chat) -> list[Pass]:
     """
     replies = [place for place, turn in enumerate(asked.turns) if turn.role == "assistant"]
     *starts, whole = chat.prompts([*(Chat(asked.turns[:place], asked.system) for place in replies), asked])
-    texts = encode_texts(chat.tokenizer, [asked.turns[place].content for place in replies])
+    texts = [asked.turns[place].content for place in replies]
     passes: list[Pass] = []
     done = 0
-    for start, said in zip(starts, texts, strict=True):
+    for start, *ways in zip(starts, encode_texts(chat.tokenizer, texts), chat.going_on(texts), strict=True):
+        said = max(ways, key=partial(_common, whole[len(start) :]))  # it begins a text where the template says so
         begin = len(start) if whole[: len(start)] == start else _found(said, whole, done)
         if begin is None or begin < done:
             continue
-        there = _differing(said, whole[begin:])
-        end = begin + (min(len(said), len(whole) - begin) if there is None else there)
+        end = begin + _common(said, whole[begin:])
         passes += [*cut(whole[done:begin]), *((token,) for token in whole[begin:end])]
         done = end
     return [*passes, *cut(whole[done:])]
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two lists begin with alike."""
+    there = _differing(one, other)
+    return min(len(one), len(other)) if there is None else there
 
 
 def _found(part: Sequence[int], whole: Sequence[int], start: int) -> int | None:
