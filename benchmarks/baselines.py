@@ -162,7 +162,7 @@ def open_project(config_file: Path) -> Project:
     recipe = replace(recipe, check=None, device=device.type)
     weights = own_weights(config["base"]) or base.master
     require = config["stages"][0]["require"]
-    return Project(config, recipe, require, read_rows(mix.rows), weights, export.nvfp4, answers.folder, device)
+    return Project(config, recipe, require, read_rows(mix.rows), weights, export.exported, answers.folder, device)
 
 
 LLAMAFACTORY_ROWS = "data/identity.json"

@@ -70,7 +70,7 @@ def main() -> None:
     last = [visit for visit in visits if visit["fit"] == visits[-1]["fit"]]
     base = Base(args.run / layout.base(last[0]["starts_from"]).folder)
     [answers] = [answers.folder for answers in base.all_answers() if answers.harness.exists()]
-    reference = Reference(answers, base.export(config["stages"][0]["train"]["compute_dtype"]).nvfp4)
+    reference = Reference(answers, base.export(config["stages"][0]["train"]["compute_dtype"]).exported)
     start, found, same = base.master, [], True
     for visit in last:
         records = layout.run_records(visit["stage"], visit["lineage"], args.run / layout.RESULTS)
@@ -86,9 +86,11 @@ def main() -> None:
         outcome = run(job)
         trained = time.perf_counter() - begin
         outcome.write(RunRecords(out).outcome)
-        export(weights.master, weights.nvfp4, args.compute_dtype, device=torch.device(device))
+        export(weights.master, weights.exported, args.compute_dtype, device=torch.device(device))
         begin = time.perf_counter()
-        run_probes(weights.nvfp4, weights.master, reference, probes, known, standard, settings, out, chat_settings=chat)
+        run_probes(
+            weights.exported, weights.master, reference, probes, known, standard, settings, out, chat_settings=chat
+        )
         probed = time.perf_counter() - begin
         [stage] = [stage for stage in config["stages"] if stage["name"] == visit["stage"]]
         verdict = judge_run(out, gate_limits(config["gate"]), stage["require"])

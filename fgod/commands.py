@@ -171,14 +171,14 @@ def check(args: Namespace) -> int:
 
 
 def export(args: Namespace) -> int:
-    """Write the NVFP4 export of trained weights; a run without weights leaves a stamp that says so."""
+    """Export trained weights; a run without weights leaves a stamp that says so."""
     stamp = Stamp.read(args.stamp)
     if stamp.status != "trained":
         Stamp(status="skipped", reason=f"{stamp.status}: {stamp.reason}").write(args.out)
         return 0
     _check_digest(args.weights, args.stamp)
     supervise(args, f"the export of {args.weights}", gpu=args.gpus > 0)
-    Stamp(status="exported", **_digests(Export(args.out.parent).nvfp4)).write(args.out)
+    Stamp(status="exported", **_digests(Export(args.out.parent).of(args.format))).write(args.out)
     return 0
 
 
@@ -207,7 +207,7 @@ def _anew(folder: Path, stamp_file: Path) -> str:
 
 def _check_export(stamp_file: Path) -> None:
     """Check the digest of an export."""
-    _check_digest(Export(stamp_file.parent).nvfp4, stamp_file)
+    _check_digest(Export(stamp_file.parent).exported, stamp_file)
 
 
 # ------------------------------------------------------------------------------------------------------------- data
@@ -397,11 +397,12 @@ def _chat_settings(args: Namespace, config: Mapping[str, Any] | None) -> ChatSet
 
 def _made_base(config: Mapping[str, Any]) -> Path | None:
     """The folder of the config's base; None while it has not been made."""
-    from fgod.inputs import base_id, languages_of, own_weights, sources_digest
+    from fgod.inputs import base_id, languages_of, own_weights, readers_of, sources_digest
 
     if own := own_weights(config["base"]):
         return own
-    named = base_id(config["base"], sources_digest(Path(config["data"]["folder"]), languages_of(config)))
+    sources = sources_digest(Path(config["data"]["folder"]), languages_of(config))
+    named = base_id(config["base"], sources, readers_of(config))
     folder = layout.base(named).master
     return folder if folder.is_dir() else None
 
@@ -667,7 +668,7 @@ def probe(args: Namespace) -> int:
         _check_digest(args.model, args.export)
     else:
         weights = RunWeights(args.export.parent)
-        _check_export(args.export)
+        _check_digest(weights.of(args.format), args.export)
         _check_digest(weights.master, weights.trained)
     check_answers(Answers(args.reference.parent))
     _check_export(args.reference_weights)

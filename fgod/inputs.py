@@ -20,7 +20,7 @@ from fgod.errors import UsageError, did_you_mean
 from fgod.evaluate.checked import check_probes
 from fgod.evaluate.words import ReplyWords, load_reply_words
 from fgod.persona import goal_from_config
-from fgod.registry import ARCHITECTURES, ROW_FORMATS, Registry
+from fgod.registry import ARCHITECTURES, EXPORTERS, ROW_FORMATS, Registry
 from fgod.system.digests import CACHE, cached_sha256
 from fgod.system.files import digest, folder_files, read_json, sha256_file, sha256_files
 
@@ -39,7 +39,7 @@ def gather(config: Mapping[str, Any]) -> Inputs:
     check_held_out(config)
     user = user_sources(data["sources"])
     check_user_sources(user)
-    base = base_id(config["base"], sources, plugin_digests(config, ARCHITECTURES))
+    base = base_id(config["base"], sources, readers_of(config))
     self_asked = self_asked_id(config, base)
     return Inputs(
         base_id=base,
@@ -135,6 +135,13 @@ def plugin_digests(config: Mapping[str, Any], registry: Registry[Any]) -> dict[s
     """
     files = [file for file in config["plugins"] if registry.adds(Path(file))]
     return {file: sha256_file(Path(file)) for file in sorted(files)}
+
+
+def readers_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of the plugin files without which the base might be other weights: model families, and for a folder the
+    formats that it may be stored in."""
+    formats = plugin_digests(config, EXPORTERS) if config["base"]["kind"] == "folder" else {}
+    return {**plugin_digests(config, ARCHITECTURES), **formats}
 
 
 def plugins_digest(config: Mapping[str, Any]) -> str:
@@ -311,7 +318,7 @@ def base_id(base: Mapping[str, Any], sources: str, families: Mapping[str, str] |
 def own_weights(base: Mapping[str, Any]) -> Path | None:
     """The user's own folder of plain weights, where it is the base as it stands; None: the base's weights are made.
 
-    A folder of quantised weights is decoded first (see `fgod.importing.nvfp4`).
+    An export is decoded first (see `fgod.importing.nvfp4`).
     """
     if base["kind"] != "folder":
         return None

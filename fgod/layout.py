@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fgod.exporters.nvfp4 import NVFP4
+from fgod.registry import EXPORTERS
 from fgod.system.files import digest
 
 RESULTS = Path("results")
@@ -122,7 +124,7 @@ class ConfirmationRecords:
 
 @dataclass(frozen=True)
 class Export:
-    """A quantised folder of weights and its stamp, side by side."""
+    """A folder of weights in a format of `fgod.registry.EXPORTERS` and its stamp, side by side."""
 
     folder: Path
 
@@ -130,9 +132,14 @@ class Export:
     def stamp(self) -> Path:
         return self.folder / "exported.json"
 
+    def of(self, format: str) -> Path:
+        """The weights in the format of this name."""
+        return self.folder / format
+
     @property
-    def nvfp4(self) -> Path:
-        return self.folder / "nvfp4"
+    def exported(self) -> Path:
+        """Those that the workflow exports."""
+        return self.of(NVFP4.name)
 
 
 @dataclass(frozen=True)
@@ -390,8 +397,10 @@ def mix(digest: str) -> Mix:
 
 def remade_by_deleting(weights: Path) -> str:
     """What a person does about a folder of weights that is not what it was."""
-    if weights == Export(weights.parent).nvfp4:
+    if weights == Export(weights.parent).exported:
         return f"delete {Export(weights.parent).stamp} and run snakemake again to export them anew"
+    if weights.name in EXPORTERS:
+        return f"delete {weights} and export them again with `fgod export --format {weights.name}`"
     return f"delete {weights.parent} and run snakemake again to make them anew"
 
 

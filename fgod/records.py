@@ -144,7 +144,7 @@ def pruned(run: Run) -> bool:
     weights = weights_of(run)
     if not weights.stamp.exists():
         return True
-    return Stamp.read(weights.stamp).status == "exported" and not weights.nvfp4.exists()
+    return Stamp.read(weights.stamp).status == "exported" and not weights.exported.exists()
 
 
 def compute_dtype(run: Run) -> str:

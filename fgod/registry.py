@@ -23,6 +23,7 @@ from fgod.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from fgod.data.audit.checks import Check
     from fgod.evaluate.metric import Metric
+    from fgod.exporters.exporter import Exporter
     from fgod.models.architecture import Architecture
 
 T = TypeVar("T")
@@ -101,6 +102,7 @@ ARCHITECTURES: Registry[Architecture] = Registry(
     "model family", [f"fgod.models.{family}" for family in ("qwen3", "qwen2", "llama", "mistral")]
 )
 ROW_FORMATS: Registry[Any] = Registry("row format", ["fgod.data.tsv", "fgod.data.conversations"])
+EXPORTERS: Registry[Exporter] = Registry("export format", ["fgod.exporters.nvfp4"])
 AUDIT_CHECKS: Registry[Check] = Registry("audit check", ["fgod.data.audit.checks"])
 
 

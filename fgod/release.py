@@ -30,6 +30,7 @@ from fgod.documents import (
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.escape import html_text, markdown_text, one_line
 from fgod.evaluate.metric import Estimate
+from fgod.exporters.nvfp4 import NVFP4
 from fgod.layout import COMPARISON, Releases, RunRecords, at_alpha, remade_by_deleting, run_records
 from fgod.promotion import Promotion, WalkEntry, promotion
 from fgod.registry import METRICS
@@ -61,7 +62,7 @@ def promote(entries: Sequence[WalkEntry], results: Path, artifacts: Path, contex
         why = unconfirmed_message(found) if found.unconfirmed else failure_message(entries, results, context.spent)
         raise RefusedError(why + kept)
     last = found.promoted[-1]
-    export = last.weights(artifacts).nvfp4
+    export = last.weights(artifacts).exported
     check_export(export, _probed_export(last.records(results)).files)
     document, card = _release(found, entries, results, places, context)
     if release_faults(places) or not places.link.is_symlink() or Release.read(places.current) != document:
@@ -258,6 +259,9 @@ def model_card(document: Release, results: Path, context: Context) -> str:
         chat=markdown_text(ChatSettings.from_dict(document.chat).words),
         export=document.export_sha256,
         version=__version__,
+        format=NVFP4.name,
+        package=NVFP4.package,
+        engine=NVFP4.engine,
     )
 
 
@@ -338,7 +342,7 @@ probes, of shares Newcombe's.
 _CARD = """\
 ---
 language: [zh, en, ja, ko]
-tags: [nvfp4, compressed-tensors, fgod]
+tags: [{format}, {package}, fgod]
 ---
 
 # {persona}
@@ -380,12 +384,12 @@ fgod {version}, config digest `{digest}`, digest of these files without this car
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("artifacts/release")
-model = AutoModelForCausalLM.from_pretrained("artifacts/release")  # needs the package compressed-tensors
+model = AutoModelForCausalLM.from_pretrained("artifacts/release")  # needs the package {package}
 ```
 
 Chats are written by the chat template of this folder, as it was taught and measured: {chat}.
 
-The linear layers are stored as NVFP4 (compressed-tensors `nvfp4-pack-quantized`, weights only); activations are not
+The linear layers are stored as NVFP4 ({package} `{engine}`, weights only); activations are not
 quantised.
 
 ## Limits

@@ -335,7 +335,10 @@ def artifact_rows(entry: WalkEntry, results: Path, artifacts: Path, is_promoted:
     run, weights = entry.records(results), entry.weights(artifacts)
     outcome, metrics = Outcome.read(run.outcome), Metrics.read(run.metrics)
     status = "promoted" if is_promoted else "accepted" if entry.state == "accepted" else "failed"
-    digests = {weights.master: outcome.weights_sha256, weights.nvfp4: metrics.export.sha256 if metrics.export else ""}
+    digests = {
+        weights.master: outcome.weights_sha256,
+        weights.exported: metrics.export.sha256 if metrics.export else "",
+    }
     for path, sha256 in digests.items():
         if not sha256:
             continue

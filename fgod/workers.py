@@ -26,7 +26,8 @@ from fgod.guard.limits import MIB_PER_GB, lowered
 from fgod.guard.predict import TooLargeError, check
 from fgod.guard.sources import HostMemory
 from fgod.imports import lasting_imports
-from fgod.layout import Base, RunWeights, SelfAsked, Teacher
+from fgod.layout import Base, Export, RunWeights, SelfAsked, Teacher
+from fgod.registry import EXPORTERS
 from fgod.system.files import atomic_folder, file_digests, sha256_file, write_json
 from fgod.system.procfs import MIB, resident_mib
 
@@ -137,12 +138,13 @@ def base(args: Namespace, worker: Worker) -> None:
 
 
 def _folder_base(args: Namespace, worker: Worker) -> dict[str, Any]:
+    from fgod.exporters.exporter import exporter_of
     from fgod.importing.nvfp4 import decode_export
-    from fgod.model.folder import check_folder, is_export
+    from fgod.model.folder import check_folder
     from fgod.model.load import read_config
 
     folder = Path(args.base["path"])
-    if is_export(read_config(folder)):
+    if exporter_of(read_config(folder)):
         facts = decode_export(folder, Base(args.out.parent).master, args.chat, worker.say, worker.beat)
     else:
         facts = check_folder(folder, args.chat)
@@ -194,7 +196,7 @@ def self_asked(args: Namespace, worker: Worker) -> None:
 
     asked = args.settings
     gpu = use_device(asked["device"])
-    export = args.export.parent / "nvfp4"
+    export = Export(args.export.parent).exported
     chat = ChatFormat.of_folder(export, args.chat)
     size = memory.Asked(widest_opening(chat, asked), asked["max_tokens"])
     batch = worker.fit(memory.answers_predictor(export, size, worker.process(gpu), gpu), args.batch, gpu)
@@ -303,7 +305,7 @@ def placebo(args: Namespace, worker: Worker) -> None:
 
     rows, asked = read_rows(args.rows), args.spec[KEY]
     gpu = use_device(asked["device"])
-    export = args.export.parent / "nvfp4"
+    export = Export(args.export.parent).exported
     chat = ChatFormat.of_folder(export, args.chat)
     chats = taught_chats(rows)
     size = memory.Asked(max(map(len, chat.prompts(chats)), default=0), asked["max_new_tokens"])
@@ -328,7 +330,7 @@ def _answers(args: Namespace, worker: Worker, prompts: Sequence[str | Chat], set
     from fgod.model.ask import write_answers
 
     gpu = use_device(settings.device)
-    export = args.export.parent / "nvfp4"
+    export = Export(args.export.parent).exported
     width = width_of(export, settings.chat, prompts)
     asked = memory.Asked(width, settings.max_new_tokens)
     predicted = memory.answers_predictor(export, asked, worker.process(gpu), gpu)
@@ -356,13 +358,12 @@ def use_device(name: str, key: str = "probe.device") -> bool:
 
 
 def export(args: Namespace, worker: Worker) -> None:
-    """Write the NVFP4 export of trained weights."""
-    from fgod.nvfp4 import export as write_export
-
+    """Write the export of trained weights."""
+    exporter = EXPORTERS[args.format]
     gpu = args.gpus > 0 and use_device("cuda", "--gpus")
-    master, folder = memory.stored(args.weights), args.out.parent / "nvfp4"
+    master, folder = memory.stored(args.weights), Export(args.out.parent).of(exporter.name)
     worker.fit(lambda _: memory.predict_export(master, worker.process(gpu), gpu), 1, gpu)
-    write_export(args.weights, folder, args.dtype, device=torch.device("cuda" if gpu else "cpu"), beat=worker.beat)
+    exporter.write(args.weights, folder, args.dtype, torch.device("cuda" if gpu else "cpu"), worker.beat)
 
 
 def interpolate(args: Namespace, worker: Worker) -> None:
@@ -408,8 +409,8 @@ def probe(args: Namespace, worker: Worker) -> None:
     settings = ProbeSettings.from_dict(args.settings)
     gpu = use_device(settings.device)
     trained = RunWeights(args.export.parent)
-    master, export = (args.model, args.model) if args.model else (trained.master, trained.nvfp4)
-    reference = Reference(args.reference.parent, args.reference_weights.parent / "nvfp4")
+    master, export = (args.model, args.model) if args.model else (trained.master, trained.of(args.format))
+    reference = Reference(args.reference.parent, Export(args.reference_weights.parent).exported)
     asked = memory.Asked(width_of(export, args.chat, [chat_of(p) for p in probes]), settings.max_new_tokens)
     predicted = memory.probe_predictor(export, reference.weights, master, asked, worker.process(gpu), gpu)
     settings = replace(settings, batch=worker.fit(predicted, args.batch, gpu))

@@ -37,7 +37,7 @@ def teacher_start(wildcards):
 
 
 def teacher_weights(wildcards):
-    return str(BASE_EXPORT.nvfp4) if TEACHERS[wildcards.teacher]["teacher"] == "rounded" else BASE_WEIGHTS
+    return str(BASE_EXPORT.exported) if TEACHERS[wildcards.teacher]["teacher"] == "rounded" else BASE_WEIGHTS
 
 
 # The base's distributions at the labels of a mix's rehearsed rows, for stages with train.kl.

@@ -40,8 +40,9 @@ rule abilities:
         code=inputs.code_digest("abilities", *inputs.REPLIES),
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
+        weights=lambda wildcards: str(layout.run_weights(wildcards.stage, wildcards.lineage).exported),
     shell:
-        "{FGOD} evaluate {BASE_EXPORT.nvfp4} artifacts/{wildcards.stage}/{wildcards.lineage}/nvfp4 {params.options}"
+        "{FGOD} evaluate {BASE_EXPORT.exported} {resources.weights:q} {params.options}"
         " --device {CONFIG[probe][device]} --chat {CHAT:q} --out {output[0]:q} {GUARD}"
 
 

@@ -56,7 +56,7 @@ def base_stamp(wildcards):
 
 
 def base_folder(wildcards):
-    return BASE_WEIGHTS if wildcards.form == "plain" else str(BASE_EXPORT.nvfp4)
+    return BASE_WEIGHTS if wildcards.form == "plain" else str(BASE_EXPORT.exported)
 
 
 # The base itself on the same probes: in its own number format, and rounded.

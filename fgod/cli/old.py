@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fgod.arguments import add_options
 from fgod.data.formats import user_sources
 from fgod.errors import UsageError, exit_on_fgod_error
+from fgod.exporters.nvfp4 import NVFP4
 from fgod.layout import (
     Answers,
     Base,
@@ -86,6 +87,7 @@ def recorded_inputs(args: argparse.Namespace) -> list[Path]:
 def _work(args: argparse.Namespace) -> int:
     """Be the child of a guarded command, which records it and watches the snakemake around it."""
     with exit_on_fgod_error(), stop_signals_as_exceptions(follow_snakemake=False):
+        load_plugins(args.plugin)
         from fgod import workers
 
         return workers.run(getattr(workers, args.worker), args)
@@ -218,12 +220,17 @@ def _asking(kinds: Any, name: str, help: str, recorded: Sequence[str]) -> argpar
         help,
         recorded,
         outputs=lambda args: [args.out, Answers(args.out.parent).stamp],
-        also=lambda args: [Export(args.export.parent).nvfp4],
+        also=lambda args: [Export(args.export.parent).exported],
     )
     _sources(asking)
     _chat(asking)
     _guarded(asking, name, batch=True)
     return asking
+
+
+def _format(parser: argparse.ArgumentParser) -> None:
+    help = f"of the export, whose folder has its name (default: {NVFP4.name}; a plugin may add others)"
+    parser.add_argument("--format", default=NVFP4.name, metavar="NAME", help=help)
 
 
 def _asked(parser: argparse.ArgumentParser) -> None:
@@ -251,13 +258,17 @@ def _add_base(commands: Any) -> None:
         commands,
         "export",
         "export",
-        "write the NVFP4 export of a run's weights",
+        "export a run's weights",
         ["weights", "stamp"],
-        outputs=lambda args: [args.out, Export(args.out.parent).nvfp4],
+        outputs=lambda args: [args.out, Export(args.out.parent).of(args.format)],
     )
     _paths(
-        export, weights="folder of the weights", stamp="stamp of their training", out="stamp to write, beside nvfp4/"
+        export,
+        weights="folder of the weights",
+        stamp="stamp of their training",
+        out="stamp to write, beside the export",
     )
+    _format(export)
     export.add_argument(
         "--dtype", choices=["float32", "bfloat16"], required=True, help="format of what stays unquantised"
     )
@@ -273,7 +284,7 @@ def _add_base(commands: Any) -> None:
         "prompts that it asks of its own accord",
         ["export"],
         outputs=lambda args: [args.out, SelfAsked(args.out.parent).stamp],
-        also=lambda args: [Export(args.export.parent).nvfp4],
+        also=lambda args: [Export(args.export.parent).exported],
     )
     _paths(self_asked, export="stamp of the base's export", out="prompts.tsv to write")
     _values(self_asked, settings="how it asks")
@@ -359,7 +370,7 @@ def _add_data(commands: Any) -> None:
         "write a mix anew with the base's own answers as targets of all that is taught",
         ["rows", "export"],
         outputs=lambda args: [args.out, Mix(args.out.parent).stamp],
-        also=lambda args: [Mix(args.rows.parent).stamp, Export(args.export.parent).nvfp4],
+        also=lambda args: [Mix(args.rows.parent).stamp, Export(args.export.parent).exported],
     )
     _values(placebo, spec="all that the rows depend on")
     _paths(placebo, rows="rows.tsv of the mix", export="stamp of the base's export", out="rows.tsv to write")
@@ -501,8 +512,8 @@ def _add_interpolation(commands: Any) -> None:
 def _add_judging(commands: Any) -> None:
     def probed(args: argparse.Namespace) -> list[Path]:
         weights, answers = RunWeights(args.export.parent), Answers(args.reference.parent)
-        asked = [] if args.model else [weights.nvfp4, weights.master]
-        return [answers.stamp, args.reference_weights.parent / "nvfp4", *asked]
+        asked = [] if args.model else [weights.of(args.format), weights.master]
+        return [answers.stamp, Export(args.reference_weights.parent).exported, *asked]
 
     probe = _command(
         commands,
@@ -530,8 +541,9 @@ def _add_judging(commands: Any) -> None:
         held_out="topics never rehearsed",
         settings="the key probe",
     )
-    help = "the base itself: the folder that the stamp --export speaks of (default: the nvfp4/ beside it, of a run)"
+    help = "the base itself: the folder that the stamp --export speaks of (default: the export beside it, of a run)"
     probe.add_argument("--model", type=Path, metavar="FOLDER", help=help)
+    _format(probe)
     probe.add_argument("--rows", type=Path, nargs="+", required=True, help="rows that it was trained on: no probe")
     _chat(probe)
     _guarded(probe, "probe", batch=True)

@@ -139,7 +139,7 @@ class Fetch(Personal):
 class Inspect(ReadOnly):
     """What a folder of weights holds."""
 
-    folder: Annotated[Path, Input("master/ or nvfp4/ of a run, or any model folder", "FOLDER", positional=True)]
+    folder: Annotated[Path, Input("master/ or an export of a run, or any model folder", "FOLDER", positional=True)]
 
     def run(self, call: Call) -> None:
         with lasting_imports():

@@ -110,7 +110,7 @@ class Promote(Command):
         call.note(outputs=[places.record, places.link])  # which go where nothing is released
         released = promote(entries, self.out.parent, layout.ARTIFACTS, context)
         folder, last = places.link.resolve(), released.promoted[-1]
-        call.note(inputs=[layout.run_weights(last.stage, last.lineage).nvfp4], outputs=[folder])
+        call.note(inputs=[layout.run_weights(last.stage, last.lineage).exported], outputs=[folder])
         write_json(self.out, {"path": released.path, "release": folder.name, "lineage": last.lineage})
 
 

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from fgod.chat import ChatSettings
 from fgod.errors import FgodError, UsageError
+from fgod.exporters.exporter import exporter_of
 from fgod.model.chats import ChatFormat, stored_end_ids
 from fgod.model.load import read_config
 from fgod.models.architecture import Sizes, architecture_of, tensors_of, wrong
@@ -89,20 +90,11 @@ def check_folder(folder: Path, settings: ChatSettings | None = None) -> FolderFa
     )
 
 
-EXPORT_FORMAT = "nvfp4-pack-quantized"
-"""compressed-tensors' name for what this project exports."""
-
-
-def is_export(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is that of an NVFP4 export, which `fgod.importing.nvfp4` decodes to plain weights."""
-    return (config.get("quantization_config") or {}).get("format") == EXPORT_FORMAT
-
-
 def checked_config(folder: Path, export_ok: bool = False) -> dict[str, Any]:
     """config.json of plain weights of a registered family, whose sizes NVFP4 can hold.
 
     Args:
-        export_ok: an NVFP4 export is accepted too.
+        export_ok: an export is accepted too.
     """
     path = folder / "config.json"
     try:
@@ -110,7 +102,7 @@ def checked_config(folder: Path, export_ok: bool = False) -> dict[str, Any]:
     except FgodError as error:
         raise UsageError(str(error)) from error
     family = architecture_of(config, path)
-    if "quantization_config" in config and not (export_ok and is_export(config)):
+    if "quantization_config" in config and not (export_ok and exporter_of(config)):
         method = (config["quantization_config"] or {}).get("quant_method")
         expected = "none: a base holds plain weights; take the model's own release in BF16, or a GGUF file of it"
         raise wrong(path, "quantization_config", method, expected)

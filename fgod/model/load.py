@@ -1,4 +1,4 @@
-"""Load a model folder, plain or an NVFP4 export, and its tokenizer: offline, quiet, for reading only.
+"""Load a model folder, plain or an export, and its tokenizer: offline, quiet, for reading only.
 
 transformers is imported where it is used: its models alone take longer than a short command's whole work.
 """
@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fgod.errors import UsageError
+from fgod.exporters.exporter import Exporter, exporter_of
 from fgod.models.names import TIED_HEAD
 from fgod.nvfp4.folders import DTYPES
 from fgod.nvfp4.reader import dequantised
+from fgod.registry import EXPORTERS
 from fgod.system.files import read_json
 
 if TYPE_CHECKING:
@@ -80,21 +82,32 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, device: str = "cp
     """The model in eval mode, without gradients.
 
     Args:
-        folder: plain weights, or a compressed-tensors export, which is unpacked on the device, one weight at a time.
+        folder: plain weights, or an export, which is unpacked on the device, one weight at a time.
         dtype: of the weights in memory; None: as config.json says.
         device: cpu, or cuda.
 
     Raises:
-        UsageError: the folder is missing or broken, its tensors are not those that config.json asks for, or there is
-            no such device.
+        UsageError: the folder is missing or broken, it is quantised in an unknown format, its tensors are not those
+            that config.json asks for, or there is no such device.
     """
     check_device(device)
     config = read_config(folder)
-    if "quantization_config" in config:
-        model = _load_export(folder, config, dtype or DTYPES[config["dtype"]], torch.device(device))
+    if exporter := exporter_of(config):
+        model = _load_export(exporter, folder, config, dtype or DTYPES[config["dtype"]], torch.device(device))
+    elif found := config.get("quantization_config"):
+        raise unknown_format(folder, found)
     else:
         model = _load_plain(folder, "auto" if dtype is None else dtype).to(device)
     return model.eval().requires_grad_(False)
+
+
+def unknown_format(folder: Path, found: Mapping[str, Any]) -> UsageError:
+    """The error for weights that are quantised in a format that no exporter reads."""
+    said = ", ".join(f"{key} {found[key]!r}" for key in ("quant_method", "format") if key in found)
+    known = ", ".join(exporter.engine for _, exporter in EXPORTERS.items())
+    return UsageError(
+        f"{folder / 'config.json'}: quantization_config: found {said}, expected none or a format of {known}"
+    )
 
 
 def _load_plain(folder: Path, dtype: Any) -> Any:
@@ -110,9 +123,11 @@ def _load_plain(folder: Path, dtype: Any) -> Any:
     return model
 
 
-def _load_export(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+def _load_export(
+    exporter: Exporter, folder: Path, config: Mapping[str, Any], dtype: torch.dtype, device: torch.device
+) -> PreTrainedModel:
     empty = _empty({key: value for key, value in config.items() if key != "quantization_config"})
-    tensors = {name: weight.to(dtype, copy=True) for name, weight in dequantised(folder, device)}
+    tensors = {name: weight.to(dtype, copy=True) for name, weight in dequantised(folder, device, exporter)}
     wanted = {name: parameter.shape for name, parameter in empty.named_parameters()}
     if empty.config.tie_word_embeddings:
         wanted.pop(TIED_HEAD, None)

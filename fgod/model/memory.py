@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fgod.errors import UsageError
+from fgod.exporters.exporter import exporter_of
 from fgod.model.load import read_config
 from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, DTYPES, SHARD_BYTES, open_weights, weight_files
 
@@ -69,7 +70,7 @@ class Dimensions:
 
 @dataclass(frozen=True)
 class Stored:
-    """A folder of weights, plain or an NVFP4 export."""
+    """A folder of weights, plain or an export."""
 
     weights: int
     """How many."""
@@ -87,11 +88,14 @@ def stored(folder: Path) -> Stored:
     Raises:
         UsageError: weights are missing or broken.
     """
+    exporter = exporter_of(read_config(folder))
     with open_weights(folder) as weights:
-        shapes = {name: weights.shape(name) for name in weights.names if not name.endswith("_scale")}
-    packed = {name for name in shapes if name.endswith("_packed")}
-    counts = {name: prod(shape) * (2 if name in packed else 1) for name, shape in shapes.items()}
-    reading = max(count * (PACKED_BYTES if name in packed else PLAIN_BYTES) for name, count in counts.items())
+        if exporter is None:
+            counts = {name: prod(weights.shape(name)) for name in weights.names}
+        else:
+            counts = {name: prod(exporter.shape(weights, name)) for name in exporter.names(weights)}
+        plain = {*weights.files}
+    reading = max(count * (PLAIN_BYTES if name in plain else PACKED_BYTES) for name, count in counts.items())
     return Stored(sum(counts.values()), reading, max(file.stat().st_size for file in weight_files(folder)))
 
 

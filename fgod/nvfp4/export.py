@@ -1,9 +1,8 @@
-"""Write a compressed-tensors `nvfp4-pack-quantized` W4A16 folder from master weights.
+"""Write a folder of the format `fgod.exporters.nvfp4` from master weights.
 
     fgod export --weights MASTER --stamp trained.json --dtype float32 --out artifacts/A/123/exported.json
 
-Each quantised weight X [N, K] becomes X_packed uint8 [N, K/2], X_scale float8_e4m3fn [N, K/16] and X_global_scale
-float32 [1] (a divisor). The rest is stored in the compute dtype. `transformers.AutoModelForCausalLM` loads it.
+`transformers.AutoModelForCausalLM` loads it.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from fgod.exporters.nvfp4 import GLOBAL_SCALE, NVFP4, PACKED, SCALE
 from fgod.models.architecture import Architecture, architecture_of
 from fgod.nvfp4.codec import BLOCK, NonFiniteError, Quantised, pack, quantise, shared_global_scale
 from fgod.nvfp4.folders import (
@@ -33,34 +32,6 @@ from fgod.nvfp4.folders import (
     write_weights,
 )
 from fgod.system import files
-
-
-def quantization_config(dtype: str) -> dict[str, Any]:
-    """config.json's `quantization_config`: weights as NVFP4, activations as they are, the head left out.
-
-    compressed-tensors decompresses to BF16 at the first forward, which a float32 model then cannot multiply with; for
-    that dtype transformers is told to decompress (to the model's dtype) while it loads. transformers 5.17 decompresses
-    to BF16 even so, and cannot use a float32 export; `fgod.model.load` unpacks exports itself.
-    """
-    weights = {
-        "num_bits": 4,
-        "type": "float",
-        "strategy": "tensor_group",
-        "group_size": BLOCK,
-        "symmetric": True,
-        "dynamic": False,
-        "scale_dtype": "torch.float8_e4m3fn",
-        "zp_dtype": "torch.float8_e4m3fn",
-    }
-    group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
-    config = {
-        "quant_method": "compressed-tensors",
-        "format": "nvfp4-pack-quantized",
-        "quantization_status": "compressed",
-        "config_groups": {"group_0": group},
-        "ignore": ["lm_head"],
-    }
-    return config if dtype == "bfloat16" else {**config, "dequantize": True}
 
 
 @dataclass(frozen=True)
@@ -92,9 +63,9 @@ def _size(unit: _Unit, dtype: torch.dtype) -> int:
 def packed_tensors(name: str, quantised: Quantised) -> dict[str, Tensor]:
     """The three stored tensors of a quantised weight."""
     return {
-        f"{name}_packed": pack(quantised.codes),
-        f"{name}_scale": quantised.scales,
-        f"{name}_global_scale": torch.tensor([quantised.global_scale]),
+        f"{name}{PACKED}": pack(quantised.codes),
+        f"{name}{SCALE}": quantised.scales,
+        f"{name}{GLOBAL_SCALE}": torch.tensor([quantised.global_scale]),
     }
 
 
@@ -123,7 +94,7 @@ def export(
     out: Path,
     dtype: str = "float32",
     shard_bytes: int = SHARD_BYTES,
-    device: torch.device = CPU,
+    device: torch.device | None = None,
     beat: Callable[[], None] = lambda: None,
 ) -> None:
     """Export a folder of plain weights (float32 masters, or a BF16 model: plain rounding). `out` appears whole.
@@ -142,7 +113,7 @@ def export(
 
     def made(unit: _Unit) -> dict[str, Tensor]:
         beat()
-        return _tensors(weights, unit, kind, block_scales, device)
+        return _tensors(weights, unit, kind, block_scales, device or CPU)
 
     with open_weights(master) as weights, files.atomic_folder(out) as folder:
         units = _units(weights, stored_names(weights, config), family)
@@ -154,6 +125,6 @@ def export(
             shard_bytes,
         )
         copy_side_files(master, folder)
-        write_config(folder, config, dtype, quantization_config=quantization_config(dtype))
+        write_config(folder, config, dtype, quantization_config=NVFP4.quantization_config(dtype))
     for file in (*weight_files(master), *weight_files(out)):
         files.drop_cached(file)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fgod.documents import Release, differing_release_files
 from fgod.errors import UsageError
-from fgod.layout import RELEASE_RECORD
+from fgod.exporters.nvfp4 import NVFP4
+from fgod.layout import RELEASE_RECORD, RunWeights
 from fgod.nvfp4.codec import BLOCK, E2M1, Quantised, decode_e2m1, largest_magnitude
 from fgod.nvfp4.folders import weight_files
 from fgod.nvfp4.reader import read_export
@@ -47,7 +48,7 @@ def inspect_tensor(name: str, value: Quantised | Tensor) -> Inspected:
     amax = (decode_e2m1(value.codes) * steps).abs().max().item()
     nbytes = value.codes.numel() // 2 + value.scales.nbytes + 4
     detail = f"global scale {value.global_scale:g} · scales {_scale_histogram(scales)} · codes {_codes(value.codes)}"
-    return Inspected(name, tuple(value.codes.shape), "nvfp4", nbytes, amax, detail, _scale_faults(scales, value))
+    return Inspected(name, tuple(value.codes.shape), NVFP4.name, nbytes, amax, detail, _scale_faults(scales, value))
 
 
 def _scale_histogram(scales: Tensor) -> str:
@@ -96,8 +97,8 @@ def _digest(folder: Path) -> str:
         record = folder / RELEASE_RECORD
         changed = ", ".join(differing_release_files(folder, Release.read(record)))
         return f"FAULT: not as recorded in {record}: {changed}" if changed else f"all files as recorded in {record}"
-    stamps = {"master": "trained.json", "nvfp4": "exported.json"}
-    stamp = folder.parent / stamps.get(folder.name, "none.json")
+    run = RunWeights(folder.parent)
+    stamp = {run.master: run.trained, run.exported: run.stamp}.get(folder, folder.parent / "none.json")
     now = sha256_folder(folder)
     if not stamp.exists():
         return f"sha256 {now}, nothing on record beside it"
@@ -125,6 +126,6 @@ def text(folder: Path) -> str:
         )
         lines.append(f"{line} {' · '.join(filter(None, facts))}".rstrip())
     size = sum(path.stat().st_size for path in weight_files(folder))
-    packed, faults = sum(i.stored == "nvfp4" for i in found), sum(bool(i.faults) for i in found)
-    lines.append(f"{len(found)} tensors, {packed} of them nvfp4, {faults} with faults, {size:,} bytes: {folder}")
+    packed, faults = sum(i.stored == NVFP4.name for i in found), sum(bool(i.faults) for i in found)
+    lines.append(f"{len(found)} tensors, {packed} of them {NVFP4.name}, {faults} with faults, {size:,} bytes: {folder}")
     return "\n".join([*lines, _digest(folder)])

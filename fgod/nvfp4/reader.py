@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from fgod.errors import UsageError
-from fgod.nvfp4.codec import Quantised, dequantise, unpack
+from fgod.exporters.exporter import Exporter
+from fgod.exporters.nvfp4 import GLOBAL_SCALE, NVFP4, PACKED, SCALE
+from fgod.nvfp4.codec import Quantised, unpack
 from fgod.nvfp4.folders import Weights, open_weights
-
-_PACKED = "_packed"
 
 CPU = torch.device("cpu")
 
@@ -23,7 +23,7 @@ def read_quantised(weights: Weights, name: str, device: torch.device = CPU) -> Q
     Raises:
         UsageError: one of its three tensors is missing.
     """
-    parts = [f"{name}{suffix}" for suffix in (_PACKED, "_scale", "_global_scale")]
+    parts = [f"{name}{suffix}" for suffix in (PACKED, SCALE, GLOBAL_SCALE)]
     missing = [part for part in parts if part not in weights.files]
     if missing:
         raise UsageError(f"{weights.folder}: {missing[0]} is missing; {name} needs {', '.join(parts)}")
@@ -34,19 +34,17 @@ def read_quantised(weights: Weights, name: str, device: torch.device = CPU) -> Q
 def read_export(folder: Path, device: torch.device = CPU) -> Iterator[tuple[str, Quantised | Tensor]]:
     """Name and stored form of each weight: `Quantised`, or the tensor itself where it is not quantised."""
     with open_weights(folder) as weights:
-        for stored in weights.names:
-            name = stored.removesuffix(_PACKED)
-            if name != stored:
-                yield name, read_quantised(weights, name, device)
-            elif not stored.endswith("_scale"):
-                yield name, weights.read(name).to(device)
+        for name in NVFP4.names(weights):
+            whole = name in weights.files
+            yield name, weights.read(name).to(device) if whole else read_quantised(weights, name, device)
 
 
-def dequantised(folder: Path, device: torch.device = CPU) -> Iterator[tuple[str, Tensor]]:
+def dequantised(folder: Path, device: torch.device = CPU, exporter: Exporter = NVFP4) -> Iterator[tuple[str, Tensor]]:
     """Name and float32 weights of each tensor of an export, one at a time.
 
     Raises:
         BadScaleError: a scale is zero, negative or not finite; names the tensor.
     """
-    for name, value in read_export(folder, device):
-        yield name, dequantise(value, f"{folder}: {name}") if isinstance(value, Quantised) else value.float()
+    with open_weights(folder) as weights:
+        for name in exporter.names(weights):
+            yield name, exporter.read(weights, name, device)

@@ -44,7 +44,7 @@ def check_place(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{folder}: no such folder or file, expected a model folder or a .gguf file")
     if not (folder / "config.json").is_file():
         run = RunWeights(folder)
-        inside = [str(one) for one in (run.nvfp4, run.master) if (one / "config.json").is_file()]
+        inside = [str(one) for one in (run.exported, run.master) if (one / "config.json").is_file()]
         hint = f": {' or '.join(inside)}?" if inside else ""
         raise UsageError(f"{folder}: found no config.json, expected a model folder{hint}")
     return read_config(folder)

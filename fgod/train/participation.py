@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from fgod.errors import FgodError
+from fgod.exporters.nvfp4 import NVFP4
 from fgod.models.architecture import Architecture
 from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.folders import Weights
@@ -45,7 +46,7 @@ def participation(
     out = []
     for name, master in masters.items():
         changed = (start.read(name).to(master.device) != master).count_nonzero().item() / master.numel()
-        stored = dtype if family.scale_group(name) is None else "nvfp4"
+        stored = dtype if family.scale_group(name) is None else NVFP4.name
         out.append(Participant(name, "", name in got_gradient, got_gradient.get(name, False), changed, stored))
         if tied and name == EMBEDDING:
             one = out[-1]
