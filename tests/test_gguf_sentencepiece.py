@@ -152,6 +152,20 @@ def test_merges_are_all_pairs_the_best_score_first() -> None:
     assert merges_of({"ab": -1.0, "a": -2.0}) == []
 
 
+def test_letters_are_no_control_token_though_they_spell_it(tmp_path: Path) -> None:
+    """transformers' own reading merges them: control tokens have the best score of all."""
+    metadata = metadata_of(trained(), PLAIN)
+    tokens = metadata["tokenizer.ggml.tokens"]
+    letters = [token for token in tokens if len(token) == 1 and token.isalpha()]
+    name = next(a + b for a in letters for b in letters if a + b not in tokens)
+    tokens[tokens.index("<|user|>")] = name
+    write_llama(tmp_path / "one.gguf", PLAIN, tokens=tokens)
+    theirs = AutoTokenizer.from_pretrained(tmp_path, gguf_file="one.gguf")
+    ours = read(tmp_path, metadata)
+    assert ids_of(ours, f"1{name}", split_special_tokens=True) == trained().encode(f"1{name}")
+    assert tokens.index(name) in ids_of(theirs, f"1{name}", split_special_tokens=True)
+
+
 def test_the_files_own_merges_where_its_scores_say_nothing(tmp_path: Path) -> None:
     """Converters that read no SentencePiece model write the same score for all tokens."""
     model = trained()
