@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.kills import Faults, Kill, Victim, check_file
+from tests.kills import Faults, Kill, Victim, check_file, role
 from tests.mini import Mini
 
 
@@ -56,6 +56,22 @@ def test_kills_lose_nothing_and_change_nothing(mini, based):
     cards = {"artifacts/release/README.md", "artifacts/release/release.json"}  # they name the config, which differs
     assert found.keys() == expected.keys()
     assert {k: v for k, v in found.items() if k not in cards} == {k: v for k, v in expected.items() if k not in cards}
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("/a/python -P -m fgod train --fit 0", "guard"),
+        ("/a/python -m fgod probe --child report.json", "prober"),
+        ("/a/python -m fgod.train --fit 0", "trainer"),
+        ("/a/python -P -m fgod report --tables results/tables", "report"),
+        ("/bin/bash -c FGOD_SNAKEMAKE=1;fgod", "shell"),
+        ("/a/python /a/snakemake -n", "snakemake"),
+        ("/a/python -m pytest", None),
+    ],
+)
+def test_processes_are_known_by_their_command_lines(line, found):
+    assert role(line.split()) == found
 
 
 def test_the_driver_sees_what_is_wrong(ran):
