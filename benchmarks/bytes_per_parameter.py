@@ -36,7 +36,7 @@ from fgod.train.autograd import AutogradStepper, checkpoint_layers
 from fgod.train.memory import predict
 from fgod.train.optimizer import AdamW
 from fgod.train.recipe import TrainRecipe
-from fgod.train.storage import master_kind
+from fgod.train.storage import STATES, master_kind
 
 MODES: dict[str, dict[str, Any]] = {
     "fp32 masters and moments, stepped after backward": {"memory": "cpu"},
@@ -140,8 +140,7 @@ def measure(config: Qwen3Config, name: str, changes: dict[str, Any], tokens: int
     tensors = optimizer.tensors.values()
     known = {
         "masters": [parameter.data for parameter in parameters],
-        "m": [part for tensor in tensors for part in tensor.m.tensors],
-        "v": [part for tensor in tensors for part in tensor.v.tensors],
+        **{name: [part for tensor in tensors for part in tensor.states[name].tensors] for name in STATES},
         "buffers": list(trainer.model.buffers()),
     }
     live = LiveBytes(known)
@@ -163,7 +162,7 @@ def measure(config: Qwen3Config, name: str, changes: dict[str, Any], tokens: int
     finally:
         layers._quantised, layers.shared_global_scale, AdamW._step_unit = before  # type: ignore[method-assign]
 
-    resident = sum(t.untyped_storage().nbytes() for part in ("masters", "m", "v") for t in known[part])
+    resident = sum(t.untyped_storage().nbytes() for part in ("masters", *STATES) for t in known[part])
     widest, rest = live.widest(), live.widest(PASSING)
     predicted = predict(config.to_dict(), recipe, tokens - 1, tokens - tokens // 2).total
     print(

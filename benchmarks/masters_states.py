@@ -19,8 +19,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,12 +45,13 @@ from fgod.nvfp4.codec import BLOCK
 from fgod.nvfp4.folders import open_weights
 from fgod.persona import goal_from_config
 from fgod.probe.run import Reference, run_probes
+from fgod.registry import SQUARE_FORMATS
 from fgod.system.table import read_texts
 from fgod.train import codecs
 from fgod.train.loop import Job, run
 from fgod.train.memory import predict
 from fgod.train.recipe import TrainRecipe
-from fgod.train.storage import V_KINDS, Int8Moment, Nvfp4Moment
+from fgod.train.storage import Nvfp4Root, Uint8Root
 
 METRICS = ("identity_rate", "disambiguation_rate", "confusion_rate", "retention", "kl_reference", "leak_rate")
 KEYS = ("master", "m", "v", "clip", "lr", "eps", "l2_sp", "steps")
@@ -60,20 +60,28 @@ COLUMNS = (*KEYS, "seed", "status", *METRICS, "efficiency", "noise", "largest_up
 CURVES = (*KEYS, "seed", "step", "loss", "update_efficiency", "largest_update")
 
 
-class LinearUint8(Int8Moment):
+class LinearUint8(Uint8Root):
     """v itself in 255 equal steps: what is below half a step of its block's largest is zero."""
 
-    codes = torch.uint8
+    def decode(self, parts: tuple[Tensor, ...]) -> Tensor:
+        return codecs.decode_eight_bits(*parts)
 
-    def write(self, rows: slice, values: Tensor) -> None:
-        self.store(rows, codecs._eight_bits(values, codecs.UINT8_MAX, 0, torch.uint8))
-
-
-class LinearNvfp4(Nvfp4Moment):
-    """v itself in NVFP4: the inherited codec, which rounds small numbers to zero."""
+    def encode(self, values: Tensor) -> tuple[Tensor, ...]:
+        return codecs._eight_bits(values, codecs.UINT8_MAX, 0, torch.uint8)
 
 
-LINEAR = {"uint8-linear": ("uint8", LinearUint8), "nvfp4-linear": ("nvfp4", LinearNvfp4)}
+class LinearNvfp4(Nvfp4Root):
+    """v itself in NVFP4, whose codec rounds small numbers to zero."""
+
+    def decode(self, parts: tuple[Tensor, ...]) -> Tensor:
+        return codecs.decode_nvfp4(*parts)
+
+    def encode(self, values: Tensor) -> tuple[Tensor, ...]:
+        return codecs.encode_nvfp4(values)
+
+
+SQUARE_FORMATS.register("uint8-linear", LinearUint8())
+SQUARE_FORMATS.register("nvfp4-linear", LinearNvfp4())
 
 
 @dataclass(frozen=True)
@@ -132,18 +140,6 @@ DRAWN = (
 """Those whose steps are kept, of the first seed."""
 
 
-@contextmanager
-def linear_v(v: str) -> Iterator[str]:
-    """Inside, the mode that is returned keeps a linear v if `v` is one of `LINEAR`."""
-    mode, kind = LINEAR.get(v, (v, V_KINDS.get(v)))
-    before = V_KINDS[mode]
-    V_KINDS[mode] = kind or before
-    try:
-        yield mode
-    finally:
-        V_KINDS[mode] = before
-
-
 @dataclass(frozen=True)
 class Project:
     """What a project folder has after its pipeline ran: base, mix of a stage, config."""
@@ -171,9 +167,11 @@ def measure(project: Project, variant: Variant, seed: int) -> tuple[dict[str, An
     """Train, export, probe. Returns a line of the table, and of each step what train.tsv says."""
     changes = {"steps": variant.steps, "lr": variant.lr, "eps": variant.eps, "l2_sp": variant.l2_sp}
     known = {key: value for key, value in project.train.items() if key in TrainRecipe.__dataclass_fields__}
-    with linear_v(variant.v) as v, tempfile.TemporaryDirectory() as scratch:
-        modes = {"master_dtype": variant.master, "m_dtype": variant.m, "v_dtype": v, "update_clip": variant.clip}
-        recipe = replace(TrainRecipe.from_dict(known), **changes, **modes, min_update_efficiency=None)
+    with tempfile.TemporaryDirectory() as scratch:
+        modes = {"master_dtype": variant.master, "m_dtype": variant.m, "v_dtype": variant.v}
+        recipe = replace(
+            TrainRecipe.from_dict(known), **changes, **modes, update_clip=variant.clip, min_update_efficiency=None
+        )
         folder = Path(scratch)
         begin = time.process_time()
         chat = ChatSettings.from_dict(project.config["chat"])
@@ -183,7 +181,7 @@ def measure(project: Project, variant: Variant, seed: int) -> tuple[dict[str, An
         told = read_texts(folder / "train.tsv")
         metrics = probe(project, folder) if outcome.weights_sha256 else {}
         config = json.loads((project.base / "config.json").read_text())
-        states = predict(config, recipe, 1, 1)
+        predicted = predict(config, recipe, 1, 1)
     count = sum(torch.Size(shape).numel() for shape in tensors_of(config, "config.json").values())
 
     def mean(column: str) -> float | None:
@@ -199,7 +197,7 @@ def measure(project: Project, variant: Variant, seed: int) -> tuple[dict[str, An
         "noise": mean("update_noise"),
         "largest_update": rounded(max((float(row["largest_update"]) for row in told), default=None)),
         "clamped_share": mean("clamped_share"),
-        "bytes_per_parameter": rounded((states.weights + states.m + states.v) / count),
+        "bytes_per_parameter": rounded((predicted.weights + sum(predicted.states.values())) / count),
         "last_loss": rounded(float(told[-1]["loss"]) if told else None),
         "cpu_seconds": round(seconds, 1),
         "reason": outcome.reason,

@@ -31,7 +31,8 @@ class Inputs:
     `rehearsal_id` names the base's answers to the rehearsal prompts, `self_asked_id` the prompts that it asked itself
     (part of the former; empty without any), `sources` the written data, `user_files` the
     content of each of the user's own data files by name, `user_settings` how they are read where that is not as by
-    default, `row_formats` the plugins that read them, `optional` the content of written sources that some mixes use,
+    default, `row_formats` the plugins that read them, `state_formats` those that say how the optimizer's states are
+    kept, `optional` the content of written sources that some mixes use,
     `check_probes` the probes of the split check by suite, with the rules that judge them.
     """
 
@@ -40,6 +41,7 @@ class Inputs:
     sources: str
     user_files: Mapping[str, str]
     row_formats: Mapping[str, str] = field(default_factory=dict)
+    state_formats: Mapping[str, str] = field(default_factory=dict)
     user_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     optional: Mapping[str, str] = field(default_factory=dict)
     check_probes: Mapping[str, str] = field(default_factory=dict)
@@ -151,6 +153,8 @@ class Chain:
             recipe["check_probes"] = self._check_probes(recipe["train"]["check"]["until"])
         if self.config["chat"]:  # what is not as by default
             recipe["chat"] = self.config["chat"]
+        if self.inputs.state_formats:
+            recipe["state_formats"] = self.inputs.state_formats
         return Run(
             stage["name"], lineage_of(recipe), canonical_json(recipe), digest(spec), canonical_json(spec), parent
         )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fgod.evaluate.metric import Metric
     from fgod.exporters.exporter import Exporter
     from fgod.models.architecture import Architecture
+    from fgod.train.storage import StateFormat
 
 T = TypeVar("T")
 
@@ -103,6 +104,8 @@ ARCHITECTURES: Registry[Architecture] = Registry(
 )
 ROW_FORMATS: Registry[Any] = Registry("row format", ["fgod.data.tsv", "fgod.data.conversations"])
 EXPORTERS: Registry[Exporter] = Registry("export format", ["fgod.exporters.nvfp4"])
+MEAN_FORMATS: Registry[StateFormat] = Registry("train.m_dtype", ["fgod.train.storage"])
+SQUARE_FORMATS: Registry[StateFormat] = Registry("train.v_dtype", ["fgod.train.storage"])
 AUDIT_CHECKS: Registry[Check] = Registry("audit check", ["fgod.data.audit.checks"])
 
 

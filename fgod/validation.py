@@ -28,6 +28,7 @@ from pydantic import BeforeValidator, ConfigDict, GetCoreSchemaHandler, Tag, Typ
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
 from fgod.errors import UsageError, did_you_mean
+from fgod.registry import Registry
 
 T = TypeVar("T")
 
@@ -52,6 +53,20 @@ class OneOf:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.literal_schema(list(self.names))
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOfOrAdded(OneOf):
+    """Text, one of these, or a name that a plugin has added to a registry. Editors know these alone."""
+
+    registry: Registry[Any]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def check(value: Any, known: core_schema.ValidatorFunctionWrapHandler) -> Any:
+            added = isinstance(value, str) and value not in self.names and value in self.registry
+            return value if added else known(value)
+
+        return core_schema.no_info_wrap_validator_function(check, super().__get_pydantic_core_schema__(source, handler))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,33 +14,24 @@ from torch import Tensor
 
 from fgod.nvfp4.kernels import adamw
 from fgod.nvfp4.rounding import Key, random_bits, step_key, stochastic_bf16
+from fgod.registry import MEAN_FORMATS, SQUARE_FORMATS
 from fgod.train import codecs
 from fgod.train.codecs import block_width, segment_width
-from fgod.train.storage import (
-    M_KINDS,
-    V_KINDS,
-    Bf16Moment,
-    Bf16Root,
-    Int8Moment,
-    Moment,
-    Nvfp4Moment,
-    Nvfp4Root,
-    Uint8Root,
-)
+from fgod.train.storage import Bf16, Bf16Root, Int8, Nvfp4, Nvfp4Root, State, StateFormat, Uint8Root, new_state
 
-ENCODE: dict[type[Moment], Callable[[Tensor], tuple[Tensor, ...]]] = {
-    Moment: lambda values: (values,),
-    Bf16Moment: lambda values: (values,),
-    Int8Moment: codecs.encode_int8,
-    Nvfp4Moment: codecs.encode_nvfp4,
+ENCODE: dict[type[StateFormat], Callable[[Tensor], tuple[Tensor, ...]]] = {
+    StateFormat: lambda values: (values,),
+    Bf16: lambda values: (values,),
+    Int8: codecs.encode_int8,
+    Nvfp4: codecs.encode_nvfp4,
     Bf16Root: lambda roots: (roots,),
     Uint8Root: codecs.encode_root_uint8,
     Nvfp4Root: codecs.encode_root_nvfp4,
 }
 
 
-def store(moment: Moment, parts: tuple[Tensor, ...]) -> None:
-    for tensor, part in zip(moment.tensors, parts, strict=True):
+def store(state: State, parts: tuple[Tensor, ...]) -> None:
+    for tensor, part in zip(state.tensors, parts, strict=True):
         tensor.copy_(part)
 
 
@@ -49,8 +40,8 @@ class Case:
     """A matrix with everything that a step needs, on the CPU."""
 
     weight: Tensor
-    m: Moment
-    v: Moment
+    m: State
+    v: State
     start: Tensor | None
     modes: adamw.Modes
     settings: adamw.Settings
@@ -72,17 +63,15 @@ def make_case(
     """Weights of about .02, moments that some steps have left."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(shape, generator=generator) * 0.02
-    moments = []
-    for kinds, name in ((M_KINDS, m), (V_KINDS, v)):
-        moment = kinds[name](shape, torch.device("cpu"))
+    states = []
+    for format in (MEAN_FORMATS[m], SQUARE_FORMATS[v]):
         values = torch.randn(shape, generator=generator) * 1e-3
-        held = values if kinds is M_KINDS else values.square()
-        store(moment, moment.encode(held))
-        moments.append(moment)
+        states.append(new_state(format, shape, torch.device("cpu")))
+        store(states[-1], format.encode(values.square() if len(states) == 2 else values))
     weight = weight.bfloat16() if master == "bf16" else weight
     return Case(
         weight,
-        *moments,
+        *states,
         weight + torch.randn(shape, generator=generator).to(weight.dtype) * 0.01 if l2_sp else None,
         adamw.Modes(master, m, v, block_width(shape[1]), segment_width(shape[1])),
         adamw.Settings(0.9, 0.95, 1e-8, decay, l2_sp, clip, factor, (0xDEADBEEF, 0x12345678)),
@@ -105,7 +94,7 @@ def step(case: Case, grad: Tensor, numbers: Tensor, norm: float = 0.0) -> dict[s
             return {"squares": math.inf, "elements": 0.0}
         if norm > s.clip:
             g = g * (torch.tensor(s.clip) / torch.tensor(norm))
-    mean, square = (moment.decode(moment.tensors).clone() for moment in (case.m, case.v))
+    mean, square = (state.values.clone() for state in (case.m, case.v))
     mean = mean + torch.tensor(1 - s.beta1, dtype=f32) * (g - mean)
     square = square * torch.tensor(s.beta2, dtype=f32) + torch.tensor(1 - s.beta2, dtype=f32) * (g * g)
     root = square.double().sqrt().float()  # torch's own float32 root is an ulp off on some CPUs
@@ -120,8 +109,8 @@ def step(case: Case, grad: Tensor, numbers: Tensor, norm: float = 0.0) -> dict[s
         key = step_key(Key(*s.stream), int(numbers[4:].view(torch.int32).item()))
         kept = stochastic_bf16(kept, random_bits(key, 0, kept.shape)).float()
     case.weight.copy_(kept)
-    store(case.m, ENCODE[type(case.m)](mean))
-    store(case.v, (square,) if type(case.v) is Moment else ENCODE[type(case.v)](root))
+    store(case.m, ENCODE[type(case.m.format)](mean))
+    store(case.v, (square,) if case.v.format.in_place else ENCODE[type(case.v.format)](root))
     change = (kept - w).double()
     return {
         "realised": (change * update).sum().item(),

@@ -156,7 +156,7 @@ def fixed_steps(master: str, m: str, v: str, **changes: Any) -> dict[str, Tensor
         out[f"sums {number}"] = torch.tensor(sums)
     for name, tensor in optimizer.tensors.items():
         out[name] = tensor.parameter.detach().float()
-        out[f"{name} m"], out[f"{name} v"] = (x.decode(x.tensors).clone() for x in (tensor.m, tensor.v))
+        out |= {f"{name} {key}": state.values.clone() for key, state in tensor.states.items()}
     return out
 
 

@@ -377,7 +377,7 @@ def test_steps_replayed_as_a_graph_or_with_moments_on_the_host_have_the_same_bit
     for graphs, offload in ((False, False), (True, False), (True, True)):
         of_it = replace(recipe, offload_moments=offload)
         trainer = trainer_on(folder, of_it, replace(PLAIN, quantise=on_gpu.fake_quantise), graphs)
-        moments = [t.m.tensors[0] for t in trainer.optimizer.tensors.values() if t.parameter.ndim > 1]
+        moments = [t.states["m"].tensors[0] for t in trainer.optimizer.tensors.values() if t.parameter.ndim > 1]
         assert {moment.is_cuda for moment in moments} == {not offload}
         for step in range(5):
             torch.cuda.set_sync_debug_mode("error" if step > 1 else "default")  # the second step captures

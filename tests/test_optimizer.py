@@ -33,6 +33,7 @@ from fgod.nvfp4 import export
 from fgod.nvfp4.codec import BLOCK_SCALES, fake_quantise, quantise
 from fgod.nvfp4.layers import prepare
 from fgod.nvfp4.reader import dequantised
+from fgod.registry import MEAN_FORMATS, SQUARE_FORMATS
 from fgod.train import checkpoint
 from fgod.train.autograd import autograd_stepper
 from fgod.train.batches import micro_batches
@@ -40,12 +41,13 @@ from fgod.train.checkpoint import Schedule
 from fgod.train.device import settings
 from fgod.train.device.plan import predict_on_device
 from fgod.train.efficiency import LostUpdatesError, Projection, Watch, group_of
+from fgod.train.fused import KNOWN
 from fgod.train.loop import TRAINED, Job, run
 from fgod.train.memory import Prediction, check_fits, predict
 from fgod.train.optimizer import AdamW
 from fgod.train.preflight import PreflightError, check_chat, check_forward
 from fgod.train.recipe import M_DTYPES, MASTER_DTYPES, MEMORY, V_DTYPES, MemoryModes, TrainRecipe
-from fgod.train.storage import M_KINDS, MASTERS, V_KINDS, master_kind
+from fgod.train.storage import MASTERS, master_kind
 from tests.tiny_model import noise, tiny_folder, tiny_model, tiny_rows, tiny_tokenizer
 
 RECIPE = TrainRecipe(steps=6, lr=1e-3, batch=4, seq_len=64, warmup=2, weight_decay=0.01, l2_sp=2.0)
@@ -83,7 +85,7 @@ def stepped(steps: int = 4, lr: float = 1e-3, **changes: Any) -> tuple[AdamW, li
 
 def state(optimizer: AdamW) -> list[Tensor]:
     tensor = optimizer.tensors["w"]
-    return [tensor.weight, *tensor.m.tensors, *tensor.v.tensors]
+    return [tensor.weight, *(part for state in tensor.states.values() for part in state.tensors)]
 
 
 def same(a: list[Tensor], b: list[Tensor]) -> bool:
@@ -94,7 +96,8 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
 
 
 def test_names_of_modes_are_those_of_the_recipe() -> None:
-    assert (tuple(MASTERS), tuple(M_KINDS), tuple(V_KINDS)) == (MASTER_DTYPES, M_DTYPES, V_DTYPES)
+    assert (tuple(MASTERS), tuple(MEAN_FORMATS), tuple(SQUARE_FORMATS)) == (MASTER_DTYPES, M_DTYPES, V_DTYPES)
+    assert KNOWN == {"m": M_DTYPES, "v": V_DTYPES}
     for name in MASTER_DTYPES:
         for shape in ((4, 16), (16,)):
             assert master_kind(name, shape).dtype == master_torch_dtype(name, len(shape))
@@ -115,7 +118,7 @@ def test_float32_steps_are_those_of_torch_within_an_ulp_of_the_weight_and_two_of
     largest = torch.maximum(ours.abs(), (noise(SHAPE, 1) * 0.05).abs())
     assert ((ours - theirs.detach()).abs() <= spacing(largest) + 2 * spacing(torch.tensor(1e-3))).all()
     assert (ours == theirs).float().mean() > 0.6
-    m, v = optimizer.tensors["w"].m.tensors[0], optimizer.tensors["w"].v.tensors[0]
+    m, v = (state.tensors[0] for state in optimizer.tensors["w"].states.values())
     assert torch.equal(m, reference.state[theirs]["exp_avg"])
     assert torch.equal(v, reference.state[theirs]["exp_avg_sq"])
 
@@ -383,8 +386,8 @@ def test_shapes_and_states_are_predicted_exactly(start: Path) -> None:
         )
         optimizer = autograd_stepper(start, recipe, 7, 0, lambda _: None).optimizer
         predicted = predict(config, recipe, 32, 8)
-        assert predicted.m == sum(t.m.nbytes for t in optimizer.tensors.values())
-        assert predicted.v == sum(t.v.nbytes for t in optimizer.tensors.values())
+        for name, size in predicted.states.items():
+            assert size == sum(t.states[name].nbytes for t in optimizer.tensors.values()) > 0
         assert predicted.weights == sum(t.parameter.nbytes for t in optimizer.tensors.values())
     for recipe, key in (
         (replace(RECIPE, batch=4), "micro_batch"),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fgod.train.storage import M_KINDS, MASTERS, V_KINDS, Moment
+from fgod.train.storage import MASTERS, StateFormat
 
 RATE, DECAY, L2_SP, M_SHARE, V_SHARE, CLIP = range(6)
 """Columns of a tensor's step numbers: -lr/(1 - β₁ᵗ); lr·decay; lr·l2_sp; 1 - β₁ᵗ; 1 - β₂ᵗ; factor of the gradient."""
@@ -34,11 +34,11 @@ caches; on a GPU launches are few."""
 
 @dataclass(frozen=True)
 class Modes:
-    """What a tensor's step depends on besides step numbers: names of a recipe's formats, for this tensor."""
+    """What a tensor's step depends on besides step numbers: the recipe's formats, for this tensor."""
 
     master: str
-    m: str
-    v: str
+    m: StateFormat
+    v: StateFormat
     betas: tuple[float, float]
     eps: float
     update_clip: float | None
@@ -108,15 +108,14 @@ def _advance_moments(
     v_share, clip = numbers[..., V_SHARE], numbers[..., CLIP]
     if modes.row_is_tensor:
         v_share, clip = v_share.unsqueeze(-1), clip.unsqueeze(-1)
-    m_kind, v_kind = M_KINDS[modes.m], V_KINDS[modes.v]
     wide = grad.float() * clip
-    m = m_kind.decode(m_parts).lerp_(wide, 1 - beta1)
-    v = v_kind.decode(v_parts).mul_(beta2).addcmul_(wide, wide, value=1 - beta2)
+    m = modes.m.decode(m_parts).lerp_(wide, 1 - beta1)
+    v = modes.v.decode(v_parts).mul_(beta2).addcmul_(wide, wide, value=1 - beta2)
     del wide
     ratio = m / (v / v_share).sqrt_().add_(modes.eps)
-    for kind, parts, values in ((m_kind, m_parts, m), (v_kind, v_parts, v)):
-        if kind is not Moment:  # that one's memory was changed itself
-            for stored, part in zip(parts, kind.encode(values), strict=True):
+    for format, parts, values in ((modes.m, m_parts, m), (modes.v, v_parts, v)):
+        if not format.in_place:
+            for stored, part in zip(parts, format.encode(values), strict=True):
                 stored.copy_(part)
     return ratio
 

@@ -73,8 +73,8 @@ def _tensors(optimizer: AdamW) -> dict[str, Tensor]:
     out = {}
     for name, tensor in optimizer.tensors.items():
         out[f"{name}|w"] = tensor.weight
-        for part, moment in (("m", tensor.m), ("v", tensor.v)):
-            out |= {f"{name}|{part}{i}": stored for i, stored in enumerate(moment.tensors)}
+        for part, state in tensor.states.items():
+            out |= {f"{name}|{part}{i}": stored for i, stored in enumerate(state.tensors)}
     return out
 
 

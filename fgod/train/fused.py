@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fgod.errors import UsageError
 from fgod.nvfp4 import kernels
 from fgod.train import codecs
 from fgod.train.adamw import M_SHARE, NUM_STATS
 from fgod.train.recipe import TrainRecipe
+from fgod.train.storage import STATES
 
 if TYPE_CHECKING:
     from fgod.nvfp4.kernels import adamw
@@ -20,14 +22,27 @@ if TYPE_CHECKING:
 MASTERS = ("fp32", "bf16")
 """Formats of masters that there are kernels for."""
 
+KNOWN = {"m": ("fp32", "bf16", "int8", "nvfp4"), "v": ("fp32", "bf16", "uint8", "nvfp4")}
+"""Formats of states that the kernel packs and unpacks. It takes whatever else it is told for float32."""
+
 COLUMNS = ("realised", "intended", "moved", "largest", "clamped", "amax", "squares")
 """Names that the kernels' sums have, in the order of the columns of `fgod.train.adamw`."""
 
 
 def serves(tensors: Sequence[Trained], recipe: TrainRecipe) -> bool:
-    """Whether kernels step these tensors. Says once on stderr why not, where they could but for a format."""
+    """Whether kernels step these tensors. Says once on stderr why not, where they could but for masters' format.
+
+    Raises:
+        UsageError: they could, but do not know the format of a state.
+    """
     if not all(kernels.run_on(tensor.weight.device) for tensor in tensors):
         return False
+    for name, kept in STATES.items():
+        if (found := getattr(recipe, kept.key)) not in KNOWN[name]:
+            raise UsageError(
+                f"train.{kept.key}: found {found!r}, which the optimizer's kernel cannot read; expected one of "
+                f"{', '.join(KNOWN[name])} on a GPU, or train.device: cpu"
+            )
     if any(tensor.modes.master not in MASTERS for tensor in tensors):
         kernels.say_once(
             f"train.master_dtype: {recipe.master_dtype} has no fused optimizer kernel; plain torch steps on the "
@@ -53,13 +68,13 @@ class Fused:
         self.sums = torch.zeros(len(tensors), len(adamw.SLOTS), max(self.programs), device=device)
         self.numbers = torch.zeros(len(adamw.NUMBERS), device=device)
         self.squares = torch.zeros(adamw.NORM_PROGRAMS, device=device)
-        self.tensors = [adamw.Tensors(t.weight, t.m.tensors, t.v.tensors, t.start) for t in tensors]
+        self.tensors = [adamw.Tensors(t.weight, t.states["m"].tensors, t.states["v"].tensors, t.start) for t in tensors]
         self.settings = [self._settings(tensor) for tensor in tensors]
 
     def _modes(self, tensor: Trained) -> adamw.Modes:
-        columns, modes = tensor.weight.shape[1], tensor.modes
-        widths = codecs.block_width(columns), codecs.segment_width(columns)
-        return self.kernel.Modes(modes.master, modes.m, modes.v, *widths)
+        columns, shape = tensor.weight.shape[1], tensor.parameter.shape
+        m, v = (STATES[name].format_of(self.recipe, shape) for name in ("m", "v"))
+        return self.kernel.Modes(tensor.modes.master, m, v, codecs.block_width(columns), codecs.segment_width(columns))
 
     def _settings(self, tensor: Trained) -> adamw.Settings:
         recipe = self.recipe

@@ -2,7 +2,7 @@
 
     fgod train --recipe results/runs/…/recipe.json --weights artifacts/base/…/master --explain-memory
 
-Shapes give weights, moments and gradients exactly: they are allocated on torch's meta device. Activations are those
+Shapes give weights, states and gradients exactly: the formats of states say how large they are. Activations are those
 that transformers' decoder layers keep for the backward pass, counted with saved-tensor hooks. All numbers are bytes.
 """
 
@@ -23,10 +23,9 @@ from fgod.nvfp4.codec import CHUNK as QUANTISE_CHUNK
 from fgod.nvfp4.folders import DTYPES
 from fgod.train.adamw import CHUNK
 from fgod.train.recipe import MEMORY, TrainRecipe
-from fgod.train.storage import M_KINDS, V_KINDS, master_kind, moment_kind
+from fgod.train.storage import FP32, STATES, as_matrix_shape, master_kind, state_bytes, state_dtypes
 
 MIB = 2**20
-_META = torch.device("meta")
 _UPDATE_TEMPORARIES, _PACKED_TEMPORARIES = 4, 10
 """float32 copies of a chunk while it is stepped: weight, ratio, update, change; and with packed states m, v, what is
 wanted, random words, their indices and what those become."""
@@ -50,8 +49,8 @@ class Prediction:
     """Bytes. `process` is what Python and its libraries take before anything is loaded."""
 
     weights: int
-    m: int
-    v: int
+    states: Mapping[str, int]
+    """What the optimizer keeps, by its names (`fgod.train.storage.STATES`)."""
     l2_sp: int
     gradients: int
     quantised: int
@@ -69,7 +68,8 @@ class Prediction:
     @property
     def parts(self) -> dict[str, int]:
         """What the total is made of."""
-        return {name: size for name, size in asdict(self).items() if name != "pinned"}
+        known = {name: size for name, size in asdict(self).items() if name not in ("weights", "states", "pinned")}
+        return {"weights": self.weights, **self.states, **known}
 
     @property
     def total(self) -> int:
@@ -83,8 +83,7 @@ class Prediction:
         """A table for people."""
         words = {
             "weights": "master weights",
-            "m": "running mean of gradients",
-            "v": "running mean of squares",
+            **{name: kept.words for name, kept in STATES.items()},
             "l2_sp": "starting weights, for L2-SP",
             "gradients": "gradients alive at once",
             "quantised": "quantised weights kept for the backward pass",
@@ -95,7 +94,7 @@ class Prediction:
             "teacher": "the teacher's distributions at the labels",
             "asking": "a check's cache, activations and logits",
             "total": "together",
-            "pinned": "host memory for m and v, besides",
+            "pinned": f"host memory for {' and '.join(STATES)}, besides",
         }
         return "\n".join(f"{name:12} {mib:12,.1f} MiB  {words[name]}" for name, mib in self.to_mib().items())
 
@@ -141,10 +140,6 @@ def predict(
     item = DTYPES[recipe.compute_dtype].itemsize
     kept = {name: master_kind(recipe.master_dtype, shape).dtype.itemsize for name, shape in all_shapes.items()}
     weights = sum(sizes[name] * kept[name] for name in sizes)
-    moments = [
-        sum(moment_kind(kinds, dtype, shape)(_matrix(shape), _META).nbytes for shape in trained.values())
-        for kinds, dtype in ((M_KINDS, recipe.m_dtype), (V_KINDS, recipe.v_dtype))
-    ]
     each = {name: sizes[name] * (kept[name] if recipe.step_in_backward else 4) for name in trained}
     gradients = max(each.values()) if recipe.step_in_backward else sum(each.values())
     rows = recipe.micro_batch or recipe.batch
@@ -159,7 +154,7 @@ def predict(
     else:
         activations = by_layer * layers
     chunk = max(_chunk(shape, recipe.step_chunk_rows) for shape in trained.values())
-    packed = (recipe.master_dtype, recipe.m_dtype, recipe.v_dtype) != ("fp32", "fp32", "fp32")
+    packed = any(name != FP32 for name in (recipe.master_dtype, *state_dtypes(recipe).values()))
     update = 4 * chunk * (_PACKED_TEMPORARIES if packed else _UPDATE_TEMPORARIES)
     quantised = 0 if recipe.step_in_backward else quantised
     if recipe.check is not None:  # all weights rounded once, to ask
@@ -170,8 +165,7 @@ def predict(
     quantiser = 4 * _QUANTISE_TEMPORARIES * min(QUANTISE_CHUNK, largest_quantised) + item * largest_quantised
     return Prediction(
         weights=weights,
-        m=moments[0],
-        v=moments[1],
+        states=state_bytes(recipe, trained.values()),
         l2_sp=sum(sizes[name] * kept[name] for name in trained) if recipe.l2_sp else 0,
         gradients=gradients,
         quantised=quantised,
@@ -194,13 +188,9 @@ def asking(config: Mapping[str, Any], recipe: TrainRecipe, gpu: bool, where: str
     return sum(predict_answers(nothing, dimensions, recipe.compute_dtype, asked, ASKED_AT_ONCE, 0, gpu).values())
 
 
-def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
-    return (1, shape[0]) if len(shape) == 1 else (shape[0], shape[1])
-
-
 def _chunk(shape: tuple[int, ...], rows: int | None) -> int:
     """Elements of a tensor that are stepped at once."""
-    height, columns = _matrix(shape)
+    height, columns = as_matrix_shape(shape)
     return min((rows or height) * columns, height * columns, CHUNK["cpu"])
 
 
@@ -235,10 +225,11 @@ def _smaller(recipe: TrainRecipe) -> Iterator[tuple[str, object, TrainRecipe]]:
 def explain(folder: Path, config: Mapping[str, Any], recipe: TrainRecipe, prediction: Prediction) -> str:
     """The table of `fgod train --explain-memory`."""
     count = sum(torch.Size(shape).numel() for shape in tensors_of(config, str(folder)).values())
-    state = prediction.weights + prediction.m + prediction.v + prediction.pinned
-    modes = f"master {recipe.master_dtype}, m {recipe.m_dtype}, v {recipe.v_dtype}"
+    state = prediction.weights + sum(prediction.states.values()) + prediction.pinned
+    dtypes = {"master": recipe.master_dtype, **state_dtypes(recipe)}
+    modes = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
     when = "in" if recipe.step_in_backward else "after"
     return (
         f"{folder}: {count:,} parameters; {modes}; stepped {when} the backward pass\n{prediction.text()}\n"
-        f"{state / count:.3f} bytes a parameter for weights, m and v"
+        f"{state / count:.3f} bytes a parameter for weights, {' and '.join(STATES)}"
     )

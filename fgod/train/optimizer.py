@@ -32,7 +32,7 @@ from fgod.train.codecs import segment_width
 from fgod.train.efficiency import Projection, group_of
 from fgod.train.fused import Fused, serves
 from fgod.train.recipe import TrainRecipe
-from fgod.train.storage import M_KINDS, MASTERS, V_KINDS, Moment, master_format, moment_format
+from fgod.train.storage import MASTERS, STATES, State, master_format, new_state
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,7 @@ class Trained:
     group: str
     stream: Key
     modes: Modes
-    m: Moment
-    v: Moment
+    states: dict[str, State]
     factor: float
     decay: float
     start: Tensor | None
@@ -171,10 +170,11 @@ class AdamW:
         if weight.numel() > MAX_ELEMENTS:
             raise UsageError(f"{name}: {weight.numel()} elements; stochastic rounding allows a tensor 2^32")
         decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
+        formats = {name: kept.formats[kept.format_of(recipe, shape)] for name, kept in STATES.items()}
         modes = Modes(
             master_format(recipe.master_dtype, shape),
-            moment_format(M_KINDS, recipe.m_dtype, shape),
-            moment_format(V_KINDS, recipe.v_dtype, shape),
+            formats["m"],
+            formats["v"],
             recipe.betas,
             recipe.eps,
             recipe.update_clip,
@@ -183,14 +183,9 @@ class AdamW:
         )
         MASTERS[modes.master].begin(weight)
         pinned = recipe.offload_moments and parameter.ndim > 1 and weight.is_cuda
-        m, v = (
-            kinds[kind]((rows, columns), torch.device("cpu")).pinned()
-            if pinned
-            else kinds[kind]((rows, columns), weight.device)
-            for kinds, kind in ((M_KINDS, modes.m), (V_KINDS, modes.v))
-        )
+        states = {name: new_state(one, (rows, columns), weight.device, pinned) for name, one in formats.items()}
         start = weight.clone() if recipe.l2_sp else None
-        return Trained(parameter, weight, group_of(name), stream(seed, name), modes, m, v, factor, decay, start)
+        return Trained(parameter, weight, group_of(name), stream(seed, name), modes, states, factor, decay, start)
 
     def _allocate(self, device: torch.device) -> None:
         """Tables with a row for each tensor."""
@@ -209,19 +204,20 @@ class AdamW:
             return stored.view(height, stored.numel() // height)
 
         start = None if tensor.start is None else seen(tensor.start)
-        m, v = (tuple(map(seen, moment.tensors)) for moment in (tensor.m, tensor.v))
+        m, v = (tuple(map(seen, tensor.states[name].tensors)) for name in ("m", "v"))
         return _Unit(seen(tensor.weight), m, v, start, tensor.modes, slice(row, row + 1))
 
     def _bank_unit(self, bank: Bank, first: int) -> _Unit:
         """The vectors of a bank, whose states move to one piece of memory too."""
         modes = replace(self.tensors[bank.names[0]].modes, row_is_tensor=True)
-        m, v = (torch.zeros_like(bank.rows) for _ in range(2))
+        states = {name: torch.zeros_like(bank.rows) for name in STATES}
         start = bank.rows.clone() if self.recipe.l2_sp else None
         for row, name in enumerate(bank.names):
             tensor = self.tensors[name]
-            tensor.m.tensors, tensor.v.tensors = (m[row : row + 1],), (v[row : row + 1],)
+            for key, rows in states.items():
+                tensor.states[key].tensors = (rows[row : row + 1],)
             tensor.start = None if start is None else start[row : row + 1]
-        return _Unit(bank.rows, (m,), (v,), start, modes, slice(first, first + len(bank.names)))
+        return _Unit(bank.rows, (states["m"],), (states["v"],), start, modes, slice(first, first + len(bank.names)))
 
     def _attach_hooks(self) -> None:
         def step(name: str, parameter: Tensor) -> None:

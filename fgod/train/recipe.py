@@ -12,6 +12,7 @@ from pydantic import StringConstraints
 from pydantic.dataclasses import dataclass
 
 from fgod.errors import UsageError
+from fgod.registry import MEAN_FORMATS, SQUARE_FORMATS
 from fgod.validation import (
     KEYS,
     Count,
@@ -21,6 +22,7 @@ from fgod.validation import (
     NotNegative,
     OmitDefault,
     OneOf,
+    OneOfOrAdded,
     OrNull,
     Positive,
     plain,
@@ -140,9 +142,9 @@ class TrainKeys(Keys):
     """Row of the memory table: gives the six keys below whose value is null."""
     master_dtype: Annotated[str, OneOf(MASTER_DTYPES), OrNull()] = None  # type: ignore[assignment]
     """How weights accumulate: fp32, or bf16 or nvfp4 rounded stochastically. -rtn: to nearest, to show how it fails."""
-    m_dtype: Annotated[str, OneOf(M_DTYPES), OrNull()] = None  # type: ignore[assignment]
+    m_dtype: Annotated[str, OneOfOrAdded(M_DTYPES, MEAN_FORMATS), OrNull()] = None  # type: ignore[assignment]
     """Number format of AdamW's running mean: fp32, bf16, int8, nvfp4."""
-    v_dtype: Annotated[str, OneOf(V_DTYPES), OrNull()] = None  # type: ignore[assignment]
+    v_dtype: Annotated[str, OneOfOrAdded(V_DTYPES, SQUARE_FORMATS), OrNull()] = None  # type: ignore[assignment]
     """Of the root of the running mean of squares: fp32, bf16, uint8, nvfp4."""
     step_in_backward: Annotated[bool, OrNull()] = None  # type: ignore[assignment]
     """Step each tensor as soon as its gradient is complete, and free it; grad_clip is then of each tensor."""

@@ -34,8 +34,8 @@ def _sizes(config: Mapping[str, Any], item: int) -> tuple[int, int, int]:
 
 def _resident(config: Mapping[str, Any], recipe: TrainRecipe) -> int:
     one = predict(config, recipe, 1, 1)
-    moments = 0 if recipe.offload_moments else one.m + one.v
-    return one.weights + moments + one.l2_sp
+    states = 0 if recipe.offload_moments else sum(one.states.values())
+    return one.weights + states + one.l2_sp
 
 
 def layer_plan(config: Mapping[str, Any], recipe: TrainRecipe, tokens: int) -> list[SavePolicy]:
@@ -74,11 +74,10 @@ def predict_on_device(
     gradients = table + largest if recipe.step_in_backward else known.gradients + largest + table
     of_layer = tokens * config["hidden_size"] * item * 4 + 2 * mlp + mlp // 2 + attention
     chunk = chunk_width(labels, config["vocab_size"]) * labels
-    host = known.m + known.v if recipe.offload_moments else 0  # vectors stay on the device: too few to count
+    host = sum(known.states.values()) if recipe.offload_moments else 0  # vectors stay on the device: too few to count
     return replace(
         known,
-        m=0 if host else known.m,
-        v=0 if host else known.v,
+        states=dict.fromkeys(known.states, 0) if host else known.states,
         pinned=host,
         gradients=gradients,
         quantised=2 * largest if recipe.check is None else max(2 * largest, known.quantised),
