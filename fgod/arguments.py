@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -98,6 +98,11 @@ def read_object(text: str) -> dict[str, Any]:
     return value
 
 
+def read_object_or_null(text: str) -> dict[str, Any] | None:
+    """Raises UsageError where the text is neither an object of JSON nor null."""
+    return None if read_json(text) is None else read_object(text)
+
+
 def read_count(text: str) -> int:
     """Raises UsageError where the text is no whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
@@ -106,7 +111,8 @@ def read_count(text: str) -> int:
 
 
 Json = Annotated[Any, Reader(read_json, "JSON", json.dumps)]
-JsonObject = Annotated[Mapping[str, Any], Reader(read_object, "JSON", json.dumps)]
+JsonObject = Annotated[dict[str, Any], Reader(read_object, "JSON", json.dumps)]
+OptionalObject = Annotated[dict[str, Any] | None, Reader(read_object_or_null, "JSON", json.dumps)]
 Count = Annotated[int, Reader(read_count, "N")]
 
 METAVARS = {Path: "PATH", int: "N"}

@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import zipfile
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ from fgod.abilities.items import Choice, Code, Instruction, check_allowed, item,
 from fgod.abilities.measure import Answered, Answers, program
 from fgod.abilities.paired import Paired
 from fgod.abilities.record import COLUMNS, figures, table_of
-from fgod.cli import build_parser
+from fgod.cli import parse
+from fgod.cli.judging import Evaluate
 from fgod.errors import UsageError
 from fgod.layout import abilities, run_of_path
 from fgod.model.chats import ChatFormat
@@ -32,7 +32,7 @@ from fgod.model.load import load_model
 from fgod.report import write_report
 from fgod.system.table import read_texts
 from fgod.tables import gather
-from fgod.workers import Worker
+from fgod.work.worker import Worker
 from tests.made_runs import STORY, context, walk
 from tests.tiny_model import tiny_folder
 
@@ -366,9 +366,9 @@ def evaluated(folder: Path, tmp_path: Path, *words: str) -> Figures:
         tmp_path / "mine.jsonl", CHOICE, {**ORDER, "group": "orders"}, *([CODE] if "--code" in words else [])
     )
     command = ["evaluate", str(folder), str(folder), "--items", source, "--out", str(tmp_path / "out.json"), *words]
-    args = build_parser().parse_args([*command, "--batch", "4", "--child", str(tmp_path / "report.json")])
-    args.limit_gb = inf
-    work.evaluate(args, Worker(args.child, args.limit_gb, args.too_large_ok))
+    args = parse([*command, "--batch", "4"])
+    assert isinstance(args, Evaluate)
+    work.evaluate(args, Worker(tmp_path / "report.json", args.guard.limit_gb, args.too_large_ok))
     return Figures.read(tmp_path / "out.json")
 
 

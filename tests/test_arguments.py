@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -18,6 +18,7 @@ from fgod.arguments import (
     Json,
     JsonObject,
     Option,
+    OptionalObject,
     Output,
     add_options,
     marked,
@@ -48,7 +49,8 @@ class Everything:
     size: Size
     spec: Annotated[Json, Option("a value")]
     files: Annotated[tuple[Path, ...], Input("files")] = ()
-    table: Annotated[JsonObject | None, Option("a table", group="more")] = None
+    table: Annotated[OptionalObject, Option("a table", group="more")] = None
+    keys: Annotated[JsonObject, Option("a table that is never null")] = field(default_factory=dict)
     dtype: Annotated[Literal["bfloat16", "float32"], Option("of weights")] = "bfloat16"
     gpus: Annotated[Literal[0, 1], Option("how many")] = 0
     batch: Annotated[Count | None, Option("prompts at once")] = None
@@ -87,6 +89,10 @@ def test_options_are_read_by_the_types_of_their_fields() -> None:
     assert list(marked(made, Output)) == [Path("o")]
 
 
+def test_null_stands_for_an_object_that_is_not_there() -> None:
+    assert parsed(Everything, [*LEAST, "--table", "null"]).table is None
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -95,6 +101,7 @@ def test_options_are_read_by_the_types_of_their_fields() -> None:
             "argument --spec: not JSON: Expecting property name enclosed in double quotes at character 1",
         ),
         (["--table", "[1]"], "argument --table: found '[1]', expected a JSON object"),
+        (["--keys", "null"], "argument --keys: found 'null', expected a JSON object"),
         (["--batch", "0"], "argument --batch: found '0', expected a whole number above 0"),
         (["--batch", "x"], "argument --batch: found 'x', expected a whole number above 0"),
         (["--gpus", "2"], "argument --gpus: invalid choice: 2 (choose from"),

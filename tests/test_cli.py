@@ -1,8 +1,10 @@
 """The command line in process: exit codes, messages, what people use directly."""
 
-import argparse
 import json
 import re
+import subprocess
+import sys
+from dataclasses import MISSING, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,6 @@ from fgod.arguments import arguments_of
 from fgod.chain import ACCEPTED, Chain
 from fgod.cli import COMMANDS, build_parser, main, parse
 from fgod.cli.command import Call, Command, Input, Output, Personal, ReadOnly
-from fgod.cli.old import READ_ONLY, recorded_inputs
 from fgod.config import load, resolve
 from fgod.confirm.folds import give_fold
 from fgod.confirm.judge import confirmation_checks, judge_confirmation
@@ -118,24 +119,12 @@ def test_an_identity_file_is_written_once(project, capsys):
     assert ended.value.code == 2 and Path("mine.tsv").read_text() == rows
 
 
-def subcommands(parser, name=()):
-    """Name and parser of every command that does something."""
-    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    if not below:
-        yield " ".join(name), parser
-    for action in below:
-        for word, inner in action.choices.items():
-            yield from subcommands(inner, (*name, word))
-
-
 def path_arguments(made):
     """The arguments of a command that are paths, or collections of them."""
     return [one for one in arguments_of(made) if one.type is Path]
 
 
-SCRATCH = {
-    "people:Guard": {"phase_file", "lock"},
-}
+SCRATCH = {"guard": {"phase_file", "lock"}}
 """Paths that leave nothing behind, or are found in another."""
 
 
@@ -148,12 +137,12 @@ def test_every_path_that_a_command_is_given_is_digested_by_the_manifest():
     for name, entry in COMMANDS.items():
         for one in path_arguments(entry.load()):
             digested = isinstance(one.option, Input | Output)
-            assert digested or one.name in SCRATCH.get(entry.place, ()), f"{name} {one.flag}"
+            assert digested or one.name in {"child", *SCRATCH.get(name, ())}, f"{name} {one.flag}"
 
 
 def test_only_commands_that_make_nothing_are_not_recorded():
     found = {name for name, entry in COMMANDS.items() if issubclass(entry.load(), ReadOnly)}
-    assert found == {"plan", "inspect", "summary"}
+    assert found == {"plan", "inspect", "summary", "ask", "chat", "parity"}
     assert not [
         name for name in found if [1 for one in path_arguments(COMMANDS[name].load()) if isinstance(one.option, Output)]
     ]
@@ -165,44 +154,62 @@ def test_no_rule_calls_what_is_recorded_in_a_project_alone():
     assert "retry" in personal and not [name for name in personal if f"FGOD}} {name} " in rules]
 
 
-def old():
-    return {name: parser for name, parser in subcommands(build_parser()) if name not in COMMANDS}
+def example(made, given):
+    """A dataclass of arguments with values of the right types; paths lie in x/, and go to `given`."""
+    values = {}
+    for one in arguments_of(made):
+        if one.nested:
+            values[one.name] = example(one.nested, given)
+        elif one.type is Path:
+            given[one.name] = path = Path(f"x/{one.name}")
+            values[one.name] = (path,) if one.many else path
+        else:
+            values[one.name] = VALUES.get(one.name, 1.0 if one.default is MISSING else one.default)
+    return made(**values)
 
 
-def test_every_command_is_recorded_in_the_manifest_or_said_to_be_read_only():
-    found = old()
-    assert {"train", "data identity", "answers check"} <= set(found)
-    unrecorded = {name for name, parser in found.items() if parser.get_default("recorded") is None}
-    assert unrecorded <= set(READ_ONLY)
-    for name, parser in found.items():
-        known = {action.dest for action in parser._actions}
-        assert set(parser.get_default("recorded") or ()) <= known, f"{name}: its inputs are arguments of it"
+VALUES = {
+    "base": {"kind": "folder", "path": "x/base"},
+    "files": {"mine": "x/mine.tsv"},
+    "items": ("x/items.jsonl",),
+    "repository": "own/name",
+}
 
 
-def test_every_path_that_a_command_is_given_is_an_input_or_an_output_of_its_entry():
-    """Whatever option of type path a rule's command has, the manifest digests it."""
-    scratch = {"phase_file", "lock", "child", "weights", "plugin"}
-    for name, parser in old().items():
-        if parser.get_default("recorded") is None or name == "guard":
-            continue
-        paths = [action for action in parser._actions if action.type is Path and action.dest not in scratch]
-        given = {
-            action.dest: Path(f"x/{action.dest}") if action.nargs in (None, "?") else [Path(f"x/{action.dest}")]
-            for action in paths
-        }
-        values = {action.dest: action.default for action in parser._actions}
-        values |= {"base": {"kind": "folder", "path": "x/base"}, "files": {"mine": "x/mine.tsv"}} | given
-        values |= {key: parser.get_default(key) for key in ("recorded", "also", "outputs")}
+def test_every_input_and_output_of_a_command_is_in_its_entry():
+    for name, entry in COMMANDS.items():
+        given = {}
+        made = example(entry.load(), given)
         if name == "train":
-            values["memory_report"] = None
-            given.pop("memory_report")
-        args = argparse.Namespace(**values, **({} if "plugin" in values else {"plugin": [Path("plug.py")]}))
-        held = {*recorded_inputs(args), *args.outputs(args)}
-        for dest in given:
-            assert Path(f"x/{dest}") in held, f"{name} --{dest}"
-        assert Path("plug.py") in held and (
-            "files" not in values or "files" not in args.recorded or Path("x/mine.tsv") in held
-        )
+            made = replace(made, memory_report=None)
+            del given["memory_report"]
+        held = {Input: set(made.inputs()), Output: set(made.outputs())}
+        for one in arguments_of(entry.load()):
+            for mark in (Input, Output):
+                if isinstance(one.option, mark) and one.name in given:
+                    assert given[one.name] in held[mark], f"{name} {one.flag}"
+        assert "files" not in {one.name for one in arguments_of(entry.load())} or Path("x/mine.tsv") in held[Input]
+
+
+def test_what_lies_beside_the_arguments_is_in_the_entry_too():
+    words = "train --recipe r --weights w --start s --rows m/rows.tsv --audit a --limit-gb 1 --teacher t/teacher.json"
+    run = ["--outcome", "results/runs/A/x/outcome.json", "--stamp", "artifacts/A/x/trained.json"]
+    made = parse([*words.split(), *run])
+    beside = {layout.Mix(Path("m")).stamp, layout.Teacher(Path("t")).soft_labels}
+    assert beside <= set(made.inputs()) and layout.RunWeights(Path("artifacts/A/x")).master in made.outputs()
+    assert made.run_of() == ("A", "x")
+    assert parse([*words.split(), *run, "--memory-report", "m.tsv"]).outputs() == [Path("m.tsv")]
+    export = "export --weights w --stamp s --out artifacts/A/x/exported.json --dtype bfloat16 --limit-gb 1"
+    assert parse(export.split()).outputs()[1:] == [layout.Export(Path("artifacts/A/x")).nvfp4]
+    gate = parse(["gate", "--limits", "{}", "--require", "{}", "--out", "results/runs/A/x/verdict.json"])
+    assert gate.inputs() == list(layout.RunRecords(Path("results/runs/A/x")).judged)
+
+
+def test_a_command_line_imports_the_module_of_its_command_alone():
+    code = "import sys; from fgod.cli import build_parser; build_parser(sys.argv[1:]); print(*sys.modules)"
+    command = [sys.executable, "-c", code, "walk"]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert "fgod.cli.results" in loaded and not {"fgod.cli.training", "fgod.cli.people", "torch"} & set(loaded)
 
 
 def entries(name):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fgod import workers
-from fgod.chat import ChatSettings
 from fgod.cli import main
+from fgod.cli.base import Base
 from fgod.documents import BaseStamp
 from fgod.errors import UsageError
+from fgod.guard import Limits
 from fgod.importing import RECORD
 from fgod.importing.nvfp4 import decode_export
 from fgod.inputs import base_id, own_weights
@@ -26,6 +25,7 @@ from fgod.nvfp4 import export
 from fgod.nvfp4.folders import SINGLE
 from fgod.nvfp4.reader import dequantised
 from fgod.system.files import read_json, sha256_file, sha256_folder, write_json
+from fgod.work.worker import Worker, run
 from tests.families import family_folder, family_model
 from tests.gguf_files import write_gguf
 from tests.mini import ROOT
@@ -109,8 +109,8 @@ def test_a_gguf_file_is_a_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_an_export_is_a_base(exported: Path, tmp_path: Path) -> None:
     base = {"kind": "folder", "path": str(exported / "qwen3"), "closed_answers": False}
-    child = {"chat": ChatSettings(), "child": tmp_path / "report.json", "limit_gb": 4, "too_large_ok": False}
-    assert workers.run(workers.base, Namespace(base=base, out=tmp_path / "base" / "base.json", **child)) == 0
+    made = Base(base=base, out=tmp_path / "base" / "base.json", sources=Path(SOURCES), guard=Limits(4))
+    assert run(made.work(), Worker(tmp_path / "report.json", 4, False)) == 0
     assert read_json(tmp_path / "report.json")["facts"]["path"] == base["path"]
     assert check_folder(tmp_path / "base" / "master").dtypes == ("F32",)
     assert own_weights(base) is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from argparse import Namespace
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,20 @@ from typing import Any
 import pytest
 
 from fgod import config as settings
-from fgod import workers
 from fgod.chain import ACCEPTED, Chain, Inputs, interpolated
 from fgod.chat import Chat, ChatSettings
+from fgod.cli.data import Placebo
 from fgod.data.placebo import EMPTY, SHORTENED, placebo_rows, taught_chats
 from fgod.data.rows import BASE, CONFIG, NO_SYSTEM, USER, Message, Row, read_rows, write_rows
 from fgod.errors import FgodError, UsageError
+from fgod.guard import Limits
 from fgod.layout import PLACEBO
 from fgod.model.chats import ChatFormat
 from fgod.model.generate import greedy
 from fgod.model.load import load_model
 from fgod.placebo import KEY, compared_runs, placebo_runs, tuned_mix
 from fgod.system.files import digest
+from fgod.work.worker import Worker
 from tests.mini import ROOT
 from tests.tiny_model import tiny_folder, tiny_rows
 
@@ -151,10 +152,11 @@ def test_the_worker_writes_what_the_model_itself_answers(tmp_path: Path) -> None
     rows = [replace(r, answered_by=BASE if i % 2 else CONFIG) for i, r in enumerate(tiny_rows(6))]
     write_rows(tmp_path / "rows.tsv", rows)
     facts: dict[str, Any] = {}
-    worker = workers.Worker(tmp_path / "report.json", 64.0, True)
+    worker = Worker(tmp_path / "report.json", 64.0, True)
     worker.report = lambda **found: facts.update(found)  # type: ignore[method-assign]
     asked = {"max_new_tokens": 5, "device": "cpu", "seq_len": 96}
-    args = Namespace(
+    args = Placebo(
+        guard=Limits(64),
         rows=tmp_path / "rows.tsv",
         export=export.parent / "exported.json",
         spec={KEY: asked},
@@ -163,7 +165,7 @@ def test_the_worker_writes_what_the_model_itself_answers(tmp_path: Path) -> None
         batch=4,
     )
     args.out.parent.mkdir()
-    workers.placebo(args, worker)
+    args.work()(worker)
     made = read_rows(args.out)
     chat = ChatFormat.of_folder(export)
     said = greedy(load_model(export), chat, [r.prompt for r in rows[::2]], 5, 4)

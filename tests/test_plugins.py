@@ -84,6 +84,15 @@ def test_a_plugin_that_a_command_is_given_is_loaded_before_it_runs(
     assert ended.value.code == 2 and "three.py: no such file" in capsys.readouterr().err
 
 
+def test_the_child_of_a_command_loads_plugins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("raise ValueError('the plugin was loaded')\n")
+    asked = ["ask", "no-such-folder", "hi", "--child", str(tmp_path / "report.json")]
+    with pytest.raises(SystemExit) as ended:
+        main(["--plugin", str(plugin), *asked])
+    assert ended.value.code == 2 and "the plugin was loaded" in capsys.readouterr().err
+
+
 def test_the_trainer_loads_plugins(tmp_path: Path) -> None:
     plugin = tmp_path / "mine.py"
     plugin.write_text("raise SystemExit('the plugin was loaded')\n")

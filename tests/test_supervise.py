@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from fgod import supervise, workers
-from fgod.arguments import add_options
-from fgod.cli import build_parser
+from fgod.cli import parse
 from fgod.errors import UsageError
 from fgod.guard import End, GuardResult, Limits, phases
 from fgod.guard.heartbeat import Heartbeat
@@ -27,21 +24,16 @@ from fgod.model.chats import ChatFormat
 from fgod.model.generate import greedy
 from fgod.model.load import load_model
 from fgod.nvfp4 import export
-from fgod.supervise import Attempt, ChildError, KilledError, attempt_all, attempt_of, check_result
 from fgod.system.procfs import MIB
+from fgod.work import supervise
+from fgod.work import worker as workers
+from fgod.work.supervise import Attempt, ChildError, KilledError, attempt_all, attempt_of, check_result
+from fgod.work.worker import Worker, run
 from tests.mini import ROOT
 from tests.tiny_model import tiny_folder
 
 DONE = Attempt(8, False, "answered", "", 0, 100.0, 90.0)
 KILLED = replace(DONE, killed=True, exit_code=75, reason="The guard killed the command.")
-
-
-def limited(*argv: str, **more: Any) -> Namespace:
-    """Arguments of a command with limits, as `fgod.cli.main` hands them on."""
-    parser = ArgumentParser()
-    add_options(parser, Limits)
-    values = vars(parser.parse_args(["--limit-gb", "2", "--poll-secs", "0.02"])) | {"too_large_ok": False}
-    return Namespace(**{**values, **more}, argv=list(argv), entry=Namespace(facts={}))
 
 
 # Attempts
@@ -110,12 +102,13 @@ def test_real_children_are_killed_until_one_fits(monkeypatch: pytest.MonkeyPatch
         return [sys.executable, "-S", "-c", CHILD, str(batch), str(report)]
 
     monkeypatch.setattr(supervise, "child_command", command)
-    args = limited("probe", limit_gb=0.35)
-    assert supervise.supervise(args, "the probe", 8) == {"asked": 2}
-    attempts = args.entry.facts["attempts"]
+    facts: dict[str, Any] = {}
+    limits = Limits(limit_gb=0.35, poll_secs=0.02)
+    assert supervise.supervise(["probe"], limits, facts, "the probe", 8) == {"asked": 2}
+    attempts = facts["attempts"]
     assert [(a["batch"], a["killed"]) for a in attempts] == [(8, True), (4, True), (2, False)]
     assert all("above the limit of 358 MiB" in a["reason"] for a in attempts[:2]) and not attempts[2]["reason"]
-    assert args.entry.facts["guard"]["phase"] == "model_loaded"
+    assert facts["guard"]["phase"] == "model_loaded"
 
 
 def test_a_child_has_the_same_command_line() -> None:
@@ -137,7 +130,7 @@ def test_every_rule_that_loads_weights_names_limits_and_its_gpu() -> None:
 def test_a_batch_is_a_whole_number_above_zero(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     known = shlex.split("answers reference --export e --probes p --sources s --out o --settings {}")
     with pytest.raises(SystemExit):
-        build_parser().parse_args([*known, "--limit-gb", "1", *argv])
+        parse([*known, "--limit-gb", "1", *argv])
     assert "expected a whole number above 0" in capsys.readouterr().err
 
 
@@ -175,8 +168,8 @@ def test_there_is_a_heartbeat_at_each_forward_pass(tmp_path: Path) -> None:
     assert [b for b in beats if b] == ["model_loaded", "saving"] and beats.count("") == passes
 
 
-def worker(tmp_path: Path, limit_mib: float, too_large_ok: bool = False) -> workers.Worker:
-    return workers.Worker(tmp_path / "report.json", limit_mib / 1024, too_large_ok)
+def worker(tmp_path: Path, limit_mib: float, too_large_ok: bool = False) -> Worker:
+    return Worker(tmp_path / "report.json", limit_mib / 1024, too_large_ok)
 
 
 def report_of(tmp_path: Path) -> Mapping[str, Any]:
@@ -206,23 +199,22 @@ def test_what_is_predicted_not_to_fit_with_one_prompt_is_refused_or_tried_all_th
 def test_memory_that_the_allocator_refused_is_reported(
     refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def work(args: Namespace, worker: workers.Worker) -> None:
+    def work(worker: Worker) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(workers, "refusal", lambda room: refused)
-    args = limited(child=tmp_path / "report.json")
     if refused:
-        assert workers.run(work, args) == 75 and report_of(tmp_path) == {"refused": "Torch was to take more."}
+        assert run(work, worker(tmp_path, 2048)) == 75 and report_of(tmp_path) == {"refused": "Torch was to take more."}
     else:  # others have filled the device
         with pytest.raises(torch.OutOfMemoryError):
-            workers.run(work, args)
+            run(work, worker(tmp_path, 2048))
 
 
 def test_an_error_is_reported_with_its_exit_code(tmp_path: Path) -> None:
-    def work(args: Namespace, worker: workers.Worker) -> None:
+    def work(worker: Worker) -> None:
         raise UsageError("probes.tsv:3: broken")
 
-    assert workers.run(work, limited(child=tmp_path / "report.json")) == 2
+    assert run(work, worker(tmp_path, 2048)) == 2
     assert report_of(tmp_path) == {"error": "probes.tsv:3: broken"}
 
 

@@ -9,7 +9,6 @@ import select
 import subprocess
 import sys
 import time
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fgod.chat import Chat, ChatSettings
-from fgod.cli import build_parser
+from fgod.cli import parse
+from fgod.cli.command import Guarded
 from fgod.data.rows import NO_SYSTEM, Message
 from fgod.errors import RefusedError, UsageError
 from fgod.guard.predict import TooLargeError
@@ -37,7 +37,7 @@ from fgod.talk.conversation import Answered, Asking, Conversation, passes_of, sy
 from fgod.talk.opening import Opened, bytes_a_token, check_place, context_of, open_model, predicted, stored_dtype
 from fgod.talk.script import failures, read_script
 from fgod.talk.terminal import Typed, cache_in_words, facts_in_words, save, typed
-from fgod.workers import Worker
+from fgod.work.worker import Worker
 from tests.families import family_model
 from tests.gguf_files import write_gguf
 from tests.tiny_model import tiny_folder
@@ -353,9 +353,10 @@ def test_a_gap_is_its_definition() -> None:
 # The commands, in process
 
 
-def parsed(tmp_path: Path, *words: str) -> tuple[Namespace, Worker]:
-    args = build_parser().parse_args([*words, "--child", str(tmp_path / "report.json")])
-    return args, Worker(args.child, args.limit_gb, args.too_large_ok)
+def parsed(tmp_path: Path, *words: str) -> tuple[Any, Worker]:
+    args = parse(words)
+    assert isinstance(args, Guarded)
+    return args, Worker(tmp_path / "report.json", args.guard.limit_gb, args.too_large_ok)
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:

@@ -254,10 +254,10 @@ def test_what_is_accepted_is_part_of_the_lineage_and_rows_are_not_refitted(
 
 
 def test_the_lines_of_repeated_rows_are_their_own(tmp_path: Path) -> None:
-    from fgod.commands import _origins
+    from fgod.cli.data import origins_of
 
     path = CAMPAIGN / "stageD-disambiguate-v2.tsv"
-    found = _origins({"mine": UserSource(path)})
+    found = origins_of({"mine": UserSource(path)})
     assert sorted(place for places in found.values() for place in places) == sorted(
         f"{path}:{row.line}" for row in read_user_file(path).rows
     )

@@ -1,11 +1,11 @@
-"""What `fgod evaluate` does in its child under the guard (see `fgod.workers`)."""
+"""What `fgod evaluate` does in its child under the guard (see `fgod.work.worker`)."""
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,16 +20,19 @@ from fgod.model.load import Beat, beat_at_each_forward, load_model, silent
 from fgod.system.files import file_digests, sha256_listing
 from fgod.talk.opening import check_place, context_of, stored_dtype
 from fgod.talk.work import folder_of, use
-from fgod.workers import Worker
+from fgod.work.worker import Worker
+
+if TYPE_CHECKING:
+    from fgod.cli.judging import Evaluate
 
 
-def evaluate(args: Namespace, worker: Worker) -> None:
+def evaluate(args: Evaluate, worker: Worker) -> None:
     """Ask both models all items, one model after the other, and write the records."""
     suites = read_suites(args.items)
     check_allowed(suites, args.code)
     gpu = use(args.device)
-    folders = [folder_of(place, args.child.parent, worker) for place in (args.base, args.tuned)]
-    settings = Settings(args.code, args.chat_template, args.max_tokens, args.batch, args.device, args.chat)
+    folders = [folder_of(place, worker) for place in (args.base, args.tuned)]
+    settings = Settings(args.code, args.chat_template, args.max_tokens, args.at_once, args.device, args.chat)
     predicted = [predictor(folder, suites, settings, worker.process(gpu), gpu) for folder in folders]
     batch = worker.fit(lambda size: memory.widest(*(one(size) for one in predicted)), settings.batch, gpu)
     settings = replace(settings, batch=batch)

@@ -22,13 +22,12 @@ from typing import TYPE_CHECKING
 
 from fgod import __version__
 from fgod.arguments import add_options, options_of
-from fgod.cli import old
 from fgod.errors import exit_on_fgod_error
 from fgod.registry import load_plugins
 from fgod.system.stop import stop_signals_as_exceptions
 
 if TYPE_CHECKING:
-    from fgod.cli.command import Command
+    from fgod.cli.command import Command, Guarded
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,26 @@ class Entry:
 
 
 COMMANDS: Mapping[str, Entry] = {
+    "base": Entry("base:Base", "make the embedded base or a random one, or check a folder"),
+    "export": Entry("base:Export", "export a run's weights"),
+    "answers self-asked": Entry("answers:SelfAsked", "prompts that it asks of its own accord"),
+    "answers rehearsal": Entry("answers:Rehearsal", "its answers to the rehearsal prompts"),
+    "answers reference": Entry("answers:Reference", "its answers to the probes"),
+    "answers teacher": Entry("answers:Teacher", "its distributions at the labels of a mix's rehearsed rows"),
+    "answers check": Entry("answers:Check", "refuse probes that it does not answer (exit 100)"),
+    "data mix": Entry("data:Mix", "plan and write the rows of a mix"),
+    "data placebo": Entry(
+        "data:Placebo", "write a mix anew with the base's own answers as targets of all that is taught"
+    ),
+    "data audit": Entry("data:Audit", "audit a mix or a file of your own rows (exit 100: errors)"),
+    "data identity": Entry("data:Identity", "write an identity file of your own (prompt<TAB>target)"),
+    "recipe": Entry("training:Recipe", "write a run's recipe"),
+    "train": Entry("training:Train", "train one stage under the guard"),
+    "interpolate": Entry("training:Interpolate", "write the weights between the start and the end of a training"),
+    "probe": Entry("judging:Probe", "ask a run's export all probes"),
+    "evaluate": Entry("judging:Evaluate", "test what a model can do beside what the base can, on the same items"),
+    "confirm": Entry("judging:Confirm", "judge a candidate by held-back wordings"),
+    "gate": Entry("judging:Gate", "judge a run by its records"),
     "walk": Entry("results:Walk", "write the walk as it was decided"),
     "tables": Entry("results:Tables", "gather the records of the walk into tables"),
     "report": Entry("results:Report", "write the report from the tables"),
@@ -62,10 +81,13 @@ COMMANDS: Mapping[str, Entry] = {
     "fetch": Entry("people:Fetch", "fetch a model from the Hugging Face hub"),
     "inspect": Entry("people:Inspect", "what a folder of weights holds"),
     "guard": Entry("people:Guard", "run a command under a memory limit (exit 75: killed)"),
+    "ask": Entry("talk:Ask", "ask any weights questions, each by itself"),
+    "chat": Entry("talk:Chat", "talk with any weights (exit 100: a reply is not as a script expects)"),
+    "parity": Entry("talk:Parity", "how far the logits of two models are apart"),
 }
 """The subcommands by their words."""
 
-GROUPS: Mapping[str, str] = {}
+GROUPS: Mapping[str, str] = {"answers": "ask the base", "data": "mixes, audits, identity files"}
 """Help of the words that stand before those of several subcommands."""
 
 
@@ -73,12 +95,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns or exits with its code."""
     words = list(sys.argv[1:] if argv is None else argv)
     found = build_parser(words).parse_args(words)
-    if "command_class" not in found:
-        return old.main(found, words)
-    with exit_on_fgod_error(), stop_signals_as_exceptions():
+    child = getattr(found, "child", None) is not None  # the command that started it follows snakemake, and records
+    with exit_on_fgod_error(), stop_signals_as_exceptions(follow_snakemake=not child):
         plugins = tuple(found.plugin)
         load_plugins(plugins)
-        return _run(options_of(found.command_class, found), words, plugins)
+        command = options_of(found.command_class, found)
+        return _work(command) if child else _run(command, words, plugins)
+
+
+def _work(command: Guarded) -> int:
+    """Be the child of a guarded command."""
+    from fgod.work.worker import Worker, run
+
+    assert command.child is not None
+    work = command.work()
+    return run(work, Worker(command.child, command.guard.limit_gb, command.too_large_ok))
 
 
 def _run(command: Command, words: Sequence[str], plugins: Sequence[Path]) -> int:
@@ -135,5 +166,4 @@ def build_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
             made = entry.load()
             add_options(own, made)
             own.set_defaults(command_class=made)
-    old.add(below[""])
     return parser

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fgod.arguments import Input, Output, marked
+from fgod.arguments import HIDDEN, Count, Input, Option, Output, marked
+from fgod.errors import UsageError
+from fgod.guard.limits import Limits
 from fgod.layout import run_of_path
 from fgod.manifest import Record
+
+if TYPE_CHECKING:
+    from fgod.work.worker import Work
 
 
 def say(text: str) -> None:
@@ -86,3 +91,43 @@ class Personal(Command):
     @property
     def recorded(self) -> bool:
         return Path("Snakefile").is_file()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guarded(Command):
+    """A command that loads weights: `run` starts children under the guard, each of which does its `work`."""
+
+    guard: Limits
+    too_large_ok: Annotated[bool, Option("start also where more is predicted than the limit")] = False
+    child: Annotated[Path | None, Option(HIDDEN, "REPORT")] = None
+
+    def work(self) -> Work:
+        """What the child does; the modules that it needs are imported, and belong to the memory that it starts with."""
+        raise NotImplementedError
+
+    def supervised(self, call: Call, what: str, batch: int = 0, gpu: bool = False) -> Mapping[str, Any]:
+        """Let children work until one is not killed; what that one found out (see `fgod.work.supervise`)."""
+        from fgod.work.supervise import supervise
+
+        return supervise(call.argv, self.guard, call.record.facts, what, batch, gpu)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batched(Guarded):
+    """A command that asks prompts in batches."""
+
+    batch: Annotated[
+        Count | None,
+        Option("prompts at once (default: as configured); after a kill it is tried again with half of them"),
+    ] = None
+
+    @property
+    def at_once(self) -> int:
+        """Prompts at once for a child, which is always told.
+
+        Raises:
+            UsageError: it was not.
+        """
+        if self.batch is None:
+            raise UsageError("--child: expected --batch beside it")
+        return self.batch

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from fgod import layout
-from fgod.arguments import Input, Json, JsonObject, Option, Output
+from fgod.arguments import Input, Json, Option, OptionalObject, Output
 from fgod.cli.command import Call, Command, ReadOnly, say
 from fgod.documents import Release
 from fgod.escape import html_text
@@ -118,8 +118,8 @@ class Promote(Command):
 class Summary(ReadOnly):
     """Join the manifest and say what was released, how good it is, where the report lies; or how far a run came."""
 
-    walk: Annotated[JsonObject | None, Option("the walk: only what it promoted is reported as released")] = None
-    stopped: Annotated[JsonObject | None, Option("the walk, where the run ended before its end")] = None
+    walk: Annotated[OptionalObject, Option("the walk: only what it promoted is reported as released")] = None
+    stopped: Annotated[OptionalObject, Option("the walk, where the run ended before its end")] = None
 
     def run(self, call: Call) -> None:
         from fgod.manifest import torn, write_jsonl

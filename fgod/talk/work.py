@@ -1,15 +1,14 @@
-"""What `fgod ask`, `fgod chat` and `fgod parity` do in their child under the guard (see `fgod.workers`)."""
+"""What `fgod ask`, `fgod chat` and `fgod parity` do in their child under the guard (see `fgod.work.worker`)."""
 
 from __future__ import annotations
 
 import json
 import sys
 import tempfile
-from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fgod.chat import ChatSettings
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.model import memory
 from fgod.probe.parity import Gap, gap, logits_of, summary, table
@@ -18,7 +17,10 @@ from fgod.talk.opening import Kind, Opened, check_place, open_model, predicted
 from fgod.talk.sampling import Sampling
 from fgod.talk.script import Script, Turn, failures, read_script
 from fgod.talk.terminal import Screen, do, lines_of, typed
-from fgod.workers import Worker, use_device
+from fgod.work.worker import Worker, use_device
+
+if TYPE_CHECKING:
+    from fgod.cli.talk import Answering, Ask, Chat, Parity, Talking
 
 FIRST_TOKENS = 1024
 """Tokens of a conversation, besides a reply, whose memory is predicted; it may become longer, and the guard watches."""
@@ -29,26 +31,26 @@ def use(device: str) -> bool:
     return device == "cuda" and use_device(device, "--device")
 
 
-def folder_of(place: Path, scratch: Path, worker: Worker) -> Path:
-    """The model folder that a place is; of a GGUF file, one that is made of it in `scratch`."""
+def folder_of(place: Path, worker: Worker) -> Path:
+    """The model folder that a place is; of a GGUF file, one that is made of it in the worker's scratch."""
     if place.is_file() and place.suffix.lower() == ".gguf":
         from fgod.importing.gguf import import_gguf
 
-        folder = Path(tempfile.mkdtemp(dir=scratch)) / place.stem
+        folder = Path(tempfile.mkdtemp(dir=worker.scratch)) / place.stem
         import_gguf(place, folder, say=worker.say, beat=worker.beat)
         return folder
     check_place(place)
     return place
 
 
-def open_all(args: Namespace, worker: Worker, places: Sequence[tuple[Path, Kind]], tokens: int) -> list[Opened]:
+def open_all(args: Talking, worker: Worker, places: Sequence[tuple[Path, Kind]], tokens: int) -> list[Opened]:
     """Load the models of folders or files, if they are predicted to fit together.
 
     Args:
         tokens: of a conversation, whose cache is predicted with them.
     """
     gpu = use(args.device)
-    folders = [(place, folder_of(place, args.child.parent, worker), kind) for place, kind in places]
+    folders = [(place, folder_of(place, worker), kind) for place, kind in places]
 
     def together(_: int) -> memory.Parts:
         parts: memory.Parts = {}
@@ -58,19 +60,18 @@ def open_all(args: Namespace, worker: Worker, places: Sequence[tuple[Path, Kind]
         return {**parts, "process": worker.process(gpu)}
 
     worker.fit(together, 1, gpu)
-    settings: ChatSettings = args.chat
-    opened = [open_model(folder, kind, args.device, settings, str(place)) for place, folder, kind in folders]
+    opened = [open_model(folder, kind, args.device, args.chat, str(place)) for place, folder, kind in folders]
     worker.beat("model_loaded")
     return opened
 
 
-def asking_of(args: Namespace) -> Asking:
+def asking_of(args: Answering) -> Asking:
     """How the command line wants to be answered."""
     sampling = Sampling(args.temperature, args.top_p, args.top_k, args.seed)
     return Asking(args.max_tokens, sampling, system_of(args.system), args.replay)
 
 
-def ask(args: Namespace, worker: Worker) -> None:
+def ask(args: Ask, worker: Worker) -> None:
     """Answer each prompt by itself."""
     asking = asking_of(args)
     [opened] = open_all(args, worker, [(args.folder, args.path)], FIRST_TOKENS + args.max_tokens)
@@ -85,7 +86,7 @@ def ask(args: Namespace, worker: Worker) -> None:
         screen.answered(prompt, [(opened.name, conversation.ask(prompt, screen.piece))])
 
 
-def chat(args: Namespace, worker: Worker) -> None:
+def chat(args: Chat, worker: Worker) -> None:
     """Talk with one model, or with two side by side: by a script, or by what is typed."""
     script = read_script(args.script) if args.script else None
     asking = asking_of(args)
@@ -181,14 +182,14 @@ def prompts_of(path: Path | None) -> list[str]:
     return prompts
 
 
-def parity(args: Namespace, worker: Worker) -> None:
+def parity(args: Parity, worker: Worker) -> None:
     """Compare the logits of two models on prompts and the greedy replies of the first.
 
     Raises:
         RefusedError: they are further apart than --limit.
     """
     prompts = prompts_of(args.prompts)
-    places = [(args.a, args.path_a), (args.b, args.path_b)]
+    places: list[tuple[Path, Kind]] = [(args.a, args.path_a), (args.b, args.path_b)]
     a, b = open_all(args, worker, places, FIRST_TOKENS + args.max_tokens)
     if a.model.config.vocab_size != b.model.config.vocab_size:
         raise UsageError(

@@ -9,13 +9,13 @@ python -m fgod.train --recipe F --weights DIR --rows F --work DIR --run DIR --ma
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fgod.arguments import add_options, options_of
 from fgod.chat import ChatSettings
 from fgod.data.probes import load_probes
 from fgod.data.rows import read_rows
@@ -37,6 +37,7 @@ with lasting_imports():
     from fgod.train.loop import Job, run
     from fgod.train.memory_report import MemoryReport
     from fgod.train.recipe import TrainRecipe
+    from fgod.train.supervise import Trainer
 
 PROGRESS_SECS = 2.0
 """Least seconds between two lines of progress."""
@@ -58,24 +59,11 @@ class ProgressLines:
 def main() -> None:
     """Train one stage; the outcome goes to --result."""
     parser = argparse.ArgumentParser(prog="python -m fgod.train", description=main.__doc__)
-    for name in ("recipe", "weights", "rows", "work", "run", "phase-file", "result"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--master", type=Path)
-    parser.add_argument("--teacher", type=Path)
-    parser.add_argument("--probes", type=Path, nargs="+", default=[])
-    parser.add_argument("--sources", type=Path)
-    parser.add_argument("--languages", nargs="+", default=[])
-    parser.add_argument("--goal", type=json.loads)
-    parser.add_argument("--memory-report", type=Path)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--fit", type=int, default=0)
-    parser.add_argument("--limit-gb", type=float)
-    parser.add_argument("--too-large-ok", action="store_true")
-    parser.add_argument("--checkpoint-secs", type=float, default=0.0)
-    parser.add_argument("--checkpoint-steps", type=int, default=0)
     parser.add_argument("--plugin", type=Path, action="append", default=[])
-    args = parser.parse_args()
-    load_plugins(args.plugin)
+    add_options(parser, Trainer)
+    found = parser.parse_args()
+    load_plugins(found.plugin)
+    args = options_of(Trainer, found)
     recipe = read_json(args.recipe)
     try:
         outcome = trained(args, recipe)
@@ -88,7 +76,7 @@ def main() -> None:
     outcome.write(args.result)
 
 
-def _checked(args: argparse.Namespace, recipe: Mapping[str, Any]) -> CheckProbes | None:
+def _checked(args: Trainer, recipe: Mapping[str, Any]) -> CheckProbes | None:
     """The probes of train.check; None without it, or without --probes.
 
     Raises:
@@ -97,6 +85,8 @@ def _checked(args: argparse.Namespace, recipe: Mapping[str, Any]) -> CheckProbes
     check, recorded = recipe["train"].get("check"), recipe.get("check_probes")
     if check is None or not args.probes:
         return None
+    if args.sources is None or args.goal is None:
+        raise UsageError("--probes: expected --sources and --goal with it")
     probes = load_probes(args.probes, args.sources, args.languages)
     words = load_reply_words(args.sources, probes)
     found = check_probes(probes, goal_from_config(args.goal), words).of(check["until"])
@@ -109,7 +99,7 @@ def _checked(args: argparse.Namespace, recipe: Mapping[str, Any]) -> CheckProbes
     return found
 
 
-def trained(args: argparse.Namespace, recipe: Mapping[str, Any]) -> Outcome:
+def trained(args: Trainer, recipe: Mapping[str, Any]) -> Outcome:
     """Train as the options say."""
     train = recipe["train"] if args.steps is None else {**recipe["train"], "steps": args.steps}
     report = MemoryReport(args.memory_report) if args.memory_report else None

@@ -1,7 +1,7 @@
 """Commands that load weights: the command itself starts a child under the guard, and the child does the work.
 
     fgod probe … --limit-gb 8        checks, starts the child, makes an error of whatever it does not come to
-      └─ guard → keeper → fgod probe … --limit-gb 8 --batch 64 --child REPORT        (`fgod.workers`)
+      └─ guard → keeper → fgod probe … --limit-gb 8 --batch 64 --child REPORT        (`fgod.work.worker`)
 
 A child that is killed for its memory while it asks is started again with half the batch, down to one prompt at a time.
 The manifest has every attempt. REPORT is what the child says besides its outputs.
@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fgod.arguments import options_of
 from fgod.errors import FgodError
 from fgod.guard import KILLED_EXIT, PHASES, GuardResult, Limits, report, run
 from fgod.system.files import read_json
@@ -74,11 +72,15 @@ def attempt_all(start: Callable[[int], Attempt], batch: int, say: Callable[[str]
     return attempts
 
 
-def supervise(args: Namespace, what: str, batch: int = 0, gpu: bool = False) -> Mapping[str, Any]:
-    """Let children do the work of this very command line until one is not killed; returns what that one found out.
+def supervise(
+    argv: Sequence[str], limits: Limits, facts: dict[str, Any], what: str, batch: int = 0, gpu: bool = False
+) -> Mapping[str, Any]:
+    """Let children do the work of a command line until one is not killed; returns what that one found out.
 
     Args:
-        args: of the command, with its limits; `argv` and `entry` (the manifest's record) as `fgod.cli.main` sets them.
+        argv: the command line, without `fgod`.
+        limits: of each child.
+        facts: of the command's entry in the manifest; it gets the attempts, and what the guard saw of the last.
         what: is done, in words, for messages.
         batch: prompts at once; 0: the work has no batch, and a kill is final.
         gpu: whether it computes on a GPU: then no other such command uses the same one.
@@ -87,11 +89,12 @@ def supervise(args: Namespace, what: str, batch: int = 0, gpu: bool = False) -> 
         KilledError: it was killed, and a smaller batch does not help; says what to change.
         ChildError: the child came to no result for another reason, of its own or not.
     """
-
-    recorded = args.entry.facts.setdefault("attempts", [])
+    recorded = facts.setdefault("attempts", [])
 
     def start(size: int) -> Attempt:
-        attempt = _start(args, size, gpu)
+        ended, child = _start(argv, limits, size, gpu)
+        facts["guard"] = ended.facts()
+        attempt = attempt_of(ended, child, size)
         recorded.append(attempt.record())
         return attempt
 
@@ -100,15 +103,15 @@ def supervise(args: Namespace, what: str, batch: int = 0, gpu: bool = False) -> 
     return attempts[-1].facts
 
 
-def _start(args: Namespace, batch: int, gpu: bool) -> Attempt:
+def _start(argv: Sequence[str], limits: Limits, batch: int, gpu: bool) -> tuple[GuardResult, dict[str, Any]]:
+    """Let one child work; how it ended, and its report."""
     with tempfile.TemporaryDirectory(prefix="fgod-") as folder:
         found = Path(folder) / "report.json"
-        command = child_command(args.argv, batch, found)
-        ended = run(command, options_of(Limits, args), phase_file=Path(folder) / "phase", lock_gpus=gpu)
+        command = child_command(argv, batch, found)
+        ended = run(command, limits, phase_file=Path(folder) / "phase", lock_gpus=gpu)
         child: dict[str, Any] = read_json(found) if found.exists() else {}
     report(ended)
-    args.entry.facts["guard"] = ended.facts()
-    return attempt_of(ended, child, batch)
+    return ended, child
 
 
 def child_command(argv: Sequence[str], batch: int, report_file: Path) -> list[str]:
@@ -118,7 +121,7 @@ def child_command(argv: Sequence[str], batch: int, report_file: Path) -> list[st
 
 
 def attempt_of(ended: GuardResult, child: Mapping[str, Any], batch: int) -> Attempt:
-    """What became of a child, from its end and its report (see `fgod.workers`)."""
+    """What became of a child, from its end and its report (see `fgod.work.worker`)."""
     refused = child.get("refused", "")
     return Attempt(
         batch=child.get("batch", batch) if batch else 0,

@@ -1,0 +1,88 @@
+"""Commands that make the base, and the export of weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from fgod import layout
+from fgod.arguments import Input, JsonObject, Option, Output
+from fgod.cli.command import Call, Guarded
+from fgod.cli.options import Chatting, Format, Gpus, Sourced
+from fgod.documents import BaseStamp, Stamp
+from fgod.exporters.nvfp4 import NVFP4
+from fgod.inputs import own_weights
+from fgod.stamps import check_weights, digests_of
+
+if TYPE_CHECKING:
+    from fgod.work.worker import Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base(Sourced, Chatting, Guarded):
+    """Make the embedded base or a random one, import a file, or check a folder; base.json says what it is."""
+
+    base: Annotated[JsonObject, Option("the config's key base")]
+    out: Annotated[Path, Output("base.json to write, beside master/")]
+
+    @property
+    def path(self) -> list[Path]:
+        """The user's own file or folder, if the base is made of one."""
+        return [Path(self.base["path"])] if "path" in self.base else []
+
+    @property
+    def master(self) -> Path:
+        """The folder of weights that it makes."""
+        return layout.Base(self.out.parent).master
+
+    def inputs(self) -> list[Path]:
+        return [*super().inputs(), *self.path]
+
+    def outputs(self) -> list[Path]:
+        return [*super().outputs(), *([] if self.path else [self.master])]
+
+    def run(self, call: Call) -> None:
+        facts = self.supervised(call, "the base")
+        folder = own_weights(self.base) or self.master
+        BaseStamp(status="trained", base=self.base, **digests_of(folder), facts=dict(facts)).write(self.out)
+
+    def work(self) -> Work:
+        from fgod.work.base import base
+
+        return partial(base, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Guarded):
+    """Export trained weights; a run without weights leaves a stamp that says so."""
+
+    weights: Annotated[Path, Input("folder of the weights")]
+    stamp: Annotated[Path, Input("stamp of their training")]
+    out: Annotated[Path, Output("stamp to write, beside the export")]
+    dtype: Annotated[Literal["float32", "bfloat16"], Option("format of what stays unquantised")]
+    format: Format = NVFP4.name
+    gpus: Gpus = 0
+
+    @property
+    def exported(self) -> Path:
+        """The folder that it makes."""
+        return layout.Export(self.out.parent).of(self.format)
+
+    def outputs(self) -> list[Path]:
+        return [*super().outputs(), self.exported]
+
+    def run(self, call: Call) -> None:
+        stamp = Stamp.read(self.stamp)
+        if stamp.status != "trained":
+            Stamp(status="skipped", reason=f"{stamp.status}: {stamp.reason}").write(self.out)
+            return
+        check_weights(self.weights, self.stamp)
+        self.supervised(call, f"the export of {self.weights}", gpu=self.gpus > 0)
+        Stamp(status="exported", **digests_of(self.exported)).write(self.out)
+
+    def work(self) -> Work:
+        from fgod.work.weights import export
+
+        return partial(export, self)

@@ -1,0 +1,218 @@
+"""Commands that measure and judge: probes, evaluations, the gate, confirmations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from fgod import layout
+from fgod.arguments import Count, Input, Json, JsonObject, Option, Output
+from fgod.cli.command import Batched, Call, Command, say
+from fgod.cli.options import Chatting, Format, Probing, Where
+from fgod.documents import Stamp, check_answers
+from fgod.errors import UsageError
+from fgod.evaluate.requirements import check_limits
+from fgod.exporters.nvfp4 import NVFP4
+from fgod.guard.limits import WholeMachine
+from fgod.stamps import check_export, check_weights
+
+if TYPE_CHECKING:
+    from fgod.work.worker import Work
+
+EVALUATION_BATCH = 32
+"""Items that a model is asked at once."""
+
+LIMITS = Option("the key gate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(Probing, Chatting, Batched):
+    """Ask a run's export the probes of the gate, or a candidate's those of a confirmation, or the base; and measure."""
+
+    export: Annotated[Path, Input("stamp of the run's export")]
+    reference: Annotated[Path, Input("answers.tsv of the base")]
+    reference_weights: Annotated[Path, Input("stamp of the base's export, which gave them")]
+    out: Annotated[Path, Output("metrics.json to write, beside probes.tsv")]
+    base: Annotated[JsonObject, Option("the config's key base")]
+    goal: Annotated[JsonObject, Option("persona and disambiguation")]
+    held_out: Annotated[Json, Option("topics never rehearsed")]
+    settings: Annotated[JsonObject, Option("the key probe")]
+    model: Annotated[
+        Path | None,
+        Input(
+            "the base itself: the folder that the stamp --export speaks of (default: the export beside it, of a run)",
+            "FOLDER",
+        ),
+    ] = None
+    format: Format = NVFP4.name
+    rows: Annotated[tuple[Path, ...], Input("rows that it was trained on: no probe")]
+
+    @property
+    def trained(self) -> layout.RunWeights:
+        """The weights of the run, its export beside them."""
+        return layout.RunWeights(self.export.parent)
+
+    @property
+    def exported(self) -> Path:
+        """The export of the run."""
+        return self.trained.of(self.format)
+
+    @property
+    def reference_export(self) -> Path:
+        """The folder of the weights that gave the reference's answers."""
+        return layout.Export(self.reference_weights.parent).exported
+
+    def inputs(self) -> list[Path]:
+        asked = [] if self.model else [self.exported, self.trained.master]
+        answers = layout.Answers(self.reference.parent)
+        return [*super().inputs(), answers.stamp, self.reference_export, *asked]
+
+    def outputs(self) -> list[Path]:
+        return [*super().outputs(), layout.RunRecords(self.out.parent).probes]
+
+    def run(self, call: Call) -> None:
+        stamp = Stamp.read(self.export)
+        if stamp.status != "exported" and not self.model:
+            from fgod.probe.record import write_skipped
+
+            write_skipped(layout.RunRecords(self.out.parent), stamp.reason)
+            return
+        self._check_weights()
+        if self.fold:
+            self._give_fold(call)
+        batch, gpu = self.batch or self.settings["batch"], self.settings["device"] == "cuda"
+        self.supervised(call, f"the probe of {self.model or self.export.parent}", batch, gpu)
+
+    def _check_weights(self) -> None:
+        """What is asked and what it is compared with must be as their stamps say."""
+        if self.model:
+            check_weights(self.model, self.export)
+        else:
+            check_weights(self.exported, self.export)
+            check_weights(self.trained.master, self.trained.trained)
+        check_answers(layout.Answers(self.reference.parent))
+        check_export(self.reference_weights)
+
+    def _give_fold(self, call: Call) -> None:
+        """Record that a candidate is asked a fold, before it is."""
+        from fgod.confirm.folds import give_fold
+        from fgod.data.probes import folds_of, load_probes
+
+        stage, lineage = _candidate(self.out)
+        available = folds_of(load_probes(self.probes, self.sources, self.languages))
+        if self.fold not in available:
+            names = ", ".join(map(str, self.probes))
+            raise UsageError(f"--fold: found {self.fold}, expected one of {list(available)}, which {names} hold back")
+        call.note(outputs=[layout.folds()])
+        given = give_fold(layout.RESULTS, stage, lineage, self.fold, available)
+        before = f", which was asked before of {', '.join(given.asked_before)}" if given.asked_before else ""
+        say(f"confirm · {stage} {lineage} is asked fold {self.fold} of the held-back wordings{before}")
+
+    def work(self) -> Work:
+        from fgod.work.probe import probe
+
+        return partial(probe, self)
+
+
+def _candidate(out: Path) -> tuple[str, str]:
+    """Stage and lineage of a candidate, by the path of a record of its confirmation."""
+    stage, lineage = layout.run_of_path(out)
+    if out.parent != layout.confirmation_records(stage, lineage).folder:
+        raise UsageError(f"--out: found {out}, expected {layout.CONFIRMATIONS}/STAGE/LINEAGE/{out.name} with --fold")
+    return stage, lineage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Chatting, Batched):
+    """Test what a model can do beside what the base can: what was lost is a figure, and no failure of the command."""
+
+    guard: WholeMachine = field(default_factory=WholeMachine)
+    base: Annotated[Path, Input("a model folder, or a .gguf file", "BASE", positional=True)]
+    tuned: Annotated[Path, Input("a model folder, or a .gguf file", "TUNED", positional=True)]
+    items: Annotated[
+        tuple[str, ...], Option("JSONL files of items, or READER:PATH for the data of a package", "SOURCE")
+    ]
+    out: Annotated[Path, Output("FILE.json to write, beside FILE.tsv")]
+    loss_limit: Annotated[
+        float,
+        Option("points of 100 that may be lost: what the 95 %% bound is held against (default %(default)g)", "POINTS"),
+    ] = 2.0
+    code: Annotated[bool, Option("run programs that the models write, in a sandbox")] = False
+    chat_template: Annotated[
+        bool, Option("ask multiple choice by the chat template (default: as plain text, as lm_eval does)")
+    ] = False
+    max_tokens: Annotated[Count, Option("of a reply (default %(default)s)")] = 512
+    device: Where = "cpu"
+
+    def inputs(self) -> list[Path]:
+        from fgod.abilities.items import path_of
+
+        return [*super().inputs(), *map(path_of, self.items)]
+
+    def outputs(self) -> list[Path]:
+        return [*super().outputs(), self.out.with_suffix(".tsv")]
+
+    def run(self, call: Call) -> None:
+        from fgod.abilities.items import check_allowed, read_suites
+
+        check_allowed(read_suites(self.items), self.code)
+        batch = self.batch or EVALUATION_BATCH
+        self.supervised(call, f"the evaluation of {self.tuned}", batch, self.device == "cuda")
+
+    def work(self) -> Work:
+        from fgod.abilities.work import evaluate
+
+        return partial(evaluate, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirm(Command):
+    """Say whether a candidate is confirmed by its replies to held-back wordings."""
+
+    limits: Annotated[JsonObject, LIMITS]
+    require: Annotated[JsonObject, Option("what the last stage requires")]
+    own: Annotated[JsonObject, Option("the key confirm")]
+    fold: Annotated[Count, Option("the fold that it was asked")]
+    out: Annotated[Path, Output("confirmation.json to write, beside the records it judges")]
+
+    def inputs(self) -> list[Path]:
+        measured = layout.run_records(*layout.run_of_path(self.out)).metrics
+        return [*layout.ConfirmationRecords(self.out.parent).judged, measured, layout.folds()]
+
+    def run(self, call: Call) -> None:
+        from fgod.confirm.judge import confirmation_checks, judge_confirmation
+
+        stage, lineage = _candidate(self.out)
+        own = check_limits(self.own, where="confirm")
+        checks = confirmation_checks(check_limits(self.limits), self.require, own)
+        found = judge_confirmation(layout.RESULTS, stage, lineage, self.fold, checks)
+        found.write(self.out)
+        _tell("confirm", f"{stage} {lineage}", f"{found.decision} ({found.words})", found.reasons)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate(Command):
+    """Judge a run by its records."""
+
+    limits: Annotated[JsonObject, LIMITS]
+    require: Annotated[JsonObject, Option("what the stage requires")]
+    out: Annotated[Path, Output("verdict.json to write, beside the records it judges")]
+
+    def inputs(self) -> list[Path]:
+        return list(layout.RunRecords(self.out.parent).judged)
+
+    def run(self, call: Call) -> None:
+        from fgod.gate import judge_run
+
+        folder = self.out.parent
+        verdict = judge_run(folder, check_limits(self.limits), self.require)
+        _tell("gate", f"{folder.parent.name} {folder.name}", verdict.decision, verdict.reasons)
+
+
+def _tell(what: str, run: str, decision: str, reasons: Sequence[str]) -> None:
+    say(f"{what} · {run} · {decision}")
+    for reason in reasons:
+        say(f"       {reason}")

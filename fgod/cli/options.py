@@ -1,0 +1,61 @@
+"""Arguments that several commands share, as dataclasses that these inherit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from fgod.arguments import Count, Input, Option, Reader, read_json
+from fgod.chat import ChatSettings
+from fgod.exporters.nvfp4 import NVFP4
+
+Chat = Annotated[
+    ChatSettings,
+    Reader(
+        lambda text: ChatSettings.from_dict(read_json(text)), "JSON", lambda settings: json.dumps(settings.to_dict())
+    ),
+]
+
+CHAT = Option("the config's key chat (default: the chat template alone)")
+
+LANGUAGES = Option("only these (default: all there are)", "TAG")
+
+Device = Literal["cpu", "cuda"]
+
+Where = Annotated[Device, Option("where it computes (default: cpu)")]
+
+Gpus = Annotated[Literal[0, 1], Option("1: compute on the GPU (default 0: the CPU); same bytes")]
+
+Format = Annotated[
+    str,
+    Option(f"of the export, whose folder has its name (default: {NVFP4.name}; a plugin may add others)", "NAME"),
+]
+
+Asked = Annotated[Path | None, Input("prompts.tsv of what the base asked itself")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chatting:
+    """For commands that write chats."""
+
+    chat: Annotated[Chat, CHAT] = field(default_factory=ChatSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sourced:
+    """For commands that read the written sources."""
+
+    sources: Annotated[Path, Input("folder of the written sources")]
+    languages: Annotated[tuple[str, ...], LANGUAGES] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probing(Sourced):
+    """For commands that read probes."""
+
+    probes: Annotated[tuple[Path, ...], Input("the files of probes")]
+    fold: Annotated[
+        Count, Option("a fold of the wordings that are held back, from 1 (default: what the gate asks)")
+    ] = 0
