@@ -23,6 +23,7 @@ from fgod.documents import Metrics, Outcome, Probed, PromotedRun, Release, Stamp
 from fgod.errors import UsageError
 from fgod.evaluate.metric import Estimate
 from fgod.probe.record import write_probes, write_skipped
+from fgod.project import DEFAULT
 from fgod.registry import METRICS
 from fgod.system.files import file_digests, write_json
 
@@ -183,6 +184,10 @@ def test_every_input_and_output_of_a_command_is_in_its_entry():
         if name == "train":
             made = replace(made, memory_report=None)
             del given["memory_report"]
+        if name == "init":
+            made = replace(made, config=DEFAULT)
+            del given["folder"]  # its files are listed one by one
+            assert Path("x/folder/config.yaml") in made.outputs()
         held = {Input: set(made.inputs()), Output: set(made.outputs())}
         for one in arguments_of(entry.load()):
             for mark in (Input, Output):
@@ -200,7 +205,7 @@ def test_what_lies_beside_the_arguments_is_in_the_entry_too():
     assert made.run_of() == ("A", "x")
     assert parse([*words.split(), *run, "--memory-report", "m.tsv"]).outputs() == [Path("m.tsv")]
     export = "export --weights w --stamp s --out artifacts/A/x/exported.json --dtype bfloat16 --limit-gb 1"
-    assert parse(export.split()).outputs()[1:] == [layout.Export(Path("artifacts/A/x")).nvfp4]
+    assert parse(export.split()).outputs()[1:] == [layout.Export(Path("artifacts/A/x")).of("nvfp4")]
     gate = parse(["gate", "--limits", "{}", "--require", "{}", "--out", "results/runs/A/x/verdict.json"])
     assert gate.inputs() == list(layout.RunRecords(Path("results/runs/A/x")).judged)
 
