@@ -25,7 +25,7 @@ PLUGIN = Path(__file__).parent / "plugins" / "fp8.py"
 IDS = torch.tensor([[5, 6, 7, 9, 11, 2]])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # a process imports a plugin once
 def fp8() -> Exporter:
     """The plugin's format; other tests refuse it, so it is taken away again."""
     load_plugins([PLUGIN])
