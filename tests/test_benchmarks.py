@@ -31,7 +31,7 @@ def check(module: str, name: str) -> None:
 
 def test_tables_in_the_documents_are_what_was_measured() -> None:
     report = runpy.run_path(str(FOLDER / "masters_report.py"))
-    tables = report["tables"](report["groups"](report["read"](report["LINES"])))
+    tables = report["tables"](report["groups"](report["read_texts"](report["LINES"])))
     for name, table in tables.items():
         document = (report["DOCUMENTS"] / report["DOCUMENT"][name]).read_text(encoding="utf-8")
         assert f"<!-- {name} -->\n{table}\n<!-- /{name} -->" in document, "run python benchmarks/masters_report.py"
