@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,12 +46,12 @@ class Call:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Command:
+class Command(ABC):
     """A subcommand of fgod; its fields are its arguments (`fgod.arguments`)."""
 
+    @abstractmethod
     def run(self, call: Call) -> int | None:
         """Do it; the exit code, None for 0."""
-        raise NotImplementedError
 
     @property
     def recorded(self) -> bool:
@@ -101,9 +102,9 @@ class Guarded(Command):
     too_large_ok: Annotated[bool, Option("start also where more is predicted than the limit")] = False
     child: Annotated[Path | None, Option(HIDDEN, "REPORT")] = None
 
+    @abstractmethod
     def work(self) -> Work:
         """What the child does; the modules that it needs are imported, and belong to the memory that it starts with."""
-        raise NotImplementedError
 
     def supervised(self, call: Call, what: str, batch: int = 0, gpu: bool = False) -> Mapping[str, Any]:
         """Let children work until one is not killed; what that one found out (see `fgod.work.supervise`)."""

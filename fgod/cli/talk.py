@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,9 +34,9 @@ class Talking(Chatting, Guarded, ReadOnly):
     max_tokens: Annotated[Count, Option("of a reply (default %(default)s)")] = 512
 
     @property
+    @abstractmethod
     def what(self) -> str:
         """What is done, in words, for messages."""
-        raise NotImplementedError
 
     def run(self, call: Call) -> None:
         self.supervised(call, self.what, gpu=self.device == "cuda")
