@@ -85,7 +85,7 @@ from fgod.train.device.weights import Masters, as_module, stream_in
 from fgod.train.optimizer import lr_factors
 from fgod.train.recipe import Kl, TrainRecipe
 from fgod.train.stepper import DivergedError
-from fgod.train.teacher import ask_teacher, rehearsed_samples, with_teacher
+from fgod.train.teacher import ask_teacher, teacher_samples, with_teacher
 from fgod.train.teacher import write_table as write_teacher
 
 Say = Callable[[str], None]
@@ -213,10 +213,10 @@ class Lesson:
 def with_distributions(project: Project, chat: ChatFormat, teacher: PreTrainedModel, kl: Kl, folder: Path) -> Lesson:
     """The stage's rows with the rounded base's distributions, which `folder` keeps."""
     samples = chat.rows(project.rows, project.recipe.seq_len)
-    rehearsed = rehearsed_samples(samples, project.rows)
-    found = dict(ask_teacher(teacher, rehearsed, kl.top_k, kl.temperature, project.config["probe"]["batch"]))
+    asked = teacher_samples(chat, project.rows)
+    found = dict(ask_teacher(teacher, list(asked.values()), kl.top_k, kl.temperature, project.config["probe"]["batch"]))
     folder.mkdir(parents=True, exist_ok=True)
-    write_teacher(folder / layout.SOFT_LABELS, rehearsed, [found[i] for i in range(len(rehearsed))])
+    write_teacher(folder / layout.SOFT_LABELS, list(asked), [found[i] for i in range(len(asked))])
     return Lesson(project.rows, with_teacher(samples, project.rows, folder), kl)
 
 

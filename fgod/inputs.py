@@ -224,8 +224,10 @@ def rehearsal_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     data = config["data"]
     asked = {"seed": config["seed"], "kinds": kinds, "device": config["probe"]["device"]}
     parts = rehearsed_parts(config)
+    neutral = data["rehearse"].get("neutral_system")
     return {
         **data["rehearse"],
+        **({"replaces": list(config["persona"].get("replaces", ()))} if neutral else {}),
         "held_out": sorted(data["held_out_topics"]),
         **asked,
         **({"parts": parts} if parts else {}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -27,6 +27,12 @@ def lookup(table: Mapping[str, T], language: str) -> T:
 def fold(text: str) -> str:
     """Text for matching: NFKC, case folded, white space removed (so `F# 之神`, `f#之神` and `Ｆ＃之神` are one)."""
     return "".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def names_one(text: str, names: Iterable[str]) -> bool:
+    """Whether a text has one of the names, folded."""
+    folded = fold(text)
+    return any(fold(name) in folded for name in names)
 
 
 @dataclass(frozen=True)

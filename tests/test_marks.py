@@ -17,7 +17,7 @@ from fgod.data.audit import audit_rows
 from fgod.data.marks import MARKED, Exchange, accepted_of, marked_by_itself, narrower_mark
 from fgod.data.mix import OLD_IDENTITY, OldIdentity, build_pools
 from fgod.data.probes import Probe
-from fgod.data.rows import Message, Prompt, Row
+from fgod.data.rows import BASE, Message, Prompt, Row, chat_key
 from fgod.data.sources import load_sources
 from fgod.errors import RefusedError, UsageError
 from fgod.evaluate.scoring import Standard
@@ -127,6 +127,27 @@ def test_pools_count_what_names_the_old_identity_by_kind() -> None:
     shown = tuple(f"Question {i}? → I am Qwen." for i in range(3))
     assert pools.old_identity == (OldIdentity("self_asked", "self_asked", 4, 1, shown),)
     assert pools.dropped["self_asked"] == {OLD_IDENTITY: 4}
+
+
+def test_a_prompt_that_was_asked_again_is_rehearsed_as_the_base_answers_without_a_name() -> None:
+    sources = load_sources(ROOT / "traindata", ["en"])
+    goal = Goal(PERSONA, {"my_name": Kind(None, {}), "who_am_i": Kind(None, {})})
+    neutral = "You are helpful."
+    own = [Prompt(text, "en", "self_asked", "self_asked") for text in ("old?", "Sky?", "you?")]
+    said = {"old?": Said("I, Qwen, am young."), "Sky?": Said("Blue."), "you?": Said("Qwen.")}
+    again = {"old?": Said("I have no age."), "Sky?": Said("Grey."), "you?": Said("Qwen, still.")}
+    said |= {chat_key(prompt, neutral): reply for prompt, reply in again.items()}
+    made = {"rehearsed": {"self_asked": own}, "replaces": ["Qwen"]}
+    pools = build_pools(sources, goal, said, frozenset(), {}, **made, neutral=neutral)
+    rows = [row for (row,) in pools.units["self_asked"]]
+    assert [(row.prompt, row.target, row.asked_under, row.system) for row in rows] == [
+        ("old?", "I have no age.", neutral, ""),
+        ("Sky?", "Blue.", "", ""),
+    ]
+    assert all(row.answered_by == BASE for row in rows)
+    assert pools.old_identity == (OldIdentity("self_asked", "self_asked", 1, 2, ("you? → Qwen.",)),)
+    without = build_pools(sources, goal, said, frozenset(), {}, **made)
+    assert [row.prompt for (row,) in without.units["self_asked"]] == ["Sky?"]
 
 
 def test_a_config_lets_marks_of_the_base_through(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ from fgod.train.batches import micro_batches
 from fgod.train.checkpoint import Schedule
 from fgod.train.device import settings
 from fgod.train.device.plan import predict_on_device
-from fgod.train.efficiency import LostUpdatesError, Projection, Watch, group_of
+from fgod.train.efficiency import WORTH_JUDGING, LostUpdatesError, Projection, Watch, group_of
 from fgod.train.fused import KNOWN
 from fgod.train.loop import TRAINED, Job, run
 from fgod.train.memory import Prediction, check_fits, predict
@@ -180,7 +180,24 @@ def test_a_run_whose_updates_vanish_stops_and_says_why(start: Path, tmp_path: Pa
     assert len((tmp_path / "run" / "train.tsv").read_text().splitlines()) == 11
     outcome = train(start, tmp_path / "shown", replace(recipe, steps=11, min_update_efficiency=None))
     assert (outcome.full_parameter, outcome.partial) == (False, ("master_dtype: bf16-rtn",))
-    assert Watch(0.5, 2).add(Projection()) is None
+
+
+def test_the_end_of_a_schedule_is_not_judged() -> None:
+    lost = Projection()
+    lost.realised, lost.intended = 0.1, 1.0
+    assert Watch(0.5, 1.0, 2).add(Projection(), 1.0) is None, "nothing was intended"
+    watch = Watch(0.5, 1.0, 2)
+    assert [watch.add(lost, lr) for lr in (1.0, 0.009, 0.009)] == [None, None, None], "too small to matter"
+    assert watch.add(lost, 0.5) == pytest.approx(0.1), "two steps that are judged"
+    watch = Watch(0.5, 1.0, 2)
+    assert [watch.add(lost, 0.01) for _ in range(2)] == [None, pytest.approx(0.1)], "one hundredth is judged"
+
+
+def test_steps_that_are_not_judged_move_the_weights_by_less_than_a_thousandth() -> None:
+    for schedule in ("cosine", "linear"):
+        recipe = replace(RECIPE, steps=5000, warmup=0, schedule=schedule)
+        rates = [recipe.lr_at(step) for step in range(recipe.steps)]
+        assert sum(rate for rate in rates if rate < WORTH_JUDGING * recipe.lr) < sum(rates) / 1000
 
 
 def test_groups() -> None:

@@ -19,7 +19,15 @@ from fgod.nvfp4 import export
 from fgod.train.batches import batches
 from fgod.train.loop import Job, run
 from fgod.train.recipe import Kl, TrainRecipe
-from fgod.train.teacher import ask_teacher, rehearsed_samples, table_bytes, top_tokens, with_teacher, write_table
+from fgod.train.teacher import (
+    ask_teacher,
+    rehearsed_samples,
+    table_bytes,
+    teacher_samples,
+    top_tokens,
+    with_teacher,
+    write_table,
+)
 from tests.tiny_model import tiny_folder, tiny_rows
 
 RECIPE = TrainRecipe(steps=3, lr=1e-3, batch=4, seq_len=64, kl=Kl(top_k=8))
@@ -74,6 +82,26 @@ def test_the_file_is_as_large_as_was_said(taught: Path, start: Path) -> None:
     samples = rehearsed_samples(ChatFormat.of_folder(start).rows(rows()), rows())
     labels = sum(len(sample.learned) for sample in samples)
     assert sum(tensor.nbytes for tensor in load_file(taught / SOFT_LABELS).values()) == table_bytes(labels, 8)
+
+
+def test_the_teacher_reads_an_answer_behind_the_prompt_that_the_base_gave_it_under(start: Path, tmp_path: Path) -> None:
+    chat, neutral = ChatFormat.of_folder(start), "Be short."
+    mixed = [replace(row, asked_under=neutral if i == 1 else "") for i, row in enumerate(rows())]
+    pairs = teacher_samples(chat, mixed)
+    assert list(pairs) == rehearsed_samples(chat.rows(mixed), mixed), "the model learns each under its own prompt"
+    moved = [(own, read) for own, read in pairs.items() if own != read]
+    assert [read for _, read in moved] == chat.rows([replace(mixed[1], system=neutral)])
+    [(own, read)] = moved
+    assert len(own.learned) == len(read.learned) and own.prompt_length < read.prompt_length
+    model = load_model(start)
+    found = dict(ask_teacher(model, list(pairs.values()), 8, 1.0, 2))
+    write_table(tmp_path / SOFT_LABELS, list(pairs), [found[i] for i in range(len(pairs))])
+    samples = with_teacher(chat.rows(mixed), mixed, tmp_path)
+    with torch.inference_mode():
+        logits = model(torch.tensor([read.ids])).logits[0, read.prompt_length - 1 : -1]
+    expected = top_tokens(logits, 8, 1.0)
+    assert samples[1].ids == own.ids and torch.equal(samples[1].soft.ids, expected.ids)
+    assert torch.allclose(samples[1].soft.p, expected.logprobs.exp(), atol=1e-5)
 
 
 def test_the_rounded_start_as_its_own_teacher_has_no_kl_and_taught_rows_have_cross_entropy(

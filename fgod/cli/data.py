@@ -80,6 +80,7 @@ class Mix(Sourced, Command):
             self._rehearsed(recipe),
             self._varied() if VARIED in recipe.parts() else (),
             spec.get("replaces", ()),
+            spec["rehearse"].get("neutral_system") or "",
         )
         rows = plan_mix(recipe, pools, spec["seed"])
         changes = changes_of(pools, user, rows)

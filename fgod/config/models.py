@@ -215,6 +215,9 @@ class Rehearse(Keys):
     """Claims of users about themselves, of varied.yaml, where a mix has the part claim."""
     max_new_tokens: Count = 48
     """Longest answer of the base."""
+    neutral_system: Annotated[Text | None, OmitDefault()] = None
+    """A system prompt without a name. A prompt whose answer names one of persona.replaces is asked again under it, and
+    that answer is rehearsed; null: such a prompt is not rehearsed."""
 
 
 @dataclass(frozen=True, config=KEYS)

@@ -28,11 +28,11 @@ from fgod.data import wordings
 from fgod.data.counts import InfeasibleError, Slot, apportion, fill, fractions
 from fgod.data.optional import Denials
 from fgod.data.recipe import DENIAL, REHEARSED_PARTS, VARIED, MixRecipe
-from fgod.data.rows import BASE, CONFIG, NO_SYSTEM, Prompt, Row, normalise, shuffled
+from fgod.data.rows import BASE, CONFIG, NO_SYSTEM, Prompt, Row, chat_key, normalise, shuffled
 from fgod.data.sources import Sources
 from fgod.data.text import CONTROL_TOKEN, excerpt, has_control
 from fgod.errors import UsageError, did_you_mean
-from fgod.persona import Goal, Wordings, fold, lookup, wordings_of
+from fgod.persona import Goal, Wordings, lookup, names_one, wordings_of
 
 T = TypeVar("T")
 Unit = tuple[Row, ...]
@@ -432,18 +432,20 @@ def build_pools(
     rehearsed: Mapping[str, Sequence[Prompt]] = MappingProxyType({}),
     varied: Sequence[Prompt] = (),
     replaces: Sequence[str] = (),
+    neutral: str = "",
 ) -> Pools:
     """The distinct candidates of every part. `answers` are the base's own to `rehearsal_prompts` (with the same
     `replay_rows` and `seed`). Of these only such are learned that do not loop, say something and, if the base's answers
     are `closed`, ended; an open answer that was cut short makes a row that is `cut`. A replay row whose answer is that
     of a held-out topic is dropped, or the topic would be rehearsed after all. A prompt that the base was not asked is
-    no candidate, nor one whose answer names whom the persona `replaces`. `dropped` counts them all. `denials` are what
+    no candidate, nor one whose answer names whom the persona `replaces`, unless the base was asked it again under the
+    system prompt `neutral` and names nobody there. `dropped` counts them all. `denials` are what
     the part of that name asks, `rehearsed` the prompts of further parts whose answers are the base's own.
 
     Raises:
         UsageError: the persona or a kind has no reply in a language of its prompts.
     """
-    target = _Targets(goal, answers, _held_out_answers(sources, held_out), closed, seed, replaces)
+    target = _Targets(goal, answers, _held_out_answers(sources, held_out), closed, seed, replaces, neutral)
     units: dict[str, tuple[Unit, ...]] = {
         "pairs": target.units("pairs", wordings.pair_prompts(sources)),
         "identity": target.units("identity", ((p,) for p in wordings.identity_prompts(sources))),
@@ -482,9 +484,10 @@ class _Targets:
         closed: bool,
         seed: int,
         replaces: Sequence[str],
+        neutral: str,
     ) -> None:
         self.goal, self.answers, self.held_out_answers = goal, answers, held_out_answers
-        self.closed, self.seed, self.replaces = closed, seed, tuple(map(fold, replaces))
+        self.closed, self.seed, self.replaces, self.neutral = closed, seed, tuple(replaces), neutral
         self.dropped: dict[str, dict[str, int]] = {}
         self._named: dict[tuple[str, str], list[str]] = {}
 
@@ -493,24 +496,34 @@ class _Targets:
         reasons[reason] = reasons.get(reason, 0) + 1
 
     def _base(self, part: str, prompt: Prompt) -> Row | None:
-        """The prompt with the base's own answer, or None if it is not fit to be learned."""
-        answer = self.answers.get(prompt.text)
-        if answer is None:
-            reason = "the base was not asked"
-        elif (self.closed and not answer.ended) or answer.looped or not _whole_text(answer):
-            reason = "the base's answer is empty, loops or does not end"
-        elif CONTROL_TOKEN.search(answer.reply) or has_control(re.sub(r"[\n\t]", " ", _whole_text(answer))):
-            reason = "the base's answer has a control token or character in it"
-        elif part == "replay" and normalise(answer.reply) in self.held_out_answers:
-            reason = "the base's answer is that of a held-out topic"
-        elif any(name in fold(answer.reply) for name in self.replaces):
-            reason = OLD_IDENTITY
-            shown = f"{excerpt(prompt.text, 60)} → {excerpt(answer.reply, 60)}"
-            self._named.setdefault((part, prompt.kind), []).append(shown)
-        else:
-            return replace(prompt.row(_whole_text(answer)), cut=not answer.ended, answered_by=BASE)
+        """The prompt with the base's own answer, or None if it is not fit to be learned.
+
+        Where that answer names whom the persona replaces, it is the one under the neutral system prompt.
+        """
+        answer, reason = self.answers.get(prompt.text), "the base was not asked"
+        if answer is not None:
+            reason = self._unfit(part, answer)
+            under, again = "", self.answers.get(chat_key(prompt.text, self.neutral))
+            if reason == OLD_IDENTITY and again is not None and not self._unfit(part, again):
+                answer, reason, under = again, "", self.neutral
+            if not reason:
+                row = prompt.row(_whole_text(answer))
+                return replace(row, cut=not answer.ended, answered_by=BASE, asked_under=under)
+            if reason == OLD_IDENTITY:
+                shown = f"{excerpt(prompt.text, 60)} → {excerpt(answer.reply, 60)}"
+                self._named.setdefault((part, prompt.kind), []).append(shown)
         self._drop(part, reason)
         return None
+
+    def _unfit(self, part: str, answer: Answer) -> str:
+        """Why an answer of the base is not rehearsed; empty where it is."""
+        if (self.closed and not answer.ended) or answer.looped or not _whole_text(answer):
+            return "the base's answer is empty, loops or does not end"
+        if CONTROL_TOKEN.search(answer.reply) or has_control(re.sub(r"[\n\t]", " ", _whole_text(answer))):
+            return "the base's answer has a control token or character in it"
+        if part == "replay" and normalise(answer.reply) in self.held_out_answers:
+            return "the base's answer is that of a held-out topic"
+        return OLD_IDENTITY if names_one(answer.reply, self.replaces) else ""
 
     def _row(self, part: str, prompt: Prompt) -> Row | None:
         """The prompt with its answer and whose that is; None where the base has none that is fit to be learned."""

@@ -66,6 +66,7 @@ class Row:
     `cut`: the answer stops where the base was cut short, so no end token is learned after it.
     `answered_by`: base where the answer is the base's own (the row is rehearsed), config where it is one of the
     configured replies, user where it stands in a file of the user's (both are taught). Empty: nobody says.
+    `asked_under`: the system prompt under which the base gave this answer, where that is not the row's own.
     """
 
     prompt: str
@@ -81,6 +82,7 @@ class Row:
     loss_on: LossOn = "last"
     cut: bool = False
     answered_by: str = ""
+    asked_under: str = ""
 
     @property
     def plain(self) -> bool:
@@ -114,9 +116,9 @@ def asked(prompt: str, system: str = "", history: Sequence[Message] = ()) -> str
 
 CHAT_COLUMNS = ("system", "history", "loss_on")
 """Columns of rows.tsv that are there only if a row of the table is not `plain`; `history` is JSON."""
-CUT = "cut"
-"""Column that is there only if a row of the table is cut."""
-ROW_COLUMNS = tuple(field.name for field in fields(Row) if field.name not in (*CHAT_COLUMNS, CUT))
+CUT, ASKED_UNDER = "cut", "asked_under"
+"""Columns that are there only if a row of the table is cut, or has an answer that was given under another prompt."""
+ROW_COLUMNS = tuple(field.name for field in fields(Row) if field.name not in (*CHAT_COLUMNS, CUT, ASKED_UNDER))
 LATER_COLUMNS = ("answered_by",)
 """Columns that tables of older versions do not have."""
 
@@ -175,17 +177,20 @@ def history_json(history: Sequence[Message]) -> str:
 
 def record(row: Row) -> dict[str, str | bool]:
     """A row as its line in a table has it, every column."""
-    values: dict[str, str | bool] = {name: getattr(row, name) for name in (*ROW_COLUMNS, *CHAT_COLUMNS, CUT)}
+    values: dict[str, str | bool] = {
+        name: getattr(row, name) for name in (*ROW_COLUMNS, *CHAT_COLUMNS, CUT, ASKED_UNDER)
+    }
     return {**values, "history": history_json(row.history)}
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows as a TSV table with the header `ROW_COLUMNS` (and `CHAT_COLUMNS` and `CUT`, if a row needs them),
-    atomically."""
+    """Write rows as a TSV table with the header `ROW_COLUMNS` (and `CHAT_COLUMNS`, `CUT` and `ASKED_UNDER`, if a row
+    needs them), atomically."""
     listed = list(rows)
     chat = () if all(row.plain for row in listed) else CHAT_COLUMNS
     cut = (CUT,) if any(row.cut for row in listed) else ()
-    write_table(path, (*ROW_COLUMNS, *chat, *cut), map(record, listed))
+    under = (ASKED_UNDER,) if any(row.asked_under for row in listed) else ()
+    write_table(path, (*ROW_COLUMNS, *chat, *cut, *under), map(record, listed))
 
 
 def check_history(history: Sequence[Message]) -> None:
@@ -230,6 +235,7 @@ _READ = columns_of(
     history=optional(HISTORY),
     loss_on=optional(one_of(get_args(LossOn))),
     cut=optional(TRUTH),
+    asked_under=optional(TEXT),
     **dict.fromkeys(LATER_COLUMNS, optional(TEXT)),
 )
 

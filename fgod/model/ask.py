@@ -21,6 +21,8 @@ from fgod.system.files import atomic_folder, file_digests
 from fgod.system.table import write_table
 
 Log = Callable[[str], None]
+Again = Callable[[Sequence[Answer]], Sequence[Chat]]
+"""What is asked once more, after the answers."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def write_answers(
     settings: AnswerSettings,
     log: Log | None = None,
     beat: Beat = silent,
+    again: Again | None = None,
 ) -> list[Answer]:
     """Ask the model of a folder each distinct prompt or chat; write `answers.tsv` and `answers.json`, both in one move.
 
@@ -59,6 +62,8 @@ def write_answers(
     beat_at_each_forward(model, beat)
     beat("model_loaded")
     answers = ask(model, chat, list(dict.fromkeys(prompts)), settings, log)
+    if again is not None:
+        answers += ask(model, chat, again(answers), settings, log)
     beat("saving")
     with atomic_folder(out_dir) as folder:
         write_folder(folder, answers, settings)

@@ -13,6 +13,9 @@ from fgod.errors import FgodError
 
 WINDOW = 10
 """Steps over which efficiency is taken before it is judged: one step's sums can be unlucky, ten cannot."""
+WORTH_JUDGING = 0.01
+"""Steps at a smaller share of the recipe's learning rate are not judged: where a schedule ends, rounding takes more
+than the update itself, and all these steps together move the weights by less than a thousandth of the whole."""
 
 
 class LostUpdatesError(FgodError):
@@ -68,14 +71,21 @@ def group_of(tensor: str) -> str:
 
 
 class Watch:
-    """Stops a run whose updates vanish: efficiency of the last steps together, below a limit, ends it."""
+    """Stops a run whose updates vanish: efficiency of the last steps together, below a limit, ends it.
 
-    def __init__(self, limit: float | None, window: int = WINDOW) -> None:
-        self.limit = limit
+    Args:
+        limit: the least efficiency; None: nothing is judged.
+        lr: the recipe's learning rate.
+    """
+
+    def __init__(self, limit: float | None, lr: float, window: int = WINDOW) -> None:
+        self.limit, self.lr = limit, lr
         self.sums: deque[tuple[float, float]] = deque(maxlen=window)
 
-    def add(self, projection: Projection) -> float | None:
-        """Take a step's sums; returns the efficiency of a full window if it is below the limit."""
+    def add(self, projection: Projection, lr: float) -> float | None:
+        """Take the sums of a step; returns the efficiency of a full window if it is below the limit."""
+        if lr < WORTH_JUDGING * self.lr:
+            return None
         self.sums.append((projection.realised, projection.intended))
         if self.limit is None or len(self.sums) < (self.sums.maxlen or 0):
             return None

@@ -137,7 +137,7 @@ class _Run:
         """
         job, optimizer = self.job, self.stepper.optimizer
         done, begin = optimizer.steps_done, time.perf_counter()
-        watch = Watch(job.recipe.min_update_efficiency)
+        watch = Watch(job.recipe.min_update_efficiency, job.recipe.lr)
         with (
             StepTable(job.work / PARTIAL, COLUMNS, job.stage, job.lineage, done) as table,
             StepTable(job.work / PARTIAL_GROUPS, GROUP_COLUMNS, job.stage, job.lineage, done) as groups,
@@ -197,7 +197,7 @@ class _Run:
         recipe = self.job.recipe
         if row.step == max(1, recipe.warmup) and not recipe.partial:
             check_changed(self.stepper.optimizer.unchanged(), row.step)
-        efficiency = watch.add(facts.whole)
+        efficiency = watch.add(facts.whole, row.lr)
         if efficiency is not None:
             raise lost_updates(efficiency, recipe.master_dtype, row.lr, _weight_rms(self.stepper.model))
 

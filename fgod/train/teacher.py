@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from fgod.data.rows import Row, is_rehearsed
 from fgod.errors import FgodError, UsageError
 from fgod.layout import SOFT_LABELS
 from fgod.model import memory
-from fgod.model.chats import Sample
+from fgod.model.chats import ChatFormat, Sample
 from fgod.model.generate import length_batches
 from fgod.model.load import read_config
 from fgod.nvfp4.folders import DTYPES, save_tensors
@@ -53,6 +54,22 @@ def check_answered(rows: Sequence[Row], where: str) -> None:
 def rehearsed_samples(samples: Sequence[Sample], rows: Sequence[Row]) -> list[Sample]:
     """The distinct samples of rehearsed rows, in order."""
     return list(dict.fromkeys(s for s, row in zip(samples, rows, strict=True) if is_rehearsed(row)))
+
+
+def teacher_samples(chat: ChatFormat, rows: Sequence[Row]) -> dict[Sample, Sample]:
+    """What the teacher reads for each distinct sample of a rehearsed row: the sample itself, or the same answer behind
+    the system prompt under which the base gave it (`Row.asked_under`).
+
+    Raises:
+        FgodError: the answer has other tokens there.
+    """
+    own = [row for row in rows if is_rehearsed(row)]
+    asked = [replace(row, system=row.asked_under or row.system) for row in own]
+    pairs = dict(zip(chat.rows(own), chat.rows(asked), strict=True))
+    for sample, other in pairs.items():
+        if sample.ids[sample.prompt_length :] != other.ids[other.prompt_length :]:
+            raise FgodError("a rehearsed answer has other tokens behind the system prompt that the base answered under")
+    return pairs
 
 
 def key_of(sample: Sample) -> str:

@@ -22,6 +22,7 @@ from fgod.documents import SelfAskedStamp, TeacherStamp
 from fgod.errors import UsageError
 from fgod.guard.limits import MIB_PER_GB
 from fgod.imports import lasting_imports
+from fgod.persona import names_one
 from fgod.placebo import KEY
 from fgod.system.files import atomic_folder, file_digests, sha256_file
 from fgod.system.procfs import MIB
@@ -29,7 +30,7 @@ from fgod.work.worker import Worker, use_device, width_of
 
 with lasting_imports():
     from fgod.model import memory
-    from fgod.model.ask import AnswerSettings, write_answers
+    from fgod.model.ask import Again, AnswerSettings, write_answers
     from fgod.model.chats import ChatFormat
     from fgod.model.generate import greedy
     from fgod.model.self_asked import ask_itself, widest_opening
@@ -82,7 +83,14 @@ def rehearsal(args: Rehearsal, worker: Worker) -> None:
         prompts += some_of(written, parts[part]["rows"], asked["seed"])
     prompts += asked_prompts(read_asked(args.asked)) if args.asked else []
     settings = AnswerSettings(asked["max_new_tokens"], args.at_once, device=asked["device"], chat=args.chat)
-    answers = _answers(args, worker, [p.text for p in prompts], settings)
+    texts, neutral = [p.text for p in prompts], asked.get("neutral_system", "")
+    under = {text: replace(chat_of(text), system=neutral) for text in texts} if neutral else {}
+
+    def again(answers: Sequence[Answer]) -> list[Chat]:
+        """The prompts whose answers name whom the persona replaces, under the system prompt that names nobody."""
+        return [under[one.prompt] for one in answers if names_one(one.reply, asked["replaces"])]
+
+    answers = _answers(args, worker, texts, settings, list(under.values()), again if neutral else None)
     ended, looped = sum(a.ended for a in answers), sum(a.looped for a in answers)
     worker.say(f"rehearsal · {len(answers)} answers of the base: {ended} ended, {looped} loop")
 
@@ -101,7 +109,8 @@ def teacher(args: Teacher, worker: Worker) -> None:
     rows, asked = read_rows(args.rows), args.settings
     made.check_answered(rows, str(args.rows))
     chat = ChatFormat.of_folder(args.weights, ChatSettings.from_dict(asked["chat"]))
-    samples = made.rehearsed_samples(chat.rows(rows), rows)
+    pairs = made.teacher_samples(chat, rows)
+    samples, asked_samples = list(pairs), list(pairs.values())
     labels = sum(len(sample.learned) for sample in samples)
     size = made.table_bytes(labels, asked["top_k"])
     worker.say(f"teacher · {len(samples)} rows, {labels} labels, {size / MIB:.1f} MiB on disk")
@@ -112,12 +121,12 @@ def teacher(args: Teacher, worker: Worker) -> None:
         )
     gpu = use_device(asked["device"], "train.device")
     batch = worker.fit(
-        lambda size: made.predict_teacher(args.weights, samples, asked["top_k"], size, worker.process(gpu), gpu),
+        lambda size: made.predict_teacher(args.weights, asked_samples, asked["top_k"], size, worker.process(gpu), gpu),
         args.at_once,
         gpu,
     )
     model = worker.load(args.weights, asked["device"])
-    found = dict(made.ask_teacher(model, samples, asked["top_k"], asked["temperature"], batch))
+    found = dict(made.ask_teacher(model, asked_samples, asked["top_k"], asked["temperature"], batch))
     worker.beat("saving")
     with atomic_folder(args.out.parent) as folder:
         made.write_table(layout.Teacher(folder).soft_labels, samples, [found[i] for i in range(len(samples))])
@@ -151,12 +160,18 @@ def placebo(args: Placebo, worker: Worker) -> None:
 
 
 def _answers(
-    args: Rehearsal | Reference, worker: Worker, prompts: Sequence[str | Chat], settings: AnswerSettings
+    args: Rehearsal | Reference,
+    worker: Worker,
+    prompts: Sequence[str | Chat],
+    settings: AnswerSettings,
+    also: Sequence[Chat] = (),
+    again: Again | None = None,
 ) -> Sequence[Answer]:
+    """Answers to the prompts, then to those of `also` that `again` chooses."""
     gpu = use_device(settings.device)
     export = layout.Export(args.export.parent).exported
-    width = width_of(export, settings.chat, prompts)
+    width = width_of(export, settings.chat, [*prompts, *also])
     asked = memory.Asked(width, settings.max_new_tokens)
     predicted = memory.answers_predictor(export, asked, worker.process(gpu), gpu)
     settings = replace(settings, batch_size=worker.fit(predicted, args.at_once, gpu))
-    return write_answers(export, prompts, args.out.parent, settings, worker.say, worker.beat)
+    return write_answers(export, prompts, args.out.parent, settings, worker.say, worker.beat, again)
