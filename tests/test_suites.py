@@ -148,7 +148,7 @@ def test_tables_and_suites_of_families_go_together(tmp_path: Path) -> None:
     found = load_probes(files, FOLDER)
     assert len(found) == len(load_probes(files[0], FOLDER)) + 2 and {p.split for p in found} == {DEVELOPMENT}
     scored = {"identity": "persona", "disambiguation": "kind", "retention": "reference", "questions": "shown"}
-    scored |= {"smalltalk": "reference", "nearby": "reference"}
+    scored |= {"smalltalk": "talk", "nearby": "neighbour"}
     assert suites_of(files, FOLDER) == {**scored, "talk": "talk"}
     assert suites_of(files[1], FOLDER) == {"talk": "talk"}
     other = write(tmp_path, ONE, scored="denial")

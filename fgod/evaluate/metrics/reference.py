@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fgod.evaluate.metric import SHARE, Estimate, Metric, register, share
-from fgod.evaluate.scoring import Scored
+from fgod.evaluate.scoring import COMPARED, Scored
 
 
 def _compared(r: Scored) -> bool:
     """Whether equality of a reply with the reference's says something."""
-    return r.scored_by == "reference" and r.proper and r.agrees is not None
+    return r.scored_by in COMPARED and r.proper and r.agrees is not None
 
 
 def _retention(records: Sequence[Scored]) -> Estimate:
