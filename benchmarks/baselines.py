@@ -414,7 +414,7 @@ def bench_of(
 # ----------------------------------------------------------------------------------------------------------------- plot
 
 COLOURS = ("#0b62a4", "#c2410c", "#7c3aed", "#15803d", "#b91c1c", "#6b7280")
-PANELS = (("identity_rate", "identity"), ("leak_rate", "leak on other topics"))
+PANELS = (("identity_rate", "identity"), ("leak_rate", "leak on other topics"), ("leak_talk", "leak into small talk"))
 STYLE = (
     "text{font:9px sans-serif;fill:#333}.grid{stroke:#ddd;fill:none}.end{text-anchor:end}.mid{text-anchor:middle}"
     ".line{fill:none;stroke-width:1.6;stroke-linecap:round}"
@@ -438,7 +438,7 @@ def frontier(rows: Sequence[Mapping[str, Any]]) -> str:
         parts.append(Markup('<path class="line s{}" d="M{} {}h14"/>').format(place, x, y - 3))
         parts.append(Markup('<text x="{}" y="{}">{}</text>').format(x + 18, y, method))
     whole = Markup('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}">{}</svg>')
-    return str(whole.format(2 * WIDTH, HEIGHT + 20, Markup("").join(parts))) + "\n"
+    return str(whole.format(len(PANELS) * WIDTH, HEIGHT + 20, Markup("").join(parts))) + "\n"
 
 
 def points_of(rows: Sequence[Mapping[str, Any]], method: str, metric: str) -> list[tuple[float, float]]:

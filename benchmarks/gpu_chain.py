@@ -41,8 +41,8 @@ from fgod.system.files import digest, read_json
 from fgod.train.loop import Job, run
 from fgod.train.recipe import MEMORY, TrainRecipe
 
-SHOWN = ("identity_rate", "confusion_rate", "disambiguation_rate", "leak_rate", "retention", "retention_held_out",
-         "kl_reference")  # fmt: skip
+SHOWN = ("identity_rate", "confusion_rate", "disambiguation_rate", "leak_rate", "leak_talk", "retention",
+         "retention_held_out", "kl_reference")  # fmt: skip
 
 
 def line(metrics: dict[str, Any]) -> str:

@@ -12,9 +12,10 @@ import yaml
 
 from fgod import inputs, layout, manifest, plan, records
 from fgod.arguments import arguments_of
+from fgod.call import Call
 from fgod.chain import ACCEPTED, Chain
 from fgod.cli import COMMANDS, build_parser, main, parse
-from fgod.cli.command import Call, Command, Input, Output, Personal, ReadOnly
+from fgod.cli.command import Command, Input, Output, Personal, ReadOnly
 from fgod.config import load, resolve
 from fgod.confirm.folds import give_fold
 from fgod.confirm.judge import confirmation_checks, judge_confirmation

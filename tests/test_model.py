@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
-from fgod.answers import read_answers
-from fgod.data.rows import Row
+from fgod.answers import Answer, read_answers
+from fgod.chat import Chat, chat_of
+from fgod.data.rows import Row, chat_key
 from fgod.documents import AnswersStamp, check_answers
 from fgod.errors import FgodError, UsageError
 from fgod.layout import Answers
@@ -243,6 +245,23 @@ def test_answers_round_trip(base: Path, tmp_path: Path) -> None:
     assert all(1 <= len(a.token_ids) <= 5 for a in written)
     assert AnswersStamp.read(tmp_path / "a" / "answers.json").settings["max_new_tokens"] == 5
     check_answers(Answers(tmp_path / "a"))
+
+
+def test_what_is_asked_again_stands_behind_the_answers_under_its_system_prompt(base: Path, tmp_path: Path) -> None:
+    prompts, settings = ["貓是什麼", "狗是什麼"], AnswerSettings(max_new_tokens=5, batch_size=2)
+    seen: list[list[str]] = []
+
+    def again(answers: Sequence[Answer]) -> list[Chat]:
+        seen.append([answer.prompt for answer in answers])
+        return [replace(chat_of(answers[1]), system="Be short.")]
+
+    written = write_answers(base, prompts, tmp_path / "a", settings, again=again)
+    found = read_answers(tmp_path / "a")
+    assert seen == [prompts] and list(found.values()) == written
+    assert list(found) == [*prompts, chat_key(prompts[1], "Be short.")]
+    assert written[:2] == write_answers(base, prompts, tmp_path / "b", settings)
+    alone = write_answers(base, [replace(chat_of(prompts[1]), system="Be short.")], tmp_path / "c", settings)
+    assert written[2:] == alone
 
 
 def test_faulty_answers_are_named(base: Path, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def row(prompt: str, by: str = CONFIG, **more: Any) -> Row:
 
 
 def test_taught_rows_get_the_bases_answer_and_all_else_stays() -> None:
-    rows = [row("a", system=NO_SYSTEM), row("b", BASE), row("a", system=NO_SYSTEM), row("c", USER)]
+    rows = [row("a", system=NO_SYSTEM), row("b", BASE, asked_under="x"), row("a", system=NO_SYSTEM), row("c", USER)]
     found = placebo_rows(rows, echo, letters, 99)
     targets = [f"{NO_SYSTEM}|a", "taught", f"{NO_SYSTEM}|a", "|c"]
     assert found.rows == [replace(r, target=t) for r, t in zip(rows, targets, strict=True)] and not found.changes

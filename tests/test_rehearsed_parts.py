@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,37 @@ def test_only_mixes_that_have_a_part_depend_on_its_file(raw: dict[str, Any]) -> 
     raw["data"]["rehearse"]["talk_rows"] = 30
     config = resolve(raw, "config.yaml")
     assert inputs.rehearsal_settings(config)["parts"]["talk"]["rows"] == 30
+
+
+def test_prompts_are_asked_again_under_a_system_prompt_of_the_config(raw: dict[str, Any]) -> None:
+    raw["persona"]["replaces"] = ["Qwen"]
+    without, before = spec_of(raw)
+    assert "replaces" not in inputs.rehearsal_settings(resolve(raw, "config.yaml"))
+    raw["data"]["rehearse"]["neutral_system"] = None
+    assert spec_of(raw) == (without, before), "null is the same as nothing"
+    raw["data"]["rehearse"]["neutral_system"] = "You help."
+    used, spec = spec_of(raw)
+    settings = inputs.rehearsal_settings(resolve(raw, "config.yaml"))
+    assert (settings["neutral_system"], settings["replaces"]) == ("You help.", ["Qwen"])
+    assert used.rehearsal_id != without.rehearsal_id and spec["rehearse"]["neutral_system"] == "You help."
+
+
+@pytest.mark.parametrize(
+    ("neutral", "replaces", "words"),
+    [
+        ("You help.", [], "needs persona.replaces"),
+        ("  ", ["Qwen"], "found '  ', expected the text of a system prompt"),
+        ("default", ["Qwen"], "found 'default', expected the text of a system prompt"),
+        ("You are QWEN.", ["Qwen"], "which names Qwen; expected a system prompt without a name"),
+    ],
+)
+def test_a_system_prompt_that_cannot_be_neutral_is_refused(
+    raw: dict[str, Any], neutral: str, replaces: list[str], words: str
+) -> None:
+    raw["persona"]["replaces"] = replaces
+    raw["data"]["rehearse"]["neutral_system"] = neutral
+    with pytest.raises(UsageError, match=rf"config\.yaml: data\.rehearse\.neutral_system: .*{re.escape(words)}"):
+        resolve(raw, "config.yaml")
 
 
 def test_a_part_that_a_refit_rule_adds_is_asked_from_the_first(raw: dict[str, Any]) -> None:

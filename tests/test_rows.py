@@ -20,6 +20,7 @@ HISTORIES = st.lists(st.tuples(TEXT, TEXT), max_size=2).map(
 CHATS = st.builds(
     Row, TEXT, TEXT, st.just("en"), st.just("user"), st.just("user"), history=HISTORIES,
     system=st.one_of(st.sampled_from(["", NO_SYSTEM]), TEXT), loss_on=st.sampled_from(["last", "all"]),
+    asked_under=st.one_of(st.just(""), TEXT),
 )  # fmt: skip
 
 
@@ -36,6 +37,8 @@ def test_the_columns_of_chats_are_there_only_for_chats(tmp_path: Path) -> None:
     assert (tmp_path / "plain.tsv").read_text().splitlines()[0] == header
     write_rows(tmp_path / "chat.tsv", [PLAIN, replace(PLAIN, system=NO_SYSTEM)])
     assert (tmp_path / "chat.tsv").read_text().splitlines()[0] == f"{header}\tsystem\thistory\tloss_on"
+    write_rows(tmp_path / "again.tsv", [PLAIN, replace(PLAIN, asked_under="You help.")])
+    assert (tmp_path / "again.tsv").read_text().splitlines()[0] == f"{header}\tasked_under"
 
 
 def test_what_is_asked_is_told_apart_by_system_prompt_and_earlier_turns() -> None:

@@ -141,6 +141,15 @@ def test_simplified_replies_are_counted_beside_the_references() -> None:
     assert faults(asdict(replies[0])) == ["is in Simplified characters"]
 
 
+def test_small_talk_is_kept_but_leaks_by_itself() -> None:
+    kept, leaked = said("我很好。"), said("我是 F# 之神。")
+    closed, scorings = replace(OPEN, closed=True), ("talk", "neighbour", "reference")
+    found = measure_all([score(asked(s), closed, reply, kept) for s in scorings for reply in (kept, leaked)])
+    assert (found["retention"].value, found["retention"].n) == (0.5, 6)
+    leaks = [found[name] for name in ("leak_rate", "leak_talk", "leak_neighbour")]
+    assert [(one.value, one.n) for one in leaks] == [(0.5, 2)] * 3
+
+
 def test_no_new_metric_limits_a_config_that_does_not_name_it() -> None:
     assert gate_limits({}, closed=True).keys() == {"confusion", "leak", "retention", "kl", "repetition"}
     assert gate_limits({}, closed=False).keys() == {"confusion", "leak", "kl", "top1", "repetition"}

@@ -65,7 +65,7 @@ COMMANDS: Mapping[str, Entry] = {
     "evaluate": Entry("judging:Evaluate", "test what a model can do beside what the base can, on the same items"),
     "confirm": Entry("judging:Confirm", "judge a candidate by held-back wordings"),
     "gate": Entry("judging:Gate", "judge a run by its records"),
-    "walk": Entry("results:Walk", "write the walk as it was decided"),
+    "walk": Entry("results:Walk", "write the sequence of fits, verdicts and refits"),
     "tables": Entry("results:Tables", "gather the records of the walk into tables"),
     "report": Entry("results:Report", "write the report from the tables"),
     "comparison": Entry(
@@ -115,7 +115,7 @@ def _work(command: Guarded) -> int:
 def _run(command: Command, words: Sequence[str], plugins: Sequence[Path]) -> int:
     """Run a command, with its entry in the manifest if it leaves one."""
     from fgod import manifest
-    from fgod.cli.command import Call
+    from fgod.call import Call
 
     if not command.recorded:
         return command.run(Call(words, plugins)) or 0

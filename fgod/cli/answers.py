@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fgod import layout
 from fgod.answers import BATCH, read_answers
 from fgod.arguments import Input, JsonObject, Option, Output
-from fgod.cli.command import Batched, Call, Command, say
+from fgod.call import Call, say
+from fgod.cli.command import Batched, Command
 from fgod.cli.options import Asked, Chatting, Probing, Sourced
 from fgod.data.marks import accepted_of
 from fgod.data.probes import Probe, asked_in, expected, load_probes
@@ -137,13 +138,13 @@ def no_limits() -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Check(Probing, Command):
-    """Refuse probes that the base itself does not answer (exit 100), and warn of limits that a coin decides."""
+    """Refuse probes that the base itself does not answer (exit 100), and warn of limits that n is too small for."""
 
     answers: Annotated[Path, Input("answers.tsv of the base")]
     out: Annotated[Path, Output("harness.json to write")]
     base: Annotated[JsonObject, Option("the config's key base")]
     goal: Annotated[JsonObject, Option("persona and disambiguation")]
-    limits: Annotated[JsonObject, Option("gate and require of each stage: warn of those that a coin decides")] = field(
+    limits: Annotated[JsonObject, Option("gate and require of each stage: warn of those that n is too small for")] = field(
         default_factory=no_limits
     )
 
@@ -183,7 +184,7 @@ class Check(Probing, Command):
         known: Mapping[str, Sequence[str]],
         standard: Standard,
     ) -> list[str]:
-        """The limits of the stages that a coin decides, in words."""
+        """The limits of the stages that n is too small for, in words."""
         from fgod.evaluate.measure import measure_all
         from fgod.evaluate.power import weak_limits
         from fgod.evaluate.requirements import parse_requirements

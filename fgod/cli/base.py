@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from fgod import layout
 from fgod.arguments import Input, JsonObject, Option, Output
-from fgod.cli.command import Call, Guarded
+from fgod.call import Call
+from fgod.cli.command import Guarded
 from fgod.cli.options import Chatting, Format, Gpus, Sourced
 from fgod.documents import BaseStamp, Stamp
 from fgod.exporters.nvfp4 import NVFP4

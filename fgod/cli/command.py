@@ -2,47 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fgod.arguments import HIDDEN, Count, Input, Option, Output, marked
+from fgod.call import Call
 from fgod.errors import UsageError
 from fgod.guard.limits import Limits
 from fgod.layout import run_of_path
-from fgod.manifest import Record
 
 if TYPE_CHECKING:
     from fgod.work.worker import Work
-
-
-def say(text: str) -> None:
-    """For people, on standard error."""
-    print(text, file=sys.stderr, flush=True)
-
-
-@dataclass(frozen=True)
-class Call:
-    """How a command was called.
-
-    Args:
-        argv: the whole command line, without `fgod`.
-        plugins: the files that it loaded.
-        record: its entry in the manifest; one that is written nowhere for a command that leaves none.
-    """
-
-    argv: Sequence[str] = ()
-    plugins: Sequence[Path] = ()
-    record: Record = field(default_factory=lambda: Record(""))
-
-    def note(self, inputs: Sequence[Path] = (), outputs: Sequence[Path] = (), **facts: Any) -> None:
-        """Add to the entry what the command found out on its way."""
-        self.record.inputs += inputs
-        self.record.outputs += outputs
-        self.record.facts |= facts
 
 
 @dataclass(frozen=True, kw_only=True)

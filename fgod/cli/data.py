@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fgod import layout
 from fgod.answers import BATCH, read_answers
 from fgod.arguments import Input, JsonObject, Option, OptionalObject, Output
+from fgod.call import Call, say
 from fgod.chat import ChatSettings
-from fgod.cli.command import Batched, Call, Command, Personal, say
+from fgod.cli.command import Batched, Command, Personal
 from fgod.cli.options import CHAT, LANGUAGES, Asked, Chat, Chatting, Sourced
 from fgod.data import audit as audits
 from fgod.data.formats import UserSource, read_user_file, user_rows, user_sources

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from fgod import layout
 from fgod.arguments import Count, Input, Json, JsonObject, Option, Output
-from fgod.cli.command import Batched, Call, Command, say
+from fgod.call import Call, say
+from fgod.cli.command import Batched, Command
 from fgod.cli.options import Chatting, Format, Probing, Where
 from fgod.documents import Stamp, check_answers
 from fgod.errors import UsageError
@@ -43,12 +44,12 @@ class Probe(Probing, Chatting, Batched):
     model: Annotated[
         Path | None,
         Input(
-            "the base itself: the folder that the stamp --export speaks of (default: the export beside it, of a run)",
+            "folder of the model to probe (default: the run's export, beside the stamp --export)",
             "FOLDER",
         ),
     ] = None
     format: Format = NVFP4.name
-    rows: Annotated[tuple[Path, ...], Input("rows that it was trained on: no probe")]
+    rows: Annotated[tuple[Path, ...], Input("training rows of the run: none of them may be a probe")]
 
     @property
     def trained(self) -> layout.RunWeights:

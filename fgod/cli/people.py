@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from fgod import layout, records
 from fgod.arguments import Input, Option, Output
-from fgod.cli.command import Call, Personal, ReadOnly, say
+from fgod.call import Call, say
+from fgod.cli.command import Personal, ReadOnly
 from fgod.errors import UsageError
 from fgod.guard.command import GuardOptions
 from fgod.imports import lasting_imports

@@ -9,7 +9,8 @@ from typing import Annotated
 
 from fgod import layout
 from fgod.arguments import Input, Json, Option, OptionalObject, Output
-from fgod.cli.command import Call, Command, ReadOnly, say
+from fgod.call import Call, say
+from fgod.cli.command import Command, ReadOnly
 from fgod.documents import Release
 from fgod.escape import html_text
 from fgod.layout import RunRecords

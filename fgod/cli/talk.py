@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from fgod.arguments import Count, Input, Option
-from fgod.cli.command import Call, Guarded, ReadOnly
+from fgod.call import Call
+from fgod.cli.command import Guarded, ReadOnly
 from fgod.cli.options import Chatting, Where
 from fgod.guard.limits import WholeMachine
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fgod import layout
 from fgod.arguments import Input, Json, Option, OptionalObject, Output
-from fgod.cli.command import Call, Command, Guarded, say
+from fgod.call import Call, say
+from fgod.cli.command import Command, Guarded
 from fgod.cli.options import LANGUAGES, Gpus
 from fgod.documents import Outcome, Stamp, check_interpolation, check_teacher, check_training_data
 from fgod.errors import UsageError, exit_on_fgod_error
@@ -97,7 +98,7 @@ class Train(Command):
     languages: Annotated[tuple[str, ...], replace(LANGUAGES, group=CHECKED)] = ()
     goal: Annotated[OptionalObject, Option("persona and disambiguation", group=CHECKED)] = None
     guard: Limits
-    too_large_ok: Annotated[bool, Option("go on where more is predicted than the limit: the guard is left")] = False
+    too_large_ok: Annotated[bool, Option("start even if more memory is predicted than the limit: only the guard still protects")] = False
     fit: Annotated[int, Option("shown in its progress")] = 0
     checkpoint_secs: Annotated[float, Option("a checkpoint this often (0: none by time)", "S")] = 0.0
     checkpoint_steps: Annotated[int, Option("and after this many steps (0: none by count)")] = 0

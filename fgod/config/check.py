@@ -15,11 +15,12 @@ from fgod.abilities.items import path_of
 from fgod.data.formats import user_sources
 from fgod.data.probes import probe_files
 from fgod.data.recipe import DENIAL, PARTS, SELF_ASKED, VERBATIM, MixRecipe
+from fgod.data.rows import NO_SYSTEM
 from fgod.data.sources import MANNERS, chosen_languages, source_kinds, source_languages
 from fgod.data.wordings import style_of
 from fgod.errors import UsageError, did_you_mean
 from fgod.evaluate.requirements import check_limits, gate_limits, parse_requirements
-from fgod.persona import Rule, goal_from_config, lookup, wordings_of
+from fgod.persona import Rule, goal_from_config, lookup, names_one, wordings_of
 from fgod.registry import METRICS
 from fgod.train.recipe import TrainKeys, TrainRecipe
 from fgod.validation import plain, validate
@@ -222,6 +223,21 @@ def _languages(config: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{key}: no entry for the language {language}; found {', '.join(table)}"
 
 
+def _neutral_system(config: Mapping[str, Any]) -> Iterator[str]:
+    key, neutral = "data.rehearse.neutral_system", config["data"]["rehearse"].get("neutral_system")
+    if neutral is None:
+        return
+    persona = config["persona"]
+    replaces = persona.get("replaces", ())
+    if not replaces:
+        yield f"{key}: needs persona.replaces: only prompts whose answers name one of them are asked again"
+    if neutral.strip() in ("", "default", "none", NO_SYSTEM):
+        yield f"{key}: found {neutral!r}, expected the text of a system prompt"
+    names = [name for name in (persona["name"], *replaces, *persona["marks"]) if names_one(neutral, [name])]
+    if names:
+        yield f"{key}: found {neutral!r}, which names {names[0]}; expected a system prompt without a name"
+
+
 def _replies(config: Mapping[str, Any]) -> Iterator[str]:
     """A reply that its own rule refuses could only be missed, however well it is learned."""
     if list(_languages(config)):
@@ -318,5 +334,5 @@ def _open_answers(config: Mapping[str, Any]) -> Iterator[str]:
 
 _CHECKS = (
     *(_stage_names, *_STAGE_CHECKS, _requirements, _confirm, _open_answers),
-    *(_kinds, _styles, _languages, _replies, _paths),
+    *(_kinds, _styles, _languages, _neutral_system, _replies, _paths),
 )

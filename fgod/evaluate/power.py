@@ -1,7 +1,7 @@
 """What a limit on a share can tell with n probes: its power, by the exact binomial distribution. Pure.
 
 A limit is passed or failed by the replies to n probes; X ~ Binomial(n, p) of a model's are bad whose true rate is p.
-Of a limit with few probes a coin decides: whether a good model passes depends on one reply more or less.
+With few probes a limit has low power: whether a good model passes is mostly chance, one reply more or less.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def power(check: Check, n: int) -> Power:
 def a_coin_decides(check: Check, n: int) -> bool:
     """Whether a model at half the rate of bad replies that a check of a share allows fails more than once in twenty.
 
-    A check that allows no bad reply is strict on purpose, and no coin.
+    A check that allows no bad reply is strict on purpose, and is not counted.
     """
     bad = 1 - check.limit if check.op[0] == ">" else check.limit
     found = power(check, n)
@@ -73,13 +73,14 @@ def a_coin_decides(check: Check, n: int) -> bool:
 
 
 def weak_limits(checks: Iterable[Check], measured: Mapping[str, Estimate]) -> Iterator[str]:
-    """A warning for each check of a share that a coin decides, by the probes that measure it."""
+    """A warning for each check of a share that has too few probes for its limit."""
     for check in dict.fromkeys(checks):
         metric, n = METRICS[check.metric], measured[check.metric].n
         if metric.unit.percent and n and a_coin_decides(check, n):
             found = power(check, n)
             limit, one = metric.unit.text(check.limit), metric.unit.text(1 / n)
             yield (
-                f"{check.metric} {check.op} {limit} (n {n}): a coin decides; one reply is {one}, and a model passes "
-                f"with 95 % at a rate of bad replies of {metric.unit.text(found.passes)} or less"
+                f"{check.metric} {check.op} {limit} (n {n}): n is too small for this limit: whether it passes is mostly "
+                f"chance; one reply is {one}, and a model passes with a probability of 95 % only if its true share of "
+                f"bad replies is {metric.unit.text(found.passes)} or less"
             )

@@ -1,4 +1,4 @@
-"""The least training that teaches: probes are asked while a stage trains, and it ends when they hold.
+"""Early stopping: probes are asked while a stage trains, and it ends when they hold.
 
     train: {steps: 400, lr: 1.0e-5, check: {every: 20, until: {identity: ">=0.95"}}}
 

@@ -14,8 +14,8 @@ from fgod.errors import FgodError
 WINDOW = 10
 """Steps over which efficiency is taken before it is judged: one step's sums can be unlucky, ten cannot."""
 WORTH_JUDGING = 0.01
-"""Steps at a smaller share of the recipe's learning rate are not judged: where a schedule ends, rounding takes more
-than the update itself, and all these steps together move the weights by less than a thousandth of the whole."""
+"""Steps at a smaller share of the recipe's learning rate are not judged, as at the end of a schedule: there rounding is
+larger than the update, and all these steps together move the weights by less than a thousandth of the whole."""
 
 
 class LostUpdatesError(FgodError):

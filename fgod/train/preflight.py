@@ -123,7 +123,7 @@ def check_forward(model: PreTrainedModel, chats: Sequence[Sequence[int]]) -> flo
     if not loss <= limit * 1.001:
         raise PreflightError(
             f"preflight, first loss: {loss:.2f} nats a token on the model's own answers; expected at most {limit:.2f}, "
-            "a blind guess: the training path does not compute what answers (a first loss of 35 means a wrong path); "
+            "the loss of a uniform guess: the training forward pass does not compute the same function as generation; "
             "check the starting weights and the tokenizer"
         )
     return loss

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from fgod import checkpoints, guard, layout, records
 from fgod.arguments import Option, OptionalObject, words_of
-from fgod.cli.command import Call, say
+from fgod.call import Call, say
 from fgod.documents import Outcome, Stamp
 from fgod.errors import FgodError
 from fgod.guard.limits import MIB_PER_GB, lowered
@@ -53,7 +53,7 @@ class Trainer:
     steps: Annotated[int | None, Option("steps (default: as the recipe says)")] = None
     fit: Annotated[int, Option("shown in its progress")] = 0
     limit_gb: Annotated[float | None, Option("what the guard allows (default: nothing is refused)", "GIB")] = None
-    too_large_ok: Annotated[bool, Option("go on where more is predicted than the limit")] = False
+    too_large_ok: Annotated[bool, Option("start even if more memory is predicted than the limit")] = False
     checkpoint_secs: Annotated[float, Option("a checkpoint this often (0: none by time)", "S")] = 0.0
     checkpoint_steps: Annotated[int, Option("and after this many steps (0: none by count)")] = 0
 

@@ -63,12 +63,18 @@ def teacher_samples(chat: ChatFormat, rows: Sequence[Row]) -> dict[Sample, Sampl
     Raises:
         FgodError: the answer has other tokens there.
     """
-    own = [row for row in rows if is_rehearsed(row)]
-    asked = [replace(row, system=row.asked_under or row.system) for row in own]
-    pairs = dict(zip(chat.rows(own), chat.rows(asked), strict=True))
-    for sample, other in pairs.items():
+    samples = chat.rows(rows)
+    elsewhere = iter(chat.rows([replace(row, system=row.asked_under) for row in rows if row.asked_under]))
+    pairs: dict[Sample, Sample] = {}
+    for row, sample in zip(rows, samples, strict=True):
+        other = next(elsewhere) if row.asked_under else sample
         if sample.ids[sample.prompt_length :] != other.ids[other.prompt_length :]:
-            raise FgodError("a rehearsed answer has other tokens behind the system prompt that the base answered under")
+            raise FgodError(
+                f"the answer to {row.prompt!r} has other tokens under the system prompt {row.asked_under!r} than under "
+                "its own, so that the teacher's distributions do not fit; leave out data.rehearse.neutral_system"
+            )
+        if is_rehearsed(row):
+            pairs[sample] = other
     return pairs
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fgod import layout
@@ -85,14 +86,29 @@ def rehearsal(args: Rehearsal, worker: Worker) -> None:
     settings = AnswerSettings(asked["max_new_tokens"], args.at_once, device=asked["device"], chat=args.chat)
     texts, neutral = [p.text for p in prompts], asked.get("neutral_system", "")
     under = {text: replace(chat_of(text), system=neutral) for text in texts} if neutral else {}
+    if neutral:
+        _check_neutral(layout.Export(args.export.parent).exported, args.chat, neutral)
 
     def again(answers: Sequence[Answer]) -> list[Chat]:
         """The prompts whose answers name whom the persona replaces, under the system prompt that names nobody."""
-        return [under[one.prompt] for one in answers if names_one(one.reply, asked["replaces"])]
+        chats = [under[one.prompt] for one in answers if names_one(one.reply, asked.get("replaces", ()))]
+        worker.say(f"rehearsal · {len(chats)} answers name whom the persona replaces; their prompts are asked again")
+        return chats
 
     answers = _answers(args, worker, texts, settings, list(under.values()), again if neutral else None)
     ended, looped = sum(a.ended for a in answers), sum(a.looped for a in answers)
     worker.say(f"rehearsal · {len(answers)} answers of the base: {ended} ended, {looped} loop")
+
+
+def _check_neutral(export: Path, chat: ChatSettings, neutral: str) -> None:
+    """Raise UsageError if the base's template takes no system prompt."""
+    try:
+        ChatFormat.of_folder(export, chat).prompts([replace(chat_of("?"), system=neutral)])
+    except UsageError as error:
+        raise UsageError(
+            f"data.rehearse.neutral_system: {error}; leave it out: prompts whose answers name the old identity are "
+            "then not rehearsed"
+        ) from error
 
 
 def reference(args: Reference, worker: Worker) -> None:

@@ -263,7 +263,9 @@ def old_identity(case: Case) -> Iterator[Found]:
     """Answers of the base that name whom the persona replaces, which the mix does not rehearse."""
     if dropped := sum(one.dropped for one in case.old_identity):
         kinds = ", ".join(f"{one.dropped} of {one.part}/{one.kind}" for one in case.old_identity)
-        message = f"{dropped} of the base's answers name whom the persona replaces and are not rehearsed: {kinds}"
+        again = sum(bool(line.row.asked_under) for line in case.lines)
+        more = f"; {again} rows have the answer that the base gave under data.rehearse.neutral_system" if again else ""
+        message = f"{dropped} of the base's answers name whom the persona replaces and are not rehearsed: {kinds}{more}"
         yield Found(message, (), [example for one in case.old_identity for example in one.examples[:1]])
 
 
