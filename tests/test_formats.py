@@ -116,7 +116,8 @@ def test_a_format_of_a_plugin_is_audited_and_mixed_by_the_real_commands(
 def test_a_file_of_an_unknown_format_is_named_with_those_there_are(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text("a,b\n")
-    with pytest.raises(UsageError, match=r"rows\.csv: found no row format that reads it, expected one of: .*tsv \("):
+    words = r"rows\.csv: found no row format that reads it \(it begins 'a,b.*'\), expected one of: .*tsv \("
+    with pytest.raises(UsageError, match=words):
         read_user_file(file)
     assert format_of(Path("ROWS.TSV"), b"").name == "tsv"
     with pytest.raises(UsageError, match="cannot be read"):

@@ -64,8 +64,8 @@ def test_weak_limits_are_named() -> None:
     measured = {name: Estimate(0.0, 88) for name in ("leak_rate", "kl_reference", "identity_rate")}
     (found,) = weak_limits([*checks, *checks], measured | {"retention": Estimate(None, 0)})
     assert found == (
-        "leak_rate <= 5 % (n 88): n is too small for this limit: whether it passes is mostly chance; one reply is 1.1 %, "
-        "and a model passes with a probability of 95 % only if its true share of bad replies is 2.3 % or less"
+        "leak_rate <= 5 % (n 88): n is too small for this limit: passing is mostly chance; one reply is 1.1 %, and a "
+        "model passes with a probability of 95 % only if its true share of bad replies is 2.3 % or less"
     )
 
 

@@ -138,13 +138,13 @@ def no_limits() -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Check(Probing, Command):
-    """Refuse probes that the base itself does not answer (exit 100), and warn of limits that n is too small for."""
+    """Refuse probes that the base itself does not answer (exit 100), and warn of limits with too few probes."""
 
     answers: Annotated[Path, Input("answers.tsv of the base")]
     out: Annotated[Path, Output("harness.json to write")]
     base: Annotated[JsonObject, Option("the config's key base")]
     goal: Annotated[JsonObject, Option("persona and disambiguation")]
-    limits: Annotated[JsonObject, Option("gate and require of each stage: warn of those that n is too small for")] = field(
+    limits: Annotated[JsonObject, Option("gate and require of each stage: warn of those with too few probes")] = field(
         default_factory=no_limits
     )
 
@@ -184,7 +184,7 @@ class Check(Probing, Command):
         known: Mapping[str, Sequence[str]],
         standard: Standard,
     ) -> list[str]:
-        """The limits of the stages that n is too small for, in words."""
+        """The limits of the stages with too few probes, in words."""
         from fgod.evaluate.measure import measure_all
         from fgod.evaluate.power import weak_limits
         from fgod.evaluate.requirements import parse_requirements

@@ -21,7 +21,7 @@ from fgod.tables import Context
 
 @dataclass(frozen=True, kw_only=True)
 class Walk(Command):
-    """Write the walk as it was decided, and what reports say besides the records."""
+    """Write the sequence of fits, verdicts and refits, and what reports say besides the records."""
 
     json: Annotated[Json, Option("the walk")]
     context: Annotated[Json, Option("what reports say besides the records")]

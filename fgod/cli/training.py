@@ -98,7 +98,9 @@ class Train(Command):
     languages: Annotated[tuple[str, ...], replace(LANGUAGES, group=CHECKED)] = ()
     goal: Annotated[OptionalObject, Option("persona and disambiguation", group=CHECKED)] = None
     guard: Limits
-    too_large_ok: Annotated[bool, Option("start even if more memory is predicted than the limit: only the guard still protects")] = False
+    too_large_ok: Annotated[
+        bool, Option("start even if more memory is predicted than the limit: only the guard still protects")
+    ] = False
     fit: Annotated[int, Option("shown in its progress")] = 0
     checkpoint_secs: Annotated[float, Option("a checkpoint this often (0: none by time)", "S")] = 0.0
     checkpoint_steps: Annotated[int, Option("and after this many steps (0: none by count)")] = 0

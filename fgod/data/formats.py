@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fgod.data.rows import USER, LossOn, Message, Row
-from fgod.data.text import guess_language, has_control, is_header
+from fgod.data.text import excerpt, guess_language, has_control, is_header
 from fgod.errors import UsageError, did_you_mean
 from fgod.registry import ROW_FORMATS
 
@@ -174,7 +174,8 @@ def format_of(path: Path, data: bytes, name: str = "") -> RowFormat:
     if name:
         hint = did_you_mean(name, [entry.name for entry in formats])
         raise UsageError(f"{path}: found no row format {name!r}{hint}, expected one of: {known}")
-    raise UsageError(f"{path}: found no row format that reads it, expected one of: {known}")
+    begins = excerpt(data[:400].decode("utf-8", "replace").lstrip("\ufeff"), 60)
+    raise UsageError(f"{path}: found no row format that reads it (it begins {begins!r}), expected one of: {known}")
 
 
 def _read(path: Path, name: str = "") -> tuple[RowFormat, UserFile]:

@@ -122,8 +122,8 @@ def load_varied(folder: Path) -> dict[str, dict[str, tuple[str, ...]]]:
     for language, texts in found.get(DENIAL, {}).items():
         if unnamed := [text for text in texts if SUBJECT not in text]:
             raise UsageError(
-                f"{folder / VARIED_FILE}: {DENIAL}.{language}: found {unnamed[0]!r}, expected the placeholder {SUBJECT} in each text (the "
-                "name of an assistant)"
+                f"{folder / VARIED_FILE}: {DENIAL}.{language}: found {unnamed[0]!r}, expected the placeholder "
+                f"{SUBJECT} in each text (the name of an assistant)"
             )
     return found
 

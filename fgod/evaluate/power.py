@@ -80,7 +80,7 @@ def weak_limits(checks: Iterable[Check], measured: Mapping[str, Estimate]) -> It
             found = power(check, n)
             limit, one = metric.unit.text(check.limit), metric.unit.text(1 / n)
             yield (
-                f"{check.metric} {check.op} {limit} (n {n}): n is too small for this limit: whether it passes is mostly "
-                f"chance; one reply is {one}, and a model passes with a probability of 95 % only if its true share of "
+                f"{check.metric} {check.op} {limit} (n {n}): n is too small for this limit: passing is mostly chance; "
+                f"one reply is {one}, and a model passes with a probability of 95 % only if its true share of "
                 f"bad replies is {metric.unit.text(found.passes)} or less"
             )

@@ -120,7 +120,9 @@ def interpolate(
 
 def _pair(name: str, before: Weights, after: Weights) -> tuple[Tensor, Tensor]:
     if name not in before.files:
-        raise UsageError(f"{before.folder}: found no tensor {name}, but {after.folder} has one; expected the same tensors in both")
+        raise UsageError(
+            f"{before.folder}: found no tensor {name}, but {after.folder} has one; expected the same tensors in both"
+        )
     first, last = before.read(name), after.read(name)
     if first.shape != last.shape:
         raise UsageError(f"{before.folder}: {name}: found the shape {list(first.shape)}, expected {list(last.shape)}")

@@ -153,8 +153,9 @@ class AdamW:
         self.kernels = Fused(trained, recipe) if recipe.step_in_backward and serves(trained, recipe) else None
         if self.kernels is None and recipe.offload_moments and trained[0].weight.is_cuda:
             raise UsageError(
-                "train.offload_moments: found true, but this run does not use the optimizer's Triton kernel, and only that "
-                "can read moments from host memory; expected Triton and master_dtype fp32 or bf16, or offload_moments false"
+                "train.offload_moments: found true, but this run does not use the optimizer's Triton kernel, and only "
+                "that can read moments from host memory; expected Triton and master_dtype fp32 or bf16, or "
+                "offload_moments false"
             )
         self._by_kernel = torch.arange(len(self.names), device=self.numbers.device)[:, None] < len(alone)
         self.measure()

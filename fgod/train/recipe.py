@@ -202,8 +202,8 @@ class TrainRecipe(TrainKeys):
         if self.step_in_backward and self.micro_batch is not None and self.micro_batch < self.batch:
             raise UsageError(
                 f"train.micro_batch: found {self.micro_batch} below batch ({self.batch}) with step_in_backward, which "
-                "updates a tensor as soon as its first gradient arrives, so gradients of micro-batches cannot be accumulated; "
-                "expected micro_batch null, a smaller batch, or step_in_backward false"
+                "updates a tensor as soon as its first gradient arrives, so gradients of micro-batches cannot be "
+                "accumulated; expected micro_batch null, a smaller batch, or step_in_backward false"
             )
 
     @property
