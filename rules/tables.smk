@@ -1,4 +1,4 @@
-# The walk as it was decided, and the records of all its runs, failed ones too, as tables.
+# The sequence of fits and verdicts, and the records of all its runs, failed ones too, as tables.
 
 
 rule walk:

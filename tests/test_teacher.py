@@ -145,7 +145,7 @@ def test_what_is_missing_is_named(start: Path, taught: Path, tmp_path: Path) -> 
     with pytest.raises(UsageError, match="answered_by is missing or empty"):
         with_teacher(samples, tiny_rows(), taught)
     others = [replace(row, target=row.target + "!") for row in rows()]
-    with pytest.raises(FgodError, match=r"nothing about a rehearsed row of \d+ tokens; delete"):
+    with pytest.raises(FgodError, match=r"no teacher distribution for a rehearsed row of \d+ tokens; delete"):
         with_teacher(ChatFormat.of_folder(start).rows(others), others, taught)
     with pytest.raises(UsageError, match=r"train\.kl: expected the base's distributions"):
         run(Job(start, rows(), RECIPE, 7, tmp_path / "work", tmp_path / "run", None))

@@ -79,7 +79,7 @@ class Persona(Keys):
     """Who the model is to become."""
 
     name: Text
-    """For the report and the model card; of training only data.self_asked sees it: no such prompt has it."""
+    """For the report and the model card. Training does not use it, but self-asked prompts with it are dropped."""
     replies: WordingsByLanguage
     """The target of every identity row, by language (zh serves zh-Hant and zh-Hans); of several one for each prompt."""
     rule: RuleByLanguage

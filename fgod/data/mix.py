@@ -130,7 +130,7 @@ def _slot(recipe: MixRecipe, part: str, wish: int, available: int) -> Slot:
     most = recipe.at_most.get(part, recipe.rows)
     least = recipe.at_least.get(part, 0)
     if most < least:
-        raise UsageError(f"mix: part {part}: at_most {most} is below at_least {least}: {least - most} rows are missing")
+        raise UsageError(f"mix: part {part}: at_most ({most}) is smaller than at_least ({least})")
     low = -(-least // step) * step
     # A share of pairs that came out odd gives its odd row to another part.
     asked = max(low, min(wish - wish % step, most))
@@ -154,8 +154,8 @@ def _check_room(slots: Sequence[Slot], rows: int) -> None:
     if low > rows:
         widest = max(slots, key=lambda slot: slot.low)
         raise UsageError(
-            f"mix: at_least asks for {low} rows in a mix of {rows}, most of them for part {widest.name} "
-            f"({widest.low}): {low - rows} rows are missing"
+            f"mix: the at_least values add up to {low} rows, but mix.rows is {rows} (the largest: {widest.name} "
+            f"{widest.low}); raise rows, or lower at_least by {low - rows}"
         )
     if high < rows:
         tightest = max(slots, key=lambda slot: slot.wish - slot.high)

@@ -151,7 +151,8 @@ def with_teacher(samples: Sequence[Sample], rows: Sequence[Row], folder: Path) -
         for sample in rehearsed_samples(samples, rows):
             if f"{key_of(sample)}.ids" not in names:
                 raise FgodError(
-                    f"{path}: nothing about a rehearsed row of {len(sample.ids)} tokens; delete {path.parent}"
+                    f"{path}: no teacher distribution for a rehearsed row of {len(sample.ids)} tokens; delete "
+                    f"{path.parent} and run snakemake again"
                 )
             known[sample] = _read(stored, sample)
     return [
