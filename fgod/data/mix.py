@@ -484,7 +484,7 @@ class _Targets:
         closed: bool,
         seed: int,
         replaces: Sequence[str],
-        neutral: str,
+        neutral: str = "",
     ) -> None:
         self.goal, self.answers, self.held_out_answers = goal, answers, held_out_answers
         self.closed, self.seed, self.replaces, self.neutral = closed, seed, tuple(replaces), neutral

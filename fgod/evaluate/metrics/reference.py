@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fgod.data.suites import COMPARED
 from fgod.evaluate.metric import SHARE, Estimate, Metric, register, share
-from fgod.evaluate.scoring import COMPARED, Scored
+from fgod.evaluate.scoring import Scored
 
 
 def _compared(r: Scored) -> bool:
