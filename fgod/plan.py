@@ -65,16 +65,18 @@ def plan(chain: Chain, folds: Sequence[int] = (), context: Mapping[str, Any] | N
     hopeful = chain.walk(lambda run: stands(run).decision or ACCEPTED)
     steps = list(_steps(hopeful.visits, stands, chain.config["base"]))
     last = [visit.run for visit in hopeful.visits if visit.fit == hopeful.visits[-1].fit]
-    told = _retold(known, folds, context)
-    to_release = known.state == "accepted" and (bool(told) or not _released(last))
+    changed = _changed_keys(known, folds, context)
+    to_release = known.state == "accepted" and (bool(changed) or not _released(last))
     steps = _with_lost_weights(steps, set(last) if to_release else set())
     closing = _closing(known, any(step.action == "judge" for step in steps))
-    if told:
-        closing += f" {layout.WALK} is written anew ({', '.join(told)}): tables, report and promotion are made again."
+    if changed:
+        closing += (
+            f" {layout.WALK} is written anew ({', '.join(changed)}): tables, report and release are made again."
+        )
     return [*steps, *_confirmation(hopeful, folds, steps, chain.config)], closing
 
 
-def _retold(walk: Walk, folds: Sequence[int], context: Mapping[str, Any] | None) -> list[str]:
+def _changed_keys(walk: Walk, folds: Sequence[int], context: Mapping[str, Any] | None) -> list[str]:
     """The keys in which walk.json differs from what it is to be, of a walk that is decided; `missing` without one."""
     if context is None or walk.state == "pending":
         return []
@@ -82,11 +84,11 @@ def _retold(walk: Walk, folds: Sequence[int], context: Mapping[str, Any] | None)
         return ["missing"]
     old, new = read_json(layout.WALK), json.loads(records.walk_json(walk, records.fold_of(walk, folds)))
     same = same_files(old["context"].get("config", ""), context["config"])
-    told = {**context, "config": old["context"]["config"]} if same else context
+    current = {**context, "config": old["context"]["config"]} if same else context
     keys = [
         f"context.{key}"
-        for key in sorted(old["context"].keys() | told.keys())
-        if old["context"].get(key) != told.get(key)
+        for key in sorted(old["context"].keys() | current.keys())
+        if old["context"].get(key) != current.get(key)
     ]
     return [*keys, *(["walk"] if old["walk"] != new else [])]
 
@@ -201,8 +203,8 @@ def _judged_why(now: Standing) -> Iterator[str]:
     """Why the gate judges a run, and what it will say."""
     if now.recorded and now.fresh:
         same = now.recorded.decision == now.fresh.decision
-        told = f"{now.fresh.decision}, as before" if same else f"{now.recorded.decision} → {now.fresh.decision}"
-        yield f"other checks than its verdict's: {told}"
+        verdicts = f"{now.fresh.decision}, as before" if same else f"{now.recorded.decision} → {now.fresh.decision}"
+        yield f"other checks than its verdict's: {verdicts}"
         yield from now.changed_checks()
     elif now.fresh and now.stale:
         yield f"its verdict is of other records ({', '.join(now.stale)} since), and will be: {now.decision}"

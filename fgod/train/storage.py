@@ -253,7 +253,7 @@ for _name, _format in {FP32: StateFormat(), "bf16": Bf16Root(), "uint8": Uint8Ro
 
 
 @dataclass(frozen=True)
-class Kept:
+class StateKind:
     """What an optimizer keeps of each trained tensor: the recipe's key of its format, the formats, and what it is."""
 
     key: str
@@ -274,8 +274,8 @@ class Kept:
 
 
 STATES = {
-    "m": Kept("m_dtype", MEAN_FORMATS, "running mean of gradients"),
-    "v": Kept("v_dtype", SQUARE_FORMATS, "running mean of squares"),
+    "m": StateKind("m_dtype", MEAN_FORMATS, "running mean of gradients"),
+    "v": StateKind("v_dtype", SQUARE_FORMATS, "running mean of squares"),
 }
 """AdamW's, by name. Checkpoints and predictions of memory have them under these names."""
 
