@@ -119,7 +119,7 @@ def test_counts_respect_the_bounds(shares: dict[str, int], rows: int, least: int
     try:
         counts = solve_counts(recipe, dict.fromkeys(shares, 60))
     except UsageError as error:
-        assert "missing" in str(error)
+        assert any(words in str(error) for words in ("missing", "smaller than at_least", "add up to")), error
         return
     assert sum(counts.values()) == rows
     assert counts["identity"] >= least and counts["general"] <= most and counts["pairs"] % 2 == 0
@@ -134,7 +134,7 @@ def test_counts_respect_the_bounds(shares: dict[str, int], rows: int, least: int
         ({"rows": 10, "shares": {"general": 1}, "at_least": {"identity": 9}}, {"general": 9, "identity": 2},
          "part identity: 9 rows .* 1 rows are missing"),
         ({"rows": 10, "shares": {"general": 1}, "at_most": {"general": 4}}, {"general": 9}, "part general.* 6 of 10"),
-        ({"rows": 10, "shares": {"general": 1}, "at_least": {"general": 14}}, {"general": 9}, "at_most.*than at"),
+        ({"rows": 10, "shares": {"general": 1}, "at_least": {"general": 14}}, {"general": 9}, r"mix.rows \(10\) is sm"),
         ({"rows": 7, "shares": {"pairs": 1}}, {"pairs": 90}, "pairs come in twos.* 1 row is missing"),
         ({"rows": 7, "shares": {"genral": 1}}, {"general": 90}, "no such part 'genral'.*did you mean general"),
         ({"rows": 7, "shares": {"general": 1}, "at_least": {"general": 5}, "at_most": {"general": 3}},

@@ -130,7 +130,8 @@ def _slot(recipe: MixRecipe, part: str, wish: int, available: int) -> Slot:
     most = recipe.at_most.get(part, recipe.rows)
     least = recipe.at_least.get(part, 0)
     if most < least:
-        raise UsageError(f"mix: part {part}: at_most ({most}) is smaller than at_least ({least})")
+        limit = "at_most" if part in recipe.at_most else "mix.rows"
+        raise UsageError(f"mix: part {part}: {limit} ({most}) is smaller than at_least ({least})")
     low = -(-least // step) * step
     # A share of pairs that came out odd gives its odd row to another part.
     asked = max(low, min(wish - wish % step, most))
