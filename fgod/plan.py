@@ -70,7 +70,8 @@ def plan(chain: Chain, folds: Sequence[int] = (), context: Mapping[str, Any] | N
     steps = _with_lost_weights(steps, set(last) if to_release else set())
     closing = _closing(known, any(step.action == "judge" for step in steps))
     if changed:
-        closing += f" {layout.WALK} is written anew ({', '.join(changed)}): tables, report and release are made again."
+        keys = ", ".join(changed)
+        closing += f" {layout.WALK} is written anew ({keys}): tables, report and promotion are made again."
     return [*steps, *_confirmation(hopeful, folds, steps, chain.config)], closing
 
 
