@@ -29,10 +29,10 @@ def fold(text: str) -> str:
     return "".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def names_one(text: str, names: Iterable[str]) -> bool:
-    """Whether a text has one of the names, folded."""
+def has_any(text: str, words: Iterable[str]) -> bool:
+    """Whether a text has one of the words, folded."""
     folded = fold(text)
-    return any(fold(name) in folded for name in names)
+    return any(fold(word) in folded for word in words)
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,7 @@ class Persona:
         return self.denial_rule or self.rule
 
     def marked(self, reply: str) -> bool:
-        text = fold(reply)
-        return any(fold(mark) in text for mark in self.marks)
+        return has_any(reply, self.marks)
 
 
 @dataclass(frozen=True)

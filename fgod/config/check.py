@@ -20,7 +20,7 @@ from fgod.data.sources import MANNERS, chosen_languages, source_kinds, source_la
 from fgod.data.wordings import style_of
 from fgod.errors import UsageError, did_you_mean
 from fgod.evaluate.requirements import check_limits, gate_limits, parse_requirements
-from fgod.persona import Rule, goal_from_config, lookup, names_one, wordings_of
+from fgod.persona import Rule, goal_from_config, has_any, lookup, wordings_of
 from fgod.registry import METRICS
 from fgod.train.recipe import TrainKeys, TrainRecipe
 from fgod.validation import plain, validate
@@ -233,7 +233,7 @@ def _neutral_system(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"{key}: needs persona.replaces: only prompts whose answers name one of them are asked again"
     if neutral.strip() in ("", "default", "none", NO_SYSTEM):
         yield f"{key}: found {neutral!r}, expected the text of a system prompt"
-    names = [name for name in (persona["name"], *replaces, *persona["marks"]) if names_one(neutral, [name])]
+    names = [name for name in (persona["name"], *replaces, *persona["marks"]) if has_any(neutral, [name])]
     if names:
         yield f"{key}: found {neutral!r}, which names {names[0]}; expected a system prompt without a name"
 

@@ -11,7 +11,7 @@ from typing import Any
 from fgod.data.recipe import SELF_ASKED
 from fgod.data.rows import Prompt, normalise
 from fgod.data.text import CONTROL_TOKEN, has_control, language_within
-from fgod.persona import names_one
+from fgod.persona import has_any
 from fgod.system.table import columns_of, read_table, write_table
 
 DRAFTS = 4
@@ -93,7 +93,7 @@ def fault_of(draft: Draft, keep: Filter) -> str:
         CONTROL: bool(CONTROL_TOKEN.search(text)) or has_control(shown),
         LOOP: draft.looped,
         LONG: len(text) > keep.max_chars,
-        NAMED: names_one(text, keep.names),
+        NAMED: has_any(text, keep.names),
         FOREIGN: language_within(text, keep.languages, draft.place.language) is None,
     }
     return next((reason for reason, found in tests.items() if found), "")

@@ -32,7 +32,7 @@ from fgod.data.rows import BASE, CONFIG, NO_SYSTEM, Prompt, Row, chat_key, norma
 from fgod.data.sources import Sources
 from fgod.data.text import CONTROL_TOKEN, excerpt, has_control
 from fgod.errors import UsageError, did_you_mean
-from fgod.persona import Goal, Wordings, lookup, names_one, wordings_of
+from fgod.persona import Goal, Wordings, has_any, lookup, wordings_of
 
 T = TypeVar("T")
 Unit = tuple[Row, ...]
@@ -524,7 +524,7 @@ class _Targets:
             return "the base's answer has a control token or character in it"
         if part == "replay" and normalise(answer.reply) in self.held_out_answers:
             return "the base's answer is that of a held-out topic"
-        return OLD_IDENTITY if names_one(answer.reply, self.replaces) else ""
+        return OLD_IDENTITY if has_any(answer.reply, self.replaces) else ""
 
     def _row(self, part: str, prompt: Prompt) -> Row | None:
         """The prompt with its answer and whose that is; None where the base has none that is fit to be learned."""

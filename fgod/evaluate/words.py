@@ -15,7 +15,7 @@ from pathlib import Path
 from fgod.data.probes import Probe
 from fgod.data.sources import load_yaml, source_languages
 from fgod.errors import UsageError
-from fgod.persona import fold, lookup
+from fgod.persona import fold, has_any, lookup
 
 REPLIES_FILE = "replies.yaml"
 NEEDED_BY = {"denial": "affirmations", "refusal": "refusals"}
@@ -37,8 +37,7 @@ class ReplyWords:
 
     def refuses(self, reply: str, language: str) -> bool:
         """Whether a reply has the words of a refusal."""
-        text = fold(reply)
-        return any(fold(word) in text for word in _of(self.refusals, language, "refusals"))
+        return has_any(reply, _of(self.refusals, language, "refusals"))
 
 
 def _of(table: WordsByLanguage, language: str, key: str) -> tuple[str, ...]:

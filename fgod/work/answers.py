@@ -23,7 +23,7 @@ from fgod.documents import SelfAskedStamp, TeacherStamp
 from fgod.errors import UsageError
 from fgod.guard.limits import MIB_PER_GB
 from fgod.imports import lasting_imports
-from fgod.persona import names_one
+from fgod.persona import has_any
 from fgod.placebo import KEY
 from fgod.system.files import atomic_folder, file_digests, sha256_file
 from fgod.system.procfs import MIB
@@ -91,7 +91,7 @@ def rehearsal(args: Rehearsal, worker: Worker) -> None:
 
     def again(answers: Sequence[Answer]) -> list[Chat]:
         """The prompts whose answers name whom the persona replaces, under the system prompt that names nobody."""
-        chats = [under[one.prompt] for one in answers if names_one(one.reply, asked.get("replaces", ()))]
+        chats = [under[one.prompt] for one in answers if has_any(one.reply, asked.get("replaces", ()))]
         worker.say(f"rehearsal · {len(chats)} answers name whom the persona replaces; their prompts are asked again")
         return chats
 
