@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fgod.documents import Outcome
 from fgod.errors import UsageError
 from fgod.guard.predict import TooLargeError
+from fgod.nvfp4 import kernels
 from fgod.nvfp4.folders import open_weights
 from fgod.registry import _LOADED_PLUGINS, OPTIMIZERS, load_plugins
 from fgod.system.files import read_json
@@ -136,6 +137,17 @@ def test_a_key_that_it_does_not_use_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(TooLargeError) as refused:
         check_fits(packed, lambda one: predict_on_device(config, one, one.batch, 32, 8), 1)
     assert "offload_moments" not in str(refused.value)
+
+
+def test_plain_torch_steps_it_where_kernels_run_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = TrainRecipe.from_dict({**KEYS, "step_in_backward": True})
+    kernels.say_once.cache_clear()
+    monkeypatch.setattr(kernels, "run_on", lambda device: True)
+    for seed in range(2):
+        assert TensorOptimizer({"w": noise((4, 32), 1)}, recipe, {"w": 1.0}, seed).kernels is None
+    assert capsys.readouterr().err.count("train.optimizer: lion has no fused kernel; plain torch steps on the GPU") == 1
 
 
 def test_the_default_is_in_no_recipe() -> None:

@@ -120,8 +120,8 @@ class TrainKeys(Keys):
     schedule: Annotated[str, OneOf(SCHEDULES)] = "cosine"
     """Course of the learning rate after warm-up: constant, or to zero along a line or a half cosine."""
     optimizer: Annotated[str, OneOfOrAdded(OWN_OPTIMIZERS, OPTIMIZERS), OmitDefault()] = "adamw"
-    """How a step follows from gradients: adamw, or one of a plugin, which plain torch steps, on a GPU too. What it does
-    not use of betas, eps, m_dtype, v_dtype and offload_moments is refused where it is not the default."""
+    """How a step follows from gradients: adamw, or one of a plugin, which plain torch steps, slowly on a GPU. What it
+    does not use of betas, eps, m_dtype, v_dtype and offload_moments is refused where it is not the default."""
     betas: Annotated[tuple[Beta, Beta], FromList] = (0.9, 0.95)
     """Decay of AdamW's running mean of gradients, and of their squares."""
     eps: Positive = 1e-8

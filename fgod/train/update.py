@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from fgod.nvfp4 import kernels
 from fgod.train.recipe import TrainRecipe
 from fgod.train.storage import MASTERS, StateFormat, StateKind
 
@@ -113,11 +114,17 @@ class Optimizer(ABC):
         """
 
     def kernels(self, tensors: Sequence[Trained], recipe: TrainRecipe) -> Kernels | None:
-        """Kernels that step these tensors, in the order of their rows; None: plain torch steps them, on a GPU too.
+        """Kernels that step these tensors, in the order of their rows; None: plain torch steps them, which is said once
+        on stderr where kernels would run.
 
         Raises:
             UsageError: kernels could, but for what the recipe asks.
         """
+        if all(kernels.run_on(tensor.weight.device) for tensor in tensors):
+            kernels.say_once(
+                f"train.optimizer: {recipe.optimizer} has no fused kernel; plain torch steps on the GPU, many times "
+                "slower"
+            )
         return None
 
 
