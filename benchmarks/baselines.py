@@ -78,7 +78,7 @@ from fgod.system.table import write_table
 from fgod.train.autograd import answer_loss, soft_loss
 from fgod.train.batches import batches, collate
 from fgod.train.device.ops import choose_ops
-from fgod.train.device.optimizer import device_adamw
+from fgod.train.device.optimizer import device_optimizer
 from fgod.train.device.settings import repeatable_cuda
 from fgod.train.device.trainer import DeviceStepper, choose_network
 from fgod.train.device.weights import Masters, as_module, stream_in
@@ -274,7 +274,7 @@ def train_full(weights: Weights, lesson: Lesson, recipe: TrainRecipe, seed: int,
     masters, ops = weights.masters, choose_ops(weights.masters.device, say)
     factors = lr_factors(masters.tensors, recipe.lr_scale, masters.config.get("tie_word_embeddings", False))
     network = choose_network(masters, recipe, ops)
-    stepper = DeviceStepper(network, device_adamw(masters, recipe, factors, seed, ops), recipe, pad, say)
+    stepper = DeviceStepper(network, device_optimizer(masters, recipe, factors, seed, ops), recipe, pad, say)
     stepper.measure()
     for step, samples in enumerate(plan(lesson, recipe, seed)):
         stepper.launch(step, samples)

@@ -34,9 +34,9 @@ from fgod.model.chats import Sample
 from fgod.nvfp4 import layers
 from fgod.train.autograd import AutogradStepper, checkpoint_layers
 from fgod.train.memory import predict
-from fgod.train.optimizer import AdamW
+from fgod.train.optimizer import TensorOptimizer
 from fgod.train.recipe import TrainRecipe
-from fgod.train.storage import STATES, master_kind
+from fgod.train.storage import master_kind, states_of
 
 MODES: dict[str, dict[str, Any]] = {
     "fp32 masters and moments, stepped after backward": {"memory": "cpu"},
@@ -128,7 +128,9 @@ def build(config: Qwen3Config, recipe: TrainRecipe) -> AutogradStepper:
     if recipe.activation_checkpointing:
         checkpoint_layers(model)
     parameters = dict(model.named_parameters())
-    return AutogradStepper(model, AdamW(parameters, recipe, dict.fromkeys(parameters, 1.0)), recipe, 0, lambda _: None)
+    return AutogradStepper(
+        model, TensorOptimizer(parameters, recipe, dict.fromkeys(parameters, 1.0)), recipe, 0, lambda _: None
+    )
 
 
 def measure(config: Qwen3Config, name: str, changes: dict[str, Any], tokens: int, chunk: int) -> None:
@@ -140,29 +142,29 @@ def measure(config: Qwen3Config, name: str, changes: dict[str, Any], tokens: int
     tensors = optimizer.tensors.values()
     known = {
         "masters": [parameter.data for parameter in parameters],
-        **{name: [part for tensor in tensors for part in tensor.states[name].tensors] for name in STATES},
+        **{name: [part for tensor in tensors for part in tensor.states[name].tensors] for name in states_of(recipe)},
         "buffers": list(trainer.model.buffers()),
     }
     live = LiveBytes(known)
     sample = Sample(tuple(range(10, 10 + tokens)), tokens // 2)
-    before = layers._quantised, layers.shared_global_scale, AdamW._step_unit
+    before = layers._quantised, layers.shared_global_scale, TensorOptimizer._step_unit
     try:
         layers._quantised = live.during(before[0], "quantiser")
         layers.shared_global_scale = live.during(before[1], "quantiser")
         stepping = live.during(before[2], "step")
 
-        def step_unit(self: AdamW, unit: Any, grad: Tensor) -> None:
+        def step_unit(self: TensorOptimizer, unit: Any, grad: Tensor) -> None:
             live.is_gradient(self.tensors[self.names[unit.rows.start]].parameter)
             stepping(self, unit, grad)
 
-        AdamW._step_unit = step_unit  # type: ignore[method-assign]
+        TensorOptimizer._step_unit = step_unit  # type: ignore[method-assign]
         with live:
             for step in range(2):
                 trainer.step(step, [sample])
     finally:
-        layers._quantised, layers.shared_global_scale, AdamW._step_unit = before  # type: ignore[method-assign]
+        layers._quantised, layers.shared_global_scale, TensorOptimizer._step_unit = before  # type: ignore[method-assign]
 
-    resident = sum(t.untyped_storage().nbytes() for part in ("masters", *STATES) for t in known[part])
+    resident = sum(t.untyped_storage().nbytes() for part in ("masters", *states_of(recipe)) for t in known[part])
     widest, rest = live.widest(), live.widest(PASSING)
     predicted = predict(config.to_dict(), recipe, tokens - 1, tokens - tokens // 2).total
     print(

@@ -32,7 +32,7 @@ from fgod.model.random import model_config
 from fgod.train.batches import collate
 from fgod.train.device.network import Network
 from fgod.train.device.ops import choose_ops
-from fgod.train.device.optimizer import device_adamw
+from fgod.train.device.optimizer import device_optimizer
 from fgod.train.device.settings import repeatable_cuda
 from fgod.train.device.trainer import DeviceStepper
 from fgod.train.device.weights import Masters, allocate, randomise
@@ -121,7 +121,7 @@ def measure(shape: str, rows: int, width: int, steps: int) -> list[dict[str, Any
         randomise(masters, 1)
         ops = choose_ops(device, say)
         network = Network(masters, ops, torch.bfloat16, recipe.block_scales)
-        optimizer = device_adamw(masters, recipe, dict.fromkeys(masters.tensors, 1.0), 1, ops)
+        optimizer = device_optimizer(masters, recipe, dict.fromkeys(masters.tensors, 1.0), 1, ops)
         for mode, kl in (("hard labels", None), *((f"stored top {k}", Kl(top_k=k)) for k in TOPS)):
             top_k = None if kl is None else kl.top_k
             batches = [samples(rows, width, config["vocab_size"], seed, top_k) for seed in range(steps)]

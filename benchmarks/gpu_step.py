@@ -33,7 +33,7 @@ from fgod.models.architecture import tensors_of
 from fgod.train.device.module import ModuleNetwork
 from fgod.train.device.network import Network
 from fgod.train.device.ops import choose_ops
-from fgod.train.device.optimizer import device_adamw
+from fgod.train.device.optimizer import device_optimizer
 from fgod.train.device.plan import layer_plan, predict_on_device
 from fgod.train.device.settings import repeatable_cuda
 from fgod.train.device.trainer import DeviceStepper
@@ -108,7 +108,7 @@ def build(case: Case, shape: str, device: torch.device) -> tuple[DeviceStepper, 
     network: Network | ModuleNetwork = Network(masters, ops, torch.bfloat16, recipe.block_scales)
     if case.kind == "generic":
         network = ModuleNetwork(masters, torch.bfloat16, recipe.block_scales)
-    optimizer = device_adamw(masters, recipe, dict.fromkeys(masters.tensors, 1.0), 1, ops)
+    optimizer = device_optimizer(masters, recipe, dict.fromkeys(masters.tensors, 1.0), 1, ops)
     return DeviceStepper(network, optimizer, recipe, 0, say), recipe
 
 

@@ -32,7 +32,7 @@ from fgod.model.load import load_tokenizer
 from fgod.model.masters import load_masters
 from fgod.train.autograd import answer_loss
 from fgod.train.batches import Batch, batches, collate
-from fgod.train.optimizer import AdamW
+from fgod.train.optimizer import TensorOptimizer
 from fgod.train.recipe import TrainRecipe
 
 Step = Callable[[], None]
@@ -44,7 +44,7 @@ NUDGED = "torch AdamW, weights nudged by 1 ulp"
 
 
 def ours(parameters: dict[str, nn.Parameter], recipe: TrainRecipe) -> Step:
-    optimizer = AdamW(parameters, recipe, dict.fromkeys(parameters, 1.0), seed=1)
+    optimizer = TensorOptimizer(parameters, recipe, dict.fromkeys(parameters, 1.0), seed=1)
 
     def step() -> None:
         optimizer.step(recipe.lr)

@@ -32,7 +32,7 @@ class Inputs:
     (part of the former; empty without any), `sources` the written data, `user_files` the
     content of each of the user's own data files by name, `user_settings` how they are read where that is not as by
     default, `row_formats` the plugins that read them, `state_formats` those that say how the optimizer's states are
-    kept, `optional` the content of written sources that some mixes use,
+    kept, `optimizers` those that add one, `optional` the content of written sources that some mixes use,
     `check_probes` the probes of the split check by suite, with the rules that judge them.
     """
 
@@ -42,6 +42,7 @@ class Inputs:
     user_files: Mapping[str, str]
     row_formats: Mapping[str, str] = field(default_factory=dict)
     state_formats: Mapping[str, str] = field(default_factory=dict)
+    optimizers: Mapping[str, str] = field(default_factory=dict)
     user_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     optional: Mapping[str, str] = field(default_factory=dict)
     check_probes: Mapping[str, str] = field(default_factory=dict)
@@ -155,6 +156,8 @@ class Chain:
             recipe["chat"] = self.config["chat"]
         if self.inputs.state_formats:
             recipe["state_formats"] = self.inputs.state_formats
+        if self.inputs.optimizers:
+            recipe["optimizers"] = self.inputs.optimizers
         return Run(
             stage["name"], lineage_of(recipe), canonical_json(recipe), digest(spec), canonical_json(spec), parent
         )

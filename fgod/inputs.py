@@ -20,7 +20,7 @@ from fgod.errors import UsageError, did_you_mean
 from fgod.evaluate.checked import check_probes
 from fgod.evaluate.words import ReplyWords, load_reply_words
 from fgod.persona import goal_from_config
-from fgod.registry import ARCHITECTURES, EXPORTERS, MEAN_FORMATS, ROW_FORMATS, SQUARE_FORMATS, Registry
+from fgod.registry import ARCHITECTURES, EXPORTERS, MEAN_FORMATS, OPTIMIZERS, ROW_FORMATS, SQUARE_FORMATS, Registry
 from fgod.system.digests import CACHE, cached_sha256
 from fgod.system.files import digest, folder_files, read_json, sha256_file, sha256_files
 
@@ -59,6 +59,7 @@ def gather(config: Mapping[str, Any]) -> Inputs:
         user_settings={name: settings for name, source in sorted(user.items()) if (settings := source.settings())},
         row_formats=plugin_digests(config, ROW_FORMATS),
         state_formats={**plugin_digests(config, MEAN_FORMATS), **plugin_digests(config, SQUARE_FORMATS)},
+        optimizers=plugin_digests(config, OPTIMIZERS),
         optional=optional_digests(Path(data["folder"]), config),
         check_probes=_check_probes(config),
     )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fgod.exporters.exporter import Exporter
     from fgod.models.architecture import Architecture
     from fgod.train.storage import StateFormat
+    from fgod.train.update import Optimizer
 
 T = TypeVar("T")
 
@@ -106,6 +107,7 @@ ROW_FORMATS: Registry[Any] = Registry("row format", ["fgod.data.tsv", "fgod.data
 EXPORTERS: Registry[Exporter] = Registry("export format", ["fgod.exporters.nvfp4"])
 MEAN_FORMATS: Registry[StateFormat] = Registry("train.m_dtype", ["fgod.train.storage"])
 SQUARE_FORMATS: Registry[StateFormat] = Registry("train.v_dtype", ["fgod.train.storage"])
+OPTIMIZERS: Registry[Optimizer] = Registry("train.optimizer", ["fgod.train.adamw"])
 AUDIT_CHECKS: Registry[Check] = Registry("audit check", ["fgod.data.audit.checks"])
 
 

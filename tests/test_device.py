@@ -28,12 +28,12 @@ from fgod.train.device import head
 from fgod.train.device import ops as device_ops
 from fgod.train.device.module import ModuleNetwork
 from fgod.train.device.network import Inputs, Network, SavePolicy
-from fgod.train.device.optimizer import GroupGradients, device_adamw
+from fgod.train.device.optimizer import GroupGradients, device_optimizer
 from fgod.train.device.plan import predict_on_device
 from fgod.train.device.trainer import DeviceStepper, choose_network, padded
 from fgod.train.device.weights import Masters, as_module, frequencies, split_rows, stream_in
 from fgod.train.distil import Rehearsed, SoftLabels
-from fgod.train.optimizer import AdamW
+from fgod.train.optimizer import TensorOptimizer
 from fgod.train.preflight import PreflightError, check_network
 from fgod.train.recipe import Kl, MemoryModes, TrainRecipe
 from fgod.train.teacher import top_tokens
@@ -292,7 +292,7 @@ UNSET = dict.fromkeys(asdict(MemoryModes()))
 def device_stepper(folder: Path, recipe: TrainRecipe) -> DeviceStepper:
     held = stream_in(folder, read_config(folder), recipe.master_dtype, CPU)
     network = Network(held, device_ops.PLAIN, torch.float32, recipe.block_scales)
-    optimizer = device_adamw(held, recipe, dict.fromkeys(held.tensors, 1.0), 7, device_ops.PLAIN)
+    optimizer = device_optimizer(held, recipe, dict.fromkeys(held.tensors, 1.0), 7, device_ops.PLAIN)
     return DeviceStepper(network, optimizer, recipe, 0, print)
 
 
@@ -375,7 +375,10 @@ def test_groups_and_banks_are_stepped_as_their_tensors_are(
     held = stream_in(folder, read_config(folder), master, CPU)
     copies = {name: tensor.clone() for name, tensor in held.tensors.items()}
     factors = {name: 0.5 if "norm" in name else 1.0 for name in copies}
-    ours, theirs = device_adamw(held, recipe, factors, 7, device_ops.PLAIN), AdamW(copies, recipe, factors, 7)
+    ours, theirs = (
+        device_optimizer(held, recipe, factors, 7, device_ops.PLAIN),
+        TensorOptimizer(copies, recipe, factors, 7),
+    )
     groups = GroupGradients(ours, held)
     for step in range(3):
         grads = {n: noise(tuple(p.shape), 100 * step + i).to(p.dtype) for i, (n, p) in enumerate(copies.items())}

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import fgod
 from fgod.train.loop import Job, run
-from fgod.train.optimizer import AdamW
+from fgod.train.optimizer import TensorOptimizer
 from fgod.train.recipe import MASTER_DTYPES, TrainRecipe
 from fgod.train.storage import master_kind
 from tests.tiny_model import noise, tiny_folder, tiny_rows
@@ -146,7 +146,7 @@ def fixed_steps(master: str, m: str, v: str, **changes: Any) -> dict[str, Tensor
         begun = (noise(shape, seed) * 0.05).to(master_kind(master, shape).dtype)
         parameters[name] = nn.Parameter(begun)
         parameters[name].grad_dtype = torch.float32
-    optimizer = AdamW(parameters, recipe, {"matrix": 1.0, "vector": 0.5}, seed=3)
+    optimizer = TensorOptimizer(parameters, recipe, {"matrix": 1.0, "vector": 0.5}, seed=3)
     out: dict[str, Tensor] = {}
     for number, rate in enumerate(RATES):
         for parameter in parameters.values():

@@ -21,10 +21,10 @@ from fgod.nvfp4.layers import prepare
 from fgod.train import distil
 from fgod.train.device.network import Network
 from fgod.train.device.ops import PLAIN, Ops
-from fgod.train.device.optimizer import GroupGradients, device_adamw
+from fgod.train.device.optimizer import GroupGradients, device_optimizer
 from fgod.train.device.trainer import DeviceStepper
 from fgod.train.device.weights import Bank, Masters, stream_in
-from fgod.train.optimizer import AdamW, StepFacts
+from fgod.train.optimizer import StepFacts, TensorOptimizer
 from fgod.train.recipe import TrainRecipe
 from fgod.train.storage import master_kind
 from tests.tiny_model import noise, tiny_folder, tiny_model, tiny_rows, tiny_tokenizer
@@ -240,7 +240,7 @@ def test_a_gradient_that_is_not_finite_steps_nothing(bad: float) -> None:
 # ---- in the optimizer and the layers
 
 
-def steps(recipe: TrainRecipe, device: str) -> tuple[Masters, list[StepFacts], AdamW]:
+def steps(recipe: TrainRecipe, device: str) -> tuple[Masters, list[StepFacts], TensorOptimizer]:
     """Three steps of two matrices and a vector."""
     shapes = {"mlp.a": (6, 192), "mlp.b": (4, 48)}
     kind = master_kind(recipe.master_dtype, (6, 192)).dtype
@@ -248,7 +248,7 @@ def steps(recipe: TrainRecipe, device: str) -> tuple[Masters, list[StepFacts], A
     vector = Bank(("norm",), (noise((1, 40), 2) * 0.05).to(device))
     tensors = groups | {"norm": vector.rows[0]}
     masters = Masters({}, tensors, groups, {name: (name,) for name in groups}, {40: vector})
-    optimizer = device_adamw(masters, recipe, {"mlp.a": 1.0, "mlp.b": 0.5, "norm": 2.0}, 3, PLAIN)
+    optimizer = device_optimizer(masters, recipe, {"mlp.a": 1.0, "mlp.b": 0.5, "norm": 2.0}, 3, PLAIN)
     gradients, facts = GroupGradients(optimizer, masters), []
     for step in range(3):
         optimizer.begin(1e-3)
@@ -333,7 +333,7 @@ def test_a_group_asks_for_its_scale_once_a_pass(monkeypatch: pytest.MonkeyPatch)
 
 def trainer_on(folder: Path, recipe: TrainRecipe, ops: Ops = PLAIN, graphs: bool = False) -> DeviceStepper:
     held = stream_in(folder, read_config(folder), recipe.master_dtype, torch.device(DEVICE))
-    optimizer = device_adamw(held, recipe, dict.fromkeys(held.tensors, 1.0), 7, ops)
+    optimizer = device_optimizer(held, recipe, dict.fromkeys(held.tensors, 1.0), 7, ops)
     network = Network(held, ops, torch.float32, recipe.block_scales)
     return DeviceStepper(network, optimizer, recipe, 0, print, graphs)
 

@@ -33,7 +33,7 @@ from fgod.nvfp4 import export
 from fgod.nvfp4.codec import BLOCK_SCALES, fake_quantise, quantise
 from fgod.nvfp4.layers import prepare
 from fgod.nvfp4.reader import dequantised
-from fgod.registry import MEAN_FORMATS, SQUARE_FORMATS
+from fgod.registry import MEAN_FORMATS, OPTIMIZERS, SQUARE_FORMATS
 from fgod.train import checkpoint
 from fgod.train.autograd import autograd_stepper
 from fgod.train.batches import micro_batches
@@ -44,9 +44,18 @@ from fgod.train.efficiency import WORTH_JUDGING, LostUpdatesError, Projection, W
 from fgod.train.fused import KNOWN
 from fgod.train.loop import TRAINED, Job, run
 from fgod.train.memory import Prediction, check_fits, predict
-from fgod.train.optimizer import AdamW
+from fgod.train.optimizer import TensorOptimizer
 from fgod.train.preflight import PreflightError, check_chat, check_forward
-from fgod.train.recipe import M_DTYPES, MASTER_DTYPES, MEMORY, V_DTYPES, MemoryModes, TrainRecipe
+from fgod.train.recipe import (
+    M_DTYPES,
+    MASTER_DTYPES,
+    MEMORY,
+    OPTIMIZER_KEYS,
+    OWN_OPTIMIZERS,
+    V_DTYPES,
+    MemoryModes,
+    TrainRecipe,
+)
 from fgod.train.storage import MASTERS, master_kind
 from tests.tiny_model import noise, tiny_folder, tiny_model, tiny_rows, tiny_tokenizer
 
@@ -69,13 +78,13 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / "master" / "model.safetensors")
 
 
-def stepped(steps: int = 4, lr: float = 1e-3, **changes: Any) -> tuple[AdamW, list[Projection]]:
+def stepped(steps: int = 4, lr: float = 1e-3, **changes: Any) -> tuple[TensorOptimizer, list[Projection]]:
     """Steps of one matrix by fixed gradients of very different sizes."""
     recipe = replace(TrainRecipe(steps, lr, grad_clip=None, schedule="constant"), **changes)
     kind = master_kind(recipe.master_dtype, SHAPE)
     parameter = nn.Parameter((noise(SHAPE, 1) * 0.05).to(kind.dtype))
     parameter.grad_dtype = torch.float32
-    optimizer = AdamW({"w": parameter}, recipe, {"w": 1.0}, seed=3)
+    optimizer = TensorOptimizer({"w": parameter}, recipe, {"w": 1.0}, seed=3)
     told = []
     for step in range(steps):
         parameter.grad = noise(SHAPE, 10 + step) ** 3 * torch.logspace(-6, 0, SHAPE[0]).unsqueeze(1)
@@ -83,7 +92,7 @@ def stepped(steps: int = 4, lr: float = 1e-3, **changes: Any) -> tuple[AdamW, li
     return optimizer, told
 
 
-def state(optimizer: AdamW) -> list[Tensor]:
+def state(optimizer: TensorOptimizer) -> list[Tensor]:
     tensor = optimizer.tensors["w"]
     return [tensor.weight, *(part for state in tensor.states.values() for part in state.tensors)]
 
@@ -98,6 +107,7 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
 def test_names_of_modes_are_those_of_the_recipe() -> None:
     assert (tuple(MASTERS), tuple(MEAN_FORMATS), tuple(SQUARE_FORMATS)) == (MASTER_DTYPES, M_DTYPES, V_DTYPES)
     assert KNOWN == {"m": M_DTYPES, "v": V_DTYPES}
+    assert tuple(OPTIMIZERS) == OWN_OPTIMIZERS and OPTIMIZERS[TrainRecipe.optimizer].used_keys == {*OPTIMIZER_KEYS}
     for name in MASTER_DTYPES:
         for shape in ((4, 16), (16,)):
             assert master_kind(name, shape).dtype == master_torch_dtype(name, len(shape))
@@ -161,7 +171,7 @@ def test_updates_land_with_stochastic_rounding_and_vanish_without() -> None:
         weight = torch.randn(512, 512, generator=generator) * 0.02
         parameter = nn.Parameter(weight.to(master_kind(master, weight.shape).dtype))
         parameter.grad_dtype = torch.float32
-        optimizer = AdamW({"w": parameter}, TrainRecipe(1, 1e-5, master_dtype=master), {"w": 1.0})
+        optimizer = TensorOptimizer({"w": parameter}, TrainRecipe(1, 1e-5, master_dtype=master), {"w": 1.0})
         for _ in range(12):
             parameter.grad = torch.randn(512, 512, generator=generator)
             told[master] = optimizer.step(1e-5).whole
@@ -227,7 +237,7 @@ def test_a_step_asks_the_device_for_nothing(master: str, m: str, v: str, in_back
     modes = {"master_dtype": master, "m_dtype": m, "v_dtype": v, "step_in_backward": in_backward}
     recipe = TrainRecipe(2, 1e-3, l2_sp=1.0, weight_decay=0.1, step_chunk_rows=7, **modes)
     weights = {"w": (noise(SHAPE, 1) * 0.05).to(master_kind(master, SHAPE).dtype), "b": noise((8,), 2)}
-    optimizer = AdamW(weights, recipe, {"w": 1.0, "b": 1.0})
+    optimizer = TensorOptimizer(weights, recipe, {"w": 1.0, "b": 1.0})
     for step in range(2):
         grads = {name: noise(tuple(weight.shape), 10 + step) for name, weight in weights.items()}
         for target, numbers in zip(optimizer.on_device, optimizer.host_numbers(1e-3), strict=True):

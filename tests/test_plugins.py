@@ -16,7 +16,16 @@ from fgod import inputs
 from fgod.chain import Chain
 from fgod.cli import main
 from fgod.errors import UsageError
-from fgod.registry import ARCHITECTURES, AUDIT_CHECKS, EXPORTERS, MEAN_FORMATS, METRICS, ROW_FORMATS, load_plugins
+from fgod.registry import (
+    ARCHITECTURES,
+    AUDIT_CHECKS,
+    EXPORTERS,
+    MEAN_FORMATS,
+    METRICS,
+    OPTIMIZERS,
+    ROW_FORMATS,
+    load_plugins,
+)
 from tests.mini import Mini
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +40,7 @@ from fgod.registry import {0}
 def in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
     """Registries of their own: what a test registers is gone after it."""
     monkeypatch.chdir(ROOT)
-    for registry in (ARCHITECTURES, AUDIT_CHECKS, EXPORTERS, MEAN_FORMATS, METRICS, ROW_FORMATS):
+    for registry in (ARCHITECTURES, AUDIT_CHECKS, EXPORTERS, MEAN_FORMATS, METRICS, OPTIMIZERS, ROW_FORMATS):
         list(registry)
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
         monkeypatch.setattr(registry, "_files", dict(registry._files))
@@ -52,6 +61,7 @@ def made_of(plugins: list[Path]) -> tuple[str, str, str, str]:
         ("METRICS", [False, False, False, True]),
         ("EXPORTERS", [False, False, False, True]),  # the base is no folder, so none reads it
         ("MEAN_FORMATS", [False, False, True, True]),
+        ("OPTIMIZERS", [False, False, True, True]),
         ("ROW_FORMATS", [False, True, True, True]),
         ("ARCHITECTURES", [True, True, True, True]),
     ],

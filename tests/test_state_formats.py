@@ -14,12 +14,12 @@ from fgod.errors import UsageError
 from fgod.nvfp4 import kernels
 from fgod.registry import _LOADED_PLUGINS, MEAN_FORMATS, load_plugins
 from fgod.system.files import read_json
+from fgod.train.adamw import STATES
 from fgod.train.fused import serves
 from fgod.train.loop import Job, run
 from fgod.train.memory import explain, predict
-from fgod.train.optimizer import AdamW
+from fgod.train.optimizer import TensorOptimizer
 from fgod.train.recipe import TrainRecipe
-from fgod.train.storage import STATES
 from tests.tiny_model import noise, tiny_folder, tiny_rows
 
 PLUGIN = Path(__file__).parent.resolve() / "plugins" / "half.py"
@@ -58,7 +58,7 @@ def test_a_run_trains_with_a_plugins_format_as_with_float32(tmp_path: Path) -> N
 
 def test_the_kernel_refuses_a_format_that_it_cannot_read(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = TrainRecipe.from_dict({**KEYS, "m_dtype": "half", "step_in_backward": True})
-    optimizer = AdamW({"w": torch.nn.Parameter(noise((4, 32), 1))}, recipe, {"w": 1.0})
+    optimizer = TensorOptimizer({"w": torch.nn.Parameter(noise((4, 32), 1))}, recipe, {"w": 1.0})
     tensors = list(optimizer.tensors.values())
     assert {*optimizer.tensors["w"].states} == {*STATES} and not serves(tensors, recipe)
     monkeypatch.setattr(kernels, "run_on", lambda device: True)

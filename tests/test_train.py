@@ -31,7 +31,7 @@ from fgod.train.autograd import answer_loss
 from fgod.train.batches import batches, collate, micro_batches, real_share
 from fgod.train.efficiency import Projection
 from fgod.train.loop import DIVERGED, TRAINED, Job, run
-from fgod.train.optimizer import AdamW, lr_factors
+from fgod.train.optimizer import TensorOptimizer, lr_factors
 from fgod.train.participation import HoleError, Participant, check_holes
 from fgod.train.preflight import PreflightError
 from fgod.train.recipe import Kl, TrainRecipe
@@ -233,10 +233,10 @@ def test_an_overlong_row_is_refused_by_number_and_text() -> None:
 # ---- optimizer
 
 
-def fit_line(recipe: TrainRecipe, steps: int = 5) -> tuple[AdamW, list[float | None]]:
+def fit_line(recipe: TrainRecipe, steps: int = 5) -> tuple[TensorOptimizer, list[float | None]]:
     """A few steps on a least-squares problem of one matrix and one vector."""
     parameters = {"w": nn.Parameter(noise((8, 4), 1)), "b": nn.Parameter(noise((8,), 2))}
-    optimizer = AdamW(parameters, recipe, dict.fromkeys(parameters, 1.0))
+    optimizer = TensorOptimizer(parameters, recipe, dict.fromkeys(parameters, 1.0))
     efficiencies = []
     for step in range(steps):
         optimizer.zero_grad()
@@ -278,7 +278,7 @@ def test_l2_sp_leads_back_to_the_start_and_is_decoupled() -> None:
     ]
     assert distances[0] > distances[1] > distances[2] > 0
     parameter = nn.Parameter(start.clone())
-    optimizer = AdamW({"w": parameter}, TrainRecipe(1, 0.1, l2_sp=3.0), {"w": 1.0})
+    optimizer = TensorOptimizer({"w": parameter}, TrainRecipe(1, 0.1, l2_sp=3.0), {"w": 1.0})
     parameter.data.add_(1.0)
     parameter.grad = torch.zeros_like(parameter)
     optimizer.step(0.1)

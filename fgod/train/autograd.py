@@ -1,4 +1,4 @@
-"""Steps of any causal language model of transformers: its own forward pass, torch's autograd, AdamW."""
+"""Steps of any causal language model of transformers: its own forward pass, torch's autograd, our optimizer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fgod.system.procfs import forget_peak, peak_mib, resident_mib
 from fgod.train.batches import Batch, micro_batches
 from fgod.train.distil import LossParts, SoftLabels, divergence, label_weights
 from fgod.train.memory import trained_names
-from fgod.train.optimizer import AdamW, StepFacts, lr_factors
+from fgod.train.optimizer import StepFacts, TensorOptimizer, lr_factors
 from fgod.train.preflight import check_forward
 from fgod.train.recipe import Kl, TrainRecipe
 from fgod.train.record import StepRow
@@ -61,7 +61,7 @@ class AutogradStepper:
     """A `Stepper` whose steps are done when they were launched. `pad`: token id that fills rows up."""
 
     model: PreTrainedModel
-    optimizer: AdamW
+    optimizer: TensorOptimizer
     recipe: TrainRecipe
     pad: int
     phase: Phase
@@ -178,4 +178,4 @@ def autograd_stepper(start: Path, recipe: TrainRecipe, seed: int, pad: int, phas
             parameter.grad_dtype = float32
     parameters = {name: parameter for name, parameter in model.named_parameters() if name in names}
     factors = lr_factors(parameters, recipe.lr_scale, model.config.tie_word_embeddings)
-    return AutogradStepper(model, AdamW(parameters, recipe, factors, seed), recipe, pad, phase)
+    return AutogradStepper(model, TensorOptimizer(parameters, recipe, factors, seed), recipe, pad, phase)

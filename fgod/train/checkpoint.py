@@ -2,9 +2,10 @@
 
     artifacts/work/{lineage}/checkpoint-00000120/{model*.safetensors, state.json}
 
-The state is all that a step depends on besides the recipe: weights and moments as they are stored, and the number of
-steps done; rows and random bits follow from those. A checkpoint appears whole, by rename, and the two newest are kept.
-It goes on only on a processor like the one that made it: steps of two kinds would give bits that neither of them gives.
+The state is all that a step depends on besides the recipe: weights and the optimizer's states as they are stored, under
+the names that the optimizer gives, and the number of steps done; rows and random bits follow from those. A checkpoint
+appears whole, by rename, and the two newest are kept. It goes on only on a processor like the one that made it: steps
+of two kinds would give bits that neither of them gives.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from fgod.data.rows import LATER_COLUMNS, ROW_COLUMNS, Row, record
 from fgod.errors import FgodError, UsageError
 from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, open_weights, write_weights
 from fgod.system import files
-from fgod.train.optimizer import AdamW
+from fgod.train.optimizer import TensorOptimizer
 from fgod.train.recipe import TrainRecipe
 
 KEPT = 2
@@ -69,7 +70,7 @@ def _content(row: Row) -> dict[str, str | bool]:
     return {key: value for key, value in record(row).items() if key in first or value not in ("", "last", False)}
 
 
-def _tensors(optimizer: AdamW) -> dict[str, Tensor]:
+def _tensors(optimizer: TensorOptimizer) -> dict[str, Tensor]:
     out = {}
     for name, tensor in optimizer.tensors.items():
         out[f"{name}|w"] = tensor.weight
@@ -78,7 +79,7 @@ def _tensors(optimizer: AdamW) -> dict[str, Tensor]:
     return out
 
 
-def save(work: Path, optimizer: AdamW, identity: Identity, more: Mapping[str, Any]) -> Path:
+def save(work: Path, optimizer: TensorOptimizer, identity: Identity, more: Mapping[str, Any]) -> Path:
     """Write a checkpoint and forget all but the two newest."""
     target = work / f"{PREFIX}{optimizer.steps_done:08d}"
     with files.atomic_folder(target) as folder:
@@ -93,7 +94,7 @@ def save(work: Path, optimizer: AdamW, identity: Identity, more: Mapping[str, An
     return target
 
 
-def restore(work: Path, optimizer: AdamW, identity: Identity) -> dict[str, Any] | None:
+def restore(work: Path, optimizer: TensorOptimizer, identity: Identity) -> dict[str, Any] | None:
     """Bring an optimizer and its parameters to the newest checkpoint; returns its `more`, None without one.
 
     Raises:

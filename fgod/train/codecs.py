@@ -1,4 +1,4 @@
-"""How AdamW's moments are packed: pure functions on float32 [R, K], block by block along the columns, to nearest.
+"""How an optimizer's states are packed: pure functions on float32 [R, K], block by block along the columns, to nearest.
 
     int8       code · scale, one float32 scale for `block_width(K)` columns, codes -127 to 127
     uint8 √v   the same without a sign, codes 1 to 255: a v that is not zero never becomes zero

@@ -11,9 +11,9 @@ from torch import Tensor
 from fgod.errors import UsageError
 from fgod.nvfp4 import kernels
 from fgod.train import codecs
-from fgod.train.adamw import M_SHARE, NUM_STATS
+from fgod.train.adamw import STATES
 from fgod.train.recipe import TrainRecipe
-from fgod.train.storage import STATES
+from fgod.train.update import DIVISOR, NUM_STATS
 
 if TYPE_CHECKING:
     from fgod.nvfp4.kernels import adamw
@@ -26,7 +26,7 @@ KNOWN = {"m": ("fp32", "bf16", "int8", "nvfp4"), "v": ("fp32", "bf16", "uint8", 
 """Formats of states that the kernel packs and unpacks. It takes whatever else it is told for float32."""
 
 COLUMNS = ("realised", "intended", "moved", "largest", "clamped", "amax", "squares")
-"""Names that the kernels' sums have, in the order of the columns of `fgod.train.adamw`."""
+"""Names that the kernels' sums have, in the order of the columns of `fgod.train.update`."""
 
 
 def serves(tensors: Sequence[Trained], recipe: TrainRecipe) -> bool:
@@ -103,6 +103,6 @@ class Fused:
         added, most, slots = self.sums.sum(-1), self.sums.amax(-1), self.kernel.SLOTS
         by_name = {slot: added[:, place] for place, slot in enumerate(slots)}
         by_name["amax"] = most[:, slots.index("amax")]
-        by_name["largest"] = most[:, slots.index("largest")] / numbers[:, M_SHARE]
+        by_name["largest"] = most[:, slots.index("largest")] / numbers[:, DIVISOR]
         assert len(COLUMNS) == NUM_STATS
         return torch.stack([by_name[slot] for slot in COLUMNS], 1)

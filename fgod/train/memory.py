@@ -8,7 +8,7 @@ that transformers' decoder layers keep for the backward pass, counted with saved
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,15 @@ from fgod.model.memory import Asked, Dimensions, Stored, predict_answers
 from fgod.models.architecture import architecture_of, tensors_of
 from fgod.nvfp4.codec import CHUNK as QUANTISE_CHUNK
 from fgod.nvfp4.folders import DTYPES
-from fgod.train.adamw import CHUNK
+from fgod.registry import OPTIMIZERS
 from fgod.train.recipe import MEMORY, TrainRecipe
-from fgod.train.storage import FP32, STATES, as_matrix_shape, master_kind, state_bytes, state_dtypes
+from fgod.train.storage import FP32, as_matrix_shape, master_kind, state_bytes, state_dtypes
+from fgod.train.update import CHUNK
 
 MIB = 2**20
 _UPDATE_TEMPORARIES, _PACKED_TEMPORARIES = 4, 10
-"""float32 copies of a chunk while it is stepped: weight, ratio, update, change; and with packed states m, v, what is
-wanted, random words, their indices and what those become."""
+"""float32 copies of a chunk while it is stepped: weight, direction, update, change; and with packed states two of
+those, what is wanted, random words, their indices and what those become."""
 
 _QUANTISE_TEMPORARIES = 4
 """float32 copies of a chunk of a weight while it is quantised: itself, quotient, binades, product."""
@@ -48,9 +49,11 @@ _TOP_TENSORS = 8
 class Prediction:
     """Bytes. `process` is what Python and its libraries take before anything is loaded."""
 
+    optimizer: str
+    """Its name in the recipe, no part of the total."""
     weights: int
     states: Mapping[str, int]
-    """What the optimizer keeps, by its names (`fgod.train.storage.STATES`)."""
+    """What the optimizer keeps, by its names."""
     l2_sp: int
     gradients: int
     quantised: int
@@ -63,12 +66,13 @@ class Prediction:
     asking: int = 0
     """Of a check: the cache, activations and logits of the probes that are asked at once."""
     pinned: int = 0
-    """Of the host, for moments that are kept there beside a GPU: no part of the total."""
+    """Of the host, for states that are kept there beside a GPU: no part of the total."""
 
     @property
     def parts(self) -> dict[str, int]:
         """What the total is made of."""
-        known = {name: size for name, size in asdict(self).items() if name not in ("weights", "states", "pinned")}
+        apart = ("optimizer", "weights", "states", "pinned")
+        known = {name: size for name, size in asdict(self).items() if name not in apart}
         return {"weights": self.weights, **self.states, **known}
 
     @property
@@ -83,7 +87,7 @@ class Prediction:
         """A table for people."""
         words = {
             "weights": "master weights",
-            **{name: kept.words for name, kept in STATES.items()},
+            **{name: kept.words for name, kept in OPTIMIZERS[self.optimizer].states.items()},
             "l2_sp": "starting weights, for L2-SP",
             "gradients": "gradients alive at once",
             "quantised": "quantised weights kept for the backward pass",
@@ -94,9 +98,15 @@ class Prediction:
             "teacher": "the teacher's distributions at the labels",
             "asking": "a check's cache, activations and logits",
             "total": "together",
-            "pinned": f"host memory for {' and '.join(STATES)}, besides",
+            "pinned": f"host memory for {_listed(self.states)}, besides",
         }
         return "\n".join(f"{name:12} {mib:12,.1f} MiB  {words[name]}" for name, mib in self.to_mib().items())
+
+
+def _listed(names: Iterable[str]) -> str:
+    """`weights, m and v`."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def layer_activations(config: Mapping[str, Any], item: int, where: str = "config") -> int:
@@ -164,6 +174,7 @@ def predict(
         update -= quantised + activations + logits
     quantiser = 4 * _QUANTISE_TEMPORARIES * min(QUANTISE_CHUNK, largest_quantised) + item * largest_quantised
     return Prediction(
+        optimizer=recipe.optimizer,
         weights=weights,
         states=state_bytes(recipe, trained.values()),
         l2_sp=sum(sizes[name] * kept[name] for name in trained) if recipe.l2_sp else 0,
@@ -218,7 +229,8 @@ def _smaller(recipe: TrainRecipe) -> Iterator[tuple[str, object, TrainRecipe]]:
         yield "train.activation_checkpointing", "true", replace(recipe, activation_checkpointing=True)
     if recipe.memory != "24gb" and (recipe.micro_batch or recipe.batch) == recipe.batch:
         yield "train.memory", "24gb", replace(recipe, memory="24gb", **asdict(MEMORY["24gb"]))
-    if recipe.device == "cuda" and recipe.step_in_backward and not recipe.offload_moments:
+    offloads = "offload_moments" in OPTIMIZERS[recipe.optimizer].used_keys
+    if recipe.device == "cuda" and recipe.step_in_backward and offloads and not recipe.offload_moments:
         yield "train.offload_moments", "true", replace(recipe, offload_moments=True)
 
 
@@ -231,5 +243,5 @@ def explain(folder: Path, config: Mapping[str, Any], recipe: TrainRecipe, predic
     when = "in" if recipe.step_in_backward else "after"
     return (
         f"{folder}: {count:,} parameters; {modes}; stepped {when} the backward pass\n{prediction.text()}\n"
-        f"{state / count:.3f} bytes a parameter for weights, {' and '.join(STATES)}"
+        f"{state / count:.3f} bytes a parameter for {_listed(('weights', *prediction.states))}"
     )

@@ -1,4 +1,4 @@
-"""The optimizer: AdamW on named tensors, on any device, stepped as each gradient completes or by all of them together.
+"""An optimizer of named tensors, on any device, stepped as each gradient completes or by all of them together.
 
     optimizer.begin(lr)                         # sends the step's numbers to the device
     optimizer.on_grad(name, gradient)           # for each tensor, once: steps it, clipped by its own norm; or instead
@@ -7,7 +7,7 @@
 
 A caller that must not wait (a CUDA graph) sends `host_numbers(lr)` to `on_device` itself, holds `begin_step`, the
 gradients and `finish_step` in its graph, copies `step_stats` and gives it to `facts` when it has arrived. The
-arithmetic is `fgod.train.adamw`'s; where Triton runs, that of `fgod.nvfp4.kernels.adamw` instead.
+arithmetic is `fgod.train.update`'s with the recipe's `Optimizer`; where that has kernels and they run, theirs instead.
 """
 
 from __future__ import annotations
@@ -26,13 +26,27 @@ from fgod.errors import UsageError
 from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.codec import device_global_scale
 from fgod.nvfp4.rounding import MAX_ELEMENTS, Key, key_words, step_key, stream
-from fgod.train import adamw
-from fgod.train.adamw import AMAX, CHUNK, CLAMPED, CLIP, INTENDED, LARGEST, MOVED, REALISED, SQUARES, Modes
+from fgod.registry import OPTIMIZERS
 from fgod.train.codecs import segment_width
 from fgod.train.efficiency import Projection, group_of
-from fgod.train.fused import Fused, serves
 from fgod.train.recipe import TrainRecipe
-from fgod.train.storage import MASTERS, STATES, State, master_format, new_state
+from fgod.train.storage import MASTERS, State, master_format, new_state
+from fgod.train.update import (
+    AMAX,
+    CHUNK,
+    CLAMPED,
+    CLIP,
+    INTENDED,
+    LARGEST,
+    MOVED,
+    NUM_STATS,
+    REALISED,
+    SHARED_NUMBERS,
+    SQUARES,
+    Modes,
+    Stored,
+    advance_in_chunks,
+)
 
 
 @dataclass(frozen=True)
@@ -80,8 +94,7 @@ class _Unit:
     """What is stepped at once, seen as [R, W]: one tensor (`rows` is its row in the tables), or a bank's vectors."""
 
     weight: Tensor
-    m: tuple[Tensor, ...]
-    v: tuple[Tensor, ...]
+    states: Stored
     start: Tensor | None
     modes: Modes
     rows: slice
@@ -114,8 +127,9 @@ def as_matrix(tensor: Tensor) -> Tensor:
     return tensor.view(1, -1) if tensor.ndim == 1 else tensor
 
 
-class AdamW:
-    """Weight decay applies to matrices, L2-SP to every tensor. Nothing is asked of the device but in `finish`.
+class TensorOptimizer:
+    """The recipe's `Optimizer` at work. Weight decay applies to matrices, L2-SP to every tensor. Nothing is asked of
+    the device but in `finish`.
 
     With the recipe's `step_in_backward`, parameters that require a gradient are stepped as soon as autograd has
     completed it, and the gradient is freed. A gradient that is not finite makes the step's statistics, and in plain
@@ -129,7 +143,7 @@ class AdamW:
         factors: Mapping[str, float],
         seed: int = 0,
         banks: Mapping[str, Bank] | None = None,
-        advance: Callable[..., Tensor] = adamw.advance_in_chunks,
+        advance: Callable[..., Tensor] = advance_in_chunks,
     ) -> None:
         """Set up states on the parameters' device.
 
@@ -137,9 +151,10 @@ class AdamW:
             parameters: by name, in the dtypes that the recipe's masters have (`fgod.model.masters.load_masters`).
             factors: on the learning rate, by name (`lr_factors`).
             banks: vectors among the parameters that are stepped together; `on_grad` then takes the bank's key.
-            advance: `fgod.train.adamw.advance`, perhaps compiled.
+            advance: `fgod.train.update.advance`, perhaps compiled.
         """
         self.recipe, self._advance = recipe, advance
+        self.method = OPTIMIZERS[recipe.optimizer]
         self.steps_done = 0
         banks = banks or {}
         banked = [name for bank in banks.values() for name in bank.names]
@@ -150,11 +165,11 @@ class AdamW:
         self._units = {name: self._unit(self.tensors[name], row) for row, name in enumerate(alone)}
         self._units |= {key: self._bank_unit(bank, self.names.index(bank.names[0])) for key, bank in banks.items()}
         trained = list(self.tensors.values())
-        self.kernels = Fused(trained, recipe) if recipe.step_in_backward and serves(trained, recipe) else None
+        self.kernels = self.method.kernels(trained, recipe) if recipe.step_in_backward else None
         if self.kernels is None and recipe.offload_moments and trained[0].weight.is_cuda:
             raise UsageError(
                 "train.offload_moments: found true, but this run does not use the optimizer's Triton kernel, and only "
-                "that can read moments from host memory; expected Triton and master_dtype fp32 or bf16, or "
+                "that can read states from host memory; expected Triton and master_dtype fp32 or bf16, or "
                 "offload_moments false"
             )
         self._by_kernel = torch.arange(len(self.names), device=self.numbers.device)[:, None] < len(alone)
@@ -171,29 +186,28 @@ class AdamW:
         if weight.numel() > MAX_ELEMENTS:
             raise UsageError(f"{name}: {weight.numel()} elements; stochastic rounding allows a tensor 2^32")
         decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
-        formats = {name: kept.formats[kept.format_of(recipe, shape)] for name, kept in STATES.items()}
+        formats = {n: kept.formats[kept.format_of(recipe, shape)] for n, kept in self.method.states.items()}
         modes = Modes(
+            self.method,
+            recipe,
             master_format(recipe.master_dtype, shape),
-            formats["m"],
-            formats["v"],
-            recipe.betas,
-            recipe.eps,
-            recipe.update_clip,
+            tuple(formats.values()),
             decay != 0,
             min((recipe.step_chunk_rows or rows) * columns, CHUNK.get(weight.device.type, CHUNK["cuda"])),
         )
         MASTERS[modes.master].begin(weight)
         pinned = recipe.offload_moments and parameter.ndim > 1 and weight.is_cuda
-        states = {name: new_state(one, (rows, columns), weight.device, pinned) for name, one in formats.items()}
+        states = {n: new_state(one, (rows, columns), weight.device, pinned) for n, one in formats.items()}
         start = weight.clone() if recipe.l2_sp else None
         return Trained(parameter, weight, group_of(name), stream(seed, name), modes, states, factor, decay, start)
 
     def _allocate(self, device: torch.device) -> None:
         """Tables with a row for each tensor."""
         count = len(self.names)
-        self.numbers = torch.zeros(count, adamw.STEP_NUMBERS, device=device)
+        own = len(self.method.numbers(self.recipe, 1))
+        self.numbers = torch.zeros(count, SHARED_NUMBERS + own, device=device)
         self.keys = torch.zeros(count, 2, dtype=torch.int32, device=device)
-        self.step_stats = torch.zeros(count, adamw.NUM_STATS, device=device)
+        self.step_stats = torch.zeros(count, NUM_STATS, device=device)
         self.scales = torch.ones(count, device=device)
         self.amaxes = torch.zeros(count, device=device)
 
@@ -205,20 +219,21 @@ class AdamW:
             return stored.view(height, stored.numel() // height)
 
         start = None if tensor.start is None else seen(tensor.start)
-        m, v = (tuple(map(seen, tensor.states[name].tensors)) for name in ("m", "v"))
-        return _Unit(seen(tensor.weight), m, v, start, tensor.modes, slice(row, row + 1))
+        states = tuple(tuple(map(seen, state.tensors)) for state in tensor.states.values())
+        return _Unit(seen(tensor.weight), states, start, tensor.modes, slice(row, row + 1))
 
     def _bank_unit(self, bank: Bank, first: int) -> _Unit:
         """The vectors of a bank, whose states move to one piece of memory too."""
         modes = replace(self.tensors[bank.names[0]].modes, row_is_tensor=True)
-        states = {name: torch.zeros_like(bank.rows) for name in STATES}
+        states = {name: torch.zeros_like(bank.rows) for name in self.method.states}
         start = bank.rows.clone() if self.recipe.l2_sp else None
         for row, name in enumerate(bank.names):
             tensor = self.tensors[name]
             for key, rows in states.items():
                 tensor.states[key].tensors = (rows[row : row + 1],)
             tensor.start = None if start is None else start[row : row + 1]
-        return _Unit(bank.rows, (states["m"],), (states["v"],), start, modes, slice(first, first + len(bank.names)))
+        stored = tuple((rows,) for rows in states.values())
+        return _Unit(bank.rows, stored, start, modes, slice(first, first + len(bank.names)))
 
     def _attach_hooks(self) -> None:
         def step(name: str, parameter: Tensor) -> None:
@@ -258,12 +273,12 @@ class AdamW:
     def host_numbers(self, lr: float) -> tuple[Tensor, ...]:
         """Numbers and keys of the next step, on the host; counts the step."""
         self.steps_done += 1
-        beta1, beta2 = self.recipe.betas
-        m_share, v_share = 1 - beta1**self.steps_done, 1 - beta2**self.steps_done
+        divisor = self.method.divisor(self.recipe, self.steps_done)
+        own = self.method.numbers(self.recipe, self.steps_done)
         rows, words = [], []
         for tensor in self.tensors.values():
             rate = lr * tensor.factor
-            rows.append([-rate / m_share, rate * tensor.decay, rate * self.recipe.l2_sp, m_share, v_share, 1.0])
+            rows.append([-rate / divisor, rate * tensor.decay, rate * self.recipe.l2_sp, 1.0, divisor, *own])
             words.append(key_words(step_key(tensor.stream, self.steps_done)))
         numbers = torch.tensor(rows), torch.tensor(words, dtype=torch.int32)
         return numbers if self.kernels is None else (*numbers, self.kernels.host_numbers(lr, self.steps_done))
@@ -320,8 +335,7 @@ class AdamW:
         self.step_stats[rows, :SQUARES] = self._advance(
             unit.weight,
             grad.reshape(unit.weight.shape),
-            unit.m,
-            unit.v,
+            unit.states,
             unit.start,
             self.numbers[rows],
             self.keys[first],

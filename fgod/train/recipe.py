@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, field
+from dataclasses import asdict, field, fields
 from typing import Annotated, Any, Self
 
 from annotated_types import Ge, Interval, Lt, MinLen
@@ -12,7 +12,7 @@ from pydantic import StringConstraints
 from pydantic.dataclasses import dataclass
 
 from fgod.errors import UsageError
-from fgod.registry import MEAN_FORMATS, SQUARE_FORMATS
+from fgod.registry import MEAN_FORMATS, OPTIMIZERS, SQUARE_FORMATS
 from fgod.validation import (
     KEYS,
     Count,
@@ -34,6 +34,7 @@ BATCHINGS = ("shuffled", "by_length")
 SAMPLE_MODES = ("random", "sequential", "curriculum")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 MASTER_DTYPES = ("fp32", "bf16", "nvfp4", "bf16-rtn", "nvfp4-rtn")
+OWN_OPTIMIZERS = ("adamw",)
 M_DTYPES = ("fp32", "bf16", "int8", "nvfp4")
 V_DTYPES = ("fp32", "bf16", "uint8", "nvfp4")
 BLOCK_SCALES = ("amax", "four-over-six")
@@ -41,6 +42,8 @@ LOSSES = ("ce", "scalar")
 DEVICES = ("cpu", "cuda")
 TEACHERS = ("rounded", "plain")
 
+OPTIMIZER_KEYS = ("betas", "eps", "m_dtype", "v_dtype", "offload_moments")
+"""Keys that not every optimizer reads; adamw, the default, reads all of them. All other keys hold for every one."""
 
 Beta = Annotated[float, Ge(0), Lt(1)]
 
@@ -116,6 +119,9 @@ class TrainKeys(Keys):
     """Steps over which the learning rate rises from zero."""
     schedule: Annotated[str, OneOf(SCHEDULES)] = "cosine"
     """Course of the learning rate after warm-up: constant, or to zero along a line or a half cosine."""
+    optimizer: Annotated[str, OneOfOrAdded(OWN_OPTIMIZERS, OPTIMIZERS), OmitDefault()] = "adamw"
+    """How a step follows from gradients: adamw, or one of a plugin, which plain torch steps, slowly on a GPU. What it
+    does not use of betas, eps, m_dtype, v_dtype and offload_moments is refused where it is not the default."""
     betas: Annotated[tuple[Beta, Beta], FromList] = (0.9, 0.95)
     """Decay of AdamW's running mean of gradients, and of their squares."""
     eps: Positive = 1e-8
@@ -143,21 +149,22 @@ class TrainKeys(Keys):
     master_dtype: Annotated[str, OneOf(MASTER_DTYPES), OrNull()] = None  # type: ignore[assignment]
     """How weights accumulate: fp32, or bf16 or nvfp4 rounded stochastically. -rtn: to nearest, to show how it fails."""
     m_dtype: Annotated[str, OneOfOrAdded(M_DTYPES, MEAN_FORMATS), OrNull()] = None  # type: ignore[assignment]
-    """Number format of AdamW's running mean: fp32, bf16, int8, nvfp4."""
+    """Number format of the running mean of gradients: fp32, bf16, int8, nvfp4."""
     v_dtype: Annotated[str, OneOfOrAdded(V_DTYPES, SQUARE_FORMATS), OrNull()] = None  # type: ignore[assignment]
-    """Of the root of the running mean of squares: fp32, bf16, uint8, nvfp4."""
+    """Of the root of the running mean of their squares: fp32, bf16, uint8, nvfp4."""
     step_in_backward: Annotated[bool, OrNull()] = None  # type: ignore[assignment]
     """Step each tensor as soon as its gradient is complete, and free it; grad_clip is then of each tensor."""
     activation_checkpointing: Annotated[bool, OrNull()] = None  # type: ignore[assignment]
     """Keep only what enters each layer, and compute the layer again in the backward pass."""
     offload_moments: Annotated[bool, OmitDefault()] = False
-    """Keep m and v of matrices in pinned host memory; the optimizer's kernel reads and writes them there. Saves GPU
+    """Keep the optimizer's states of matrices in pinned host memory; its kernel reads and writes them there. Saves GPU
     memory, costs time; the same bits. Needs step_in_backward."""
     step_chunk_rows: Count | None = None
     """Rows of a matrix that the optimizer unpacks at once; the weights do not depend on it. null: all of them, unless
     the memory table says otherwise."""
     update_clip: Positive | None = 4.0
-    """Largest |m̂/(√v̂ + ε)|; with float32 moments and β (.9, .95) none exceeds 1.2. null: no limit."""
+    """Largest update, in learning rates, before decay and L2-SP: of AdamW |m̂/(√v̂ + ε)|; with float32 moments and
+    β (.9, .95) none exceeds 1.2. null: no limit."""
     min_update_efficiency: Positive | None = 0.5
     """Share of the update that must land, over ten steps; below it the run stops. null: only recorded."""
     block_scales: Annotated[str, OneOf(BLOCK_SCALES)] = "amax"
@@ -190,6 +197,8 @@ class TrainRecipe(TrainKeys):
         for key, value in asdict(MEMORY[self.memory]).items():
             if getattr(self, key) is None:
                 object.__setattr__(self, key, value)
+        if self.optimizer != TrainKeys.optimizer:
+            self._refuse_unused_keys()
         if self.offload_moments and not self.step_in_backward:
             raise UsageError("train.offload_moments: found true with step_in_backward false; expected both true")
         if self.batching == "by_length" and self.sample_mode != "random":
@@ -205,6 +214,17 @@ class TrainRecipe(TrainKeys):
                 "updates a tensor as soon as its first gradient arrives, so gradients of micro-batches cannot be "
                 "accumulated; expected micro_batch null, a smaller batch, or step_in_backward false"
             )
+
+    def _refuse_unused_keys(self) -> None:
+        """Only for another optimizer than the default, which uses all: to look it up may import torch."""
+        defaults = {one.name: one.default for one in fields(TrainKeys)} | asdict(MEMORY[self.memory])
+        for key in OPTIMIZER_KEYS:
+            found = getattr(self, key)
+            if key not in OPTIMIZERS[self.optimizer].used_keys and found != defaults[key]:
+                raise UsageError(
+                    f"train.{key}: found {plain(found)!r} with optimizer: {self.optimizer}, which does not use it; "
+                    f"expected it left out (or {plain(defaults[key])!r}), or an optimizer that does"
+                )
 
     @property
     def partial(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import Protocol
 from transformers import PreTrainedModel
 
 from fgod.model.chats import Sample
-from fgod.train.optimizer import AdamW, StepFacts
+from fgod.train.optimizer import StepFacts, TensorOptimizer
 from fgod.train.recipe import TrainRecipe
 from fgod.train.record import StepRow
 
@@ -42,7 +42,7 @@ class Stepper(Protocol):
     @property
     def recipe(self) -> TrainRecipe: ...
     @property
-    def optimizer(self) -> AdamW: ...
+    def optimizer(self) -> TensorOptimizer: ...
     @property
     def model(self) -> PreTrainedModel:
         """transformers' model on the masters as they are now."""

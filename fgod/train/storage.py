@@ -1,4 +1,4 @@
-"""What AdamW keeps of a tensor between steps, in each number format: master weights, m and v.
+"""What is kept of a tensor between steps, in each number format: master weights, and the optimizer's states.
 
 A matrix is [N, K]. A vector (a norm's gain) is one row, and is kept in float32 in every format: all vectors together
 are under 10⁻⁴ of a model. What is here is stateless but for `State.tensors`, and asks the device for nothing.
@@ -6,7 +6,7 @@ are under 10⁻⁴ of a model. What is here is stateless but for `State.tensors`
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fgod.nvfp4.codec import BLOCK, device_global_scale, fake_quantise
 from fgod.nvfp4.rounding import random_words, stochastic_bf16, stochastic_nvfp4
-from fgod.registry import MEAN_FORMATS, SQUARE_FORMATS, Registry
+from fgod.registry import MEAN_FORMATS, OPTIMIZERS, SQUARE_FORMATS, Registry
 from fgod.train import codecs
 from fgod.train.recipe import TrainRecipe
 
@@ -114,7 +114,7 @@ def master_kind(name: str, shape: Shape) -> type[Master]:
     return MASTERS[master_format(name, shape)]
 
 
-# ------------------------------------------------------------------------------------------------------------- moments
+# -------------------------------------------------------------------------------------------------------------- states
 
 
 class StateFormat:
@@ -273,11 +273,9 @@ class StateKind:
         return name if found.holds(shape[1]) else found.otherwise
 
 
-STATES = {
-    "m": StateKind("m_dtype", MEAN_FORMATS, "running mean of gradients"),
-    "v": StateKind("v_dtype", SQUARE_FORMATS, "running mean of squares"),
-}
-"""AdamW's, by name. Checkpoints and predictions of memory have them under these names."""
+def states_of(recipe: TrainRecipe) -> Mapping[str, StateKind]:
+    """What the recipe's optimizer keeps, by name."""
+    return OPTIMIZERS[recipe.optimizer].states
 
 
 @dataclass
@@ -306,7 +304,7 @@ def new_state(format: StateFormat, shape: tuple[int, int], device: torch.device,
 
 def state_dtypes(recipe: TrainRecipe) -> dict[str, str]:
     """The names of the recipe's formats, by state."""
-    return {name: getattr(recipe, kept.key) for name, kept in STATES.items()}
+    return {name: getattr(recipe, kept.key) for name, kept in states_of(recipe).items()}
 
 
 def state_bytes(recipe: TrainRecipe, shapes: Iterable[Shape]) -> dict[str, int]:
@@ -314,7 +312,7 @@ def state_bytes(recipe: TrainRecipe, shapes: Iterable[Shape]) -> dict[str, int]:
     shapes = list(shapes)
     return {
         name: sum(kept.formats[kept.format_of(recipe, shape)].nbytes(as_matrix_shape(shape)) for shape in shapes)
-        for name, kept in STATES.items()
+        for name, kept in states_of(recipe).items()
     }
 
 

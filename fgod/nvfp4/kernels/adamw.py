@@ -1,4 +1,4 @@
-"""One step of AdamW as one pass over a tensor: what `fgod.train.adamw` does with `fgod.train.storage`'s formats.
+"""One step of AdamW as one pass over a tensor: what `fgod.train.update` does with AdamW (`fgod.train.adamw`).
 
     reads   gradient, master, m, v (and the starting weights, where the recipe has l2_sp), each once
     writes  master, m, v, and `SLOTS` sums of each program

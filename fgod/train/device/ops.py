@@ -16,8 +16,8 @@ from torch import Tensor
 from fgod.nvfp4 import kernels
 from fgod.nvfp4.codec import fake_quantise
 from fgod.train import distil
-from fgod.train.adamw import advance, advance_in_chunks
 from fgod.train.device import elementwise
+from fgod.train.update import advance, advance_in_chunks
 
 Say = Callable[[str], None]
 
@@ -47,7 +47,7 @@ class Products(Protocol):
 
 @dataclass(frozen=True)
 class Ops:
-    """The parts of a step: see the functions of these names in `elementwise`, `distil` and `fgod.train.adamw`."""
+    """The parts of a step: see the functions of these names in `elementwise`, `distil` and `fgod.train.update`."""
 
     quantise: Callable[..., Tensor] = quantise_rows
     products: Products | None = None

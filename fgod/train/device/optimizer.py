@@ -12,14 +12,16 @@ from torch import Tensor
 
 from fgod.train.device.ops import Ops
 from fgod.train.device.weights import Masters, split_rows
-from fgod.train.optimizer import AdamW
+from fgod.train.optimizer import TensorOptimizer
 from fgod.train.recipe import TrainRecipe
 
 
-def device_adamw(masters: Masters, recipe: TrainRecipe, factors: Mapping[str, float], seed: int, ops: Ops) -> AdamW:
+def device_optimizer(
+    masters: Masters, recipe: TrainRecipe, factors: Mapping[str, float], seed: int, ops: Ops
+) -> TensorOptimizer:
     """An optimizer of all masters."""
     banks = {str(width): bank for width, bank in masters.banks.items()}
-    return AdamW(masters.tensors, recipe, factors, seed, banks, ops.advance)
+    return TensorOptimizer(masters.tensors, recipe, factors, seed, banks, ops.advance)
 
 
 class GroupGradients:
@@ -28,7 +30,7 @@ class GroupGradients:
     Each is stepped at once, or, without the recipe's `step_in_backward`, added up until all are stepped together.
     """
 
-    def __init__(self, optimizer: AdamW, masters: Masters) -> None:
+    def __init__(self, optimizer: TensorOptimizer, masters: Masters) -> None:
         self.optimizer, self.masters = optimizer, masters
         self.waiting: dict[str, Tensor] = {}
 

@@ -11,11 +11,11 @@ import torch
 from fgod.models.architecture import architecture_of
 from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.folders import DTYPES
-from fgod.train.adamw import CHUNK
 from fgod.train.device.head import chunk_width
 from fgod.train.device.network import SavePolicy
 from fgod.train.memory import Prediction, asking, predict
 from fgod.train.recipe import TrainRecipe
+from fgod.train.update import CHUNK
 
 ROOM = 0.10
 """What activations may take beside weights and moments under activation_checkpointing, as a part of those: at one row

@@ -27,12 +27,12 @@ from fgod.train.device.head import SoftTargets
 from fgod.train.device.module import ModuleNetwork
 from fgod.train.device.network import Inputs, Network, SavePolicy
 from fgod.train.device.ops import Ops, Say, choose_ops
-from fgod.train.device.optimizer import GroupGradients, device_adamw
+from fgod.train.device.optimizer import GroupGradients, device_optimizer
 from fgod.train.device.plan import layer_plan
 from fgod.train.device.weights import Masters, as_module, stream_in
 from fgod.train.distil import LossParts, SoftLabels, hard_labels, label_weights
 from fgod.train.efficiency import Projection
-from fgod.train.optimizer import AdamW, StepFacts, lr_factors
+from fgod.train.optimizer import StepFacts, TensorOptimizer, lr_factors
 from fgod.train.preflight import check_forward, check_network
 from fgod.train.recipe import Kl, TrainRecipe
 from fgod.train.record import StepRow
@@ -92,7 +92,7 @@ class DeviceStepper:
     def __init__(
         self,
         network: Network | ModuleNetwork,
-        optimizer: AdamW,
+        optimizer: TensorOptimizer,
         recipe: TrainRecipe,
         pad: int,
         say: Say,
@@ -296,7 +296,7 @@ def device_stepper(
     ops = choose_ops(device, say)
     factors = lr_factors(masters.tensors, recipe.lr_scale, masters.config.get("tie_word_embeddings", False))
     network = choose_network(masters, recipe, ops)
-    optimizer = device_adamw(masters, recipe, factors, seed, ops)
+    optimizer = device_optimizer(masters, recipe, factors, seed, ops)
     return DeviceStepper(network, optimizer, recipe, pad, say, phase=phase)
 
 

@@ -1,0 +1,156 @@
+"""Optimizers by name: one that a plugin adds steps as its paper says, trains, resumes, is predicted, refuses keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fgod.documents import Outcome
+from fgod.errors import UsageError
+from fgod.guard.predict import TooLargeError
+from fgod.nvfp4 import kernels
+from fgod.nvfp4.folders import open_weights
+from fgod.registry import _LOADED_PLUGINS, OPTIMIZERS, load_plugins
+from fgod.system.files import read_json
+from fgod.train import checkpoint, choose
+from fgod.train.autograd import autograd_stepper
+from fgod.train.checkpoint import Schedule
+from fgod.train.device import trainer
+from fgod.train.device.plan import predict_on_device
+from fgod.train.loop import Job, run
+from fgod.train.memory import check_fits, explain, predict
+from fgod.train.optimizer import TensorOptimizer
+from fgod.train.recipe import TrainRecipe
+from tests.tiny_model import noise, tiny_folder, tiny_rows
+
+PLUGIN = Path(__file__).parent.resolve() / "plugins" / "lion.py"
+KEYS = {"steps": 6, "lr": 1e-3, "batch": 4, "seq_len": 64, "optimizer": "lion", "betas": [0.9, 0.99]}
+SHAPES = {"matrix": (6, 32), "vector": (40,)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lion() -> Iterator[None]:
+    """The plugin's optimizer; it is taken away again after these tests."""
+    with pytest.raises(UsageError, match=r"train\.optimizer: found 'lion'; allowed: adamw"):
+        TrainRecipe.from_dict(KEYS)
+    load_plugins([PLUGIN])
+    yield
+    OPTIMIZERS._entries.pop("lion")
+    _LOADED_PLUGINS.discard(PLUGIN)  # a worker may come to these tests in two goes
+
+
+def reference(weight: Tensor, grads: list[Tensor], lr: float, decay: float) -> tuple[Tensor, Tensor]:
+    """Algorithm 2 of Chen et al. 2023 in float64, β (.9, .99): weights and momentum after a step by each gradient."""
+    weight, momentum = weight.double(), torch.zeros_like(weight, dtype=torch.float64)
+    for grad in grads:
+        update = torch.sign(0.9 * momentum + 0.1 * grad.double())
+        weight = weight - lr * (update + decay * weight)
+        momentum = 0.99 * momentum + 0.01 * grad.double()
+    return weight, momentum
+
+
+@pytest.mark.parametrize("in_backward", [True, False])
+def test_steps_are_those_of_the_paper(in_backward: bool) -> None:
+    """Vectors do not decay; a gradient of zero beside a momentum of zero steps nothing."""
+    recipe = TrainRecipe.from_dict({**KEYS, "grad_clip": None, "weight_decay": 0.5, "step_in_backward": in_backward})
+    begun = {name: noise(shape, seed) for seed, (name, shape) in enumerate(SHAPES.items())}
+    grads = {name: [noise(shape, 10 + step) ** 3 for step in range(5)] for name, shape in SHAPES.items()}
+    for each in grads["matrix"]:
+        each[0] = 0
+    weights = {name: nn.Parameter(tensor.clone()) for name, tensor in begun.items()}
+    optimizer = TensorOptimizer(weights, recipe, {"matrix": 1.0, "vector": 0.5})
+    for step in range(5):
+        optimizer.begin(1e-2)
+        now = {name: each[step] for name, each in grads.items()}
+        if in_backward:
+            for name, grad in now.items():
+                optimizer.on_grad(name, grad)
+        else:
+            optimizer.step_together(now)
+        facts = optimizer.finish()
+        assert facts.whole.largest == 1 and facts.whole.clamped == 0
+        assert facts.update_efficiency == pytest.approx(1, abs=1e-3)
+    for name, lr, decay in (("matrix", 1e-2, 0.5), ("vector", 5e-3, 0.0)):
+        weight, momentum = reference(begun[name], grads[name], lr, decay)
+        assert torch.allclose(weights[name].double(), weight, rtol=0, atol=1e-6), name
+        [state] = optimizer.tensors[name].states.values()
+        assert torch.allclose(state.values.view(momentum.shape).double(), momentum, rtol=0, atol=1e-7), name
+
+
+def trained(start: Path, out: Path, recipe: TrainRecipe, work: Path | None = None) -> Outcome:
+    """A run with a checkpoint after every second step."""
+    job = Job(start, tiny_rows(), recipe, 7, work or out / "work", out / "run", out / "master", "A", "abc")
+    return run(replace(job, schedule=Schedule(steps=2)))
+
+
+@pytest.mark.parametrize("modes", [{}, {"memory": "80gb", "step_chunk_rows": 7}])
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_run_trains_and_goes_on_from_its_checkpoint_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_device: bool, modes: dict[str, object]
+) -> None:
+    """By either path; that of GPUs on the CPU, as if that were the device."""
+    if on_device:
+        here = torch.device("cpu")
+        monkeypatch.setattr(choose, "autograd_stepper", lambda *args: trainer.device_stepper(here, *args, print))
+    start, recipe = tiny_folder(tmp_path / "start"), TrainRecipe.from_dict({**KEYS, **modes})
+    whole = trained(start, tmp_path / "whole", recipe)
+    assert whole.status == "trained" and whole.full_parameter
+    assert "m" in whole.memory_predicted_mib and "v" not in whole.memory_predicted_mib
+    with open_weights(checkpoint.folders(tmp_path / "whole" / "work")[-1]) as stored:
+        assert {name.rpartition("|")[2].rstrip("01") for name in stored.names} == {"w", "m"}
+
+    again = trained(start, tmp_path / "again", recipe, tmp_path / "whole" / "work")
+    assert again.resumed_at == (4,) and again.weights_sha256 == whole.weights_sha256
+    plain = trained(start, tmp_path / "adamw", replace(recipe, optimizer="adamw"))
+    assert plain.weights_sha256 != whole.weights_sha256
+
+
+def test_its_states_are_predicted_exactly(tmp_path: Path) -> None:
+    start = tiny_folder(tmp_path / "start")
+    config = read_json(start / "config.json")
+    for modes in ({}, {"memory": "80gb"}):
+        recipe = TrainRecipe.from_dict({**KEYS, **modes})
+        predicted, other = (predict(config, one, 32, 8) for one in (recipe, replace(recipe, optimizer="adamw")))
+        tensors = autograd_stepper(start, recipe, 7, 0, lambda _: None).optimizer.tensors.values()
+        assert predicted.states == {"m": sum(tensor.states["m"].nbytes for tensor in tensors)}
+        assert other.total - predicted.total == other.states["v"] > 0
+        said = explain(start, config, recipe, predicted)
+        assert f"master {recipe.master_dtype}, m {recipe.m_dtype}; stepped" in said
+        assert "running mean of gradients" in said and "running mean of squares" not in said
+        assert said.endswith("bytes a parameter for weights and m")
+
+
+def test_a_key_that_it_does_not_use_is_refused_by_name(tmp_path: Path) -> None:
+    for key, value in (("eps", 1e-6), ("v_dtype", "bf16"), ("offload_moments", True)):
+        words = rf"^train\.{key}: found {value!r} with optimizer: lion, which does not use it; expected it left out"
+        with pytest.raises(UsageError, match=words):
+            TrainRecipe.from_dict({**KEYS, "step_in_backward": True, key: value})
+    packed = TrainRecipe.from_dict({**KEYS, "memory": "80gb", "device": "cuda"})
+    assert TrainRecipe.from_dict(packed.to_dict()) == packed, "the memory table gave it a v_dtype"
+
+    config = read_json(tiny_folder(tmp_path / "start") / "config.json")
+    with pytest.raises(TooLargeError) as refused:
+        check_fits(packed, lambda one: predict_on_device(config, one, one.batch, 32, 8), 1)
+    assert "offload_moments" not in str(refused.value)
+
+
+def test_plain_torch_steps_it_where_kernels_run_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = TrainRecipe.from_dict({**KEYS, "step_in_backward": True})
+    kernels.say_once.cache_clear()
+    monkeypatch.setattr(kernels, "run_on", lambda device: True)
+    for seed in range(2):
+        assert TensorOptimizer({"w": noise((4, 32), 1)}, recipe, {"w": 1.0}, seed).kernels is None
+    assert capsys.readouterr().err.count("train.optimizer: lion has no fused kernel; plain torch steps on the GPU") == 1
+
+
+def test_the_default_is_in_no_recipe() -> None:
+    recipe = TrainRecipe(6, 1e-3)
+    assert "optimizer" not in recipe.to_dict() and recipe == TrainRecipe.from_dict({**recipe.to_dict()})
+    assert TrainRecipe.from_dict(KEYS).to_dict()["optimizer"] == "lion"
