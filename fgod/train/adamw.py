@@ -76,27 +76,28 @@ def advance(
         float32 [NUM_STATS - 1], or [R, NUM_STATS - 1]: all but `SQUARES`.
     """
     rows = modes.row_is_tensor
-    over = (-1,) if rows else (-2, -1)
+    over = -1 if rows else None
     rate, decay, l2_sp, m_share, _, _ = (column.unsqueeze(-1) if rows else column for column in numbers.unbind(-1))
-    old = weight.to(torch.float32, copy=True)
+    old = weight.float()
     ratio = _advance_moments(grad, m_parts, v_parts, numbers, modes)
-    low, high = torch.aminmax(ratio, dim=-1) if rows else torch.aminmax(ratio)
+    low, high = torch.aminmax(ratio, dim=over)
     largest = torch.maximum(-low, high) / m_share.view(low.shape)
     clamped = torch.zeros_like(largest)
     if modes.update_clip is not None:
         limit = m_share * modes.update_clip
         within = torch.clamp(ratio, -limit, limit)
-        clamped = (within != ratio).sum(over).float()
+        clamped = (within != ratio).count_nonzero(over).float()
         ratio = within
     update = ratio.mul_(rate)
     if modes.decays:
         update.sub_(old * decay)
     if start is not None:
         update.add_((start.float() - old).mul_(l2_sp))
-    weight.copy_(MASTERS[modes.master].rounded(old + update, key, first, scale))
-    low, high = torch.aminmax(weight, dim=-1) if rows else torch.aminmax(weight)
-    change = weight.float() - old
-    sums = [(a * b).sum(over) for a, b in ((change, update), (update, update), (change, change))]
+    new = MASTERS[modes.master].rounded(old + update, key, first, scale).to(weight.dtype)
+    low, high = torch.aminmax(new, dim=over)
+    change = new.float() - old
+    weight.copy_(new)  # `old` may be this memory
+    sums = [(change * update).sum(over), update.square_().sum(over), change.square_().sum(over)]
     return torch.stack([*sums, largest, clamped, torch.maximum(-low, high).float()], -1)
 
 
