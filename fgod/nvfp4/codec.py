@@ -132,11 +132,10 @@ def _to_grid(values: Tensor) -> Tensor:
     1.5·2²²·p, whose own spacing is p/2, rounds to it.
     """
     values.clamp_(-E2M1_MAX, E2M1_MAX)
-    binades = values.abs().clamp_(min=1.0)
     exponent_bits = 0x7F800000
-    binades.view(torch.int32).bitwise_and_(exponent_bits)
-    binades.mul_(1.5 * 2.0**22)
-    return values.add_(binades).sub_(binades)
+    binades = values.view(torch.int32).bitwise_and(exponent_bits).view(torch.float32).clamp_(min=1.0)
+    factor = 1.5 * 2.0**22  # times a power of two it is exact, fused with the sum or not
+    return values.add_(binades, alpha=factor).sub_(binades, alpha=factor)
 
 
 def _squared_errors(blocks: Tensor, scales: Tensor, global_scale: float | Tensor) -> Tensor:
@@ -236,16 +235,24 @@ def dequantise(quantised: Quantised, name: str = "weight") -> Tensor:
 
 
 def fake_quantise(
-    weight: Tensor, global_scale: float | Tensor, name: str = "weight", block_scales: str = "amax"
+    weight: Tensor,
+    global_scale: float | Tensor,
+    name: str = "weight",
+    block_scales: str = "amax",
+    out: Tensor | None = None,
 ) -> Tensor:
-    """`dequantise(quantise(weight, global_scale))`, the same bits in few passes and without codes.
+    """`dequantise(quantise(weight, global_scale))`, the same bits in few passes and without codes: [N, K].
 
-    Weights are expected to be finite: whoever computed `global_scale` has checked that. It may be float32 without
-    dimensions, on the device (`device_global_scale`).
+    Weights are expected to be finite: whoever computed `global_scale` has checked that.
+
+    Args:
+        global_scale: may be float32 without dimensions, on the device (`device_global_scale`).
+        out: [N, K] of any float dtype, which gets the result; None: a new float32 tensor does.
     """
     blocks = block_view(weight, name)
     steps = (_block_scales(blocks, global_scale, block_scales).float() / global_scale).unsqueeze(-1)
-    return _to_grid(blocks / steps).mul_(steps).flatten(1)
+    values = _to_grid(blocks / steps)
+    return torch.mul(values, steps, out=values if out is None else out.unflatten(1, (-1, BLOCK))).flatten(1)
 
 
 def pack(codes: Tensor) -> Tensor:

@@ -62,12 +62,10 @@ def _quantised(weight: Tensor, global_scale: float | Tensor, dtype: torch.dtype,
         from fgod.nvfp4.kernels import codec as on_gpu
 
         return on_gpu.fake_quantise(weight.detach(), global_scale, dtype, block_scales)
-    rows = max(1, CHUNK // weight.shape[1])
-    if len(weight) <= rows or weight.device.type != "cpu":
-        return fake_quantise(weight.detach().float(), global_scale, block_scales=block_scales).to(dtype)
-    out = torch.empty(weight.shape, dtype=dtype)
+    rows = max(1, CHUNK // weight.shape[1]) if weight.device.type == "cpu" else len(weight)
+    out = torch.empty_like(weight, dtype=dtype, memory_format=torch.contiguous_format, requires_grad=False)
     for part, into in zip(weight.detach().split(rows), out.split(rows), strict=True):
-        into.copy_(fake_quantise(part.float(), global_scale, block_scales=block_scales))
+        fake_quantise(part.float(), global_scale, block_scales=block_scales, out=into)
     return out
 
 

@@ -144,7 +144,7 @@ def fold_rest(logits: Tensor, cooling: Tensor, top: Tensor, total: Tensor) -> tu
     """
     cooled = _wide(logits) * cooling[:, None]
     new_top = torch.maximum(top, cooled.amax(-1))
-    return new_top, total * torch.exp(top - new_top) + torch.exp(cooled - new_top[:, None]).sum(-1)
+    return new_top, total * torch.exp(top - new_top) + cooled.sub_(new_top[:, None]).exp_().sum(-1)
 
 
 class LogSums(NamedTuple):
@@ -173,8 +173,9 @@ def rest_slopes(logits: Tensor, cooling: Tensor, all: Tensor, others: Tensor, re
     `all` and `others` are `LogSums`. What stands at top tokens' places means nothing: `put` writes there.
     """
     cooled = _wide(logits) * cooling[:, None]
-    mine, theirs = torch.exp(cooled - all[:, None]), torch.exp(cooled - others[:, None])
-    return ((mine - rest[:, None] * theirs) * factor[:, None]).to(logits.dtype)
+    mine = torch.exp(cooled - all[:, None])
+    theirs = cooled.sub_(others[:, None]).exp_()
+    return mine.sub_(theirs.mul_(rest[:, None])).mul_(factor[:, None]).to(logits.dtype)
 
 
 def top_slopes(picked: Tensor, sums: LogSums, p: Tensor, factor: Tensor) -> Tensor:

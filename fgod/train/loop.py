@@ -40,6 +40,7 @@ from fgod.nvfp4.folders import (
 )
 from fgod.registry import ARCHITECTURES
 from fgod.system import files
+from fgod.system.allocator import keep_freed_memory
 from fgod.system.procfs import resident_mib
 from fgod.train import checkpoint, dose
 from fgod.train.batches import batches
@@ -341,6 +342,8 @@ def run(job: Job) -> Outcome:
         training = _resume(stepper, job, processor(device))
         lengths = [len(sample.ids) for sample in samples]
         plan = ([samples[i] for i in indices] for indices in batches(job.rows, job.recipe, job.seed, lengths))
+        if device.type == "cpu":
+            keep_freed_memory()  # each step asks for the same sizes; what loading freed has gone back
         stepper.reset_peak()
         reason = _fit(training, plan)
         measured = stepper.peak_mib()

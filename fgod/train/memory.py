@@ -28,15 +28,14 @@ from fgod.train.update import CHUNK
 
 MIB = 2**20
 _UPDATE_TEMPORARIES, _PACKED_TEMPORARIES = 4, 10
-"""float32 copies of a chunk while it is stepped: weight, direction, update, change; and with packed states two of
-those, what is wanted, random words, their indices and what those become."""
+"""float32 copies of a chunk while it is stepped: update, what is wanted, change, product; and with packed states their values,
+the weight, random words, their indices and what those become."""
 
-_QUANTISE_TEMPORARIES = 4
-"""float32 copies of a chunk of a weight while it is quantised: itself, quotient, binades, product."""
+_QUANTISE_TEMPORARIES = 3
+"""float32 copies of a chunk of a weight while it is quantised: itself, quotient, binades."""
 
-
-_SLOPES = 20
-"""Bytes a logit while the gradient of a KL is made: the logits that waited for it, cooled, and three results."""
+_SLOPES = 12
+"""Bytes a logit while the gradient of a KL is made: the logits that waited for it, cooled, and the result."""
 
 ASKED_AT_ONCE = 64
 """Probes of a check."""

@@ -174,28 +174,29 @@ def advance(
         float32 [NUM_STATS - 1], or [R, NUM_STATS - 1]: all but `SQUARES`.
     """
     rows, update_clip = modes.row_is_tensor, modes.recipe.update_clip
-    over = (-1,) if rows else (-2, -1)
+    over = -1 if rows else None
     columns = [column.unsqueeze(-1) if rows else column for column in numbers.unbind(-1)]
     rate, decay, l2_sp, clip, divisor = columns[:SHARED_NUMBERS]
-    old = weight.to(torch.float32, copy=True)
+    old = weight.float()
     direction = _advance_states(grad, clip, states, columns[SHARED_NUMBERS:], modes)
-    low, high = torch.aminmax(direction, dim=-1) if rows else torch.aminmax(direction)
+    low, high = torch.aminmax(direction, dim=over)
     largest = torch.maximum(-low, high) / divisor.view(low.shape)
     clamped = torch.zeros_like(largest)
     if update_clip is not None:
         limit = divisor * update_clip
         within = torch.clamp(direction, -limit, limit)
-        clamped = (within != direction).sum(over).float()
+        clamped = (within != direction).count_nonzero(over).float()
         direction = within
     update = direction.mul_(rate)
     if modes.decays:
         update.sub_(old * decay)
     if start is not None:
         update.add_((start.float() - old).mul_(l2_sp))
-    weight.copy_(MASTERS[modes.master].rounded(old + update, key, first, scale))
-    low, high = torch.aminmax(weight, dim=-1) if rows else torch.aminmax(weight)
-    change = weight.float() - old
-    sums = [(a * b).sum(over) for a, b in ((change, update), (update, update), (change, change))]
+    new = MASTERS[modes.master].rounded(old + update, key, first, scale).to(weight.dtype)
+    low, high = torch.aminmax(new, dim=over)
+    change = new.float() - old
+    weight.copy_(new)  # `old` may be this memory
+    sums = [(change * update).sum(over), update.square_().sum(over), change.square_().sum(over)]
     return torch.stack([*sums, largest, clamped, torch.maximum(-low, high).float()], -1)
 
 
