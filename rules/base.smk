@@ -33,10 +33,12 @@ if SELF_ASKED:
             ancient(BASE_EXPORT.stamp),
         output:
             SELF_ASKED.table,
+        threads: processes(CONFIG["probe"]["device"])
         resources:
             gpu=gpus(CONFIG["probe"]["device"]),
         shell:
-            "{FGOD} answers self-asked --export {input:q} --settings {ASKING:q} --chat {CHAT:q} --out {output:q} {GUARD}"
+            "{FGOD} answers self-asked --export {input:q} --settings {ASKING:q} --chat {CHAT:q} --out {output:q}"
+            " --processes {threads} {GUARD}"
 
 
 # The base's own answers to the prompts that mixes rehearse.
@@ -46,11 +48,12 @@ rule rehearsal:
         asked=[ancient(SELF_ASKED.table)] if SELF_ASKED else [],
     output:
         REHEARSAL.table,
+    threads: processes(CONFIG["probe"]["device"])
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
     shell:
         "{FGOD} answers rehearsal --export {input.export:q} {SOURCED} --settings {REHEARSED:q} --chat {CHAT:q} {ASKED}"
-        " --out {output:q} {GUARD}"
+        " --out {output:q} --processes {threads} {GUARD}"
 
 
 # The base's answers to the probes, against which every run is judged.
@@ -59,11 +62,12 @@ rule reference:
         ancient(BASE_EXPORT.stamp),  # and no file of probes: another set of inputs would ask anew
     output:
         REFERENCE.table,
+    threads: processes(CONFIG["probe"]["device"])
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
     shell:
         "{FGOD} answers reference --export {input:q} --probes {PROBES:q} {SOURCED}"
-        " --settings {PROBED:q} --chat {CHAT:q} --out {output:q} {GUARD}"
+        " --settings {PROBED:q} --chat {CHAT:q} --out {output:q} --processes {threads} {GUARD}"
 
 
 # Fails where the base itself cannot answer the probes: they cannot judge a run then.

@@ -6,6 +6,7 @@
 import atexit
 import json
 import logging
+import os
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -116,6 +117,11 @@ wildcard_constraints:
 def gpus(device):
     """What a job on a device of this name takes of the resource gpu: 1 for cuda, where this machine has one."""
     return GPU if device == "cuda" else 0
+
+
+def processes(device):
+    """Threads of a job that asks a model on a device of this name: it forks as many processes. At most --cores."""
+    return 1 if device == "cuda" else len(os.sched_getaffinity(0))
 
 
 @cache

@@ -25,11 +25,12 @@ rule fold_reference:
         OF_FOLD.table,
     params:
         number=lambda wildcards: FOLDS[wildcards.fold],
+    threads: processes(CONFIG["probe"]["device"])
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
     shell:
         "{FGOD} answers reference --export {input:q} --probes {PROBES:q} --fold {params.number} {SOURCED}"
-        " --settings {PROBED:q} --chat {CHAT:q} --out {output:q} {GUARD}"
+        " --settings {PROBED:q} --chat {CHAT:q} --out {output:q} --processes {threads} {GUARD}"
 
 
 rule fold_harness:
@@ -65,13 +66,14 @@ rule fold_probe:
         held_out=canonical_json(sorted(CONFIG["data"]["held_out_topics"])),
         settings=canonical_json(CONFIG["probe"]),
         code=inputs.code_digest("probe", "evaluate", *inputs.REPLIES) + PLUGINS + inputs.reply_words_digest(CONFIG),
+    threads: processes(CONFIG["probe"]["device"])
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
     shell:
         "{FGOD} probe --fold {params.number} --export {input.export:q} --reference {input.reference:q}"
         " --reference-weights {input.weights:q} --probes {PROBES:q} {SOURCED} --base {params.base:q}"
         " --goal {params.goal:q} --held-out {params.held_out:q} --settings {params.settings:q} --chat {CHAT:q}"
-        " --rows {input.rows:q} --out {output.metrics:q} {GUARD}"
+        " --rows {input.rows:q} --out {output.metrics:q} --processes {threads} {GUARD}"
 
 
 # Apart from the asking: other limits judge again what is on record, and ask nothing anew.

@@ -49,12 +49,14 @@ rule teacher:
         MIX.teacher("{teacher}").stamp,
     params:
         settings=lambda wildcards: canonical_json(TEACHERS[wildcards.teacher]),
+    threads: lambda wildcards: processes(TEACHERS[wildcards.teacher]["device"])
     resources:
         gpu=lambda wildcards: gpus(TEACHERS[wildcards.teacher]["device"]),
         weights=lambda wildcards: teacher_weights(wildcards),
     shell:
         "{FGOD} answers teacher --weights {resources.weights:q} --stamp {input.stamp:q} --rows {input.rows:q}"
-        " --settings {params.settings:q} --disk-gb {CONFIG[data][teacher_gb]} --out {output:q} {GUARD}"
+        " --settings {params.settings:q} --disk-gb {CONFIG[data][teacher_gb]} --out {output:q}"
+        " --processes {threads} {GUARD}"
 
 
 rule data:

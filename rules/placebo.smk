@@ -39,11 +39,12 @@ rule placebo_mix:
         mix=f"[0-9a-f]{{12}}{layout.PLACEBO}",
     params:
         spec=lambda wildcards: MIXES[wildcards.mix],
+    threads: processes(CONFIG["probe"]["device"])
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
     shell:
         "{FGOD} data placebo --rows {input.rows:q} --export {input.export:q} --spec {params.spec:q} --chat {CHAT:q}"
-        " --out {output:q} {GUARD}"
+        " --out {output:q} --processes {threads} {GUARD}"
 
 
 def tuned(wildcards):
@@ -78,6 +79,7 @@ rule base_probe:
         held_out=canonical_json(sorted(CONFIG["data"]["held_out_topics"])),
         settings=canonical_json(CONFIG["probe"]),
         code=inputs.code_digest("probe", "evaluate", *inputs.REPLIES) + PLUGINS + inputs.reply_words_digest(CONFIG),
+    threads: processes(CONFIG["probe"]["device"])
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
         model=base_folder,
@@ -85,7 +87,7 @@ rule base_probe:
         "{FGOD} probe --export {input.export:q} --model {resources.model:q} --reference {input.reference:q}"
         " --reference-weights {input.weights:q} --probes {PROBES:q} {SOURCED} --base {params.base:q}"
         " --goal {params.goal:q} --held-out {params.held_out:q} --settings {params.settings:q} --chat {CHAT:q}"
-        " --rows {input.rows:q} --out {output.metrics:q} {GUARD}"
+        " --rows {input.rows:q} --out {output.metrics:q} --processes {threads} {GUARD}"
 
 
 rule comparison:

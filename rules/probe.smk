@@ -30,13 +30,14 @@ rule probe:
         held_out=canonical_json(sorted(CONFIG["data"]["held_out_topics"])),
         settings=canonical_json(CONFIG["probe"]),
         code=inputs.code_digest("probe", "evaluate", *inputs.REPLIES) + PLUGINS + inputs.reply_words_digest(CONFIG),
+    threads: processes(CONFIG["probe"]["device"])
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
     shell:
         "{FGOD} probe --export {input.export:q} --reference {input.reference:q}"
         " --reference-weights {input.weights:q} --probes {PROBES:q} {SOURCED} --base {params.base:q}"
         " --goal {params.goal:q} --held-out {params.held_out:q} --settings {params.settings:q} --chat {CHAT:q}"
-        " --rows {input.rows:q} --out {output.metrics:q} {GUARD}"
+        " --rows {input.rows:q} --out {output.metrics:q} --processes {threads} {GUARD}"
 
 
 def judged(wildcards):

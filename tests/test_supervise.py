@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from fgod.cli import parse
+from fgod.cli.command import SideBySide
 from fgod.errors import UsageError
 from fgod.guard import End, GuardResult, Limits, phases
 from fgod.guard.heartbeat import Heartbeat
@@ -25,12 +26,13 @@ from fgod.model.generate import greedy
 from fgod.model.load import load_model
 from fgod.nvfp4 import export
 from fgod.system.procfs import MIB
+from fgod.train.teacher import teacher_predictor
 from fgod.work import supervise
 from fgod.work import worker as workers
 from fgod.work.supervise import Attempt, ChildError, KilledError, attempt_all, attempt_of, check_result
 from fgod.work.worker import Worker, run
 from tests.mini import ROOT
-from tests.tiny_model import tiny_folder
+from tests.tiny_model import tiny_folder, tiny_rows
 
 DONE = Attempt(8, False, "answered", "", 0, 100.0, 90.0)
 KILLED = replace(DONE, killed=True, exit_code=75, reason="The guard killed the command.")
@@ -126,7 +128,20 @@ def test_every_rule_that_loads_weights_names_limits_and_its_gpu() -> None:
         assert name == "base" or "gpu=" in body, name
 
 
-@pytest.mark.parametrize("argv", [["--batch", "0"], ["--batch", "-1"], ["--batch", "x"]])
+def test_every_rule_that_asks_a_model_takes_the_cores_that_its_processes_use() -> None:
+    rules = "".join(
+        (ROOT / "rules" / f"{name}.smk").read_text() for name in ("base", "data", "probe", "confirm", "placebo")
+    )
+    asking = [body for body in rules.split("rule ") if "--processes {threads}" in body]
+    assert [body.split(":")[0] for body in asking] == [
+        "self_asked", "rehearsal", "reference", "teacher", "probe", "fold_reference", "fold_probe", "placebo_mix",
+        "base_probe",
+    ]  # fmt: skip
+    assert all("threads: " in body and "processes(" in body for body in asking)
+    assert sum("} answers " in body or "} probe " in body or "data placebo" in body for body in asking) == len(asking)
+
+
+@pytest.mark.parametrize("argv", [["--batch", "0"], ["--batch", "-1"], ["--batch", "x"], ["--processes", "0"]])
 def test_a_batch_is_a_whole_number_above_zero(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     known = shlex.split("answers reference --export e --probes p --sources s --out o --settings {}")
     with pytest.raises(SystemExit):
@@ -195,6 +210,37 @@ def test_what_is_predicted_not_to_fit_with_one_prompt_is_refused_or_tried_all_th
     assert worker(tmp_path, 1000, too_large_ok=True).fit(predicted, 16, False) == 16
 
 
+def test_a_command_asks_by_as_many_processes_as_it_may_use_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = shlex.split("answers reference --export e --probes p --sources s --out o --settings {} --limit-gb 1")
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 5, 7})
+    for more, count in (([], 3), (["--processes", "2"], 2)):
+        command = parse([*known, *more])
+        assert isinstance(command, SideBySide) and command.most_processes == count
+
+
+@pytest.mark.parametrize(
+    ("limit", "prompts", "processes", "gpu", "expected"),
+    [
+        (10_000, 64, 4, False, (16, 4)),
+        (10_000, 33, 4, False, (16, 3)),  # as many as there are batches
+        (10_000, 0, 4, False, (16, 1)),
+        (5000, 64, 4, False, (16, 2)),  # fewer, before the batch becomes smaller
+        (1400, 64, 4, False, (8, 1)),  # the same batch, on which bits depend, as with one
+        (1400, 64, 1, False, (8, 1)),
+        (10_000, 64, 4, True, (16, 1)),
+    ],
+)
+def test_processes_are_fewer_where_more_are_predicted_not_to_fit_and_change_no_batch(
+    limit: int, prompts: int, processes: int, gpu: bool, expected: tuple[int, int], tmp_path: Path
+) -> None:
+    def predicted(batch: int, processes: int) -> memory.Parts:
+        return {"weights": 500 * int(MIB), "KV cache": processes * batch * 100 * int(MIB)}
+
+    found = worker(tmp_path, limit).fit_processes(predicted, 16, gpu, prompts, processes)
+    assert found == expected
+    assert report_of(tmp_path) == {"batch": found[0], "predicted_mib": 500.0 + 100 * found[0] * found[1]}
+
+
 @pytest.mark.parametrize("refused", ["", "torch was to take more"])
 def test_memory_that_the_allocator_refused_is_reported(
     refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -255,6 +301,25 @@ def test_half_the_batch_halves_what_depends_on_it() -> None:
         assert compared(64)[part] == 2 * compared(32)[part] > 0
     assert compared(64)["logits"] == 2 * 64 * 96 * 151936 * 2
     assert compared(64)["weights"] == compared(64)["reference weights"] == 8_000_000_000
+
+
+def test_each_process_is_predicted_to_have_what_depends_on_its_batch(tmp_path: Path) -> None:
+    base = tiny_folder(tmp_path / "base")
+    samples = ChatFormat.of_folder(base).rows(tiny_rows())
+    asked = memory.Asked(width=64, new=96)
+    predictions = (
+        memory.answers_predictor(base, asked, 10**6, gpu=False),
+        memory.probe_predictor(base, base, base, asked, 10**6, gpu=False),
+        teacher_predictor(base, samples, 8, 10**6, gpu=False),
+    )
+    shared = {"process", "weights", "reference weights", "soft labels"}
+    for predicted in predictions:
+        one, three = predicted(256, 1), predicted(256, 3)
+        assert three.keys() == one.keys() and one["forked processes"] == 0
+        assert three["forked processes"] == 3 * memory.FORKED_BYTES
+        own = one.keys() - shared - {"forked processes"}
+        assert own and all(three[part] == 3 * one[part] > 0 for part in own)
+        assert all(three[part] == one[part] for part in shared & one.keys())
 
 
 def test_replies_in_a_smaller_batch_are_the_same(tmp_path: Path) -> None:

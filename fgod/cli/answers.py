@@ -12,7 +12,7 @@ from fgod import layout
 from fgod.answers import BATCH, read_answers
 from fgod.arguments import Input, JsonObject, Option, Output
 from fgod.call import Call, say
-from fgod.cli.command import Batched, Command
+from fgod.cli.command import Command, SideBySide
 from fgod.cli.options import Asked, Chatting, Probing, Sourced
 from fgod.data.marks import accepted_of
 from fgod.data.probes import Probe, asked_in, expected, load_probes
@@ -34,7 +34,7 @@ EXPORT = Input("stamp of the base's export")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskingBase(Batched):
+class AskingBase(SideBySide):
     """A command that asks the base's export prompts."""
 
     export: Annotated[Path, EXPORT]
@@ -106,7 +106,7 @@ class Reference(Probing, Chatting, AskingBase):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Teacher(Batched):
+class Teacher(SideBySide):
     """Ask the base for its distributions at the labels of a mix's rehearsed rows."""
 
     weights: Annotated[Path, Input("folder of the base, or of its export")]

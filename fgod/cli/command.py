@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -105,3 +106,18 @@ class Batched(Guarded):
         if self.batch is None:
             raise UsageError("--child: expected --batch beside it")
         return self.batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideBySide(Batched):
+    """A command that asks several batches side by side on a CPU."""
+
+    processes: Annotated[
+        Count | None,
+        Option("processes that ask a batch each on a CPU (default: the cores that it may use); same bytes"),
+    ] = None
+
+    @property
+    def most_processes(self) -> int:
+        """Processes that may ask."""
+        return self.processes or len(os.sched_getaffinity(0))

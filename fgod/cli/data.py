@@ -13,7 +13,7 @@ from fgod.answers import BATCH, read_answers
 from fgod.arguments import Input, JsonObject, Option, OptionalObject, Output
 from fgod.call import Call, say
 from fgod.chat import ChatSettings
-from fgod.cli.command import Batched, Command, Personal
+from fgod.cli.command import Command, Personal, SideBySide
 from fgod.cli.options import CHAT, LANGUAGES, Asked, Chat, Chatting, Sourced
 from fgod.data import audit as audits
 from fgod.data.formats import UserSource, read_user_file, user_rows, user_sources
@@ -130,7 +130,7 @@ def _mix_goal(spec: Mapping[str, Any]) -> Goal:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placebo(Chatting, Batched):
+class Placebo(Chatting, SideBySide):
     """Write a mix anew with the base's own answers as targets of all that is taught."""
 
     spec: Annotated[JsonObject, SPEC]

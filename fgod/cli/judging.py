@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from fgod import layout
 from fgod.arguments import Count, Input, Json, JsonObject, Option, Output
 from fgod.call import Call, say
-from fgod.cli.command import Batched, Command
+from fgod.cli.command import Batched, Command, SideBySide
 from fgod.cli.options import Chatting, Format, Probing, Where
 from fgod.documents import Stamp, check_answers
 from fgod.errors import UsageError
@@ -30,7 +30,7 @@ LIMITS = Option("the key gate")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe(Probing, Chatting, Batched):
+class Probe(Probing, Chatting, SideBySide):
     """Ask a run's export the probes of the gate, or a candidate's those of a confirmation, or the base; and measure."""
 
     export: Annotated[Path, Input("stamp of the run's export")]

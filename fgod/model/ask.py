@@ -15,7 +15,7 @@ from fgod.documents import AnswersStamp
 from fgod.errors import UsageError
 from fgod.layout import Answers
 from fgod.model.chats import ChatFormat
-from fgod.model.generate import Reply, greedy, loops
+from fgod.model.generate import Reply, length_batches, loops, replies
 from fgod.model.load import Beat, beat_at_each_forward, load_model, silent
 from fgod.system.files import atomic_folder, file_digests
 from fgod.system.table import write_table
@@ -23,6 +23,9 @@ from fgod.system.table import write_table
 Log = Callable[[str], None]
 Again = Callable[[Sequence[Answer]], Sequence[Chat]]
 """What is asked once more, after the answers."""
+
+PORTION = 4
+"""Batches whose prompts are sorted by length together; each such portion is a line of the log."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,13 @@ def write_answers(
     log: Log | None = None,
     beat: Beat = silent,
     again: Again | None = None,
+    processes: int = 1,
 ) -> list[Answer]:
     """Ask the model of a folder each distinct prompt or chat; write `answers.tsv` and `answers.json`, both in one move.
 
     Args:
         beat: called with what is done, and without a phase at each forward pass (`fgod.guard.heartbeat`).
+        processes: that compute batches side by side on a CPU; of no consequence for the answers.
 
     Raises:
         UsageError: the model folder is missing or broken.
@@ -61,9 +66,9 @@ def write_answers(
     model, chat = load_model(model_folder, device=settings.device), ChatFormat.of_folder(model_folder, settings.chat)
     beat_at_each_forward(model, beat)
     beat("model_loaded")
-    answers = ask(model, chat, list(dict.fromkeys(prompts)), settings, log)
+    answers = ask(model, chat, list(dict.fromkeys(prompts)), settings, log, processes)
     if again is not None:
-        answers += ask(model, chat, again(answers), settings, log)
+        answers += ask(model, chat, again(answers), settings, log, processes)
     beat("saving")
     with atomic_folder(out_dir) as folder:
         write_folder(folder, answers, settings)
@@ -76,20 +81,31 @@ def ask(
     prompts: Sequence[str | Chat],
     settings: AnswerSettings,
     log: Log | None = None,
+    processes: int = 1,
 ) -> list[Answer]:
     """Greedy answers of a loaded model, in the order of the prompts; a text is a chat of one turn.
 
     Logs one line a few batches.
     """
-    answers: list[Answer] = []
-    portion = 4 * settings.batch_size
-    for start in range(0, len(prompts), portion):
-        part = prompts[start : start + portion]
-        replies = greedy(model, chat, part, settings.max_new_tokens, settings.batch_size)
-        answers += [as_answer(p, r) for p, r in zip(part, replies, strict=True)]
-        if log is not None:
-            log(f"answers: {len(answers)}/{len(prompts)} prompts")
-    return answers
+    chats = chat.prompts(prompts)
+    batches = portioned([len(one) for one in chats], settings.batch_size)
+    found: dict[int, Reply] = {}
+    said = replies(model, chat, chats, batches, settings.max_new_tokens, processes)
+    for number, (batch, some) in enumerate(zip(batches, said, strict=True), start=1):
+        found.update(zip(batch, some, strict=True))
+        if log is not None and (number % PORTION == 0 or number == len(batches)):
+            log(f"answers: {len(found)}/{len(prompts)} prompts")
+    return [as_answer(prompt, found[i]) for i, prompt in enumerate(prompts)]
+
+
+def portioned(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Indices in batches: of each `PORTION` batches in turn, those of similar lengths together."""
+    portion = PORTION * batch_size
+    return [
+        [start + i for i in batch]
+        for start in range(0, len(lengths), portion)
+        for batch in length_batches(lengths[start : start + portion], batch_size)
+    ]
 
 
 def as_answer(asked: str | Chat, reply: Reply) -> Answer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,6 +15,7 @@ from fgod.chat import Chat
 from fgod.model.chats import ChatFormat
 from fgod.model.decode import decode
 from fgod.model.drawn import nucleus
+from fgod.model.forks import side_by_side
 
 LOOP_UNIT = 8
 """Longest repeated unit, in characters, that `loops` looks for."""
@@ -69,34 +70,65 @@ def own_settings(model: PreTrainedModel, settings: GenerationConfig) -> Iterator
         model.generation_config = kept
 
 
-@torch.inference_mode()
 def greedy(
     model: PreTrainedModel,
     chat: ChatFormat,
     prompts: Sequence[str | Chat],
     max_new_tokens: int = 48,
     batch_size: int = 128,
+    processes: int = 1,
 ) -> list[Reply]:
     """Greedy replies with a KV cache, in the order of the prompts; a text is a chat of one turn.
 
     Prompts run in left-padded batches of similar length. Deterministic for the same prompts and batch size on the
-    same machine; another batch size may round a tie differently. transformers' `generate` costs 15 % more on a CPU
-    than a loop of our own, and is what users run; on a GPU `fgod.model.decode` gives the same replies.
+    same machine; another batch size may round a tie differently.
+
+    Args:
+        processes: that compute batches side by side on a CPU.
     """
-    chats, ends, pad = chat.prompts(prompts), chat.end_ids, chat.pad_id
+    chats = chat.prompts(prompts)
+    batches = list(length_batches([len(c) for c in chats], batch_size))
+    found: dict[int, Reply] = {}
+    for batch, said in zip(batches, replies(model, chat, chats, batches, max_new_tokens, processes), strict=True):
+        found.update(zip(batch, said, strict=True))
+    return [found[i] for i in range(len(prompts))]
+
+
+def replies(
+    model: PreTrainedModel,
+    chat: ChatFormat,
+    chats: Sequence[Sequence[int]],
+    batches: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    processes: int = 1,
+) -> Generator[list[Reply], None, None]:
+    """Greedy replies with a KV cache, batch by batch, each in its order.
+
+    transformers' `generate` costs 15 % more on a CPU than a loop of our own, and is what users run; on a GPU
+    `fgod.model.decode` gives the same replies.
+
+    Args:
+        chats: tokens of each.
+        batches: numbers of the chats that run together, left-padded.
+        processes: that compute batches side by side on a CPU.
+    """
+    ends, pad = chat.end_ids, chat.pad_id
     settings = GenerationConfig(
         do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=list(ends), pad_token_id=pad
     )
-    found: dict[int, Reply] = {}
-    with own_settings(model, settings):
-        for batch in length_batches([len(c) for c in chats], batch_size):
-            inputs = left_padded([chats[i] for i in batch], pad, model.device)
-            if model.device.type == "cuda":
-                rows = decode(model, inputs, max_new_tokens, ends, pad)
-            else:
-                rows = cast(Any, model).generate(**inputs)[:, inputs["input_ids"].shape[1] :].tolist()
-            found.update(zip(batch, (reply(chat.tokenizer, row, ends) for row in rows), strict=True))
-    return [found[i] for i in range(len(prompts))]
+
+    @torch.inference_mode()
+    def generated(batch: Sequence[int]) -> list[list[int]]:
+        inputs = left_padded([chats[i] for i in batch], pad, model.device)
+        if model.device.type == "cuda":
+            return decode(model, inputs, max_new_tokens, ends, pad)
+        with own_settings(model, settings):
+            made = cast(Any, model).generate(**inputs)
+        rows: list[list[int]] = made[:, inputs["input_ids"].shape[1] :].tolist()
+        return rows
+
+    for rows in side_by_side(generated, batches, processes):
+        yield [reply(chat.tokenizer, row, ends) for row in rows]
 
 
 @torch.inference_mode()

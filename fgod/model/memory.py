@@ -21,11 +21,18 @@ from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, DTYPES, SHARD_BYTES, open_wei
 Parts = dict[str, int]
 """Bytes by what they are for."""
 
+Predicted = Callable[[int, int], Parts]
+"""By prompts at once, and by processes that ask as many each side by side."""
+
 CACHE_ALIGNMENT = 16
 """The static KV cache's length is a multiple of this (`fgod.model.decode.ALIGNED`)."""
 
 HIDDEN_COPIES, MLP_COPIES = 8, 3
 """Copies of a layer's hidden states (residual, norms in float32, their sum) and of its MLP's (gate, up, product)."""
+
+FORKED_BYTES = 32 * 2**20
+"""What a forked process (`fgod.model.forks`) has of its own besides what it computes: pages of Python's objects that it
+has written to, buffers of the matrix products. 16 MiB after a pass of SmolLM2-135M with one row."""
 
 DISTRIBUTIONS = 5
 """float64 copies [tokens, V] while one reply is compared: both log-probabilities, their difference, two temporaries."""
@@ -108,7 +115,14 @@ class Asked:
 
 
 def predict_answers(
-    model: Stored, dimensions: Dimensions, dtype: str, asked: Asked, batch: int, process: int, gpu: bool
+    model: Stored,
+    dimensions: Dimensions,
+    dtype: str,
+    asked: Asked,
+    batch: int,
+    process: int,
+    gpu: bool,
+    processes: int = 1,
 ) -> Parts:
     """While a model decodes in batches.
 
@@ -116,6 +130,7 @@ def predict_answers(
         dtype: of the weights in memory.
         process: bytes in use before anything is loaded.
         gpu: whether the model lies on a GPU, with a KV cache of a fixed size.
+        processes: that decode a batch each and share the weights.
     """
     d, item = dimensions, DTYPES[dtype].itemsize
     length = asked.width + asked.new
@@ -124,11 +139,17 @@ def predict_answers(
     scores = 8 if item == 4 else item + 8  # as computed, in float32, and as log-probabilities
     return {
         "process": process,
+        "forked processes": _forked(processes),
         "weights": model.weights * item,
-        "KV cache": 2 * layers * d.kv_heads * d.head_dim * batch * length * item,
-        "activations": _activations(d, item, batch, asked.width, length),
-        "logits": batch * d.vocab * scores,
+        "KV cache": processes * 2 * layers * d.kv_heads * d.head_dim * batch * length * item,
+        "activations": processes * _activations(d, item, batch, asked.width, length),
+        "logits": processes * batch * d.vocab * scores,
     }
+
+
+def _forked(processes: int) -> int:
+    """Bytes of so many processes beside the one that forked them; of one, which is forked from none, 0."""
+    return processes * FORKED_BYTES if processes > 1 else 0
 
 
 def _activations(d: Dimensions, item: int, batch: int, width: int, length: int) -> int:
@@ -139,17 +160,26 @@ def _activations(d: Dimensions, item: int, batch: int, width: int, length: int) 
 
 
 def predict_comparison(
-    model: Stored, reference: Stored, dimensions: Dimensions, dtype: str, asked: Asked, batch: int, process: int
+    model: Stored,
+    reference: Stored,
+    dimensions: Dimensions,
+    dtype: str,
+    asked: Asked,
+    batch: int,
+    process: int,
+    processes: int = 1,
 ) -> Parts:
-    """While a model and the reference read the reference's replies in the same batches, without a cache."""
+    """While a model and the reference read the reference's replies in the same batches, without a cache; each of
+    `processes` a batch."""
     d, item, read = dimensions, DTYPES[dtype].itemsize, asked.width + asked.new
     return {
         "process": process,
+        "forked processes": _forked(processes),
         "weights": model.weights * item,
         "reference weights": reference.weights * item,
-        "activations": _activations(d, item, batch, read, read),
-        "logits": 2 * batch * asked.new * d.vocab * item,
-        "log-probabilities": DISTRIBUTIONS * asked.new * d.vocab * 8,
+        "activations": processes * _activations(d, item, batch, read, read),
+        "logits": processes * 2 * batch * asked.new * d.vocab * item,
+        "log-probabilities": processes * DISTRIBUTIONS * asked.new * d.vocab * 8,
     }
 
 
@@ -221,33 +251,31 @@ def largest_batch(predicted: Callable[[int], Parts], batch: int, limit: int | No
     return batch
 
 
-def answers_predictor(export: Path, asked: Asked, process: int, gpu: bool) -> Callable[[int], Parts]:
-    """By batch, what asking an export will need at its widest."""
+def answers_predictor(export: Path, asked: Asked, process: int, gpu: bool) -> Predicted:
+    """What asking an export will need at its widest."""
     model, config = stored(export), read_config(export)
     dimensions = Dimensions.from_config(config, str(export / "config.json"))
 
-    def predicted(batch: int) -> Parts:
+    def predicted(batch: int, processes: int) -> Parts:
         return widest(
             predict_loading(model, config["dtype"], process, gpu),
-            predict_answers(model, dimensions, config["dtype"], asked, batch, process, gpu),
+            predict_answers(model, dimensions, config["dtype"], asked, batch, process, gpu, processes),
         )
 
     return predicted
 
 
-def probe_predictor(
-    export: Path, reference: Path, master: Path, asked: Asked, process: int, gpu: bool
-) -> Callable[[int], Parts]:
-    """By batch, what a probe will need at its widest: asking the export, comparing it with the reference, and then with
-    its master weights."""
+def probe_predictor(export: Path, reference: Path, master: Path, asked: Asked, process: int, gpu: bool) -> Predicted:
+    """What a probe will need at its widest: asking the export, comparing it with the reference, and then with its
+    master weights, which one process does."""
     answers, config = answers_predictor(export, asked, process, gpu), read_config(export)
     dimensions = Dimensions.from_config(config, str(export / "config.json"))
     dtypes = (config["dtype"], "bfloat16" if read_config(master).get("dtype") == "bfloat16" else "float32")
     model, theirs = stored(export), stored(reference)
     parity = predict_parity(model, stored(master), dimensions, dtypes, asked, process)
 
-    def predicted(batch: int) -> Parts:
-        compared = predict_comparison(model, theirs, dimensions, config["dtype"], asked, batch, process)
-        return widest(answers(batch), compared, parity)
+    def predicted(batch: int, processes: int) -> Parts:
+        compared = predict_comparison(model, theirs, dimensions, config["dtype"], asked, batch, process, processes)
+        return widest(answers(batch, processes), compared, parity)
 
     return predicted

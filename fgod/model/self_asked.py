@@ -2,64 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from fgod.data.asking import DRAFTS, Draft, Place, Sieve, filter_of, places
+from fgod.data.asking import DRAFTS, Draft, Sieve, filter_of, places
 from fgod.model.chats import ChatFormat
 from fgod.model.drawn import streams
-from fgod.model.generate import loops, sampled
+from fgod.model.forks import side_by_side
+from fgod.model.generate import Reply, loops, sampled
 
 Log = Callable[[str], None]
 
 
 def ask_itself(
-    model: PreTrainedModel, chat: ChatFormat, settings: Mapping[str, Any], batch: int, log: Log | None = None
+    model: PreTrainedModel,
+    chat: ChatFormat,
+    settings: Mapping[str, Any],
+    batch: int,
+    log: Log | None = None,
+    processes: int = 1,
 ) -> Sieve:
     """Prompts of the base until there are as many as the settings want, or `DRAFTS` times as many were drawn.
 
     Draft n stands at place n in turn and is drawn by its own random numbers: another batch changes none of them, but
-    for what it rounds otherwise.
+    for what it rounds otherwise. Those under one system prompt are drawn together.
 
     Args:
         settings: see `fgod.inputs.asking_settings`.
+        processes: that draw batches side by side on a CPU; of no consequence for the drafts, which are looked at in
+            their order.
     """
     found = Sieve(filter_of(settings), settings["prompts"])
     turns = places(settings["systems"])
-    most = DRAFTS * settings["prompts"]
-    size = batch * len(turns)
-    for start in range(0, most, size):
-        found.add(_drafts(model, chat, settings, turns, range(start, min(start + size, most)), batch))
-        if log is not None:
-            log(f"self-asked: {len(found.kept)}/{found.wanted} prompts of {found.drawn} drafts")
-        if found.full:
-            break
+    openings = [chat.user_turn(place.system) for place in turns]
+    rounds = drafts_at_once(DRAFTS * settings["prompts"], len(turns), batch)
+
+    def draw(numbers: Sequence[int]) -> list[Reply]:
+        opening, ends = openings[numbers[0] % len(turns)]
+        uniform = streams(settings["seed"], numbers, settings["max_tokens"])
+        return sampled(model, chat, opening, ends, uniform, settings["temperature"], settings["top_p"])
+
+    with closing(side_by_side(draw, [numbers for some in rounds for numbers in some], processes)) as drawn:
+        for some in rounds:
+            drafts: dict[int, Draft] = {}
+            for numbers, said in zip(some, drawn, strict=False):  # which goes on to the next rounds
+                place = turns[numbers[0] % len(turns)]
+                drafts |= {n: Draft(r.text, r.ended, loops(r.text), place) for n, r in zip(numbers, said, strict=True)}
+            found.add(drafts[number] for number in sorted(drafts))
+            if log is not None:
+                log(f"self-asked: {len(found.kept)}/{found.wanted} prompts of {found.drawn} drafts")
+            if found.full:
+                break
     return found
+
+
+def drafts_at_once(most: int, turns: int, batch: int) -> list[list[range]]:
+    """Rounds of batches of numbers below `most`: in each batch those of one place, in each round a batch of each."""
+    size = batch * turns
+    starts = range(0, most, size)
+    rounds = [[range(start + turn, min(start + size, most), turns) for turn in range(turns)] for start in starts]
+    return [[numbers for numbers in some if numbers] for some in rounds]
 
 
 def widest_opening(chat: ChatFormat, settings: Mapping[str, Any]) -> int:
     """Tokens of the longest opening that drafts stand after."""
     return max(len(chat.user_turn(place.system)[0]) for place in places(settings["systems"]))
-
-
-def _drafts(
-    model: PreTrainedModel,
-    chat: ChatFormat,
-    settings: Mapping[str, Any],
-    turns: Sequence[Place],
-    numbers: Sequence[int],
-    batch: int,
-) -> Iterator[Draft]:
-    """The drafts of these numbers, in order; those under one system prompt are drawn together."""
-    drafts: dict[int, Draft] = {}
-    for index, place in enumerate(turns):
-        mine = [number for number in numbers if number % len(turns) == index]
-        opening, ends = chat.user_turn(place.system)
-        for start in range(0, len(mine), batch):
-            some = mine[start : start + batch]
-            uniform = streams(settings["seed"], some, settings["max_tokens"])
-            replies = sampled(model, chat, opening, ends, uniform, settings["temperature"], settings["top_p"])
-            drafts |= {n: Draft(r.text, r.ended, loops(r.text), place) for n, r in zip(some, replies, strict=True)}
-    return (drafts[number] for number in numbers)

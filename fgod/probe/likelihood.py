@@ -18,18 +18,22 @@ from fgod.chat import chat_of
 from fgod.errors import FgodError
 from fgod.evaluate.scoring import NOT_COMPARED, Likelihood
 from fgod.model.chats import ChatFormat
+from fgod.model.forks import side_by_side
 from fgod.model.generate import left_padded, length_batches
 
 
-@torch.inference_mode()
 def compare(
     reference: PreTrainedModel,
     model: PreTrainedModel,
     chat: ChatFormat,
     answers: Sequence[Answer],
     batch: int,
+    processes: int = 1,
 ) -> list[Likelihood]:
     """What a model and the reference give to every token of the reference's answers, in their order.
+
+    Args:
+        processes: that compare batches side by side on a CPU; of no consequence for what they find.
 
     Raises:
         FgodError: the reference's own logits are not finite; names the prompt.
@@ -37,17 +41,25 @@ def compare(
     replies = [answer.token_ids for answer in answers]
     starts = chat.prompts([chat_of(answer) for answer in answers])
     read = [start + list(reply[:-1]) for start, reply in zip(starts, replies, strict=True)]
-    found: dict[int, Likelihood] = {}
-    for rows in length_batches([len(ids) for ids in read], batch):
+    batches = list(length_batches([len(ids) for ids in read], batch))
+
+    @torch.inference_mode()
+    def compared(rows: Sequence[int]) -> list[Likelihood]:
         inputs = left_padded([read[i] for i in rows], chat.pad_id, model.device)
         kept = max(1, *(len(replies[i]) for i in rows))
         theirs, ours = (_last_logits(m, inputs, kept) for m in (reference, model))
+        found = []
         for place, i in enumerate(rows):
             start = kept - len(replies[i])
             if not theirs[place, start:].isfinite().all():
                 raise FgodError(f"the reference's logits for {answers[i].prompt!r} are not finite; mend the base")
-            found[i] = likelihood(theirs[place, start:], ours[place, start:], replies[i])
-    return [found[i] for i in range(len(answers))]
+            found.append(likelihood(theirs[place, start:], ours[place, start:], replies[i]))
+        return found
+
+    said: dict[int, Likelihood] = {}
+    for rows, found in zip(batches, side_by_side(compared, batches, processes), strict=True):
+        said.update(zip(rows, found, strict=True))
+    return [said[i] for i in range(len(answers))]
 
 
 def _last_logits(model: PreTrainedModel, inputs: dict[str, Tensor], kept: int) -> Tensor:

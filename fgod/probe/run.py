@@ -56,6 +56,7 @@ def run_probes(
     log: Log | None = None,
     beat: Beat = silent,
     chat_settings: ChatSettings | None = None,
+    processes: int = 1,
 ) -> list[Scored]:
     """Probe an export and write probes.tsv and metrics.json. The reference has passed `harness.check_reference`.
 
@@ -65,6 +66,7 @@ def run_probes(
         out: the run's folder of records.
         beat: called with what is done, and without a phase at each forward pass (`fgod.guard.heartbeat`).
         chat_settings: the config's `chat`.
+        processes: that ask and compare batches side by side on a CPU; of no consequence for the records.
 
     Raises:
         UsageError: a folder is missing or broken, or the config lacks a rule for a probe.
@@ -80,7 +82,9 @@ def run_probes(
         beat_at_each_forward(loaded, beat)
         return loaded
 
-    records, ours = score_probes(model, load_reference, chat, probes, theirs, known, standard, settings, log, beat)
+    records, ours = score_probes(
+        model, load_reference, chat, probes, theirs, known, standard, settings, log, beat, processes
+    )
     same = None
     if master is not None:
         same = measure_parity(model, chat, master, spread(ours, parity.PROMPTS), beat)
@@ -103,6 +107,7 @@ def score_probes(
     settings: ProbeSettings,
     log: Log | None = None,
     beat: Beat = silent,
+    processes: int = 1,
 ) -> tuple[list[Scored], list[Answer]]:
     """What a loaded model says to probes, scored beside the reference, and all its answers.
 
@@ -112,11 +117,11 @@ def score_probes(
     """
     references = {p.key: answer_to(p, theirs) for p in probes}
     chats = list(dict.fromkeys(chat_of(p) for p in probes))
-    answers = ask(model, chat, chats, answer_settings(settings, chat.settings), log)
+    answers = ask(model, chat, chats, answer_settings(settings, chat.settings), log, processes)
     ours = {a.key: a for a in answers}
     beat("answered")
     compared = [theirs[p.key] for p in probes if p.scored]
-    found = compare(reference(), model, chat, compared, settings.batch)
+    found = compare(reference(), model, chat, compared, settings.batch, processes)
     near = dict(zip((a.key for a in compared), found, strict=True))
     beat("compared")
 

@@ -24,6 +24,7 @@ from fgod.errors import FgodError, UsageError
 from fgod.layout import SOFT_LABELS
 from fgod.model import memory
 from fgod.model.chats import ChatFormat, Sample
+from fgod.model.forks import side_by_side
 from fgod.model.generate import length_batches
 from fgod.model.load import read_config
 from fgod.nvfp4.folders import DTYPES, save_tensors
@@ -102,18 +103,32 @@ def top_tokens(logits: Tensor, top_k: int, temperature: float) -> TopTokens:
     return TopTokens(top.indices.int(), top.values - total, rest)
 
 
-@torch.inference_mode()
 def ask_teacher(
-    model: PreTrainedModel, samples: Sequence[Sample], top_k: int, temperature: float, batch_size: int
+    model: PreTrainedModel,
+    samples: Sequence[Sample],
+    top_k: int,
+    temperature: float,
+    batch_size: int,
+    processes: int = 1,
 ) -> Iterator[tuple[int, TopTokens]]:
-    """Number of a sample and its labels' top tokens, on the CPU; samples of similar lengths run together."""
-    for numbers in length_batches([len(sample.ids) for sample in samples], batch_size):
+    """Number of a sample and its labels' top tokens, on the CPU; samples of similar lengths run together.
+
+    Args:
+        processes: that compute batches side by side on a CPU; of no consequence for what they find.
+    """
+    batches = list(length_batches([len(sample.ids) for sample in samples], batch_size))
+
+    @torch.inference_mode()
+    def found_in(numbers: Sequence[int]) -> TopTokens:
         batch = collate([samples[i] for i in numbers], 0)
         hidden = model.model(input_ids=batch.input_ids.to(model.device), use_cache=False).last_hidden_state
         chosen = hidden.flatten(0, 1).index_select(0, batch.positions.to(model.device))
         parts = [top_tokens(model.lm_head(some), top_k, temperature) for some in chosen.split(LABELS_AT_ONCE)]
+        return TopTokens(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+
+    for numbers, whole in zip(batches, side_by_side(found_in, batches, processes), strict=True):
         counts = [len(samples[i].learned) for i in numbers]
-        columns = [torch.cat(column).cpu().split(counts) for column in zip(*parts, strict=True)]
+        columns = [column.split(counts) for column in whole]
         yield from ((i, TopTokens(*found)) for i, *found in zip(numbers, *columns, strict=True))
 
 
@@ -169,16 +184,18 @@ def _read(stored: safe_open, sample: Sample) -> SoftLabels:
     return SoftLabels(ids, p / total[:, None], rest / total, torch.ones(len(ids), dtype=torch.bool))
 
 
-def predict_teacher(
-    folder: Path, samples: Sequence[Sample], top_k: int, batch: int, process: int, gpu: bool
-) -> memory.Parts:
-    """Bytes while the teacher is asked in batches; on the host its top tokens too."""
+def teacher_predictor(folder: Path, samples: Sequence[Sample], top_k: int, process: int, gpu: bool) -> memory.Predicted:
+    """What asking the teacher will need at its widest; on the host its top tokens too."""
     model, config = memory.stored(folder), read_config(folder)
     dimensions = memory.Dimensions.from_config(config, str(folder / "config.json"))
     asked = memory.Asked(width=max((len(sample.ids) for sample in samples), default=1), new=1)
     item = DTYPES[config["dtype"]].itemsize
     labels = sum(len(sample.learned) for sample in samples)
-    asking = memory.predict_answers(model, dimensions, config["dtype"], asked, batch, process, gpu)
-    asking["logits"] = LABELS_AT_ONCE * dimensions.vocab * (item + 8)
-    asking["soft labels"] = 0 if gpu else 2 * table_bytes(labels, top_k)  # and once more while they are written
-    return memory.widest(memory.predict_loading(model, config["dtype"], process, gpu), asking)
+
+    def predicted(batch: int, processes: int) -> memory.Parts:
+        asking = memory.predict_answers(model, dimensions, config["dtype"], asked, batch, process, gpu, processes)
+        asking["logits"] = processes * LABELS_AT_ONCE * dimensions.vocab * (item + 8)
+        asking["soft labels"] = 0 if gpu else 2 * table_bytes(labels, top_k)  # and once more while they are written
+        return memory.widest(memory.predict_loading(model, config["dtype"], process, gpu), asking)
+
+    return predicted

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fgod import layout
 from fgod.answers import Answer
 from fgod.chat import Chat, ChatSettings, chat_of
-from fgod.data.asking import asked_prompts, read_asked, write_asked
+from fgod.data.asking import DRAFTS, asked_prompts, read_asked, write_asked
 from fgod.data.mix import rehearsal_prompts, some_of
 from fgod.data.placebo import placebo_rows, taught_chats
 from fgod.data.probes import asked_in, load_probes
@@ -49,9 +49,11 @@ def self_asked(args: SelfAsked, worker: Worker) -> None:
     export = layout.Export(args.export.parent).exported
     chat = ChatFormat.of_folder(export, args.chat)
     size = memory.Asked(widest_opening(chat, asked), asked["max_tokens"])
-    batch = worker.fit(memory.answers_predictor(export, size, worker.process(gpu), gpu), args.at_once, gpu)
+    predicted = memory.answers_predictor(export, size, worker.process(gpu), gpu)
+    drafts = DRAFTS * asked["prompts"]
+    batch, processes = worker.fit_processes(predicted, args.at_once, gpu, drafts, args.most_processes)
     model = worker.load(export, asked["device"])
-    found = ask_itself(model, chat, asked, batch, worker.say)
+    found = ask_itself(model, chat, asked, batch, worker.say, processes)
     worker.beat("saving")
     with atomic_folder(args.out.parent) as folder:
         there = layout.SelfAsked(folder)
@@ -136,13 +138,10 @@ def teacher(args: Teacher, worker: Worker) -> None:
             "lower train.kl.top_k, or raise it"
         )
     gpu = use_device(asked["device"], "train.device")
-    batch = worker.fit(
-        lambda size: made.predict_teacher(args.weights, asked_samples, asked["top_k"], size, worker.process(gpu), gpu),
-        args.at_once,
-        gpu,
-    )
+    predicted = made.teacher_predictor(args.weights, asked_samples, asked["top_k"], worker.process(gpu), gpu)
+    batch, processes = worker.fit_processes(predicted, args.at_once, gpu, len(samples), args.most_processes)
     model = worker.load(args.weights, asked["device"])
-    found = dict(made.ask_teacher(model, asked_samples, asked["top_k"], asked["temperature"], batch))
+    found = dict(made.ask_teacher(model, asked_samples, asked["top_k"], asked["temperature"], batch, processes))
     worker.beat("saving")
     with atomic_folder(args.out.parent) as folder:
         made.write_table(layout.Teacher(folder).soft_labels, samples, [found[i] for i in range(len(samples))])
@@ -160,11 +159,12 @@ def placebo(args: Placebo, worker: Worker) -> None:
     chat = ChatFormat.of_folder(export, args.chat)
     chats = taught_chats(rows)
     size = memory.Asked(max(map(len, chat.prompts(chats)), default=0), asked["max_new_tokens"])
-    batch = worker.fit(memory.answers_predictor(export, size, worker.process(gpu), gpu), args.at_once, gpu)
+    predicted = memory.answers_predictor(export, size, worker.process(gpu), gpu)
+    batch, processes = worker.fit_processes(predicted, args.at_once, gpu, len(chats), args.most_processes)
     model = worker.load(export, asked["device"])
     made = placebo_rows(
         rows,
-        lambda these: greedy(model, chat, these, asked["max_new_tokens"], batch),
+        lambda these: greedy(model, chat, these, asked["max_new_tokens"], batch, processes),
         chat.row_lengths,
         asked["seq_len"],
     )
@@ -189,5 +189,6 @@ def _answers(
     width = width_of(export, settings.chat, [*prompts, *also])
     asked = memory.Asked(width, settings.max_new_tokens)
     predicted = memory.answers_predictor(export, asked, worker.process(gpu), gpu)
-    settings = replace(settings, batch_size=worker.fit(predicted, args.at_once, gpu))
-    return write_answers(export, prompts, args.out.parent, settings, worker.say, worker.beat, again)
+    batch, processes = worker.fit_processes(predicted, args.at_once, gpu, len(prompts), args.most_processes)
+    settings = replace(settings, batch_size=batch)
+    return write_answers(export, prompts, args.out.parent, settings, worker.say, worker.beat, again, processes)

@@ -41,7 +41,8 @@ def probe(args: Probe, worker: Worker) -> None:
     reference = Reference(args.reference.parent, args.reference_export)
     asked = memory.Asked(width_of(export, args.chat, [chat_of(p) for p in probes]), settings.max_new_tokens)
     predicted = memory.probe_predictor(export, reference.weights, master, asked, worker.process(gpu), gpu)
-    settings = replace(settings, batch=worker.fit(predicted, args.at_once, gpu))
+    batch, processes = worker.fit_processes(predicted, args.at_once, gpu, len(probes), args.most_processes)
+    settings = replace(settings, batch=batch)
     run_probes(
         export,
         None if args.fold or args.model else master,  # the gate's probe has measured parity; the base did not train
@@ -60,4 +61,5 @@ def probe(args: Probe, worker: Worker) -> None:
         worker.say,
         worker.beat,
         args.chat,
+        processes,
     )

@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fgod.chat import Chat, ChatSettings
 from fgod.errors import FgodError
@@ -35,6 +35,13 @@ with lasting_imports():
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+class AtOnce(NamedTuple):
+    """How prompts are asked: so many in a batch, and so many processes with a batch each."""
+
+    batch: int
+    processes: int
 
 
 class Worker:
@@ -105,8 +112,28 @@ class Worker:
         elif chosen is not None and chosen < batch:
             self.say(f"fgod: {batch} prompts at once are predicted not to fit: {chosen} are asked at once")
         chosen = chosen or batch
-        self.report(batch=chosen, predicted_mib=round(sum(predicted(chosen).values()) / MIB, 1))
+        self._predicted(chosen, predicted(chosen))
         return chosen
+
+    def fit_processes(self, predicted: memory.Predicted, batch: int, gpu: bool, prompts: int, processes: int) -> AtOnce:
+        """The batch that fits with one process, as bits depend on it, and then as many processes as have one and fit.
+
+        Args:
+            prompts: how many are asked.
+            processes: at most; a GPU has one.
+
+        Raises:
+            TooLargeError: see `fit`.
+        """
+        batch = self.fit(lambda size: predicted(size, 1), batch, gpu)
+        limit, count = self.limit(gpu), 1 if gpu else max(1, min(processes, -(-prompts // batch)))
+        while count > 1 and limit is not None and sum(predicted(batch, count).values()) > limit:
+            count -= 1
+        self._predicted(batch, predicted(batch, count))
+        return AtOnce(batch, count)
+
+    def _predicted(self, batch: int, parts: memory.Parts) -> None:
+        self.report(batch=batch, predicted_mib=round(sum(parts.values()) / MIB, 1))
 
 
 Work = Callable[[Worker], None]
@@ -137,8 +164,9 @@ def width_of(folder: Path, settings: ChatSettings, prompts: Sequence[str | Chat]
 
 
 def use_device(name: str, key: str = "probe.device") -> bool:
-    """Set up a device by its name; returns whether it is a GPU. On a CPU one thread computes: answers are read again by
-    machines with other numbers of cores, and sums in one order give the same bits."""
+    """Set up a device by its name; returns whether it is a GPU. On a CPU one thread computes a batch: answers are read
+    again by machines with other numbers of cores, and sums in one order give the same bits. Other cores compute other
+    batches (`fgod.model.forks`)."""
     if name == "cpu":
         torch.set_num_threads(1)
         return False
