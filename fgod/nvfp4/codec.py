@@ -149,17 +149,17 @@ def _squared_errors(blocks: Tensor, scales: Tensor, global_scale: float | Tensor
     return errors.squeeze(-1)
 
 
-def _block_scales(blocks: Tensor, global_scale: float | Tensor, rule: str) -> Tensor:
-    """E4M3 block scales [N, K/16] of blocks [N, K/16, 16]: amax/6·global, clamped to [2⁻⁶, 448], rounded to E4M3.
+def scales_of_blocks(blocks: Tensor, global_scale: float | Tensor, rule: str, least: float = SCALE_MIN) -> Tensor:
+    """E4M3 block scales [N, K/16] of blocks [N, K/16, 16]: amax/6·global, clamped to [least, 448], rounded to E4M3.
 
     Under the rule four-over-six (Cook et al. 2025) a block takes amax/4 instead where its squared error is smaller.
     """
     amax = block_amax(blocks)
-    scales = (amax / E2M1_MAX).mul_(global_scale).clamp_(SCALE_MIN, E4M3_MAX).to(torch.float8_e4m3fn)
+    scales = (amax / E2M1_MAX).mul_(global_scale).clamp_(least, E4M3_MAX).to(torch.float8_e4m3fn)
     if rule == "amax":
         return scales
     sixes = scales.float()
-    fours = amax.div_(4.0).mul_(global_scale).clamp_(SCALE_MIN, E4M3_MAX).to(torch.float8_e4m3fn).float()
+    fours = amax.div_(4.0).mul_(global_scale).clamp_(least, E4M3_MAX).to(torch.float8_e4m3fn).float()
     better = _squared_errors(blocks, fours, global_scale) < _squared_errors(blocks, sixes, global_scale)
     return torch.where(better, fours, sixes).to(torch.float8_e4m3fn)
 
@@ -210,7 +210,7 @@ def quantise(
     own = shared_global_scale([weight], name)
     global_scale = own if global_scale is None else global_scale
     _check_global_scale(global_scale, name)
-    scales = _block_scales(blocks, global_scale, block_scales)
+    scales = scales_of_blocks(blocks, global_scale, block_scales)
     steps = scales.float() / global_scale
     codes = encode_e2m1(blocks / steps.unsqueeze(-1))
     return Quantised(codes.flatten(1), scales, global_scale)
@@ -244,7 +244,7 @@ def fake_quantise(
     dimensions, on the device (`device_global_scale`).
     """
     blocks = block_view(weight, name)
-    steps = (_block_scales(blocks, global_scale, block_scales).float() / global_scale).unsqueeze(-1)
+    steps = (scales_of_blocks(blocks, global_scale, block_scales).float() / global_scale).unsqueeze(-1)
     return _to_grid(blocks / steps).mul_(steps).flatten(1)
 
 
