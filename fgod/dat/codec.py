@@ -2,9 +2,10 @@
 
     weight[n, k] = E2M1[code of (n, k)] · scales[n, k // 16]
 
-E4M3 scales are amax/6 as they are, from 2⁻⁹ on: most weights' lie below 2⁻⁶, where E4M3 has but eight numbers. float16
-scales are those of the NVFP4 export, divided by its global scale, which is a power of two: the same weights to the bit,
-as long as float16 holds them (from 2⁻²¹ on).
+What is written of a projection is what training computes with: the weights as NVFP4 rounds them, with a global scale.
+float16 scales are those of the NVFP4 export divided by its global scale, a power of two: the same weights to the bit,
+as long as float16 holds them (from 2⁻²¹ on). E4M3 scales without a global one lie below 2⁻⁶ in most models, where E4M3
+has but eight numbers: of amax/6 and its neighbours that with the smallest squared error is taken.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from fgod.nvfp4.codec import (
     E2M1_MAX,
     E4M3_MAX,
     NonFiniteError,
+    block_amax,
     block_view,
     decode_e2m1,
     encode_e2m1,
+    fake_quantise,
     largest_magnitude,
     pack,
     power_of_two_global_scale,
     scales_of_blocks,
+    squared_errors,
     unpack,
 )
 
@@ -40,6 +44,12 @@ SCALES = {Element.FP8_E4M3: torch.float8_e4m3fn, Element.FLOAT16: torch.float16}
 
 LEAST = {Element.FP8_E4M3: 2.0**-9, Element.FLOAT16: 2.0**-24}
 """Their smallest numbers above 0: a scale is never 0."""
+
+NEIGHBOURS = (1, 2, -1)
+"""E4M3 numbers that are tried as a block's scale beside the nearest of amax/6, counted from it."""
+
+E4M3_LAST = 0x7E
+"""The bits of the largest E4M3 number, 448; those of 2⁻⁹ are 1."""
 
 LARGEST = {Element.FP8_E4M3: E4M3_MAX, Element.FLOAT16: torch.finfo(torch.float16).max}
 
@@ -69,14 +79,17 @@ def largest_finite(weight: Tensor, name: str) -> float:
     return amax
 
 
-def quantise(weight: Tensor, element: Element, amax: float, rule: str, name: str) -> Packed:
+def quantise(
+    weight: Tensor, element: Element, amax: float, rule: str = "amax", rounded: bool = True, name: str = "weight"
+) -> Packed:
     """Quantise [N, K] of any float dtype, on its device.
 
     Args:
         element: the type of the scales.
-        amax: the largest magnitude of the tensors that share a global scale, as in the NVFP4 export; with E4M3 scales
-            nothing is shared.
-        rule: how a block's scale is chosen (`fgod.nvfp4.codec.BLOCK_SCALES`).
+        amax: the largest magnitude of the tensors that share a global scale in the NVFP4 export.
+        rule: how that export chooses a block's scale (`fgod.nvfp4.codec.BLOCK_SCALES`).
+        rounded: training computes with the weights as that export rounds them, and E4M3 scales are to be near to those;
+            False: near to the weights themselves. float16 scales are those of NVFP4 in any case.
 
     Raises:
         UsageError: a weight is too large for its scale, or K is not divisible by 16.
@@ -89,19 +102,32 @@ def quantise(weight: Tensor, element: Element, amax: float, rule: str, name: str
         )
     global_scale = power_of_two_global_scale(amax, name)
     chunks = weight.split(rows_at_once(weight.shape[-1]))
-    parts = [_quantised(part, element, global_scale, rule, name) for part in chunks]
+    pack_chunk = _with_e4m3 if element is Element.FP8_E4M3 else _with_float16
+    parts = [pack_chunk(chunk.float(), global_scale, rule, rounded, name) for chunk in chunks]
     return Packed(torch.cat([one.codes for one in parts]), torch.cat([one.scales for one in parts]))
 
 
-def _quantised(weight: Tensor, element: Element, global_scale: float, rule: str, name: str) -> Packed:
-    blocks = block_view(weight.float(), name)
-    if element is Element.FP8_E4M3:
-        scales = scales_of_blocks(blocks, 1.0, rule, LEAST[element])
-    else:
-        exact = scales_of_blocks(blocks, global_scale, rule).float() / global_scale
-        scales = exact.clamp_(LEAST[element], LARGEST[element]).half()
-    codes = encode_e2m1(blocks / scales.float().unsqueeze(-1))
-    return Packed(pack(codes.flatten(1)), scales)
+def _with_e4m3(weight: Tensor, global_scale: float, rule: str, rounded: bool, name: str) -> Packed:
+    blocks = block_view(fake_quantise(weight, global_scale, name, rule) if rounded else weight, name)
+    nearest = (block_amax(blocks) / E2M1_MAX).clamp_(LEAST[Element.FP8_E4M3], E4M3_MAX).to(torch.float8_e4m3fn)
+    best = nearest.float()
+    least = squared_errors(blocks, best, 1.0)
+    for step in NEIGHBOURS:
+        bits = (nearest.view(torch.uint8).int() + step).clamp_(1, E4M3_LAST).to(torch.uint8)
+        scales = bits.view(torch.float8_e4m3fn).float()
+        errors = squared_errors(blocks, scales, 1.0)
+        best, least = torch.where(errors < least, scales, best), torch.minimum(errors, least)
+    return _packed(blocks, best.to(torch.float8_e4m3fn))
+
+
+def _with_float16(weight: Tensor, global_scale: float, rule: str, rounded: bool, name: str) -> Packed:
+    blocks = block_view(weight, name)
+    exact = scales_of_blocks(blocks, global_scale, rule).float() / global_scale
+    return _packed(blocks, exact.clamp_(LEAST[Element.FLOAT16], LARGEST[Element.FLOAT16]).half())
+
+
+def _packed(blocks: Tensor, scales: Tensor) -> Packed:
+    return Packed(pack(encode_e2m1(blocks / scales.float().unsqueeze(-1)).flatten(1)), scales)
 
 
 def dequantise(packed: Packed, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -43,8 +43,9 @@ def export_dat(
 ) -> None:
     """Export a folder of plain weights. `out` appears whole; the tensors of one scale group are in memory.
 
-    The projections and the head are quantised, a tied head from the embedding: it is a weight of its own then, and
-    config.json says so. The rest becomes float16.
+    The projections are written as training computes with them, rounded to NVFP4. The head, which training does not
+    round, is quantised too, a tied one from the embedding: it is a weight of its own then, and config.json says so. The
+    rest becomes float16.
 
     Args:
         name: of the file in `out`.
@@ -62,7 +63,7 @@ def export_dat(
     with open_weights(master) as weights, files.atomic_folder(out) as folder:
         sources = _sources(weights, family, config)
         groups = _groups(list(sources), family)
-        count = sum(2 if packed else 1 for _, packed in groups)
+        count = sum(len(names) * (2 if packed else 1) for names, packed in groups)
 
         def entries() -> Rows:
             for names, packed in groups:
@@ -72,7 +73,7 @@ def export_dat(
                     beat()
                     where = f"{master}: {one}"
                     if packed:
-                        made = quantise(value, scales, amax, rule, where)
+                        made = quantise(value, scales, amax, rule, one != TIED_HEAD, where)
                         yield f"{one}{QDATA}", Element.UINT8, _array(made.codes)
                         yield f"{one}{SCALE}", scales, _array(made.scales).view(scales.stored)
                     else:

@@ -139,7 +139,7 @@ def _to_grid(values: Tensor) -> Tensor:
     return values.add_(binades).sub_(binades)
 
 
-def _squared_errors(blocks: Tensor, scales: Tensor, global_scale: float | Tensor) -> Tensor:
+def squared_errors(blocks: Tensor, scales: Tensor, global_scale: float | Tensor) -> Tensor:
     """Σ(Q(w) - w)² of each block [N, K/16, 16] under its scale; summed as a tree of halves, as kernels can."""
     steps = (scales / global_scale).unsqueeze(-1)
     errors = _to_grid(blocks / steps).mul_(steps).sub_(blocks).square_()
@@ -149,18 +149,18 @@ def _squared_errors(blocks: Tensor, scales: Tensor, global_scale: float | Tensor
     return errors.squeeze(-1)
 
 
-def scales_of_blocks(blocks: Tensor, global_scale: float | Tensor, rule: str, least: float = SCALE_MIN) -> Tensor:
-    """E4M3 block scales [N, K/16] of blocks [N, K/16, 16]: amax/6·global, clamped to [least, 448], rounded to E4M3.
+def scales_of_blocks(blocks: Tensor, global_scale: float | Tensor, rule: str) -> Tensor:
+    """E4M3 block scales [N, K/16] of blocks [N, K/16, 16]: amax/6·global, clamped to [2⁻⁶, 448], rounded to E4M3.
 
     Under the rule four-over-six (Cook et al. 2025) a block takes amax/4 instead where its squared error is smaller.
     """
     amax = block_amax(blocks)
-    scales = (amax / E2M1_MAX).mul_(global_scale).clamp_(least, E4M3_MAX).to(torch.float8_e4m3fn)
+    scales = (amax / E2M1_MAX).mul_(global_scale).clamp_(SCALE_MIN, E4M3_MAX).to(torch.float8_e4m3fn)
     if rule == "amax":
         return scales
     sixes = scales.float()
-    fours = amax.div_(4.0).mul_(global_scale).clamp_(least, E4M3_MAX).to(torch.float8_e4m3fn).float()
-    better = _squared_errors(blocks, fours, global_scale) < _squared_errors(blocks, sixes, global_scale)
+    fours = amax.div_(4.0).mul_(global_scale).clamp_(SCALE_MIN, E4M3_MAX).to(torch.float8_e4m3fn).float()
+    better = squared_errors(blocks, fours, global_scale) < squared_errors(blocks, sixes, global_scale)
     return torch.where(better, fours, sixes).to(torch.float8_e4m3fn)
 
 
