@@ -23,7 +23,7 @@ from fgod.config.load import base_words
 from fgod.dat.codec import LEAST, SCALES, Packed, dequantise, quantise
 from fgod.dat.file import DatFile, Element, read_dat, write_dat
 from fgod.dat.weights import packed_of, stored_weights
-from fgod.documents import BaseStamp
+from fgod.documents import BaseStamp, Stamp
 from fgod.errors import FgodError, UsageError
 from fgod.exporters.dat import DAT, DAT_FLOAT16, FILE, Dat
 from fgod.exporters.nvfp4 import NVFP4
@@ -39,7 +39,8 @@ from fgod.nvfp4.codec import quantise as quantise_nvfp4
 from fgod.nvfp4.folders import BLOCK_SCALES_KEY, SINGLE
 from fgod.nvfp4.inspect import text
 from fgod.nvfp4.reader import dequantised
-from fgod.system.files import read_json, sha256_file, write_json
+from fgod.stamps import digests_of
+from fgod.system.files import read_json, sha256_file, sha256_folder, write_json
 from fgod.talk import work
 from fgod.work.worker import Worker
 from tests.families import family_folder
@@ -213,6 +214,15 @@ def test_other_families_come_back(name: str, tmp_path: Path) -> None:
     assert found.keys() == exact.keys() and all(torch.equal(found[n], exact[n]) for n in exact)
     logits = load_model(tmp_path / "out")(input_ids=IDS).logits
     assert torch.equal(logits, load_model(tmp_path / "dat")(input_ids=IDS).logits)
+
+
+def test_the_command_exports_what_was_trained(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Stamp(status="trained", **digests_of(folders / "tied")).write(tmp_path / "trained.json")
+    words = ["--weights", str(folders / "tied"), "--stamp", "trained.json", "--dtype", "bfloat16", "--limit-gb", "4"]
+    assert main(["export", *words, "--format", "dat", "--out", "run/exported-dat.json"]) == 0
+    assert (tmp_path / "run" / "dat" / FILE).read_bytes() == (folders / "tied-dat" / FILE).read_bytes()
+    assert Stamp.read(tmp_path / "run" / "exported-dat.json").weights_sha256 == sha256_folder(tmp_path / "run" / "dat")
 
 
 # Weights that cannot be written

@@ -36,7 +36,7 @@ from fgod.nvfp4.codec import (
     unpack,
 )
 
-CHUNK = 2**22
+CHUNK = 2**20
 """Weights that are packed or unpacked at once: temporaries are those of a chunk, not of a whole head."""
 
 SCALES = {Element.FP8_E4M3: torch.float8_e4m3fn, Element.FLOAT16: torch.float16}
