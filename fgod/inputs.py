@@ -19,6 +19,7 @@ from fgod.data.sources import PAIRED_KIND, Sources, load_sources
 from fgod.errors import UsageError, did_you_mean
 from fgod.evaluate.checked import check_probes
 from fgod.evaluate.words import ReplyWords, load_reply_words
+from fgod.models.files import CONFIG, side_files
 from fgod.persona import goal_from_config
 from fgod.registry import ARCHITECTURES, EXPORTERS, MEAN_FORMATS, OPTIMIZERS, ROW_FORMATS, SQUARE_FORMATS, Registry
 from fgod.system.digests import CACHE, cached_sha256
@@ -303,7 +304,8 @@ def _rows_digest(name: str, source: UserSource) -> str:
 
 
 def base_id(base: Mapping[str, Any], sources: str, families: Mapping[str, str] | None = None) -> str:
-    """An embedded or random base is what it is made from; a folder or a GGUF file is its content.
+    """An embedded or random base is what it is made from; a folder or a file is its content, a TorchSharp file with
+    what lies beside the weights of the folder that it is like.
 
     Args:
         families: digests of the plugins that add model families: these read, train and write the weights.
@@ -311,6 +313,10 @@ def base_id(base: Mapping[str, Any], sources: str, families: Mapping[str, str] |
     more = [families] if families else []
     if base["kind"] == "gguf":
         return digest("gguf", NUMERICS_VERSION, cached_sha256(Path(base["path"]), CACHE), *more)
+    if base["kind"] == "dat":
+        like = Path(base["like"])
+        beside = {file.name: cached_sha256(file, CACHE) for file in (like / CONFIG, *side_files(like))}
+        return digest("dat", NUMERICS_VERSION, cached_sha256(Path(base["path"]), CACHE), beside, *more)
     if base["kind"] != "folder":
         spec = {k: v for k, v in base.items() if k not in ("kind", "require", "closed_answers")}
         return digest(base["kind"], NUMERICS_VERSION, spec, sources, *more)

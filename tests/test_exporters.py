@@ -68,7 +68,7 @@ def test_weights_of_an_unknown_format_are_refused(tmp_path: Path) -> None:
     folder = tiny_folder(tmp_path / "base")
     unknown = {"quant_method": "awq", "format": "gemm"}
     write_json(folder / "config.json", {**read_json(folder / "config.json"), "quantization_config": unknown})
-    words = r"quantization_config: found quant_method 'awq', format 'gemm', expected none or a format of nvfp4-"
+    words = r"quantization_config: found quant_method 'awq', format 'gemm', expected none or a format of .*nvfp4-"
     with pytest.raises(UsageError, match=rf"base/config\.json: {words}"):
         load_model(folder)
 
@@ -81,7 +81,7 @@ def test_the_real_commands_export_and_probe_in_a_plugins_format(ran: Mini) -> No
     [_, *export], [_, *probe] = entries["export"], entries["probe"]
     refused = ran.run("fgod", *export, "--format", "fp8", "--out", str(stamp))
     assert refused.returncode == 2, refused.stderr
-    assert "export format: found 'fp8'" in refused.stderr and "expected one of nvfp4" in refused.stderr
+    assert "export format: found 'fp8'" in refused.stderr and "expected one of dat" in refused.stderr
     assert not (ran.folder / stamp).exists()
 
     made = ran.run("fgod", *plugin, *export, "--format", "fp8", "--out", str(stamp))

@@ -173,7 +173,9 @@ def test_system_prompts(folder: Path) -> None:
 
 
 def test_what_cannot_be_opened_is_said(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"none: no such folder or file, expected a model folder or a \.gguf file"):
+    with pytest.raises(
+        UsageError, match=r"none: no such folder or file, expected a model folder, a \.gguf or a \.dat file"
+    ):
         check_place(tmp_path / "none")
     (tmp_path / "run" / "nvfp4").mkdir(parents=True)
     with pytest.raises(UsageError, match=r"run: found no config\.json, expected a model folder$"):

@@ -31,7 +31,7 @@ def evaluate(args: Evaluate, worker: Worker) -> None:
     suites = read_suites(args.items)
     check_allowed(suites, args.code)
     gpu = use(args.device)
-    folders = [folder_of(place, worker) for place in (args.base, args.tuned)]
+    folders = [folder_of(place, worker, args.like) for place in (args.base, args.tuned)]
     settings = Settings(args.code, args.chat_template, args.max_tokens, args.at_once, args.device, args.chat)
     predicted = [predictor(folder, suites, settings, worker.process(gpu), gpu) for folder in folders]
     batch = worker.fit(lambda size: memory.widest(*(one(size) for one in predicted)), settings.batch, gpu)

@@ -30,8 +30,8 @@ class Base(Sourced, Chatting, Guarded):
 
     @property
     def path(self) -> list[Path]:
-        """The user's own file or folder, if the base is made of one."""
-        return [Path(self.base["path"])] if "path" in self.base else []
+        """The user's own file or folder, if the base is made of one, and the folder that the file is like."""
+        return [Path(self.base[key]) for key in ("path", "like") if key in self.base]
 
     @property
     def master(self) -> Path:

@@ -12,7 +12,7 @@ from fgod import layout
 from fgod.arguments import Count, Input, Json, JsonObject, Option, Output
 from fgod.call import Call, say
 from fgod.cli.command import Batched, Command, SideBySide
-from fgod.cli.options import Chatting, Format, Probing, Where
+from fgod.cli.options import Chatting, Format, Like, Probing, Where
 from fgod.documents import Stamp, check_answers
 from fgod.errors import UsageError
 from fgod.evaluate.requirements import check_limits
@@ -131,8 +131,8 @@ class Evaluate(Chatting, Batched):
     """Test what a model can do beside what the base can: what was lost is a figure, and no failure of the command."""
 
     guard: WholeMachine = field(default_factory=WholeMachine)
-    base: Annotated[Path, Input("a model folder, or a .gguf file", "BASE", positional=True)]
-    tuned: Annotated[Path, Input("a model folder, or a .gguf file", "TUNED", positional=True)]
+    base: Annotated[Path, Input("a model folder, a .gguf or a .dat file", "BASE", positional=True)]
+    tuned: Annotated[Path, Input("a model folder, a .gguf or a .dat file", "TUNED", positional=True)]
     items: Annotated[
         tuple[str, ...], Option("JSONL files of items, or READER:PATH for the data of a package", "SOURCE")
     ]
@@ -146,6 +146,7 @@ class Evaluate(Chatting, Batched):
         bool, Option("ask multiple choice by the chat template (default: as plain text, as lm_eval does)")
     ] = False
     max_tokens: Annotated[Count, Option("of a reply (default %(default)s)")] = 512
+    like: Like = None
     device: Where = "cpu"
 
     def inputs(self) -> list[Path]:

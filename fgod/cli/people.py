@@ -10,6 +10,7 @@ from fgod import layout, records
 from fgod.arguments import Input, Option, Output
 from fgod.call import Call, say
 from fgod.cli.command import Personal, ReadOnly
+from fgod.cli.options import Like
 from fgod.errors import UsageError
 from fgod.guard.command import GuardOptions
 from fgod.imports import lasting_imports
@@ -97,18 +98,24 @@ def _check_new(out: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Import(Personal):
-    """Turn a GGUF file into a folder that can be a base."""
+    """Turn a GGUF file or a TorchSharp state dict into a folder that can be a base."""
 
-    file: Annotated[Path, Input("a dense chat model of a known family", "FILE.gguf", positional=True)]
+    file: Annotated[
+        Path, Input("a dense chat model of a known family: a .gguf or a .dat file", "FILE", positional=True)
+    ]
     out: Annotated[Path, Output("folder to write; never overwritten", "OUT", positional=True)]
-    dtype: Annotated[Literal["bfloat16", "float32"], Option("of the weights (default: %(default)s)")] = "bfloat16"
+    like: Like = None
+    dtype: Annotated[
+        Literal["bfloat16", "float32"] | None,
+        Option("of the weights (default: bfloat16; of a .dat file float32, which rounds nothing)"),
+    ] = None
 
     def run(self, call: Call) -> None:
         with lasting_imports():
-            from fgod.importing.gguf import import_gguf
+            from fgod.importing.file import import_file
 
         _check_new(self.out)
-        facts = import_gguf(self.file, self.out, self.dtype, say=say)
+        facts = import_file(self.file, self.out, self.like, self.dtype, say=say)
         say(f"{self.out}: {facts.architecture}, {facts.layers} layers, {facts.dtypes[0]}")
 
 
@@ -138,9 +145,12 @@ class Fetch(Personal):
 
 @dataclass(frozen=True, kw_only=True)
 class Inspect(ReadOnly):
-    """What a folder of weights holds."""
+    """What a folder of weights or a TorchSharp state dict holds."""
 
-    folder: Annotated[Path, Input("master/ or an export of a run, or any model folder", "FOLDER", positional=True)]
+    folder: Annotated[
+        Path,
+        Input("master/ or an export of a run, any model folder, or a .dat file", "FOLDER", positional=True),
+    ]
 
     def run(self, call: Call) -> None:
         with lasting_imports():

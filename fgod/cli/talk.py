@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from fgod.arguments import Count, Input, Option
 from fgod.call import Call
 from fgod.cli.command import Guarded, ReadOnly
-from fgod.cli.options import Chatting, Where
+from fgod.cli.options import Chatting, Like, Where
 from fgod.guard.limits import WholeMachine
 
 if TYPE_CHECKING:
     from fgod.work.worker import Work
 
-PLACES = "a master, export, release, base or Hugging Face folder, or a .gguf file"
+PLACES = "a master, export, release, base or Hugging Face folder, a .gguf or a .dat file"
 
 Computed = Annotated[
     Literal["stored", "training"],
@@ -31,6 +31,7 @@ class Talking(Chatting, Guarded, ReadOnly):
 
     guard: WholeMachine = field(default_factory=WholeMachine)
     device: Where = "cpu"
+    like: Like = None
     json: Annotated[bool, Option("print JSON")] = False
     max_tokens: Annotated[Count, Option("of a reply (default %(default)s)")] = 512
 

@@ -20,6 +20,7 @@ from fgod.data.sources import MANNERS, chosen_languages, source_kinds, source_la
 from fgod.data.wordings import style_of
 from fgod.errors import UsageError, did_you_mean
 from fgod.evaluate.requirements import check_limits, gate_limits, parse_requirements
+from fgod.models.files import CONFIG
 from fgod.persona import Rule, goal_from_config, has_any, lookup, wordings_of
 from fgod.registry import METRICS
 from fgod.train.recipe import TrainKeys, TrainRecipe
@@ -281,8 +282,10 @@ def _refused(reply: str, rule: Rule, key: str, rule_key: str, language: str) -> 
 def _paths(config: Mapping[str, Any]) -> Iterator[str]:
     if config["base"]["kind"] == "folder" and not Path(config["base"]["path"]).is_dir():
         yield f"base.path: found {config['base']['path']!r}, expected a folder that exists"
-    if config["base"]["kind"] == "gguf" and not Path(config["base"]["path"]).is_file():
+    if config["base"]["kind"] in ("gguf", "dat") and not Path(config["base"]["path"]).is_file():
         yield f"base.path: found {config['base']['path']!r}, expected a file that exists"
+    if config["base"]["kind"] == "dat" and not (Path(config["base"]["like"]) / CONFIG).is_file():
+        yield f"base.like: found {config['base']['like']!r}, expected a folder with a {CONFIG}"
     if not Path(config["data"]["folder"]).is_dir():
         yield f"data.folder: found {config['data']['folder']!r}, expected a folder that exists"
     for path in probe_files(config):

@@ -127,7 +127,7 @@ def _rename(table: Any, old: str, new: str, where: str) -> None:
 def base_words(config: Mapping[str, Any]) -> str:
     """The base in a few words, for the report and the model card."""
     base = config["base"]
-    if base["kind"] in ("folder", "gguf"):
+    if base["kind"] in ("folder", "gguf", "dat"):
         return f"the model in {base['path']}"
     if base["kind"] == "random":
         return f"random weights in the shape of {base['shape']}"

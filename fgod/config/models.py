@@ -119,7 +119,7 @@ class EmbeddedBase(EmbeddedSpec):
     """A small Qwen3, trained here in about a minute."""
 
     kind: Literal["embedded"] = field(kw_only=True)
-    """embedded, folder, gguf or random."""
+    """embedded, folder, gguf, dat or random."""
     seed: Seed = 1
     """Another seed is another base."""
     require: Share = 0.9
@@ -133,7 +133,7 @@ class FolderBase(Keys):
     """A Hugging Face folder."""
 
     kind: Literal["folder"]
-    """embedded, folder, gguf or random."""
+    """embedded, folder, gguf, dat or random."""
     path: Text
     """The folder; an NVFP4 export or a release is decoded first."""
     closed_answers: bool = False
@@ -145,9 +145,23 @@ class GgufBase(Keys):
     """A GGUF file, imported as BF16."""
 
     kind: Literal["gguf"]
-    """embedded, folder, gguf or random."""
+    """embedded, folder, gguf, dat or random."""
     path: Text
     """The file."""
+    closed_answers: bool = False
+    """As of a folder."""
+
+
+@dataclass(frozen=True, config=KEYS)
+class DatBase(Keys):
+    """A TorchSharp state dict, imported as float32."""
+
+    kind: Literal["dat"]
+    """embedded, folder, gguf, dat or random."""
+    path: Text
+    """The file."""
+    like: Text
+    """The folder with its config.json and tokenizer; weights there are not read."""
     closed_answers: bool = False
     """As of a folder."""
 
@@ -157,7 +171,7 @@ class RandomBase(Keys):
     """Random weights in a real model's shape: for measurements of speed and memory; it can answer nothing."""
 
     kind: Literal["random"]
-    """embedded, folder, gguf or random."""
+    """embedded, folder, gguf, dat or random."""
     shape: Annotated[str, OneOf(tuple(SHAPES))]
     """Whose shape."""
     seed: Seed = 1
@@ -398,7 +412,7 @@ class Config(Keys):
     """Who the model is to become."""
     disambiguation: Annotated[Mapping[str, Kind], MinLen(1)]
     """Questions that are easily confused with "who are you", by kind."""
-    base: Annotated[EmbeddedBase | FolderBase | GgufBase | RandomBase, Field(discriminator="kind")]
+    base: Annotated[EmbeddedBase | FolderBase | GgufBase | DatBase | RandomBase, Field(discriminator="kind")]
     """What it starts from."""
     stages: Annotated[tuple[Stage, ...], MinLen(1), FromList]
     """The chain."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
 
 
 class Exporter(ABC):
-    """A format of exported weights: config.json, safetensors files, and what else lay beside the weights.
+    """A format of exported weights: config.json, files of weights (safetensors, where `open` is not overridden), and
+    what else lay beside the weights.
 
-    Reading back takes an open folder (`fgod.nvfp4.folders.open_weights`) and gives the model's tensors one at a time:
-    those that config.json asks for, whatever they are stored as.
+    Reading back takes an open folder (`open`) and gives the model's tensors one at a time: those that config.json asks
+    for, whatever they are stored as.
     """
 
     name: str
@@ -36,7 +38,7 @@ class Exporter(ABC):
     engine: str
     """What inference engines call it: `format` of config.json's `quantization_config`."""
     package: str
-    """That transformers needs to load it: `quant_method` of the `quantization_config`."""
+    """`quant_method` of the `quantization_config`: the package that transformers needs to load it, if it can."""
 
     @abstractmethod
     def write(
@@ -52,6 +54,16 @@ class Exporter(ABC):
         Raises:
             UsageError: the weights cannot be exported; names the file.
         """
+
+    def open(self, folder: Path) -> AbstractContextManager[Weights]:
+        """The weights of a folder, of which headers alone are read at first.
+
+        Raises:
+            UsageError: a file of weights is missing or broken.
+        """
+        from fgod.nvfp4.folders import open_weights
+
+        return open_weights(folder)
 
     @abstractmethod
     def names(self, weights: Weights) -> list[str]:

@@ -19,7 +19,7 @@ from fgod.exporters.exporter import exporter_of
 from fgod.importing import RECORD
 from fgod.model.folder import FolderFacts, check_folder, checked_config
 from fgod.models.architecture import tensors_of, wrong
-from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, copy_side_files, open_weights, write_config, write_weights
+from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, copy_side_files, write_config, write_weights
 from fgod.system.files import atomic_folder, read_json, sha256_folder, write_json
 
 DTYPE = "float32"
@@ -52,7 +52,7 @@ def decode_export(
         return {name: exporter.read(weights, name, CPU)}
 
     say(f"base · {export} · an export in {exporter.name}, decoded to {DTYPE}")
-    with open_weights(export) as weights, atomic_folder(out) as folder:
+    with exporter.open(export) as weights, atomic_folder(out) as folder:
         write_weights(folder, list(wanted), lambda name: 4 * prod(wanted[name]), made, DEVICE_SHARD_BYTES)
         copy_side_files(export, folder)
         write_config(folder, {key: value for key, value in config.items() if key != "quantization_config"}, DTYPE)

@@ -16,7 +16,7 @@ from typing import Any
 from fgod.errors import UsageError
 from fgod.exporters.exporter import exporter_of
 from fgod.model.load import read_config
-from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, DTYPES, SHARD_BYTES, open_weights, weight_files
+from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, DTYPES, SHARD_BYTES, open_weights
 
 Parts = dict[str, int]
 """Bytes by what they are for."""
@@ -96,14 +96,14 @@ def stored(folder: Path) -> Stored:
         UsageError: weights are missing or broken.
     """
     exporter = exporter_of(read_config(folder))
-    with open_weights(folder) as weights:
+    with open_weights(folder) if exporter is None else exporter.open(folder) as weights:
         if exporter is None:
             counts = {name: prod(weights.shape(name)) for name in weights.names}
         else:
             counts = {name: prod(exporter.shape(weights, name)) for name in exporter.names(weights)}
-        plain = {*weights.files}
+        plain, files = {*weights.files}, {*weights.files.values()}
     reading = max(count * (PLAIN_BYTES if name in plain else PACKED_BYTES) for name, count in counts.items())
-    return Stored(sum(counts.values()), reading, max(file.stat().st_size for file in weight_files(folder)))
+    return Stored(sum(counts.values()), reading, max(file.stat().st_size for file in files))
 
 
 @dataclass(frozen=True)

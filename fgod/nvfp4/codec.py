@@ -138,7 +138,7 @@ def _to_grid(values: Tensor) -> Tensor:
     return values.add_(binades, alpha=factor).sub_(binades, alpha=factor)
 
 
-def _squared_errors(blocks: Tensor, scales: Tensor, global_scale: float | Tensor) -> Tensor:
+def squared_errors(blocks: Tensor, scales: Tensor, global_scale: float | Tensor) -> Tensor:
     """Σ(Q(w) - w)² of each block [N, K/16, 16] under its scale; summed as a tree of halves, as kernels can."""
     steps = (scales / global_scale).unsqueeze(-1)
     errors = _to_grid(blocks / steps).mul_(steps).sub_(blocks).square_()
@@ -148,7 +148,7 @@ def _squared_errors(blocks: Tensor, scales: Tensor, global_scale: float | Tensor
     return errors.squeeze(-1)
 
 
-def _block_scales(blocks: Tensor, global_scale: float | Tensor, rule: str) -> Tensor:
+def scales_of_blocks(blocks: Tensor, global_scale: float | Tensor, rule: str) -> Tensor:
     """E4M3 block scales [N, K/16] of blocks [N, K/16, 16]: amax/6·global, clamped to [2⁻⁶, 448], rounded to E4M3.
 
     Under the rule four-over-six (Cook et al. 2025) a block takes amax/4 instead where its squared error is smaller.
@@ -159,7 +159,7 @@ def _block_scales(blocks: Tensor, global_scale: float | Tensor, rule: str) -> Te
         return scales
     sixes = scales.float()
     fours = amax.div_(4.0).mul_(global_scale).clamp_(SCALE_MIN, E4M3_MAX).to(torch.float8_e4m3fn).float()
-    better = _squared_errors(blocks, fours, global_scale) < _squared_errors(blocks, sixes, global_scale)
+    better = squared_errors(blocks, fours, global_scale) < squared_errors(blocks, sixes, global_scale)
     return torch.where(better, fours, sixes).to(torch.float8_e4m3fn)
 
 
@@ -209,7 +209,7 @@ def quantise(
     own = shared_global_scale([weight], name)
     global_scale = own if global_scale is None else global_scale
     _check_global_scale(global_scale, name)
-    scales = _block_scales(blocks, global_scale, block_scales)
+    scales = scales_of_blocks(blocks, global_scale, block_scales)
     steps = scales.float() / global_scale
     codes = encode_e2m1(blocks / steps.unsqueeze(-1))
     return Quantised(codes.flatten(1), scales, global_scale)
@@ -250,7 +250,7 @@ def fake_quantise(
         out: [N, K] of any float dtype, which gets the result; None: a new float32 tensor does.
     """
     blocks = block_view(weight, name)
-    steps = (_block_scales(blocks, global_scale, block_scales).float() / global_scale).unsqueeze(-1)
+    steps = (scales_of_blocks(blocks, global_scale, block_scales).float() / global_scale).unsqueeze(-1)
     values = _to_grid(blocks / steps)
     return torch.mul(values, steps, out=values if out is None else out.unflatten(1, (-1, BLOCK))).flatten(1)
 

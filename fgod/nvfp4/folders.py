@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fgod.errors import FgodError, UsageError
+from fgod.models.files import side_files
 from fgod.nvfp4.codec import BLOCK_SCALES
 from fgod.system import files
 
@@ -219,10 +220,8 @@ def write_weights(
 
 def copy_side_files(source: Path, target: Path) -> None:
     """Copy tokenizer, chat template, generation config and the like: all files but weights and config.json."""
-    for path in sorted(p for p in source.iterdir() if p.is_file()):
-        weights = path.suffix in {".safetensors", ".bin", ".pt", ".pth"} or path.name.endswith(".index.json")
-        if not weights and path.name != "config.json":
-            shutil.copyfile(path, target / path.name)
+    for path in side_files(source):
+        shutil.copyfile(path, target / path.name)
 
 
 def read_plain_config(folder: Path) -> dict[str, Any]:

@@ -1,31 +1,36 @@
-"""What a folder of weights holds, as text: `fgod inspect FOLDER`."""
+"""What a folder of weights or a TorchSharp file holds, as text: `fgod inspect FOLDER`."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fgod.dat.codec import Packed
+from fgod.dat.file import DatFile, read_dat
+from fgod.dat.weights import packed_of, stored_weights, tensor_of
 from fgod.documents import Release, differing_release_files
 from fgod.errors import UsageError
+from fgod.exporters.dat import DAT, FILE, Dat
+from fgod.exporters.exporter import exporter_of
 from fgod.exporters.nvfp4 import NVFP4
 from fgod.layout import RELEASE_RECORD, RunWeights
-from fgod.nvfp4.codec import BLOCK, E2M1, Quantised, decode_e2m1, largest_magnitude
+from fgod.nvfp4.codec import BLOCK, E2M1, Quantised, decode_e2m1, largest_magnitude, unpack
 from fgod.nvfp4.folders import weight_files
 from fgod.nvfp4.reader import read_export
-from fgod.system.files import read_json, sha256_folder
+from fgod.system.files import read_json, sha256_file, sha256_folder
 from fgod.system.table import NUMBER, TEXT, read_table
 
 
 @dataclass(frozen=True)
 class Inspected:
-    """One tensor. `stored` is nvfp4 or a dtype; `faults` says what in it no model may hold, nothing if all is well."""
+    """One tensor. `stored` is nvfp4, dat or a dtype; `faults` says what in it no model may hold, empty if nothing."""
 
     name: str
     shape: tuple[int, ...]
@@ -49,6 +54,23 @@ def inspect_tensor(name: str, value: Quantised | Tensor) -> Inspected:
     nbytes = value.codes.numel() // 2 + value.scales.nbytes + 4
     detail = f"global scale {value.global_scale:g} · scales {_scale_histogram(scales)} · codes {_codes(value.codes)}"
     return Inspected(name, tuple(value.codes.shape), NVFP4.name, nbytes, amax, detail, _scale_faults(scales, value))
+
+
+def _inspect_packed(name: str, packed: Packed) -> Inspected:
+    """What a quantised weight without a tensor scale holds."""
+    value = Quantised(unpack(packed.codes), packed.scales, 1.0)
+    found = inspect_tensor(name, value)
+    kind = str(packed.scales.dtype).removeprefix("torch.")
+    detail = f"{kind} scales {_scale_histogram(packed.scales.float())} · codes {_codes(value.codes)}"
+    return replace(found, stored=DAT.name, nbytes=packed.codes.nbytes + packed.scales.nbytes, detail=detail)
+
+
+def _inspect_dat(file: DatFile) -> Iterator[Inspected]:
+    for name, stored in stored_weights(file).items():
+        if stored.scale is None:
+            yield inspect_tensor(name, tensor_of(file, stored.data))
+        else:
+            yield _inspect_packed(name, packed_of(file, stored))
 
 
 def _scale_histogram(scales: Tensor) -> str:
@@ -107,16 +129,29 @@ def _digest(folder: Path) -> str:
     return f"sha256 {now}, {'as recorded in' if same else 'NOT that of'} {stamp}"
 
 
-def text(folder: Path) -> str:
-    """A line for each tensor of a master folder or an export (and how it took part in its training), and their sum.
+def _dat_file(place: Path) -> Path | None:
+    """The TorchSharp file that a place is, or that lies in an export to such a file; None: it is something else."""
+    if place.is_file():
+        return place
+    config = place / "config.json"
+    exporter = exporter_of(read_json(config)) if config.is_file() else None
+    return place / FILE if isinstance(exporter, Dat) else None
+
+
+def text(place: Path) -> str:
+    """A line for each tensor of a master folder, an export (and how it took part in its training) or a TorchSharp file,
+    and their sum.
 
     Raises:
-        UsageError: the folder or its weights are missing.
+        UsageError: the folder or file or its weights are missing, or broken.
     """
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder, expected a model folder")
-    found = [inspect_tensor(name, value) for name, value in read_export(folder)]
-    part = _participation(folder)
+    if not place.exists():
+        raise UsageError(f"{place}: no such folder or file, expected a model folder or a .dat file")
+    if file := _dat_file(place):
+        found, paths = list(_inspect_dat(read_dat(file))), [file]
+    else:
+        found, paths = [inspect_tensor(name, value) for name, value in read_export(place)], weight_files(place)
+    part = _participation(place)
     width = max(len(i.name) for i in found)
     lines = []
     for i in found:
@@ -125,7 +160,7 @@ def text(folder: Path) -> str:
             f"{i.name:{width}}  {'×'.join(map(str, i.shape)):>12}  {i.stored:8} {i.nbytes:>13,}  |w| ≤ {i.amax:<10.4g}"
         )
         lines.append(f"{line} {' · '.join(filter(None, facts))}".rstrip())
-    size = sum(path.stat().st_size for path in weight_files(folder))
-    packed, faults = sum(i.stored == NVFP4.name for i in found), sum(bool(i.faults) for i in found)
-    lines.append(f"{len(found)} tensors, {packed} of them {NVFP4.name}, {faults} with faults, {size:,} bytes: {folder}")
-    return "\n".join([*lines, _digest(folder)])
+    size, kind = sum(path.stat().st_size for path in paths), DAT.name if file else NVFP4.name
+    packed, faults = sum(i.stored == kind for i in found), sum(bool(i.faults) for i in found)
+    lines.append(f"{len(found)} tensors, {packed} of them {kind}, {faults} with faults, {size:,} bytes: {place}")
+    return "\n".join([*lines, _digest(place) if place.is_dir() else f"sha256 {sha256_file(place)}"])

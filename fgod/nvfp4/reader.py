@@ -45,6 +45,6 @@ def dequantised(folder: Path, device: torch.device = CPU, exporter: Exporter = N
     Raises:
         BadScaleError: a scale is zero, negative or not finite; names the tensor.
     """
-    with open_weights(folder) as weights:
+    with exporter.open(folder) as weights:
         for name in exporter.names(weights):
             yield name, exporter.read(weights, name, device)

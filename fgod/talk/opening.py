@@ -41,7 +41,7 @@ def check_place(folder: Path) -> dict[str, Any]:
         UsageError: there is no such folder, or it is none of a model; names the model's folders inside it.
     """
     if not folder.exists():
-        raise UsageError(f"{folder}: no such folder or file, expected a model folder or a .gguf file")
+        raise UsageError(f"{folder}: no such folder or file, expected a model folder, a .gguf or a .dat file")
     if not (folder / "config.json").is_file():
         run = RunWeights(folder)
         inside = [str(one) for one in (run.exported, run.master) if (one / "config.json").is_file()]

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fgod.dat.file import SUFFIX
 from fgod.errors import FgodError, RefusedError, UsageError
+from fgod.importing.file import SUFFIXES, import_file
 from fgod.model import memory
 from fgod.probe.parity import Gap, gap, logits_of, summary, table
 from fgod.talk.conversation import Answered, Asking, Conversation, system_of
@@ -31,13 +33,16 @@ def use(device: str) -> bool:
     return device == "cuda" and use_device(device, "--device")
 
 
-def folder_of(place: Path, worker: Worker) -> Path:
-    """The model folder that a place is; of a GGUF file, one that is made of it in the worker's scratch."""
-    if place.is_file() and place.suffix.lower() == ".gguf":
-        from fgod.importing.gguf import import_gguf
+def folder_of(place: Path, worker: Worker, like: Path | None) -> Path:
+    """The model folder that a place is; of a file, one in BF16 that is made of it in the worker's scratch.
 
+    Args:
+        like: the folder with config and tokenizer of a TorchSharp file; None: where it lies.
+    """
+    if place.is_file() and place.suffix.lower() in SUFFIXES:
         folder = Path(tempfile.mkdtemp(dir=worker.scratch)) / place.stem
-        import_gguf(place, folder, say=worker.say, beat=worker.beat)
+        own = like if place.suffix.lower() == SUFFIX else None
+        import_file(place, folder, own, "bfloat16", worker.say, worker.beat)
         return folder
     check_place(place)
     return place
@@ -50,7 +55,7 @@ def open_all(args: Talking, worker: Worker, places: Sequence[tuple[Path, Kind]],
         tokens: of a conversation, whose cache is predicted with them.
     """
     gpu = use(args.device)
-    folders = [(place, folder_of(place, worker), kind) for place, kind in places]
+    folders = [(place, folder_of(place, worker, args.like), kind) for place, kind in places]
 
     def together(_: int) -> memory.Parts:
         parts: memory.Parts = {}

@@ -28,8 +28,8 @@ from fgod.train.update import CHUNK
 
 MIB = 2**20
 _UPDATE_TEMPORARIES, _PACKED_TEMPORARIES = 4, 10
-"""float32 copies of a chunk while it is stepped: update, what is wanted, change, product; and with packed states their values,
-the weight, random words, their indices and what those become."""
+"""float32 copies of a chunk while it is stepped: update, what is wanted, change, product; and with packed states their
+values, the weight, random words, their indices and what those become."""
 
 _QUANTISE_TEMPORARIES = 3
 """float32 copies of a chunk of a weight while it is quantised: itself, quotient, binades."""

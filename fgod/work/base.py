@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 def base(args: Base, worker: Worker) -> None:
     """Make the embedded base or a random one, import a file, or check a folder. The report has the `facts` about it."""
-    make = {"folder": _folder_base, "gguf": _gguf_base, "random": _random_base, "embedded": _embedded_base}
+    make = {
+        "folder": _folder_base,
+        "gguf": _gguf_base,
+        "dat": _dat_base,
+        "random": _random_base,
+        "embedded": _embedded_base,
+    }
     worker.report(facts=make[args.base["kind"]](args, worker))
 
 
@@ -37,6 +43,14 @@ def _gguf_base(args: Base, worker: Worker) -> dict[str, Any]:
 
     file = Path(args.base["path"])
     facts = import_gguf(file, args.master, chat=args.chat, say=worker.say, beat=worker.beat)
+    return _facts(facts, file)
+
+
+def _dat_base(args: Base, worker: Worker) -> dict[str, Any]:
+    from fgod.importing.dat import import_dat
+
+    file, like = Path(args.base["path"]), Path(args.base["like"])
+    facts = import_dat(file, args.master, like, chat=args.chat, say=worker.say, beat=worker.beat)
     return _facts(facts, file)
 
 

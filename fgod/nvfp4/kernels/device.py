@@ -164,7 +164,7 @@ def unpack_pairs(packed):
 
 @triton.jit
 def _block_errors(blocks, quotients, steps):
-    """Σ(Q(w) - w)² of blocks [B, 16], summed as `codec._squared_errors` does."""
+    """Σ(Q(w) - w)² of blocks [B, 16], summed as `codec.squared_errors` does."""
     errors = to_grid(quotients) * steps[:, None] - blocks
     errors = errors * errors
     errors = tl.sum(tl.reshape(errors, [errors.shape[0], 2, 8]), 1)
