@@ -5,7 +5,10 @@ ABILITIES = layout.abilities("{stage}", "{lineage}")
 
 
 def abilities_known(wildcards):
-    """What is on record of the walk's runs, or will be, where it is asked for: the tables hold it."""
+    """What is on record of the walk's runs, or will be, where it is asked for: the tables hold it. A config without items
+    cannot make it again, so there it is no input: the command reads what is on record by itself."""
+    if not CONFIG["evaluate"]["items"]:
+        return []
     found = [layout.abilities(run.stage, run.lineage) for run in walk().runs]
     asked = last_abilities(wildcards) if "evaluate" in workflow.dag_settings.targets else []
     return list(dict.fromkeys([*asked, *(path for path in found if path.exists())]))

@@ -418,3 +418,7 @@ def test_snakemake_evaluates_the_last_accepted_run_beside_the_base(ran: Any) -> 
     entry = next(one for one in ran.manifest() if one["argv"][1] == "evaluate")
     assert "mine.jsonl" in [one["path"] for one in entry["inputs"]] and entry["stage"] == "A"
     assert set(ran.would_run()) <= {"all", "promote"}  # the report is newer than the release, which stays as it is
+
+    del ran.config["evaluate"]  # what is on record stays, though this config could not make it
+    ran.snakemake()
+    assert Figures.read(made) == found and "Abilities beside the base" in (ran.folder / "results/report.html").read_text()
