@@ -154,7 +154,7 @@ class Feed:
         self.batches = []
         for _ in range(FEEDS):
             tokens = torch.randint(3, vocab, (rows, width + 1), generator=generator)
-            ids, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+            ids, targets = tokens[:, :-1].clone(), tokens[:, 1:].clone()  # one row's slices would share memory
             targets[:, : -self.labels] = -100
             self.batches.append([t.pin_memory() if device.type == "cuda" else t for t in (ids, targets)])
 
