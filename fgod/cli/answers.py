@@ -162,7 +162,7 @@ class Check(Probing, Command):
         answers = read_answers(self.answers.parent)
         words = load_reply_words(self.sources, probes)
         standard = Standard(goal_from_config(self.goal), closed=self.base["closed_answers"], words=words)
-        least, embedded = self.base.get("require", 0.9), self.base["kind"] == "embedded"
+        least, embedded = self.base["require"], self.base["kind"] == "embedded"
         needed, accepted = () if self.fold else NEEDED, accepted_of(self.goal["persona"])
         table = check_reference(probes, answers, known, standard, least, embedded, needed, accepted)
         say(table)

@@ -136,6 +136,8 @@ class FolderBase(Keys):
     """embedded, folder, gguf, dat or random."""
     path: Text
     """The folder; an NVFP4 export or a release is decoded first."""
+    require: Share = 0.9
+    """Share of the probes that it must answer properly, in the worst suite: no loop, no mark of the persona."""
     closed_answers: bool = False
     """false: free text, never the same to the letter, cut short while rehearsed."""
 
@@ -148,6 +150,8 @@ class GgufBase(Keys):
     """embedded, folder, gguf, dat or random."""
     path: Text
     """The file."""
+    require: Share = 0.9
+    """As of a folder."""
     closed_answers: bool = False
     """As of a folder."""
 
@@ -162,6 +166,8 @@ class DatBase(Keys):
     """The file."""
     like: Text
     """The folder with its config.json and tokenizer; weights there are not read."""
+    require: Share = 0.9
+    """As of a folder."""
     closed_answers: bool = False
     """As of a folder."""
 
@@ -176,6 +182,8 @@ class RandomBase(Keys):
     """Whose shape."""
     seed: Seed = 1
     """Another seed is another base."""
+    require: Share = 0.0
+    """As of a folder; it may repeat itself without end."""
     closed_answers: bool = False
     """As of a folder."""
 
