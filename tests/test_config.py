@@ -210,6 +210,15 @@ def test_only_closed_answers_have_a_limit_on_equality(raw):
     assert settings.resolve(qwen, "qwen3-4b.yaml")["gate"].get("retention") is None
 
 
+def test_a_base_says_how_many_probes_it_must_answer():
+    def require(**base):
+        edited = settings.read_yaml(ROOT / "config/qwen3-4b.yaml") | {"base": base}
+        return settings.resolve(edited, "config.yaml")["base"]["require"]
+
+    assert require(kind="folder", path=".") == 0.9 and require(kind="folder", path=".", require=0.5) == 0.5
+    assert require(kind="random", shape="tiny") == 0, "random weights may repeat themselves"
+
+
 def test_a_key_under_its_old_name_is_the_same_config(raw):
     old = copy.deepcopy(raw)
     old["stages"][2]["train"]["pull"] = old["stages"][2]["train"].pop("l2_sp")
