@@ -154,7 +154,7 @@ def test_a_child_has_the_same_command_line() -> None:
     command = supervise.child_command(own, 4, 0, Path("r.json"))
     assert command[1:] == ["-m", "fgod", *own, "--batch", "4", "--child", "r.json"]
     again = supervise.child_command([*own, "--processes", "3"], 4, 1, Path("r.json"))
-    assert again[1:] == ["-m", "fgod", *own, *"--processes 3 --batch 4 --processes 1 --child r.json".split()]
+    assert again[-8:] == ["--processes", "3", "--batch", "4", "--processes", "1", "--child", "r.json"]
     assert supervise.child_command(["export"], 0, 0, Path("r.json"))[2:] == ["fgod", "export", "--child", "r.json"]
 
 

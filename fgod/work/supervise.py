@@ -3,9 +3,9 @@
     fgod probe … --limit-gb 8        checks, starts the child, makes an error of whatever it does not come to
       └─ guard → keeper → fgod probe … --limit-gb 8 --batch 64 --child REPORT        (`fgod.work.worker`)
 
-A child that is killed for its memory while it asks is started again: with one process, if it asked by several, then with
-half the batch, down to one prompt at a time. The manifest has every attempt. REPORT is what the child says besides its
-outputs.
+A child that is killed for its memory while it asks is started again: with one process, if it asked by several, then
+with half the batch, down to one prompt at a time. The manifest has every attempt. REPORT is what the child says besides
+its outputs.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 `fgod.work.supervise` starts.
 
 A worker predicts its memory before it loads anything, takes a smaller batch where the configured one would not fit, and
-gives a heartbeat at each forward pass. Its report for the command: `batch`, `processes` and `predicted_mib`; `facts` that
-it found out; `refused`, where torch's allocator refused what the guard does not allow; `error`, why it failed.
+gives a heartbeat at each forward pass. Its report for the command: `batch`, `processes` and `predicted_mib`; `facts`
+that it found out; `refused`, where torch's allocator refused what the guard does not allow; `error`, why it failed.
 """
 
 from __future__ import annotations
