@@ -220,10 +220,10 @@ def _survives(error: Exception) -> bool:
 def _told(error: Exception) -> Exception:
     """One that can be pickled, and says the same: of an `FgodError` with its exit code, else with type and notes."""
     if isinstance(error, FgodError):
-        told: Exception = FgodError(str(error))
-        told.__dict__["exit_code"] = error.exit_code
+        told = FgodError(str(error))
+        told.exit_code = error.exit_code
         return told
-    told = RuntimeError(f"{type(error).__name__}: {error}")
+    unknown = RuntimeError(f"{type(error).__name__}: {error}")
     for note in error.__notes__:
-        told.add_note(note)
-    return told
+        unknown.add_note(note)
+    return unknown
