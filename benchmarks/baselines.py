@@ -214,9 +214,9 @@ def with_distributions(project: Project, chat: ChatFormat, teacher: PreTrainedMo
     """The stage's rows with the rounded base's distributions, which `folder` keeps."""
     samples = chat.rows(project.rows, project.recipe.seq_len)
     asked = teacher_samples(chat, project.rows)
-    found = dict(ask_teacher(teacher, list(asked.values()), kl.top_k, kl.temperature, project.config["probe"]["batch"]))
+    found = ask_teacher(teacher, list(asked.values()), kl.top_k, kl.temperature, project.config["probe"]["batch"])
     folder.mkdir(parents=True, exist_ok=True)
-    write_teacher(folder / layout.SOFT_LABELS, list(asked), [found[i] for i in range(len(asked))])
+    write_teacher(folder / layout.SOFT_LABELS, list(asked), found)
     return Lesson(project.rows, with_teacher(samples, project.rows, folder), kl)
 
 

@@ -19,7 +19,7 @@ from fgod.data.sources import PAIRED_KIND, Sources, load_sources
 from fgod.errors import UsageError, did_you_mean
 from fgod.evaluate.checked import check_probes
 from fgod.evaluate.words import ReplyWords, load_reply_words
-from fgod.models.files import CONFIG, side_files
+from fgod.models.files import CONFIG, beside_weights
 from fgod.persona import goal_from_config
 from fgod.registry import ARCHITECTURES, EXPORTERS, MEAN_FORMATS, OPTIMIZERS, ROW_FORMATS, SQUARE_FORMATS, Registry
 from fgod.system.digests import CACHE, cached_sha256
@@ -315,7 +315,7 @@ def base_id(base: Mapping[str, Any], sources: str, families: Mapping[str, str] |
         return digest("gguf", NUMERICS_VERSION, cached_sha256(Path(base["path"]), CACHE), *more)
     if base["kind"] == "dat":
         like = Path(base["like"])
-        beside = {file.name: cached_sha256(file, CACHE) for file in (like / CONFIG, *side_files(like))}
+        beside = {file.name: cached_sha256(file, CACHE) for file in beside_weights(like)}
         return digest("dat", NUMERICS_VERSION, cached_sha256(Path(base["path"]), CACHE), beside, *more)
     if base["kind"] != "folder":
         spec = {k: v for k, v in base.items() if k not in ("kind", "require", "closed_answers")}
@@ -333,7 +333,7 @@ def own_weights(base: Mapping[str, Any]) -> Path | None:
     if base["kind"] != "folder":
         return None
     folder = Path(base["path"])
-    config = folder / "config.json"
+    config = folder / CONFIG
     quantised = config.is_file() and "quantization_config" in read_json(config)
     return None if quantised else folder
 

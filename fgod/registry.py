@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -37,10 +37,14 @@ class Registry(Generic[T]):
     Args:
         what: what an entry is, in words, for messages: "metric".
         modules: modules whose import registers the project's own entries.
+        check: raises UsageError for an entry that may not be registered under its name.
     """
 
-    def __init__(self, what: str, modules: Sequence[str] = ()) -> None:
+    def __init__(
+        self, what: str, modules: Sequence[str] = (), check: Callable[[str, T], None] = lambda name, entry: None
+    ) -> None:
         self.what = what
+        self._check = check
         self._modules = tuple(modules)
         self._loaded = False
         self._entries: dict[str, T] = {}
@@ -50,11 +54,12 @@ class Registry(Generic[T]):
         """Add an entry after the project's own; returns it.
 
         Raises:
-            UsageError: the name is taken.
+            UsageError: the name is taken, or the entry is none that may be registered.
         """
         self._load()
         if name in self._entries:
             raise UsageError(f"{self.what} {name!r}: registered twice; expected another name")
+        self._check(name, entry)
         self._entries[name] = entry
         self._files[name] = Path(sys._getframe(1).f_code.co_filename)
         return entry
@@ -78,7 +83,7 @@ class Registry(Generic[T]):
         self._load()
         if name not in self._entries:
             hint = did_you_mean(name, self._entries)
-            raise UsageError(f"{self.what}: found {name!r}{hint}, expected one of {', '.join(self._entries)}")
+            raise UsageError(f"{self.what}: found {name!r}{hint}, expected one of {', '.join(sorted(self._entries))}")
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
@@ -107,7 +112,9 @@ ROW_FORMATS: Registry[Any] = Registry("row format", ["fgod.data.tsv", "fgod.data
 EXPORTERS: Registry[Exporter] = Registry("export format", ["fgod.exporters.nvfp4", "fgod.exporters.dat"])
 MEAN_FORMATS: Registry[StateFormat] = Registry("train.m_dtype", ["fgod.train.storage"])
 SQUARE_FORMATS: Registry[StateFormat] = Registry("train.v_dtype", ["fgod.train.storage"])
-OPTIMIZERS: Registry[Optimizer] = Registry("train.optimizer", ["fgod.train.adamw"])
+OPTIMIZERS: Registry[Optimizer] = Registry(
+    "train.optimizer", ["fgod.train.adamw"], lambda name, optimizer: optimizer.check(name)
+)
 AUDIT_CHECKS: Registry[Check] = Registry("audit check", ["fgod.data.audit.checks"])
 
 

@@ -421,4 +421,6 @@ def test_snakemake_evaluates_the_last_accepted_run_beside_the_base(ran: Any) -> 
 
     del ran.config["evaluate"]  # what is on record stays, though this config could not make it
     ran.snakemake()
-    assert Figures.read(made) == found and "Abilities beside the base" in (ran.folder / "results/report.html").read_text()
+    assert (
+        Figures.read(made) == found and "Abilities beside the base" in (ran.folder / "results/report.html").read_text()
+    )

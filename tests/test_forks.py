@@ -20,7 +20,7 @@ from fgod.guard.heartbeat import Heartbeat
 from fgod.model import self_asked
 from fgod.model.ask import AnswerSettings, portioned, write_answers
 from fgod.model.chats import ChatFormat
-from fgod.model.forks import ForkLostError, side_by_side
+from fgod.model.forks import TOKENIZERS_POOL, ForkLostError, in_batches, side_by_side
 from fgod.model.generate import greedy
 from fgod.model.load import beat_at_each_forward, load_model
 from fgod.model.self_asked import drafts_at_once
@@ -28,6 +28,7 @@ from fgod.nvfp4 import export
 from fgod.probe.likelihood import compare
 from fgod.system.process import read_process
 from fgod.train.teacher import ask_teacher, write_table
+from fgod.work.supervise import ChildError
 from tests.tiny_model import QUESTIONS, tiny_folder, tiny_rows
 
 COUNTS = (1, 2, 3)
@@ -86,6 +87,54 @@ def test_what_is_raised_in_a_process_is_raised_here(
     assert all("in divide" in note for note in notes) and not active_children()
 
 
+class TwoParts(Exception):
+    """Pickled by the one text that it hands on."""
+
+    def __init__(self, what: str, number: int) -> None:
+        super().__init__(f"{what} {number}")
+
+
+class Framed(Exception):
+    """Would say that it is wrong twice, once it was pickled."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"wrong: {text}")
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "code", "text"),
+    [
+        (ChildError("no result", 3), FgodError, 3, "no result"),
+        (ForkLostError(7, -15), FgodError, 143, str(ForkLostError(7, -15))),
+        (TwoParts("row", 3), RuntimeError, None, "TwoParts: row 3"),
+        (Framed("row 3"), RuntimeError, None, "Framed: wrong: row 3"),
+    ],
+)
+def test_an_exception_that_cannot_be_pickled_is_told(
+    raised: Exception, kind: type[Exception], code: int | None, text: str
+) -> None:
+    def work(number: int) -> None:
+        raise raised
+
+    with pytest.raises(kind) as caught:
+        list(side_by_side(work, range(2), 2))
+    assert type(caught.value) is kind and str(caught.value) == text
+    assert getattr(caught.value, "exit_code", None) == code
+    assert ("in work" in "".join(getattr(caught.value, "__notes__", []))) == (code is None)
+
+
+@pytest.mark.parametrize("own", ["true", "false", None])
+def test_a_process_encodes_without_threads_and_this_one_as_its_user_said(
+    own: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if own is None:
+        monkeypatch.delenv(TOKENIZERS_POOL, raising=False)
+    else:
+        monkeypatch.setenv(TOKENIZERS_POOL, own)
+    assert list(side_by_side(lambda _: os.environ[TOKENIZERS_POOL], range(3), 2)) == ["false"] * 3
+    assert os.environ.get(TOKENIZERS_POOL) == own
+
+
 def test_a_process_that_is_killed_ends_the_work(folder: Path) -> None:
     def work(number: int) -> int:
         if number == 2:
@@ -93,7 +142,7 @@ def test_a_process_that_is_killed_ends_the_work(folder: Path) -> None:
         time.sleep(0.01)
         return number
 
-    with pytest.raises(ForkLostError, match=r"was ended by SIGKILL; the kernel does that for want of memory") as caught:
+    with pytest.raises(ForkLostError, match=r"was ended by SIGKILL, perhaps by .*--processes") as caught:
         list(side_by_side(work, range(5), 2))
     assert caught.value.exit_code == 137 and not active_children()
     with pytest.raises(ForkLostError, match=r"ended with exit code 3$") as caught:
@@ -106,6 +155,40 @@ def test_closing_it_early_ends_the_processes() -> None:
     assert next(made) is None and len(active_children()) == 2
     made.close()
     assert not active_children()
+
+
+CPU = torch.device("cpu")
+BATCHES = [[4, 0], [1, 3], [2]]
+
+
+@pytest.mark.parametrize("processes", COUNTS)
+def test_each_index_comes_with_what_was_made_of_it(processes: int) -> None:
+    with in_batches(lambda batch: [10 * index for index in batch], BATCHES, processes, CPU) as made:
+        assert list(made) == [(4, 40), (0, 0), (1, 10), (3, 30), (2, 20)]
+    with (
+        pytest.raises(ValueError, match="shorter"),
+        in_batches(lambda batch: [0], BATCHES, processes, CPU) as made,
+    ):
+        dict(made)
+    assert not active_children()
+
+
+def test_an_error_of_whoever_takes_results_ends_the_processes() -> None:
+    with pytest.raises(ZeroDivisionError) as caught, in_batches(list, BATCHES, 2, CPU) as made:
+        for index, _ in made:
+            assert index == 4 and len(active_children()) == 2
+            raise ZeroDivisionError
+    assert caught.value.__traceback__ is not None and not active_children()
+
+
+def test_a_gpu_is_not_shared() -> None:
+    with (
+        pytest.raises(ValueError, match="found 2 processes that compute on cuda, expected 1"),
+        in_batches(list, BATCHES, 2, torch.device("cuda")),
+    ):
+        pass
+    with in_batches(list, BATCHES, 1, torch.device("cuda")) as made:
+        assert len(dict(made)) == 5
 
 
 PARENT = """
@@ -203,8 +286,7 @@ def test_rounds_have_each_draft_once() -> None:
 def test_the_teachers_tables_are_the_same(folder: Path, tmp_path: Path) -> None:
     model, samples = load_model(folder), list(dict.fromkeys(ChatFormat.of_folder(folder).rows(tiny_rows())))
     for count in COUNTS:
-        found = dict(ask_teacher(model, samples, 8, 1.0, 3, count))
-        write_table(tmp_path / str(count), samples, [found[i] for i in range(len(samples))])
+        write_table(tmp_path / str(count), samples, ask_teacher(model, samples, 8, 1.0, 3, count))
     assert len({(tmp_path / str(count)).read_bytes() for count in COUNTS}) == 1
 
 

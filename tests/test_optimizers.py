@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -15,17 +15,19 @@ from fgod.errors import UsageError
 from fgod.guard.predict import TooLargeError
 from fgod.nvfp4 import kernels
 from fgod.nvfp4.folders import open_weights
-from fgod.registry import _LOADED_PLUGINS, OPTIMIZERS, load_plugins
+from fgod.registry import _LOADED_PLUGINS, MEAN_FORMATS, OPTIMIZERS, load_plugins
 from fgod.system.files import read_json
 from fgod.train import checkpoint, choose
 from fgod.train.autograd import autograd_stepper
 from fgod.train.checkpoint import Schedule
 from fgod.train.device import trainer
-from fgod.train.device.plan import predict_on_device
+from fgod.train.device.plan import CUDA_WORKSPACE, predict_on_device
 from fgod.train.loop import Job, run
-from fgod.train.memory import check_fits, explain, predict
+from fgod.train.memory import Prediction, check_fits, explain, predict
 from fgod.train.optimizer import TensorOptimizer
 from fgod.train.recipe import TrainRecipe
+from fgod.train.storage import StateKind
+from fgod.train.update import CHUNK, PARTS, Optimizer
 from tests.tiny_model import noise, tiny_folder, tiny_rows
 
 PLUGIN = Path(__file__).parent.resolve() / "plugins" / "lion.py"
@@ -123,6 +125,56 @@ def test_its_states_are_predicted_exactly(tmp_path: Path) -> None:
         assert f"master {recipe.master_dtype}, m {recipe.m_dtype}; stepped" in said
         assert "running mean of gradients" in said and "running mean of squares" not in said
         assert said.endswith("bytes a parameter for weights and m")
+
+
+class Plain(Optimizer):
+    """Steps against the gradient, and keeps nothing."""
+
+    states: Mapping[str, StateKind] = {}
+
+    def direction(
+        self, grad: Tensor, states: Sequence[Tensor], numbers: Sequence[Tensor], recipe: TrainRecipe
+    ) -> Tensor:
+        return grad
+
+
+def test_one_that_keeps_nothing_is_explained_and_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPTIMIZERS._entries, "plain", Plain())
+    start = tiny_folder(tmp_path / "start")
+    config, recipe = read_json(start / "config.json"), TrainRecipe(2, 1e-2, batch=4, seq_len=64, optimizer="plain")
+    predicted = predict(config, recipe, 32, 8)
+    said = explain(start, config, recipe, predicted)
+    assert predicted.states == {} and "master fp32; stepped after" in said
+    assert said.endswith("4.000 bytes a parameter for weights")
+    assert trained(start, tmp_path / "plain", recipe).status == "trained"
+
+
+def test_a_state_is_no_other_part_of_a_prediction() -> None:
+    own = {field.name for field in fields(Prediction)} - {"optimizer", "states"}
+    assert {*PARTS} == own | {"total"}
+    for name in PARTS:
+        method = Plain()
+        method.states = {name: StateKind("m_dtype", MEAN_FORMATS, "running mean")}
+        with pytest.raises(UsageError, match=rf"train\.optimizer 'mine': found a state '{name}', which names another"):
+            OPTIMIZERS.register("mine", method)
+    assert "mine" not in OPTIMIZERS
+
+
+def test_copies_of_a_step_without_kernels_are_predicted_on_a_gpu(tmp_path: Path) -> None:
+    config = {**read_json(tiny_folder(tmp_path / "start") / "config.json"), "vocab_size": 2**18}
+
+    def stepping(**changes: object) -> int:
+        """In float32 numbers a weight of the largest chunk, of which the embedding has two."""
+        recipe = TrainRecipe(1, 1e-3, device="cuda", **{"step_in_backward": True, **changes})  # type: ignore[arg-type]
+        predicted = predict_on_device(config, recipe, 1, 8, 1)
+        waited = 0 if recipe.step_in_backward else predicted.activations + predicted.logits
+        copies, rest = divmod(predicted.workspace + waited - CUDA_WORKSPACE, 4 * CHUNK["cuda"])
+        assert rest == 0
+        return copies
+
+    assert stepping() == stepping(m_dtype="int8", master_dtype="bf16") == 1, "by AdamW's kernel"
+    assert stepping(optimizer="lion") == stepping(step_in_backward=False) == 4
+    assert stepping(optimizer="lion", m_dtype="int8") == stepping(master_dtype="nvfp4") == 10
 
 
 def test_a_key_that_it_does_not_use_is_refused_by_name(tmp_path: Path) -> None:

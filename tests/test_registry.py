@@ -12,13 +12,24 @@ from fgod.registry import Registry, load_plugins
 
 def test_a_registry_gives_entries_by_name_and_names_what_it_has() -> None:
     registry: Registry[int] = Registry("number")
-    registry.register("one", 1)
     registry.register("two", 2)
-    assert registry["two"] == 2 and list(registry) == ["one", "two"] and "three" not in registry
+    registry.register("one", 1)
+    assert registry["two"] == 2 and list(registry) == ["two", "one"] and "three" not in registry
     with pytest.raises(UsageError, match=r"number: found 'tow' \(did you mean two\?\), expected one of one, two"):
         registry["tow"]
     with pytest.raises(UsageError, match="number 'one': registered twice"):
         registry.register("one", 3)
+
+
+def test_a_registry_refuses_what_its_check_does() -> None:
+    def check(name: str, entry: int) -> None:
+        if entry < 0:
+            raise UsageError(f"{name}: found {entry}, expected a count")
+
+    registry: Registry[int] = Registry("number", check=check)
+    with pytest.raises(UsageError, match="two: found -2, expected a count"):
+        registry.register("two", -2)
+    assert "two" not in registry
 
 
 @pytest.mark.parametrize(

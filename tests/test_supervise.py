@@ -1,4 +1,4 @@
-"""Commands that load weights work in a child under the guard, and try half the batch where it was killed."""
+"""Commands that load weights work in a child under the guard, and try less at once where it was killed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from fgod.work.worker import Worker, run
 from tests.mini import ROOT
 from tests.tiny_model import tiny_folder, tiny_rows
 
-DONE = Attempt(8, False, "answered", "", 0, 100.0, 90.0)
+DONE = Attempt(8, 1, False, "answered", "", 0, 100.0, 90.0)
 KILLED = replace(DONE, killed=True, exit_code=75, reason="The guard killed the command.")
 
 
@@ -42,22 +42,52 @@ KILLED = replace(DONE, killed=True, exit_code=75, reason="The guard killed the c
 
 
 @pytest.mark.parametrize(
-    ("fits", "tried"), [(8, [8]), (4, [8, 4]), (1, [8, 4, 2, 1]), (0, [8, 4, 2, 1])]
-)  # fits: the largest batch that is not killed
-def test_after_a_kill_half_the_batch_is_tried_down_to_one(fits: int, tried: list[int]) -> None:
+    ("fits", "processes", "tried"),  # fits: most prompts at once, in all processes, that are not killed
+    [
+        (8, 1, [(8, 1)]),
+        (4, 1, [(8, 1), (4, 1)]),
+        (1, 1, [(8, 1), (4, 1), (2, 1), (1, 1)]),
+        (0, 1, [(8, 1), (4, 1), (2, 1), (1, 1)]),
+        (24, 3, [(8, 3)]),
+        (8, 3, [(8, 3), (8, 1)]),  # the same batch, and so the same bits
+        (4, 2, [(8, 2), (8, 1), (4, 1)]),
+        (0, 2, [(8, 2), (8, 1), (4, 1), (2, 1), (1, 1)]),
+    ],
+)
+def test_after_a_kill_one_process_is_tried_and_then_half_the_batch_down_to_one(
+    fits: int, processes: int, tried: list[tuple[int, int]]
+) -> None:
     said: list[str] = []
-    attempts = attempt_all(lambda batch: replace(DONE if batch <= fits else KILLED, batch=batch), 8, said.append)
-    assert [a.batch for a in attempts] == tried and len(said) == len(tried) - 1
-    assert [a.killed for a in attempts] == [batch > fits for batch in tried]
+
+    def start(batch: int, alone: bool) -> Attempt:
+        count = 1 if alone else processes
+        return replace(DONE if batch * count <= fits else KILLED, batch=batch, processes=count)
+
+    attempts = attempt_all(start, 8, said.append)
+    assert [(a.batch, a.processes) for a in attempts] == tried and len(said) == len(tried) - 1
+    assert [a.killed for a in attempts] == [batch * count > fits for batch, count in tried]
+    if len(said) > 1 and processes > 1:
+        assert said[:2] == [
+            "killed with 8 prompts at once in each of 2 processes: it is tried again with 8 in one process",
+            "killed with 8 prompts at once: it is tried again with 4",
+        ]
+
+
+def test_one_prompt_at_a_time_in_several_processes_is_tried_in_one() -> None:
+    killed = replace(KILLED, batch=1, processes=4)
+    attempts = attempt_all(lambda batch, alone: replace(killed, processes=1 if alone else 4), 1, print)
+    assert [a.processes for a in attempts] == [4, 1]
+    with pytest.raises(KilledError, match=r"one prompt at a time \(tried: 1 × 4 processes, 1\)\."):
+        check_result(attempts, "the probe")
 
 
 def test_work_without_a_batch_and_what_was_killed_before_it_asked_is_tried_once() -> None:
     for killed in (replace(KILLED, batch=0), replace(KILLED, phase="start")):
-        assert len(attempt_all(lambda batch, killed=killed: killed, killed.batch, print)) == 1  # type: ignore[misc]
+        assert len(attempt_all(lambda *_, killed=killed: killed, killed.batch, print)) == 1  # type: ignore[misc]
 
 
 def test_an_error_that_is_no_kill_is_not_tried_again() -> None:
-    assert len(attempt_all(lambda batch: replace(DONE, exit_code=1, error="broken"), 8, print)) == 1
+    assert len(attempt_all(lambda *_: replace(DONE, exit_code=1, error="broken"), 8, print)) == 1
 
 
 def test_what_is_killed_with_one_prompt_too_is_an_error_that_says_what_to_change() -> None:
@@ -73,6 +103,10 @@ def test_the_error_of_a_child_is_the_commands_with_its_exit_code() -> None:
     assert caught.value.exit_code == 2
     with pytest.raises(ChildError, match=r"the probe came to no result\. It failed with exit code 1, see above\."):
         check_result([replace(DONE, exit_code=1)], "the probe")
+    with pytest.raises(ChildError, match=r"^process 7 was ended\. The kernel killed a process\.$"):
+        check_result(
+            [replace(DONE, exit_code=137, error="process 7 was ended", reason="The kernel killed a process.")], "x"
+        )
     with pytest.raises(ChildError, match=r"came to no result\. The kernel did it\.") as caught:
         check_result([replace(DONE, exit_code=137, reason="The kernel did it.")], "the probe")
     assert caught.value.exit_code == 137
@@ -81,8 +115,9 @@ def test_the_error_of_a_child_is_the_commands_with_its_exit_code() -> None:
 
 def test_an_attempt_is_made_of_the_childs_end_and_its_report() -> None:
     own = GuardResult(75, End.OWN, "", 50.0, None, "answered", 1.0)
-    refused = attempt_of(own, {"batch": 4, "refused": "No.", "predicted_mib": 9.0}, 8)
+    refused = attempt_of(own, {"batch": 4, "processes": 2, "refused": "No.", "predicted_mib": 9.0}, 8)
     assert (refused.killed, refused.batch, refused.reason, refused.predicted_mib) == (True, 4, "No.", 9.0)
+    assert refused.processes == 2 and attempt_of(own, {}, 8).processes == 1
     assert not attempt_of(own, {}, 8).killed and attempt_of(own, {"batch": 1}, 0).batch == 0
     assert attempt_of(replace(own, end=End.MEMORY, reason="Killed."), {}, 8).reason == "Killed."
 
@@ -90,34 +125,37 @@ def test_an_attempt_is_made_of_the_childs_end_and_its_report() -> None:
 CHILD = """
 import json, os, sys, time
 from pathlib import Path
-batch, report = int(sys.argv[1]), Path(sys.argv[2])
-report.write_text(json.dumps({"batch": batch, "predicted_mib": 1.0, "facts": {"asked": batch}}))
+batch, processes, report = int(sys.argv[1]), int(sys.argv[2]) or 2, Path(sys.argv[3])
+told = {"batch": batch, "processes": processes, "predicted_mib": 1.0, "facts": {"asked": batch}}
+report.write_text(json.dumps(told))
 Path(os.environ["FGOD_GUARD_PHASE"]).write_text("model_loaded\\n")
 time.sleep(0.1)
-x = bytearray(batch * 100 << 20)
-time.sleep(0.2 if batch < 4 else 20)
+x = bytearray(batch * processes * 100 << 20)
+time.sleep(0.2 if batch * processes < 4 else 20)
 """
 
 
 def test_real_children_are_killed_until_one_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    def command(argv: list[str], batch: int, report: Path) -> list[str]:
-        return [sys.executable, "-S", "-c", CHILD, str(batch), str(report)]
+    def command(argv: list[str], batch: int, processes: int, report: Path) -> list[str]:
+        return [sys.executable, "-S", "-c", CHILD, str(batch), str(processes), str(report)]
 
     monkeypatch.setattr(supervise, "child_command", command)
     facts: dict[str, Any] = {}
     limits = Limits(limit_gb=0.35, poll_secs=0.02)
-    assert supervise.supervise(["probe"], limits, facts, "the probe", 8) == {"asked": 2}
+    assert supervise.supervise(["probe"], limits, facts, "the probe", 4, several=True) == {"asked": 2}
     attempts = facts["attempts"]
-    assert [(a["batch"], a["killed"]) for a in attempts] == [(8, True), (4, True), (2, False)]
+    assert [(a["batch"], a["processes"], a["killed"]) for a in attempts] == [(4, 2, True), (4, 1, True), (2, 1, False)]
     assert all("above the limit of 358 MiB" in a["reason"] for a in attempts[:2]) and not attempts[2]["reason"]
     assert facts["guard"]["phase"] == "model_loaded"
 
 
 def test_a_child_has_the_same_command_line() -> None:
     own = ["--plugin", "p.py", "probe", "--rows", "a"]
-    command = supervise.child_command(own, 4, Path("r.json"))
+    command = supervise.child_command(own, 4, 0, Path("r.json"))
     assert command[1:] == ["-m", "fgod", *own, "--batch", "4", "--child", "r.json"]
-    assert "--batch" not in supervise.child_command(["export"], 0, Path("r.json"))
+    again = supervise.child_command([*own, "--processes", "3"], 4, 1, Path("r.json"))
+    assert again[-8:] == ["--processes", "3", "--batch", "4", "--processes", "1", "--child", "r.json"]
+    assert supervise.child_command(["export"], 0, 0, Path("r.json"))[2:] == ["fgod", "export", "--child", "r.json"]
 
 
 def test_every_rule_that_loads_weights_names_limits_and_its_gpu() -> None:
@@ -198,7 +236,7 @@ def test_a_batch_that_is_predicted_not_to_fit_is_halved_before_anything_is_loade
         return {"weights": 500 * int(MIB), "KV cache": batch * 100 * int(MIB)}
 
     assert worker(tmp_path, 1000).fit(predicted, 16, False) == 4
-    assert report_of(tmp_path) == {"batch": 4, "predicted_mib": 900.0}
+    assert report_of(tmp_path) == {"batch": 4, "processes": 1, "predicted_mib": 900.0}
 
 
 def test_what_is_predicted_not_to_fit_with_one_prompt_is_refused_or_tried_all_the_same(tmp_path: Path) -> None:
@@ -213,7 +251,7 @@ def test_what_is_predicted_not_to_fit_with_one_prompt_is_refused_or_tried_all_th
 def test_a_command_asks_by_as_many_processes_as_it_may_use_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     known = shlex.split("answers reference --export e --probes p --sources s --out o --settings {} --limit-gb 1")
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 5, 7})
-    for more, count in (([], 3), (["--processes", "2"], 2)):
+    for more, count in (([], 3), (["--processes", "2"], 2), (["--processes", "2", "--processes", "1"], 1)):
         command = parse([*known, *more])
         assert isinstance(command, SideBySide) and command.most_processes == count
 
@@ -238,7 +276,8 @@ def test_processes_are_fewer_where_more_are_predicted_not_to_fit_and_change_no_b
 
     found = worker(tmp_path, limit).fit_processes(predicted, 16, gpu, prompts, processes)
     assert found == expected
-    assert report_of(tmp_path) == {"batch": found[0], "predicted_mib": 500.0 + 100 * found[0] * found[1]}
+    together = 500.0 + 100 * found[0] * found[1]
+    assert report_of(tmp_path) == {"batch": found[0], "processes": found[1], "predicted_mib": together}
 
 
 @pytest.mark.parametrize("refused", ["", "torch was to take more"])

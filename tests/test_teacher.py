@@ -41,9 +41,9 @@ def rows() -> list[Row]:
 def teach(weights: Path, folder: Path, top_k: int = 8, temperature: float = 1.0) -> Path:
     """A folder of the distributions of a model folder."""
     samples = rehearsed_samples(ChatFormat.of_folder(weights).rows(rows()), rows())
-    found = dict(ask_teacher(load_model(weights), samples, top_k, temperature, 4))
+    found = ask_teacher(load_model(weights), samples, top_k, temperature, 4)
     folder.mkdir()
-    write_table(folder / SOFT_LABELS, samples, [found[i] for i in range(len(samples))])
+    write_table(folder / SOFT_LABELS, samples, found)
     return folder
 
 
@@ -94,8 +94,7 @@ def test_the_teacher_reads_an_answer_behind_the_prompt_that_the_base_gave_it_und
     [(own, read)] = moved
     assert len(own.learned) == len(read.learned) and own.prompt_length < read.prompt_length
     model = load_model(start)
-    found = dict(ask_teacher(model, list(pairs.values()), 8, 1.0, 2))
-    write_table(tmp_path / SOFT_LABELS, list(pairs), [found[i] for i in range(len(pairs))])
+    write_table(tmp_path / SOFT_LABELS, list(pairs), ask_teacher(model, list(pairs.values()), 8, 1.0, 2))
     samples = with_teacher(chat.rows(mixed), mixed, tmp_path)
     with torch.inference_mode():
         logits = model(torch.tensor([read.ids])).logits[0, read.prompt_length - 1 : -1]

@@ -19,7 +19,7 @@ from fgod.model.chats import ChatFormat
 from fgod.model.load import Beat, beat_at_each_forward, load_model, silent
 from fgod.system.files import file_digests, sha256_listing
 from fgod.talk.opening import check_place, context_of, stored_dtype
-from fgod.talk.work import folder_of, use
+from fgod.talk.work import check_like, folder_of, use
 from fgod.work.worker import Worker
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def evaluate(args: Evaluate, worker: Worker) -> None:
     """Ask both models all items, one model after the other, and write the records."""
     suites = read_suites(args.items)
     check_allowed(suites, args.code)
+    check_like((args.base, args.tuned), args.like)
     gpu = use(args.device)
     folders = [folder_of(place, worker, args.like) for place in (args.base, args.tuned)]
     settings = Settings(args.code, args.chat_template, args.max_tokens, args.at_once, args.device, args.chat)

@@ -15,6 +15,7 @@ from fgod.cli.options import Chatting, Format, Gpus, Sourced
 from fgod.documents import BaseStamp, Stamp
 from fgod.exporters.nvfp4 import NVFP4
 from fgod.inputs import own_weights
+from fgod.models.files import beside_weights
 from fgod.stamps import check_weights, digests_of
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ class Base(Sourced, Chatting, Guarded):
 
     @property
     def path(self) -> list[Path]:
-        """The user's own file or folder, if the base is made of one, and the folder that the file is like."""
-        return [Path(self.base[key]) for key in ("path", "like") if key in self.base]
+        """The user's own file or folder, if the base is made of one, and what is taken of the folder that it is
+        like."""
+        own = [Path(self.base["path"])] if "path" in self.base else []
+        return [*own, *(beside_weights(Path(self.base["like"])) if "like" in self.base else ())]
 
     @property
     def master(self) -> Path:

@@ -84,7 +84,7 @@ class Guarded(Command):
         """Let children work until one is not killed; what that one found out (see `fgod.work.supervise`)."""
         from fgod.work.supervise import supervise
 
-        return supervise(call.argv, self.guard, call.record.facts, what, batch, gpu)
+        return supervise(call.argv, self.guard, call.record.facts, what, batch, gpu, isinstance(self, SideBySide))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class Batched(Guarded):
 
     batch: Annotated[
         Count | None,
-        Option("prompts at once (default: as configured); after a kill it is tried again with half of them"),
+        Option("prompts at once (default: as configured); after kills it is tried again with fewer"),
     ] = None
 
     @property

@@ -18,6 +18,7 @@ from fgod.errors import UsageError
 from fgod.evaluate.requirements import check_limits
 from fgod.exporters.nvfp4 import NVFP4
 from fgod.guard.limits import WholeMachine
+from fgod.models.files import beside_weights
 from fgod.stamps import check_export, check_weights
 
 if TYPE_CHECKING:
@@ -152,7 +153,8 @@ class Evaluate(Chatting, Batched):
     def inputs(self) -> list[Path]:
         from fgod.abilities.items import path_of
 
-        return [*super().inputs(), *map(path_of, self.items)]
+        beside = beside_weights(self.like) if self.like else []
+        return [*super().inputs(), *beside, *map(path_of, self.items)]
 
     def outputs(self) -> list[Path]:
         return [*super().outputs(), self.out.with_suffix(".tsv")]

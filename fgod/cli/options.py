@@ -31,15 +31,16 @@ Gpus = Annotated[Literal[0, 1], Option("1: compute on the GPU (default 0: the CP
 Format = Annotated[
     str,
     Option(
-        f"of the export, whose folder has its name: {NVFP4.name} (default), dat dat-float16; a plugin may add others",
+        f"of the export, whose folder has its name: {NVFP4.name} (default), dat, dat-float16; a plugin may add others",
         "NAME",
     ),
 ]
 
 Like = Annotated[
     Path | None,
-    Input("the folder with config.json and tokenizer of a .dat file (default: the folder where it lies)", "FOLDER"),
+    Option("the folder with config.json and tokenizer of a .dat file (default: the folder where it lies)", "FOLDER"),
 ]
+"""No input as a whole: its weights are not read (`fgod.models.files.beside_weights`)."""
 
 Asked = Annotated[Path | None, Input("prompts.tsv of what the base asked itself")]
 

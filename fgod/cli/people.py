@@ -14,6 +14,7 @@ from fgod.cli.options import Like
 from fgod.errors import UsageError
 from fgod.guard.command import GuardOptions
 from fgod.imports import lasting_imports
+from fgod.models.files import beside_weights
 from fgod.project import DEFAULT, lay_out, next_commands, project_files
 from fgod.system.files import remove_folder
 
@@ -109,6 +110,9 @@ class Import(Personal):
         Literal["bfloat16", "float32"] | None,
         Option("of the weights (default: bfloat16; of a .dat file float32, which rounds nothing)"),
     ] = None
+
+    def inputs(self) -> list[Path]:
+        return [*super().inputs(), *(beside_weights(self.like) if self.like else ())]
 
     def run(self, call: Call) -> None:
         with lasting_imports():

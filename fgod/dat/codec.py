@@ -5,7 +5,8 @@
 What is written of a projection is what training computes with: the weights as NVFP4 rounds them, with a global scale.
 float16 scales are those of the NVFP4 export divided by its global scale, a power of two: the same weights to the bit,
 as long as float16 holds them (from 2⁻²¹ on). E4M3 scales without a global one lie below 2⁻⁶ in most models, where E4M3
-has but eight numbers: of amax/6 and its neighbours that with the smallest squared error is taken.
+has only eight numbers, 0 among them; the export tries amax/6 and its neighbours and takes the one with the smallest
+squared error.
 """
 
 from __future__ import annotations
@@ -39,7 +40,16 @@ from fgod.nvfp4.codec import (
 CHUNK = 2**20
 """Weights that are packed or unpacked at once: temporaries are those of a chunk, not of a whole head."""
 
-SCALES = {Element.FP8_E4M3: torch.float8_e4m3fn, Element.FLOAT16: torch.float16}
+TORCH = {
+    Element.UINT8: torch.uint8,
+    Element.FLOAT16: torch.float16,
+    Element.BFLOAT16: torch.bfloat16,
+    Element.FLOAT32: torch.float32,
+    Element.FP8_E4M3: torch.float8_e4m3fn,
+}
+"""Element types of codes, scales and plain weights as torch's."""
+
+SCALES = (Element.FP8_E4M3, Element.FLOAT16)
 """Element types of scales."""
 
 LEAST = {Element.FP8_E4M3: 2.0**-9, Element.FLOAT16: 2.0**-24}

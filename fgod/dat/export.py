@@ -15,6 +15,7 @@ from fgod.dat.file import Element, write_dat
 from fgod.dat.weights import QDATA, SCALE
 from fgod.errors import UsageError
 from fgod.models.architecture import Architecture, architecture_of
+from fgod.models.files import CONFIG
 from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.folders import (
     Weights,
@@ -59,7 +60,7 @@ def export_dat(
         NonFiniteError: a weight is NaN or infinite; names folder and tensor.
     """
     config = read_plain_config(master)
-    rule, family = stored_block_scales(master, config), architecture_of(config, master / "config.json")
+    rule, family = stored_block_scales(master, config), architecture_of(config, master / CONFIG)
     with open_weights(master) as weights, files.atomic_folder(out) as folder:
         sources = _sources(weights, family, config)
         groups = _groups(list(sources), family)
@@ -95,7 +96,7 @@ def _array(value: Tensor) -> NDArray[Any]:
 
 def _sources(weights: Weights, family: Architecture, config: Mapping[str, Any]) -> dict[str, str]:
     """The tensors to write, in transformers' order with the head at the end, and which stored one each is made of."""
-    wanted = family.tensors(config, weights.folder / "config.json")
+    wanted = family.tensors(config, weights.folder / CONFIG)
     differing = sorted(wanted.keys() ^ {*stored_names(weights, config)})
     if differing:
         found = "found no tensor" if differing[0] in wanted else "found the tensor"

@@ -7,7 +7,7 @@ is the parameter's name in transformers' model, with its `.weight` or without. A
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +15,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fgod.dat.codec import SCALES, Packed, dequantise
+from fgod.dat.codec import SCALES, TORCH, Packed, dequantise
 from fgod.dat.file import DatFile, Element, Entry, read_dat
+from fgod.errors import UsageError
 from fgod.models.names import BLOCK
 from fgod.nvfp4.codec import BadScaleError
 from fgod.nvfp4.folders import Weights
 
 QDATA, SCALE, WEIGHT = ".qdata", ".scale", ".weight"
-
-TORCH = {
-    Element.UINT8: torch.uint8, Element.INT8: torch.int8, Element.INT16: torch.int16, Element.INT32: torch.int32,
-    Element.INT64: torch.int64, Element.FLOAT16: torch.float16, Element.FLOAT32: torch.float32,
-    Element.FLOAT64: torch.float64, Element.BOOL: torch.bool, Element.BFLOAT16: torch.bfloat16,
-    Element.FP8_E4M3: torch.float8_e4m3fn,
-}  # fmt: skip
 
 PLAIN = (Element.FLOAT16, Element.BFLOAT16, Element.FLOAT32)
 """Element types of weights that are not quantised."""
@@ -51,8 +45,8 @@ def stored_weights(file: DatFile) -> dict[str, Stored]:
     """The model's tensors in a file, by the names of transformers' model, in the file's order.
 
     Raises:
-        UsageError: codes without scales or scales without codes, a tensor twice, or an element type or a shape that
-            such an entry cannot have; names the byte.
+        UsageError: there are none; codes without scales or scales without codes, a tensor twice, or an element type or
+            a shape that such an entry cannot have; names the byte.
     """
     found: dict[str, Stored] = {}
     for key, entry in file.entries.items():
@@ -70,6 +64,8 @@ def stored_weights(file: DatFile) -> dict[str, Stored]:
                 entry.at, f"{key}: found the tensor {name} again, which byte {first.at} has as {first.key}"
             )
         found[name] = Stored(entry, scale)
+    if not found:
+        raise UsageError(f"{file.path}: found no tensors, expected the weights of a model")
     return found
 
 
@@ -77,7 +73,7 @@ def _parameter(stem: str) -> str:
     return stem if stem.endswith(WEIGHT) else f"{stem}{WEIGHT}"
 
 
-def _names(elements: Mapping[Element, object] | tuple[Element, ...]) -> str:
+def _names(elements: Iterable[Element]) -> str:
     return " or ".join(f"{int(one)} {one.name}" for one in elements)
 
 
@@ -111,7 +107,7 @@ def _scale_of(file: DatFile, codes: Entry) -> Entry:
 
 
 def tensor_of(file: DatFile, entry: Entry) -> Tensor:
-    """An entry as torch's tensor of its element type."""
+    """An entry as torch's tensor; its element type is one of `TORCH`."""
     return torch.from_numpy(file.read(entry.key)).view(TORCH[entry.element])
 
 

@@ -61,7 +61,7 @@ def parse_requirements(require: Mapping[str, str], where: str = "require") -> tu
         if name not in METRICS:
             meant = did_you_mean(name, METRICS)
             raise UsageError(
-                f"{where}.{name}: no such metric{meant}; known are {', '.join(METRICS)} (`plugins` adds others)"
+                f"{where}.{name}: no such metric{meant}; known are {', '.join(sorted(METRICS))} (`plugins` adds others)"
             )
     return tuple(_requirement(METRICS[name], text, f"{where}.{name}") for name, text in require.items())
 

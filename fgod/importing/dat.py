@@ -23,6 +23,7 @@ from fgod.importing import RECORD
 from fgod.model.folder import FolderFacts, check_folder, check_sizes, checked_chat
 from fgod.model.load import read_config
 from fgod.models.architecture import architecture_of
+from fgod.models.files import CONFIG
 from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, DTYPES, copy_side_files, write_config, write_weights
 from fgod.system.files import atomic_folder, sha256_file, write_json
@@ -56,7 +57,7 @@ def import_dat(
     file = read_dat(path)
     stored = stored_weights(file)
     config = _config(like, stored, file)
-    names = architecture_of(config, like / "config.json").tensors(config, like / "config.json")
+    names = architecture_of(config, like / CONFIG).tensors(config, like / CONFIG)
     _check_names(names, stored, file, like)
     checked_chat(like, config, chat or ChatSettings())
     kind = DTYPES[dtype]
@@ -81,7 +82,7 @@ def like_of(path: Path, like: Path | None) -> Path:
         UsageError: there is no config.json.
     """
     folder = like or path.parent
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG).is_file():
         raise UsageError(
             f"{folder}: found no config.json; {path} holds weights alone: expected --like FOLDER, a Hugging Face "
             "folder of this model with config.json and tokenizer"
@@ -91,7 +92,7 @@ def like_of(path: Path, like: Path | None) -> Path:
 
 def _config(like: Path, stored: Mapping[str, Stored], file: DatFile) -> dict[str, Any]:
     """The folder's config.json, as one of plain weights that are tied only if the file's are."""
-    where = like / "config.json"
+    where = like / CONFIG
     config = {key: value for key, value in read_config(like).items() if key != "quantization_config"}
     family = architecture_of(config, where)
     family.check(config, where)
@@ -109,7 +110,7 @@ def _same(file: DatFile, stored: Mapping[str, Stored]) -> bool:
 
 
 def _check_names(names: Mapping[str, tuple[int, ...]], stored: Mapping[str, Stored], file: DatFile, like: Path) -> None:
-    by = f"by {like / 'config.json'}"
+    by = f"by {like / CONFIG}"
     for name, shape in names.items():
         if name not in stored:
             raise UsageError(f"{file.path}: the tensor {name} is missing, expected {by}")

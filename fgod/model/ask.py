@@ -85,16 +85,16 @@ def ask(
 ) -> list[Answer]:
     """Greedy answers of a loaded model, in the order of the prompts; a text is a chat of one turn.
 
-    Logs one line a few batches.
+    Logs a line after every `PORTION` batches.
     """
     chats = chat.prompts(prompts)
     batches = portioned([len(one) for one in chats], settings.batch_size)
     found: dict[int, Reply] = {}
-    said = replies(model, chat, chats, batches, settings.max_new_tokens, processes)
-    for number, (batch, some) in enumerate(zip(batches, said, strict=True), start=1):
-        found.update(zip(batch, some, strict=True))
-        if log is not None and (number % PORTION == 0 or number == len(batches)):
-            log(f"answers: {len(found)}/{len(prompts)} prompts")
+    with replies(model, chat, chats, batches, settings.max_new_tokens, processes) as said:
+        for number, reply in said:
+            found[number] = reply
+            if log is not None and (len(found) % (PORTION * settings.batch_size) == 0 or len(found) == len(prompts)):
+                log(f"answers: {len(found)}/{len(prompts)} prompts")
     return [as_answer(prompt, found[i]) for i, prompt in enumerate(prompts)]
 
 

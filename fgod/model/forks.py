@@ -9,7 +9,7 @@ interpreter's lock. A forked process has the loaded weights at once and shares t
 import torch and unpack the weights again.
 
 Why fork is safe here: it copies the calling thread alone, so that pools of threads are dead in the child. A child never
-wakes one: it sets torch to one thread before it computes, enters no parallel region of OpenMP or MKL then, and the
+wakes one: it sets torch to one thread before it computes, enters no parallel region of OpenMP or MKL then, and its
 tokenizers are told not to use theirs. A CUDA context does not survive a fork: on a GPU one process does it all.
 """
 
@@ -20,7 +20,8 @@ import os
 import pickle
 import signal
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
@@ -35,7 +36,8 @@ Job = TypeVar("Job")
 Made = TypeVar("Made")
 
 TOKENIZERS_POOL = "TOKENIZERS_PARALLELISM"
-"""Environment variable: whether the tokenizers encode in threads of their own."""
+"""Environment variable: whether the tokenizers encode in threads of their own. They look when they encode, and when a
+process is forked, where they warn if it is not set."""
 
 
 class ForkLostError(FgodError):
@@ -44,8 +46,40 @@ class ForkLostError(FgodError):
     def __init__(self, pid: int, code: int) -> None:
         self.exit_code = 128 - code if code < 0 else 1
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        why = "; the kernel does that for want of memory" if code == -signal.SIGKILL else ""
+        why = (
+            ", perhaps by the kernel, for want of memory; a lower --processes needs less"
+            if code == -signal.SIGKILL
+            else ""
+        )
         super().__init__(f"process {pid}, which computed batches beside others, {how}{why}")
+
+
+@contextmanager
+def in_batches(
+    work: Callable[[Sequence[int]], Iterable[Made]],
+    batches: Sequence[Sequence[int]],
+    processes: int,
+    device: torch.device,
+) -> Iterator[Iterator[tuple[int, Made]]]:
+    """Indices, batch by batch in the order of the batches, each with what `work` makes of it (see `side_by_side`).
+
+        with in_batches(work, [[2, 0], [1]], 2, model.device) as made:
+            found = dict(made)
+
+    Processes end with the block, however that ends.
+
+    Args:
+        work: makes one thing of each index of a batch, in their order.
+        processes: at most; 1: this process does it all.
+        device: of the models that work with them.
+
+    Raises:
+        ValueError: several processes are to compute on a GPU.
+    """
+    if processes > 1 and device.type != "cpu":
+        raise ValueError(f"found {processes} processes that compute on {device}, expected 1: only a CPU is shared")
+    with closing(side_by_side(work, batches, processes)) as made:
+        yield (one for batch, some in zip(batches, made, strict=True) for one in zip(batch, some, strict=True))
 
 
 def side_by_side(work: Callable[[Job], Made], jobs: Sequence[Job], processes: int = 1) -> Generator[Made, None, None]:
@@ -66,7 +100,6 @@ def side_by_side(work: Callable[[Job], Made], jobs: Sequence[Job], processes: in
     if count <= 1:
         yield from map(work, jobs)
         return
-    os.environ.setdefault(TOKENIZERS_POOL, "false")
     forks: list[_Fork] = []
     made: dict[int, Made] = {}
     given = 0
@@ -97,7 +130,8 @@ class _Fork:
         context = get_context("fork")
         self.line, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, os.getpid(), work, jobs), daemon=True)
-        self._process.start()
+        with _without_pool():
+            self._process.start()
         theirs.close()  # so that the line ends with the process
 
     def give(self, number: int) -> None:
@@ -134,6 +168,20 @@ class _Fork:
         return ForkLostError(self._process.pid, self._process.exitcode)
 
 
+@contextmanager
+def _without_pool() -> Iterator[None]:
+    """What is forked meanwhile is told that tokenizers use no threads; here it stays as it was."""
+    own = os.environ.get(TOKENIZERS_POOL)
+    os.environ[TOKENIZERS_POOL] = "false"
+    try:
+        yield
+    finally:
+        if own is None:
+            del os.environ[TOKENIZERS_POOL]
+        else:
+            os.environ[TOKENIZERS_POOL] = own
+
+
 def _serve(line: Connection, parent: int, work: Callable[[Any], Any], jobs: Sequence[Any]) -> None:
     """Runs in the forked process: do the jobs that the line names, until it is killed."""
     for number in STOP_SIGNALS:
@@ -154,8 +202,28 @@ def _answer(number: int, work: Callable[[Any], Any], jobs: Sequence[Any]) -> byt
     pipe and not through files in shared memory, as multiprocessing would send them."""
     try:
         return pickle.dumps((number, work(jobs[number]), None))
-    except FgodError as error:
-        return pickle.dumps((number, None, error))
     except Exception as error:
-        error.add_note(f"In a process beside others:\n{traceback.format_exc()}")
-        return pickle.dumps((number, None, error))
+        if not isinstance(error, FgodError):
+            error.add_note(f"In a process beside others:\n{traceback.format_exc()}")
+        return pickle.dumps((number, None, error if _survives(error) else _told(error)))
+
+
+def _survives(error: Exception) -> bool:
+    """Whether an exception is the same once it was pickled: one with an `__init__` of its own need not be."""
+    try:
+        loaded = pickle.loads(pickle.dumps(error))
+    except Exception:
+        return False
+    return type(loaded) is type(error) and str(loaded) == str(error)
+
+
+def _told(error: Exception) -> Exception:
+    """One that can be pickled, and says the same: of an `FgodError` with its exit code, else with type and notes."""
+    if isinstance(error, FgodError):
+        told = FgodError(str(error))
+        told.exit_code = error.exit_code
+        return told
+    unknown = RuntimeError(f"{type(error).__name__}: {error}")
+    for note in error.__notes__:
+        unknown.add_note(note)
+    return unknown

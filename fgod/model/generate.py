@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from fgod.chat import Chat
 from fgod.model.chats import ChatFormat
 from fgod.model.decode import decode
 from fgod.model.drawn import nucleus
-from fgod.model.forks import side_by_side
+from fgod.model.forks import in_batches
 
 LOOP_UNIT = 8
 """Longest repeated unit, in characters, that `loops` looks for."""
@@ -88,9 +88,8 @@ def greedy(
     """
     chats = chat.prompts(prompts)
     batches = list(length_batches([len(c) for c in chats], batch_size))
-    found: dict[int, Reply] = {}
-    for batch, said in zip(batches, replies(model, chat, chats, batches, max_new_tokens, processes), strict=True):
-        found.update(zip(batch, said, strict=True))
+    with replies(model, chat, chats, batches, max_new_tokens, processes) as said:
+        found = dict(said)
     return [found[i] for i in range(len(prompts))]
 
 
@@ -101,8 +100,8 @@ def replies(
     batches: Sequence[Sequence[int]],
     max_new_tokens: int,
     processes: int = 1,
-) -> Generator[list[Reply], None, None]:
-    """Greedy replies with a KV cache, batch by batch, each in its order.
+) -> AbstractContextManager[Iterator[tuple[int, Reply]]]:
+    """Numbers of chats, batch by batch, and their greedy replies with a KV cache (see `fgod.model.forks.in_batches`).
 
     transformers' `generate` costs 15 % more on a CPU than a loop of our own, and is what users run; on a GPU
     `fgod.model.decode` gives the same replies.
@@ -118,17 +117,17 @@ def replies(
     )
 
     @torch.inference_mode()
-    def generated(batch: Sequence[int]) -> list[list[int]]:
+    def generated(batch: Sequence[int]) -> list[Reply]:
         inputs = left_padded([chats[i] for i in batch], pad, model.device)
         if model.device.type == "cuda":
-            return decode(model, inputs, max_new_tokens, ends, pad)
-        with own_settings(model, settings):
-            made = cast(Any, model).generate(**inputs)
-        rows: list[list[int]] = made[:, inputs["input_ids"].shape[1] :].tolist()
-        return rows
+            rows = decode(model, inputs, max_new_tokens, ends, pad)
+        else:
+            with own_settings(model, settings):
+                made = cast(Any, model).generate(**inputs)
+            rows = made[:, inputs["input_ids"].shape[1] :].tolist()
+        return [reply(chat.tokenizer, row, ends) for row in rows]
 
-    for rows in side_by_side(generated, batches, processes):
-        yield [reply(chat.tokenizer, row, ends) for row in rows]
+    return in_batches(generated, batches, processes, model.device)
 
 
 @torch.inference_mode()

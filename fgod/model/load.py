@@ -104,7 +104,7 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, device: str = "cp
 def unknown_format(folder: Path, found: Mapping[str, Any]) -> UsageError:
     """The error for weights that are quantised in a format that no exporter reads."""
     said = ", ".join(f"{key} {found[key]!r}" for key in ("quant_method", "format") if key in found)
-    known = ", ".join(exporter.engine for _, exporter in EXPORTERS.items())
+    known = ", ".join(sorted(exporter.engine for _, exporter in EXPORTERS.items()))
     return UsageError(
         f"{folder / 'config.json'}: quantization_config: found {said}, expected none or a format of {known}"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from itertools import islice
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from fgod.data.asking import DRAFTS, Draft, Sieve, filter_of, places
 from fgod.model.chats import ChatFormat
 from fgod.model.drawn import streams
-from fgod.model.forks import side_by_side
+from fgod.model.forks import in_batches
 from fgod.model.generate import Reply, loops, sampled
 
 Log = Callable[[str], None]
@@ -45,13 +45,13 @@ def ask_itself(
         uniform = streams(settings["seed"], numbers, settings["max_tokens"])
         return sampled(model, chat, opening, ends, uniform, settings["temperature"], settings["top_p"])
 
-    with closing(side_by_side(draw, [numbers for some in rounds for numbers in some], processes)) as drawn:
+    with in_batches(draw, [numbers for some in rounds for numbers in some], processes, model.device) as drawn:
         for some in rounds:
-            drafts: dict[int, Draft] = {}
-            for numbers, said in zip(some, drawn, strict=False):  # which goes on to the next rounds
-                place = turns[numbers[0] % len(turns)]
-                drafts |= {n: Draft(r.text, r.ended, loops(r.text), place) for n, r in zip(numbers, said, strict=True)}
-            found.add(drafts[number] for number in sorted(drafts))
+            said = dict(islice(drawn, sum(map(len, some))))
+            found.add(
+                Draft(reply.text, reply.ended, loops(reply.text), turns[number % len(turns)])
+                for number, reply in sorted(said.items())
+            )
             if log is not None:
                 log(f"self-asked: {len(found.kept)}/{found.wanted} prompts of {found.drawn} drafts")
             if found.full:

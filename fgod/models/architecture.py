@@ -199,7 +199,7 @@ def architecture_of(config: Config, where: str | Path) -> Architecture:
         UsageError: it names none, or one that is not registered.
     """
     found = config.get("architectures")
-    names = ", ".join(ARCHITECTURES)
+    names = ", ".join(sorted(ARCHITECTURES))
     if not isinstance(found, list | tuple) or len(found) != 1 or found[0] not in ARCHITECTURES:
         raise wrong(where, "architectures", found, f"one of {names} (a plugin may add a family, see CONTRIBUTING.md)")
     family: Architecture = ARCHITECTURES[found[0]]

@@ -1,4 +1,4 @@
-"""Which files of a model folder hold weights, and which lie beside them. Pure."""
+"""Which files of a model folder hold weights, and which lie beside them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ CONFIG = "config.json"
 
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".dat"}
 """Suffixes of files of weights."""
+
+
+def beside_weights(folder: Path) -> list[Path]:
+    """All that a TorchSharp file takes of a folder: config.json first, even where it is missing, and the side files."""
+    return [folder / CONFIG, *(side_files(folder) if folder.is_dir() else ())]
 
 
 def side_files(folder: Path) -> list[Path]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fgod.dat.codec import Packed
-from fgod.dat.file import DatFile, read_dat
+from fgod.dat.file import SUFFIX, DatFile, read_dat
 from fgod.dat.weights import packed_of, stored_weights, tensor_of
 from fgod.documents import Release, differing_release_files
 from fgod.errors import UsageError
@@ -21,6 +21,7 @@ from fgod.exporters.dat import DAT, FILE, Dat
 from fgod.exporters.exporter import exporter_of
 from fgod.exporters.nvfp4 import NVFP4
 from fgod.layout import RELEASE_RECORD, RunWeights
+from fgod.models.files import CONFIG
 from fgod.nvfp4.codec import BLOCK, E2M1, Quantised, decode_e2m1, largest_magnitude, unpack
 from fgod.nvfp4.folders import weight_files
 from fgod.nvfp4.reader import read_export
@@ -130,10 +131,16 @@ def _digest(folder: Path) -> str:
 
 
 def _dat_file(place: Path) -> Path | None:
-    """The TorchSharp file that a place is, or that lies in an export to such a file; None: it is something else."""
+    """The TorchSharp file that a place is, or that lies in an export to such a file; None: it is another folder.
+
+    Raises:
+        UsageError: it is another file.
+    """
     if place.is_file():
+        if place.suffix.lower() != SUFFIX:
+            raise UsageError(f"{place}: found a file, expected a model folder or a {SUFFIX} file")
         return place
-    config = place / "config.json"
+    config = place / CONFIG
     exporter = exporter_of(read_json(config)) if config.is_file() else None
     return place / FILE if isinstance(exporter, Dat) else None
 

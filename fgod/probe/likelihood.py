@@ -18,7 +18,7 @@ from fgod.chat import chat_of
 from fgod.errors import FgodError
 from fgod.evaluate.scoring import NOT_COMPARED, Likelihood
 from fgod.model.chats import ChatFormat
-from fgod.model.forks import side_by_side
+from fgod.model.forks import in_batches
 from fgod.model.generate import left_padded, length_batches
 
 
@@ -56,9 +56,8 @@ def compare(
             found.append(likelihood(theirs[place, start:], ours[place, start:], replies[i]))
         return found
 
-    said: dict[int, Likelihood] = {}
-    for rows, found in zip(batches, side_by_side(compared, batches, processes), strict=True):
-        said.update(zip(rows, found, strict=True))
+    with in_batches(compared, batches, processes, model.device) as made:
+        said = dict(made)
     return [said[i] for i in range(len(answers))]
 
 

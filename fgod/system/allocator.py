@@ -7,8 +7,8 @@ import ctypes
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """Parameters of mallopt(3)."""
 
-_NEVER = 2**31 - 1
-"""Bytes free at the heap's end at which it shrinks: the largest number that mallopt takes."""
+_NEVER = -1
+"""As _TRIM_THRESHOLD: however many bytes are free at the heap's end, it does not shrink."""
 
 
 def keep_freed_memory() -> None:

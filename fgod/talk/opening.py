@@ -16,6 +16,7 @@ from fgod.layout import RunWeights
 from fgod.model import memory
 from fgod.model.chats import ChatFormat
 from fgod.model.load import load_model, read_config
+from fgod.models.files import CONFIG
 from fgod.nvfp4.folders import DTYPES, read_plain_config, stored_block_scales
 from fgod.nvfp4.layers import prepare, quantised_once
 from fgod.talk.session import MOST_TOKENS
@@ -42,9 +43,9 @@ def check_place(folder: Path) -> dict[str, Any]:
     """
     if not folder.exists():
         raise UsageError(f"{folder}: no such folder or file, expected a model folder, a .gguf or a .dat file")
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG).is_file():
         run = RunWeights(folder)
-        inside = [str(one) for one in (run.exported, run.master) if (one / "config.json").is_file()]
+        inside = [str(one) for one in (run.exported, run.master) if (one / CONFIG).is_file()]
         hint = f": {' or '.join(inside)}?" if inside else ""
         raise UsageError(f"{folder}: found no config.json, expected a model folder{hint}")
     return read_config(folder)
@@ -58,7 +59,7 @@ def context_of(folder: Path, config: Mapping[str, Any]) -> int:
     """
     found = config.get("max_position_embeddings")
     if not isinstance(found, int) or found < 2:
-        raise UsageError(f"{folder / 'config.json'}: max_position_embeddings: found {found!r}, expected a whole number")
+        raise UsageError(f"{folder / CONFIG}: max_position_embeddings: found {found!r}, expected a whole number")
     return found
 
 
@@ -72,9 +73,7 @@ def stored_dtype(folder: Path, config: Mapping[str, Any]) -> torch.dtype:
     if found == "float16":
         return torch.bfloat16
     if found not in DTYPES:
-        raise UsageError(
-            f"{folder / 'config.json'}: dtype: found {found!r}, expected one of float16, {', '.join(DTYPES)}"
-        )
+        raise UsageError(f"{folder / CONFIG}: dtype: found {found!r}, expected one of float16, {', '.join(DTYPES)}")
     return DTYPES[found]
 
 
@@ -83,7 +82,7 @@ def predicted(folder: Path, kind: Kind, tokens: int, process: int, gpu: bool) ->
     config = check_place(folder)
     model = memory.stored(folder)
     dtype = str(stored_dtype(folder, config)).removeprefix("torch.")
-    dimensions = memory.Dimensions.from_config(config, str(folder / "config.json"))
+    dimensions = memory.Dimensions.from_config(config, str(folder / CONFIG))
     tokens = min(tokens, context_of(folder, config))
     width = min(tokens, MOST_TOKENS)
     asked = memory.Asked(width, tokens - width)

@@ -48,12 +48,21 @@ def folder_of(place: Path, worker: Worker, like: Path | None) -> Path:
     return place
 
 
+def check_like(places: Iterable[Path], like: Path | None) -> None:
+    """Raise UsageError if `--like` is given, and none of the places is a TorchSharp file, which alone needs it."""
+    places = list(places)
+    if like is not None and not any(place.suffix.lower() == SUFFIX and not place.is_dir() for place in places):
+        found = " and ".join(map(str, places))
+        raise UsageError(f"--like: found {like} with {found}; expected a {SUFFIX} file, or no --like")
+
+
 def open_all(args: Talking, worker: Worker, places: Sequence[tuple[Path, Kind]], tokens: int) -> list[Opened]:
     """Load the models of folders or files, if they are predicted to fit together.
 
     Args:
         tokens: of a conversation, whose cache is predicted with them.
     """
+    check_like((place for place, _ in places), args.like)
     gpu = use(args.device)
     folders = [(place, folder_of(place, worker, args.like), kind) for place, kind in places]
 

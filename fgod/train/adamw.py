@@ -28,6 +28,7 @@ class AdamW(Optimizer):
     """Its own number of a step is 1 - β₂ᵗ."""
 
     states = STATES
+    kernel_masters = ("fp32", "bf16")
     keys = ("betas", "eps", "offload_moments")
 
     def divisor(self, recipe: TrainRecipe, step: int) -> float:

@@ -11,16 +11,13 @@ from torch import Tensor
 from fgod.errors import UsageError
 from fgod.nvfp4 import kernels
 from fgod.train import codecs
-from fgod.train.adamw import STATES
+from fgod.train.adamw import STATES, AdamW
 from fgod.train.recipe import TrainRecipe
 from fgod.train.update import DIVISOR, NUM_STATS
 
 if TYPE_CHECKING:
     from fgod.nvfp4.kernels import adamw
     from fgod.train.optimizer import Trained
-
-MASTERS = ("fp32", "bf16")
-"""Formats of masters that there are kernels for."""
 
 KNOWN = {"m": ("fp32", "bf16", "int8", "nvfp4"), "v": ("fp32", "bf16", "uint8", "nvfp4")}
 """Formats of states that the kernel packs and unpacks. It takes whatever else it is told for float32."""
@@ -43,7 +40,7 @@ def serves(tensors: Sequence[Trained], recipe: TrainRecipe) -> bool:
                 f"train.{kept.key}: found {found!r}, which the optimizer's kernel cannot read; expected one of "
                 f"{', '.join(KNOWN[name])} on a GPU, or train.device: cpu"
             )
-    if any(tensor.modes.master not in MASTERS for tensor in tensors):
+    if any(tensor.modes.master not in AdamW.kernel_masters for tensor in tensors):
         kernels.say_once(
             f"train.master_dtype: {recipe.master_dtype} has no fused optimizer kernel; plain torch steps on the "
             "GPU, many times slower; expected fp32 or bf16 for speed"

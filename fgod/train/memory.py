@@ -103,9 +103,10 @@ class Prediction:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """`weights, m and v`."""
-    *others, last = names
-    return f"{', '.join(others)} and {last}" if others else last
+    """`weights, m and v`; empty where there are none."""
+    *others, last = ["", *names]
+    before = ", ".join(filter(None, others))
+    return f"{before} and {last}" if before else last
 
 
 def layer_activations(config: Mapping[str, Any], item: int, where: str = "config") -> int:
@@ -162,9 +163,7 @@ def predict(
         quantised //= layers
     else:
         activations = by_layer * layers
-    chunk = max(_chunk(shape, recipe.step_chunk_rows) for shape in trained.values())
-    packed = any(name != FP32 for name in (recipe.master_dtype, *state_dtypes(recipe).values()))
-    update = 4 * chunk * (_PACKED_TEMPORARIES if packed else _UPDATE_TEMPORARIES)
+    update = step_temporaries(recipe, trained.values(), "cpu")
     quantised = 0 if recipe.step_in_backward else quantised
     if recipe.check is not None:  # all weights rounded once, to ask
         quantised = max(quantised, sum(packed_sizes) * item)
@@ -198,10 +197,21 @@ def asking(config: Mapping[str, Any], recipe: TrainRecipe, gpu: bool, where: str
     return sum(predict_answers(nothing, dimensions, recipe.compute_dtype, asked, ASKED_AT_ONCE, 0, gpu).values())
 
 
-def _chunk(shape: tuple[int, ...], rows: int | None) -> int:
+def step_temporaries(recipe: TrainRecipe, shapes: Iterable[tuple[int, ...]], device: str) -> int:
+    """Bytes of the copies that plain torch makes while it steps the largest chunk of tensors of these shapes.
+
+    Args:
+        device: its type, a key of `CHUNK`.
+    """
+    packed = any(name != FP32 for name in (recipe.master_dtype, *state_dtypes(recipe).values()))
+    chunk = max(_chunk(shape, recipe.step_chunk_rows, CHUNK[device]) for shape in shapes)
+    return 4 * chunk * (_PACKED_TEMPORARIES if packed else _UPDATE_TEMPORARIES)
+
+
+def _chunk(shape: tuple[int, ...], rows: int | None, most: int) -> int:
     """Elements of a tensor that are stepped at once."""
     height, columns = as_matrix_shape(shape)
-    return min((rows or height) * columns, height * columns, CHUNK["cpu"])
+    return min((rows or height) * columns, height * columns, most)
 
 
 def check_fits(recipe: TrainRecipe, predicted: Callable[[TrainRecipe], Prediction], limit: float) -> None:

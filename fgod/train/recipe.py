@@ -123,7 +123,7 @@ class TrainKeys(Keys):
     """How a step follows from gradients: adamw, or one of a plugin, which plain torch steps, slowly on a GPU. What it
     does not use of betas, eps, m_dtype, v_dtype and offload_moments is refused where it is not the default."""
     betas: Annotated[tuple[Beta, Beta], FromList] = (0.9, 0.95)
-    """Decay of AdamW's running mean of gradients, and of their squares."""
+    """Decay of the running means that the optimizer keeps: AdamW's are of gradients, and of their squares."""
     eps: Positive = 1e-8
     """Added to AdamW's denominator."""
     weight_decay: NotNegative = 0.0

@@ -9,7 +9,7 @@ Training then needs no second model: it reads the labels of a batch from the map
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from fgod.errors import FgodError, UsageError
 from fgod.layout import SOFT_LABELS
 from fgod.model import memory
 from fgod.model.chats import ChatFormat, Sample
-from fgod.model.forks import side_by_side
+from fgod.model.forks import in_batches
 from fgod.model.generate import length_batches
 from fgod.model.load import read_config
 from fgod.nvfp4.folders import DTYPES, save_tensors
@@ -110,8 +110,8 @@ def ask_teacher(
     temperature: float,
     batch_size: int,
     processes: int = 1,
-) -> Iterator[tuple[int, TopTokens]]:
-    """Number of a sample and its labels' top tokens, on the CPU; samples of similar lengths run together.
+) -> list[TopTokens]:
+    """The top tokens of each sample's labels, on the CPU; samples of similar lengths run together.
 
     Args:
         processes: that compute batches side by side on a CPU; of no consequence for what they find.
@@ -119,17 +119,20 @@ def ask_teacher(
     batches = list(length_batches([len(sample.ids) for sample in samples], batch_size))
 
     @torch.inference_mode()
-    def found_in(numbers: Sequence[int]) -> TopTokens:
+    def found_in(numbers: Sequence[int]) -> list[TopTokens]:
         batch = collate([samples[i] for i in numbers], 0)
         hidden = model.model(input_ids=batch.input_ids.to(model.device), use_cache=False).last_hidden_state
         chosen = hidden.flatten(0, 1).index_select(0, batch.positions.to(model.device))
         parts = [top_tokens(model.lm_head(some), top_k, temperature) for some in chosen.split(LABELS_AT_ONCE)]
-        return TopTokens(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
-
-    for numbers, whole in zip(batches, side_by_side(found_in, batches, processes), strict=True):
+        whole = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
         counts = [len(samples[i].learned) for i in numbers]
-        columns = [column.split(counts) for column in whole]
-        yield from ((i, TopTokens(*found)) for i, *found in zip(numbers, *columns, strict=True))
+        # copies, as pickle writes the whole of what a tensor is a view of
+        columns = [[one.clone() for one in column.split(counts)] for column in whole]
+        return [TopTokens(*found) for found in zip(*columns, strict=True)]
+
+    with in_batches(found_in, batches, processes, model.device) as made:
+        found = dict(made)
+    return [found[i] for i in range(len(samples))]
 
 
 def write_table(path: Path, samples: Sequence[Sample], found: Sequence[TopTokens]) -> None:

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from fgod.errors import UsageError
 from fgod.nvfp4 import kernels
 from fgod.train.recipe import TrainRecipe
 from fgod.train.storage import MASTERS, StateFormat, StateKind
@@ -52,6 +53,13 @@ NUM_STATS = 7
 CHUNK = {"cpu": 2**17, "cuda": 2**22}
 """Elements stepped at once by device type. Float32 temporaries are up to ten times as large: on a CPU they stay in its
 caches; on a GPU launches are few."""
+
+
+PARTS = (
+    "weights", "l2_sp", "gradients", "quantised", "activations", "logits", "workspace", "process", "teacher", "asking",
+    "pinned", "total",
+)  # fmt: skip
+"""Names in a prediction of memory that are no state's (`fgod.train.memory.Prediction`)."""
 
 
 class Kernels(Protocol):
@@ -80,10 +88,25 @@ class Optimizer(ABC):
 
     states: Mapping[str, StateKind]
     """What is kept of each element, by name; it begins as zero. Checkpoints and predictions of memory have these names,
-    which must not be those of a prediction's other parts (`fgod.train.memory.Prediction`)."""
+    none of which may be one of `PARTS`."""
+    kernel_masters: tuple[str, ...] = ()
+    """Formats of masters (`train.master_dtype`) that its `kernels` step; none where it has no kernels."""
     keys: tuple[str, ...] = ()
     """Those of `fgod.train.recipe.OPTIMIZER_KEYS` that it reads, besides its states' formats. Others are refused where
     they are set."""
+
+    def check(self, name: str) -> None:
+        """Called when it is registered under a name.
+
+        Raises:
+            UsageError: a state has the name of another part of a prediction.
+        """
+        for state in self.states:
+            if state in PARTS:
+                raise UsageError(
+                    f"train.optimizer {name!r}: found a state {state!r}, which names another part of a prediction of "
+                    f"memory; expected a name that is none of {', '.join(PARTS)}"
+                )
 
     @property
     def used_keys(self) -> frozenset[str]:

@@ -141,10 +141,10 @@ def teacher(args: Teacher, worker: Worker) -> None:
     predicted = made.teacher_predictor(args.weights, asked_samples, asked["top_k"], worker.process(gpu), gpu)
     batch, processes = worker.fit_processes(predicted, args.at_once, gpu, len(samples), args.most_processes)
     model = worker.load(args.weights, asked["device"])
-    found = dict(made.ask_teacher(model, asked_samples, asked["top_k"], asked["temperature"], batch, processes))
+    found = made.ask_teacher(model, asked_samples, asked["top_k"], asked["temperature"], batch, processes)
     worker.beat("saving")
     with atomic_folder(args.out.parent) as folder:
-        made.write_table(layout.Teacher(folder).soft_labels, samples, [found[i] for i in range(len(samples))])
+        made.write_table(layout.Teacher(folder).soft_labels, samples, found)
         stamp = TeacherStamp(
             settings=asked, rows_sha256=sha256_file(args.rows), labels=labels, files=file_digests(folder)
         )

@@ -2,8 +2,8 @@
 `fgod.work.supervise` starts.
 
 A worker predicts its memory before it loads anything, takes a smaller batch where the configured one would not fit, and
-gives a heartbeat at each forward pass. Its report for the command: `batch` and `predicted_mib`; `facts` that it found
-out; `refused`, where torch's allocator refused what the guard does not allow; `error`, why it failed.
+gives a heartbeat at each forward pass. Its report for the command: `batch`, `processes` and `predicted_mib`; `facts`
+that it found out; `refused`, where torch's allocator refused what the guard does not allow; `error`, why it failed.
 """
 
 from __future__ import annotations
@@ -129,11 +129,11 @@ class Worker:
         limit, count = self.limit(gpu), 1 if gpu else max(1, min(processes, -(-prompts // batch)))
         while count > 1 and limit is not None and sum(predicted(batch, count).values()) > limit:
             count -= 1
-        self._predicted(batch, predicted(batch, count))
+        self._predicted(batch, predicted(batch, count), count)
         return AtOnce(batch, count)
 
-    def _predicted(self, batch: int, parts: memory.Parts) -> None:
-        self.report(batch=batch, predicted_mib=round(sum(parts.values()) / MIB, 1))
+    def _predicted(self, batch: int, parts: memory.Parts, processes: int = 1) -> None:
+        self.report(batch=batch, processes=processes, predicted_mib=round(sum(parts.values()) / MIB, 1))
 
 
 Work = Callable[[Worker], None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +11,10 @@ import torch
 from fgod.models.architecture import architecture_of
 from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.folders import DTYPES
+from fgod.registry import OPTIMIZERS
 from fgod.train.device.head import chunk_width
 from fgod.train.device.network import SavePolicy
-from fgod.train.memory import Prediction, asking, predict
+from fgod.train.memory import Prediction, asking, predict, step_temporaries, trained_names
 from fgod.train.recipe import TrainRecipe
 from fgod.train.update import CHUNK
 
@@ -65,7 +66,8 @@ def predict_on_device(
     plan = layer_plan(config, recipe, tokens)
     kept = sum(base + keep.attention * attention + keep.mlp * mlp for keep in plan)
     groups: dict[str, int] = {}
-    for name, shape in family.tensors(config, where).items():
+    shapes = family.tensors(config, where)
+    for name, shape in shapes.items():
         group = family.scale_group(name) or name
         groups[group] = groups.get(group, 0) + torch.Size(shape).numel()
     table = groups.pop(EMBEDDING) * item
@@ -74,6 +76,8 @@ def predict_on_device(
     gradients = table + largest if recipe.step_in_backward else known.gradients + largest + table
     of_layer = tokens * config["hidden_size"] * item * 4 + 2 * mlp + mlp // 2 + attention
     chunk = chunk_width(labels, config["vocab_size"]) * labels
+    activations, logits = kept + of_layer, chunk * (2 * item)
+    stepping = _stepping(recipe, [shapes[name] for name in trained_names(config, recipe, where)], activations + logits)
     host = sum(known.states.values()) if recipe.offload_moments else 0  # vectors stay on the device: too few to count
     return replace(
         known,
@@ -81,8 +85,20 @@ def predict_on_device(
         pinned=host,
         gradients=gradients,
         quantised=2 * largest if recipe.check is None else max(2 * largest, known.quantised),
-        activations=kept + of_layer,
-        logits=chunk * (2 * item),
+        activations=activations,
+        logits=logits,
         asking=asking(config, recipe, True, where),
-        workspace=CUDA_WORKSPACE + CHUNK["cuda"] * 4,
+        workspace=CUDA_WORKSPACE + max(CHUNK["cuda"] * 4, stepping),
     )
+
+
+def _stepping(recipe: TrainRecipe, shapes: Iterable[tuple[int, ...]], waiting: int) -> int:
+    """Bytes of a step's temporaries: with the optimizer's kernels 0.
+
+    Args:
+        waiting: bytes of what waits for the backward pass; a step after it has them for itself.
+    """
+    if not recipe.step_in_backward:
+        return step_temporaries(recipe, shapes, "cuda") - waiting
+    served = recipe.master_dtype in OPTIMIZERS[recipe.optimizer].kernel_masters
+    return 0 if served else step_temporaries(recipe, shapes, "cuda")
