@@ -26,7 +26,7 @@ from fgod.errors import UsageError
 from fgod.exporters.exporter import exporter_of
 from fgod.exporters.gguf import FILE, GGUF, GGUF_BF16, Gguf
 from fgod.exporters.nvfp4 import NVFP4
-from fgod.gguf.blocks import blocks_of
+from fgod.gguf.blocks import blocks_of, quantised_of
 from fgod.gguf.metadata import NO_4_BIT_ACTIVATIONS, TENSORS
 from fgod.gguf.modelfile import modelfile
 from fgod.gguf.tokens import tokenizer_keys
@@ -42,6 +42,7 @@ from fgod.model.load import load_model, quiet, read_config
 from fgod.models.names import projection_group
 from fgod.nvfp4.codec import BLOCK_SCALES, NonFiniteError, dequantise, quantise
 from fgod.nvfp4.folders import BLOCK_SCALES_KEY, SINGLE
+from fgod.nvfp4.inspect import text as inspected
 from fgod.nvfp4.reader import dequantised
 from fgod.stamps import digests_of
 from fgod.system.files import read_json, sha256_file, sha256_folder, write_json
@@ -181,6 +182,9 @@ def test_every_block_is_decoded_to_the_weights_it_was_made_of(seed: int, exponen
     expected = dequantise(made).numpy()
     assert np.array_equal(gguf.dequantize(raw, Type.NVFP4) * factor, expected)
     assert np.array_equal(by_hand(raw, float(factor)), expected)
+    again = quantised_of(torch.from_numpy(raw), float(factor))
+    assert torch.equal(again.codes, made.codes) and again.global_scale == made.global_scale
+    assert torch.equal(again.scales.view(torch.uint8), made.scales.view(torch.uint8))
 
 
 @pytest.mark.parametrize("rule", BLOCK_SCALES)
@@ -502,6 +506,15 @@ def test_a_folder_is_counted_loaded_decoded_and_asked(
         work.ask(args, Worker(tmp_path / "report.json", args.guard.limit_gb, False))
     answers = [json.loads(line)["token_ids"] for line in capsys.readouterr().out.splitlines()]
     assert answers[0] == answers[1] == answers[2]
+
+
+def test_an_export_is_inspected(folders: Path) -> None:
+    for name, packed in (("gguf", 14), ("gguf-bf16", 0)):
+        for place in (folders / f"llama-{name}", folders / f"llama-{name}" / FILE):
+            lines = inspected(place).splitlines()
+            assert f"tensors, {packed} of them nvfp4, 0 with faults" in lines[-2] and "sha256" in lines[-1]
+            [up] = [line for line in lines if line.startswith("blk.0.ffn_up.weight ")]
+            assert "128×64  nvfp4" in up and "global scale" in up if packed else "128×64  bf16" in up
 
 
 def test_a_file_with_other_tensors_than_config_says_is_refused(folders: Path, tmp_path: Path) -> None:

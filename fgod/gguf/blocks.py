@@ -29,3 +29,17 @@ def blocks_of(quantised: Quantised) -> Tensor:
     nibbles = codes[..., :8] | codes[..., 8:] << 4
     scales = quantised.scales.view(torch.uint8).reshape(rows, -1, 4)
     return torch.cat([scales, nibbles.flatten(2)], dim=2).flatten(1)
+
+
+def quantised_of(blocks: Tensor, scale: float) -> Quantised:
+    """The inverse of `blocks_of`.
+
+    Args:
+        blocks: uint8 [N, K/64 · 36].
+        scale: the tensor's, which multiplies.
+    """
+    parts = blocks.reshape(len(blocks), -1, BYTES)
+    nibbles = parts[..., 4:].reshape(len(blocks), -1, 8)
+    codes = torch.cat([nibbles & 0xF, nibbles >> 4], dim=2).flatten(1)
+    scales = parts[..., :4].flatten(1).view(torch.float8_e4m3fn)
+    return Quantised(codes, scales, 1 / scale)
