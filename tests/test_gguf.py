@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,7 @@ from gguf import GGMLQuantizationType as Type
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
-from transformers.convert_slow_tokenizer import TikTokenConverter
+from transformers import AutoTokenizer
 
 from fgod.cli import main
 from fgod.errors import UsageError
@@ -29,6 +25,7 @@ from fgod.importing.gguf_file import decodable, read_gguf
 from fgod.importing.gguf_tokenizer import tokenizer_of
 from fgod.model.load import load_model
 from fgod.system.files import read_json, sha256_file
+from tests.byte_level_tokenizers import PEERS, SPECIAL, TEXTS, peer_llama3
 from tests.families import family_model
 from tests.gguf_files import add_tokenizer, permuted, write_gguf
 from tests.tiny_model import tiny_tokenizer
@@ -169,74 +166,6 @@ def test_two_tables_stay_two(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ tokenizer
-
-TEXTS = [
-    "你是誰？我是 F# 之神。", "Who are you? I'm here; we'll see, it's 12345 o'clock.", "안녕하세요 なに ありがとう",
-    "def f(x):\n    return x ** 2\n\n\n", "ÀÉÎ ß ﬁ e\u0301 １２ ३४५", "a  b\t c \r\n d",
-    "HelloWorld fooBAR /path/to//file\n",
-]  # fmt: skip
-
-
-def trained(pre: Any) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges that a corpus gives with a pre-tokenizer; special tokens come last, as in Qwen's."""
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    made.train_from_iterator(TEXTS * 3, trainer)
-    model = json.loads(made.to_str())["model"]
-    return model["vocab"], [tuple(m) for m in model["merges"]]
-
-
-SPECIAL = ("<|begin|>", "<|end|>", "<|pad|>")
-
-
-def peer_qwen2() -> Any:
-    vocab, merges = trained(Qwen2Tokenizer(vocab={"a": 0}, merges=[]).backend_tokenizer.pre_tokenizer)
-    return with_tokens(Qwen2Tokenizer(vocab=vocab, merges=merges).backend_tokenizer)
-
-
-def peer_gpt2() -> Any:
-    vocab, merges = trained(GPT2Tokenizer(vocab={"a": 0}, merges=[]).backend_tokenizer.pre_tokenizer)
-    return with_tokens(GPT2Tokenizer(vocab=vocab, merges=merges).backend_tokenizer)
-
-
-def peer_llama3() -> Any:
-    pattern = TikTokenConverter("x").pattern
-    return plain(pre_tokenizers.Split(Regex(pattern), "isolated"), ignore_merges=True)
-
-
-def peer_smollm() -> Any:
-    return plain(pre_tokenizers.Digits(individual_digits=True), use_regex=True)
-
-
-def plain(first: Any, use_regex: bool = False, ignore_merges: bool = False) -> Any:
-    pre = pre_tokenizers.Sequence(
-        [first, pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=use_regex)]
-    )
-    vocab, merges = trained(pre)
-    made = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=ignore_merges))
-    made.pre_tokenizer, made.decoder = pre, decoders.ByteLevel()
-    return with_tokens(made)
-
-
-def with_tokens(made: Any) -> PreTrainedTokenizerFast:
-    made.post_processor = None
-    made.add_special_tokens([token for token in SPECIAL if made.token_to_id(token) is None])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made,
-        bos_token="<|begin|>",
-        eos_token="<|end|>",
-        pad_token="<|pad|>",
-        chat_template="{{ messages[0]['content'] }}",
-        clean_up_tokenization_spaces=False,
-    )
-
-
-PEERS: dict[str, Callable[[], Any]] = {
-    "qwen2": peer_qwen2, "gpt-2": peer_gpt2, "llama-bpe": peer_llama3, "smollm": peer_smollm,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=PEERS)

@@ -79,7 +79,7 @@ COMMANDS: Mapping[str, Entry] = {
     "recover": Entry("people:Recover", "make this folder ready for snakemake after kills: unlock, clear up"),
     "import": Entry("people:Import", "turn a GGUF file or a TorchSharp state dict into a folder that can be a base"),
     "fetch": Entry("people:Fetch", "fetch a model from the Hugging Face hub"),
-    "inspect": Entry("people:Inspect", "what a folder of weights or a TorchSharp state dict holds"),
+    "inspect": Entry("people:Inspect", "what a folder of weights, a GGUF or a TorchSharp file holds"),
     "guard": Entry("people:Guard", "run a command under a memory limit (exit 75: killed)"),
     "ask": Entry("talk:Ask", "ask any weights questions, each by itself"),
     "chat": Entry("talk:Chat", "talk with any weights (exit 100: a reply is not as a script expects)"),

@@ -149,11 +149,11 @@ class Fetch(Personal):
 
 @dataclass(frozen=True, kw_only=True)
 class Inspect(ReadOnly):
-    """What a folder of weights or a TorchSharp state dict holds."""
+    """What a folder of weights, a GGUF or a TorchSharp file holds."""
 
     folder: Annotated[
         Path,
-        Input("master/ or an export of a run, any model folder, or a .dat file", "FOLDER", positional=True),
+        Input("master/ or an export of a run, any model folder, a .gguf or a .dat file", "FOLDER", positional=True),
     ]
 
     def run(self, call: Call) -> None:

@@ -11,7 +11,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
@@ -19,21 +18,13 @@ from transformers import GenerationConfig
 from fgod.chat import ChatSettings
 from fgod.errors import UsageError
 from fgod.importing import RECORD
-from fgod.importing.gguf_config import (
-    HEAD,
-    TABLE,
-    config_of,
-    family_of,
-    heads_of_rows,
-    same_table,
-    sources_of,
-    unpermuted,
-)
-from fgod.importing.gguf_file import GgufFile, read_gguf
+from fgod.importing.gguf_config import HEAD, TABLE, config_of, same_table
+from fgod.importing.gguf_file import read_gguf
 from fgod.importing.gguf_tokenizer import GgufTokenizer, tokenizer_of
+from fgod.importing.gguf_weights import GgufModel, model_of
 from fgod.model.folder import FolderFacts, check_folder
 from fgod.model.load import quiet
-from fgod.models.architecture import architecture_of
+from fgod.models.names import EMBEDDING
 from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, DTYPES, write_weights
 from fgod.system.files import atomic_folder, sha256_file, write_json
 
@@ -60,37 +51,20 @@ def import_gguf(
     file = read_gguf(path)
     tied = HEAD not in file.tensors or (TABLE in file.tensors and same_table(file))
     config, tokens = config_of(file, tied), tokenizer_of(file.metadata, path, chat)
-    family = architecture_of(config, path)
-    family.check(config, path)
-    names = family.tensors(config, path)
-    sources = sources_of(names, file, tied)
-    _check_shapes(names, sources, file)
-    kind, sizes, permuted = DTYPES[dtype], family.sizes(config, path), family_of(file).permuted
+    model, kind = model_of(file, config, path, tied), DTYPES[dtype]
+    names = model.shapes
 
     def made(name: str) -> dict[str, Tensor]:
         beat()
-        values = file.read(sources[name])
-        if not np.isfinite(values).all():
-            raise UsageError(f"{path}: {sources[name]}: a weight is not finite: the file is damaged; fetch it anew")
-        heads = heads_of_rows(name, sizes) if permuted else None
-        return {name: torch.from_numpy(values if heads is None else unpermuted(values, heads)).to(kind)}
+        return {name: torch.from_numpy(model.read(name)).to(kind)}
 
     say(f"import · {path} · {sum(map(prod, names.values())):,} parameters")
     with atomic_folder(out) as folder:
         write_weights(folder, list(names), lambda n: prod(names[n]) * kind.itemsize, made, DEVICE_SHARD_BYTES)
         _write_tokens(folder, config, tokens, dtype)
-        write_json(folder / RECORD, _record(file, tied, sources, dtype))
+        write_json(folder / RECORD, _record(model, tied, dtype))
         facts = _checked(folder, path, chat)
     return facts
-
-
-def _check_shapes(names: Mapping[str, tuple[int, ...]], sources: Mapping[str, str], file: GgufFile) -> None:
-    for name, shape in names.items():
-        found = file.tensors[sources[name]]
-        if found.shape != shape:
-            raise UsageError(
-                f"{file.path}: shape of {found.name}: found {list(found.shape)}, expected {list(shape)} by its metadata"
-            )
 
 
 def _write_tokens(folder: Path, config: Mapping[str, Any], tokens: GgufTokenizer, dtype: str) -> None:
@@ -104,7 +78,8 @@ def _write_tokens(folder: Path, config: Mapping[str, Any], tokens: GgufTokenizer
     write_json(folder / "config.json", {**config, **own})
 
 
-def _record(file: GgufFile, tied: bool, sources: Mapping[str, str], dtype: str) -> dict[str, Any]:
+def _record(model: GgufModel, tied: bool, dtype: str) -> dict[str, Any]:
+    file = model.file
     types = Counter(tensor.type.name for tensor in file.tensors.values())
     return {
         "source": file.path.name,
@@ -114,7 +89,7 @@ def _record(file: GgufFile, tied: bool, sources: Mapping[str, str], dtype: str) 
         "license": file.metadata.get("general.license", ""),
         "types": dict(sorted(types.items())),
         "table_stored_twice": tied and HEAD in file.tensors,
-        "embedding_from": sources["model.embed_tokens.weight"],
+        "embedding_from": model.sources[EMBEDDING],
         "dtype": dtype,
     }
 

@@ -6,7 +6,7 @@ do not say, and what would be computed wrongly, is refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fgod.errors import UsageError, did_you_mean
-from fgod.importing.gguf_file import GgufFile
+from fgod.importing.gguf_file import SCALE, WEIGHT, GgufFile
 from fgod.models.architecture import Sizes, wrong
 from fgod.models.names import EMBEDDING, TIED_HEAD
 
@@ -30,6 +30,12 @@ LEAVES = {
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
 }  # fmt: skip
 """Of a layer: transformers' names and GGUF's."""
+
+PROJECTIONS = tuple(ours for theirs, ours in LEAVES.items() if theirs.endswith("_proj"))
+"""Of a layer: GGUF's names of what llama.cpp multiplies by a scale, where the file has one."""
+
+INPUT_SCALE = ".input_scale"
+"""End of the name of what activations are scaled by before they are quantised: weights do not depend on it."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +177,7 @@ def rope_parameters(file: GgufFile, head_dim: int, theta: float) -> dict[str, An
         return {"rope_type": "default", "rope_theta": theta}
     found = file.read(ROPE_FACTORS)
     factor = _shortest_factor(found)
-    expected = llama3_factors(head_dim, theta, factor)
+    expected = llama3_factors(head_dim, theta, {**LLAMA3, "factor": factor})
     if found.shape != expected.shape or not np.allclose(found, expected, rtol=1e-4):
         raise UsageError(
             f"{file.path}: {ROPE_FACTORS}: found factors up to {found.max():g} that are not Llama 3's, expected the "
@@ -184,15 +190,17 @@ def _shortest_factor(found: NDArray[np.float32]) -> float:
     return float(str(found.max()))
 
 
-def llama3_factors(head_dim: int, theta: float, factor: float) -> NDArray[np.float32]:
-    """By what each rotary frequency is divided: 1 for short waves, `factor` for long ones, smooth between.
+def llama3_factors(head_dim: int, theta: float, scaling: Mapping[str, float]) -> NDArray[np.float32]:
+    """By what each rotary frequency is divided [head_dim / 2]: 1 for short waves, the factor for long ones, smooth
+    between.
 
     The formula is of Llama 3.1's reference code (apply_scaling in llama_models/llama3/reference_impl/model.py).
+
+    Args:
+        scaling: `factor`, and what `LLAMA3` has.
     """
-    low, high, original = (
-        LLAMA3["low_freq_factor"],
-        LLAMA3["high_freq_factor"],
-        LLAMA3["original_max_position_embeddings"],
+    low, high, original, factor = (
+        scaling[key] for key in ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings", "factor")
     )
     waves = 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
     smooth = np.clip((original / waves - low) / (high - low), 0, 1)
@@ -217,6 +225,11 @@ def unpermuted(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     """
     pairs = values.reshape(heads, -1, 2, *values.shape[1:])
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(values.shape)
+
+
+def permuted_rows(rows: int, heads: int) -> NDArray[np.int64]:
+    """Which of transformers' rows stand where in llama.cpp's order [rows]: the inverse of `unpermuted`."""
+    return np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
 
 
 def heads_of_rows(name: str, sizes: Sizes) -> int | None:
@@ -250,7 +263,17 @@ def sources_of(names: Mapping[str, Any], file: GgufFile, tied: bool) -> dict[str
     for name in found.values():
         if name not in file.tensors:
             raise UsageError(f"{file.path}: the tensor {name} is missing: this file holds no whole model")
-    strange = file.tensors.keys() - found.values() - {ROPE_FACTORS, TABLE, HEAD}
+    strange = file.tensors.keys() - found.values() - scales_of(found.values()) - {ROPE_FACTORS, TABLE, HEAD}
     for name in sorted(strange):
         raise UsageError(f"{file.path}: found the tensor {name}, expected none of this name in a model of this family")
     return found
+
+
+def scales_of(names: Iterable[str]) -> set[str]:
+    """The tensors that may stand beside weights of these GGUF names: scales of the projections and of the head."""
+    scaled = [
+        name.removesuffix(WEIGHT)
+        for name in names
+        if name == HEAD or (name.endswith(WEIGHT) and name.split(".")[-2] in PROJECTIONS)
+    ]
+    return {f"{name}{end}" for name in scaled for end in (SCALE, INPUT_SCALE)}

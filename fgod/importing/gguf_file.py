@@ -23,6 +23,9 @@ from numpy.typing import NDArray
 from fgod.errors import UsageError
 
 MAGIC = b"GGUF"
+WEIGHT, SCALE = ".weight", ".scale"
+"""Ends of the names of a weight and of the number that its product, and so the weight, is multiplied by."""
+
 VERSIONS = (2, 3)
 ALIGNMENT = 32
 """Bytes to a multiple of which the tensors begin, unless general.alignment says otherwise."""
@@ -58,12 +61,35 @@ class GgufFile:
     metadata: Mapping[str, Any]
     tensors: Mapping[str, GgufTensor]
 
-    def read(self, name: str, rows: slice = slice(None)) -> NDArray[np.float32]:
-        """float32 weights of a tensor, or of some of its rows."""
+    def stored(self, name: str, rows: slice = slice(None)) -> NDArray[np.uint8]:
+        """The bytes of a tensor, or of some of its rows, a copy: the last dimension is that of a row's bytes."""
         tensor = self.tensors[name]
-        stored = np.memmap(self.path, np.uint8, "r", tensor.start, (tensor.nbytes,))
-        by_rows = stored.reshape(*tensor.shape[:-1], -1)[rows]
-        return np.asarray(dequantize(np.array(by_rows), tensor.type), dtype=np.float32)
+        mapped = np.memmap(self.path, np.uint8, "r", tensor.start, (tensor.nbytes,))
+        return np.array(mapped.reshape(*tensor.shape[:-1], -1)[rows])
+
+    def read(self, name: str, rows: slice = slice(None)) -> NDArray[np.float32]:
+        """float32 weights of a tensor, or of some of its rows, times its scale where the file has one for it.
+
+        Raises:
+            UsageError: the scale is not one positive finite number.
+        """
+        values = np.asarray(dequantize(self.stored(name, rows), self.tensors[name].type), dtype=np.float32)
+        scale = self.scale(name)
+        return values if scale is None else values * scale
+
+    def scale(self, name: str) -> np.float32 | None:
+        """What a weight is to be multiplied by: X.scale of X.weight, as NVFP4 has it; None: there is no such tensor.
+
+        Raises:
+            UsageError: it is not one positive finite number.
+        """
+        beside = f"{name.removesuffix(WEIGHT)}{SCALE}"
+        if not name.endswith(WEIGHT) or beside not in self.tensors:
+            return None
+        found = self.read(beside)
+        if found.shape != (1,) or not (np.isfinite(found[0]) and found[0] > 0):
+            raise UsageError(f"{self.path}: {beside}: found {found.tolist()}, expected one positive finite number")
+        return np.float32(found[0])
 
 
 def read_gguf(path: Path) -> GgufFile:

@@ -6,8 +6,11 @@ from pathlib import Path
 
 CONFIG = "config.json"
 
-WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".dat"}
+WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".dat", ".gguf"}
 """Suffixes of files of weights."""
+
+MODELFILE = "Modelfile"
+"""What Ollama is told of a GGUF file that lies beside it."""
 
 
 def beside_weights(folder: Path) -> list[Path]:
@@ -16,10 +19,10 @@ def beside_weights(folder: Path) -> list[Path]:
 
 
 def side_files(folder: Path) -> list[Path]:
-    """Tokenizer, chat template, generation config and the like, sorted: all files but weights and config.json."""
+    """Tokenizer, chat template, generation config and the like, sorted: all but weights, config.json, a Modelfile."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
     return [
         path
         for path in files
-        if path.suffix not in WEIGHTS and not path.name.endswith(".index.json") and path.name != CONFIG
+        if path.suffix not in WEIGHTS and not path.name.endswith(".index.json") and path.name not in (CONFIG, MODELFILE)
     ]

@@ -1,4 +1,4 @@
-"""What a folder of weights or a TorchSharp file holds, as text: `fgod inspect FOLDER`."""
+"""What a folder of weights, a TorchSharp or a GGUF file holds, as text: `fgod inspect FOLDER`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gguf.constants import GGMLQuantizationType
 from torch import Tensor
 
 from fgod.dat.codec import Packed
-from fgod.dat.file import SUFFIX, DatFile, read_dat
+from fgod.dat.file import SUFFIX as DAT_SUFFIX
+from fgod.dat.file import DatFile, read_dat
 from fgod.dat.weights import packed_of, stored_weights, tensor_of
 from fgod.documents import Release, differing_release_files
 from fgod.errors import UsageError
 from fgod.exporters.dat import DAT, FILE, Dat
 from fgod.exporters.exporter import exporter_of
+from fgod.exporters.gguf import FILE as GGUF_FILE
+from fgod.exporters.gguf import Gguf
 from fgod.exporters.nvfp4 import NVFP4
+from fgod.gguf.blocks import quantised_of
+from fgod.importing.file import SUFFIXES
+from fgod.importing.gguf_file import GgufFile, read_gguf
 from fgod.layout import RELEASE_RECORD, RunWeights
 from fgod.models.files import CONFIG
 from fgod.nvfp4.codec import BLOCK, E2M1, Quantised, decode_e2m1, largest_magnitude, unpack
@@ -31,7 +38,8 @@ from fgod.system.table import NUMBER, TEXT, read_table
 
 @dataclass(frozen=True)
 class Inspected:
-    """One tensor. `stored` is nvfp4, dat or a dtype; `faults` says what in it no model may hold, empty if nothing."""
+    """One tensor. `stored` is nvfp4, dat, a dtype or a type of GGML's; `faults` says what in it no model may hold,
+    empty if nothing."""
 
     name: str
     shape: tuple[int, ...]
@@ -72,6 +80,18 @@ def _inspect_dat(file: DatFile) -> Iterator[Inspected]:
             yield inspect_tensor(name, tensor_of(file, stored.data))
         else:
             yield _inspect_packed(name, packed_of(file, stored))
+
+
+def _inspect_gguf(file: GgufFile) -> Iterator[Inspected]:
+    """By GGUF's names, and with llama.cpp's order of rows; a tensor's scale is a line of its own."""
+    for name, tensor in file.tensors.items():
+        if tensor.type == GGMLQuantizationType.NVFP4:
+            scale = file.scale(name)
+            value = quantised_of(torch.from_numpy(file.stored(name)), 1.0 if scale is None else float(scale))
+            yield replace(inspect_tensor(name, value), nbytes=tensor.nbytes)
+        else:
+            found = inspect_tensor(name, torch.from_numpy(file.read(name)))
+            yield replace(found, stored=tensor.type.name.lower(), nbytes=tensor.nbytes)
 
 
 def _scale_histogram(scales: Tensor) -> str:
@@ -130,32 +150,37 @@ def _digest(folder: Path) -> str:
     return f"sha256 {now}, {'as recorded in' if same else 'NOT that of'} {stamp}"
 
 
-def _dat_file(place: Path) -> Path | None:
-    """The TorchSharp file that a place is, or that lies in an export to such a file; None: it is another folder.
+def _file(place: Path) -> Path | None:
+    """The TorchSharp or GGUF file that a place is, or that lies in an export to such a file; None: another folder.
 
     Raises:
         UsageError: it is another file.
     """
     if place.is_file():
-        if place.suffix.lower() != SUFFIX:
-            raise UsageError(f"{place}: found a file, expected a model folder or a {SUFFIX} file")
+        if place.suffix.lower() not in SUFFIXES:
+            raise UsageError(f"{place}: found a file, expected a model folder, a {' or a '.join(SUFFIXES)} file")
         return place
     config = place / CONFIG
     exporter = exporter_of(read_json(config)) if config.is_file() else None
+    if isinstance(exporter, Gguf):
+        return place / GGUF_FILE
     return place / FILE if isinstance(exporter, Dat) else None
 
 
 def text(place: Path) -> str:
-    """A line for each tensor of a master folder, an export (and how it took part in its training) or a TorchSharp file,
-    and their sum.
+    """A line for each tensor of a master folder, an export (and how it took part in its training), a TorchSharp or
+    a GGUF file, and their sum.
 
     Raises:
         UsageError: the folder or file or its weights are missing, or broken.
     """
     if not place.exists():
-        raise UsageError(f"{place}: no such folder or file, expected a model folder or a .dat file")
-    if file := _dat_file(place):
-        found, paths = list(_inspect_dat(read_dat(file))), [file]
+        raise UsageError(f"{place}: no such folder or file, expected a model folder, a .gguf or a .dat file")
+    file, kind = _file(place), NVFP4.name
+    if file and file.suffix.lower() == DAT_SUFFIX:
+        found, paths, kind = list(_inspect_dat(read_dat(file))), [file], DAT.name
+    elif file:
+        found, paths = list(_inspect_gguf(read_gguf(file))), [file]
     else:
         found, paths = [inspect_tensor(name, value) for name, value in read_export(place)], weight_files(place)
     part = _participation(place)
@@ -167,7 +192,7 @@ def text(place: Path) -> str:
             f"{i.name:{width}}  {'×'.join(map(str, i.shape)):>12}  {i.stored:8} {i.nbytes:>13,}  |w| ≤ {i.amax:<10.4g}"
         )
         lines.append(f"{line} {' · '.join(filter(None, facts))}".rstrip())
-    size, kind = sum(path.stat().st_size for path in paths), DAT.name if file else NVFP4.name
+    size = sum(path.stat().st_size for path in paths)
     packed, faults = sum(i.stored == kind for i in found), sum(bool(i.faults) for i in found)
     lines.append(f"{len(found)} tensors, {packed} of them {kind}, {faults} with faults, {size:,} bytes: {place}")
     return "\n".join([*lines, _digest(place) if place.is_dir() else f"sha256 {sha256_file(place)}"])
