@@ -439,10 +439,10 @@ def test_a_folder_of_a_file_without_tensors_is_refused_wherever_it_is_read(folde
             read(folder)
 
 
-@pytest.mark.parametrize("name", ["model.gguf", "model.safetensors", "weights"])
-def test_only_a_file_of_that_suffix_is_inspected(name: str, folders: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model.safetensors", "weights"])
+def test_only_files_with_a_suffix_of_models_are_inspected(name: str, folders: Path, tmp_path: Path) -> None:
     file = Path(shutil.copy(folders / "tied-dat" / FILE, tmp_path / name))
-    with pytest.raises(UsageError, match=rf"{name}: found a file, expected a model folder or a \.dat file"):
+    with pytest.raises(UsageError, match=rf"{name}: found a file, expected a model folder, a \.gguf or a \.dat file"):
         text(file)
     assert "25 tensors" in text(Path(shutil.copy(file, tmp_path / "X.DAT")))
 
@@ -512,9 +512,9 @@ def resolved(base: dict[str, Any]) -> Any:
 def test_a_config_names_file_and_folder(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     file = folders / "tied-dat" / FILE
-    whole = {"kind": "dat", "path": str(file), "like": str(folders / "tied")}
-    found = resolved({**whole, "closed_answers": True})
-    assert found["base"] == {**whole, "closed_answers": True} and base_words(found) == f"the model in {file}"
+    whole = {"kind": "dat", "path": str(file), "like": str(folders / "tied"), "closed_answers": True}
+    found = resolved(whole)
+    assert found["base"] == {**whole, "require": 0.9} and base_words(found) == f"the model in {file}"
     with pytest.raises(UsageError, match=r"base\.like: found .*, expected a folder with a config\.json"):
         resolved({"kind": "dat", "path": str(file), "like": str(folders)})
     with pytest.raises(UsageError, match=r"base\.path: found 'none\.dat', expected a file that exists"):
