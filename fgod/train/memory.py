@@ -3,7 +3,8 @@
     fgod train --recipe results/runs/…/recipe.json --weights artifacts/base/…/master --explain-memory
 
 Shapes give weights, states and gradients exactly: the formats of states say how large they are. Activations are those
-that transformers' decoder layers keep for the backward pass, counted with saved-tensor hooks. All numbers are bytes.
+that transformers' decoder layers keep for the backward pass, counted with saved-tensor hooks. What a CPU's allocator
+keeps of freed memory is no part (docs/training.md has how much it is). All numbers are bytes.
 """
 
 from __future__ import annotations
