@@ -132,7 +132,7 @@ def hand_name(name: str) -> str:
     return name.removesuffix(".weight") + ".scale"
 
 
-@pytest.mark.parametrize("name", ["qwen3-untied", "llama"])
+@pytest.mark.parametrize("name", ["qwen3-untied", "llama", "qwen2"])
 def test_projections_are_the_nvfp4_exports_to_the_bit(name: str, folders: Path) -> None:
     """By numpy from the description, by the gguf package, and by our own reader."""
     file, exact = read_gguf(folders / f"{name}-gguf" / FILE), dict(dequantised(folders / f"{name}-nvfp4"))
@@ -149,7 +149,7 @@ def test_projections_are_the_nvfp4_exports_to_the_bit(name: str, folders: Path) 
         heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}.get(
             own.split(".")[2]
         )
-        if name == "llama" and heads:
+        if name != "qwen3-untied" and heads:
             values = permuted(values, heads)
         scale = peer[hand_name(own)]
         assert scale.tensor_type == Type.F32 and scale.shape.tolist() == [1]
@@ -289,6 +289,17 @@ def test_metadata(folders: Path) -> None:
     quantised = [name for name, tensor in file.tensors.items() if tensor.type == Type.NVFP4]
     assert found[TENSORS] == quantised and found[NO_4_BIT_ACTIVATIONS] == [False] * 14
     assert TENSORS not in read_gguf(folders / "llama-gguf-bf16" / FILE).metadata
+
+
+def test_a_qwen2_with_tensor_scales_is_a_llama(folders: Path, tmp_path: Path) -> None:
+    """llama.cpp's qwen2 multiplies nothing by the scales of the feed-forward projections; its llama does."""
+    found = {kind: read_gguf(folders / f"qwen2-{kind}" / FILE).metadata for kind in ("gguf", "gguf-bf16")}
+    assert {kind: one["general.architecture"] for kind, one in found.items()} == {"gguf": "llama", "gguf-bf16": "qwen2"}
+    import_gguf(folders / "qwen2-gguf" / FILE, tmp_path / "out")
+    assert read_config(tmp_path / "out")["architectures"] == ["Qwen2ForCausalLM"]
+    biased = read_gguf(folders / "llama-biased-gguf" / FILE)
+    import_gguf(biased.path, tmp_path / "biased")
+    assert read_config(tmp_path / "biased")["architectures"] == ["LlamaForCausalLM"]
 
 
 def test_a_runs_export_names_its_lineage_and_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ def export_gguf(
     config, where = read_plain_config(master), master / "config.json"
     family = architecture_of(config, where)
     family.check(config, where)
-    sizes, (architecture, gguf) = family.sizes(config, where), gguf_family(config, where)
+    sizes, (architecture, gguf) = family.sizes(config, where), gguf_family(config, where, kind == NVFP4)
     rule, factors = stored_block_scales(master, config), rope_factors(config, sizes, gguf, where)
     wanted = family.tensors(config, where)
     packed = {one: group for one in wanted if kind == NVFP4 and (group := family.scale_group(one))}
