@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from fgod.cli import main, parse
 from fgod.documents import Stamp
-from fgod.errors import UsageError
+from fgod.errors import StorageError, UsageError
 from fgod.exporters.exporter import exporter_of
 from fgod.exporters.gguf import FILE, GGUF, GGUF_BF16, Gguf
 from fgod.exporters.nvfp4 import NVFP4
@@ -595,6 +596,18 @@ def test_weights_that_are_no_numbers_are_refused(name: str, exporter: Gguf, tmp_
     with pytest.raises(NonFiniteError, match=rf"master: {name}: a weight is not finite"):
         exporter.write(master, tmp_path / "out", "bfloat16")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(folders: Path, tmp_path: Path) -> None:
+    """A file that may not grow says EFBIG instead of ENOSPC."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, before[1]))
+    try:
+        with pytest.raises(StorageError, match=r"out: it could not be written: File too large"):
+            GGUF.write(folders / "qwen3", tmp_path / "out", "bfloat16")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_tensors_than_config_says_are_refused(tmp_path: Path) -> None:
