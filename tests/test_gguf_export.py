@@ -619,3 +619,6 @@ def test_other_tensors_than_config_says_are_refused(tmp_path: Path) -> None:
     save_file({name: value for name, value in tensors.items() if name != UP}, master / SINGLE)
     with pytest.raises(UsageError, match=rf"master: found no tensor {UP}"):
         GGUF.write(master, tmp_path / "out", "bfloat16")
+    save_file({**tensors, UP: tensors[UP][:100].clone()}, master / SINGLE)
+    with pytest.raises(UsageError, match=rf"master: shape of {UP}: found \[100, 64\], expected \[128, 64\] by"):
+        GGUF.write(master, tmp_path / "out", "bfloat16")
