@@ -92,6 +92,21 @@ def test_every_type_is_decoded_as_the_gguf_package_decodes_it(kind: Type, seed: 
     }
 
 
+def test_a_weight_is_multiplied_by_its_scale_and_not_by_that_of_its_input(tmp_path: Path) -> None:
+    model = model_of("qwen3")
+    scales = {"blk.0.attn_q.scale": np.array([0.25]), "blk.1.ffn_down.scale": np.array([3.0])}
+    inputs = {"blk.0.attn_q.input_scale": np.array([7.0]), "blk.1.ffn_up.input_scale": np.array([7.0])}
+    file = write_gguf(tmp_path / "model.gguf", model, tensors={**scales, **inputs})
+    import_gguf(file, tmp_path / "out", "float32")
+    found, factors = (
+        load_file(tmp_path / "out" / "model.safetensors"),
+        {"0.self_attn.q_proj": 0.25, "1.mlp.down_proj": 3},
+    )
+    for name, parameter in model.named_parameters():
+        factor = factors.get(name.removeprefix("model.layers.").removesuffix(".weight"), 1)
+        assert torch.equal(found[name], parameter.detach() * factor)
+
+
 @pytest.mark.parametrize("kind", QUANTISED, ids=lambda kind: kind.name)
 def test_a_quantised_file_gives_what_its_blocks_stand_for(kind: Type, tmp_path: Path) -> None:
     model = model_of("llama")
@@ -308,6 +323,9 @@ def test_a_type_that_nobody_decodes(good: Path, tmp_path: Path) -> None:
         ({"tensors": {"blk.1.ffn_up.weight": None}}, "the tensor blk.1.ffn_up.weight is missing"),
         ({"tensors": {"token_embd.weight": None}}, "the tensor token_embd.weight is missing"),
         ({"tensors": {"blk.0.strange.weight": np.ones(3)}}, "found the tensor blk.0.strange.weight, expected none"),
+        ({"tensors": {"token_embd.scale": np.ones(1)}}, "found the tensor token_embd.scale, expected none"),
+        ({"tensors": {"blk.0.attn_norm.scale": np.ones(1)}}, "found the tensor blk.0.attn_norm.scale, expected none"),
+        ({"tensors": {"blk.0.attn_v.scale": np.ones(2)}}, r"blk.0.attn_v.scale: found \[1.0, 1.0\], expected one"),
         ({"tensors": {"output_norm.weight": np.ones(31)}}, r"shape of output_norm.weight: found \[31\], .*\[32\]"),
         ({"tensors": {"output_norm.weight": np.full(32, np.nan)}}, "output_norm.weight: a weight is not finite"),
         ({"tensors": {"rope_freqs.weight": np.arange(1, 9)}}, "rope_freqs.weight: found factors up to 8"),

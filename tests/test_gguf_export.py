@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from fgod.cli import main, parse
 from fgod.documents import Stamp
-from fgod.errors import UsageError
+from fgod.errors import StorageError, UsageError
 from fgod.exporters.exporter import exporter_of
 from fgod.exporters.gguf import FILE, GGUF, GGUF_BF16, Gguf
 from fgod.exporters.nvfp4 import NVFP4
@@ -132,7 +133,7 @@ def hand_name(name: str) -> str:
     return name.removesuffix(".weight") + ".scale"
 
 
-@pytest.mark.parametrize("name", ["qwen3-untied", "llama"])
+@pytest.mark.parametrize("name", ["qwen3-untied", "llama", "qwen2"])
 def test_projections_are_the_nvfp4_exports_to_the_bit(name: str, folders: Path) -> None:
     """By numpy from the description, by the gguf package, and by our own reader."""
     file, exact = read_gguf(folders / f"{name}-gguf" / FILE), dict(dequantised(folders / f"{name}-nvfp4"))
@@ -149,7 +150,7 @@ def test_projections_are_the_nvfp4_exports_to_the_bit(name: str, folders: Path) 
         heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}.get(
             own.split(".")[2]
         )
-        if name == "llama" and heads:
+        if name != "qwen3-untied" and heads:
             values = permuted(values, heads)
         scale = peer[hand_name(own)]
         assert scale.tensor_type == Type.F32 and scale.shape.tolist() == [1]
@@ -289,6 +290,17 @@ def test_metadata(folders: Path) -> None:
     quantised = [name for name, tensor in file.tensors.items() if tensor.type == Type.NVFP4]
     assert found[TENSORS] == quantised and found[NO_4_BIT_ACTIVATIONS] == [False] * 14
     assert TENSORS not in read_gguf(folders / "llama-gguf-bf16" / FILE).metadata
+
+
+def test_a_qwen2_with_tensor_scales_is_a_llama(folders: Path, tmp_path: Path) -> None:
+    """llama.cpp's qwen2 multiplies nothing by the scales of the feed-forward projections; its llama does."""
+    found = {kind: read_gguf(folders / f"qwen2-{kind}" / FILE).metadata for kind in ("gguf", "gguf-bf16")}
+    assert {kind: one["general.architecture"] for kind, one in found.items()} == {"gguf": "llama", "gguf-bf16": "qwen2"}
+    import_gguf(folders / "qwen2-gguf" / FILE, tmp_path / "out")
+    assert read_config(tmp_path / "out")["architectures"] == ["Qwen2ForCausalLM"]
+    biased = read_gguf(folders / "llama-biased-gguf" / FILE)
+    import_gguf(biased.path, tmp_path / "biased")
+    assert read_config(tmp_path / "biased")["architectures"] == ["LlamaForCausalLM"]
 
 
 def test_a_runs_export_names_its_lineage_and_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -586,6 +598,18 @@ def test_weights_that_are_no_numbers_are_refused(name: str, exporter: Gguf, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def test_a_full_disk_is_named_and_leaves_nothing(folders: Path, tmp_path: Path) -> None:
+    """A file that may not grow says EFBIG instead of ENOSPC."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, before[1]))
+    try:
+        with pytest.raises(StorageError, match=r"out: it could not be written: File too large"):
+            GGUF.write(folders / "qwen3", tmp_path / "out", "bfloat16")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
 def test_other_tensors_than_config_says_are_refused(tmp_path: Path) -> None:
     master = folder_of("qwen3", tmp_path / "master")
     tensors = load_file(master / SINGLE)
@@ -594,4 +618,7 @@ def test_other_tensors_than_config_says_are_refused(tmp_path: Path) -> None:
         GGUF.write(master, tmp_path / "out", "bfloat16")
     save_file({name: value for name, value in tensors.items() if name != UP}, master / SINGLE)
     with pytest.raises(UsageError, match=rf"master: found no tensor {UP}"):
+        GGUF.write(master, tmp_path / "out", "bfloat16")
+    save_file({**tensors, UP: tensors[UP][:100].clone()}, master / SINGLE)
+    with pytest.raises(UsageError, match=rf"master: shape of {UP}: found \[100, 64\], expected \[128, 64\] by"):
         GGUF.write(master, tmp_path / "out", "bfloat16")

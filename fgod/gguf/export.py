@@ -96,45 +96,18 @@ def export_gguf(
     config, where = read_plain_config(master), master / "config.json"
     family = architecture_of(config, where)
     family.check(config, where)
-    sizes, (architecture, gguf) = family.sizes(config, where), gguf_family(config, where)
+    sizes, (architecture, gguf) = family.sizes(config, where), gguf_family(config, where, kind == NVFP4)
     rule, factors = stored_block_scales(master, config), rope_factors(config, sizes, gguf, where)
-    wanted = family.tensors(config, where)
-    packed = {one: group for one in wanted if kind == NVFP4 and (group := family.scale_group(one))}
-    for one in packed:
-        if wanted[one][1] % WIDTH:
-            raise UsageError(
-                f"{master}: {one}: found rows of {wanted[one][1]} weights, expected a multiple of {WIDTH}: GGUF's "
-                f"NVFP4 has blocks of {WIDTH}"
-            )
+    shapes = family.tensors(config, where)
+    packed = {one: group for one in shapes if kind == NVFP4 and (group := family.scale_group(one))}
+    heads = {one: found for one in shapes if gguf.permuted and (found := heads_of_rows(one, sizes))}
+    layout = _Layout(master, shapes, packed, heads, kind, DTYPES[dtype])
+    layout.check_rows()
     chat = ChatFormat.of_folder(master)
     tokens = tokenizer_keys(chat, sizes.vocab, master / "tokenizer.json")
-
-    def stored(one: str) -> list[_Entry]:
-        shape, own = wanted[one], gguf_name(one)
-        if one in packed:
-            return [_Entry(own, kind, shape), _Entry(f"{own.removesuffix(WEIGHT)}{SCALE}", F32, (1,))]
-        plain = F32 if len(shape) == 1 or (kind == NVFP4 and dtype == "float32") else BF16
-        return [_Entry(own, plain, shape)]
-
     with open_weights(master) as weights, files.atomic_folder(out) as folder:
-        _check_names(weights, {*wanted}, config)
+        _check_weights(weights, shapes, config)
         scales = _global_scales(weights, packed)
-
-        def made(one: str) -> Iterator[Tensor]:
-            """What `stored` announces."""
-            value = weights.read(one).to(device or "cpu").float()
-            largest_finite(value, f"{master}: {one}")
-            if gguf.permuted and (heads := heads_of_rows(one, sizes)):
-                value = value[torch.from_numpy(permuted_rows(len(value), heads)).to(value.device)]
-            if one in packed:
-                scale = scales[packed[one]]
-                yield blocks_of(quantise(value, scale, f"{master}: {one}", rule))
-                yield torch.tensor([1 / scale])
-            elif stored(one)[0].kind == BF16:
-                yield value.bfloat16()
-            else:
-                yield value.to(DTYPES[dtype]).float()
-
         writer = GGUFWriter(folder / name, architecture)
         add_origin(writer, master, gguf, FILE_TYPES[kind])
         add_model(writer, config, sizes)
@@ -142,12 +115,12 @@ def export_gguf(
         if packed:
             add_activations(writer, [gguf_name(one) for one in packed])
         rope = [] if factors is None else [_Entry(ROPE_FACTORS, F32, factors.shape)]
-        with _written(writer, [*rope, *(entry for one in wanted for entry in stored(one))]):
+        with _written(writer, [*rope, *(entry for one in shapes for entry in layout.entries(one))]):
             if factors is not None:
                 _write(writer, torch.from_numpy(factors))
-            for one in wanted:
+            for one in shapes:
                 beat()
-                for value in made(one):
+                for value in layout.made(one, weights.read(one).to(device or "cpu").float(), scales, rule):
                     _write(writer, value)
         (folder / MODELFILE).write_text(modelfile(chat, name), encoding="utf-8")
         copy_side_files(master, folder)
@@ -156,11 +129,81 @@ def export_gguf(
         files.drop_cached(file)
 
 
-def _check_names(weights: Weights, wanted: set[str], config: Mapping[str, Any]) -> None:
-    differing = sorted(wanted ^ {*stored_names(weights, config)})
+@dataclass(frozen=True)
+class _Layout:
+    """How the tensors of a model are stored.
+
+    Args:
+        shapes: by transformers' names.
+        packed: the scale group of each tensor that becomes NVFP4.
+        heads: of each tensor whose rows llama.cpp has in another order.
+        kind: of what has rows.
+        dtype: what is not packed is rounded to it.
+    """
+
+    master: Path
+    shapes: Mapping[str, tuple[int, ...]]
+    packed: Mapping[str, str]
+    heads: Mapping[str, int]
+    kind: GGMLQuantizationType
+    dtype: torch.dtype
+
+    def check_rows(self) -> None:
+        """Raise UsageError for rows that are no whole number of blocks."""
+        for name in self.packed:
+            width = self.shapes[name][1]
+            if width % WIDTH:
+                raise UsageError(
+                    f"{self.master}: {name}: found rows of {width} weights, expected a multiple of {WIDTH}: GGUF's "
+                    f"NVFP4 has blocks of {WIDTH}"
+                )
+
+    def entries(self, name: str) -> list[_Entry]:
+        """What a tensor becomes in the file."""
+        shape, own = self.shapes[name], gguf_name(name)
+        if name in self.packed:
+            return [_Entry(own, NVFP4, shape), _Entry(f"{own.removesuffix(WEIGHT)}{SCALE}", F32, (1,))]
+        return [_Entry(own, BF16 if self._bf16(name) else F32, shape)]
+
+    def made(self, name: str, value: Tensor, scales: Mapping[str, float], rule: str) -> Iterator[Tensor]:
+        """The data of `entries`.
+
+        Args:
+            value: float32, in transformers' order of rows.
+            scales: the global scale of each scale group.
+            rule: of block scales.
+
+        Raises:
+            NonFiniteError: a weight is NaN or infinite; names folder and tensor.
+        """
+        where = f"{self.master}: {name}"
+        largest_finite(value, where)
+        if name in self.heads:
+            order = permuted_rows(len(value), self.heads[name])
+            value = value[torch.from_numpy(order).to(value.device)]
+        if name in self.packed:
+            scale = scales[self.packed[name]]
+            yield blocks_of(quantise(value, scale, where, rule))
+            yield torch.tensor([1 / scale])
+        elif self._bf16(name):
+            yield value.bfloat16()
+        else:
+            yield value.to(self.dtype).float()
+
+    def _bf16(self, name: str) -> bool:
+        return len(self.shapes[name]) > 1 and (self.kind == BF16 or self.dtype == torch.bfloat16)
+
+
+def _check_weights(weights: Weights, shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> None:
+    """Raise UsageError for weights that are not those of config.json."""
+    differing = sorted(shapes.keys() ^ {*stored_names(weights, config)})
     if differing:
-        found = "found no tensor" if differing[0] in wanted else "found the tensor"
+        found = "found no tensor" if differing[0] in shapes else "found the tensor"
         raise UsageError(f"{weights.folder}: {found} {differing[0]}, expected those of config.json")
+    for name, shape in shapes.items():
+        if weights.shape(name) != shape:
+            found = f"found {list(weights.shape(name))}, expected {list(shape)} by config.json"
+            raise UsageError(f"{weights.folder}: shape of {name}: {found}")
 
 
 def _global_scales(weights: Weights, packed: Mapping[str, str]) -> dict[str, float]:

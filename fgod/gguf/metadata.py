@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from transformers import AutoConfig
 
 from fgod.importing import RECORD
-from fgod.importing.gguf_config import FAMILIES, LLAMA3, MISTRAL, Family, llama3_factors
+from fgod.importing.gguf_config import FAMILIES, LLAMA3, MISTRAL, QWEN2_AS_LLAMA, Family, llama3_factors
 from fgod.layout import RunWeights
 from fgod.models.architecture import Sizes, wrong
 from fgod.system.files import read_json
@@ -26,8 +26,14 @@ TENSORS = "general.tensor_extra.name"
 """Which tensors the values of general.tensor_extra are about. A llama.cpp that does not know the keys ignores them."""
 
 
-def gguf_family(config: Mapping[str, Any], where: Path) -> tuple[str, Family]:
+def gguf_family(config: Mapping[str, Any], where: Path, scaled: bool) -> tuple[str, Family]:
     """`general.architecture` of a config.json's model, and its family.
+
+    llama.cpp's qwen2 multiplies nothing by the scales of the feed-forward projections, its llama does: there a Qwen2
+    with scales is a llama, which is the same network with its biases.
+
+    Args:
+        scaled: weights have tensor scales.
 
     Raises:
         UsageError: llama.cpp has none that this package writes.
@@ -35,6 +41,8 @@ def gguf_family(config: Mapping[str, Any], where: Path) -> tuple[str, Family]:
     found = config["architectures"][0]
     known = {family.architecture: (name, family) for name, family in FAMILIES.items()}
     known[MISTRAL.architecture] = ("llama", MISTRAL)
+    if scaled:
+        known[QWEN2_AS_LLAMA.architecture] = ("llama", QWEN2_AS_LLAMA)
     if found not in known:
         raise wrong(where, "architectures", found, f"one of {', '.join(known)}: no other is written as GGUF")
     return known[found]

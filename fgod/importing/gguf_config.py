@@ -60,6 +60,9 @@ FAMILIES = {
 
 MISTRAL = Family("MistralForCausalLM", "mistral", permuted=True)
 
+QWEN2_AS_LLAMA = Family("Qwen2ForCausalLM", "qwen2", permuted=True)
+"""A llama with biases of the queries, keys and values, and none of the attention's output: Qwen2's network."""
+
 
 def family_of(file: GgufFile) -> Family:
     """The family of a file.
@@ -71,6 +74,8 @@ def family_of(file: GgufFile) -> Family:
     if found not in FAMILIES:
         hint = did_you_mean(str(found), FAMILIES)
         raise wrong(file.path, "general.architecture", found, f"one of {', '.join(FAMILIES)}{hint}")
+    if found == "llama" and "blk.0.attn_q.bias" in file.tensors and "blk.0.attn_output.bias" not in file.tensors:
+        return QWEN2_AS_LLAMA
     names = (str(file.metadata.get(key, "")).lower() for key in ("general.name", "general.basename"))
     return MISTRAL if found == "llama" and any("mistral" in name for name in names) else FAMILIES[found]
 
