@@ -104,7 +104,9 @@ ARCHITECTURES: Registry[Architecture] = Registry(
     "model family", [f"fgod.models.{family}" for family in ("qwen3", "qwen2", "llama", "mistral")]
 )
 ROW_FORMATS: Registry[Any] = Registry("row format", ["fgod.data.tsv", "fgod.data.conversations"])
-EXPORTERS: Registry[Exporter] = Registry("export format", ["fgod.exporters.nvfp4", "fgod.exporters.dat"])
+EXPORTERS: Registry[Exporter] = Registry(
+    "export format", [f"fgod.exporters.{module}" for module in ("nvfp4", "modelopt", "bf16", "dat")]
+)
 MEAN_FORMATS: Registry[StateFormat] = Registry("train.m_dtype", ["fgod.train.storage"])
 SQUARE_FORMATS: Registry[StateFormat] = Registry("train.v_dtype", ["fgod.train.storage"])
 OPTIMIZERS: Registry[Optimizer] = Registry("train.optimizer", ["fgod.train.adamw"])

@@ -18,8 +18,8 @@ from fgod.dat.weights import packed_of, stored_weights, tensor_of
 from fgod.documents import Release, differing_release_files
 from fgod.errors import UsageError
 from fgod.exporters.dat import DAT, FILE, Dat
-from fgod.exporters.exporter import exporter_of
-from fgod.exporters.nvfp4 import NVFP4
+from fgod.exporters.exporter import Exporter, exporter_of
+from fgod.exporters.nvfp4 import NVFP4, Nvfp4
 from fgod.layout import RELEASE_RECORD, RunWeights
 from fgod.nvfp4.codec import BLOCK, E2M1, Quantised, decode_e2m1, largest_magnitude, unpack
 from fgod.nvfp4.folders import weight_files
@@ -129,13 +129,22 @@ def _digest(folder: Path) -> str:
     return f"sha256 {now}, {'as recorded in' if same else 'NOT that of'} {stamp}"
 
 
+def _exporter(folder: Path) -> Exporter | None:
+    config = folder / "config.json"
+    return exporter_of(read_json(config)) if config.is_file() else None
+
+
 def _dat_file(place: Path) -> Path | None:
     """The TorchSharp file that a place is, or that lies in an export to such a file; None: it is something else."""
     if place.is_file():
         return place
-    config = place / "config.json"
-    exporter = exporter_of(read_json(config)) if config.is_file() else None
-    return place / FILE if isinstance(exporter, Dat) else None
+    return place / FILE if isinstance(_exporter(place), Dat) else None
+
+
+def _inspect_folder(folder: Path) -> list[Inspected]:
+    exporter = _exporter(folder)
+    stored = read_export(folder, exporter=exporter if isinstance(exporter, Nvfp4) else NVFP4)
+    return [inspect_tensor(name, value) for name, value in stored]
 
 
 def text(place: Path) -> str:
@@ -150,7 +159,7 @@ def text(place: Path) -> str:
     if file := _dat_file(place):
         found, paths = list(_inspect_dat(read_dat(file))), [file]
     else:
-        found, paths = [inspect_tensor(name, value) for name, value in read_export(place)], weight_files(place)
+        found, paths = _inspect_folder(place), weight_files(place)
     part = _participation(place)
     width = max(len(i.name) for i in found)
     lines = []
