@@ -421,8 +421,44 @@ class PromotedRun(Document):
     weights_sha256: str
 
 
+class Served(Sealed):
+    """served.json: the logits of an export are, to the bit, the same as `AutoModelForCausalLM` of transformers and as
+    this package load it. They were compared on a CPU, on the `tokens` of some of the `prompts` that were probed.
+
+    `cast`: this version of transformers cannot multiply what it unpacks; its weights were cast to `dtype` first.
+    """
+
+    export_sha256: str
+    transformers: str
+    torch: str
+    dtype: str
+    prompts: int
+    tokens: int
+    cast: bool
+
+    @property
+    def words(self) -> str:
+        """What was compared, in a sentence."""
+        how = f", after its weights were cast to {self.dtype}, which it needs to compute at all," if self.cast else ""
+        return (
+            f"transformers {self.transformers}{how} gives the logits that were probed, to the bit, on {self.prompts} "
+            f"prompts ({self.tokens} tokens, {self.dtype}, a CPU, torch {self.torch})"
+        )
+
+
+class ReleasedFormat(Document):
+    """The weights of a release in a further format: the digest of its folder, and its size in bytes."""
+
+    sha256: str
+    bytes: int
+
+
 class Release(Sealed):
-    """release.json: what was released and how good it is. `files`: sha256 of each file beside it, by name."""
+    """release.json: what was released and how good it is. `files`: sha256 of each file beside it, by its path.
+
+    `formats`: what lies in formats/NAME/, by name; `served`: how transformers alone loads the release, None in releases
+    of older versions.
+    """
 
     fits: int
     promoted: list[PromotedRun]
@@ -433,13 +469,15 @@ class Release(Sealed):
     persona: str
     export_sha256: str
     files: dict[str, str]
+    formats: dict[str, ReleasedFormat] = {}
+    served: Served | None = None
     confirmation: Confirmation | None = None
     """None: the probes have no wordings that were held back."""
 
 
 def differing_release_files(folder: Path, release: Release, cache: Path | None = None) -> list[str]:
     """In words, which files of a release's folder are not as they were released (see `fgod.release.release_faults`)."""
-    paths = [path for path in folder_files(folder) if path.name != RELEASE_RECORD]
+    paths = [path for path in folder_files(folder) if path != folder / RELEASE_RECORD]
     if cache is None:
         return differing(release.files, file_digests(folder, paths))
     digests = cached_sha256_files(paths, cache)

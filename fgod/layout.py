@@ -88,6 +88,11 @@ class RunRecords:
         return self.folder / "verdict.json"
 
     @property
+    def served(self) -> Path:
+        """That transformers alone computes from its export what was probed; of a candidate."""
+        return self.folder / "served.json"
+
+    @property
     def training_tables(self) -> tuple[Path, ...]:
         """The tables of a training. They are made in its work folder, and copied here when it has an outcome."""
         return self.training, self.efficiency, self.guard, self.participation
@@ -124,13 +129,18 @@ class ConfirmationRecords:
 
 @dataclass(frozen=True)
 class Export:
-    """A folder of weights in a format of `fgod.registry.EXPORTERS` and its stamp, side by side."""
+    """Folders of weights in formats of `fgod.registry.EXPORTERS`, each with its stamp beside it."""
 
     folder: Path
 
     @property
     def stamp(self) -> Path:
-        return self.folder / "exported.json"
+        """The stamp of those that the workflow exports."""
+        return self.stamp_of(NVFP4.name)
+
+    def stamp_of(self, format: str) -> Path:
+        """The stamp of the weights in the format of this name."""
+        return self.folder / ("exported.json" if format == NVFP4.name else f"exported-{format}.json")
 
     def of(self, format: str) -> Path:
         """The weights in the format of this name."""
@@ -293,6 +303,8 @@ class Teacher:
 
 
 RELEASE_RECORD = "release.json"
+FORMATS = "formats"
+"""Folder of a release: its weights in further formats, each in a folder of the format's name."""
 
 
 @dataclass(frozen=True)
@@ -400,7 +412,11 @@ def remade_by_deleting(weights: Path) -> str:
     if weights == Export(weights.parent).exported:
         return f"delete {Export(weights.parent).stamp} and run snakemake again to export them anew"
     if weights.name in EXPORTERS:
-        return f"delete {weights} and export them again with `fgod export --format {weights.name}`"
+        stamp = Export(weights.parent).stamp_of(weights.name)
+        return (
+            f"delete {stamp} and export them again: by snakemake where release.formats has {weights.name}, else with "
+            f"`fgod export --format {weights.name} --out {stamp}`"
+        )
     return f"delete {weights.parent} and run snakemake again to make them anew"
 
 

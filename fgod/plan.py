@@ -11,6 +11,7 @@ from typing import Any
 from fgod import layout, records
 from fgod.chain import ACCEPTED, Chain, Run, Visit, Walk
 from fgod.checkpoints import saved_step
+from fgod.config import further_formats
 from fgod.confirm.folds import assign, read_folds
 from fgod.confirm.judge import confirmation_checks
 from fgod.documents import Confirmation, Release, confirmation_of
@@ -66,7 +67,8 @@ def plan(chain: Chain, folds: Sequence[int] = (), context: Mapping[str, Any] | N
     steps = list(_steps(hopeful.visits, stands, chain.config["base"]))
     last = [visit.run for visit in hopeful.visits if visit.fit == hopeful.visits[-1].fit]
     changed = _changed_keys(known, folds, context)
-    to_release = known.state == "accepted" and (bool(changed) or not _released(last))
+    formats = further_formats(chain.config)
+    to_release = known.state == "accepted" and (bool(changed) or not _released(last, formats))
     steps = _with_lost_weights(steps, set(last) if to_release else set())
     closing = _closing(known, any(step.action == "judge" for step in steps))
     if changed:
@@ -142,12 +144,13 @@ def _steps(visits: Iterable[Visit], stands: Callable[[Run], Standing], base: Map
         yield step
 
 
-def _released(runs: list[Run]) -> bool:
-    """Whether the release is that of these runs."""
+def _released(runs: list[Run], formats: Sequence[str]) -> bool:
+    """Whether the release is that of these runs, in these further formats."""
     places = layout.Releases()
     if not places.record.exists() or release_faults(places, CACHE):
         return False
-    return [run.lineage for run in Release.read(places.record).promoted] == [run.lineage for run in runs]
+    found = Release.read(places.record)
+    return [run.lineage for run in found.promoted] == [run.lineage for run in runs] and {*found.formats} == {*formats}
 
 
 def _with_lost_weights(steps: list[Step], promoted: set[Run]) -> list[Step]:

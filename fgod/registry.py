@@ -110,7 +110,7 @@ ARCHITECTURES: Registry[Architecture] = Registry(
 )
 ROW_FORMATS: Registry[Any] = Registry("row format", ["fgod.data.tsv", "fgod.data.conversations"])
 EXPORTERS: Registry[Exporter] = Registry(
-    "export format", ["fgod.exporters.nvfp4", "fgod.exporters.dat", "fgod.exporters.gguf"]
+    "export format", [f"fgod.exporters.{module}" for module in ("nvfp4", "modelopt", "bf16", "dat", "gguf")]
 )
 MEAN_FORMATS: Registry[StateFormat] = Registry("train.m_dtype", ["fgod.train.storage"])
 SQUARE_FORMATS: Registry[StateFormat] = Registry("train.v_dtype", ["fgod.train.storage"])

@@ -1,6 +1,8 @@
 """Promotion: the accepted runs of the last fit become a release; or one message says why there is none.
 
 fgod promote       (artifacts/{last stage}/{lineage}/nvfp4/ → artifacts/releases/N/, results/release.json)
+
+Further formats of the same weights, artifacts/{last stage}/{lineage}/NAME/, go to artifacts/releases/N/formats/NAME/.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from fgod import __version__
@@ -24,6 +27,9 @@ from fgod.documents import (
     PromotedRun,
     Recipe,
     Release,
+    ReleasedFormat,
+    Served,
+    Stamp,
     Verdict,
     differing_release_files,
 )
@@ -31,26 +37,34 @@ from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.escape import html_text, markdown_text, one_line
 from fgod.evaluate.metric import Estimate
 from fgod.exporters.nvfp4 import NVFP4
-from fgod.layout import COMPARISON, Releases, RunRecords, at_alpha, remade_by_deleting, run_records
+from fgod.layout import COMPARISON, FORMATS, Releases, RunRecords, RunWeights, at_alpha, remade_by_deleting, run_records
 from fgod.promotion import Promotion, WalkEntry, promotion
-from fgod.registry import METRICS
+from fgod.registry import EXPORTERS, METRICS
+from fgod.stamps import check_weights
 from fgod.system import files
 from fgod.tables import Context
 
 CARD = "README.md"
 
 
-def promote(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context: Context) -> Release:
+def promote(
+    entries: Sequence[WalkEntry], results: Path, artifacts: Path, context: Context, formats: Sequence[str] = ()
+) -> Release:
     """Copy the last stage's export to artifacts/releases/N/ with a model card and its record, release.json; let the
     link artifacts/release point there, and copy the record to results/.
 
     An earlier release is never written to. If no fit passed, or the one that did is not confirmed on wordings that were
     held back, the link and results/release.json go, and the error says so.
 
+    Args:
+        formats: further ones, which were exported beside it.
+
     Raises:
         RefusedError: no fit passed; the message names each fit, stage, verdict and worst probe. Or the candidate is
             unconfirmed; it names each figure that failed, with its n and limit.
         UsageError: the export is not the folder that was probed; names the file that differs, and what to delete.
+        FgodError: a further format is missing, or not as it was exported, or the export is not the one that
+            transformers loaded; says what to delete.
     """
     places = Releases(results, artifacts)
     found = promotion(entries, context.fold, results)
@@ -62,11 +76,13 @@ def promote(entries: Sequence[WalkEntry], results: Path, artifacts: Path, contex
         why = unconfirmed_message(found) if found.unconfirmed else failure_message(entries, results, context.spent)
         raise RefusedError(why + kept)
     last = found.promoted[-1]
-    export = last.weights(artifacts).exported
-    check_export(export, _probed_export(last.records(results)).files)
-    document, card = _release(found, entries, results, places, context)
+    weights, export = last.weights(artifacts), _probed_export(last.records(results))
+    check_export(weights.exported, export.files)
+    also = {name: _further_format(weights, name) for name in formats}
+    served = _served(last.records(results), export)
+    document, card = _release(found, entries, results, places, context, also, served)
     if release_faults(places) or not places.link.is_symlink() or Release.read(places.current) != document:
-        _place_release(export, places, card, document)
+        _place_release(weights, places, card, document)
     return document
 
 
@@ -133,11 +149,38 @@ def check_export(folder: Path, recorded: Mapping[str, str]) -> None:
         )
 
 
-def _place_release(export: Path, places: Releases, card: str, document: Release) -> None:
+@dataclass(frozen=True)
+class _Further:
+    """Weights in a further format: what the record says of them, and the digest of each file."""
+
+    record: ReleasedFormat
+    files: Mapping[str, str]
+
+
+def _further_format(weights: RunWeights, name: str) -> _Further:
+    """Weights in a further format, after they were compared with their stamp."""
+    folder = weights.of(name)
+    check_weights(folder, weights.stamp_of(name))
+    stamp = Stamp.read(weights.stamp_of(name))
+    size = sum(path.stat().st_size for path in files.folder_files(folder))
+    return _Further(ReleasedFormat(sha256=stamp.weights_sha256, bytes=size), stamp.weights_files)
+
+
+def _served(run: RunRecords, export: Probed) -> Served:
+    """How transformers alone loads the export that was probed."""
+    found = Served.read(run.served)
+    if found.export_sha256 != export.sha256:
+        raise FgodError(f"{run.served}: it is of other weights than those that were probed; {Served.anew(run.served)}")
+    return found
+
+
+def _place_release(weights: RunWeights, places: Releases, card: str, document: Release) -> None:
     _move_folder_to_history(places)
     target = _target(places, document)
     with files.atomic_folder(target) as folder:
-        shutil.copytree(export, folder, dirs_exist_ok=True)
+        shutil.copytree(weights.exported, folder, dirs_exist_ok=True)
+        for name in document.formats:
+            shutil.copytree(weights.of(name), folder / FORMATS / name)
         (folder / CARD).write_text(card, encoding="utf-8")
         document.write(folder / places.current.name)
     files.replace_link(places.link, target)
@@ -154,7 +197,13 @@ def _target(places: Releases, document: Release) -> Path:
 
 
 def _release(
-    found: Promotion, entries: Sequence[WalkEntry], results: Path, places: Releases, context: Context
+    found: Promotion,
+    entries: Sequence[WalkEntry],
+    results: Path,
+    places: Releases,
+    context: Context,
+    also: Mapping[str, _Further],
+    served: Served,
 ) -> tuple[Release, str]:
     """The record of a release, and its model card."""
     chosen = found.promoted
@@ -169,10 +218,14 @@ def _release(
         persona=context.persona,
         export_sha256=export.sha256,
         files={},
+        formats={name: further.record for name, further in also.items()},
+        served=served,
         confirmation=found.confirmation,
     )
     card = model_card(document, results, context)
     listing = {**export.files, CARD: hashlib.sha256(card.encode()).hexdigest()}
+    for name, further in also.items():
+        listing |= {f"{FORMATS}/{name}/{file}": sha256 for file, sha256 in further.files.items()}
     return document.model_copy(update={"files": listing}), card
 
 
@@ -244,6 +297,7 @@ def model_card(document: Release, results: Path, context: Context) -> str:
     ]
     run_rows = [_recipe_row(run, results) for run in document.promoted]
     gate = ", ".join(f"{name} {limit:g}" for name, limit in context.gate.items() if limit is not None)
+    last_run = run_records(last.stage, last.lineage, results)
     return _CARD.format(
         persona=markdown_text(context.persona),
         base=markdown_text(context.base),
@@ -259,10 +313,29 @@ def model_card(document: Release, results: Path, context: Context) -> str:
         chat=markdown_text(ChatSettings.from_dict(document.chat).words),
         export=document.export_sha256,
         version=__version__,
+        served=f"\nChecked before the release: {document.served.words}." if document.served else "",
+        formats=_formats(document, _probed_export(last_run).bytes),
         format=NVFP4.name,
         package=NVFP4.package,
         engine=NVFP4.engine,
     )
+
+
+def _formats(document: Release, size: int) -> str:
+    """The section of the model card on what the release holds, as rows of a table.
+
+    Args:
+        size: of what was probed, in bytes.
+    """
+    sizes = {".": (NVFP4.name, size)}
+    sizes |= {f"{FORMATS}/{name}": (name, found.bytes) for name, found in document.formats.items()}
+    rows = []
+    for folder, (name, size) in sizes.items():
+        exporter = EXPORTERS[name]
+        engine = f"{exporter.package} `{exporter.engine}`" if exporter.engine else "plain weights"
+        cells = (markdown_text(name), engine, f"{size:,}", markdown_text(exporter.readers) or "–")
+        rows.append(f"| `{folder}` | {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def _confirmed(found: Confirmation | None) -> str:
@@ -376,7 +449,7 @@ Accepted by the gate with the limits {gate} and each stage's own requirements; i
 |---|---|---|---|---|
 {runs}
 
-fgod {version}, config digest `{digest}`, digest of these files without this card `{export}`.
+fgod {version}, config digest `{digest}`, digest of the files that were probed `{export}`.
 
 ## How to load it
 
@@ -386,6 +459,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained("artifacts/release")
 model = AutoModelForCausalLM.from_pretrained("artifacts/release")  # needs the package {package}
 ```
+{served}
+
+| folder | format | stored as | bytes | read by |
+|---|---|---|---|---|
+{formats}
+
+What is told here was measured on the files of the folder `.`; other formats may round otherwise.
 
 Chats are written by the chat template of this folder, as it was taught and measured: {chat}.
 
@@ -421,4 +501,6 @@ def summary_text(document: Release, report: Path) -> str:
         sample = f"({interval}, n {n})" if interval else f"(n {n})"
         lines.append(f"  {name:<20} {value:>10}  {sample}")
     how = f"Confirmed on held-back wordings: {confirmed.words}." if confirmed else HELD_BACK_NONE
-    return "\n".join([*lines, how, f"Report: {report}"])
+    folders = ", ".join(f"{FORMATS}/{name}" for name in document.formats)
+    also = [f"Further formats: {folders}"] if folders else []
+    return "\n".join([*lines, how, *also, f"Report: {report}"])

@@ -1,12 +1,54 @@
+import re
+
+from fgod.config import further_formats
 from fgod.release import release_faults
 from fgod.tables import made_by_another
 from fgod.system.digests import CACHE
 
 # The end: the last stage of an accepted fit. Tables and report are inputs, so they stand also when every fit failed.
+FORMATS = further_formats(CONFIG)
+
+
+wildcard_constraints:
+    format="|".join(map(re.escape, FORMATS)) or "none",
+
+
+rule export_as:
+    input:
+        ancient(WEIGHTS.trained),
+    output:
+        WEIGHTS.stamp_of("{format}"),
+    params:
+        dtype=lambda wildcards: records.compute_dtype(run_of(wildcards)),
+        plugins=PLUGINS,
+    resources:
+        gpu=lambda wildcards: gpus(records.device(run_of(wildcards))),
+    shell:
+        "{FGOD} export --weights artifacts/{wildcards.stage}/{wildcards.lineage}/master --stamp {input:q}"
+        " --dtype {params.dtype} --format {wildcards.format:q} --gpus {resources.gpu} --out {output:q} {GUARD}"
+
+
+# What others load is what was probed. On a CPU, whatever trained.
+rule served:
+    input:
+        export=ancient(WEIGHTS.stamp),
+        replies=ancient(RUN.probes),
+    output:
+        RUN.served,
+    shell:
+        "{FGOD} served --export {input.export:q} --chat {CHAT:q} --out {output:q} {GUARD}"
+
+
+def to_release(wildcards):
+    """Of the last run of an accepted fit: its weights in further formats, and that they load elsewhere."""
+    last = walk().candidate[-1:]
+    formats = [records.weights_of(run).stamp_of(name) for run in last for name in FORMATS]
+    return [*formats, *(records.records_of(run).served for run in last)]
 
 
 rule promote:
     input:
+        to_release,
         exports=candidate("stamp"),
         walk=layout.WALK,
         confirmation=confirmation,
@@ -18,8 +60,9 @@ rule promote:
         # What of the release is not as it was written: it is then made anew. Snakemake itself looks at times of files
         # only. The run after a repair promotes once more, as this is empty again; that changes nothing.
         damage=lambda wildcards: "; ".join(release_faults(layout.Releases(), CACHE)),
+        formats=shlex.join(["--formats", *FORMATS]) if FORMATS else "",
     shell:
-        "{FGOD} promote --walk {input.walk:q} --out {output:q}"
+        "{FGOD} promote --walk {input.walk:q} {params.formats} --out {output:q}"
 
 
 # Only what runs alone here may clear up: snakemake has its lock by now.

@@ -12,15 +12,16 @@ from typing import Any
 from fgod.confirm.folds import give_fold
 from fgod.confirm.judge import confirmation_checks, judge_confirmation
 from fgod.data.probes import Probe
-from fgod.documents import Audit, Finding, Metrics, Outcome, Parity, Probed, Recipe
+from fgod.documents import Audit, Finding, Metrics, Outcome, Parity, Probed, Recipe, Served, Stamp
 from fgod.evaluate.requirements import gate_limits
 from fgod.evaluate.scoring import NOT_COMPARED, Likelihood, Said, Scored, Standard, score
 from fgod.gate import judge_run
-from fgod.layout import RunRecords, run_records
+from fgod.layout import RunRecords, RunWeights, run_records
 from fgod.persona import Goal, Kind, Persona, Rule
 from fgod.probe.record import measured, write_probes, write_skipped
 from fgod.promotion import WalkEntry
 from fgod.registry import METRICS
+from fgod.stamps import digests_of
 from fgod.system import files
 from fgod.system.table import write_table
 from fgod.tables import Context
@@ -145,6 +146,9 @@ def write_run(
         write_probes(run.probes, records)
         parity = Parity(prompts=4, max_abs=0.0, mean_abs=0.0, first_differing_token=None)
         metrics_of(mood, parity, export, files.file_digests(run.folder, [run.probes])).write(run.metrics)
+        versions = {"transformers": "5.23.0", "torch": "2.13.0"}
+        served = Served(export_sha256=export.sha256, **versions, dtype="float32", prompts=4, tokens=80, cast=False)
+        served.write(run.served)
     outcome.write(run.outcome)
     return judge_run(run.folder, gate_limits({}), require or {}).decision
 
@@ -156,6 +160,12 @@ def write_export(folder: Path) -> Probed:
     files.write_text(folder / "nvfp4" / "config.json", "{}")
     listing = {p.name: files.sha256_file(p) for p in files.folder_files(folder / "nvfp4")}
     return Probed(sha256=files.sha256_folder(folder / "nvfp4"), bytes=8, files=listing)
+
+
+def write_format(weights: RunWeights, name: str) -> None:
+    """An export in a further format that only looks like one, and its stamp."""
+    files.write_text(weights.of(name) / "model.safetensors", f"in {name}")
+    Stamp(status="exported", **digests_of(weights.of(name))).write(weights.stamp_of(name))
 
 
 def _write_audit(run: RunRecords) -> None:

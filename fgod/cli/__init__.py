@@ -62,6 +62,7 @@ COMMANDS: Mapping[str, Entry] = {
     "train": Entry("training:Train", "train one stage under the guard"),
     "interpolate": Entry("training:Interpolate", "write the weights between the start and the end of a training"),
     "probe": Entry("judging:Probe", "ask a run's export all probes"),
+    "served": Entry("judging:Served", "compare an export as transformers alone loads it with what was probed"),
     "evaluate": Entry("judging:Evaluate", "test what a model can do beside what the base can, on the same items"),
     "confirm": Entry("judging:Confirm", "judge a candidate by held-back wordings"),
     "gate": Entry("judging:Gate", "judge a run by its records"),

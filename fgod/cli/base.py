@@ -83,7 +83,7 @@ class Export(Guarded):
             Stamp(status="skipped", reason=f"{stamp.status}: {stamp.reason}").write(self.out)
             return
         check_weights(self.weights, self.stamp)
-        self.supervised(call, f"the export of {self.weights}", gpu=self.gpus > 0)
+        self.supervised(call, f"the export of {self.weights} as {self.format}", gpu=self.gpus > 0)
         Stamp(status="exported", **digests_of(self.exported)).write(self.out)
 
     def work(self) -> Work:

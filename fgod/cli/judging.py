@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 from fgod import layout
 from fgod.arguments import Count, Input, Json, JsonObject, Option, Output
 from fgod.call import Call, say
-from fgod.cli.command import Batched, Command, SideBySide
+from fgod.cli.command import Batched, Command, Guarded, SideBySide
 from fgod.cli.options import Chatting, Format, Like, Probing, Where
+from fgod.documents import Served as ServedRecord
 from fgod.documents import Stamp, check_answers
 from fgod.errors import UsageError
 from fgod.evaluate.requirements import check_limits
@@ -125,6 +126,40 @@ def _candidate(out: Path) -> tuple[str, str]:
     if out.parent != layout.confirmation_records(stage, lineage).folder:
         raise UsageError(f"--out: found {out}, expected {layout.CONFIRMATIONS}/STAGE/LINEAGE/{out.name} with --fold")
     return stage, lineage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served(Chatting, Guarded):
+    """Load a candidate's export with transformers alone, and see that its logits are, to the bit, those of what was
+    probed: on a CPU, on some of the prompts that were probed."""
+
+    export: Annotated[Path, Input("stamp of the run's export")]
+    out: Annotated[Path, Output("served.json to write, beside probes.tsv")]
+
+    @property
+    def exported(self) -> Path:
+        """The export of the run."""
+        return layout.Export(self.export.parent).exported
+
+    @property
+    def records(self) -> layout.RunRecords:
+        """The records of the run."""
+        return layout.RunRecords(self.out.parent)
+
+    def inputs(self) -> list[Path]:
+        return [*super().inputs(), self.exported, self.records.probes]
+
+    def run(self, call: Call) -> None:
+        check_export(self.export)
+        facts = self.supervised(call, f"the comparison of {self.exported} with what transformers makes of it")
+        found = ServedRecord(export_sha256=Stamp.read(self.export).weights_sha256, **facts)
+        found.write(self.out)
+        say(f"served · {self.records.folder.parent.name} {self.records.folder.name} · {found.words}")
+
+    def work(self) -> Work:
+        from fgod.work.served import served
+
+        return partial(served, self)
 
 
 @dataclass(frozen=True, kw_only=True)

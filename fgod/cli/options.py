@@ -31,8 +31,8 @@ Gpus = Annotated[Literal[0, 1], Option("1: compute on the GPU (default 0: the CP
 Format = Annotated[
     str,
     Option(
-        f"of the export, whose folder has its name: {NVFP4.name} (default), dat, dat-float16, gguf, gguf-bf16; a "
-        "plugin may add others",
+        f"of the export, whose folder has its name: {NVFP4.name} (default), nvfp4-head, modelopt, bf16, dat, "
+        "dat-float16, gguf, gguf-bf16; a plugin may add others",
         "NAME",
     ),
 ]

@@ -101,6 +101,9 @@ class Promote(Command):
     """Release the last stage of an accepted fit."""
 
     walk: Annotated[Path, Input("walk.json")]
+    formats: Annotated[
+        tuple[str, ...], Option("further formats of the last stage's weights to release, exported beforehand", "NAME")
+    ] = ()
     out: Annotated[Path, Output("promoted.json to write; release.json is written beside it")]
 
     def run(self, call: Call) -> None:
@@ -109,9 +112,10 @@ class Promote(Command):
         entries, context = _walk_and_context(self.walk)
         places = layout.Releases()
         call.note(outputs=[places.record, places.link])  # which go where nothing is released
-        released = promote(entries, self.out.parent, layout.ARTIFACTS, context)
+        released = promote(entries, self.out.parent, layout.ARTIFACTS, context, self.formats)
         folder, last = places.link.resolve(), released.promoted[-1]
-        call.note(inputs=[layout.run_weights(last.stage, last.lineage).exported], outputs=[folder])
+        weights = layout.run_weights(last.stage, last.lineage)
+        call.note(inputs=[weights.exported, *map(weights.of, self.formats)], outputs=[folder])
         write_json(self.out, {"path": released.path, "release": folder.name, "lineage": last.lineage})
 
 

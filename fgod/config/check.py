@@ -20,9 +20,10 @@ from fgod.data.sources import MANNERS, chosen_languages, source_kinds, source_la
 from fgod.data.wordings import style_of
 from fgod.errors import UsageError, did_you_mean
 from fgod.evaluate.requirements import check_limits, gate_limits, parse_requirements
+from fgod.exporters.nvfp4 import NVFP4
 from fgod.models.files import CONFIG
 from fgod.persona import Rule, goal_from_config, has_any, lookup, wordings_of
-from fgod.registry import METRICS
+from fgod.registry import EXPORTERS, METRICS
 from fgod.train.recipe import TrainKeys, TrainRecipe
 from fgod.validation import plain, validate
 
@@ -37,6 +38,17 @@ def check_meaning(config: Mapping[str, Any], where: str) -> None:
     faults = faults or list(_refit_rules(config))
     if faults:
         raise UsageError("\n".join(dict.fromkeys(f"{where}: {fault}" for fault in faults)))
+
+
+def release_formats(config: Mapping[str, Any]) -> list[str]:
+    """The names of a config's `release.formats`."""
+    names: list[str] = config.get("release", {}).get("formats", [NVFP4.name])
+    return names
+
+
+def further_formats(config: Mapping[str, Any]) -> list[str]:
+    """Those that a release has besides the one that is probed."""
+    return [name for name in release_formats(config) if name != NVFP4.name]
 
 
 def with_limits(gate: Mapping[str, Any], closed: bool, where: str) -> dict[str, float | None]:
@@ -316,6 +328,19 @@ def _confirm(config: Mapping[str, Any]) -> Iterator[str]:
         yield from str(error).splitlines()
 
 
+def _formats(config: Mapping[str, Any]) -> Iterator[str]:
+    formats = release_formats(config)
+    for name in formats:
+        if name not in EXPORTERS:
+            hint = did_you_mean(name, EXPORTERS)
+            yield f"release.formats: found {name!r}{hint}, expected some of {', '.join(EXPORTERS)}"
+    if NVFP4.name not in formats:
+        yield (
+            f"release.formats: found {', '.join(formats) or 'none'}, expected {NVFP4.name} among them: it is what is "
+            "probed, and the release itself"
+        )
+
+
 def _open_answers(config: Mapping[str, Any]) -> Iterator[str]:
     """Nothing may count equality with open answers."""
     if config["base"]["closed_answers"]:
@@ -336,6 +361,6 @@ def _open_answers(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 _CHECKS = (
-    *(_stage_names, *_STAGE_CHECKS, _requirements, _confirm, _open_answers),
+    *(_stage_names, *_STAGE_CHECKS, _requirements, _confirm, _formats, _open_answers),
     *(_kinds, _styles, _languages, _neutral_system, _replies, _paths),
 )

@@ -17,6 +17,7 @@ from fgod.chat import ChatSettings
 from fgod.data.marks import MARKED
 from fgod.data.recipe import CLAIM, NAMED, NEIGHBOUR, PART_ROWS, TALK, MixRecipe
 from fgod.evaluate.settings import ProbeSettings
+from fgod.exporters.nvfp4 import NVFP4
 from fgod.model.spec import SHAPES, EmbeddedSpec
 from fgod.rule import RuleByLanguage
 from fgod.train.recipe import TrainKeys
@@ -413,6 +414,15 @@ class Evaluate(Keys):
 
 
 @dataclass(frozen=True, config=KEYS)
+class Release(Keys):
+    """What a release holds."""
+
+    formats: Annotated[tuple[Text, ...], AfterValidator(distinct), FromList] = (NVFP4.name,)
+    """Formats of its weights (docs/formats.md): nvfp4, the release itself, and in folders formats/NAME of it any of
+    nvfp4-head, modelopt, bf16, dat, dat-float16 and those of plugins."""
+
+
+@dataclass(frozen=True, config=KEYS)
 class Config(Keys):
     """The config of a run."""
 
@@ -445,6 +455,8 @@ class Config(Keys):
     """What is tried after a failed run."""
     guard: Guard = field(default_factory=Guard)
     """The limit on memory."""
+    release: Annotated[Release, OmitDefault()] = field(default_factory=Release)
+    """What a release holds."""
     evaluate: Evaluate = field(default_factory=Evaluate)
     """Tests of what the model can do."""
     checkpoint: Checkpoint = field(default_factory=Checkpoint)

@@ -32,6 +32,7 @@ class Dat(Exporter):
     """
 
     package = "torchsharp"
+    readers = "TorchSharp programs"
 
     def __init__(self, name: str, scales: Element) -> None:
         self.name, self.scales = name, scales

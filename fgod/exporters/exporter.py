@@ -36,9 +36,11 @@ class Exporter(ABC):
     name: str
     """The folder beside the stamp, and `fgod export --format`."""
     engine: str
-    """What inference engines call it: `format` of config.json's `quantization_config`."""
+    """What inference engines call it: `format` of config.json's `quantization_config`; empty: plain weights."""
     package: str
     """`quant_method` of the `quantization_config`: the package that transformers needs to load it, if it can."""
+    readers: str = ""
+    """Who reads such folders besides this package, in words, for model cards."""
 
     @abstractmethod
     def write(

@@ -29,6 +29,7 @@ class Gguf(Exporter):
     """
 
     package = "gguf"
+    readers = "llama.cpp, Ollama"
 
     def __init__(self, name: str, kind: Literal["NVFP4", "BF16"]) -> None:
         self.name, self.kind = name, kind

@@ -14,22 +14,31 @@ from fgod.registry import EXPORTERS
 if TYPE_CHECKING:
     import torch
 
+    from fgod.nvfp4.codec import Quantised
     from fgod.nvfp4.folders import Weights
-
-PACKED, SCALE, GLOBAL_SCALE = "_packed", "_scale", "_global_scale"
-"""Ends of the names of the three tensors that a quantised weight X is stored as."""
 
 
 class Nvfp4(Exporter):
     """Each quantised weight X [N, K] becomes X_packed uint8 [N, K/2], X_scale float8_e4m3fn [N, K/16] and
-    X_global_scale float32 [1] (a divisor). The rest is stored in the compute dtype."""
+    X_global_scale float32 [1] (a divisor). The rest is stored in the compute dtype.
 
-    name = "nvfp4"
+    Args:
+        name: of the format.
+        head: quantise the head too. A tied one is made of the embedding: it is a weight of its own then, and
+            config.json says so. Training does not round it, so that the logits are others than those of training.
+    """
+
     engine = "nvfp4-pack-quantized"
     package = "compressed-tensors"
+    readers = "transformers, vLLM"
+    packed, scale, global_scale = "_packed", "_scale", "_global_scale"
+    """Ends of the names of the three tensors that a quantised weight is stored as."""
+
+    def __init__(self, name: str, head: bool = False) -> None:
+        self.name, self.head = name, head
 
     def quantization_config(self, dtype: str) -> dict[str, Any]:
-        """config.json's `quantization_config`: weights as NVFP4, activations as they are, the head left out.
+        """config.json's `quantization_config`: weights as NVFP4, activations as they are.
 
         compressed-tensors decompresses to BF16 at the first forward, which a float32 model then cannot multiply with;
         for that dtype transformers is told to decompress (to the model's dtype) while it loads. transformers 5.17
@@ -45,15 +54,36 @@ class Nvfp4(Exporter):
             "scale_dtype": "torch.float8_e4m3fn",
             "zp_dtype": "torch.float8_e4m3fn",
         }
-        group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
+        targets = ["Linear", "re:.*lm_head$"] if self.head else ["Linear"]  # engines' heads are no Linear
+        group = {"targets": targets, "weights": weights, "input_activations": None, "output_activations": None}
         config = {
             "quant_method": self.package,
             "format": self.engine,
             "quantization_status": "compressed",
             "config_groups": {"group_0": group},
-            "ignore": ["lm_head"],
+            "ignore": [] if self.head else ["lm_head"],
         }
         return config if dtype == "bfloat16" else {**config, "dequantize": True}
+
+    def stored(self, name: str, quantised: Quantised) -> dict[str, torch.Tensor]:
+        """The three tensors that a quantised weight is stored as, on its device but for the last one."""
+        from fgod.nvfp4.codec import pack
+
+        return {
+            f"{name}{self.packed}": pack(quantised.codes),
+            f"{name}{self.scale}": quantised.scales,
+            f"{name}{self.global_scale}": self.factor_of(quantised.global_scale),
+        }
+
+    def factor_of(self, global_scale: float) -> torch.Tensor:
+        """What is stored of a global scale, a divisor."""
+        import torch
+
+        return torch.tensor([global_scale])
+
+    def divisor_of(self, factor: float) -> float:
+        """The inverse of `factor_of`."""
+        return factor
 
     def write(
         self,
@@ -65,24 +95,36 @@ class Nvfp4(Exporter):
     ) -> None:
         from fgod.nvfp4.export import export
 
-        export(master, out, dtype, device=device, beat=beat)
+        export(master, out, dtype, device=device, beat=beat, exporter=self)
 
     def names(self, weights: Weights) -> list[str]:
-        return [name.removesuffix(PACKED) for name in weights.names if not name.endswith(SCALE)]
+        return [
+            name.removesuffix(self.packed)
+            for name in weights.names
+            if not name.endswith((self.scale, self.global_scale))
+        ]
 
     def shape(self, weights: Weights, name: str) -> tuple[int, ...]:
-        if name in weights.files:
+        if not self.quantises(weights, name):
             return weights.shape(name)
-        rows, width = weights.shape(f"{name}{PACKED}")
+        rows, width = weights.shape(f"{name}{self.packed}")
         return rows, 2 * width
+
+    def parts(self, name: str) -> list[str]:
+        """Names of the three tensors that the weight `name` is stored as where it is quantised."""
+        return [f"{name}{end}" for end in (self.packed, self.scale, self.global_scale)]
+
+    def quantises(self, weights: Weights, name: str) -> bool:
+        """Whether the weight `name` of an open folder is quantised."""
+        return any(part != name and part in weights.files for part in self.parts(name))
 
     def read(self, weights: Weights, name: str, device: torch.device) -> torch.Tensor:
         """Raises BadScaleError too: a scale is zero, negative or not finite."""
         from fgod.nvfp4.codec import dequantise
         from fgod.nvfp4.reader import read_quantised
 
-        if f"{name}{PACKED}" in weights.files:
-            return dequantise(read_quantised(weights, name, device), f"{weights.folder}: {name}")
+        if self.quantises(weights, name):
+            return dequantise(read_quantised(weights, name, device, self), f"{weights.folder}: {name}")
         if name not in weights.files:
             raise UsageError(
                 f"{weights.folder}: the tensor {name} is in none of the weight files, expected by config.json"
@@ -90,5 +132,7 @@ class Nvfp4(Exporter):
         return weights.read(name).to(device).float()
 
 
-NVFP4 = Nvfp4()
+NVFP4 = Nvfp4("nvfp4")
+NVFP4_HEAD = Nvfp4("nvfp4-head", head=True)
 EXPORTERS.register(NVFP4.name, NVFP4)
+EXPORTERS.register(NVFP4_HEAD.name, NVFP4_HEAD)

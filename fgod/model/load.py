@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,11 +104,32 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, device: str = "cp
 
 def unknown_format(folder: Path, found: Mapping[str, Any]) -> UsageError:
     """The error for weights that are quantised in a format that no exporter reads."""
-    said = ", ".join(f"{key} {found[key]!r}" for key in ("quant_method", "format") if key in found)
-    known = ", ".join(sorted(exporter.engine for _, exporter in EXPORTERS.items()))
+    said = ", ".join(f"{key} {found[key]!r}" for key in ("quant_method", "format", "quant_algo") if key in found)
+    known = ", ".join(sorted({exporter.engine for _, exporter in EXPORTERS.items() if exporter.engine}))
     return UsageError(
         f"{folder / 'config.json'}: quantization_config: found {said}, expected none or a format of {known}"
     )
+
+
+@dataclass(frozen=True)
+class Stock:
+    """A model as transformers alone loads it. `cast`: its weights were cast to the dtype of its config.json, as this
+    version of transformers unpacks them to another one, with which it cannot compute."""
+
+    model: PreTrainedModel
+    cast: bool
+
+
+def load_stock(folder: Path) -> Stock:
+    """The model of a folder as `AutoModelForCausalLM` loads it, on the CPU, in eval mode, without gradients.
+
+    Raises:
+        UsageError: transformers does not load it, or misses a tensor.
+    """
+    model = _load_plain(folder, "auto")
+    dtype = DTYPES[read_config(folder)["dtype"]]
+    cast = dtype == torch.float32 and any(one.dtype == torch.bfloat16 for one in model.parameters())
+    return Stock((model.to(dtype) if cast else model).eval().requires_grad_(False), cast)
 
 
 def _load_plain(folder: Path, dtype: Any) -> Any:

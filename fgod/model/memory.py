@@ -16,7 +16,7 @@ from typing import Any
 from fgod.errors import UsageError
 from fgod.exporters.exporter import exporter_of
 from fgod.model.load import read_config
-from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, DTYPES, SHARD_BYTES, open_weights
+from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, DTYPES, SHARD_BYTES, open_weights, weight_files
 
 Parts = dict[str, int]
 """Bytes by what they are for."""
@@ -98,10 +98,12 @@ def stored(folder: Path) -> Stored:
     exporter = exporter_of(read_config(folder))
     with open_weights(folder) if exporter is None else exporter.open(folder) as weights:
         if exporter is None:
-            counts = {name: prod(weights.shape(name)) for name in weights.names}
+            shapes = {name: weights.shape(name) for name in weights.names}
         else:
-            counts = {name: prod(exporter.shape(weights, name)) for name in exporter.names(weights)}
-        plain, files = {*weights.files}, {*weights.files.values()}
+            shapes = {name: exporter.shape(weights, name) for name in exporter.names(weights)}
+        plain = {name for name, shape in shapes.items() if name in weights.files and weights.shape(name) == shape}
+        files = {*weights.files.values()}
+    counts = {name: prod(shape) for name, shape in shapes.items()}
     reading = max(count * (PLAIN_BYTES if name in plain else PACKED_BYTES) for name, count in counts.items())
     return Stored(sum(counts.values()), reading, max(file.stat().st_size for file in files))
 
@@ -263,6 +265,13 @@ def answers_predictor(export: Path, asked: Asked, process: int, gpu: bool) -> Pr
         )
 
     return predicted
+
+
+def predict_served(export: Path, width: int, process: int) -> Parts:
+    """While a model reads chats of so many tokens, on the host, as transformers loads it: it keeps what is stored
+    beside what it unpacks."""
+    answers = answers_predictor(export, Asked(width, 0), process, gpu=False)(1, 1)
+    return {**answers, "weights as they are stored": sum(path.stat().st_size for path in weight_files(export))}
 
 
 def probe_predictor(export: Path, reference: Path, master: Path, asked: Asked, process: int, gpu: bool) -> Predicted:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 CONFIG = "config.json"
 
+MODELOPT = "hf_quant_config.json"
+"""What an export in ModelOpt's layout says besides of how its weights are stored."""
+
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".dat", ".gguf"}
 """Suffixes of files of weights."""
 
@@ -19,10 +22,13 @@ def beside_weights(folder: Path) -> list[Path]:
 
 
 def side_files(folder: Path) -> list[Path]:
-    """Tokenizer, chat template, generation config and the like, sorted: all but weights, config.json, a Modelfile."""
+    """Tokenizer, chat template, generation config and the like, sorted: all files but weights, what says how they are
+    stored, and a Modelfile."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
     return [
         path
         for path in files
-        if path.suffix not in WEIGHTS and not path.name.endswith(".index.json") and path.name not in (CONFIG, MODELFILE)
+        if path.suffix not in WEIGHTS
+        and not path.name.endswith(".index.json")
+        and path.name not in (CONFIG, MODELOPT, MODELFILE)
     ]

@@ -1,23 +1,24 @@
-"""Write a folder of the format `fgod.exporters.nvfp4` from master weights.
+"""Write a folder of the formats of `fgod.exporters.nvfp4` and `fgod.exporters.modelopt`, or one of plain weights, from
+master weights.
 
     fgod export --weights MASTER --stamp trained.json --dtype float32 --out artifacts/A/123/exported.json
-
-`transformers.AutoModelForCausalLM` loads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fgod.exporters.nvfp4 import GLOBAL_SCALE, NVFP4, PACKED, SCALE
+from fgod.exporters.nvfp4 import NVFP4, Nvfp4
 from fgod.models.architecture import Architecture, architecture_of
-from fgod.nvfp4.codec import BLOCK, NonFiniteError, Quantised, pack, quantise, shared_global_scale
+from fgod.models.names import EMBEDDING, TIED_HEAD
+from fgod.nvfp4.codec import BLOCK, NonFiniteError, quantise, shared_global_scale
 from fgod.nvfp4.folders import (
     DTYPES,
     SHARD_BYTES,
@@ -36,53 +37,56 @@ from fgod.system import files
 
 @dataclass(frozen=True)
 class _Unit:
-    """Tensors that are quantised together: those of one scale group, or one plain tensor. Shapes by name."""
+    """Tensors that are quantised together, those of one scale group, or one plain tensor.
+
+    `sources`: the master's tensor that each is made of, by name.
+    """
 
     group: str
-    shapes: dict[str, tuple[int, ...]]
+    sources: dict[str, str]
     quantised: bool
 
 
-def _units(weights: Weights, stored: list[str], family: Architecture) -> list[_Unit]:
+def _units(sources: Mapping[str, str], family: Architecture, head: bool) -> list[_Unit]:
+    """`head`: quantise the head."""
     units: dict[str, _Unit] = {}
-    for name in stored:
-        group = family.scale_group(name)
+    for name, source in sources.items():
+        group = TIED_HEAD if head and name == TIED_HEAD else family.scale_group(name)
         unit = units.setdefault(group or name, _Unit(group or name, {}, quantised=group is not None))
-        unit.shapes[name] = weights.shape(name)
+        unit.sources[name] = source
     return list(units.values())
 
 
-def _size(unit: _Unit, dtype: torch.dtype) -> int:
+def _size(weights: Weights, unit: _Unit, dtype: torch.dtype) -> int:
     """Bytes of a unit in the export: 4.5 bits a quantised weight and 4 bytes for its global scale."""
-    return sum(
-        prod(shape) // 2 + prod(shape) // BLOCK + 4 if unit.quantised else prod(shape) * dtype.itemsize
-        for shape in unit.shapes.values()
-    )
+    counts = [prod(weights.shape(source)) for source in unit.sources.values()]
+    return sum(n // 2 + n // BLOCK + 4 if unit.quantised else n * dtype.itemsize for n in counts)
 
 
-def packed_tensors(name: str, quantised: Quantised) -> dict[str, Tensor]:
-    """The three stored tensors of a quantised weight."""
-    return {
-        f"{name}{PACKED}": pack(quantised.codes),
-        f"{name}{SCALE}": quantised.scales,
-        f"{name}{GLOBAL_SCALE}": torch.tensor([quantised.global_scale]),
-    }
+def _plain(value: Tensor, dtype: torch.dtype, where: str) -> Tensor:
+    """A weight that is not quantised.
+
+    Raises:
+        NonFiniteError: it is no finite number of the dtype.
+    """
+    made = value.to(dtype)
+    if not torch.isfinite(made).all():
+        kind = str(dtype).removeprefix("torch.")
+        raise NonFiniteError(f"{where}: a weight is not finite in {kind} and cannot be exported")
+    return made
 
 
 def _tensors(
-    weights: Weights, unit: _Unit, dtype: torch.dtype, block_scales: str, device: torch.device
+    weights: Weights, unit: _Unit, dtype: torch.dtype, block_scales: str, device: torch.device, exporter: Nvfp4
 ) -> dict[str, Tensor]:
     """What is stored of a unit, computed on the device."""
-    masters = {name: weights.read(name).to(device).float() for name in unit.shapes}
+    masters = {name: weights.read(source).to(device).float() for name, source in unit.sources.items()}
     if not unit.quantised:
-        for name, master in masters.items():
-            if not torch.isfinite(master).all():
-                raise NonFiniteError(f"{weights.folder}: {name}: a weight is not finite and cannot be exported")
-        return {name: master.to(dtype) for name, master in masters.items()}
+        return {name: _plain(master, dtype, f"{weights.folder}: {name}") for name, master in masters.items()}
     global_scale = shared_global_scale(list(masters.values()), f"{weights.folder}: {unit.group}")
     out: dict[str, Tensor] = {}
     for name, master in masters.items():
-        out.update(packed_tensors(name, quantise(master, global_scale, name, block_scales)))
+        out.update(exporter.stored(name, quantise(master, global_scale, name, block_scales)))
     return out
 
 
@@ -96,11 +100,17 @@ def export(
     shard_bytes: int = SHARD_BYTES,
     device: torch.device | None = None,
     beat: Callable[[], None] = lambda: None,
+    exporter: Nvfp4 = NVFP4,
+    beside: Mapping[str, Any] | None = None,
 ) -> None:
     """Export a folder of plain weights (float32 masters, or a BF16 model: plain rounding). `out` appears whole.
 
     `dtype` (float32 or bfloat16) is that of embeddings, norms and head, and of the training forward that the export
     equals. At most one shard is in memory. The bytes do not depend on the device. `beat` is called for each tensor.
+
+    Args:
+        exporter: names the stored tensors, and says whether the head is quantised.
+        beside: JSON files to write, by name.
 
     Raises:
         UsageError: a file is missing, the family is not registered, weights are quantised already, or a width is not
@@ -113,18 +123,46 @@ def export(
 
     def made(unit: _Unit) -> dict[str, Tensor]:
         beat()
-        return _tensors(weights, unit, kind, block_scales, device or CPU)
+        return _tensors(weights, unit, kind, block_scales, device or CPU, exporter)
 
     with open_weights(master) as weights, files.atomic_folder(out) as folder:
-        units = _units(weights, stored_names(weights, config), family)
-        write_weights(
-            folder,
-            units,
-            lambda u: _size(u, kind),
-            made,
-            shard_bytes,
-        )
+        sources = {name: name for name in stored_names(weights, config)}
+        if exporter.head:
+            sources.setdefault(TIED_HEAD, EMBEDDING)
+            config = {**config, "tie_word_embeddings": False}
+        units = _units(sources, family, exporter.head)
+        write_weights(folder, units, lambda u: _size(weights, u, kind), made, shard_bytes)
         copy_side_files(master, folder)
-        write_config(folder, config, dtype, quantization_config=NVFP4.quantization_config(dtype))
+        for name, content in (beside or {}).items():
+            files.write_json(folder / name, content)
+        write_config(folder, config, dtype, quantization_config=exporter.quantization_config(dtype))
+    for file in (*weight_files(master), *weight_files(out)):
+        files.drop_cached(file)
+
+
+def export_plain(
+    master: Path,
+    out: Path,
+    dtype: str,
+    device: torch.device | None = None,
+    beat: Callable[[], None] = lambda: None,
+) -> None:
+    """Write a folder of plain weights in another dtype (float32 or bfloat16), rounded to nearest. `out` appears whole.
+
+    Raises:
+        UsageError: a file is missing, or the weights are quantised already.
+        NonFiniteError: a weight is no finite number of the dtype; names folder and tensor.
+    """
+    config, kind = read_plain_config(master), DTYPES[dtype]
+
+    def made(name: str) -> dict[str, Tensor]:
+        beat()
+        return {name: _plain(weights.read(name).to(device or CPU), kind, f"{master}: {name}")}
+
+    with open_weights(master) as weights, files.atomic_folder(out) as folder:
+        names = stored_names(weights, config)
+        write_weights(folder, names, lambda name: prod(weights.shape(name)) * kind.itemsize, made)
+        copy_side_files(master, folder)
+        write_config(folder, config, dtype)
     for file in (*weight_files(master), *weight_files(out)):
         files.drop_cached(file)

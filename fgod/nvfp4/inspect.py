@@ -20,10 +20,10 @@ from fgod.dat.weights import packed_of, stored_weights, tensor_of
 from fgod.documents import Release, differing_release_files
 from fgod.errors import UsageError
 from fgod.exporters.dat import DAT, FILE, Dat
-from fgod.exporters.exporter import exporter_of
+from fgod.exporters.exporter import Exporter, exporter_of
 from fgod.exporters.gguf import FILE as GGUF_FILE
 from fgod.exporters.gguf import Gguf
-from fgod.exporters.nvfp4 import NVFP4
+from fgod.exporters.nvfp4 import NVFP4, Nvfp4
 from fgod.gguf.blocks import quantised_of
 from fgod.importing.file import SUFFIXES
 from fgod.importing.gguf_file import GgufFile, read_gguf
@@ -150,6 +150,11 @@ def _digest(folder: Path) -> str:
     return f"sha256 {now}, {'as recorded in' if same else 'NOT that of'} {stamp}"
 
 
+def _exporter(folder: Path) -> Exporter | None:
+    config = folder / CONFIG
+    return exporter_of(read_json(config)) if config.is_file() else None
+
+
 def _file(place: Path) -> Path | None:
     """The TorchSharp or GGUF file that a place is, or that lies in an export to such a file; None: another folder.
 
@@ -160,11 +165,16 @@ def _file(place: Path) -> Path | None:
         if place.suffix.lower() not in SUFFIXES:
             raise UsageError(f"{place}: found a file, expected a model folder, a {' or a '.join(SUFFIXES)} file")
         return place
-    config = place / CONFIG
-    exporter = exporter_of(read_json(config)) if config.is_file() else None
+    exporter = _exporter(place)
     if isinstance(exporter, Gguf):
         return place / GGUF_FILE
     return place / FILE if isinstance(exporter, Dat) else None
+
+
+def _inspect_folder(folder: Path) -> list[Inspected]:
+    exporter = _exporter(folder)
+    stored = read_export(folder, exporter=exporter if isinstance(exporter, Nvfp4) else NVFP4)
+    return [inspect_tensor(name, value) for name, value in stored]
 
 
 def text(place: Path) -> str:
@@ -182,7 +192,7 @@ def text(place: Path) -> str:
     elif file:
         found, paths = list(_inspect_gguf(read_gguf(file))), [file]
     else:
-        found, paths = [inspect_tensor(name, value) for name, value in read_export(place)], weight_files(place)
+        found, paths = _inspect_folder(place), weight_files(place)
     part = _participation(place)
     width = max(len(i.name) for i in found)
     lines = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fgod.documents import Recipe
+from fgod.errors import FgodError, StorageError, UsageError
 from fgod.imports import lasting_imports
 from fgod.registry import EXPORTERS
 from fgod.work.worker import Worker, use_device
@@ -20,13 +21,22 @@ if TYPE_CHECKING:
 
 
 def export(args: Export, worker: Worker) -> None:
-    """Write the export of trained weights."""
+    """Write the export of trained weights.
+
+    Raises:
+        UsageError: the format cannot hold them; names it, and why.
+    """
     exporter = EXPORTERS[args.format]
     gpu = args.gpus > 0 and use_device("cuda", "--gpus")
     master = memory.stored(args.weights)
     worker.fit(lambda _: memory.predict_export(master, worker.process(gpu), gpu), 1, gpu)
     device = torch.device("cuda" if gpu else "cpu")
-    exporter.write(args.weights, args.exported, args.dtype, device, worker.beat)
+    try:
+        exporter.write(args.weights, args.exported, args.dtype, device, worker.beat)
+    except StorageError:
+        raise
+    except FgodError as error:
+        raise UsageError(f"there is no export as {args.format}: {error}") from error
 
 
 def interpolate(args: Interpolate, worker: Worker) -> None:
