@@ -56,7 +56,10 @@ def compared(server: Any, ours: Opened, question: str, tokens: int) -> dict[str,
     reply = post(server, "/completion", {**asked, "n_predict": tokens, "return_tokens": True})
     first = post(server, "/completion", {**asked, "n_predict": 1, "n_probs": LISTED}).get("completion_probabilities")
     said = Conversation(ours, Asking(tokens)).ask(question)
-    differing = [n for n, (one, other) in enumerate(zip(reply["tokens"], said.ids, strict=False)) if one != other]
+    theirs, own = reply["tokens"], list(said.ids)
+    differing = [n for n, (one, other) in enumerate(zip(theirs, own, strict=False)) if one != other]
+    if abs(len(theirs) - len(own)) > 1:  # one may list the end token
+        differing.append(min(len(theirs), len(own)))
     return {
         "question": question,
         "same prompt tokens": ids == own_ids,

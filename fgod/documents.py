@@ -441,8 +441,8 @@ class Served(Sealed):
         """What was compared, in a sentence."""
         how = f", after its weights were cast to {self.dtype}, which it needs to compute at all," if self.cast else ""
         return (
-            f"transformers {self.transformers}{how} gives the logits that were probed, to the bit, on {self.prompts} "
-            f"prompts ({self.tokens} tokens, {self.dtype}, a CPU, torch {self.torch})"
+            f"transformers {self.transformers}{how} gives the logits that fgod computes from these files, to the bit, "
+            f"on {self.prompts} prompts ({self.tokens} tokens, {self.dtype}, a CPU, torch {self.torch})"
         )
 
 

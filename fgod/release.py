@@ -330,10 +330,10 @@ def _formats(document: Release, size: int) -> str:
     sizes = {".": (NVFP4.name, size)}
     sizes |= {f"{FORMATS}/{name}": (name, found.bytes) for name, found in document.formats.items()}
     rows = []
-    for folder, (name, size) in sizes.items():
+    for folder, (name, total) in sizes.items():
         exporter = EXPORTERS[name]
         engine = f"{exporter.package} `{exporter.engine}`" if exporter.engine else "plain weights"
-        cells = (markdown_text(name), engine, f"{size:,}", markdown_text(exporter.readers) or "–")
+        cells = (markdown_text(name), engine, f"{total:,}", markdown_text(exporter.readers) or "–")
         rows.append(f"| `{folder}` | {' | '.join(cells)} |")
     return "\n".join(rows)
 

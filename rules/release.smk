@@ -28,7 +28,7 @@ rule export_as:
         " --dtype {params.dtype} --format {wildcards.format:q} --gpus {resources.gpu} --out {output:q} {GUARD}"
 
 
-# What others load is what was probed. On a CPU, whatever trained.
+# Others compute from the export what fgod does. On a CPU, whatever trained.
 rule served:
     input:
         export=ancient(WEIGHTS.stamp),

@@ -219,13 +219,23 @@ def test_other_families_come_back(name: str, tmp_path: Path) -> None:
     assert torch.equal(logits, load_model(tmp_path / "dat")(input_ids=IDS).logits)
 
 
-def test_the_command_exports_what_was_trained(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_exports_what_was_trained(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     Stamp(status="trained", **digests_of(folders / "tied")).write(tmp_path / "trained.json")
     words = ["--weights", str(folders / "tied"), "--stamp", "trained.json", "--dtype", "bfloat16", "--limit-gb", "4"]
     assert main(["export", *words, "--format", "dat", "--out", "run/exported-dat.json"]) == 0
     assert (tmp_path / "run" / "dat" / FILE).read_bytes() == (folders / "tied-dat" / FILE).read_bytes()
     assert Stamp.read(tmp_path / "run" / "exported-dat.json").weights_sha256 == sha256_folder(tmp_path / "run" / "dat")
+
+    with pytest.raises(SystemExit) as left:
+        main(["export", *words, "--format", "dat", "--out", "run/exported.json"])
+    assert left.value.code == 2
+    said = (
+        "--out: found run/exported.json, the stamp of the format nvfp4; expected exported-dat.json for the format dat"
+    )
+    assert said in capsys.readouterr().err and not (tmp_path / "run" / "exported.json").exists()
 
 
 # Weights that cannot be written

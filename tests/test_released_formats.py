@@ -91,7 +91,7 @@ def test_a_release_holds_further_formats_in_folders_with_digests_and_sizes(tmp_p
     card = (places.link / "README.md").read_text(encoding="utf-8")
     assert "| `.` | nvfp4 | compressed-tensors `nvfp4-pack-quantized` | 8 | transformers, vLLM |" in card
     assert "| `formats/modelopt` | modelopt | modelopt `W4A16_NVFP4` | 11 | TensorRT-LLM, vLLM |" in card
-    assert "transformers 5.23.0 gives the logits that were probed, to the bit, on 4 prompts (80 tokens, float32" in card
+    assert "transformers 5.23.0 gives the logits that fgod computes from these files, to the bit, on 4 prompts" in card
     assert document.served == Served.read(places.results / "runs/D-settle/dddd11112222/served.json")
     assert release_faults(places) == []
     assert "\nFurther formats: formats/modelopt, formats/own\n" in summary_text(document, tmp_path / "report.html")

@@ -13,9 +13,11 @@ from fgod.call import Call
 from fgod.cli.command import Guarded
 from fgod.cli.options import Chatting, Format, Gpus, Sourced
 from fgod.documents import BaseStamp, Stamp
+from fgod.errors import UsageError
 from fgod.exporters.nvfp4 import NVFP4
 from fgod.inputs import own_weights
 from fgod.models.files import beside_weights
+from fgod.registry import EXPORTERS
 from fgod.stamps import check_weights, digests_of
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ class Export(Guarded):
         return [*super().outputs(), self.exported]
 
     def run(self, call: Call) -> None:
+        self._check_out()
         stamp = Stamp.read(self.stamp)
         if stamp.status != "trained":
             Stamp(status="skipped", reason=f"{stamp.status}: {stamp.reason}").write(self.out)
@@ -85,6 +88,16 @@ class Export(Guarded):
         check_weights(self.weights, self.stamp)
         self.supervised(call, f"the export of {self.weights} as {self.format}", gpu=self.gpus > 0)
         Stamp(status="exported", **digests_of(self.exported)).write(self.out)
+
+    def _check_out(self) -> None:
+        """Raise UsageError if the stamp would be written over that of another format."""
+        stamp_of = layout.Export(self.out.parent).stamp_of
+        others = {stamp_of(name): name for name, _ in EXPORTERS.items() if name != self.format}
+        if other := others.get(self.out):
+            raise UsageError(
+                f"--out: found {self.out}, the stamp of the format {other}; expected {stamp_of(self.format).name} for "
+                f"the format {self.format}"
+            )
 
     def work(self) -> Work:
         from fgod.work.weights import export

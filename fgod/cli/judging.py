@@ -130,8 +130,8 @@ def _candidate(out: Path) -> tuple[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Served(Chatting, Guarded):
-    """Load a candidate's export with transformers alone, and see that its logits are, to the bit, those of what was
-    probed: on a CPU, on some of the prompts that were probed."""
+    """Load a candidate's export with transformers alone, and see that its logits are, to the bit, those that
+    fgod computes from it: on a CPU, on some of the prompts that were probed."""
 
     export: Annotated[Path, Input("stamp of the run's export")]
     out: Annotated[Path, Output("served.json to write, beside probes.tsv")]

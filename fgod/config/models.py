@@ -419,7 +419,7 @@ class Release(Keys):
 
     formats: Annotated[tuple[Text, ...], AfterValidator(distinct), FromList] = (NVFP4.name,)
     """Formats of its weights (docs/formats.md): nvfp4, the release itself, and in folders formats/NAME of it any of
-    nvfp4-head, modelopt, bf16, dat, dat-float16 and those of plugins."""
+    nvfp4-head, modelopt, bf16, dat, dat-float16, gguf, gguf-bf16 and those of plugins."""
 
 
 @dataclass(frozen=True, config=KEYS)

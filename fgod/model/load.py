@@ -66,8 +66,8 @@ def silent(phase: str | None = None) -> None:
 def beat_at_each_forward(model: PreTrainedModel, beat: Beat) -> None:
     """Give a heartbeat after each forward pass: a token of a batch. None where it is captured as a CUDA graph."""
 
-    def hook(*_: object) -> None:
-        if model.device.type != "cuda" or not torch.cuda.is_current_stream_capturing():
+    def hook(asked: PreTrainedModel, *_: object) -> None:  # no reference to `model`: it must go when its last user does
+        if asked.device.type != "cuda" or not torch.cuda.is_current_stream_capturing():
             beat()
 
     model.register_forward_hook(hook)

@@ -1,4 +1,4 @@
-"""Does transformers alone compute from an export what was probed? Compared to the bit, before it is released."""
+"""Does transformers alone compute from an export what this package does? Compared to the bit, before it is released."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def compare_served(export: Path, chats: Sequence[Sequence[int]], beat: Beat = si
         apart = compare(ours, theirs, [len(chat) for chat in chats])
         found = "they are not finite" if apart["max_abs"] is None else f"up to {apart['max_abs']:.3g} apart"
         raise FgodError(
-            f"{export}: transformers {version} computes other logits from these files than were probed: {found} on "
+            f"{export}: transformers {version} computes other logits from these files than fgod: {found} on "
             f"{len(chats)} prompts. Nothing is released"
         )
     return {
