@@ -192,8 +192,10 @@ def test_a_gpu_is_not_shared() -> None:
 
 
 PARENT = """
-import os, sys, time
+import os, signal, sys, time
 from fgod.model.forks import side_by_side
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job of a shell's background ignores it
 
 def work(number):
     os.write(1, f"{os.getpid()}\\n".encode())

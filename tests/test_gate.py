@@ -173,7 +173,7 @@ def test_ended_and_distinct_are_missed() -> None:
     ("require", "words"),
     [
         ({"identiy_rate": ">=0.9"}, "require.identiy_rate: no such metric (did you mean identity_rate?)"),
-        ({"loss": "<=1"}, "known are identity_rate"),
+        ({"loss": "<=1"}, "known are claim_rate, "),
         ({"retention": "0.95"}, "require.retention: '0.95'; expected a comparison with a number, such as '>=0.95'"),
         ({"retention": ">=95"}, "is a share: expected a number from 0 to 1"),
         ({"retention": "<=0.95"}, "is better the higher it is: use >="),

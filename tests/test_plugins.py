@@ -34,6 +34,10 @@ from fgod.registry import {0}
 {0}.register('mine', Metric(name='mine', short='my own', unit=SHARE, better='lower', verdict='missed',
                             description='', compute=lambda replies: share([])))
 """
+ADDS_OPTIMIZER = """from fgod.registry import OPTIMIZERS
+from fgod.train.adamw import AdamW
+OPTIMIZERS.register('mine', AdamW())
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -67,11 +71,11 @@ def made_of(plugins: list[Path]) -> tuple[str, str, str, str]:
     ],
 )
 def test_a_plugin_is_part_of_what_it_can_change(tmp_path: Path, registry: str, changed: list[bool]) -> None:
-    plugin = tmp_path / "mine.py"
-    plugin.write_text(ADDS.format(registry))
+    plugin, adds = tmp_path / "mine.py", ADDS_OPTIMIZER if registry == "OPTIMIZERS" else ADDS.format(registry)
+    plugin.write_text(adds)
     without, with_it = made_of([]), made_of([plugin])
     assert [a != b for a, b in zip(without, with_it, strict=True)] == changed
-    plugin.write_text(ADDS.format(registry) + "# another version\n")
+    plugin.write_text(adds + "# another version\n")
     assert [a != b for a, b in zip(with_it, made_of([plugin]), strict=True)] == changed
 
 
