@@ -13,17 +13,16 @@ from torch import Tensor
 from fgod.dat.codec import half, largest_finite, quantise
 from fgod.dat.file import Element, write_dat
 from fgod.dat.weights import QDATA, SCALE
-from fgod.errors import UsageError
 from fgod.models.architecture import Architecture, architecture_of
 from fgod.models.files import CONFIG
 from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.folders import (
     Weights,
+    check_tensors,
     copy_side_files,
     open_weights,
     read_plain_config,
     stored_block_scales,
-    stored_names,
     weight_files,
     write_config,
 )
@@ -97,10 +96,7 @@ def _array(value: Tensor) -> NDArray[Any]:
 def _sources(weights: Weights, family: Architecture, config: Mapping[str, Any]) -> dict[str, str]:
     """The tensors to write, in transformers' order with the head at the end, and which stored one each is made of."""
     wanted = family.tensors(config, weights.folder / CONFIG)
-    differing = sorted(wanted.keys() ^ {*stored_names(weights, config)})
-    if differing:
-        found = "found no tensor" if differing[0] in wanted else "found the tensor"
-        raise UsageError(f"{weights.folder}: {found} {differing[0]}, expected those of config.json")
+    check_tensors(weights, wanted, config)
     return {name: name for name in wanted} | {TIED_HEAD: TIED_HEAD if TIED_HEAD in wanted else EMBEDDING}
 
 

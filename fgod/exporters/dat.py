@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgod.dat.file import Element
-from fgod.errors import UsageError
-from fgod.exporters.exporter import Exporter
+from fgod.exporters.single_file import SingleFile
 from fgod.models.names import BLOCK
 from fgod.registry import EXPORTERS
 
@@ -22,7 +21,7 @@ FILE = "weights.dat"
 """The weights in the folder of an export."""
 
 
-class Dat(Exporter):
+class Dat(SingleFile):
     """Each projection X [N, K], and the head, becomes X.qdata uint8 [N, K/2] and X.scale [N, K/16], by the parameter's
     name: `model.layers.0.mlp.up_proj.weight.qdata`. There is no tensor scale. The rest is stored as float16.
 
@@ -32,6 +31,7 @@ class Dat(Exporter):
     """
 
     package = "torchsharp"
+    file = FILE
     readers = "TorchSharp programs"
 
     def __init__(self, name: str, scales: Element) -> None:
@@ -65,15 +65,6 @@ class Dat(Exporter):
         from fgod.dat.weights import open_dat
 
         return open_dat(folder, FILE)
-
-    def names(self, weights: Weights) -> list[str]:
-        return weights.names
-
-    def read(self, weights: Weights, name: str, device: torch.device) -> torch.Tensor:
-        """Raises BadScaleError too: a scale is zero, negative or not finite."""
-        if name not in weights.files:
-            raise UsageError(f"{weights.folder / FILE}: the tensor {name} is missing, expected by config.json")
-        return weights.read(name).to(device)
 
 
 DAT = Dat("dat", Element.FP8_E4M3)

@@ -7,8 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fgod.errors import UsageError
-from fgod.exporters.exporter import Exporter
+from fgod.exporters.single_file import SingleFile
 from fgod.registry import EXPORTERS
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ FILE = "model.gguf"
 """The weights in the folder of an export."""
 
 
-class Gguf(Exporter):
+class Gguf(SingleFile):
     """The whole model in one file: weights, metadata, tokenizer, chat template.
 
     Args:
@@ -29,6 +28,7 @@ class Gguf(Exporter):
     """
 
     package = "gguf"
+    file = FILE
     readers = "llama.cpp, Ollama"
 
     def __init__(self, name: str, kind: Literal["NVFP4", "BF16"]) -> None:
@@ -58,14 +58,6 @@ class Gguf(Exporter):
         from fgod.gguf.weights import open_gguf
 
         return open_gguf(folder, FILE)
-
-    def names(self, weights: Weights) -> list[str]:
-        return weights.names
-
-    def read(self, weights: Weights, name: str, device: torch.device) -> torch.Tensor:
-        if name not in weights.files:
-            raise UsageError(f"{weights.folder / FILE}: the tensor {name} is missing, expected by config.json")
-        return weights.read(name).to(device)
 
 
 GGUF = Gguf("gguf", "NVFP4")

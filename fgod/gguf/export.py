@@ -26,16 +26,16 @@ from fgod.importing.gguf_config import ROPE_FACTORS, gguf_name, heads_of_rows, p
 from fgod.importing.gguf_file import SCALE, WEIGHT
 from fgod.model.chats import ChatFormat
 from fgod.models.architecture import architecture_of
-from fgod.models.files import MODELFILE
+from fgod.models.files import CONFIG, MODELFILE
 from fgod.nvfp4.codec import power_of_two_global_scale, quantise
 from fgod.nvfp4.folders import (
     DTYPES,
     Weights,
+    check_tensors,
     copy_side_files,
     open_weights,
     read_plain_config,
     stored_block_scales,
-    stored_names,
     weight_files,
     write_config,
 )
@@ -93,7 +93,7 @@ def export_gguf(
             config.json, a row is no whole number of blocks, or the tokenizer is none that GGUF can describe.
         NonFiniteError: a weight is NaN or infinite; names folder and tensor.
     """
-    config, where = read_plain_config(master), master / "config.json"
+    config, where = read_plain_config(master), master / CONFIG
     family = architecture_of(config, where)
     family.check(config, where)
     sizes, (architecture, gguf) = family.sizes(config, where), gguf_family(config, where, kind == NVFP4)
@@ -106,7 +106,7 @@ def export_gguf(
     chat = ChatFormat.of_folder(master)
     tokens = tokenizer_keys(chat, sizes.vocab, master / "tokenizer.json")
     with open_weights(master) as weights, files.atomic_folder(out) as folder:
-        _check_weights(weights, shapes, config)
+        check_tensors(weights, shapes, config)
         scales = _global_scales(weights, packed)
         writer = GGUFWriter(folder / name, architecture)
         add_origin(writer, master, gguf, FILE_TYPES[kind])
@@ -192,18 +192,6 @@ class _Layout:
 
     def _bf16(self, name: str) -> bool:
         return len(self.shapes[name]) > 1 and (self.kind == BF16 or self.dtype == torch.bfloat16)
-
-
-def _check_weights(weights: Weights, shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> None:
-    """Raise UsageError for weights that are not those of config.json."""
-    differing = sorted(shapes.keys() ^ {*stored_names(weights, config)})
-    if differing:
-        found = "found no tensor" if differing[0] in shapes else "found the tensor"
-        raise UsageError(f"{weights.folder}: {found} {differing[0]}, expected those of config.json")
-    for name, shape in shapes.items():
-        if weights.shape(name) != shape:
-            found = f"found {list(weights.shape(name))}, expected {list(shape)} by config.json"
-            raise UsageError(f"{weights.folder}: shape of {name}: {found}")
 
 
 def _global_scales(weights: Weights, packed: Mapping[str, str]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from fgod.importing.gguf_file import read_gguf
 from fgod.importing.gguf_weights import GgufModel, model_of
 from fgod.models.architecture import architecture_of
+from fgod.models.files import CONFIG
 from fgod.nvfp4.folders import Weights
 from fgod.system.files import read_json
 
@@ -37,7 +38,7 @@ def open_gguf(folder: Path, name: str) -> Iterator[GgufWeights]:
     Raises:
         UsageError: the file is missing or broken, or holds other tensors than config.json says.
     """
-    where = folder / "config.json"
+    where = folder / CONFIG
     config = read_json(where)
     tied = architecture_of(config, where).sizes(config, where).tied
     yield GgufWeights(folder, model_of(read_gguf(folder / name), config, where, tied))

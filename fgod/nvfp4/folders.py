@@ -262,3 +262,15 @@ def stored_names(weights: Weights, config: Mapping[str, Any]) -> list[str]:
     """Names of the tensors that are weights of their own: without the head of a tied model, should it be stored."""
     tied = config.get("tie_word_embeddings", False)
     return [name for name in weights.names if not (tied and name == "lm_head.weight")]
+
+
+def check_tensors(weights: Weights, shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> None:
+    """Raise UsageError for weights that are not those of config.json, whose tensors have these shapes."""
+    differing = sorted(shapes.keys() ^ {*stored_names(weights, config)})
+    if differing:
+        found = "found no tensor" if differing[0] in shapes else "found the tensor"
+        raise UsageError(f"{weights.folder}: {found} {differing[0]}, expected those of config.json")
+    for name, shape in shapes.items():
+        if weights.shape(name) != shape:
+            found = f"found {list(weights.shape(name))}, expected {list(shape)} by config.json"
+            raise UsageError(f"{weights.folder}: shape of {name}: {found}")
