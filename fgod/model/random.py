@@ -6,8 +6,8 @@ A Hugging Face folder of BF16 shards; the tokenizer is the embedded base's, in a
 
 The nonsense must not repeat itself, or there is nothing to rehearse. Attention averages over what was said, so in a
 deep random network the part that all positions share grows from layer to layer until every reply is one token
-repeated. With small outputs of attention, the next token hangs on the last few tokens and replies wander. Rows of
-the padding are 0, as in real models nearly: no token without a text is chosen.
+repeated. With small outputs of attention, the next token hangs on the last few tokens and replies wander. Tokens
+that are no text of their own (padding, parts of a character) have rows of 0 in the tables, and are not chosen.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ tokens (12 layers, 640 wide), with half of it 6, with this none, and none with 3
 TABLES = ("embed_tokens.weight", "lm_head.weight")
 """Tensors with a row for each token."""
 
+BROKEN = "\ufffd"
+"""What a part of a character is decoded to."""
+
 TOKENIZER_VOCAB = 2700
 """Tokens of the tokenizer at most."""
 
@@ -62,16 +65,22 @@ def model_config(shape: str) -> dict[str, Any]:
     }
 
 
-def random_tensor(name: str, shape: Sequence[int], seed: int, tokens: int) -> Tensor:
-    """BF16 weights of one tensor: the same for a seed on every CPU. Tables have `tokens` rows that are not 0."""
+def random_tensor(name: str, shape: Sequence[int], seed: int, texts: Sequence[int]) -> Tensor:
+    """BF16 weights of one tensor: the same for a seed on every CPU. In tables all rows but those of `texts` are 0."""
     if len(shape) == 1 and not name.endswith(".bias"):
         return torch.ones(shape[0], dtype=torch.bfloat16)
     generator = torch.Generator().manual_seed(hash_of(name, seed))
     std = ATTENTION_STD if name.endswith("o_proj.weight") else STD
     made = torch.empty(tuple(shape), dtype=torch.bfloat16).normal_(0, std, generator=generator)
     if name.endswith(TABLES):
-        made[tokens:] = 0
+        kept = made[list(texts)]
+        made.zero_()[list(texts)] = kept
     return made
+
+
+def is_text(token: str) -> bool:
+    """Whether a token is whole characters that a reply may have: no part of one, no control token or character."""
+    return BROKEN not in token and token.isprintable() and not token.startswith("<|")
 
 
 def hash_of(name: str, seed: int) -> int:
@@ -100,10 +109,11 @@ def write_random(
     sizes = {name: torch.Size(shape).numel() for name, shape in wanted.items()}
     tokenizer = base_tokenizer(rows, TOKENIZER_VOCAB)
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    texts = [token for token in range(len(tokenizer)) if token == end or is_text(tokenizer.decode([token]))]
 
     def made(name: str) -> dict[str, Tensor]:
         beat()
-        return {name: random_tensor(name, wanted[name], base["seed"], len(tokenizer))}
+        return {name: random_tensor(name, wanted[name], base["seed"], texts)}
 
     log(f"base: random, {base['shape']}, {sum(sizes.values()):,} parameters")
     with atomic_folder(out) as folder, quiet():
