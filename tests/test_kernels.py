@@ -245,6 +245,8 @@ def test_elementwise_kernels_are_their_twins(dtype: torch.dtype, error: float, m
     for weights in ((noise((12,), 10), noise((12,), 11)), (None, None)):
         both("heads", qkv, *weights, cos, sin, 6, 2, 1e-6)
         both("heads_backward", qkv, *weights, cos, sin, 1e-6, *to)
+    with pytest.raises(ValueError, match="expected both or none"):
+        fast.heads(qkv.to(DEVICE), None, noise((12,), 1).to(DEVICE), cos.to(DEVICE), sin.to(DEVICE), 6, 2, 1e-6)
 
 
 # ---- AdamW

@@ -14,7 +14,16 @@ from torch import Tensor
 
 PROGRAMS = 132 * 4
 """Most programs of a pass that sums over tokens; each writes a row of partial sums, and twice as many the short rows of
-heads. This and the warps of each launch were the fastest for 8 rows of 512 tokens of Qwen3-4B on an H100."""
+heads. This and warps were the fastest, or as fast as others, for 8 rows of 512 tokens of Qwen3-4B on an H100."""
+
+
+TILE, WARPS = 1024, 4
+"""Of passes that sum nothing."""
+
+
+def _warps(elements: int) -> int:
+    """Warps that share a row of so many elements: up to 64 for a thread."""
+    return min(16, max(2, elements // 2048))
 
 
 @triton.jit
@@ -50,7 +59,7 @@ def _joined_norm_kernel(
 
 
 def joined_norm_backward(
-    x: Tensor, weight: Tensor, eps: float, grad: Tensor, residual: Tensor, warps: int = 2
+    x: Tensor, weight: Tensor, eps: float, grad: Tensor, residual: Tensor
 ) -> tuple[Tensor, Tensor]:
     """As `elementwise.joined_norm_backward`: x, grad and residual [T, K]; weight float32 [K]."""
     x, grad, residual = x.contiguous(), grad.contiguous(), residual.contiguous()
@@ -59,7 +68,7 @@ def joined_norm_backward(
     to_x, partials = torch.empty_like(x), torch.empty(programs, width, device=x.device)
     _joined_norm_kernel[(programs,)](
         x, weight, grad, residual, to_x, partials, tokens, programs, eps, width, triton.next_power_of_2(width),
-        num_warps=warps,
+        num_warps=_warps(triton.next_power_of_2(width)),
     )  # fmt: skip
     return to_x, partials.sum(0)
 
@@ -135,6 +144,13 @@ def _heads_kernel(
     )  # fmt: skip
 
 
+def _normed(q_weight: Tensor | None, k_weight: Tensor | None) -> bool:
+    """Whether queries and keys are normed. Raises ValueError where only one of them is."""
+    if (q_weight is None) != (k_weight is None):
+        raise ValueError("found a norm of queries or of keys alone; expected both or none")
+    return q_weight is not None
+
+
 def _sizes(queries: int, keys: int, size: int) -> tuple[int, ...]:
     """QUERIES, KEYS, HALF, and each filled up to a power of two."""
     return queries, keys, size // 2, *map(triton.next_power_of_2, (queries, keys, size // 2))
@@ -142,7 +158,7 @@ def _sizes(queries: int, keys: int, size: int) -> tuple[int, ...]:
 
 def heads(
     qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, cos: Tensor, sin: Tensor, queries: int, keys: int,
-    eps: float, warps: int = 4,
+    eps: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """As `elementwise.heads`: qkv [B, S, queries + 2·keys, D]; both norms or none."""
     qkv = qkv.contiguous()
@@ -150,7 +166,7 @@ def heads(
     q, k = (torch.empty(rows, length, count, size, dtype=qkv.dtype, device=qkv.device) for count in (queries, keys))
     _heads_kernel[(rows * length,)](
         qkv, cos if q_weight is None else q_weight, cos if k_weight is None else k_weight, cos, sin, q, k, length, eps,
-        *_sizes(queries, keys, size), q_weight is not None, num_warps=warps,
+        *_sizes(queries, keys, size), _normed(q_weight, k_weight),
     )  # fmt: skip
     return q, k
 
@@ -223,17 +239,17 @@ def _heads_backward_kernel(
 
 def heads_backward(
     qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, cos: Tensor, sin: Tensor, eps: float,
-    to_q: Tensor, to_k: Tensor, to_v: Tensor, warps: int = 2,
+    to_q: Tensor, to_k: Tensor, to_v: Tensor,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
     """As `elementwise.heads_backward`: qkv [B, S, heads, D], gradients [B, S, their heads, D]; both norms or none."""
     qkv, to_q, to_k, to_v = (part.contiguous() for part in (qkv, to_q, to_k, to_v))
     rows, length, _, size = qkv.shape
     out, programs = torch.empty_like(qkv), min(rows * length, PROGRAMS * 2)
-    partials = torch.empty(programs, 2, size, device=qkv.device)
+    partials, sizes = torch.empty(programs, 2, size, device=qkv.device), _sizes(to_q.shape[2], to_k.shape[2], size)
     _heads_backward_kernel[(programs,)](
         qkv, partials if q_weight is None else q_weight, partials if k_weight is None else k_weight, cos, sin,
-        to_q, to_k, to_v, out, partials, rows * length, length, programs, eps,
-        *_sizes(to_q.shape[2], to_k.shape[2], size), q_weight is not None, num_warps=warps,
+        to_q, to_k, to_v, out, partials, rows * length, length, programs, eps, *sizes, _normed(q_weight, k_weight),
+        num_warps=_warps(2 * sizes[3] * sizes[5]),
     )  # fmt: skip
     if q_weight is None:
         return out, None, None
@@ -263,13 +279,13 @@ def _swiglu_backward_kernel(gate_up, grad, to_both, active, MLP: tl.constexpr, T
     tl.store(active + row * MLP + columns, product.to(kind), mask=inside)
 
 
-def swiglu_backward(gate_up: Tensor, grad: Tensor, tile: int = 1024, warps: int = 4) -> tuple[Tensor, Tensor]:
+def swiglu_backward(gate_up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """As `elementwise.swiglu_backward`: gate_up [T, 2·M], grad [T, M]."""
     gate_up, grad = gate_up.contiguous(), grad.contiguous()
     tokens, mlp = grad.shape
     to_both, active = torch.empty_like(gate_up), torch.empty_like(grad)
-    _swiglu_backward_kernel[(triton.cdiv(mlp, tile) * tokens,)](
-        gate_up, grad, to_both, active, mlp, tile, num_warps=warps
+    _swiglu_backward_kernel[(triton.cdiv(mlp, TILE) * tokens,)](
+        gate_up, grad, to_both, active, mlp, TILE, num_warps=WARPS
     )
     return to_both, active
 
@@ -285,13 +301,11 @@ def _logit_slopes_kernel(logits, labels, log_sum, weights, out, first, width, st
     tl.store(out + row.to(tl.int64) * width + columns, slopes.to(out.dtype.element_ty), mask=inside)
 
 
-def logit_slopes(
-    logits: Tensor, labels: Tensor, first: int, log_sum: Tensor, weights: Tensor, tile: int = 2048, warps: int = 4
-) -> Tensor:
+def logit_slopes(logits: Tensor, labels: Tensor, first: int, log_sum: Tensor, weights: Tensor) -> Tensor:
     """As `elementwise.logit_slopes`: logits [L, C] with columns side by side."""
     count, width = logits.shape
     out = torch.empty(count, width, dtype=logits.dtype, device=logits.device)
-    _logit_slopes_kernel[(triton.cdiv(width, tile) * count,)](
-        logits, labels, log_sum, weights, out, first, width, logits.stride(0), tile, num_warps=warps
+    _logit_slopes_kernel[(triton.cdiv(width, TILE) * count,)](
+        logits, labels, log_sum, weights, out, first, width, logits.stride(0), TILE, num_warps=WARPS
     )
     return out
