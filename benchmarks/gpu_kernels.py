@@ -27,9 +27,11 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fgod.nvfp4 import codec, kernels
-from fgod.nvfp4.kernels import adamw
+from fgod.nvfp4.kernels import adamw, product
 from fgod.nvfp4.kernels import codec as on_gpu
+from fgod.nvfp4.kernels import elementwise as fast
 from fgod.train.codecs import block_width, segment_width
+from fgod.train.device import elementwise
 from tests import kernel_twins as twins
 from tests import test_kernels as tests
 
@@ -241,9 +243,8 @@ class One:
         wanted = adamw.programs(grad.numel(), tuning)
         if self.sums.shape[1] != wanted:
             self.sums = torch.zeros(8, wanted, device="cuda")
-        if norm:
-            adamw.sum_squares(grad, One.squares)
-        adamw.step(self.tensors, grad, self.modes, self.settings, One.numbers, One.squares, self.sums, tuning)
+        squares = adamw.sum_squares(grad, One.squares) if norm else One.squares
+        adamw.step(self.tensors, grad, self.modes, self.settings, One.numbers, squares, self.sums, tuning)
 
     def moved(self) -> float:
         """Bytes that one step must read and write."""
@@ -306,10 +307,15 @@ def tunings() -> Iterator[adamw.Tuning]:
     for stages in (2, 3):
         for tile, warps, per in ((1024, 4, 6), (2048, 8, 3), (2048, 4, 3)):
             yield adamw.Tuning(tile, warps, 132 * per, stages)
+    for tile, warps, per, registers in ((2048, 4, 4, 128), (2048, 4, 5, 96), (1024, 2, 8, 128), (1024, 2, 10, 96)):
+        yield adamw.Tuning(tile, warps, 132 * per, registers=registers)
     yield adamw.Tuning(1024, 4, 132 * 12, 1, True)
 
 
-NVFP4_TUNINGS = [adamw.Tuning(tile, warps, 132 * 12) for tile, warps in ((1024, 4), (2048, 8), (1024, 2), (2048, 4))]
+NVFP4_TUNINGS = [
+    *(adamw.Tuning(tile, warps, 132 * 12) for tile, warps in ((1024, 4), (2048, 8), (1024, 2), (2048, 4))),
+    *(one for one in tunings() if one.registers),
+]
 
 
 def time_adamw(bench: Bench) -> adamw.Tuning:
@@ -324,7 +330,7 @@ def time_adamw(bench: Bench) -> adamw.Tuning:
                 continue
             ms = bench.time(
                 f"adamw {m} {tuning.tile}x{tuning.warps} programs {tuning.programs} stages {tuning.stages}"
-                f"{' exact' if tuning.exact else ''}",
+                f"{f' registers {tuning.registers}' if tuning.registers else ''}{' exact' if tuning.exact else ''}",
                 moved,
                 lambda o=ones, g=grads, t=tuning: o().step(g(), t),
                 6,
@@ -390,6 +396,84 @@ def time_whole_quantiser(bench: Bench, weights: list[Tensor]) -> None:
     bench.time("their scales", 2 * elements, scales)
 
 
+TOKENS = 96
+PRODUCTS = [(6144, 2560), (2560, 4096), (19456, 2560), (2560, 9728)]
+"""Qwen3-4B's groups that share a scale: q, k and v; o; gate and up; down."""
+FORWARD = [
+    product.FORWARD, *(product.Tuning(rows, columns, warps, stages, registers, 132 * per)
+                       for rows, columns, warps, stages, registers, per in (
+        (64, 64, 4, 3, None, 2), (64, 64, 4, 3, 128, 2), (64, 64, 8, 3, None, 3), (128, 64, 8, 3, None, 2),
+        (64, 32, 4, 4, None, 3), (64, 64, 4, 2, None, 3))),
+]  # fmt: skip
+BACKWARD = [
+    product.BACKWARD, *(product.Tuning(rows, columns, warps, stages, registers, 132 * per)
+                        for rows, columns, warps, stages, registers, per in (
+        (32, 128, 8, 4, None, 2), (32, 128, 4, 4, None, 2), (32, 128, 4, 4, 168, 3), (32, 64, 4, 4, None, 4),
+        (64, 64, 4, 3, None, 3))),
+]  # fmt: skip
+GRADIENT = [
+    product.GRADIENT, *(product.Tuning(rows, columns, warps, stages, programs=512)
+                        for rows, columns, warps, stages in (
+        (128, 128, 8, 3), (64, 64, 4, 1), (64, 128, 4, 2), (64, 256, 8, 2))),
+]  # fmt: skip
+
+
+def time_products(bench: Bench) -> None:
+    """Products of 96 tokens with each group of weights of a layer, which no cache holds, and gradients of those."""
+    scale, squares = torch.full((1,), 16.0, device="cuda"), torch.empty(512, device="cuda")
+    for height, width in PRODUCTS:
+        count = max(2, 2**28 // (2 * height * width))
+        weights = rotate([random((height, width)) for _ in range(count)])
+        inputs, outputs = random((TOKENS, width), size=1.0), random((TOKENS, height), size=1.0)
+        kinds: list[tuple[str, list[product.Tuning], Callable[[product.Tuning], Any]]] = [
+            ("forward", FORWARD, lambda t, x=inputs, w=weights: product.forward(x, w(), scale, tuning=t)),  # type: ignore[misc]
+            ("backward", BACKWARD, lambda t, x=outputs, w=weights: product.backward(x, w(), scale, tuning=t)),  # type: ignore[misc]
+            ("gradient", GRADIENT, lambda t, y=outputs, x=inputs: product.gradient(y, x, squares, t)),  # type: ignore[misc]
+        ]
+        for kind, tunings, launch in kinds:
+            for tuning in tunings:
+                bench.time(
+                    f"{kind} {TOKENS} x ({height}, {width}) {tuning.rows}x{tuning.columns} warps {tuning.warps} stages "
+                    f"{tuning.stages} registers {tuning.registers} programs {tuning.programs}",
+                    2 * height * width,
+                    lambda launch=launch, t=tuning: launch(t),  # type: ignore[misc]
+                    count,
+                    tuning=asdict(tuning),
+                )
+
+
+def time_elementwise(bench: Bench) -> None:
+    """Kernels beside what torch compiles, for 8 rows of 512 tokens of Qwen3-4B, and their bytes."""
+    tokens, hidden, mlp, queries, keys, size, labels, chunk = 4096, 2560, 9728, 32, 8, 128, 2048, 16384
+    x, grad, residual = (rotate([random((tokens, hidden), size=1.0) for _ in range(3)]) for _ in range(3))
+    qkv = rotate([random((8, 512, queries + 2 * keys, size), size=1.0) for _ in range(3)])
+    to_heads = [random((8, 512, heads, size), size=1.0) for heads in (queries, keys, keys)]
+    gain, head_gain = torch.ones(hidden, device="cuda"), torch.ones(size, device="cuda")
+    angles = [random((512, size), torch.float32, 1.0) for _ in range(2)]
+    gate_up = rotate([random((tokens, 2 * mlp), size=1.0) for _ in range(2)])
+    to_active = rotate([random((tokens, mlp), size=1.0) for _ in range(2)])
+    logits = rotate([random((labels, chunk), size=1.0) for _ in range(3)])
+    ids = torch.randint(0, EMBEDDING[0], (labels,), device="cuda")
+    row = random((labels,), torch.float32, 1.0) + 10
+    gains = head_gain, head_gain
+    parts: dict[str, tuple[float, Callable[[], tuple[Any, ...]]]] = {
+        "joined_norm_backward": (8 * tokens * hidden, lambda: (x(), gain, 1e-6, grad(), residual())),
+        "heads": (4 * tokens * (queries + keys) * size, lambda: (qkv(), *gains, *angles, queries, keys, 1e-6)),
+        "heads_backward": (
+            4 * tokens * (queries + keys) * size + 2 * tokens * (queries + 3 * keys) * size,
+            lambda: (qkv(), *gains, *angles, 1e-6, *to_heads),
+        ),
+        "swiglu_backward": (12 * tokens * mlp, lambda: (gate_up(), to_active())),
+        "logit_slopes": (4 * labels * chunk, lambda: (logits(), ids, 2 * chunk, row, row)),
+    }
+    for name, (moved, arguments) in parts.items():
+        for words, function in (
+            ("compiled", torch.compile(getattr(elementwise, name))),
+            ("kernel", getattr(fast, name)),
+        ):
+            bench.time(f"{name}, {words}", moved, lambda f=function, a=arguments: f(*a()), 6)  # type: ignore[misc]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -410,6 +494,8 @@ def main() -> int:
         torch.cuda.empty_cache()
         bench.attempt("whole", lambda: time_whole(bench, best))
         about["best"] = str(best)
+        bench.attempt("products", lambda: time_products(bench))
+        bench.attempt("elementwise", lambda: time_elementwise(bench))
         bench.attempt("quantiser", lambda: time_quantiser(bench))
     finally:
         report = {

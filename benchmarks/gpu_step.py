@@ -39,6 +39,7 @@ from fgod.train.device.settings import repeatable_cuda
 from fgod.train.device.trainer import DeviceStepper
 from fgod.train.device.weights import allocate, randomise
 from fgod.train.recipe import TrainRecipe
+from fgod.train.update import Factors
 
 GIB = 2**30
 MODES: dict[str, dict[str, Any]] = {
@@ -252,7 +253,7 @@ def split(trainer: DeviceStepper, case: Case, vocab: int) -> dict[str, float]:
 
     def both() -> None:
         trainer.measure()
-        network.loss(inputs, plan, lambda *_: None)
+        network.loss(inputs, plan, lambda _, grad: grad.product() if isinstance(grad, Factors) else grad)
 
     grads = {g: torch.randn_like(t, dtype=torch.bfloat16) * 1e-4 for g, t in network.masters.groups.items()}
     vectors = {str(w): torch.randn_like(b.rows) for w, b in network.masters.banks.items()}

@@ -134,8 +134,9 @@ def compare(case: Case, grad: Tensor, device: str, tuning: adamw.Tuning, steps: 
     for step_number in range(3, 3 + steps):
         told = numbers(1e-3, step_number, 0.8, case.settings)
         on_device = grad.to(device)
-        norm = adamw.sum_squares(on_device, squares).cpu().sum().sqrt().item()
-        adamw.step(tensors, on_device, case.modes, case.settings, told.to(device), squares, sums, tuning)
+        partials = adamw.sum_squares(on_device, squares)
+        norm = partials.cpu().sum().sqrt().item()
+        adamw.step(tensors, on_device, case.modes, case.settings, told.to(device), partials, sums, tuning)
         expected = step(case, grad, told, norm)
         totals = adamw.totals(sums.cpu()[None])[0]
         for name, value in expected.items():

@@ -37,6 +37,7 @@ from fgod.train.optimizer import TensorOptimizer
 from fgod.train.preflight import PreflightError, check_network
 from fgod.train.recipe import Kl, MemoryModes, TrainRecipe
 from fgod.train.teacher import top_tokens
+from fgod.train.update import Factors
 from tests.families import FAMILIES, family_folder
 from tests.tiny_model import noise, tiny_folder, tiny_rows, tiny_tokenizer
 
@@ -96,7 +97,9 @@ def collected(
     masters = network.masters
     found: dict[str, Tensor] = {}
 
-    def on_grad(group: str, grad: Tensor) -> None:
+    def on_grad(group: str, grad: Tensor | Factors) -> None:
+        if isinstance(grad, Factors):
+            grad = grad.product()
         if group in masters.groups:
             found.update({n: g.clone() for n, g in split_rows(grad, masters.members[group], masters)})
         elif group in masters.tensors:

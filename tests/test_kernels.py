@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +20,7 @@ from fgod.model.load import read_config
 from fgod.nvfp4 import codec
 from fgod.nvfp4.layers import prepare
 from fgod.train import distil
+from fgod.train.device import elementwise
 from fgod.train.device.network import Network
 from fgod.train.device.ops import PLAIN, Ops
 from fgod.train.device.optimizer import GroupGradients, device_optimizer
@@ -27,6 +29,7 @@ from fgod.train.device.weights import Bank, Masters, stream_in
 from fgod.train.optimizer import StepFacts, TensorOptimizer
 from fgod.train.recipe import TrainRecipe
 from fgod.train.storage import master_kind
+from fgod.train.update import Factors
 from tests.tiny_model import noise, tiny_folder, tiny_model, tiny_rows, tiny_tokenizer
 
 CUDA = torch.cuda.is_available()
@@ -52,6 +55,7 @@ if not _missing():
     from fgod.nvfp4 import kernels
     from fgod.nvfp4.kernels import adamw, product, top
     from fgod.nvfp4.kernels import codec as on_gpu
+    from fgod.nvfp4.kernels import elementwise as fast
     from tests import kernel_twins as twins
 
 
@@ -169,12 +173,80 @@ def test_products_quantise_what_they_multiply(tokens: int, height: int, width: i
                     assert (ours.cpu().double() - theirs).norm() <= error * theirs.norm()
 
 
+def factors(tokens: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Small whole numbers, whose product is exact in BF16 in any order; outputs are columns of a wider matrix."""
+    generator = torch.Generator().manual_seed(tokens)
+    outputs = torch.randint(-1, 2, (tokens, height + 32), generator=generator)[:, 16:-16]
+    dtype = torch.bfloat16 if CUDA else torch.float32  # the interpreter has no BF16 products
+    inputs = torch.randint(-1, 2, (tokens, width), generator=generator)
+    return (outputs.to(dtype) / 64).to(DEVICE), (inputs.to(dtype) / 8).to(DEVICE)
+
+
+@pytest.mark.parametrize(
+    "tokens, height, width", [(5, 64, 192), *([(128, 192, 256), (96, 2560, 4096), (1, 1024, 2560)] if CUDA else [])]
+)
+def test_a_gradient_comes_with_its_squares(tokens: int, height: int, width: int) -> None:
+    outputs, inputs = factors(tokens, height, width)
+    squares = torch.full((512,), math.nan, device=DEVICE)
+    expected = outputs.cpu().double().t() @ inputs.cpu().double()
+    for tuning in (product.Tuning(32, 64, 4, programs=5), product.Tuning(64, 64, 4, programs=512)):
+        made, partials = product.gradient(outputs, inputs, squares, tuning)
+        assert made.dtype == inputs.dtype and torch.equal(made.cpu().double(), expected)
+        assert partials.sum().item() == pytest.approx(expected.square().sum().item(), rel=1e-6)
+
+
 def test_products_refuse_what_they_would_read_wrongly() -> None:
     scale, weight = torch.ones(1, device=DEVICE), torch.ones(32, 64, device=DEVICE)
     with pytest.raises(ValueError, match="contiguous"):
         product.forward(torch.ones(64, 4, device=DEVICE).t(), weight, scale)
     with pytest.raises(ValueError, match="at most 128 tokens"):
         product.backward(torch.ones(129, 32, device=DEVICE), weight, scale)
+    squares, ones, many = torch.zeros(512, device=DEVICE), torch.ones(4, 128, device=DEVICE), torch.ones(129, 128)
+    for outputs, inputs in (
+        (ones.t(), ones), (ones, ones.t()), (ones[:3], ones), (ones, ones.repeat(1, 2)[:, ::2]), (ones[:, 1:], ones),
+        (ones, ones[:, 16:]), (many.to(DEVICE), many.to(DEVICE)),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="as many tokens in both, at most 128"):
+            product.gradient(outputs, inputs, squares)
+
+
+# ---- elementwise parts
+
+
+def alike(ours: Sequence[Tensor | None], theirs: Sequence[Tensor | None], error: float) -> None:
+    for mine, plain in zip(ours, theirs, strict=True):
+        assert (mine is None) == (plain is None)
+        if mine is not None and plain is not None:
+            assert mine.shape == plain.shape and mine.dtype == plain.dtype
+            assert (mine.cpu().double() - plain.double()).norm() <= error * plain.double().norm()
+
+
+@pytest.mark.parametrize(
+    "dtype, error", [(torch.float32, 1e-6), *([(torch.bfloat16, 4e-3)] if CUDA else [])], ids=str
+)  # the interpreter cuts what GPUs round to BF16
+def test_elementwise_kernels_are_their_twins(dtype: torch.dtype, error: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Widths that fill no tile, more tokens than programs, heads that are no power of two."""
+    monkeypatch.setattr(fast, "PROGRAMS", 1)
+
+    def both(name: str, *args: Any) -> None:
+        sent = [arg.to(DEVICE) if isinstance(arg, Tensor) else arg for arg in args]
+        ours, theirs = getattr(fast, name)(*sent), getattr(elementwise, name)(*args)
+        alike(*((found,) if isinstance(found, Tensor) else found for found in (ours, theirs)), error)
+
+    for tokens in (2, 7):
+        x, grad, residual = (noise((tokens, 48), seed).to(dtype) for seed in range(3))
+        both("joined_norm_backward", x, noise((48,), 4), 1e-6, grad, residual)
+        both("swiglu_backward", noise((tokens, 2 * 1040), 5).to(dtype), noise((tokens, 1040), 6).to(dtype))
+        logits = noise((tokens, 2100), 7).to(dtype)[:, 20:]
+        labels = torch.arange(tokens) * 70
+        both("logit_slopes", logits, labels, 64, noise((tokens,), 8) + 9, noise((tokens,), 9))
+    qkv, cos, sin = noise((2, 5, 10, 12), 1).to(dtype), noise((5, 12), 2), noise((5, 12), 3)
+    to = [noise((2, 5, heads, 12), 4 + heads).to(dtype) for heads in (6, 2, 2)]
+    for weights in ((noise((12,), 10), noise((12,), 11)), (None, None)):
+        both("heads", qkv, *weights, cos, sin, 6, 2, 1e-6)
+        both("heads_backward", qkv, *weights, cos, sin, 1e-6, *to)
+    with pytest.raises(ValueError, match="expected both or none"):
+        fast.heads(qkv.to(DEVICE), None, noise((12,), 1).to(DEVICE), cos.to(DEVICE), sin.to(DEVICE), 6, 2, 1e-6)
 
 
 # ---- AdamW
@@ -281,6 +353,31 @@ def test_the_optimizer_steps_alike_with_kernels_and_without(
         assert (ours.whole.elements, ours.whole.clamped) == (theirs.whole.elements, theirs.whole.clamped)
         for name in ("realised", "intended", "moved", "largest"):
             assert getattr(ours.whole, name) == pytest.approx(getattr(theirs.whole, name), rel=2e-2)
+
+
+@pytest.mark.skipif(not CUDA, reason="needs a CUDA device: the interpreter has no BF16 products")
+def test_factors_step_as_their_product() -> None:
+    """A group of two matrices, by the kernel that makes a gradient with its squares, and by torch's product."""
+    recipe = TrainRecipe(
+        3, 1e-3, grad_clip=1e6, master_dtype="bf16", m_dtype="int8", v_dtype="uint8", step_in_backward=True
+    )
+    parts = Factors(*factors(5, 192, 128))
+    results = []
+    for whole in (True, False):
+        group = (noise((192, 128), 1) * 0.05).to(DEVICE, torch.bfloat16)
+        tensors = {"mlp.a": group[:64], "mlp.b": group[64:]}
+        masters = Masters({}, tensors, {"mlp": group}, {"mlp": tuple(tensors)}, {})
+        optimizer = device_optimizer(masters, recipe, dict.fromkeys(tensors, 1.0), 3, PLAIN)
+        gradients = GroupGradients(optimizer, masters)
+        assert optimizer.takes_factors("mlp.b", parts.split((64, 128))[1])
+        optimizer.begin(1e-3)
+        gradients.on_grad("mlp", parts.product() if whole else parts)
+        gradients.finish_step()
+        facts = optimizer.facts(optimizer.step_stats.cpu())
+        assert not optimizer.unchanged()
+        results.append((bits(group), facts.grad_norm))
+    assert torch.equal(results[0][0], results[1][0])
+    assert results[0][1] == pytest.approx(results[1][1], rel=1e-6)
 
 
 def test_formats_without_a_kernel_are_named_once(

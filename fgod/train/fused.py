@@ -13,7 +13,7 @@ from fgod.nvfp4 import kernels
 from fgod.train import codecs
 from fgod.train.adamw import STATES, AdamW
 from fgod.train.recipe import TrainRecipe
-from fgod.train.update import DIVISOR, NUM_STATS
+from fgod.train.update import DIVISOR, NUM_STATS, Factors
 
 if TYPE_CHECKING:
     from fgod.nvfp4.kernels import adamw
@@ -54,9 +54,9 @@ class Fused:
 
     def __init__(self, tensors: Sequence[Trained], recipe: TrainRecipe) -> None:
         """`tensors`: all that are trained, in the order of their rows."""
-        from fgod.nvfp4.kernels import adamw
+        from fgod.nvfp4.kernels import adamw, product
 
-        self.kernel, self.recipe = adamw, recipe
+        self.kernel, self.products, self.recipe = adamw, product, recipe
         device = tensors[0].weight.device
         self.modes = [self._modes(tensor) for tensor in tensors]
         self.tunings = [adamw.FASTEST.get(modes.m, adamw.ADAMW) for modes in self.modes]
@@ -89,11 +89,25 @@ class Fused:
         A gradient that is not finite steps nothing, where the recipe clips; without a clip it makes the sums so.
         """
         grad = grad.contiguous()
-        if self.recipe.grad_clip is not None:
-            self.kernel.sum_squares(grad, self.squares)
+        clips = self.recipe.grad_clip is not None
+        self._step(row, grad, self.kernel.sum_squares(grad, self.squares) if clips else self.squares)
+
+    def takes_factors(self, row: int, factors: Factors) -> bool:
+        """Where gradients are clipped, BF16 and of few tokens: the product's kernel then adds up their squares, too."""
+        tokens, dtype = len(factors.inputs), factors.inputs.dtype
+        few = tokens <= self.products.MOST_TOKENS and dtype == torch.bfloat16
+        return (
+            few and self.recipe.grad_clip is not None and self.products.makes_gradient(self.tensors[row].weight.shape)
+        )
+
+    def step_factors(self, row: int, factors: Factors) -> None:
+        """`step` by their product."""
+        self._step(row, *self.products.gradient(*factors, self.squares))
+
+    def _step(self, row: int, grad: Tensor, squares: Tensor) -> None:
         sums = self.sums[row, :, : self.programs[row]]
         of_it = self.modes[row], self.settings[row]
-        self.kernel.step(self.tensors[row], grad, *of_it, self.numbers, self.squares, sums, self.tunings[row])
+        self.kernel.step(self.tensors[row], grad, *of_it, self.numbers, squares, sums, self.tunings[row])
 
     def stats(self, numbers: Tensor) -> Tensor:
         """float32 [tensors, NUM_STATS] of the last step. `numbers`: the optimizer's step numbers."""

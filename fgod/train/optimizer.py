@@ -43,6 +43,7 @@ from fgod.train.update import (
     REALISED,
     SHARED_NUMBERS,
     SQUARES,
+    Factors,
     Modes,
     Stored,
     advance_in_chunks,
@@ -291,10 +292,19 @@ class TensorOptimizer:
         if self.recipe.master_dtype.startswith("nvfp4"):
             self.scales.copy_(device_global_scale(self.amaxes))
 
+    def takes_factors(self, key: str, factors: Factors) -> bool:
+        """Whether a kernel steps this tensor by these factors; else their product is made first."""
+        return self.kernels is not None and self.kernels.takes_factors(self._units[key].rows.start, factors)
+
     @torch.no_grad()
-    def on_grad(self, key: str, grad: Tensor) -> None:
+    def on_grad(self, key: str, grad: Tensor | Factors) -> None:
         """Step a tensor [N, K] or [K], or a bank [R, K], by its complete gradient, clipped by its own norm."""
         unit = self._units[key]
+        if isinstance(grad, Factors):
+            if self.kernels is not None and self.takes_factors(key, grad):
+                self.kernels.step_factors(unit.rows.start, grad)
+                return
+            grad = grad.product()
         if self.kernels is not None and not unit.modes.row_is_tensor:
             self.kernels.step(unit.rows.start, grad)
             return

@@ -25,7 +25,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -62,6 +62,23 @@ PARTS = (
 """Names in a prediction of memory that are no state's (`fgod.train.memory.Prediction`)."""
 
 
+class Factors(NamedTuple):
+    """The gradient outputsᵀ · inputs of a matrix [N, K], not yet made."""
+
+    outputs: Tensor
+    """[T, N]: the gradient of what the matrix gave, in the compute dtype."""
+    inputs: Tensor
+    """[T, K]: what it was given."""
+
+    def product(self) -> Tensor:
+        """[N, K] in the compute dtype."""
+        return self.outputs.t() @ self.inputs
+
+    def split(self, rows: Sequence[int]) -> tuple[Factors, ...]:
+        """Of parts of the matrix that have so many rows each."""
+        return tuple(Factors(part, self.inputs) for part in self.outputs.split(list(rows), 1))
+
+
 class Kernels(Protocol):
     """An optimizer's own kernels: they step tensors by their rows in the optimizer's tables, and wait for nothing."""
 
@@ -75,6 +92,12 @@ class Kernels(Protocol):
 
     def step(self, row: int, grad: Tensor) -> None:
         """Step a tensor by its gradient, clipped by its own norm."""
+
+    def takes_factors(self, row: int, factors: Factors) -> bool:
+        """Whether `step_factors` serves a tensor and these factors."""
+
+    def step_factors(self, row: int, factors: Factors) -> None:
+        """`step` by their product."""
 
     def stats(self, numbers: Tensor) -> Tensor:
         """float32 [tensors, NUM_STATS] of the last step. `numbers`: the step numbers of `advance`."""

@@ -2,7 +2,7 @@
 plain torch runs, and nothing here imports Triton before a kernel is called.
 
 `device` holds what runs inside kernels, `codec` the quantiser, `adamw` the optimizer's pass, `product` products,
-`top` the places of top tokens in logits.
+`elementwise` what stands between them, `top` the places of top tokens in logits.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ Everything between is registers. The step's numbers come from a small tensor on 
 call waits for the GPU, and a captured graph is replayed with other numbers. Results do not depend on the order in which
 programs run: each adds up its own tiles in order.
 
-Against the plain torch the arithmetic differs in its last bits: √v̂ is √v times a constant, quotients by a block's scale
-are products with the reciprocal, and products and sums fuse. With `exact` they are those of a few lines of plain torch
-to the bit (tests), at several times the instructions.
+Against the plain torch the arithmetic differs in its last bits: √v̂ is √v times a constant, quotients are products with
+the reciprocal, and products and sums fuse. With `exact` they are those of a few lines of plain torch to the bit
+(tests), at several times the instructions: a correctly rounded quotient takes a branch, and half of the registers.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from fgod.nvfp4.kernels.device import (
     E4M3_MAX,
     SCALE_MIN,
     divide,
+    divide_by_constant,
     e2m1_codes,
     e2m1_values,
     e4m3_bytes,
@@ -39,6 +40,7 @@ from fgod.nvfp4.kernels.device import (
     pack_pairs,
     per_block,
     quotients_of_blocks,
+    square_root,
     step_key,
     stochastic_bf16,
     to_e4m3,
@@ -65,18 +67,19 @@ NUMBERS = ("minus_lr", "lr", "root_factor", "limit", "step")
 @dataclass(frozen=True)
 class Tuning:
     """How the pass is launched: elements of a tile (a multiple of 512), warps that share it, most programs, stages of
-    the loop over a program's tiles (1: not pipelined), and whether arithmetic is `exact`."""
+    the loop over a program's tiles (1: not pipelined), whether arithmetic is `exact`, most registers of a thread."""
 
     tile: int = 1024
     warps: int = 4
     programs: int = 132 * 12
     stages: int = 1
     exact: bool = False
+    registers: int | None = None
 
 
 ADAMW = Tuning()
 
-FASTEST = {"int8": Tuning(2048, 4, 132 * 3, 3), "nvfp4": Tuning(1024, 2)}
+FASTEST = {"int8": Tuning(2048, 4, 132 * 4, registers=128), "nvfp4": Tuning(1024, 2, 132 * 8, registers=128)}
 """By the format of m, where another launch than `ADAMW` was measured to be faster on an H100."""
 
 
@@ -127,7 +130,7 @@ def _write_eight_bits(
 ):  # fmt: skip
     """`codecs.encode_int8` and, with LEAST 1, `codecs.encode_root_uint8`; blocks below 10⁻³⁴ become zero."""
     blocks = per_block(values, WIDTH)
-    steps = flushed(tl.div_rn(tl.max(tl.abs(blocks), 1), LARGEST))
+    steps = flushed(divide_by_constant(tl.max(tl.abs(blocks), 1), LARGEST, EXACT))
     quotients = quotients_of_blocks(blocks, steps, EXACT)
     if LEAST > 0:
         quotients = tl.maximum(quotients, LEAST)
@@ -143,9 +146,9 @@ def _write_nvfp4(
     """`codecs.encode_nvfp4` and `codecs.encode_root_nvfp4`."""
     blocks = per_block(values, BLOCK)
     amax = per_block(tl.max(tl.abs(blocks), 1), SEGMENT // BLOCK)
-    factors = flushed(tl.div_rn(tl.max(amax, 1), E2M1_MAX * E4M3_MAX))
+    factors = flushed(divide_by_constant(tl.max(amax, 1), E2M1_MAX * E4M3_MAX, EXACT))
     safe = tl.where(factors > 0.0, factors, 1.0)[:, None]
-    found = tl.div_rn(tl.div_rn(amax, E2M1_MAX), safe)
+    found = divide(divide_by_constant(amax, E2M1_MAX, EXACT), safe, EXACT)
     found = to_e4m3(tl.minimum(tl.maximum(found, SCALE_MIN), E4M3_MAX))
     grid = to_grid(quotients_of_blocks(blocks, flat(found * safe), EXACT))
     whole = tl.maximum(e2m1_codes(flat(grid)), LEAST)
@@ -233,7 +236,7 @@ def _adamw_kernel(
             g = g * shrink
         mean = mean + rate1 * (g - mean)
         square = square * beta2 + rate2 * (g * g)
-        root = tl.sqrt_rn(square) if EXACT else tl.sqrt(square)
+        root = square_root(square, EXACT)
         ratio = divide(mean, root * root_factor + eps, EXACT)
         size = tl.abs(ratio)
         largest = tl.maximum(largest, _most_of_lanes(ratio))
@@ -349,13 +352,9 @@ def totals(sums: Tensor) -> list[dict[str, float]]:
     return [dict(zip(SLOTS, row, strict=True)) for row in added.tolist()]
 
 
-def _partials(count: int) -> int:
-    return min(NORM_PROGRAMS, triton.cdiv(count, NORM[0]))
-
-
 def sum_squares(grad: Tensor, squares: Tensor) -> Tensor:
     """Write partial sums of a contiguous gradient's g² into `squares` float32 [NORM_PROGRAMS]; return those."""
-    programs = _partials(grad.numel())
+    programs = min(NORM_PROGRAMS, triton.cdiv(grad.numel(), NORM[0]))
     _squares_kernel[(programs,)](grad, squares, grad.numel(), programs, NORM[0], num_warps=NORM[1])
     return squares[:programs]
 
@@ -374,21 +373,23 @@ def step(
 
     Args:
         numbers: float32 [len(NUMBERS)].
-        squares: float32 [NORM_PROGRAMS]: what `sum_squares` gave; read where `settings.clip` is set.
+        squares: float32 [at most NORM_PROGRAMS]: partial sums of the gradient's squares, by `sum_squares` or
+            `product.gradient`; read where `settings.clip` is set.
         sums: float32 [len(SLOTS), programs], written; rows may lie apart.
     """
     count = tensors.weight.numel()
     first = tensors.weight
     m, v = ((*part, first, first)[:3] for part in (_bytes(tensors.m), _bytes(tensors.v)))
     even = count % tuning.tile == 0
+    exact = tuning.exact or not first.is_cuda  # the interpreter knows no assembler
     _adamw_kernel[(sums.shape[1],)](
         tensors.weight, grad, *m, *v, first if tensors.start is None else tensors.start, squares, numbers, sums,
-        count, sums.shape[1], sums.stride(0), *map(_signed, settings.stream), _partials(count), settings.factor,
+        count, sums.shape[1], sums.stride(0), *map(_signed, settings.stream), len(squares), settings.factor,
         1 - settings.beta1, settings.beta2, 1 - settings.beta2, settings.eps, settings.decay, settings.l2_sp,
         settings.clip or 0.0,
         modes.master, modes.m, modes.v, settings.decay != 0, tensors.start is not None, settings.clip is not None,
-        modes.width, modes.segment, tuning.tile, even, tuning.stages, tuning.exact, NORM_PROGRAMS,
-        num_warps=tuning.warps, enable_fp_fusion=not tuning.exact,
+        modes.width, modes.segment, tuning.tile, even, tuning.stages, exact, NORM_PROGRAMS,
+        num_warps=tuning.warps, maxnreg=tuning.registers, enable_fp_fusion=not tuning.exact,
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ _STEP_MULTIPLIER = tl.constexpr(rounding.STEP_MULTIPLIER)
 
 _E4M3_SHIFT = tl.constexpr(rounding.E4M3_DROPPED)
 _E4M3_REBIAS = tl.constexpr((127 - 7) << 3)
+_SIXTH = tl.constexpr(1 / codec.E2M1_MAX)
 _GRID_MAGIC = tl.constexpr(1.5 * 2.0**22)
 _INTEGER_MAGIC = tl.constexpr(1.5 * 2.0**23)
 
@@ -54,12 +55,38 @@ def flat(values):
 
 
 @triton.jit
+def reciprocal(x):
+    """1 / x within an ulp for x from 2⁻¹²⁶ to 2¹²⁶, in one instruction of a GPU."""
+    return tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+
+
+@triton.jit
 def divide(x, y, EXACT: tl.constexpr):
-    """x / y: correctly rounded, or within 2 ulp, which takes a third of the instructions."""
+    """x / y: correctly rounded; or within 2 ulp for y from 2⁻¹²⁶ to 2¹²⁶, in two instructions."""
     if EXACT:
         return tl.div_rn(x, y)
     else:
-        return x / y
+        return x * reciprocal(y)
+
+
+@triton.jit
+def divide_by_constant(x, y: tl.constexpr, EXACT: tl.constexpr):
+    """x / y: correctly rounded, or the product with the reciprocal."""
+    if EXACT:
+        return tl.div_rn(x, y)
+    else:
+        return x * (1.0 / y)
+
+
+@triton.jit
+def square_root(x, EXACT: tl.constexpr):
+    """√x: correctly rounded; or within an ulp, and zero for x below 2⁻¹²⁶, in one instruction."""
+    if EXACT:
+        return tl.sqrt_rn(x)
+    else:
+        return tl.inline_asm_elementwise(
+            "sqrt.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------- random bits
@@ -232,13 +259,14 @@ def fake_quantise_packed(weights, divisor):
     """Q(W) in BF16 of blocks [B, 16] of BF16 weights, given as float32: `to_grid` on two numbers at once.
 
     Rounded to BF16 a quotient stays on its side of each threshold (`_quotients`: it is on it, or 2⁻⁸ away), the grid's
-    arithmetic is exact there (1.5·2⁶ binades are what its 8 bits hold to a step), and so is grid · step.
+    arithmetic is exact there (1.5·2⁶ binades are what its 8 bits hold to a step), and so is grid · step. Six times a
+    threshold between scales has 7 bits, so that a sixth of 8 bits is one, or at least 2⁻⁸ away, too. So no division has
+    to be correctly rounded, which takes a branch.
     """
     inverse = tl.div_rn(1.0, divisor)
-    scales = to_e4m3(
-        tl.minimum(tl.maximum(tl.div_rn(tl.max(tl.abs(weights), 1), E2M1_MAX) * divisor, SCALE_MIN), E4M3_MAX)
-    )
-    quotients = weights * (divisor * tl.div_rn(1.0, scales))[:, None]
+    sixth = as_floats((as_words(tl.max(tl.abs(weights), 1) * divisor * _SIXTH) + 0x80) & 0xFFFFFF00)
+    scales = to_e4m3(tl.minimum(tl.maximum(sixth, SCALE_MIN), E4M3_MAX))
+    quotients = weights * (divisor * reciprocal(scales))[:, None]
     steps = tl.broadcast_to((scales * inverse).to(tl.bfloat16)[:, None], weights.shape)
     return tl.inline_asm_elementwise(
         _PACKED_GRID, "=r,r,r,r", [quotients, steps], dtype=tl.bfloat16, is_pure=True, pack=2
@@ -261,7 +289,7 @@ def quotients_of_blocks(blocks, divisors, EXACT: tl.constexpr):
     if EXACT:
         return tl.div_rn(blocks, divisors[:, None])
     else:
-        return blocks * tl.div_rn(1.0, divisors)[:, None]
+        return blocks * reciprocal(divisors)[:, None]
 
 
 @triton.jit

@@ -1,4 +1,5 @@
-"""Products with quantised weights for few tokens: Q(W) is made where it is multiplied and never written.
+"""Products for few tokens: with quantised weights, Q(W) made where it is multiplied and never written; and gradients of
+weights, with their norms.
 
 At up to `MOST_TOKENS` tokens a product is bound by reading weights. Quantised beforehand, a BF16 weight is read, its
 quantised form written and read again; here it is read once. The bits of Q(W) are those of `codec.fake_quantise`;
@@ -7,6 +8,7 @@ products accumulate in float32, over splits of the summed dimension that are add
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,22 +22,23 @@ from fgod.nvfp4.kernels.device import BLOCK, fake_quantise_packed, quantise_bloc
 MOST_TOKENS = 128
 """With more, each tile of weights would be quantised more than once: quantise first, then multiply."""
 
-PROGRAMS = 132 * 2
-"""Programs that fill a GPU: sums are split until there are about as many."""
-
 
 @dataclass(frozen=True)
 class Tuning:
-    """Rows and columns of a tile of weights, warps that share it, stages of the loop over tiles."""
+    """Rows and columns of a tile of weights, warps that share it, stages of the loop over tiles, most registers of a
+    thread, and programs that fill a GPU: sums are split until there are about as many."""
 
     rows: int
     columns: int
     warps: int = 4
     stages: int = 3
+    registers: int | None = None
+    programs: int = 132 * 2
 
 
-FORWARD = Tuning(64, 64, 4)
-BACKWARD = Tuning(32, 128, 8, 4)
+FORWARD = Tuning(64, 64, 4, registers=128, programs=132 * 3)
+BACKWARD = Tuning(64, 128, 8)
+GRADIENT = Tuning(64, 128, 4, programs=512)
 """Fastest over the shapes of Qwen3-4B at 96 tokens on an H100."""
 
 SUM_TILE = 1024
@@ -115,6 +118,28 @@ def _backward_kernel(
     tl.store(out + places, total.to(out.dtype.element_ty), mask=(token < tokens)[:, None] & (columns < width)[None, :])
 
 
+@triton.jit(do_not_specialize=["turns"])
+def _gradient_kernel(
+    outputs, inputs, out, squares, tokens, stride, height, turns,
+    TOKENS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """out = outputsᵀ [N, T] · inputs [T, K], `turns` tiles below each other; squares[p]: Σ out² of those."""
+    program, token = tl.program_id(0), tl.arange(0, TOKENS)
+    first = program // (WIDTH // COLUMNS) * turns
+    columns = program % (WIDTH // COLUMNS) * COLUMNS + tl.arange(0, COLUMNS)
+    real = (token < tokens)[:, None]
+    right = tl.load(inputs + token[:, None] * WIDTH + columns[None, :], mask=real, other=0.0)
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for turn in tl.range(0, tl.minimum(turns, height // ROWS - first), num_stages=STAGES):
+        rows = (first + turn) * ROWS + tl.arange(0, ROWS)
+        left = tl.load(outputs + token[:, None] * stride + rows[None, :], mask=real, other=0.0)
+        made = tl.dot(tl.trans(left), right, input_precision="ieee").to(out.dtype.element_ty)
+        tl.store(out + rows.to(tl.int64)[:, None] * WIDTH + columns[None, :], made)
+        wide = made.to(tl.float32)
+        total += wide * wide
+    tl.store(squares + program, tl.sum(tl.sum(total, 1), 0))
+
+
 @triton.jit
 def _sum_kernel(partials, residual, out, count, SPLITS: tl.constexpr, RESIDUAL: tl.constexpr, TILE: tl.constexpr):
     """The splits' parts added in order, and the residual to them."""
@@ -128,9 +153,9 @@ def _sum_kernel(partials, residual, out, count, SPLITS: tl.constexpr, RESIDUAL: 
     tl.store(out + places, total.to(out.dtype.element_ty), mask=inside)
 
 
-def _splits(tiles: int, turns: int) -> tuple[int, int]:
+def _splits(tiles: int, turns: int, programs: int) -> tuple[int, int]:
     """How often a sum of so many turns is split, and the turns of each split."""
-    wanted = max(1, min(turns, PROGRAMS // tiles))
+    wanted = max(1, min(turns, programs // tiles))
     each = triton.cdiv(turns, wanted)
     return triton.cdiv(turns, each), each
 
@@ -145,7 +170,7 @@ def _product(
             f"expected contiguous matrices and at most {MOST_TOKENS} tokens"
         )
     tokens, (height, width) = len(x), weight.shape
-    splits, each = _splits(tiles, turns)
+    splits, each = _splits(tiles, turns, tuning.programs)
     out = torch.empty(tokens, outputs, dtype=x.dtype, device=x.device)
     direct = splits == 1 and residual is None
     parts = out if direct else torch.empty(splits, tokens, outputs, dtype=torch.float32, device=x.device)
@@ -153,7 +178,7 @@ def _product(
         x, weight, scale, parts, tokens, height, width, each, max(16, triton.next_power_of_2(tokens)), tuning.rows,
         tuning.columns, tuning.stages, height % tuning.rows == 0 and width % tuning.columns == 0,
         weight.dtype == torch.bfloat16, block_scales == "four-over-six", by_pairs(weight, x.dtype, block_scales),
-        num_warps=tuning.warps, enable_fp_fusion=False,
+        num_warps=tuning.warps, maxnreg=tuning.registers, enable_fp_fusion=False,
     )  # fmt: skip
     if not direct:
         _sum_kernel[(triton.cdiv(out.numel(), SUM_TILE),)](
@@ -189,3 +214,37 @@ def backward(
     height, width = weight.shape
     tiles, turns = triton.cdiv(width, tuning.columns), triton.cdiv(height, tuning.rows)
     return _product(_backward_kernel, grad, weight, scale, width, tiles, turns, None, block_scales, tuning)
+
+
+def makes_gradient(shape: Sequence[int], tuning: Tuning = GRADIENT) -> bool:
+    """Whether `gradient` serves a weight of this shape: tiles fill it."""
+    height, width = shape
+    return height % tuning.rows == 0 and width % tuning.columns == 0 and width // tuning.columns <= tuning.programs
+
+
+def gradient(outputs: Tensor, inputs: Tensor, squares: Tensor, tuning: Tuning = GRADIENT) -> tuple[Tensor, Tensor]:
+    """A weight's gradient outputsᵀ · inputs [N, K] in their format, and partial sums of its squares, for which it is
+    not read again. T is at most `MOST_TOKENS`, and `makes_gradient` holds.
+
+    Args:
+        outputs: [T, N], columns side by side: the gradient of the product with the weight.
+        inputs: contiguous [T, K]: what the weight was multiplied with.
+        squares: float32, at least `tuning.programs`: where the partial sums are written.
+    """
+    tokens, height, width = len(inputs), outputs.shape[1], inputs.shape[1]
+    fits = makes_gradient((height, width), tuning) and len(outputs) == tokens <= MOST_TOKENS
+    if not (fits and inputs.is_contiguous() and outputs.stride(1) == 1):
+        raise ValueError(
+            f"outputs {list(outputs.shape)} (strides {outputs.stride()}), inputs {list(inputs.shape)} (strides "
+            f"{inputs.stride()}); expected columns side by side, multiples of {tuning.rows} and {tuning.columns} of "
+            f"them, and as many tokens in both, at most {MOST_TOKENS}"
+        )
+    tiles, strips = height // tuning.rows, width // tuning.columns
+    below, turns = _splits(strips, tiles, tuning.programs)
+    out = torch.empty(height, width, dtype=inputs.dtype, device=inputs.device)
+    _gradient_kernel[(strips * below,)](
+        outputs, inputs, out, squares, tokens, outputs.stride(0), height, turns,
+        max(16, triton.next_power_of_2(tokens)), tuning.rows, tuning.columns, width, tuning.stages,
+        num_warps=tuning.warps, maxnreg=tuning.registers,
+    )  # fmt: skip
+    return out, squares[: strips * below]

@@ -1,6 +1,6 @@
 """What stands between the matrix products of a dense decoder, with gradients written out. Pure functions of tensors.
 
-They compute in float32 and round where transformers' models do, once more or less; compiled, each is one kernel.
+They compute in float32 and round where transformers' models do, once more or less; compiled, each is a few kernels.
 """
 
 from __future__ import annotations

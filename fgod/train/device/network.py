@@ -25,9 +25,11 @@ from fgod.nvfp4.codec import device_global_scale
 from fgod.train.device.head import SoftTargets, head_loss, soft_head_loss
 from fgod.train.device.ops import Ops
 from fgod.train.device.weights import Masters, frequencies
+from fgod.train.update import Factors
 
-OnGrad = Callable[[str, Tensor], None]
-"""Called with a scale group (or the width of a bank of vectors, as text) and its gradient, once it is complete."""
+OnGrad = Callable[[str, Tensor | Factors], None]
+"""Called with a scale group (or the width of a bank of vectors, as text) and its gradient, once it is complete. Factors
+must be used at once: what they are views of may be freed or written."""
 
 
 class SavePolicy(NamedTuple):
@@ -292,10 +294,10 @@ class Network:
         to_both, active = self.ops.swiglu_backward(gate_up, to_active)
         saved.gate_up = None
         del gate_up
-        grads.matrix(f"{at}.mlp.down_proj", grad.t() @ active)
+        grads.matrix(f"{at}.mlp.down_proj", Factors(grad, active))
         del active, to_active
         to_hidden = up.backward(to_both)
-        grads.matrix(f"{at}.mlp.gate_up_proj", to_both.t() @ hidden)
+        grads.matrix(f"{at}.mlp.gate_up_proj", Factors(to_both, hidden))
         to_middle, to_norm = self.ops.joined_norm_backward(saved.middle, norm, self.eps, to_hidden, grad)
         grads.vector(f"{at}.post_attention_layernorm.weight", to_norm)
         return to_middle
@@ -308,7 +310,7 @@ class Network:
         attended = saved.attended or self._attend(layer, saved.entered, weight, shape, True)
         out = attended.out.detach()
         to_out = _Weight(self, f"{at}.self_attn.o_proj", len(grad)).backward(grad)
-        grads.matrix(f"{at}.self_attn.o_proj", grad.t() @ out)
+        grads.matrix(f"{at}.self_attn.o_proj", Factors(grad, out))
         grads.vectors(self._biases(layer, "o"), grad)
         to_parts = torch.autograd.grad(attended.out, attended.parts, to_out)
         to_qkv, *to_head_norms = self.ops.heads_backward(
@@ -319,7 +321,7 @@ class Network:
         to_qkv = to_qkv.view(len(grad), -1)
         to_hidden = weight.backward(to_qkv)
         hidden = self._norm(saved.entered, norm)
-        grads.matrix(f"{at}.self_attn.qkv_proj", to_qkv.t() @ hidden)
+        grads.matrix(f"{at}.self_attn.qkv_proj", Factors(to_qkv, hidden))
         grads.vectors(self._biases(layer, "qkv"), to_qkv)
         to_entered, to_norm = self.ops.joined_norm_backward(saved.entered, norm, self.eps, to_hidden, grad)
         grads.vector(f"{at}.input_layernorm.weight", to_norm)

@@ -94,12 +94,19 @@ def compiled(
 
 
 def _triton(device: torch.device) -> dict[str, Any]:
-    """Kernels of `quantise_rows` (the same bits) and of products, where kernels are there and run."""
+    """Kernels of `quantise_rows` (the same bits), of products and of what torch compiles to several kernels, where
+    kernels are there and run."""
     if not kernels.run_on(device):
         return {"quantise": quantise_rows, "take": distil.take, "put": distil.put}
     from fgod.nvfp4.kernels import codec, product, top
+    from fgod.nvfp4.kernels import elementwise as fast
 
-    return {"quantise": codec.fake_quantise, "products": product, "take": top.take, "put": top.put}
+    return {
+        "quantise": codec.fake_quantise, "products": product, "take": top.take, "put": top.put,
+        "joined_norm_backward": fast.joined_norm_backward, "heads": fast.heads,
+        "heads_backward": fast.heads_backward, "swiglu_backward": fast.swiglu_backward,
+        "logit_slopes": fast.logit_slopes,
+    }  # fmt: skip
 
 
 def choose_ops(device: torch.device, say: Say, backend: str = "inductor") -> Ops:

@@ -14,6 +14,7 @@ from fgod.train.device.ops import Ops
 from fgod.train.device.weights import Masters, split_rows
 from fgod.train.optimizer import TensorOptimizer
 from fgod.train.recipe import TrainRecipe
+from fgod.train.update import Factors
 
 
 def device_optimizer(
@@ -34,12 +35,25 @@ class GroupGradients:
         self.optimizer, self.masters = optimizer, masters
         self.waiting: dict[str, Tensor] = {}
 
-    def on_grad(self, group: str, grad: Tensor) -> None:
+    def on_grad(self, group: str, grad: Tensor | Factors) -> None:
+        if isinstance(grad, Factors):
+            self._on_factors(group, grad)
+            return
         if group not in self.masters.groups:
             self._add(group, grad)
             return
         for name, part in split_rows(grad, self.masters.members[group], self.masters):
             self._add(name, part)
+
+    def _on_factors(self, group: str, factors: Factors) -> None:
+        """The members step by their own factors, or by their rows of one product."""
+        members = self.masters.members[group]
+        parts = factors.split([len(self.masters.tensors[name]) for name in members])
+        if not all(map(self.optimizer.takes_factors, members, parts)):
+            self.on_grad(group, factors.product())
+            return
+        for name, part in zip(members, parts, strict=True):
+            self.optimizer.on_grad(name, part)
 
     def _add(self, key: str, grad: Tensor) -> None:
         if self.optimizer.recipe.step_in_backward:
