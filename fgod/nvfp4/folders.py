@@ -212,6 +212,7 @@ def write_weights(
             synced.append(disk.submit(_fsync, folder / name))
             weight_map.update(dict.fromkeys(shard, name))
             total += sum(value.nbytes for value in shard.values())
+            del shard  # before the next one is made
     for one in synced:
         one.result()
     if len(shards) > 1:
