@@ -2,7 +2,7 @@
 
     .venv/bin/python -m benchmarks.formats --shape qwen3-4b --out FOLDER [--gpus 1] [--formats nvfp4 dat …]
 
-Each export runs in a process of its own, from BF16 weights in shards of 1 GB that are in no cache. `before` is what that
+Each export runs in a process of its own, from BF16 weights in shards of 1 GB that are in no cache. `before` is what the
 process has in memory when it begins, `peak` the most that it ever had resident (VmHWM), with what it maps of a file
 that it reads. `shard` is the largest file of weights that it maps, and the largest that it makes whole before it writes
 it (0: a format that is written tensor by tensor). Another process reads the export again, each weight with the
