@@ -48,11 +48,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a model folder.
 
     Raises:
-        UsageError: the folder or the file is missing.
+        UsageError: the folder or the file is missing, or the file or its quantization_config is no object.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder, expected a Hugging Face model folder")
-    return dict(read_json(folder / "config.json"))
+    found = read_json(folder / "config.json")
+    if not isinstance(found, dict):
+        raise UsageError(f"{folder / 'config.json'}: found {type(found).__name__}, expected an object of keys")
+    if not isinstance(quantised := found.get("quantization_config"), dict | None):
+        raise UsageError(f"{folder / 'config.json'}: quantization_config: found {quantised!r}, expected an object")
+    return found
 
 
 Beat = Callable[..., None]
@@ -94,12 +99,20 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, device: str = "cp
     check_device(device)
     config = read_config(folder)
     if exporter := exporter_of(config):
-        model = _load_export(exporter, folder, config, dtype or DTYPES[config["dtype"]], torch.device(device))
+        model = _load_export(exporter, folder, config, dtype or _stored_dtype(folder, config), torch.device(device))
     elif found := config.get("quantization_config"):
         raise unknown_format(folder, found)
     else:
         model = _load_plain(folder, "auto" if dtype is None else dtype).to(device)
     return model.eval().requires_grad_(False)
+
+
+def _stored_dtype(folder: Path, config: Mapping[str, Any]) -> torch.dtype:
+    """What an export is computed in."""
+    found = config.get("dtype")
+    if not isinstance(found, str) or found not in DTYPES:
+        raise UsageError(f"{folder / 'config.json'}: dtype: found {found!r}, expected one of {', '.join(DTYPES)}")
+    return DTYPES[found]
 
 
 def unknown_format(folder: Path, found: Mapping[str, Any]) -> UsageError:
@@ -136,11 +149,8 @@ def _load_plain(folder: Path, dtype: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     kind: Any = AutoModelForCausalLM
-    with quiet():
-        try:
-            model, info = kind.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
-        except Exception as error:  # transformers, huggingface_hub and safetensors share no narrower kind
-            raise UsageError(f"{folder}: the model does not load: {first_line(error)}") from error
+    with quiet(), explained(f"{folder}: the model does not load"):
+        model, info = kind.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
     check_complete(folder, info)
     return model
 
@@ -148,7 +158,8 @@ def _load_plain(folder: Path, dtype: Any) -> Any:
 def _load_export(
     exporter: Exporter, folder: Path, config: Mapping[str, Any], dtype: torch.dtype, device: torch.device
 ) -> PreTrainedModel:
-    empty = _empty({key: value for key, value in config.items() if key != "quantization_config"})
+    with explained(f"{folder / 'config.json'}: transformers makes no model of it"):
+        empty = _empty({key: value for key, value in config.items() if key != "quantization_config"})
     tensors = {name: weight.to(dtype, copy=True) for name, weight in dequantised(folder, device, exporter)}
     wanted = {name: parameter.shape for name, parameter in empty.named_parameters()}
     if empty.config.tie_word_embeddings:
@@ -227,13 +238,25 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise UsageError(f"{folder / 'tokenizer.json'}: no such file, expected a fast tokenizer")
     from transformers import AutoTokenizer
 
-    with quiet():
-        try:
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # tokenizers raises bare Exception for a broken tokenizer.json
-            raise UsageError(f"{folder}: the tokenizer does not load: {first_line(error)}") from error
+    with quiet(), explained(f"{folder}: the tokenizer does not load"):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def first_line(error: Exception) -> str:
+@contextmanager
+def explained(said: str) -> Iterator[None]:
+    """Turn whatever a library raises of a damaged file into a UsageError that begins so.
+
+    transformers, huggingface_hub, safetensors and tokenizers share no narrower kind; what panics in Rust arrives as a
+    BaseException of its own.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UsageError(f"{said}: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
     """The kind and the first line of an exception."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

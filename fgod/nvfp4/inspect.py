@@ -28,6 +28,7 @@ from fgod.gguf.blocks import quantised_of
 from fgod.importing.file import SUFFIXES
 from fgod.importing.gguf_file import GgufFile, read_gguf
 from fgod.layout import RELEASE_RECORD, RunWeights
+from fgod.model.load import read_config
 from fgod.models.files import CONFIG
 from fgod.nvfp4.codec import BLOCK, E2M1, Quantised, decode_e2m1, largest_magnitude, unpack
 from fgod.nvfp4.folders import weight_files
@@ -151,8 +152,7 @@ def _digest(folder: Path) -> str:
 
 
 def _exporter(folder: Path) -> Exporter | None:
-    config = folder / CONFIG
-    return exporter_of(read_json(config)) if config.is_file() else None
+    return exporter_of(read_config(folder)) if (folder / CONFIG).is_file() else None
 
 
 def _file(place: Path) -> Path | None:
@@ -193,6 +193,8 @@ def text(place: Path) -> str:
         found, paths = list(_inspect_gguf(read_gguf(file))), [file]
     else:
         found, paths = _inspect_folder(place), weight_files(place)
+    if not found:
+        raise UsageError(f"{place}: found no tensors, expected the weights of a model")
     part = _participation(place)
     width = max(len(i.name) for i in found)
     lines = []
