@@ -236,10 +236,29 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise UsageError(f"{folder}: no such folder, expected a Hugging Face model folder")
     if not (folder / "tokenizer.json").is_file():
         raise UsageError(f"{folder / 'tokenizer.json'}: no such file, expected a fast tokenizer")
+    _check_merges(folder / "tokenizer.json")
     from transformers import AutoTokenizer
 
     with quiet(), explained(f"{folder}: the tokenizer does not load"):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def _check_merges(path: Path) -> None:
+    """Raise UsageError for merges at which tokenizers panics, or ends the process: it cuts `continuing_subword_prefix`
+    off the second token of each without a look whether it is there."""
+    found = read_json(path)
+    model = found.get("model") if isinstance(found, dict) else None
+    if not isinstance(model, dict):
+        raise UsageError(f"{path}: model: found {type(model).__name__}, expected an object: it is no fast tokenizer")
+    prefix, merges = model.get("continuing_subword_prefix"), model.get("merges")
+    if not isinstance(prefix, str) or not prefix or not isinstance(merges, list):
+        return
+    for number, merge in enumerate(merges):
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        second = pair[1] if isinstance(pair, list) and len(pair) == 2 else ""
+        if not isinstance(second, str) or not second.startswith(prefix):
+            expected = f"a second token that begins with {prefix!r}, model.continuing_subword_prefix"
+            raise UsageError(f"{path}: model.merges[{number}]: found {merge!r}, expected {expected}")
 
 
 @contextmanager
