@@ -51,8 +51,8 @@ class Inspected:
     faults: str
 
 
-def inspect_tensor(name: str, value: Quantised | Tensor) -> Inspected:
-    """What a stored tensor holds; broken scales are counted, not decoded."""
+def inspect_tensor(name: str, value: Quantised | Tensor, zero_scales: bool = False) -> Inspected:
+    """What a stored tensor holds; broken scales are counted, not decoded. `zero_scales`: scales may be 0."""
     if not isinstance(value, Quantised):
         bad = int((~torch.isfinite(value)).sum())
         faults = f"{bad:,} non-finite weights" if bad else ""
@@ -63,13 +63,15 @@ def inspect_tensor(name: str, value: Quantised | Tensor) -> Inspected:
     amax = (decode_e2m1(value.codes) * steps).abs().max().item()
     nbytes = value.codes.numel() // 2 + value.scales.nbytes + 4
     detail = f"global scale {value.global_scale:g} · scales {_scale_histogram(scales)} · codes {_codes(value.codes)}"
-    return Inspected(name, tuple(value.codes.shape), NVFP4.name, nbytes, amax, detail, _scale_faults(scales, value))
+    return Inspected(
+        name, tuple(value.codes.shape), NVFP4.name, nbytes, amax, detail, _scale_faults(scales, value, zero_scales)
+    )
 
 
 def _inspect_packed(name: str, packed: Packed) -> Inspected:
     """What a quantised weight without a tensor scale holds."""
     value = Quantised(unpack(packed.codes), packed.scales, 1.0)
-    found = inspect_tensor(name, value)
+    found = inspect_tensor(name, value, zero_scales=True)
     kind = str(packed.scales.dtype).removeprefix("torch.")
     detail = f"{kind} scales {_scale_histogram(packed.scales.float())} · codes {_codes(value.codes)}"
     return replace(found, stored=DAT.name, nbytes=packed.codes.nbytes + packed.scales.nbytes, detail=detail)
@@ -100,7 +102,8 @@ def _scale_histogram(scales: Tensor) -> str:
     _, exponents = torch.frexp(scales[torch.isfinite(scales) & (scales > 0)])
     counts = Counter((exponents - 1).tolist())
     total = max(1, scales.numel())
-    return " ".join(f"2^{exponent} {count / total:.0%}" for exponent, count in sorted(counts.items()))
+    zeros = [f"0 {share:.0%}"] if (share := int((scales == 0).sum()) / total) else []
+    return " ".join([*zeros, *(f"2^{exponent} {count / total:.0%}" for exponent, count in sorted(counts.items()))])
 
 
 def _codes(codes: Tensor) -> str:
@@ -109,10 +112,10 @@ def _codes(codes: Tensor) -> str:
     return " ".join(f"{value:g} {count / codes.numel():.0%}" for value, count in zip(E2M1, counts, strict=True))
 
 
-def _scale_faults(scales: Tensor, value: Quantised) -> str:
+def _scale_faults(scales: Tensor, value: Quantised, zero_scales: bool) -> str:
     counts = {
         "non-finite scales": int((~torch.isfinite(scales)).sum()),
-        "zero scales": int((scales == 0).sum()),
+        "zero scales": 0 if zero_scales else int((scales == 0).sum()),
         "negative scales": int((scales < 0).sum()),
         "bad global scale": int(not (math.isfinite(value.global_scale) and value.global_scale > 0)),
     }
