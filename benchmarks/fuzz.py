@@ -39,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import atheris
 
 with atheris.instrument_imports(include=["fgod"]):
-    from tests.untrusted import READERS, Untrusted, with_header
+    from tests.untrusted import READERS, Forbidden, Untrusted, Watch, with_header
 
 MIB = 2**20
 SECONDS = 5
@@ -51,45 +51,8 @@ INTERESTING: list[Any] = [
 ]  # fmt: skip
 
 
-class Forbidden(BaseException):
-    """A reader did what it must not do. Nothing catches it."""
-
-
 class TooSlow(BaseException):
     """A reader took too long."""
-
-
-class Watch:
-    """An audit hook that refuses what no reader may do, while `on`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.on, self.seen = str(folder), False, ""
-        sys.addaudithook(self.hook)
-
-    def hook(self, event: str, args: tuple[Any, ...]) -> None:
-        if self.on and self.forbidden(event, args):
-            self.seen = f"{event} {str(args)[:200]}"
-            raise Forbidden(self.seen)
-
-    def forbidden(self, event: str, args: tuple[Any, ...]) -> bool:
-        if event.startswith(("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.", "pickle.")):
-            return True
-        if event == "open":
-            path, mode, flags = args
-            writes = bool(flags & 3) if isinstance(flags, int) else "r" not in str(mode)
-            return writes and not str(path).startswith(self.folder) and not isinstance(path, int)
-        if event in ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "shutil.rmtree"):
-            return not str(args[0]).startswith(self.folder)
-        if event == "exec":
-            return not own(args[0].co_filename)
-        return event == "compile" and not own(str(args[1]))
-
-
-def own(name: str) -> bool:
-    """Whether code is that of an installed module, or of a chat template, which runs in jinja's sandbox."""
-    return name in ("<template>", "<unknown>", "<string>", "None") or name.startswith(
-        (sys.prefix, sys.base_prefix, "<frozen")
-    )
 
 
 class Hunt:
@@ -99,7 +62,7 @@ class Hunt:
         self.name, self.reader, self.root, self.found, self.seconds = name, READERS[name], root, found, seconds
         self.folder = root / "inside"
         self.reader.prepare(self.folder)
-        self.watch = Watch(self.folder)
+        self.watch = Watch()
         self.tried, self.refused, self.kinds = 0, 0, dict[str, int]()
         self.begin = time.monotonic()
         self.peak = 0
@@ -111,19 +74,14 @@ class Hunt:
         self.tried += 1
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
-            self.watch.on, self.watch.seen = True, ""
-            self.refused += self.reader.try_one(self.folder, raw) is not None
-            self.watch.on = False
-            if self.watch.seen:
-                raise Forbidden(self.watch.seen)
+            with self.watch.over(self.folder):
+                self.refused += self.reader.try_one(self.folder, raw) is not None
             self.check()
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # whatever it is, it is a finding
-            self.watch.on = False
             self.keep(raw, error)
         finally:
-            self.watch.on = False
             signal.setitimer(signal.ITIMER_PROF, 0)
 
     def check(self) -> None:
@@ -239,7 +197,6 @@ def main() -> None:
     known = [path.read_bytes() for path in sorted(corpus.glob("*"))] if corpus.is_dir() else []
     for number, raw in enumerate([*hunt.reader.seeds(), *known]):
         (seeds / f"{number:04}").write_bytes(raw)
-        hunt.watch.on = False
         try:
             hunt.reader.try_one(hunt.folder, raw)  # imports what is imported late
         except BaseException as error:

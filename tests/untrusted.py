@@ -7,8 +7,11 @@ templates, in jinja's sandbox, and touches no file outside the folder.
 from __future__ import annotations
 
 import json
+import os
 import struct
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +21,8 @@ from typing import Any
 from gguf import GGMLQuantizationType
 from safetensors.torch import load_file
 
+import fgod
+from fgod.chat import ChatSettings
 from fgod.dat.file import read_dat
 from fgod.dat.weights import read_weight, stored_weights
 from fgod.errors import FgodError
@@ -30,8 +35,8 @@ from fgod.importing.gguf_tokenizer import tokenizer_of
 from fgod.importing.gguf_weights import model_of
 from fgod.model import memory
 from fgod.model.chats import ChatFormat
-from fgod.model.folder import checked_config, checked_weights, read_header
-from fgod.model.load import load_model
+from fgod.model.folder import checked_chat, checked_config, checked_weights, read_header
+from fgod.model.load import load_model, read_config
 from fgod.models.files import CONFIG
 from fgod.nvfp4.folders import INDEX, SINGLE, open_weights, save_tensors
 from fgod.nvfp4.inspect import text as inspected
@@ -78,6 +83,59 @@ class Untrusted:
             assert str(folder) in str(error), f"the message names neither file nor folder: {error}"
             return error
         return None
+
+
+class Forbidden(BaseException):
+    """A reader did what it must not do. Nothing catches it."""
+
+
+class Watch:
+    """An audit hook that refuses what no reader may do, while it is on. Python cannot take it away again."""
+
+    def __init__(self) -> None:
+        self.folder, self.seen = "", ""
+        sys.addaudithook(self._hook)
+
+    @contextmanager
+    def over(self, folder: Path) -> Iterator[None]:
+        """A reader of this folder works inside.
+
+        Raises:
+            Forbidden: it did what it must not do, even if it went on.
+        """
+        self.folder, self.seen = str(folder), ""
+        try:
+            yield
+        finally:
+            self.folder = ""
+        if self.seen:
+            raise Forbidden(self.seen)
+
+    def _hook(self, event: str, args: tuple[Any, ...]) -> None:
+        if self.folder and self._forbids(event, args):
+            self.seen = f"{event} {str(args)[:200]}"
+            raise Forbidden(self.seen)
+
+    def _forbids(self, event: str, args: tuple[Any, ...]) -> bool:
+        if event.startswith(("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.", "pickle.")):
+            return True
+        if event == "open":
+            path, _, flags = args
+            return bool(flags & os.O_ACCMODE) and not isinstance(path, int) and not self._inside(path)
+        if event in ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "shutil.rmtree"):
+            return not self._inside(args[0])
+        if event == "exec":
+            return not _known(args[0].co_filename)
+        return event == "compile" and not _known(str(args[1]))
+
+    def _inside(self, path: Any) -> bool:
+        return os.fsdecode(path).startswith(self.folder)
+
+
+def _known(file: str) -> bool:
+    """Whether code is that of an installed module, or of a chat template, which runs in jinja's sandbox."""
+    installed = file.startswith((sys.prefix, sys.base_prefix, str(Path(fgod.__file__).parent), "<frozen"))
+    return installed or file in ("<template>", "<unknown>", "<string>", "None")
 
 
 @cache
@@ -137,7 +195,7 @@ def _read_safetensors_of_index(folder: Path) -> None:
 
 
 def _read_chats(folder: Path) -> None:
-    ChatFormat.of_folder(folder).check()
+    checked_chat(folder, read_config(folder), ChatSettings())
 
 
 def _read_config(folder: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 
 from fgod.errors import UsageError
 from fgod.exporters.exporter import Exporter, exporter_of
+from fgod.models.files import check_links
 from fgod.models.names import TIED_HEAD
 from fgod.nvfp4.folders import DTYPES
 from fgod.nvfp4.reader import dequantised
@@ -48,10 +49,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a model folder.
 
     Raises:
-        UsageError: the folder or the file is missing, or the file or its quantization_config is no object.
+        UsageError: the folder or the file is missing, or the file or its quantization_config is no object; or a link
+            leads out of the folder.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder, expected a Hugging Face model folder")
+    check_links(folder)
     found = read_json(folder / "config.json")
     if not isinstance(found, dict):
         raise UsageError(f"{folder / 'config.json'}: found {type(found).__name__}, expected an object of keys")
@@ -236,6 +239,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise UsageError(f"{folder}: no such folder, expected a Hugging Face model folder")
     if not (folder / "tokenizer.json").is_file():
         raise UsageError(f"{folder / 'tokenizer.json'}: no such file, expected a fast tokenizer")
+    check_links(folder)
     _check_merges(folder / "tokenizer.json")
     from transformers import AutoTokenizer
 
