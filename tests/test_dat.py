@@ -43,6 +43,7 @@ from fgod.stamps import digests_of
 from fgod.system.files import read_json, sha256_file, sha256_folder, write_json
 from fgod.talk import work
 from fgod.work.worker import Worker
+from tests.by_hand import dat as by_hand
 from tests.families import family_folder
 from tests.mini import ROOT
 from tests.tiny_model import noise, tiny_folder
@@ -62,49 +63,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for exporter in FORMATS.values():
             exporter.write(master, folder / f"{name}-{exporter.name}", "bfloat16")
     return folder
-
-
-def e4m3(raw: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Numbers of FP8-E4M3 by its definition: 1 sign, 4 exponent bits with bias 7, 3 of the fraction; no infinity."""
-    sign, exponent, fraction = raw >> 7, (raw >> 3 & 15).astype(int), raw & 7
-    values = np.where(exponent == 0, fraction / 8 * 2.0**-6, (1 + fraction / 8) * 2.0 ** (exponent - 7.0))
-    return np.where(raw & 0x7F == 0x7F, np.nan, np.where(sign, -values, values))
-
-
-def by_hand(path: Path) -> dict[str, NDArray[np.float64]]:
-    """The weights of a file, from the description of the format and numpy alone."""
-    raw, at = path.read_bytes(), 0
-
-    def number() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte, at = raw[at], at + 1
-            value, shift = value | (byte & 127) << shift, shift + 7
-            if byte < 128:
-                return value
-
-    stored: dict[str, tuple[int, NDArray[Any]]] = {}
-    for _ in range(number()):
-        length = number()
-        key, at = raw[at : at + length].decode(), at + length
-        kind, shape = number(), [number() for _ in range(number())]
-        dtype = {0: "u1", 5: "<f2", 101: "u1"}[kind]
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        stored[key], at = (kind, np.frombuffer(raw[at : at + size], dtype).reshape(shape)), at + size
-    assert at == len(raw)
-    grid = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
-    table = np.concatenate([grid, -grid])
-    weights: dict[str, NDArray[np.float64]] = {}
-    for key, (_, data) in stored.items():
-        if key.endswith(".qdata"):
-            kind, scale = stored[key.replace(".qdata", ".scale")]
-            codes = np.stack([data & 15, data >> 4], -1).reshape(len(data), -1)
-            scales = e4m3(scale) if kind == 101 else scale.astype(np.float64)
-            weights[key.removesuffix(".qdata")] = table[codes] * scales.repeat(16, 1)
-        elif not key.endswith(".scale"):
-            weights[key] = data.astype(np.float64)
-    return weights
 
 
 @pytest.mark.parametrize("exporter", FORMATS.values(), ids=FORMATS)
