@@ -1,8 +1,9 @@
 """Decoders of the formats of exports from their public descriptions: numpy, struct and json alone.
 
 safetensors        https://github.com/huggingface/safetensors (Format)
-NVFP4              https://docs.nvidia.com: E2M1 codes, an E4M3 scale for 16 columns, a scale of the tensor
-compressed-tensors `nvfp4-pack-quantized`: the tensor's scale is a divisor; ModelOpt: it is a factor
+E2M1, E4M3         OCP Microscaling Formats (MX) 1.0, OCP 8-bit Floating Point (OFP8) 1.0
+NVFP4              E2M1 codes, an E4M3 scale for 16 columns, a scale of the tensor: in compressed-tensors'
+                   nvfp4-pack-quantized a divisor, in ModelOpt's layout a factor
 GGUF               https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; ggml-common.h has block_nvfp4
 TorchSharp .dat    docs/formats.md
 """
