@@ -43,6 +43,7 @@ from fgod.stamps import digests_of
 from fgod.system.files import read_json, sha256_file, sha256_folder, write_json
 from fgod.talk import work
 from fgod.work.worker import Worker
+from tests.by_hand import dat as by_hand
 from tests.families import family_folder
 from tests.mini import ROOT
 from tests.tiny_model import noise, tiny_folder
@@ -62,49 +63,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for exporter in FORMATS.values():
             exporter.write(master, folder / f"{name}-{exporter.name}", "bfloat16")
     return folder
-
-
-def e4m3(raw: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Numbers of FP8-E4M3 by its definition: 1 sign, 4 exponent bits with bias 7, 3 of the fraction; no infinity."""
-    sign, exponent, fraction = raw >> 7, (raw >> 3 & 15).astype(int), raw & 7
-    values = np.where(exponent == 0, fraction / 8 * 2.0**-6, (1 + fraction / 8) * 2.0 ** (exponent - 7.0))
-    return np.where(raw & 0x7F == 0x7F, np.nan, np.where(sign, -values, values))
-
-
-def by_hand(path: Path) -> dict[str, NDArray[np.float64]]:
-    """The weights of a file, from the description of the format and numpy alone."""
-    raw, at = path.read_bytes(), 0
-
-    def number() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte, at = raw[at], at + 1
-            value, shift = value | (byte & 127) << shift, shift + 7
-            if byte < 128:
-                return value
-
-    stored: dict[str, tuple[int, NDArray[Any]]] = {}
-    for _ in range(number()):
-        length = number()
-        key, at = raw[at : at + length].decode(), at + length
-        kind, shape = number(), [number() for _ in range(number())]
-        dtype = {0: "u1", 5: "<f2", 101: "u1"}[kind]
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        stored[key], at = (kind, np.frombuffer(raw[at : at + size], dtype).reshape(shape)), at + size
-    assert at == len(raw)
-    grid = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
-    table = np.concatenate([grid, -grid])
-    weights: dict[str, NDArray[np.float64]] = {}
-    for key, (_, data) in stored.items():
-        if key.endswith(".qdata"):
-            kind, scale = stored[key.replace(".qdata", ".scale")]
-            codes = np.stack([data & 15, data >> 4], -1).reshape(len(data), -1)
-            scales = e4m3(scale) if kind == 101 else scale.astype(np.float64)
-            weights[key.removesuffix(".qdata")] = table[codes] * scales.repeat(16, 1)
-        elif not key.endswith(".scale"):
-            weights[key] = data.astype(np.float64)
-    return weights
 
 
 @pytest.mark.parametrize("exporter", FORMATS.values(), ids=FORMATS)
@@ -403,8 +361,8 @@ SPOILED: dict[str, tuple[Callable[[Rows], Rows], str]] = {
         with_one(f"{UP}.scale", Element.FP8_E4M3, lambda data: data.reshape(2, 48)),
         rf"{AT}shape of {UP}\.scale: found \[2, 48\], expected \[48, 2\], as {UP}\.qdata is \[48, 16\]",
     ),
-    "a scale of 0": (scale_of(0), rf"{AT}{UP}\.scale: scale \[1, 1\]: found 0, expected a positive finite number"),
-    "a negative scale": (scale_of(0xB8), rf"{AT}{UP}\.scale: scale \[1, 1\]: found -1, expected"),
+    "a negative scale": (scale_of(0xB8), rf"{AT}{UP}\.scale: scale \[1, 1\]: found -1, expected a finite number of at"),
+    "a scale of -0": (scale_of(0x80), rf"{AT}{UP}\.scale: scale \[1, 1\]: found -0, expected a finite number of at"),
     "a scale that is no number": (scale_of(0x7F), rf"{AT}{UP}\.scale: scale \[1, 1\]: found nan, expected"),
     "a weight that is no number": (
         with_one(NORM, Element.FLOAT16, lambda data: data * np.float16("inf")),
@@ -434,11 +392,31 @@ def test_what_is_not_as_described_is_refused_and_nothing_is_written(name: str, f
 
 
 def test_the_byte_of_a_bad_scale_is_named(folders: Path, tmp_path: Path) -> None:
-    file = write_rows(tmp_path / "x.dat", scale_of(0)(rows_of(folders / "untied-dat" / FILE)))
+    file = write_rows(tmp_path / "x.dat", scale_of(0xB8)(rows_of(folders / "untied-dat" / FILE)))
     start = read_dat(file).entries[f"{UP}.scale"].start
     with pytest.raises(FgodError, match=rf"x\.dat: byte {start + 3}: "):
         import_dat(file, tmp_path / "out", folders / "untied")
-    assert file.read_bytes()[start + 3] == 0
+    assert file.read_bytes()[start + 3] == 0xB8
+
+
+@pytest.mark.parametrize("exporter", FORMATS.values(), ids=FORMATS)
+def test_a_scale_of_0_makes_its_block_zeros_whatever_its_codes_are(
+    exporter: Dat, folders: Path, tmp_path: Path
+) -> None:
+    whole = rows_of(folders / f"untied-{exporter.name}" / FILE)
+    scales = whole[f"{UP}.scale"][1].copy()
+    scales[1, 1], scales[2] = 0, 0
+    file = write_rows(tmp_path / "x.dat", {**whole, f"{UP}.scale": (exporter.scales, scales)})
+    codes = whole[f"{UP}.qdata"][1]
+    assert (codes[1, 8:] & 0x77).any() and (codes[1, 8:] & 0x88).any(), "codes that are not 0, some of them negative"
+    import_dat(file, tmp_path / "out", folders / "untied")
+    found = load_file(tmp_path / "out" / SINGLE)[UP]
+    kept = dict(dequantised(folders / f"untied-{exporter.name}", exporter=exporter))[UP]
+    expected = kept.clone()
+    expected[1, 16:], expected[2] = 0, 0
+    assert torch.equal(found, expected) and not torch.equal(found, kept)
+    exporter.write(tmp_path / "out", tmp_path / "again", "bfloat16")
+    assert "0 with faults" in text(file) and "scales 0 3%" in text(file)
 
 
 def test_a_folder_of_a_file_without_tensors_is_refused_wherever_it_is_read(folders: Path, tmp_path: Path) -> None:

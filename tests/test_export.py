@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from fgod.errors import UsageError
 from fgod.model.load import load_model
 from fgod.model.masters import load_masters
-from fgod.nvfp4 import NonFiniteError, Quantised, dequantised, export, read_export
-from fgod.nvfp4.codec import BadScaleError, fake_quantise, quantise, shared_global_scale
+from fgod.nvfp4 import NonFiniteError, Quantised, codec, dequantised, export, read_export
+from fgod.nvfp4.codec import BLOCK_SCALES, BadScaleError, fake_quantise, quantise, shared_global_scale
 from fgod.nvfp4.folders import open_weights, plan_shards, write_weights
 from fgod.nvfp4.inspect import inspect_tensor, text
 from fgod.system.files import sha256_folder
 from fgod.system.procfs import forget_peak, peak_mib, resident_mib
-from tests.tiny_model import tiny_folder
+from tests.tiny_model import noise, tiny_folder
 
 CASES = [(tied, dtype) for tied in (True, False) for dtype in ("float32", "bfloat16")]
 Masters = dict[bool, Path]
@@ -170,6 +171,39 @@ def test_shards_hold_the_same_tensors(masters: Masters, exports: Exports, tmp_pa
     with torch.no_grad():
         served = [load_model(f)(input_ids=ids).logits for f in (exports[False, "float32"], tmp_path / "out")]
     assert torch.equal(*served)
+
+
+def test_one_shard_is_in_memory_while_shards_are_written(tmp_path: Path) -> None:
+    alive, most = 0, 0
+
+    def made(name: str) -> dict[str, torch.Tensor]:
+        nonlocal alive, most
+        value = torch.zeros(1000, dtype=torch.int8)
+        alive += 1
+        most = max(most, alive)
+        weakref.finalize(value, gone)
+        return {name: value}
+
+    def gone() -> None:
+        nonlocal alive
+        alive -= 1
+
+    write_weights(tmp_path, [str(n) for n in range(12)], lambda n: 1000, made, 3000)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 4 and most == 3 and alive == 0
+
+
+@pytest.mark.parametrize("rule", BLOCK_SCALES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_chunks_of_rows_give_the_bits_of_the_whole(
+    dtype: torch.dtype, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(codec.AT_ONCE, "cpu", 100)
+    weight = (noise((37, 32), 5) * 0.1).to(dtype)
+    whole = codec.quantise(weight.float(), 2.0**12, block_scales=rule)
+    chunks = codec.quantise_chunks(weight, 2.0**12, block_scales=rule)
+    assert torch.equal(chunks.codes, whole.codes) and torch.equal(chunks.scales.float(), whole.scales.float())
+    steps = (whole.scales.float() / 2.0**12).repeat_interleave(16, 1)
+    assert torch.equal(codec.dequantise(chunks), codec.decode_e2m1(whole.codes) * steps)
 
 
 def test_reading_shards_in_turn_holds_one_of_them(tmp_path: Path) -> None:

@@ -177,6 +177,33 @@ def test_copies_of_a_step_without_kernels_are_predicted_on_a_gpu(tmp_path: Path)
     assert stepping(optimizer="lion", m_dtype="int8") == stepping(master_dtype="nvfp4") == 10
 
 
+def test_a_gpu_without_triton_is_predicted_to_need_more(tmp_path: Path) -> None:
+    config = {**read_json(tiny_folder(tmp_path / "start") / "config.json"), "vocab_size": 2**18}
+    kept = TrainRecipe(1, 1e-3, device="cuda", step_in_backward=True, m_dtype="int8", master_dtype="bf16")
+
+    def workspace(tokens: int, labels: int, **how: bool) -> int:
+        return predict_on_device(config, kept, 1, tokens, labels, **how).workspace - CUDA_WORKSPACE  # type: ignore[arg-type]
+
+    assert workspace(8, 1) == 4 * CHUNK["cuda"], "AdamW's kernel steps"
+    copies, rest = divmod(workspace(8, 1, kernels=False), 4 * CHUNK["cuda"])
+    assert (copies, rest) == (10, 0), "plain torch steps packed states"
+    mlp = config["intermediate_size"]
+    assert workspace(2**20, 1, kernels=False) == 10 * 4 * 2**20 * mlp, "and has the MLP's backward pass in float32"
+
+
+def test_a_gradient_that_is_cast_is_there_twice(tmp_path: Path) -> None:
+    config = read_json(tiny_folder(tmp_path / "start") / "config.json")
+    largest = config["vocab_size"] * config["hidden_size"]
+
+    def gradients(**changes: object) -> int:
+        return predict(config, TrainRecipe(1, 1e-3, **changes), 8, 1).gradients  # type: ignore[arg-type]
+
+    inside = {"step_in_backward": True}
+    assert gradients(**inside) == 4 * largest
+    assert gradients(**inside, master_dtype="bf16") == gradients(**inside, compute_dtype="bfloat16") == 6 * largest
+    assert gradients(**inside, master_dtype="bf16", compute_dtype="bfloat16") == 2 * largest
+
+
 def test_a_key_that_it_does_not_use_is_refused_by_name(tmp_path: Path) -> None:
     for key, value in (("eps", 1e-6), ("v_dtype", "bf16"), ("offload_moments", True)):
         words = rf"^train\.{key}: found {value!r} with optimizer: lion, which does not use it; expected it left out"

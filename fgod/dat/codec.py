@@ -32,13 +32,11 @@ from fgod.nvfp4.codec import (
     largest_magnitude,
     pack,
     power_of_two_global_scale,
+    rows_at_once,
     scales_of_blocks,
     squared_errors,
     unpack,
 )
-
-CHUNK = 2**20
-"""Weights that are packed or unpacked at once: temporaries are those of a chunk, not of a whole head."""
 
 TORCH = {
     Element.UINT8: torch.uint8,
@@ -70,11 +68,6 @@ class Packed:
 
     codes: Tensor
     scales: Tensor
-
-
-def rows_at_once(width: int) -> int:
-    """Rows of so many columns that are one chunk."""
-    return max(1, CHUNK // max(1, width))
 
 
 def largest_finite(weight: Tensor, name: str) -> float:
@@ -111,7 +104,7 @@ def quantise(
             "block scale"
         )
     global_scale = power_of_two_global_scale(amax, name)
-    chunks = weight.split(rows_at_once(weight.shape[-1]))
+    chunks = weight.split(rows_at_once(weight))
     pack_chunk = _with_e4m3 if element is Element.FP8_E4M3 else _with_float16
     parts = [pack_chunk(chunk.float(), global_scale, rule, rounded, name) for chunk in chunks]
     return Packed(torch.cat([one.codes for one in parts]), torch.cat([one.scales for one in parts]))
@@ -144,7 +137,7 @@ def dequantise(packed: Packed, dtype: torch.dtype = torch.float32) -> Tensor:
     """The weights [N, K] that codes and scales stand for; float32 holds them exactly, BF16 those of E4M3 scales."""
     rows, width = packed.codes.shape
     out = torch.empty(rows, 2 * width, dtype=dtype, device=packed.codes.device)
-    at_once = rows_at_once(2 * width)
+    at_once = rows_at_once(out)
     for part, codes, scales in zip(*(one.split(at_once) for one in (out, packed.codes, packed.scales)), strict=True):
         values = decode_e2m1(unpack(codes)).unflatten(1, (-1, BLOCK))
         part.copy_((values * scales.float().unsqueeze(-1)).flatten(1))

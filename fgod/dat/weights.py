@@ -121,7 +121,7 @@ def read_weight(file: DatFile, stored: Stored, dtype: torch.dtype = torch.float3
     """A tensor of the model; float32 holds it exactly.
 
     Raises:
-        BadScaleError: a scale is zero, negative, NaN or infinite; names the byte.
+        BadScaleError: a scale is negative, NaN or infinite; names the byte. A scale of 0 makes its block zeros.
         UsageError: a weight is not finite; names the entry's byte.
     """
     if stored.scale is not None:
@@ -136,11 +136,11 @@ def read_weight(file: DatFile, stored: Stored, dtype: torch.dtype = torch.float3
 
 def _check_scales(file: DatFile, entry: Entry, scales: Tensor) -> None:
     values = scales.float()
-    bad = ~(torch.isfinite(values) & (values > 0))
+    bad = ~torch.isfinite(values) | torch.signbit(values)
     if bad.any():
         row, column = bad.nonzero()[0].tolist()
         at = entry.start + (row * entry.shape[1] + column) * entry.element.stored.itemsize
-        found = f"found {values[row, column].item():g}, expected a positive finite number"
+        found = f"found {values[row, column].item():g}, expected a finite number of at least 0"
         raise BadScaleError(f"{file.path}: byte {at}: {entry.key}: scale [{row}, {column}]: {found}")
 
 

@@ -29,7 +29,7 @@ class SingleFile(Exporter):
         return weights.names
 
     def read(self, weights: Weights, name: str, device: torch.device) -> torch.Tensor:
-        """Raises BadScaleError too, where the format has scales: one is zero, negative or not finite."""
+        """Raises BadScaleError too, where the format has scales: one is no number that the format allows."""
         if name not in weights.files:
             raise UsageError(f"{weights.folder / self.file}: the tensor {name} is missing, expected by config.json")
         return weights.read(name).to(device)

@@ -27,7 +27,7 @@ from fgod.importing.gguf_file import SCALE, WEIGHT
 from fgod.model.chats import ChatFormat
 from fgod.models.architecture import architecture_of
 from fgod.models.files import CONFIG, MODELFILE
-from fgod.nvfp4.codec import power_of_two_global_scale, quantise
+from fgod.nvfp4.codec import power_of_two_global_scale, quantise_chunks
 from fgod.nvfp4.folders import (
     DTYPES,
     Weights,
@@ -120,7 +120,7 @@ def export_gguf(
                 _write(writer, torch.from_numpy(factors))
             for one in shapes:
                 beat()
-                for value in layout.made(one, weights.read(one).to(device or "cpu").float(), scales, rule):
+                for value in layout.made(one, weights.read(one).to(device or "cpu"), scales, rule):
                     _write(writer, value)
         (folder / MODELFILE).write_text(modelfile(chat, name), encoding="utf-8")
         copy_side_files(master, folder)
@@ -169,7 +169,7 @@ class _Layout:
         """The data of `entries`.
 
         Args:
-            value: float32, in transformers' order of rows.
+            value: in transformers' order of rows.
             scales: the global scale of each scale group.
             rule: of block scales.
 
@@ -183,7 +183,7 @@ class _Layout:
             value = value[torch.from_numpy(order).to(value.device)]
         if name in self.packed:
             scale = scales[self.packed[name]]
-            yield blocks_of(quantise(value, scale, where, rule))
+            yield blocks_of(quantise_chunks(value, scale, where, rule))
             yield torch.tensor([1 / scale])
         elif self._bf16(name):
             yield value.bfloat16()
@@ -198,7 +198,7 @@ def _global_scales(weights: Weights, packed: Mapping[str, str]) -> dict[str, flo
     """The global scale of each scale group, of which one tensor at a time is read."""
     largest: dict[str, float] = {}
     for name, group in packed.items():
-        found = largest_finite(weights.read(name).float(), f"{weights.folder}: {name}")
+        found = largest_finite(weights.read(name), f"{weights.folder}: {name}")
         largest[group] = max(found, largest.get(group, 0.0))
     return {group: power_of_two_global_scale(amax, group) for group, amax in largest.items()}
 

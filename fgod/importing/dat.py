@@ -51,7 +51,7 @@ def import_dat(
 
     Raises:
         UsageError: the file is damaged, its tensors are not those of the config, or the folder cannot be a base's.
-        BadScaleError: a scale is zero, negative or not finite; names the byte.
+        BadScaleError: a scale is negative or not finite; names the byte.
     """
     like = like_of(path, like)
     file = read_dat(path)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 import mmap
 import struct
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,9 @@ WEIGHT, SCALE = ".weight", ".scale"
 VERSIONS = (2, 3)
 ALIGNMENT = 32
 """Bytes to a multiple of which the tensors begin, unless general.alignment says otherwise."""
+
+MOST_NESTED = 8
+"""Arrays within each other: nobody writes more than two."""
 
 _SCALARS = {
     GGUFValueType.UINT8: "<B", GGUFValueType.INT8: "<b", GGUFValueType.UINT16: "<H", GGUFValueType.INT16: "<h",
@@ -118,6 +123,8 @@ class _Header:
         metadata: dict[str, Any] = {}
         for _ in range(metadata_count):
             key = self._text("the name of a key")
+            if key in metadata:
+                raise self._wrong("the keys", key, "each once: the file is damaged")
             metadata[key] = self._value(self._value_type(key), key)
         self._check_alone(metadata.get("split.count"))
         found = [self._tensor() for _ in range(tensor_count)]
@@ -125,7 +132,9 @@ class _Header:
         if not isinstance(alignment, int) or alignment < 1:
             raise self._wrong("general.alignment", alignment, "a whole number above 0")
         begin = self.at + -self.at % alignment
-        return GgufFile(self.path, metadata, {t.name: self._placed(t, begin) for t in found})
+        placed = [self._placed(tensor, begin) for tensor in found]
+        self._check_apart(placed)
+        return GgufFile(self.path, metadata, {tensor.name: tensor for tensor in placed})
 
     def _check_format(self) -> None:
         magic = self._take(len(MAGIC), "the format")
@@ -139,6 +148,16 @@ class _Header:
     def _check_alone(self, parts: object) -> None:
         if parts not in (None, 0, 1):
             raise self._wrong("split.count", parts, "one file: join the parts first (llama-gguf-split --merge)")
+
+    def _check_apart(self, tensors: Sequence[GgufTensor]) -> None:
+        """Tensors have names of their own, and bytes of their own: else a small file could stand for a large model."""
+        names = Counter(tensor.name for tensor in tensors)
+        for name, count in names.items():
+            if count > 1:
+                raise self._wrong("the tensors", f"{name} {count} times", "each once: the file is damaged")
+        for first, second in pairwise(sorted(tensors, key=lambda tensor: tensor.start)):
+            if second.start < first.start + first.nbytes:
+                raise self._wrong(second.name, f"bytes of {first.name}", "bytes of its own: the file is damaged")
 
     def _wrong(self, key: str, found: object, expected: str) -> UsageError:
         return UsageError(f"{self.path}: {key}: found {found!r}, expected {expected}")
@@ -169,18 +188,20 @@ class _Header:
         except ValueError:
             raise self._wrong(f"type of {key}", number, "one of GGUF's types of values: the file is damaged") from None
 
-    def _value(self, kind: GGUFValueType, key: str) -> Any:
+    def _value(self, kind: GGUFValueType, key: str, nested: int = 0) -> Any:
         if kind == GGUFValueType.STRING:
             return self._text(key)
         if kind == GGUFValueType.ARRAY:
-            return self._array(key)
+            return self._array(key, nested + 1)
         value = self._number(_SCALARS[kind], key)
         return _shortest(value) if kind == GGUFValueType.FLOAT32 else value
 
-    def _array(self, key: str) -> list[Any]:
+    def _array(self, key: str, nested: int) -> list[Any]:
+        if nested > MOST_NESTED:
+            raise self._wrong(key, f"{nested} arrays within each other", f"at most {MOST_NESTED}: the file is damaged")
         kind, count = self._value_type(key), self._number("<Q", key)
         if kind in (GGUFValueType.STRING, GGUFValueType.ARRAY):
-            return [self._value(kind, key) for _ in range(count)]
+            return [self._value(kind, key, nested) for _ in range(count)]
         form = _SCALARS[kind]
         raw = self._take(struct.calcsize(form) * count, key)
         return [value for (value,) in struct.iter_unpack(form, raw)]

@@ -18,7 +18,7 @@ from fgod.chat import Chat, ChatSettings, answered, chat_of
 from fgod.data.rows import Message, Row
 from fgod.data.text import excerpt
 from fgod.errors import UsageError
-from fgod.model.load import load_tokenizer
+from fgod.model.load import explained, load_tokenizer
 from fgod.model.template import ChatTemplate, Shape
 from fgod.system.files import read_json
 
@@ -324,7 +324,7 @@ class ChatFormat:
 
     def _template_ids(self, text: str) -> list[int]:
         """Ids of a text in which control tokens are such."""
-        return cast(list[int], self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return cast(list[int], _ids(self.tokenizer, text))
 
 
 def _sample(groups: Sequence[Sequence[int]]) -> Sample:
@@ -338,11 +338,17 @@ def _sample(groups: Sequence[Sequence[int]]) -> Sample:
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts as they stand, without control tokens; one call, which is faster than one for each."""
-    if not texts:
-        return []
-    encoded = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
-    return cast(list[list[int]], encoded["input_ids"])
+    """Token ids of texts as they stand, without control tokens; one call, which is faster than one for each.
+
+    Raises:
+        UsageError: the tokenizer fails; names its folder.
+    """
+    return _ids(tokenizer, list(texts), split_special_tokens=True) if texts else []
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: Any, **how: bool) -> Any:
+    with explained(f"{tokenizer.name_or_path}: the tokenizer does not encode a text; tokenizer.json is damaged"):
+        return tokenizer(texts, add_special_tokens=False, **how)["input_ids"]
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:

@@ -172,6 +172,9 @@ def checked_chat(folder: Path, config: Mapping[str, Any], settings: ChatSettings
         raise wrong(
             folder / "tokenizer.json", "tokens", len(chat.tokenizer), f"at most vocab_size = {vocab} of config.json"
         )
+    highest = max(chat.tokenizer.get_vocab().values(), default=0)
+    if highest >= vocab:
+        raise wrong(folder / "tokenizer.json", "the id of a token", highest, f"ids below vocab_size = {vocab}")
     path, ends = stored_end_ids(folder)
     for token in ends:
         if not 0 <= token < vocab:

@@ -16,6 +16,7 @@ import torch
 
 from fgod.errors import UsageError
 from fgod.exporters.exporter import Exporter, exporter_of
+from fgod.models.files import check_links
 from fgod.models.names import TIED_HEAD
 from fgod.nvfp4.folders import DTYPES
 from fgod.nvfp4.reader import dequantised
@@ -48,11 +49,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a model folder.
 
     Raises:
-        UsageError: the folder or the file is missing.
+        UsageError: the folder or the file is missing, or the file or its quantization_config is no object; or a link
+            leads out of the folder.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder, expected a Hugging Face model folder")
-    return dict(read_json(folder / "config.json"))
+    check_links(folder)
+    found = read_json(folder / "config.json")
+    if not isinstance(found, dict):
+        raise UsageError(f"{folder / 'config.json'}: found {type(found).__name__}, expected an object of keys")
+    if not isinstance(quantised := found.get("quantization_config"), dict | None):
+        raise UsageError(f"{folder / 'config.json'}: quantization_config: found {quantised!r}, expected an object")
+    return found
 
 
 Beat = Callable[..., None]
@@ -94,12 +102,20 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, device: str = "cp
     check_device(device)
     config = read_config(folder)
     if exporter := exporter_of(config):
-        model = _load_export(exporter, folder, config, dtype or DTYPES[config["dtype"]], torch.device(device))
+        model = _load_export(exporter, folder, config, dtype or _stored_dtype(folder, config), torch.device(device))
     elif found := config.get("quantization_config"):
         raise unknown_format(folder, found)
     else:
         model = _load_plain(folder, "auto" if dtype is None else dtype).to(device)
     return model.eval().requires_grad_(False)
+
+
+def _stored_dtype(folder: Path, config: Mapping[str, Any]) -> torch.dtype:
+    """What an export is computed in."""
+    found = config.get("dtype")
+    if not isinstance(found, str) or found not in DTYPES:
+        raise UsageError(f"{folder / 'config.json'}: dtype: found {found!r}, expected one of {', '.join(DTYPES)}")
+    return DTYPES[found]
 
 
 def unknown_format(folder: Path, found: Mapping[str, Any]) -> UsageError:
@@ -136,11 +152,8 @@ def _load_plain(folder: Path, dtype: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     kind: Any = AutoModelForCausalLM
-    with quiet():
-        try:
-            model, info = kind.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
-        except Exception as error:  # transformers, huggingface_hub and safetensors share no narrower kind
-            raise UsageError(f"{folder}: the model does not load: {first_line(error)}") from error
+    with quiet(), explained(f"{folder}: the model does not load"):
+        model, info = kind.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
     check_complete(folder, info)
     return model
 
@@ -148,7 +161,8 @@ def _load_plain(folder: Path, dtype: Any) -> Any:
 def _load_export(
     exporter: Exporter, folder: Path, config: Mapping[str, Any], dtype: torch.dtype, device: torch.device
 ) -> PreTrainedModel:
-    empty = _empty({key: value for key, value in config.items() if key != "quantization_config"})
+    with explained(f"{folder / 'config.json'}: transformers makes no model of it"):
+        empty = _empty({key: value for key, value in config.items() if key != "quantization_config"})
     tensors = {name: weight.to(dtype, copy=True) for name, weight in dequantised(folder, device, exporter)}
     wanted = {name: parameter.shape for name, parameter in empty.named_parameters()}
     if empty.config.tie_word_embeddings:
@@ -225,15 +239,47 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise UsageError(f"{folder}: no such folder, expected a Hugging Face model folder")
     if not (folder / "tokenizer.json").is_file():
         raise UsageError(f"{folder / 'tokenizer.json'}: no such file, expected a fast tokenizer")
+    check_links(folder)
+    _check_merges(folder / "tokenizer.json")
     from transformers import AutoTokenizer
 
-    with quiet():
-        try:
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # tokenizers raises bare Exception for a broken tokenizer.json
-            raise UsageError(f"{folder}: the tokenizer does not load: {first_line(error)}") from error
+    with quiet(), explained(f"{folder}: the tokenizer does not load"):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def first_line(error: Exception) -> str:
+def _check_merges(path: Path) -> None:
+    """Raise UsageError for merges at which tokenizers panics, or ends the process: it cuts `continuing_subword_prefix`
+    off the second token of each without a look whether it is there."""
+    found = read_json(path)
+    model = found.get("model") if isinstance(found, dict) else None
+    if not isinstance(model, dict):
+        raise UsageError(f"{path}: model: found {type(model).__name__}, expected an object: it is no fast tokenizer")
+    prefix, merges = model.get("continuing_subword_prefix"), model.get("merges")
+    if not isinstance(prefix, str) or not prefix or not isinstance(merges, list):
+        return
+    for number, merge in enumerate(merges):
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        second = pair[1] if isinstance(pair, list) and len(pair) == 2 else ""
+        if not isinstance(second, str) or not second.startswith(prefix):
+            expected = f"a second token that begins with {prefix!r}, model.continuing_subword_prefix"
+            raise UsageError(f"{path}: model.merges[{number}]: found {merge!r}, expected {expected}")
+
+
+@contextmanager
+def explained(said: str) -> Iterator[None]:
+    """Turn whatever a library raises of a damaged file into a UsageError that begins so.
+
+    transformers, huggingface_hub, safetensors and tokenizers share no narrower kind; what panics in Rust arrives as a
+    BaseException of its own.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UsageError(f"{said}: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
     """The kind and the first line of an exception."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from fgod.data.rows import Row
 from fgod.errors import UsageError
@@ -99,32 +99,39 @@ def write_random(
 ) -> int:
     """Write the folder of a config's base `{kind: random, shape, seed}`; returns its number of parameters.
 
+    Raises what `write_shape` does.
+    """
+    log(f"base: random, {base['shape']}")
+    return write_shape(base["shape"], base["seed"], base_tokenizer(rows, TOKENIZER_VOCAB), out, beat)
+
+
+def write_shape(
+    shape: str,
+    seed: int,
+    tokenizer: PreTrainedTokenizerFast,
+    out: Path,
+    beat: Callable[[], None] = lambda: None,
+) -> int:
+    """Write a folder of a shape's random weights with a tokenizer; returns its number of parameters.
+
     At most one shard is in memory. `beat` is called for each tensor.
 
     Raises:
         UsageError: there is no such shape.
     """
-    config = model_config(base["shape"])
-    wanted = tensors_of(config, base["shape"])
-    sizes = {name: torch.Size(shape).numel() for name, shape in wanted.items()}
-    tokenizer = base_tokenizer(rows, TOKENIZER_VOCAB)
+    config = model_config(shape)
+    wanted = tensors_of(config, shape)
+    sizes = {name: torch.Size(one).numel() for name, one in wanted.items()}
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     texts = [token for token in range(len(tokenizer)) if token == end or is_text(tokenizer.decode([token]))]
 
     def made(name: str) -> dict[str, Tensor]:
         beat()
-        return {name: random_tensor(name, wanted[name], base["seed"], texts)}
+        return {name: random_tensor(name, wanted[name], seed, texts)}
 
-    log(f"base: random, {base['shape']}, {sum(sizes.values()):,} parameters")
     with atomic_folder(out) as folder, quiet():
         tokenizer.save_pretrained(folder)
         GenerationConfig(do_sample=False, eos_token_id=[end, pad], pad_token_id=pad).save_pretrained(folder)
         write_json(folder / "config.json", {**config, "eos_token_id": end, "pad_token_id": pad})
-        write_weights(
-            folder,
-            list(wanted),
-            lambda name: 2 * sizes[name],
-            made,
-            DEVICE_SHARD_BYTES,
-        )
+        write_weights(folder, list(wanted), lambda name: 2 * sizes[name], made, DEVICE_SHARD_BYTES)
     return sum(sizes.values())

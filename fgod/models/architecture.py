@@ -17,6 +17,9 @@ Shape = tuple[int, ...]
 COUNTS = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
 WIDTHS = ("hidden_size", "intermediate_size")
 
+MOST_LAYERS = 1000
+"""More layers than this no model has: the names of a damaged config's tensors stay few."""
+
 
 def wrong(where: str | Path, key: str, found: object, expected: str) -> UsageError:
     """The error for a wrong value of a file's key."""
@@ -121,6 +124,8 @@ class DenseDecoder:
     def sizes(self, config: Config, where: str | Path) -> Sizes:
         for key in (*WIDTHS, *COUNTS):
             _check_count(config, key, where)
+        if config["num_hidden_layers"] > MOST_LAYERS:
+            raise wrong(where, "num_hidden_layers", config["num_hidden_layers"], f"at most {MOST_LAYERS}")
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         if config.get("head_dim") is not None:
             _check_count(config, "head_dim", where)
@@ -200,7 +205,8 @@ def architecture_of(config: Config, where: str | Path) -> Architecture:
     """
     found = config.get("architectures")
     names = ", ".join(sorted(ARCHITECTURES))
-    if not isinstance(found, list | tuple) or len(found) != 1 or found[0] not in ARCHITECTURES:
+    named = found[0] if isinstance(found, list | tuple) and len(found) == 1 else None
+    if not isinstance(named, str) or named not in ARCHITECTURES:
         raise wrong(where, "architectures", found, f"one of {names} (a plugin may add a family, see CONTRIBUTING.md)")
-    family: Architecture = ARCHITECTURES[found[0]]
+    family: Architecture = ARCHITECTURES[named]
     return family

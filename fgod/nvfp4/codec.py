@@ -27,6 +27,9 @@ E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 E2M1_MAX = 6.0
 E4M3_MAX = 448.0
 
+AT_ONCE = {"cpu": 2**20, "cuda": 2**24}
+"""Weights that are packed or unpacked at once, by the type of their device: temporaries are those of a chunk."""
+
 SCALE_MIN = 2.0**-6
 """Smallest block scale: E4M3's smallest normal number. vLLM's Marlin path on Hopper flushes smaller ones to zero."""
 
@@ -101,6 +104,11 @@ def shared_global_scale(weights: list[Tensor], name: str) -> float:
     magnitudes = [largest_magnitude(weight) for weight in weights]
     amax = math.nan if any(map(math.isnan, magnitudes)) else max(magnitudes)
     return power_of_two_global_scale(amax, name)
+
+
+def rows_at_once(weight: Tensor) -> int:
+    """Rows of a tensor [N, K] that are one chunk of `AT_ONCE`."""
+    return max(1, AT_ONCE[weight.device.type] // max(1, weight.shape[-1]))
 
 
 def block_view(weight: Tensor, name: str) -> Tensor:
@@ -215,6 +223,23 @@ def quantise(
     return Quantised(codes.flatten(1), scales, global_scale)
 
 
+def quantise_chunks(weight: Tensor, global_scale: float, name: str = "weight", block_scales: str = "amax") -> Quantised:
+    """`quantise` of a weight [N, K] of any float dtype, in float32, a chunk of rows at a time: the same bits.
+
+    Raises what `quantise` does.
+    """
+    block_view(weight[:1].float(), name)
+    codes = torch.empty(weight.shape, dtype=torch.uint8, device=weight.device)
+    scales = torch.empty((len(weight), weight.shape[1] // BLOCK), dtype=torch.float8_e4m3fn, device=weight.device)
+    for chunk, its_codes, its_scales in zip(
+        *(one.split(rows_at_once(weight)) for one in (weight, codes, scales)), strict=True
+    ):
+        made = quantise(chunk.float(), global_scale, name, block_scales)
+        its_codes.copy_(made.codes)
+        its_scales.copy_(made.scales)
+    return Quantised(codes, scales, global_scale)
+
+
 def dequantise(quantised: Quantised, name: str = "weight") -> Tensor:
     """The float32 [N, K] that codes and scales stand for.
 
@@ -229,9 +254,14 @@ def dequantise(quantised: Quantised, name: str = "weight") -> Tensor:
         raise BadScaleError(
             f"{name}: block scale [{row}, {column}] is {scales[row, column].item()}; expected a positive finite number"
         )
-    steps = scales / quantised.global_scale
-    values = decode_e2m1(quantised.codes).unflatten(1, (-1, BLOCK))
-    return (values * steps.unsqueeze(-1)).flatten(1)
+    steps, codes = scales / quantised.global_scale, quantised.codes
+    out = torch.empty(codes.shape, dtype=torch.float32, device=codes.device)
+    for part, its_codes, its_steps in zip(
+        *(one.split(rows_at_once(codes)) for one in (out, codes, steps)), strict=True
+    ):
+        values = decode_e2m1(its_codes).unflatten(1, (-1, BLOCK))
+        torch.mul(values, its_steps.unsqueeze(-1), out=part.unflatten(1, (-1, BLOCK)))
+    return out
 
 
 def fake_quantise(

@@ -6,6 +6,7 @@ master weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -18,7 +19,7 @@ from torch import Tensor
 from fgod.exporters.nvfp4 import NVFP4, Nvfp4
 from fgod.models.architecture import Architecture, architecture_of
 from fgod.models.names import EMBEDDING, TIED_HEAD
-from fgod.nvfp4.codec import BLOCK, NonFiniteError, quantise, shared_global_scale
+from fgod.nvfp4.codec import BLOCK, NonFiniteError, largest_magnitude, quantise_chunks, shared_global_scale
 from fgod.nvfp4.folders import (
     DTYPES,
     SHARD_BYTES,
@@ -70,7 +71,7 @@ def _plain(value: Tensor, dtype: torch.dtype, where: str) -> Tensor:
         NonFiniteError: it is no finite number of the dtype.
     """
     made = value.to(dtype)
-    if not torch.isfinite(made).all():
+    if not math.isfinite(largest_magnitude(made)):
         kind = str(dtype).removeprefix("torch.")
         raise NonFiniteError(f"{where}: a weight is not finite in {kind} and cannot be exported")
     return made
@@ -80,13 +81,13 @@ def _tensors(
     weights: Weights, unit: _Unit, dtype: torch.dtype, block_scales: str, device: torch.device, exporter: Nvfp4
 ) -> dict[str, Tensor]:
     """What is stored of a unit, computed on the device."""
-    masters = {name: weights.read(source).to(device).float() for name, source in unit.sources.items()}
+    masters = {name: weights.read(source).to(device) for name, source in unit.sources.items()}
     if not unit.quantised:
         return {name: _plain(master, dtype, f"{weights.folder}: {name}") for name, master in masters.items()}
     global_scale = shared_global_scale(list(masters.values()), f"{weights.folder}: {unit.group}")
     out: dict[str, Tensor] = {}
     for name, master in masters.items():
-        out.update(exporter.stored(name, quantise(master, global_scale, name, block_scales)))
+        out.update(exporter.stored(name, quantise_chunks(master, global_scale, name, block_scales)))
     return out
 
 

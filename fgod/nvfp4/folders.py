@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fgod.errors import FgodError, UsageError
-from fgod.models.files import side_files
+from fgod.models.files import check_links, side_files
 from fgod.nvfp4.codec import BLOCK_SCALES
 from fgod.system import files
 
@@ -84,8 +84,10 @@ def weight_shards(folder: Path) -> dict[Path, list[str] | None]:
 
     Raises:
         UsageError: there are no weights, the index cannot be read, or it names a file that is missing or lies outside
-            the folder.
+            the folder, or a link leads out of it.
     """
+    if folder.is_dir():
+        check_links(folder)
     index = folder / INDEX
     if not index.is_file():
         if not (folder / SINGLE).is_file():
@@ -212,6 +214,7 @@ def write_weights(
             synced.append(disk.submit(_fsync, folder / name))
             weight_map.update(dict.fromkeys(shard, name))
             total += sum(value.nbytes for value in shard.values())
+            del shard  # before the next one is made
     for one in synced:
         one.result()
     if len(shards) > 1:

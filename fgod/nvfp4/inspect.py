@@ -28,6 +28,7 @@ from fgod.gguf.blocks import quantised_of
 from fgod.importing.file import SUFFIXES
 from fgod.importing.gguf_file import GgufFile, read_gguf
 from fgod.layout import RELEASE_RECORD, RunWeights
+from fgod.model.load import read_config
 from fgod.models.files import CONFIG
 from fgod.nvfp4.codec import BLOCK, E2M1, Quantised, decode_e2m1, largest_magnitude, unpack
 from fgod.nvfp4.folders import weight_files
@@ -50,8 +51,8 @@ class Inspected:
     faults: str
 
 
-def inspect_tensor(name: str, value: Quantised | Tensor) -> Inspected:
-    """What a stored tensor holds; broken scales are counted, not decoded."""
+def inspect_tensor(name: str, value: Quantised | Tensor, zero_scales: bool = False) -> Inspected:
+    """What a stored tensor holds; broken scales are counted, not decoded. `zero_scales`: scales may be 0."""
     if not isinstance(value, Quantised):
         bad = int((~torch.isfinite(value)).sum())
         faults = f"{bad:,} non-finite weights" if bad else ""
@@ -62,13 +63,15 @@ def inspect_tensor(name: str, value: Quantised | Tensor) -> Inspected:
     amax = (decode_e2m1(value.codes) * steps).abs().max().item()
     nbytes = value.codes.numel() // 2 + value.scales.nbytes + 4
     detail = f"global scale {value.global_scale:g} · scales {_scale_histogram(scales)} · codes {_codes(value.codes)}"
-    return Inspected(name, tuple(value.codes.shape), NVFP4.name, nbytes, amax, detail, _scale_faults(scales, value))
+    return Inspected(
+        name, tuple(value.codes.shape), NVFP4.name, nbytes, amax, detail, _scale_faults(scales, value, zero_scales)
+    )
 
 
 def _inspect_packed(name: str, packed: Packed) -> Inspected:
     """What a quantised weight without a tensor scale holds."""
     value = Quantised(unpack(packed.codes), packed.scales, 1.0)
-    found = inspect_tensor(name, value)
+    found = inspect_tensor(name, value, zero_scales=True)
     kind = str(packed.scales.dtype).removeprefix("torch.")
     detail = f"{kind} scales {_scale_histogram(packed.scales.float())} · codes {_codes(value.codes)}"
     return replace(found, stored=DAT.name, nbytes=packed.codes.nbytes + packed.scales.nbytes, detail=detail)
@@ -99,7 +102,8 @@ def _scale_histogram(scales: Tensor) -> str:
     _, exponents = torch.frexp(scales[torch.isfinite(scales) & (scales > 0)])
     counts = Counter((exponents - 1).tolist())
     total = max(1, scales.numel())
-    return " ".join(f"2^{exponent} {count / total:.0%}" for exponent, count in sorted(counts.items()))
+    zeros = [f"0 {share:.0%}"] if (share := int((scales == 0).sum()) / total) else []
+    return " ".join([*zeros, *(f"2^{exponent} {count / total:.0%}" for exponent, count in sorted(counts.items()))])
 
 
 def _codes(codes: Tensor) -> str:
@@ -108,10 +112,10 @@ def _codes(codes: Tensor) -> str:
     return " ".join(f"{value:g} {count / codes.numel():.0%}" for value, count in zip(E2M1, counts, strict=True))
 
 
-def _scale_faults(scales: Tensor, value: Quantised) -> str:
+def _scale_faults(scales: Tensor, value: Quantised, zero_scales: bool) -> str:
     counts = {
         "non-finite scales": int((~torch.isfinite(scales)).sum()),
-        "zero scales": int((scales == 0).sum()),
+        "zero scales": 0 if zero_scales else int((scales == 0).sum()),
         "negative scales": int((scales < 0).sum()),
         "bad global scale": int(not (math.isfinite(value.global_scale) and value.global_scale > 0)),
     }
@@ -151,8 +155,7 @@ def _digest(folder: Path) -> str:
 
 
 def _exporter(folder: Path) -> Exporter | None:
-    config = folder / CONFIG
-    return exporter_of(read_json(config)) if config.is_file() else None
+    return exporter_of(read_config(folder)) if (folder / CONFIG).is_file() else None
 
 
 def _file(place: Path) -> Path | None:
@@ -193,6 +196,8 @@ def text(place: Path) -> str:
         found, paths = list(_inspect_gguf(read_gguf(file))), [file]
     else:
         found, paths = _inspect_folder(place), weight_files(place)
+    if not found:
+        raise UsageError(f"{place}: found no tensors, expected the weights of a model")
     part = _participation(place)
     width = max(len(i.name) for i in found)
     lines = []

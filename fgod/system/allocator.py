@@ -11,6 +11,14 @@ _NEVER = -1
 """As _TRIM_THRESHOLD: however many bytes are free at the heap's end, it does not shrink."""
 
 
+def return_freed_memory() -> None:
+    """Give what was freed by now back to the kernel, also where it lies between what is in use. Without glibc nothing
+    changes."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def keep_freed_memory() -> None:
     """From now on freed memory waits for the next request of this process instead of going back to the kernel, which
     would fill each page with zeros again. For work that asks for the same large sizes again and again. Without glibc

@@ -315,15 +315,34 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON.
+    """Read JSON: as the standard has it, so without NaN and infinity, and each key of an object once.
 
     Raises:
         UsageError: the file is missing.
-        FgodError: it is not JSON; names file and line.
+        FgodError: it is not JSON; names file and, where that is known, line.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_bytes().decode(), object_pairs_hook=_object, parse_constant=_no_number)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
     except json.JSONDecodeError as error:
         raise FgodError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise FgodError(f"{path}: not JSON: byte {error.start} is not UTF-8") from error
+    except RecursionError as error:
+        raise FgodError(f"{path}: not JSON that can be read: lists or objects within each other too deep") from error
+    except ValueError as error:  # a repeated key, NaN, or a number of thousands of digits
+        raise FgodError(f"{path}: not JSON: {error}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for number, key in enumerate(keys) if key in keys[:number])
+        raise ValueError(f"found the key {twice!r} twice in an object, expected each once")
+    return found
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"found {text}, expected a finite number")

@@ -26,6 +26,7 @@ from fgod.guard.limits import MIB_PER_GB
 from fgod.guard.predict import TooLargeError
 from fgod.model.chats import ChatFormat, Sample
 from fgod.models.architecture import architecture_of
+from fgod.nvfp4 import kernels
 from fgod.nvfp4.codec import BLOCK_SCALES
 from fgod.nvfp4.folders import (
     BLOCK_SCALES_KEY,
@@ -40,7 +41,7 @@ from fgod.nvfp4.folders import (
 )
 from fgod.registry import ARCHITECTURES
 from fgod.system import files
-from fgod.system.allocator import keep_freed_memory
+from fgod.system.allocator import keep_freed_memory, return_freed_memory
 from fgod.system.procfs import resident_mib
 from fgod.train import checkpoint, dose
 from fgod.train.batches import batches
@@ -50,7 +51,7 @@ from fgod.train.device.plan import predict_on_device
 from fgod.train.device.settings import choose_device, processor, repeatable_cuda
 from fgod.train.dose import Asker
 from fgod.train.efficiency import Watch, lost_updates
-from fgod.train.memory import MIB, Prediction, check_fits, predict
+from fgod.train.memory import FIRST_STEP, MIB, Prediction, check_fits, predict
 from fgod.train.optimizer import StepFacts
 from fgod.train.participation import Participant, check_holes, participation, write_participation
 from fgod.train.preflight import PROMPTS, check_changed, check_chat
@@ -264,17 +265,18 @@ def prediction(
     labels: int,
     process: int,
 ) -> Prediction:
-    """What a step on a device will need: GPU memory there, all of this process (`process` bytes by now) on the CPU.
+    """What a step on a device will need: GPU memory there, all of this process on the CPU.
 
     On a GPU a family that the hand-written network does not compute keeps what transformers' layers keep on the CPU.
 
     Args:
         rows, width: at once, and tokens of each.
         labels: of all of them.
+        process: bytes of this process by now, before its first step.
     """
     if device.type == "cuda" and architecture_of(config, "config").hand_written(config):
-        return predict_on_device(config, recipe, rows, width, labels)
-    return predict(config, recipe, width, labels, 0 if device.type == "cuda" else process)
+        return predict_on_device(config, recipe, rows, width, labels, kernels=kernels.run_on(device))
+    return predict(config, recipe, width, labels, 0 if device.type == "cuda" else process + FIRST_STEP)
 
 
 def _check_memory(
@@ -343,7 +345,8 @@ def run(job: Job) -> Outcome:
         lengths = [len(sample.ids) for sample in samples]
         plan = ([samples[i] for i in indices] for indices in batches(job.rows, job.recipe, job.seed, lengths))
         if device.type == "cpu":
-            keep_freed_memory()  # each step asks for the same sizes; what loading freed has gone back
+            return_freed_memory()  # of loading: float32 weights and what they became lay beside each other
+            keep_freed_memory()  # each step asks for the same sizes
         stepper.reset_peak()
         reason = _fit(training, plan)
         measured = stepper.peak_mib()

@@ -28,6 +28,9 @@ from fgod.train.storage import FP32, as_matrix_shape, master_kind, state_bytes, 
 from fgod.train.update import CHUNK
 
 MIB = 2**20
+FIRST_STEP = 30 * MIB
+"""What torch and its libraries of products add to a process in its first step on a CPU, whatever the model."""
+
 _UPDATE_TEMPORARIES, _PACKED_TEMPORARIES = 4, 10
 """float32 copies of a chunk while it is stepped: update, what is wanted, change, product; and with packed states their
 values, the weight, random words, their indices and what those become."""
@@ -151,8 +154,7 @@ def predict(
     item = DTYPES[recipe.compute_dtype].itemsize
     kept = {name: master_kind(recipe.master_dtype, shape).dtype.itemsize for name, shape in all_shapes.items()}
     weights = sum(sizes[name] * kept[name] for name in sizes)
-    each = {name: sizes[name] * (kept[name] if recipe.step_in_backward else 4) for name in trained}
-    gradients = max(each.values()) if recipe.step_in_backward else sum(each.values())
+    gradients = _gradients(recipe, {name: sizes[name] for name in trained}, kept, item)
     rows = recipe.micro_batch or recipe.batch
     tokens, layers = rows * width, config["num_hidden_layers"]
     by_layer = tokens * layer_activations(config, item)
@@ -186,6 +188,20 @@ def predict(
         asking=max(0, asking(config, recipe, False, where) - activations - logits),  # those are gone when it asks
         teacher=0 if recipe.kl is None else 4 * _TOP_TENSORS * labels * min(recipe.kl.top_k, config["vocab_size"]),
     )
+
+
+def _gradients(recipe: TrainRecipe, sizes: Mapping[str, int], kept: Mapping[str, int], item: int) -> int:
+    """Bytes of the gradients that are alive at once: all in float32, or one in its master's dtype, beside itself as it
+    was computed, where that is another.
+
+    Args:
+        sizes: elements of each trained tensor.
+        kept: bytes of a number of its master.
+        item: bytes of a number of the compute dtype.
+    """
+    if not recipe.step_in_backward:
+        return 4 * sum(sizes.values())
+    return max(size * (kept[name] + (0 if kept[name] == item else item)) for name, size in sizes.items())
 
 
 def asking(config: Mapping[str, Any], recipe: TrainRecipe, gpu: bool, where: str = "config") -> int:

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from fgod.models.architecture import architecture_of
+from fgod.models.architecture import Sizes, architecture_of
 from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.folders import DTYPES
 from fgod.registry import OPTIMIZERS
 from fgod.train.device.head import chunk_width
 from fgod.train.device.network import SavePolicy
+from fgod.train.device.ops import QUANTISE_ROWS
 from fgod.train.memory import Prediction, asking, predict, step_temporaries, trained_names
 from fgod.train.recipe import TrainRecipe
 from fgod.train.update import CHUNK
@@ -21,6 +22,10 @@ from fgod.train.update import CHUNK
 ROOM = 0.10
 """What activations may take beside weights and moments under activation_checkpointing, as a part of those: at one row
 nothing is computed again; at 8 rows of 512 tokens of a 4 B model each layer keeps its two residual streams alone."""
+
+MLP_COPIES, LOGITS_COPIES, QUANTISE_COPIES = 10, 4, 5
+"""float32 copies that plain torch has at once: [T, M] in `elementwise.swiglu_backward`, of a chunk of logits in
+`elementwise.logit_slopes`, of rows in `fgod.nvfp4.codec.fake_quantise`."""
 
 CUDA_WORKSPACE = 96 * 2**20
 """Of cuBLAS, and what torch's allocator rounds up."""
@@ -55,9 +60,22 @@ def layer_plan(config: Mapping[str, Any], recipe: TrainRecipe, tokens: int) -> l
 
 
 def predict_on_device(
-    config: Mapping[str, Any], recipe: TrainRecipe, rows: int, width: int, labels: int, where: str = "config"
+    config: Mapping[str, Any],
+    recipe: TrainRecipe,
+    rows: int,
+    width: int,
+    labels: int,
+    where: str = "config",
+    kernels: bool = True,
 ) -> Prediction:
-    """Bytes that torch's allocator has at a step's widest moment. `width`: tokens of each row; `labels`: in all."""
+    """Bytes that torch's allocator has at a step's widest moment.
+
+    Args:
+        width: tokens of each row.
+        labels: in all.
+        kernels: Triton is there: kernels quantise and step, and torch compiles the rest. Without it plain torch makes
+            copies in float32, whose sizes are counted in its code and were measured on no GPU.
+    """
     item = DTYPES[recipe.compute_dtype].itemsize
     family = architecture_of(config, where)
     known = predict(config, recipe, width, labels, 0, where)
@@ -77,7 +95,9 @@ def predict_on_device(
     of_layer = tokens * config["hidden_size"] * item * 4 + 2 * mlp + mlp // 2 + attention
     chunk = chunk_width(labels, config["vocab_size"]) * labels
     activations, logits = kept + of_layer, chunk * (2 * item)
-    stepping = _stepping(recipe, [shapes[name] for name in trained_names(config, recipe, where)], activations + logits)
+    trained = [shapes[name] for name in trained_names(config, recipe, where)]
+    stepping = _stepping(recipe, trained, activations + logits, kernels)
+    plain = 0 if kernels else _plain_copies(family.sizes(config, where), tokens, chunk)
     host = sum(known.states.values()) if recipe.offload_moments else 0  # vectors stay on the device: too few to count
     return replace(
         known,
@@ -88,11 +108,18 @@ def predict_on_device(
         activations=activations,
         logits=logits,
         asking=asking(config, recipe, True, where),
-        workspace=CUDA_WORKSPACE + max(CHUNK["cuda"] * 4, stepping),
+        workspace=CUDA_WORKSPACE + max(CHUNK["cuda"] * 4, stepping, plain),
     )
 
 
-def _stepping(recipe: TrainRecipe, shapes: Iterable[tuple[int, ...]], waiting: int) -> int:
+def _plain_copies(sizes: Sizes, tokens: int, chunk: int) -> int:
+    """Bytes of the float32 copies that plain torch makes where Triton would not: of the MLP's backward pass, of a chunk
+    of logits, or of rows that are quantised."""
+    quantised = QUANTISE_ROWS * max(sizes.hidden, sizes.mlp, sizes.query_width) * QUANTISE_COPIES
+    return 4 * max(MLP_COPIES * tokens * sizes.mlp, LOGITS_COPIES * chunk, quantised)
+
+
+def _stepping(recipe: TrainRecipe, shapes: Iterable[tuple[int, ...]], waiting: int, kernels: bool) -> int:
     """Bytes of a step's temporaries: with the optimizer's kernels 0.
 
     Args:
@@ -100,5 +127,5 @@ def _stepping(recipe: TrainRecipe, shapes: Iterable[tuple[int, ...]], waiting: i
     """
     if not recipe.step_in_backward:
         return step_temporaries(recipe, shapes, "cuda") - waiting
-    served = recipe.master_dtype in OPTIMIZERS[recipe.optimizer].kernel_masters
+    served = kernels and recipe.master_dtype in OPTIMIZERS[recipe.optimizer].kernel_masters
     return 0 if served else step_temporaries(recipe, shapes, "cuda")
