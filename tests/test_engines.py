@@ -273,17 +273,17 @@ def test_an_engine_that_computes_the_same_agrees_in_every_figure(tmp_path: Path)
         EXPORTERS["nvfp4"].write(master, tmp_path / name, "bfloat16")
     probes = [probe("retention", text) for text in ("你是誰", "Who are you?", "tea")]
     ours = first_tokens(tmp_path / "nvfp4", ChatSettings(), probes, 8, 1)
-    assert ours.timed == 3 and ours.tokens_a_second > 0
+    assert len(ours.said) == 3 and ours.tokens_a_second > 0
     said = ask_engine(ENGINES["plain"], tmp_path / "nvfp4-head", ChatSettings(), probes, ours.prompts, 8, 1)
     reference = Said("r", True, False)
     scores = [scored_reply(p, r, _released(p, r.text), reference, STANDARD) for p, r in zip(probes, said, strict=True)]
     assert [one.reply for one in scores] == [one.text for one in said] and all(one.proper for one in scores)
-    found = figures(ours, scores, said)
+    found = figures(ours, [one.reply for one in scores], said)
     assert [found[name].value for name in ("engine_agreement", "first_token", "same_prompts")] == [1, 1, 1]
     listed = [sum(np.exp(list(one.first.values()))) for one in said]
     assert found["first_kl"].value == pytest.approx(0, abs=1e-9) and all(0 < total <= 1 + 1e-9 for total in listed)
     other = ask_engine(ENGINES["parrot"], tmp_path, ChatSettings(), probes, ours.prompts, 8, 1)
-    apart = figures(ours, scores, other)
+    apart = figures(ours, [one.reply for one in scores], other)
     assert apart["same_prompts"].value == 0 and apart["engine_agreement"].value == 0
 
 
@@ -306,7 +306,7 @@ def test_llama_cpp_says_what_its_file_was_made_of(name: str, tmp_path: Path) -> 
     ours = first_tokens(tmp_path / "nvfp4", ChatSettings(), probes, 4, 1)
     said = ask_engine(engine, tmp_path / name, ChatSettings(), probes, ours.prompts, 4, 1)
     assert all(reply.first and reply.tokens <= 4 for reply in said)
-    found = figures(ours, [_released(p, "") for p in probes], said)
+    found = figures(ours, [one.text for one in ours.said], said)
     assert found["same_prompts"].value == 1 and found["first_kl"].value is not None
     assert abs(found["first_kl"].value) < 0.05
     (tmp_path / name / "model.gguf").write_bytes(b"GGUF")

@@ -43,7 +43,7 @@ def engine(args: Engine, worker: Worker) -> None:
     probes = chosen((probe for probe in every if probe.key in probed), args.count)
     width = width_of(args.exported, args.chat, [chat_of(probe) for probe in probes])
     worker.fit(lambda _: memory.predict_served(args.exported, width, worker.process(False), most), 1, False)
-    ours = first_tokens(args.exported, args.chat, probes, most, threads, worker.beat)
+    ours = first_tokens(args.exported, args.chat, probes, most, threads, beat=worker.beat)
     worker.say(f"engine · {args.engine} is asked {len(probes)} probes with {args.format}")
     replies = ask_engine(asked_engine, args.asked, args.chat, probes, ours.prompts, most, threads, worker.beat)
     standard = Standard(
@@ -69,11 +69,11 @@ def engine(args: Engine, worker: Worker) -> None:
             "limits": [asdict(check) for check in judged.checks],
             "unjudged": list(judged.unjudged),
             "probes": len(probes),
-            **{name: asdict(one) for name, one in figures(ours, released, replies).items()},
+            **{name: asdict(one) for name, one in figures(ours, [one.reply for one in released], replies).items()},
             "metrics": {name: asdict(one) for name, one in judged.metrics.items()},
             "threads": threads,
             "cpu": processor(torch.device("cpu")),
-            "timed": ours.timed,
+            "timed": len(ours.said),
             "tokens_a_second": sum(one.tokens for one in replies) / sum(one.seconds for one in replies),
             "tokens_a_second_transformers": ours.tokens_a_second,
             "tables_sha256": file_digests(table.parent, [table]),
