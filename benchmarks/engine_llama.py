@@ -7,7 +7,7 @@ The first folder is an export to GGUF, the second one what is compared with. Bot
 time, with the chat template in the file and the folder's, by the code that judges a release (`fgod engine`). Here
 transformers answers all questions, too. Probes are chosen as there.
 
-Needs the package xllamacpp, a binding of llama.cpp with its server (pip install 'fgod[llama]').
+Needs the package xllamacpp, a binding of llama.cpp with its server (the extra `llama`).
 """
 
 from __future__ import annotations

@@ -154,8 +154,8 @@ def test_an_engine_whose_package_is_missing_is_an_error_before_anything_trains(
     base = {"kind": "random", "shape": "qwen2.5-0.5b"}
     monkeypatch.setattr(ENGINES["llama.cpp"], "module", "no_such_package")
     words = (
-        r"release\.engines: the engine llama\.cpp needs the Python package no_such_package, which is not installed; "
-        r"install it: pip install 'fgod\[llama\]'"
+        r"release\.engines: the engine llama\.cpp needs the Python package no_such_package, which is not installed: "
+        r"install it \(the extra llama of fgod\)"
     )
     with pytest.raises(UsageError, match=words):
         resolved(raw, {"formats": ["nvfp4", "gguf"], "engines": ["llama.cpp"]}, base=base)

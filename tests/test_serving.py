@@ -57,7 +57,9 @@ def wait_for(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
     raise AssertionError(log.read_text())
 
 
-@pytest.mark.skipif(not is_serve_available(), reason="transformers serve needs: pip install 'fgod[serve]'")
+@pytest.mark.skipif(
+    not is_serve_available(), reason="transformers serve needs fastapi, uvicorn and openai, the extra serve of fgod"
+)
 def test_a_client_of_openai_gets_what_was_probed(served: tuple[str, Mini]) -> None:
     from openai import OpenAI
 

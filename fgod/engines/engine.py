@@ -61,8 +61,10 @@ class Engine(ABC):
         """In words, what is to be installed; empty where it is there."""
         if importlib.util.find_spec(self.module):
             return ""
-        how = f"install it: pip install 'fgod[{self.extra}]'" if self.extra else "install it"
-        return f"the engine {self.name} needs the Python package {self.module}, which is not installed; {how}"
+        extra = f" (the extra {self.extra} of fgod)" if self.extra else ""
+        return (
+            f"the engine {self.name} needs the Python package {self.module}, which is not installed: install it{extra}"
+        )
 
     @abstractmethod
     def version(self) -> str:
