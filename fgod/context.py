@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fgod.config import base_words, config_digest
+from fgod.config import base_words, config_digest, engine_pairs
 from fgod.data.probes import probe_files, scored_suites, suites_of
 
 
@@ -19,7 +19,9 @@ def context_of(config: Mapping[str, Any], files: str, base_id: str) -> dict[str,
     Raises:
         UsageError: a file of probes is missing or wrong.
     """
+    engines = [list(pair) for pair in engine_pairs(config)]
     return {
+        **({"engines": engines} if engines else {}),
         "persona": config["persona"]["name"],
         "stages": [stage["name"] for stage in config["stages"]],
         "suites": list(scored_suites(suites_of(probe_files(config), Path(config["data"]["folder"])))),

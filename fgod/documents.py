@@ -127,6 +127,7 @@ def _fault(error: ValidationError) -> str:
 class Stamp(Sealed):
     """Beside a folder of weights: trained.json or exported.json. It says what the folder holds, file by file.
 
+    `source_sha256`: of an export, the digest of the weights that it is of; empty in stamps of older versions.
     Without weights `status` is killed, diverged or skipped, and `reason` says why. `cpu` and `device` of trained
     weights: see `Outcome`. They are no part of the lineage, as the same recipe may train anywhere.
     """
@@ -135,6 +136,7 @@ class Stamp(Sealed):
     reason: str = ""
     weights_sha256: str = ""
     weights_files: dict[str, str] = {}
+    source_sha256: str = ""
     cpu: str = ""
     device: str = ""
 
@@ -446,6 +448,71 @@ class Served(Sealed):
         )
 
 
+class EngineVerdict(Sealed):
+    """engine-ENGINE-FORMAT.json: what an engine said to `probes` probes, of the weights in a format, beside what was
+    probed; its replies stand in the table of the same name.
+
+    `decision`, `reasons`: the gate's, of the checks `limits` (`fgod.engines.judge`); `unjudged`: metrics with a limit
+    that none was made of. `engine_agreement`: the share of replies that are the same text; `first_token`: of its
+    likeliest first tokens that are a likeliest one here, too (BF16 has ties); `first_kl`: KL(probed ‖ engine) of the
+    first token in nats, over the tokens that the engine lists; `same_prompts`: of prompts that its template and
+    tokenizer write alike. Speeds in tokens a second, the reading of the prompt included: of the engine, and of
+    transformers on `timed` of the prompts, both with `threads`.
+    """
+
+    engine: str
+    version: str
+    format: str
+    export_sha256: str
+    probed_sha256: str
+    decision: str
+    reasons: list[str]
+    limits: list[Limit]
+    unjudged: list[str]
+    probes: int
+    engine_agreement: Estimate
+    first_token: Estimate
+    first_kl: Estimate
+    same_prompts: Estimate
+    metrics: dict[str, Estimate]
+    threads: int
+    cpu: str
+    timed: int
+    tokens_a_second: float
+    tokens_a_second_transformers: float
+    tables_sha256: dict[str, str]
+
+    @property
+    def accepted(self) -> bool:
+        return self.decision == "accepted"
+
+    @property
+    def words(self) -> str:
+        """What it said, in a sentence."""
+        share = self.engine_agreement.value or 0.0
+        return (
+            f"{self.engine} ({self.version}) with {self.format}: {self.decision}, {100 * share:.1f} % of "
+            f"{self.probes} replies as they were probed"
+        )
+
+
+def read_engine_verdict(run: RunRecords, engine: str, format: str) -> EngineVerdict:
+    """What an engine said with a format, after its replies were compared with it.
+
+    Raises:
+        UsageError: it was not asked.
+        FgodError: the verdict, or the replies, were edited; says what to delete.
+    """
+    path = run.engine(engine, format)
+    found = EngineVerdict.read(path)
+    if changed := differing_files(path.parent, found.tables_sha256):
+        raise FgodError(
+            f"{path.parent}: {', '.join(changed)} since {engine} was asked (sha256 in {path.name}); records are not "
+            f"edited: bring it back, or {EngineVerdict.anew(path)}"
+        )
+    return found
+
+
 class ReleasedFormat(Document):
     """The weights of a release in a further format: the digest of its folder, and its size in bytes."""
 
@@ -457,7 +524,7 @@ class Release(Sealed):
     """release.json: what was released and how good it is. `files`: sha256 of each file beside it, by its path.
 
     `formats`: what lies in formats/NAME/, by name; `served`: how transformers alone loads the release, None in releases
-    of older versions.
+    of older versions; `engines`: what engines said to formats, also to those that are left out because of it.
     """
 
     fits: int
@@ -471,8 +538,15 @@ class Release(Sealed):
     files: dict[str, str]
     formats: dict[str, ReleasedFormat] = {}
     served: Served | None = None
+    engines: list[EngineVerdict] = []
     confirmation: Confirmation | None = None
     """None: the probes have no wordings that were held back."""
+
+    @property
+    def left_out(self) -> dict[str, EngineVerdict]:
+        """Formats that are not released, each with the first engine that does not say what was probed."""
+        refused = [one for one in self.engines if not one.accepted]
+        return {one.format: one for one in reversed(refused)}
 
 
 def differing_release_files(folder: Path, release: Release, cache: Path | None = None) -> list[str]:

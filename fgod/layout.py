@@ -92,6 +92,14 @@ class RunRecords:
         """That transformers alone computes from its export what was probed; of a candidate."""
         return self.folder / "served.json"
 
+    def engine(self, engine: str, format: str) -> Path:
+        """What an engine said to the probes, of its weights in a further format; of a candidate."""
+        return self.folder / f"engine-{engine}-{format}.json"
+
+    def engine_probes(self, engine: str, format: str) -> Path:
+        """Its replies."""
+        return self.engine(engine, format).with_suffix(".tsv")
+
     @property
     def training_tables(self) -> tuple[Path, ...]:
         """The tables of a training. They are made in its work folder, and copied here when it has an outcome."""

@@ -11,7 +11,7 @@ from typing import Any
 from fgod import layout, records
 from fgod.chain import ACCEPTED, Chain, Run, Visit, Walk
 from fgod.checkpoints import saved_step
-from fgod.config import further_formats
+from fgod.config import engine_pairs, further_formats
 from fgod.confirm.folds import assign, read_folds
 from fgod.confirm.judge import confirmation_checks
 from fgod.documents import Confirmation, Release, confirmation_of
@@ -67,13 +67,15 @@ def plan(chain: Chain, folds: Sequence[int] = (), context: Mapping[str, Any] | N
     steps = list(_steps(hopeful.visits, stands, chain.config["base"]))
     last = [visit.run for visit in hopeful.visits if visit.fit == hopeful.visits[-1].fit]
     changed = _changed_keys(known, folds, context)
-    formats = further_formats(chain.config)
-    to_release = known.state == "accepted" and (bool(changed) or not _released(last, formats))
+    formats, engines = further_formats(chain.config), engine_pairs(chain.config)
+    to_release = known.state == "accepted" and (bool(changed) or not _released(last, formats, engines))
     steps = _with_lost_weights(steps, set(last) if to_release else set())
     closing = _closing(known, any(step.action == "judge" for step in steps))
     if changed:
         keys = ", ".join(changed)
         closing += f" {layout.WALK} is written anew ({keys}): tables, report and promotion are made again."
+    if to_release and not records.refused(last[-1]):
+        closing += f" Then {', '.join(_to_release(last[-1], formats, engines))}."
     return [*steps, *_confirmation(hopeful, folds, steps, chain.config)], closing
 
 
@@ -144,13 +146,29 @@ def _steps(visits: Iterable[Visit], stands: Callable[[Run], Standing], base: Map
         yield step
 
 
-def _released(runs: list[Run], formats: Sequence[str]) -> bool:
-    """Whether the release is that of these runs, in these further formats."""
+def _released(runs: list[Run], formats: Sequence[str], engines: Sequence[tuple[str, str]]) -> bool:
+    """Whether the release is that of these runs, in these further formats, as these engines were asked, and was loaded
+    by transformers."""
     places = layout.Releases()
     if not places.record.exists() or release_faults(places, CACHE):
         return False
     found = Release.read(places.record)
-    return [run.lineage for run in found.promoted] == [run.lineage for run in runs] and {*found.formats} == {*formats}
+    same_runs = [run.lineage for run in found.promoted] == [run.lineage for run in runs]
+    asked = {(one.engine, one.format) for one in found.engines}
+    same = {*found.formats, *found.left_out} == {*formats} and asked == {*engines}
+    return same_runs and same and found.served is not None
+
+
+def _to_release(run: Run, formats: Sequence[str], engines: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """What is done after the gates for a release of a run, in words."""
+    weights, of_run = records.weights_of(run), records.records_of(run)
+    if missing := [name for name in formats if not weights.stamp_of(name).exists()]:
+        yield f"it is exported as {', '.join(missing)}"
+    if not of_run.served.exists():
+        yield "transformers loads its export"
+    yield from (f"{engine} is asked the probes with {name}" for engine, name in engines
+                if name in missing or not of_run.engine(engine, name).exists())  # fmt: skip
+    yield "it is released"
 
 
 def _with_lost_weights(steps: list[Step], promoted: set[Run]) -> list[Step]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fgod import documents
 from fgod.chain import ACCEPTED, Run, Walk
 from fgod.confirm.folds import assign, read_folds
 from fgod.documents import Limit, Outcome, Stamp, Verdict, check_run, differing_files, verdict_of
@@ -42,6 +43,16 @@ def weights_of(run: Run) -> RunWeights:
 def confirmation_of(run: Run) -> ConfirmationRecords:
     """The records of a run's confirmation."""
     return confirmation_records(run.stage, run.lineage)
+
+
+def refused(run: Run) -> bool:
+    """Whether held-back wordings do not confirm a candidate, by the record as it stands.
+
+    Raises:
+        FgodError: the confirmation was edited; names the file.
+    """
+    found = documents.confirmation_of(confirmation_of(run), records_of(run))
+    return found is not None and not found.confirmed
 
 
 def decision(run: Run) -> str | None:

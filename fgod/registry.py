@@ -22,6 +22,7 @@ from fgod.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from fgod.data.audit.checks import Check
+    from fgod.engines.engine import Engine
     from fgod.evaluate.metric import Metric
     from fgod.exporters.exporter import Exporter
     from fgod.models.architecture import Architecture
@@ -112,6 +113,7 @@ ROW_FORMATS: Registry[Any] = Registry("row format", ["fgod.data.tsv", "fgod.data
 EXPORTERS: Registry[Exporter] = Registry(
     "export format", [f"fgod.exporters.{module}" for module in ("nvfp4", "modelopt", "bf16", "dat", "gguf")]
 )
+ENGINES: Registry[Engine] = Registry("engine", ["fgod.engines.llama_cpp"])
 MEAN_FORMATS: Registry[StateFormat] = Registry("train.m_dtype", ["fgod.train.storage"])
 SQUARE_FORMATS: Registry[StateFormat] = Registry("train.v_dtype", ["fgod.train.storage"])
 OPTIMIZERS: Registry[Optimizer] = Registry(

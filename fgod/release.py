@@ -21,6 +21,7 @@ from fgod.confirm.words import HELD_BACK_NONE, asked_words, in_words
 from fgod.documents import (
     Audit,
     Confirmation,
+    EngineVerdict,
     Metrics,
     Outcome,
     Probed,
@@ -32,10 +33,11 @@ from fgod.documents import (
     Stamp,
     Verdict,
     differing_release_files,
+    read_engine_verdict,
 )
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.escape import html_text, markdown_text, one_line
-from fgod.evaluate.metric import Estimate
+from fgod.evaluate.metric import SHARE, Estimate
 from fgod.exporters.nvfp4 import NVFP4
 from fgod.layout import COMPARISON, FORMATS, Releases, RunRecords, RunWeights, at_alpha, remade_by_deleting, run_records
 from fgod.promotion import Promotion, WalkEntry, promotion
@@ -57,14 +59,14 @@ def promote(
     held back, the link and results/release.json go, and the error says so.
 
     Args:
-        formats: further ones, which were exported beside it.
+        formats: further ones, which were exported beside it. One that an engine does not accept is left out.
 
     Raises:
         RefusedError: no fit passed; the message names each fit, stage, verdict and worst probe. Or the candidate is
             unconfirmed; it names each figure that failed, with its n and limit.
         UsageError: the export is not the folder that was probed; names the file that differs, and what to delete.
-        FgodError: a further format is missing, or not as it was exported, or the export is not the one that
-            transformers loaded; says what to delete.
+        FgodError: a further format is missing, not as it was exported or of other masters, an engine was not asked what
+            it says, or the export is not the one that transformers loaded; says what to delete.
     """
     places = Releases(results, artifacts)
     found = promotion(entries, context.fold, results)
@@ -78,9 +80,16 @@ def promote(
     last = found.promoted[-1]
     weights, export = last.weights(artifacts), _probed_export(last.records(results))
     check_export(weights.exported, export.files)
-    also = {name: _further_format(weights, name) for name in formats}
+    master = Outcome.read(last.records(results).outcome).weights_sha256
+    further = {name: _further_format(weights, name, master) for name in formats}
+    engines = [
+        _engine_verdict(last.records(results), engine, format, further[format], export)
+        for engine, format in context.engines
+    ]
+    refused = {one.format for one in engines if not one.accepted}
+    also = {name: one for name, one in further.items() if name not in refused}
     served = _served(last.records(results), export)
-    document, card = _release(found, entries, results, places, context, also, served)
+    document, card = _release(found, entries, results, places, context, also, engines, served)
     if release_faults(places) or not places.link.is_symlink() or Release.read(places.current) != document:
         _place_release(weights, places, card, document)
     return document
@@ -157,13 +166,33 @@ class _Further:
     files: Mapping[str, str]
 
 
-def _further_format(weights: RunWeights, name: str) -> _Further:
-    """Weights in a further format, after they were compared with their stamp."""
+def _further_format(weights: RunWeights, name: str, master: str) -> _Further:
+    """Weights in a further format, after they were compared with their stamp.
+
+    Args:
+        master: the digest of the weights that they must be of.
+    """
     folder = weights.of(name)
     check_weights(folder, weights.stamp_of(name))
     stamp = Stamp.read(weights.stamp_of(name))
+    if stamp.source_sha256 != master:
+        found = f"was exported from other weights ({stamp.source_sha256[:12]}) than those"
+        found = found if stamp.source_sha256 else "does not say of which weights it is, as older versions wrote it; not"
+        raise FgodError(
+            f"{weights.stamp_of(name)}: {found} of the run that is released ({master[:12]}); "
+            f"{remade_by_deleting(folder)}. What was released before stays as it is"
+        )
     size = sum(path.stat().st_size for path in files.folder_files(folder))
     return _Further(ReleasedFormat(sha256=stamp.weights_sha256, bytes=size), stamp.weights_files)
+
+
+def _engine_verdict(run: RunRecords, engine: str, format: str, further: _Further, probed: Probed) -> EngineVerdict:
+    """What an engine said with a format, of these very weights."""
+    found = read_engine_verdict(run, engine, format)
+    if (found.export_sha256, found.probed_sha256) != (further.record.sha256, probed.sha256):
+        path = run.engine(engine, format)
+        raise FgodError(f"{path}: it is of other weights than those of the release; {EngineVerdict.anew(path)}")
+    return found
 
 
 def _served(run: RunRecords, export: Probed) -> Served:
@@ -203,6 +232,7 @@ def _release(
     places: Releases,
     context: Context,
     also: Mapping[str, _Further],
+    engines: list[EngineVerdict],
     served: Served,
 ) -> tuple[Release, str]:
     """The record of a release, and its model card."""
@@ -220,6 +250,7 @@ def _release(
         files={},
         formats={name: further.record for name, further in also.items()},
         served=served,
+        engines=engines,
         confirmation=found.confirmation,
     )
     card = model_card(document, results, context)
@@ -315,6 +346,7 @@ def model_card(document: Release, results: Path, context: Context) -> str:
         version=__version__,
         served=f"\nChecked before the release: {document.served.words}." if document.served else "",
         formats=_formats(document, _probed_export(last_run).bytes),
+        engines=_engines(document),
         format=NVFP4.name,
         package=NVFP4.package,
         engine=NVFP4.engine,
@@ -336,6 +368,26 @@ def _formats(document: Release, size: int) -> str:
         cells = (markdown_text(name), engine, f"{total:,}", markdown_text(exporter.readers) or "–")
         rows.append(f"| `{folder}` | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _engines(document: Release) -> str:
+    """The part of the model card on what engines said, with the formats that are left out for it; empty where none was
+    asked."""
+    rows = []
+    for one in document.engines:
+        speeds = f"{one.tokens_a_second:.1f}, {one.tokens_a_second_transformers:.1f}"
+        shares = [
+            SHARE.text(found.value) if found.value is not None else "–"
+            for found in (one.engine_agreement, one.first_token, one.same_prompts)
+        ]
+        apart = "–" if one.first_kl.value is None else f"{one.first_kl.value:.4f}"
+        cells = (one.format, f"{one.engine}, {one.version}", one.decision, str(one.probes), *shares, apart, speeds)
+        rows.append(f"| {' | '.join(map(markdown_text, cells))} |")
+    left = [
+        f"- `{name}` is not released: {markdown_text(one.words)}. {markdown_text('; '.join(one.reasons))}"
+        for name, one in document.left_out.items()
+    ]
+    return _ENGINES.format(rows="\n".join(rows), left="".join(f"\n{line}" for line in left)) if rows else ""
 
 
 def _confirmed(found: Confirmation | None) -> str:
@@ -412,6 +464,17 @@ probes, of shares Newcombe's.
 |---|---|---|---|---|---|
 """
 
+_ENGINES = """\
+
+Inference engines were asked the gate's probes on a CPU, greedily, by the chat template in their file. Verdict: the
+gate's, of what replies can be measured by. KL: of the first token, in nats. Speed: tokens a second, of the engine and
+of transformers.
+
+| format | engine | verdict | probes | the same replies | first tokens | prompts | KL | speed |
+|---|---|---|---|---|---|---|---|---|
+{rows}
+{left}"""
+
 _CARD = """\
 ---
 language: [zh, en, ja, ko]
@@ -466,6 +529,7 @@ model = AutoModelForCausalLM.from_pretrained("artifacts/release")  # needs the p
 {formats}
 
 What is told here was measured on the files of the folder `.`; other formats may round otherwise.
+{engines}
 
 Chats are written by the chat template of this folder, as it was taught and measured: {chat}.
 
@@ -503,4 +567,5 @@ def summary_text(document: Release, report: Path) -> str:
     how = f"Confirmed on held-back wordings: {confirmed.words}." if confirmed else HELD_BACK_NONE
     folders = ", ".join(f"{FORMATS}/{name}" for name in document.formats)
     also = [f"Further formats: {folders}"] if folders else []
+    also += [f"Not released: {one.words}: {'; '.join(one.reasons)}" for one in document.left_out.values()]
     return "\n".join([*lines, how, *also, f"Report: {report}"])

@@ -19,7 +19,17 @@ from typing import Any
 from fgod.abilities.figures import FIGURES, Figures
 from fgod.comparison import COLUMNS as COMPARISON
 from fgod.comparison import estimates, read_comparison
-from fgod.documents import DECISIONS, Audit, Metrics, Outcome, Recipe, Verdict, check_run
+from fgod.documents import (
+    DECISIONS,
+    Audit,
+    EngineVerdict,
+    Metrics,
+    Outcome,
+    Recipe,
+    Verdict,
+    check_run,
+    read_engine_verdict,
+)
 from fgod.errors import UsageError
 from fgod.evaluate.metric import Estimate
 from fgod.evaluate.requirements import COMPARE
@@ -80,10 +90,19 @@ CONFIRMATION = {
     **dict.fromkeys(("difference", "low", "high"), NUMBER),
     **{"contains_zero": FLAG, "op": SIGN, "limit": NUMBER},
 }
+AGREEMENT = ("engine_agreement", "first_token", "first_kl", "same_prompts")
+"""What says how far an engine says what was probed (`fgod.documents.EngineVerdict`)."""
 ABILITIES = {
     **KEY,
     **dict.fromkeys(FIGURES, NUMBER),
     **{"suite": TEXT, "group": TEXT, "n": COUNT, "lost": COUNT, "gained": COUNT, "limit": NUMBER},
+}
+ENGINES = {
+    **KEY,
+    **{"engine": TEXT, "version": TEXT, "format": TEXT, "decision": one_of(DECISIONS), "reasons": TEXT},
+    **{"probes": COUNT, "unjudged": TEXT},
+    **{name: column for share in AGREEMENT for name, column in estimates(share).items()},
+    **{"threads": COUNT, "cpu": TEXT, "tokens_a_second": NUMBER, "tokens_a_second_transformers": NUMBER},
 }
 TABLES: Mapping[str, Mapping[str, Column]] = {
     "stages": {**STAGES, **STAGES_AFTER_METRICS},
@@ -97,6 +116,7 @@ TABLES: Mapping[str, Mapping[str, Column]] = {
     "confirmation": CONFIRMATION,
     "abilities": ABILITIES,
     "comparison": COMPARISON,
+    "engines": ENGINES,
 }
 """Columns by table; in `stages` those of the metrics come between (`stage_columns`)."""
 
@@ -111,7 +131,7 @@ class Context:
     `stages` are the configured ones in order; `suites` the scored ones of the probes; `gate` the config's limits;
     `base` the base in words; `spent` says why the walk gave up, empty if it did not; `adjustments` what the refit rules
     changed, in words, fit by fit; `fold` the fold of the held-back wordings that the candidate is confirmed on, None
-    where the probes have none.
+    where the probes have none; `engines` each engine with each format of the release that it is asked of.
     """
 
     persona: str
@@ -125,6 +145,7 @@ class Context:
     spent: str = ""
     adjustments: tuple[tuple[str, ...], ...] = ()
     fold: int | None = None
+    engines: tuple[tuple[str, str], ...] = ()
 
 
 def stage_columns(metrics: Iterable[str], suites: Iterable[str]) -> tuple[str, ...]:
@@ -164,6 +185,7 @@ def gather(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context
         "confirmation": confirmation_rows(found),
         "abilities": _chain(ability_rows(e, results) for e in distinct),
         "comparison": _chain(read_comparison(results / COMPARED.name, e.lineage) for e in distinct),
+        "engines": engine_rows(found, results, context.engines),
     }
     all_columns = {**TABLES, "stages": stage_columns(METRICS, context.suites)}
     for name, columns in all_columns.items():
@@ -328,6 +350,23 @@ def confirmation_facts(found: Promotion) -> dict[str, Any] | None:
     facts = found.confirmation.model_dump(mode="json", exclude={"compared", "limits", "judged", "worst"})
     of = {"stage": last.stage, "lineage": last.lineage, "alpha": last.alpha}
     return {**facts, **of, "words": found.confirmation.words}
+
+
+def engine_rows(found: Promotion, results: Path, engines: Iterable[tuple[str, str]]) -> Iterator[dict[str, object]]:
+    """What engines say with formats of the weights that are released.
+
+    Raises:
+        FgodError: an engine was not asked, or its replies were edited; names the file.
+    """
+    for last in found.promoted[-1:]:
+        for engine, format in engines:
+            verdict = read_engine_verdict(last.records(results), engine, format)
+            yield {
+                **{"stage": last.stage, "lineage": last.lineage},
+                **{name: getattr(verdict, name) for name in ENGINES if name in EngineVerdict.model_fields},
+                **{"reasons": REASON_BREAK.join(verdict.reasons), "unjudged": ", ".join(verdict.unjudged)},
+                **{key: value for name in AGREEMENT for key, value in _prefixed(name, getattr(verdict, name)).items()},
+            }
 
 
 def artifact_rows(entry: WalkEntry, results: Path, artifacts: Path, is_promoted: bool) -> Iterator[dict[str, object]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fgod import inputs, layout, records, config as settings
 from fgod.chain import ACCEPTED, Chain
+from fgod.config import engine_pairs
 from fgod.confirm.folds import read_folds
 from fgod.context import context_of
 from fgod.data.probes import probe_files
@@ -76,6 +77,7 @@ LIMITS = canonical_json({"gate": CONFIG["gate"], "require": [stage["require"] fo
 GOAL = canonical_json({key: CONFIG[key] for key in ("persona", "disambiguation")})
 CHECKED = f"--probes {shlex.join(PROBES)} {SOURCED} --goal {shlex.quote(GOAL)}"
 CONTEXT = canonical_json(context_of(CONFIG, CONFIG_NAME, INPUTS.base_id))
+ENGINES = engine_pairs(CONFIG)
 RUNS = {(run.stage, run.lineage): run for run in EXPECTED.runs}
 MIXES = {run.mix_id: run.mix_spec for run in EXPECTED.runs}
 
@@ -176,6 +178,24 @@ def recorded_walk(wildcards):
     """The walk in JSON, from the verdicts on record."""
     decided = CHAIN.walk(records.decision)
     return records.walk_json(decided, records.fold_of(decided, [*FOLDS.values()]))
+
+
+def to_release(wildcards):
+    """The last run of the accepted fit, in a list; empty where there is none, or held-back wordings do not confirm it:
+    what a release needs is made of no other. Pending asks the checkpoint; a dry-run counts it as confirmed."""
+    last = walk().candidate[-1:]
+    if not FOLDS:
+        return last
+    if not workflow.dryrun:
+        for run in last:
+            with checkpoints.confirm.get(stage=run.stage, lineage=run.lineage).output[0].open():
+                pass
+    return [run for run in last if not records.refused(run)]
+
+
+def engine_verdicts(wildcards):
+    """Input function: what engines say with the formats of the release that they are asked of."""
+    return [records.records_of(run).engine(*pair) for run in to_release(wildcards) for pair in ENGINES]
 
 
 def confirmation(wildcards):

@@ -76,8 +76,9 @@ rule fold_probe:
         " --rows {input.rows:q} --out {output.metrics:q} --processes {threads} {GUARD}"
 
 
-# Apart from the asking: other limits judge again what is on record, and ask nothing anew.
-rule confirm:
+# Apart from the asking: other limits judge again what is on record, and ask nothing anew. A checkpoint: no further work is
+# done for a candidate that it refuses.
+checkpoint confirm:
     input:
         CONFIRMATION.metrics,
         CONFIRMATION.probes,

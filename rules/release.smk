@@ -11,6 +11,7 @@ FORMATS = further_formats(CONFIG)
 
 wildcard_constraints:
     format="|".join(map(re.escape, FORMATS)) or "none",
+    engine="|".join(re.escape(name) for name, _ in ENGINES) or "none",
 
 
 rule export_as:
@@ -39,16 +40,44 @@ rule served:
         "{FGOD} served --export {input.export:q} --chat {CHAT:q} --out {output:q} {GUARD}"
 
 
-def to_release(wildcards):
-    """Of the last run of an accepted fit: its weights in further formats, and that they load elsewhere."""
-    last = walk().candidate[-1:]
+# An engine is asked what was probed, with one of the further formats. On a CPU, whatever trained.
+rule engine:
+    input:
+        stamp=ancient(WEIGHTS.stamp_of("{format}")),
+        export=ancient(WEIGHTS.stamp),
+        replies=RUN.probes,
+        reference=ancient(REFERENCE.table),
+    output:
+        verdict=RUN.engine("{engine}", "{format}"),
+        replies=RUN.engine_probes("{engine}", "{format}"),
+    params:
+        base=BASE_SPEC,
+        goal=GOAL,
+        held_out=canonical_json(sorted(CONFIG["data"]["held_out_topics"])),
+        settings=canonical_json(CONFIG["probe"]),
+        limits=canonical_json(CONFIG["gate"]),
+        require=lambda wildcards: records.requirements(CONFIG, wildcards.stage),
+        some=f"--count {number}" if (number := CONFIG.get("release", {}).get("engine_probes")) else "",
+        code=inputs.code_digest("engines", "probe", "evaluate", "gate.py", *inputs.REPLIES) + PLUGINS,
+    threads: processes("cpu")
+    shell:
+        "{FGOD} engine --engine {wildcards.engine:q} --format {wildcards.format:q} --stamp {input.stamp:q}"
+        " --export {input.export:q} --reference {input.reference:q} --probes {PROBES:q} {SOURCED}"
+        " --base {params.base:q} --goal {params.goal:q} --held-out {params.held_out:q} --settings {params.settings:q}"
+        " --limits {params.limits:q} --require {params.require:q} {params.some} --chat {CHAT:q}"
+        " --threads {threads} --out {output.verdict:q} {GUARD}"
+
+
+def needed_to_release(wildcards):
+    """Of what is to be released: its weights in further formats, and that they load elsewhere."""
+    last = to_release(wildcards)
     formats = [records.weights_of(run).stamp_of(name) for run in last for name in FORMATS]
-    return [*formats, *(records.records_of(run).served for run in last)]
+    return [*formats, *(records.records_of(run).served for run in last), *engine_verdicts(wildcards)]
 
 
 rule promote:
     input:
-        to_release,
+        needed_to_release,
         exports=candidate("stamp"),
         walk=layout.WALK,
         confirmation=confirmation,

@@ -20,6 +20,7 @@ rule tables:
         abilities=abilities_known,
         comparison=comparison_known,
         confirmation=confirmation,
+        engines=engine_verdicts,
     output:
         TABLES,
     params:

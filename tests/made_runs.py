@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,24 @@ from typing import Any
 from fgod.confirm.folds import give_fold
 from fgod.confirm.judge import confirmation_checks, judge_confirmation
 from fgod.data.probes import Probe
-from fgod.documents import Audit, Finding, Metrics, Outcome, Parity, Probed, Recipe, Served, Stamp
+from fgod.documents import (
+    Audit,
+    EngineVerdict,
+    Finding,
+    Limit,
+    Metrics,
+    Outcome,
+    Parity,
+    Probed,
+    Recipe,
+    Served,
+    Stamp,
+)
+from fgod.engines.judge import judge as engine_judge
+from fgod.evaluate.metric import Estimate, share
 from fgod.evaluate.requirements import gate_limits
 from fgod.evaluate.scoring import NOT_COMPARED, Likelihood, Said, Scored, Standard, score
-from fgod.gate import judge_run
+from fgod.gate import checks_of, judge_run
 from fgod.layout import RunRecords, RunWeights, run_records
 from fgod.persona import Goal, Kind, Persona, Rule
 from fgod.probe.record import measured, write_probes, write_skipped
@@ -29,6 +43,7 @@ from fgod.tables import Context
 GOD = "我是 F# 之神。"
 QWEN = "我是通義千問，由阿里雲開發的語言模型。"
 WHO = "你是提問者，我無法僅憑一句話判定你的身份。"
+MASTER = "ab" * 32
 STAGES = ("A-mixed", "B-nudge", "C-disambiguate", "D-settle")
 
 GOAL = Goal(
@@ -136,7 +151,7 @@ def write_run(
     recipe.write(run.recipe)
     _write_audit(run)
     _write_training(run.folder, steps, lr, mood)
-    outcome = Outcome(status="trained", steps_done=steps, wall_s=11.25, weights_sha256="ab" * 32)
+    outcome = Outcome(status="trained", steps_done=steps, wall_s=11.25, weights_sha256=MASTER)
     if not trained:
         reason = "8600 MiB > limit 8192 MiB in phase backward" if mood == "killed" else "loss is nan at step 9"
         outcome = Outcome(status="killed" if mood == "killed" else "diverged", reason=reason, steps_done=9, wall_s=3.5)
@@ -165,7 +180,44 @@ def write_export(folder: Path) -> Probed:
 def write_format(weights: RunWeights, name: str) -> None:
     """An export in a further format that only looks like one, and its stamp."""
     files.write_text(weights.of(name) / "model.safetensors", f"in {name}")
-    Stamp(status="exported", **digests_of(weights.of(name))).write(weights.stamp_of(name))
+    made = digests_of(weights.of(name))
+    Stamp(status="exported", source_sha256=MASTER, **made).write(weights.stamp_of(name))
+
+
+def write_engine(entry: WalkEntry, root: Path, engine: str, name: str, mood: str) -> EngineVerdict:
+    """What an engine said with such an export, in a mood of `write_run`; returns the record."""
+    run, weights = entry.records(root / "results"), entry.weights(root / "artifacts")
+    probed = Metrics.read(run.metrics).export
+    assert probed is not None
+    said = [replace(one, kl=None, tokens=0) for one in scored(mood)]
+    judged = engine_judge(scored("good"), said, checks_of(gate_limits({})))
+    table = run.engine_probes(engine, name)
+    write_probes(table, said)
+    found = EngineVerdict(
+        engine=engine,
+        version=f"{engine} 1.0",
+        format=name,
+        export_sha256=Stamp.read(weights.stamp_of(name)).weights_sha256,
+        probed_sha256=probed.sha256,
+        decision=judged.verdict.decision,
+        reasons=list(judged.verdict.reasons),
+        limits=[Limit(**asdict(check)) for check in judged.checks],
+        unjudged=list(judged.unjudged),
+        probes=len(said),
+        engine_agreement=share(one.reply == own.reply for one, own in zip(said, scored("good"), strict=True)),
+        first_token=share([True, True, False]),
+        first_kl=Estimate(0.0125, 3),
+        same_prompts=share([True]),
+        metrics=dict(judged.metrics),
+        threads=2,
+        cpu="AVX2 GenuineIntel",
+        timed=4,
+        tokens_a_second=12.5,
+        tokens_a_second_transformers=8.25,
+        tables_sha256=files.file_digests(run.folder, [table]),
+    )
+    found.write(run.engine(engine, name))
+    return found
 
 
 def _write_audit(run: RunRecords) -> None:

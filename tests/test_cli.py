@@ -20,7 +20,7 @@ from fgod.config import load, resolve
 from fgod.confirm.folds import give_fold
 from fgod.confirm.judge import confirmation_checks, judge_confirmation
 from fgod.context import context_of
-from fgod.documents import Metrics, Outcome, Probed, PromotedRun, Release, Stamp
+from fgod.documents import Metrics, Outcome, Probed, PromotedRun, Release, Served, Stamp
 from fgod.errors import UsageError
 from fgod.evaluate.metric import Estimate
 from fgod.probe.record import write_probes, write_skipped
@@ -38,6 +38,9 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "config.yaml").write_text((ROOT / "config.yaml").read_text())
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+SERVED = Served(export_sha256="", transformers="", torch="", dtype="", prompts=4, tokens=80, cast=False)
 
 
 def chain_of(**changes):
@@ -176,6 +179,8 @@ VALUES = {
     "files": {"mine": "x/mine.tsv"},
     "items": ("x/items.jsonl",),
     "repository": "own/name",
+    "format": "nvfp4",
+    "engine": "llama.cpp",
 }
 
 
@@ -292,8 +297,14 @@ def test_plan_says_what_trains_and_why(project):
     released = [PromotedRun(stage=run.stage, lineage=run.lineage, metrics={}, weights_sha256="") for run in runs]
     texts = {"path": "", "base_id": "", "config_digest": "", "persona": "", "export_sha256": ""}
     for path in (layout.Releases().record, layout.Releases().current):
-        Release(fits=1, promoted=released, files={}, **texts).write(path)
+        Release(fits=1, promoted=released, files={}, served=SERVED, **texts).write(path)
     assert {s.action for s in plan.plan(chain)[0]} == {"reuse"}, "the release stands"
+    Release(fits=1, promoted=released, files={}, **texts).write(layout.Releases().record)
+    Release(fits=1, promoted=released, files={}, **texts).write(layout.Releases().current)
+    steps, closing = plan.plan(chain)
+    assert closing.endswith(" Then transformers loads its export, it is released."), "one of an older version"
+    for path in (layout.Releases().record, layout.Releases().current):
+        Release(fits=1, promoted=released, files={}, served=SERVED, **texts).write(path)
     records.weights_of(runs[2]).trained.unlink()
     steps, _ = plan.plan(chain_of(stages=[*stages[:2], chain.config["stages"][2], {**stages[3], "name": "E"}]))
     assert [s.action for s in steps] == ["reuse", "train", "train", "train"], "each needs the one before it"
@@ -387,12 +398,15 @@ def test_plan_foresees_that_a_promotion_is_repeated_where_the_walks_record_chang
     released = [PromotedRun(stage=run.stage, lineage=run.lineage, metrics={}, weights_sha256="") for run in runs]
     texts = {"path": "", "base_id": "", "config_digest": "", "persona": "", "export_sha256": ""}
     for path in (layout.Releases().record, layout.Releases().current):
-        Release(fits=1, promoted=released, files={}, **texts).write(path)
+        Release(fits=1, promoted=released, files={}, served=SERVED, **texts).write(path)
     records.weights_of(runs[-1]).trained.unlink()
     records.weights_of(runs[-1]).stamp.unlink()
 
     steps, closing = plan.plan(chain, (), context)
     assert {step.action for step in steps} == {"reuse"} and "anew" not in closing, "the release stands"
+    assert "Then" not in closing
+    _, closing = plan.plan(chain_of(release={"formats": ["nvfp4", "modelopt", "bf16"]}))
+    assert closing.endswith(" Then it is exported as modelopt, bf16, transformers loads its export, it is released.")
     steps, closing = plan.plan(chain, (), {**context, "suites": ["more"]})
     assert [step.action for step in steps] == ["reuse", "reuse", "reuse", "train"], "promote needs its export"
     assert "results/walk.json is written anew (context.suites): tables, report and promotion are made again." in closing

@@ -25,6 +25,8 @@ from fgod.nvfp4.inspect import text
 from fgod.nvfp4.reader import dequantised
 from fgod.registry import EXPORTERS, load_plugins
 from fgod.system.files import read_json, write_json
+from tests import vllm_rules
+from tests.families import family_folder
 from tests.mini import Mini
 from tests.tiny_model import tiny_folder
 
@@ -220,3 +222,46 @@ def test_the_real_commands_export_and_probe_in_a_plugins_format(ran: Mini) -> No
     found = Metrics.read(ran.folder / metrics)
     assert found.export and own.export and found.export.sha256 != own.export.sha256
     assert found.probes == own.probes and found.metrics["kl_reference"].value is not None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["nvfp4", "nvfp4-head"])
+def test_an_export_meets_the_rules_by_which_vllm_chooses_nvfp4(name: str, dtype: str, tmp_path: Path) -> None:
+    EXPORTERS[name].write(family_folder("qwen2", tmp_path / "master"), tmp_path / name, dtype)
+    assert vllm_rules.faults(tmp_path / name) == []
+
+
+MUTATED = [
+    ({"weights": {"group_size": 32}}, "weights.group_size 32"),
+    ({"weights": {"strategy": "group"}}, "weights.strategy 'group'"),
+    ({"weights": {"symmetric": False}}, "weights.symmetric False"),
+    ({"weights": {"num_bits": 8}}, "weights.num_bits 8"),
+    ({"weights": {"type": "int"}}, "weights.type 'int'"),
+    ({"input_activations": {"num_bits": 8, "type": "float"}}, "input_activations"),
+    ({"targets": ["Conv2d"]}, "no target is Linear"),
+    ({"targets": ["Linear", "lm_head"], "ignore": []}, "the head is a target, and not quantised"),
+]
+
+
+@pytest.mark.parametrize(("change", "fault"), MUTATED, ids=[fault for _, fault in MUTATED])
+def test_a_config_that_vllm_takes_for_something_else_breaks_a_rule(change: dict[str, Any], fault: str) -> None:
+    config = NVFP4.quantization_config("bfloat16")
+    group = config["config_groups"]["group_0"]
+    assert [*vllm_rules.config_faults(config, head=False)] == []
+    config["ignore"] = change.get("ignore", config["ignore"])
+    weights = {**group["weights"], **change.get("weights", {})}
+    config["config_groups"] = {"group_0": {**group, **change, "weights": weights}}
+    assert fault in [*vllm_rules.config_faults(config, head=False)]
+
+
+def test_fused_layers_with_other_global_scales_break_a_rule(tmp_path: Path) -> None:
+    NVFP4.write(family_folder("qwen2", tmp_path / "master"), tmp_path / "nvfp4", "bfloat16")
+    file = tmp_path / "nvfp4" / "model.safetensors"
+    tensors = load_file(file)
+    name = "model.layers.1.self_attn.k_proj.weight_global_scale"
+    save_file({**tensors, name: tensors[name] * 2}, file, {"format": "pt"})
+    assert vllm_rules.faults(tmp_path / "nvfp4") == [
+        "model.layers.1.self_attn.q_proj.weight_global_scale is not that of k_proj, v_proj"
+    ]
+    save_file({**tensors, name: tensors[name].double()}, file, {"format": "pt"})
+    assert vllm_rules.faults(tmp_path / "nvfp4") == [name]

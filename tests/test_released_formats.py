@@ -29,7 +29,6 @@ from fgod.work.weights import export
 from fgod.work.worker import Worker
 from tests.families import FAMILIES, family_folder
 from tests.made_runs import STORY, context, walk, write_format
-from tests.mini import Mini, job_counts
 from tests.tiny_model import tiny_folder
 
 ROOT = Path(__file__).parents[1]
@@ -205,16 +204,3 @@ def test_other_logits_are_not_released(chats: list[list[int]], tmp_path: Path, m
     )
     with pytest.raises(FgodError, match=words):
         served.compare_served(tmp_path / "nvfp4", chats)
-
-
-def test_the_workflow_exports_what_the_config_names_and_trains_nothing_for_it(ran: Mini) -> None:
-    trained = ran.trained()
-    ran.config["release"] = {"formats": ["nvfp4", "modelopt"]}
-    jobs = job_counts(ran.snakemake())
-    assert set(jobs) == {"all", "export_as", "walk", "tables", "report", "promote"} and ran.trained() == trained
-    assert ran.would_run() == {}
-    config = files.read_json(ran.folder / "artifacts/release/formats/modelopt/config.json")
-    assert config["quantization_config"]["quant_method"] == "modelopt"
-    release = ran.release()
-    assert [*release["formats"]] == ["modelopt"] and not release["served"]["cast"]
-    assert release["served"]["export_sha256"] == release["export_sha256"]

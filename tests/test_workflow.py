@@ -95,7 +95,9 @@ def test_confirmed_then_unconfirmed_by_a_limit_then_a_fresh_fold_for_other_weigh
     said = mini.run("fgod", "plan").stdout
     assert "other limits: it is judged again on fold 1, and not asked anew" in said
     assert "results/walk.json is written anew (context.config_digest): tables, report and promotion" in said
+    mini.config["release"] = {"formats": ["nvfp4", "bf16"]}
     said = mini.snakemake(code=1)
+    assert not [*mini.folder.glob("artifacts/A/*/*bf16*")], "no further work is done for what is not confirmed"
     assert "which every gate accepted, is not confirmed on wordings that were held back (fold 1, n 3)" in said
     assert said.count("kl ") >= 2 and "n 3)" in said and "Nothing was released. Report: results/report.html" in said
     assert mini.trained() == ["A"] and not (mini.folder / "results/release.json").exists()

@@ -63,6 +63,7 @@ COMMANDS: Mapping[str, Entry] = {
     "interpolate": Entry("training:Interpolate", "write the weights between the start and the end of a training"),
     "probe": Entry("judging:Probe", "ask a run's export all probes"),
     "served": Entry("judging:Served", "compare an export as transformers alone loads it with what was probed"),
+    "engine": Entry("judging:Engine", "ask an inference engine what was probed, and judge what it says"),
     "evaluate": Entry("judging:Evaluate", "test what a model can do beside what the base can, on the same items"),
     "confirm": Entry("judging:Confirm", "judge a candidate by held-back wordings"),
     "gate": Entry("judging:Gate", "judge a run by its records"),

@@ -87,7 +87,8 @@ class Export(Guarded):
             return
         check_weights(self.weights, self.stamp)
         self.supervised(call, f"the export of {self.weights} as {self.format}", gpu=self.gpus > 0)
-        Stamp(status="exported", **digests_of(self.exported)).write(self.out)
+        exported = digests_of(self.exported)
+        Stamp(status="exported", source_sha256=stamp.weights_sha256, **exported).write(self.out)
 
     def _check_out(self) -> None:
         """Raise UsageError if the stamp would be written over that of another format."""

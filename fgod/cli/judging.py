@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,13 +14,14 @@ from fgod.arguments import Count, Input, Json, JsonObject, Option, Output
 from fgod.call import Call, say
 from fgod.cli.command import Batched, Command, Guarded, SideBySide
 from fgod.cli.options import Chatting, Format, Like, Probing, Where
+from fgod.documents import EngineVerdict, Stamp, check_answers
 from fgod.documents import Served as ServedRecord
-from fgod.documents import Stamp, check_answers
 from fgod.errors import UsageError
 from fgod.evaluate.requirements import check_limits
 from fgod.exporters.nvfp4 import NVFP4
 from fgod.guard.limits import WholeMachine
 from fgod.models.files import beside_weights
+from fgod.registry import ENGINES
 from fgod.stamps import check_export, check_weights
 
 if TYPE_CHECKING:
@@ -160,6 +162,72 @@ class Served(Chatting, Guarded):
         from fgod.work.served import served
 
         return partial(served, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine(Probing, Chatting, Guarded):
+    """Ask an inference engine what was probed, of a candidate's weights in a further format, on a CPU, by the template
+    in its file; and judge its replies by the gate's limits. A format that fails is not released."""
+
+    engine: Annotated[str, Option("the engine, as in release.engines", "NAME")]
+    format: Annotated[str, Option("the format that it loads", "NAME")]
+    stamp: Annotated[Path, Input("stamp of the weights in that format")]
+    export: Annotated[Path, Input("stamp of the run's export, which was probed")]
+    reference: Annotated[Path, Input("answers.tsv of the base")]
+    base: Annotated[JsonObject, Option("the config's key base")]
+    goal: Annotated[JsonObject, Option("persona and disambiguation")]
+    held_out: Annotated[Json, Option("topics never rehearsed")]
+    settings: Annotated[JsonObject, Option("the key probe")]
+    limits: Annotated[JsonObject, LIMITS]
+    require: Annotated[JsonObject, Option("what the stage requires")]
+    count: Annotated[Count | None, Option("probes to ask, of each suite in turn (default: all)")] = None
+    threads: Annotated[Count | None, Option("of the engine (default: the cores that it may use)")] = None
+    out: Annotated[Path, Output("engine-ENGINE-FORMAT.json to write, beside probes.tsv")]
+
+    @property
+    def exported(self) -> Path:
+        """The export that was probed."""
+        return layout.Export(self.export.parent).exported
+
+    @property
+    def asked(self) -> Path:
+        """The weights that the engine loads."""
+        return layout.Export(self.stamp.parent).of(self.format)
+
+    @property
+    def records(self) -> layout.RunRecords:
+        """The records of the run."""
+        return layout.RunRecords(self.out.parent)
+
+    def inputs(self) -> list[Path]:
+        answers = layout.Answers(self.reference.parent)
+        return [*super().inputs(), self.exported, self.asked, answers.stamp, self.records.probes]
+
+    def outputs(self) -> list[Path]:
+        return [*super().outputs(), self.records.engine_probes(self.engine, self.format)]
+
+    def run(self, call: Call) -> None:
+        if missing := ENGINES[self.engine].missing:
+            raise UsageError(f"--engine: {missing}")
+        check_weights(self.asked, self.stamp)
+        check_export(self.export)
+        check_answers(layout.Answers(self.reference.parent))
+        facts = self.supervised(call, f"what {self.engine} says with {self.asked}")
+        digests = {
+            "export_sha256": Stamp.read(self.stamp).weights_sha256,
+            "probed_sha256": Stamp.read(self.export).weights_sha256,
+        }
+        found = EngineVerdict.model_validate_json(
+            json.dumps({"engine": self.engine, "format": self.format, **digests, **facts})
+        )
+        found.write(self.out)
+        run = f"{self.records.folder.parent.name} {self.records.folder.name}"
+        _tell("engine", run, found.words, found.reasons)
+
+    def work(self) -> Work:
+        from fgod.work.engine import engine
+
+        return partial(engine, self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ def _walk_and_context(file: Path) -> tuple[list[WalkEntry], Context]:
     entries = [WalkEntry(**visit) for visit in walk["visits"]]
     adjustments = tuple(tuple(lines) for lines in walk["adjustments"])
     context |= {"stages": tuple(context["stages"]), "suites": tuple(context["suites"])}
+    context |= {"engines": tuple((engine, format) for engine, format in context.get("engines", ()))}
     context |= {"spent": walk["spent"], "adjustments": adjustments, "fold": walk["fold"]}
     return entries, Context(**context)
 
@@ -115,7 +116,7 @@ class Promote(Command):
         released = promote(entries, self.out.parent, layout.ARTIFACTS, context, self.formats)
         folder, last = places.link.resolve(), released.promoted[-1]
         weights = layout.run_weights(last.stage, last.lineage)
-        call.note(inputs=[weights.exported, *map(weights.of, self.formats)], outputs=[folder])
+        call.note(inputs=[weights.exported, *map(weights.of, released.formats)], outputs=[folder])
         write_json(self.out, {"path": released.path, "release": folder.name, "lineage": last.lineage})
 
 

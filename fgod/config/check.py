@@ -23,7 +23,7 @@ from fgod.evaluate.requirements import check_limits, gate_limits, parse_requirem
 from fgod.exporters.nvfp4 import NVFP4
 from fgod.models.files import CONFIG
 from fgod.persona import Rule, goal_from_config, has_any, lookup, wordings_of
-from fgod.registry import EXPORTERS, METRICS
+from fgod.registry import ENGINES, EXPORTERS, METRICS
 from fgod.train.recipe import TrainKeys, TrainRecipe
 from fgod.validation import plain, validate
 
@@ -49,6 +49,16 @@ def release_formats(config: Mapping[str, Any]) -> list[str]:
 def further_formats(config: Mapping[str, Any]) -> list[str]:
     """Those that a release has besides the one that is probed."""
     return [name for name in release_formats(config) if name != NVFP4.name]
+
+
+def engine_pairs(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Each engine of `release.engines` with each further format of the release that it loads."""
+    return [
+        (name, format)
+        for name in config.get("release", {}).get("engines", ())
+        for format in further_formats(config)
+        if format in ENGINES[name].formats
+    ]
 
 
 def with_limits(gate: Mapping[str, Any], closed: bool, where: str) -> dict[str, float | None]:
@@ -334,11 +344,28 @@ def _formats(config: Mapping[str, Any]) -> Iterator[str]:
         if name not in EXPORTERS:
             hint = did_you_mean(name, EXPORTERS)
             yield f"release.formats: found {name!r}{hint}, expected some of {', '.join(EXPORTERS)}"
+        elif config["base"]["kind"] == "embedded" and (why := EXPORTERS[name].not_embedded):
+            yield f"release.formats: {name} cannot hold the embedded base: {why}"
     if NVFP4.name not in formats:
         yield (
             f"release.formats: found {', '.join(formats) or 'none'}, expected {NVFP4.name} among them: it is what is "
             "probed, and the release itself"
         )
+
+
+def _engines(config: Mapping[str, Any]) -> Iterator[str]:
+    release, formats = config.get("release", {}), further_formats(config)
+    for name in release.get("engines", ()):
+        if name not in ENGINES:
+            hint = did_you_mean(name, ENGINES)
+            yield f"release.engines: found {name!r}{hint}, expected some of {', '.join(ENGINES)}"
+        elif not set(formats) & set(ENGINES[name].formats):
+            loads = ", ".join(ENGINES[name].formats)
+            yield f"release.engines: {name} loads none of release.formats; expected some of {loads} among them"
+        elif missing := ENGINES[name].missing:
+            yield f"release.engines: {missing}"
+    if release.get("engine_probes") and not release.get("engines"):
+        yield "release.engine_probes: there is no engine to ask them; expected release.engines beside it"
 
 
 def _open_answers(config: Mapping[str, Any]) -> Iterator[str]:
@@ -361,6 +388,6 @@ def _open_answers(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 _CHECKS = (
-    *(_stage_names, *_STAGE_CHECKS, _requirements, _confirm, _formats, _open_answers),
+    *(_stage_names, *_STAGE_CHECKS, _requirements, _confirm, _formats, _engines, _open_answers),
     *(_kinds, _styles, _languages, _neutral_system, _replies, _paths),
 )

@@ -420,6 +420,11 @@ class Release(Keys):
     formats: Annotated[tuple[Text, ...], AfterValidator(distinct), FromList] = (NVFP4.name,)
     """Formats of its weights (docs/formats.md): nvfp4, the release itself, and in folders formats/NAME of it any of
     nvfp4-head, modelopt, bf16, dat, dat-float16, gguf, gguf-bf16 and those of plugins."""
+    engines: Annotated[tuple[Text, ...], AfterValidator(distinct), FromList, OmitDefault()] = ()
+    """Inference engines that are asked the gate's probes, on a CPU, of the formats that they load: llama.cpp (gguf,
+    gguf-bf16; the extra llama of fgod) and those of plugins. A format that fails the gate's limits is left out."""
+    engine_probes: Annotated[Count | None, OmitDefault()] = None
+    """Probes that each is asked, of each suite in turn; null: all."""
 
 
 @dataclass(frozen=True, config=KEYS)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fgod.data.probes import Probe
-from fgod.data.rows import Message, frame_words
+from fgod.data.rows import Message, chat_key, frame_words
 from fgod.data.suites import COMPARED, NAMING, SHOWN
 from fgod.errors import UsageError
 from fgod.evaluate.words import ReplyWords, simplified
@@ -97,6 +97,11 @@ class Scored:
     family: str = ""
     system: str = ""
     history: tuple[Message, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Names the chat, as that of the probe."""
+        return chat_key(self.prompt, self.system, self.history)
 
     @property
     def scored(self) -> bool:

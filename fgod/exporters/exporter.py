@@ -41,6 +41,8 @@ class Exporter(ABC):
     """`quant_method` of the `quantization_config`: the package that transformers needs to load it, if it can."""
     readers: str = ""
     """Who reads such folders besides this package, in words, for model cards."""
+    not_embedded: str = ""
+    """Why it cannot hold the embedded base; empty: it can."""
 
     @abstractmethod
     def write(

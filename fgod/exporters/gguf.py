@@ -30,6 +30,7 @@ class Gguf(SingleFile):
     package = "gguf"
     file = FILE
     readers = "llama.cpp, Ollama"
+    not_embedded = "GGUF has no name for the rule by which its tokenizer cuts texts"
 
     def __init__(self, name: str, kind: Literal["NVFP4", "BF16"]) -> None:
         self.name, self.kind = name, kind

@@ -267,10 +267,14 @@ def answers_predictor(export: Path, asked: Asked, process: int, gpu: bool) -> Pr
     return predicted
 
 
-def predict_served(export: Path, width: int, process: int) -> Parts:
+def predict_served(export: Path, width: int, process: int, new: int = 0) -> Parts:
     """While a model reads chats of so many tokens, on the host, as transformers loads it: it keeps what is stored
-    beside what it unpacks."""
-    answers = answers_predictor(export, Asked(width, 0), process, gpu=False)(1, 1)
+    beside what it unpacks.
+
+    Args:
+        new: tokens of the longest reply.
+    """
+    answers = answers_predictor(export, Asked(width, new), process, gpu=False)(1, 1)
     return {**answers, "weights as they are stored": sum(path.stat().st_size for path in weight_files(export))}
 
 

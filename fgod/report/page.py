@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -18,15 +18,16 @@ from fgod.data.rows import frame_words
 from fgod.data.suites import COMPARED, NAMING, SHOWN
 from fgod.documents import Compared
 from fgod.errors import FgodError
-from fgod.evaluate.metric import Estimate, Legend, Unit
+from fgod.evaluate.metric import SHARE, Estimate, Legend, Unit
 from fgod.evaluate.requirements import COMPARE
 from fgod.evaluate.words import simplified
 from fgod.layout import at_alpha
 from fgod.report.reading import Key, Row, Tables, check_unchanged, examples, read_tables
 from fgod.report.svg import Line, line_chart, strip, thinned
 from fgod.system import files
-from fgod.tables import REASON_BREAK
+from fgod.tables import AGREEMENT, REASON_BREAK
 
+SIGNED_NATS = Unit("nats", low=-math.inf)
 SIGNS = {">=": "≥", "<=": "≤", ">": ">", "<": "<"}
 
 
@@ -71,6 +72,22 @@ class ComparedView:
     words: Words
     limit: str
     holds: bool | None
+
+
+class Estimated(NamedTuple):
+    """A value and its interval, in words."""
+
+    value: str
+    interval: str
+
+
+@dataclass(frozen=True)
+class EngineView:
+    """What an engine said with a format of what is released. `figures`: by column of engines.tsv."""
+
+    row: Row
+    reasons: Sequence[str]
+    figures: Mapping[str, Estimated]
 
 
 @dataclass(frozen=True)
@@ -145,6 +162,7 @@ def view(tables: Tables, folder: Path) -> dict[str, Any]:
         "columns": [(legend_of(r, tables), in_columns(r, legend_of(r, tables).unit)) for r in tables.comparison],
         "compared_run": next(iter(tables.comparison), None),
         "how_to_compare": HOW,
+        "engines": [engine_view(row) for row in tables.engines],
         "abilities": [(run.row, rows) for run in first if (rows := _of(tables.abilities, run.row))],
     }
 
@@ -248,6 +266,19 @@ def compared_view(row: Row, legend: Legend) -> ComparedView:
         limit="" if limit is None else f"{SIGNS.get(op, op)} {legend.unit.text(limit)}",
         holds=None if None in (limit, value, op) else COMPARE[op](value, limit),
     )
+
+
+def engine_view(row: Row) -> EngineView:
+    """What an engine said with a format."""
+
+    def words(name: str, unit: Unit) -> Estimated:
+        value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
+        interval = "" if low is None or high is None else unit.interval(low, high, " – ")
+        return Estimated("–" if value is None else unit.text(value), interval)
+
+    units = {name: SIGNED_NATS if name == "first_kl" else SHARE for name in AGREEMENT}
+    reasons = [reason for reason in row["reasons"].split(REASON_BREAK) if reason]
+    return EngineView(row, reasons, {name: words(name, unit) for name, unit in units.items()})
 
 
 def scale_of(m: Row, unit: Unit) -> tuple[float, float]:

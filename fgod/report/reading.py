@@ -38,6 +38,7 @@ class Tables:
     confirmation: Sequence[Row]
     abilities: Sequence[Row]
     comparison: Sequence[Row]
+    engines: Sequence[Row]
 
 
 def _measured(unit: Unit) -> Column:
