@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from fgod import NUMERICS_VERSION
+from fgod import NUMERICS_VERSION, training_numerics
 from fgod.data.optional import files_used
 from fgod.data.recipe import DENIAL, NEIGHBOUR, VARIED, VERBATIM, MixRecipe
 from fgod.errors import FgodError, UsageError
@@ -141,14 +141,14 @@ class Chain:
             yield parent
 
     def _run(self, stage: Mapping[str, Any], parent: Run | None) -> Run:
-        spec = self.mix_spec(stage["mix"])
+        spec, train = self.mix_spec(stage["mix"]), TrainRecipe.from_dict(stage["train"])
         recipe = {
-            "numerics": NUMERICS_VERSION,
+            "numerics": training_numerics(train.device),
             "stage": stage["name"],
             "starts_from": parent.lineage if parent else self.inputs.base_id,
             "seed": self.config["seed"],
             "mix": spec,
-            "train": TrainRecipe.from_dict(stage["train"]).to_dict(),
+            "train": train.to_dict(),
         }
         if "check" in recipe["train"]:
             recipe["check_probes"] = self._check_probes(recipe["train"]["check"]["until"])

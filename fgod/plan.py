@@ -281,7 +281,7 @@ def _name(key: str) -> str:
     words = {
         "mix.sources": "the written sources (digest)",
         "mix.rehearsal": "the base's rehearsal answers (digest)",
-        "numerics": "NUMERICS_VERSION",
+        "numerics": "version of the numerics",
     }
     return words.get(key, key.replace("mix.recipe.", "mix."))
 

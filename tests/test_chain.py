@@ -175,6 +175,15 @@ def test_the_device_is_part_of_a_lineage(config):
     assert lineages(Chain(config, INPUTS))[0] != lineages(Chain(other, INPUTS))[0]
 
 
+def test_new_kernels_train_anew_on_gpus_alone(config, monkeypatch):
+    on_gpu = changed(config, lambda c: [stage["train"].update(device="cuda") for stage in c["stages"]])
+    before = [lineages(Chain(c, INPUTS)) for c in (config, on_gpu)]
+    monkeypatch.setattr("fgod.GPU_NUMERICS_VERSION", 4711)
+    on_cpu, gpu = [lineages(Chain(c, INPUTS)) for c in (config, on_gpu)]
+    assert on_cpu == before[0]
+    assert not set(gpu) & set(before[1])
+
+
 def test_a_number_is_one_recipe_however_it_is_written(config, tmp_path, monkeypatch):
     text = (ROOT / "config.yaml").read_text()
     assert "shares: {identity: 1}" in text

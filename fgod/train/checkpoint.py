@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fgod import NUMERICS_VERSION
+from fgod import training_numerics
 from fgod.checkpoints import PREFIX, folders
 from fgod.data.rows import LATER_COLUMNS, ROW_COLUMNS, Row, record
 from fgod.errors import FgodError, UsageError
@@ -61,7 +61,8 @@ class Identity:
 def digest_of(recipe: TrainRecipe, rows: Sequence[Row], seed: int, start: Path, more: Sequence[object] = ()) -> str:
     """Digest of what the weights of a run depend on; `start` by its files' names and sizes, `more` as it is."""
     begun = [(path.relative_to(start).as_posix(), path.stat().st_size) for path in files.folder_files(start)]
-    return files.digest(NUMERICS_VERSION, recipe.to_dict(), [_content(row) for row in rows], seed, begun, *more)
+    numerics = training_numerics(recipe.device)
+    return files.digest(numerics, recipe.to_dict(), [_content(row) for row in rows], seed, begun, *more)
 
 
 def _content(row: Row) -> dict[str, str | bool]:
