@@ -79,6 +79,7 @@ COMMANDS: Mapping[str, Entry] = {
     "retry": Entry("people:Retry", "forget a killed run of a stage, so that it trains again"),
     "recover": Entry("people:Recover", "make this folder ready for snakemake after kills: unlock, clear up"),
     "import": Entry("people:Import", "turn a GGUF file or a TorchSharp state dict into a folder that can be a base"),
+    "compare": Entry("results:Compare", "runs side by side: settings, metrics in pairs, changed replies"),
     "fetch": Entry("people:Fetch", "fetch a model from the Hugging Face hub"),
     "inspect": Entry("people:Inspect", "what a folder of weights, a GGUF or a TorchSharp file holds"),
     "guard": Entry("people:Guard", "run a command under a memory limit (exit 75: killed)"),
