@@ -15,9 +15,8 @@ from fgod.config import further_formats
 from fgod.confirm.folds import assign, read_folds
 from fgod.confirm.judge import confirmation_checks
 from fgod.documents import Confirmation, Release, confirmation_of
-from fgod.placebo import KEY as PLACEBO
 from fgod.promotion import Promotion
-from fgod.recipes import changes, flatten
+from fgod.recipes import changes, flatten, is_placebo
 from fgod.records import Standing, standing
 from fgod.release import release_faults
 from fgod.system.digests import CACHE
@@ -231,7 +230,7 @@ def _nearest(run: Run) -> Path | None:
     """The recorded recipe of the stage with the fewest differences, the newest of several: where refits have changed
     a stage since, that is still the one which was configured."""
     found = layout.recipes(run.stage)
-    others = [p for p in found if p.parent.name != run.lineage and PLACEBO not in read_json(p).get("mix", {})]
+    others = [p for p in found if p.parent.name != run.lineage and not is_placebo(read_json(p))]
     return min(others, key=lambda p: (len(differences(p, run.recipe)), -p.stat().st_mtime_ns), default=None)
 
 

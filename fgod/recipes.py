@@ -8,6 +8,9 @@ from typing import Any
 NOTHING = "nothing"
 """The value of a key that a recipe does not have."""
 
+PLACEBO = "placebo"
+"""Key of a mix's spec: how the base is asked for the targets of a placebo (`fgod.placebo`)."""
+
 OWN = "starts_from"
 """The key that says what a run starts from: another run's name, no setting."""
 
@@ -36,6 +39,11 @@ def differing(*recipes: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, ...
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The same of two recipes, as lines: `train.lr 0.0005 → 0.001`."""
     return [f"{key} {before} → {after}" for key, (before, after) in differing(old, new)]
+
+
+def is_placebo(recipe: Mapping[str, Any]) -> bool:
+    """Whether a run is a placebo, taught the base's own answers."""
+    return PLACEBO in recipe.get("mix", {})
 
 
 def key_words(key: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fgod.errors import UsageError, did_you_mean
 from fgod.layout import RESULTS, RunRecords
-from fgod.placebo import KEY as PLACEBO
+from fgod.recipes import is_placebo
 from fgod.system.files import read_json
 
 AT = "@"
@@ -47,7 +47,7 @@ def newest(results: Path, stage: str = "*") -> RunRecords:
         UsageError: there is none.
     """
     for run in reversed(_on_record(results, stage)):
-        if PLACEBO not in read_json(run.recipe).get("mix", {}):
+        if not is_placebo(read_json(run.recipe)):
             return run
     of = "" if stage == "*" else f" of {stage}"
     raise UsageError(f"{results}: found no run{of} whose training has ended, expected one (placebos do not count)")
