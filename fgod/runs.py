@@ -61,12 +61,13 @@ def stages_on_record(results: Path) -> list[str]:
 def chain(run: RunRecords, results: Path) -> list[RunRecords]:
     """A run and those before it that are on record, from the first stage to it."""
     found = [run]
-    while before := _of_lineage(str(read_json(found[0].recipe)["starts_from"]), results):
+    while before := of_lineage(str(read_json(found[0].recipe)["starts_from"]), results):
         found.insert(0, before)
     return found
 
 
-def _of_lineage(lineage: str, results: Path) -> RunRecords | None:
+def of_lineage(lineage: str, results: Path) -> RunRecords | None:
+    """The run of this lineage; None where it is not on record, or the id of a base."""
     return next((RunRecords(path.parent) for path in (results / "runs").glob(f"*/{lineage}/outcome.json")), None)
 
 

@@ -76,6 +76,7 @@ COMMANDS: Mapping[str, Entry] = {
     "summary": Entry("results:Summary", "what was released, how good it is, where the report lies"),
     "init": Entry("people:Init", "lay out a project: config.yaml, traindata/, Snakefile"),
     "plan": Entry("people:Plan", "what snakemake would train, and why"),
+    "devlog": Entry("people:DevLog", "add what is missing to results/DevLog.md"),
     "retry": Entry("people:Retry", "forget a killed run of a stage, so that it trains again"),
     "recover": Entry("people:Recover", "make this folder ready for snakemake after kills: unlock, clear up"),
     "import": Entry("people:Import", "turn a GGUF file or a TorchSharp state dict into a folder that can be a base"),
