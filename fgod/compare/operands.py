@@ -32,7 +32,7 @@ def operand(name: str) -> Operand:
     if name == RELEASE:
         return _of_release(Releases().current, RESULTS, RELEASE)
     folder = Path(name)
-    if folder.is_dir() and not (RESULTS / "runs" / name).is_dir():
+    if folder.is_dir() and name not in runs.stages_on_record(RESULTS):
         return _of_folder(folder)
     return _of_run(runs.resolve(name, RESULTS), RESULTS)
 
