@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from json import dumps
 from pathlib import Path
 from typing import Annotated
 
 from fgod import layout
 from fgod.arguments import Input, Json, Option, OptionalObject, Output
 from fgod.call import Call, say
-from fgod.cli.command import Command, Personal, ReadOnly
+from fgod.cli.command import Command, ReadOnly
 from fgod.documents import Release
 from fgod.escape import html_text
 from fgod.layout import RunRecords
 from fgod.promotion import Promotion, WalkEntry, of_walk
-from fgod.system.files import read_json, write_json, write_text
+from fgod.system.files import read_json, write_json
 from fgod.tables import Context
 
 
@@ -95,41 +94,6 @@ class Comparison(Command):
         from fgod.comparison import write_comparison
 
         write_comparison(self.out, self.sides())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compare(Personal):
-    """Put runs side by side by their records: settings that differ, metrics in pairs, replies that changed."""
-
-    runs: Annotated[
-        tuple[str, ...],
-        Option(
-            "two or more, each compared with the first: STAGE (its newest run), STAGE@LINEAGE, release, or the folder "
-            "of a release, of a run's records or of a project",
-            "RUN",
-            positional=True,
-        ),
-    ]
-    html: Annotated[Path | None, Output("page to write")] = None
-    json: Annotated[bool, Option("print JSON")] = False
-
-    @property
-    def recorded(self) -> bool:
-        return self.html is not None and super().recorded
-
-    def run(self, call: Call) -> None:
-        from fgod.compare.document import compare
-        from fgod.compare.operands import operand
-        from fgod.compare.words import text
-
-        found = [operand(name) for name in self.runs]
-        compared = compare(found)
-        call.note(inputs=[one.records.folder for one in found])
-        if self.html:
-            from fgod.compare.page import page
-
-            write_text(self.html, page(compared))
-        print(dumps(compared.to_dict(), ensure_ascii=False, indent=2) if self.json else text(compared))
 
 
 @dataclass(frozen=True, kw_only=True)
