@@ -22,7 +22,7 @@ from fgod.devlog.log import update
 from fgod.devlog.next_step import LogSettings, next_step
 from fgod.devlog.words import EN, LANGUAGES, ZH_HANT, Words
 from fgod.documents import DECISIONS, Metrics, Outcome, Recipe, Verdict
-from fgod.errors import FgodError
+from fgod.errors import UsageError
 from fgod.evaluate.requirements import gate_limits
 from fgod.evaluate.words import simplified
 from fgod.gate import judge_run
@@ -196,9 +196,12 @@ def test_a_log_that_is_no_text_is_named_and_left_alone(tmp_path: Path) -> None:
     walk(tmp_path, STORY[:1])
     path = tmp_path / "results/DevLog.md"
     path.write_bytes(b"# DevLog\n\xff\n")
-    with pytest.raises(FgodError, match=r"DevLog\.md:2: not UTF-8"):
-        update(SETTINGS, tmp_path / "results")
-    assert path.read_bytes() == b"# DevLog\n\xff\n"
+    (fault,) = update(SETTINGS, tmp_path / "results").faults
+    assert "DevLog.md:2: not UTF-8" in fault and path.read_bytes() == b"# DevLog\n\xff\n"
+    path.unlink()
+    path.mkdir()
+    added = update(SETTINGS, tmp_path / "results")
+    assert added.runs == () and added.faults[0].endswith("DevLog.md: cannot be read: Is a directory")
 
 
 def test_what_a_run_says_cannot_end_its_entry(tmp_path: Path) -> None:
@@ -302,6 +305,14 @@ def test_the_language_is_of_the_log_alone(monkeypatch: pytest.MonkeyPatch) -> No
     assert inputs.reference_id(english) == inputs.reference_id(chinese)
     assert [LogSettings.of_config(config).language for config in (english, chinese)] == ["en", "zh-Hant"]
     settings = LogSettings.of_config(chinese)
+    with pytest.raises(UsageError, match="--log: the keys language, stages are missing; found refits"):
+        LogSettings.from_dict({"refits": {}})
+    with pytest.raises(UsageError, match="--log: language: found 'zh', expected one of en, zh-Hant"):
+        LogSettings.from_dict({**settings.to_dict(), "language": "zh"})
+    with pytest.raises(
+        UsageError, match=r"c: language: found 'zh-Hans' \(did you mean zh-Hant\?\)"
+    ):
+        resolve({**raw, "language": "zh-Hans"}, "c")
     assert LogSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
 
 

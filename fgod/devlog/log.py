@@ -26,13 +26,17 @@ class Added:
 
 
 def update(settings: LogSettings, results: Path = RESULTS) -> Added:
-    """Add an entry for each verdict on record that has none, in the order in which the runs were made.
+    """Add an entry for each verdict on record that has none, in the order in which the runs were made. A log that
+    cannot be read is a fault, and left alone.
 
     Raises:
-        FgodError: the log is not UTF-8, or could not be written.
+        StorageError: the log could not be written; it is as before.
     """
     path = results / DEVLOG.name
-    text = _read(path)
+    try:
+        text = _read(path)
+    except FgodError as error:
+        return Added((), (str(error),))
     known = {mark.rstrip("\r") for mark in _MARK.findall(text)}
     judged, faults = _judged(results)
     new: list[str] = []
@@ -57,11 +61,15 @@ def _read(path: Path) -> str:
     """The log as it stands, to the byte; empty where there is none.
 
     Raises:
-        FgodError: it is not UTF-8; names the line.
+        FgodError: it cannot be read, or is not UTF-8; names the line.
     """
-    content = path.read_bytes() if path.exists() else b""
     try:
+        content = path.read_bytes()
         return content.decode("utf-8")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise FgodError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise FgodError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fgod.devlog.words import LANGUAGES, Words
+from fgod.errors import UsageError
 from fgod.refits import DAMAGED, answering
 
 ACCEPTED = "accepted"
@@ -28,7 +29,16 @@ class LogSettings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LogSettings:
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`.
+
+        Raises:
+            UsageError: a key is missing, or there is no such language.
+        """
+        if missing := [key for key in cls.__dataclass_fields__ if key not in values]:
+            raise UsageError(f"--log: the keys {', '.join(missing)} are missing; found {', '.join(values) or 'none'}")
+        if values["language"] not in LANGUAGES:
+            found, known = values["language"], ", ".join(LANGUAGES)
+            raise UsageError(f"--log: language: found {found!r}, expected one of {known}")
         return cls(values["language"], tuple(values["stages"]), values["refits"])
 
     def to_dict(self) -> dict[str, Any]:
