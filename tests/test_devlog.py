@@ -187,9 +187,13 @@ def test_a_record_that_was_edited_is_named_and_the_other_runs_have_their_entries
     run.verdict.write_text(run.verdict.read_text().replace("accepted", "missed"))
     run_records("B-nudge", "bbbb00000000", tmp_path / "results").mix_audit.unlink()
     write_run(tmp_path, "B-nudge", "bbbb11112222", "named")
+    write_run(tmp_path, "B-nudge", "bbbb00000003", "named")
+    run_records("B-nudge", "bbbb00000003", tmp_path / "results").outcome.unlink()
     added = update(SETTINGS, tmp_path / "results")
     assert added.runs == ("B-nudge bbbb11112222",)
-    assert "verdict.json: it has changed since" in added.faults[0] and "mix_audit.json: no such file" in added.faults[1]
+    assert len(added.faults) == 3
+    for said in ("verdict.json: it has changed since", "mix_audit.json: no such file", "outcome.json: no such file"):
+        assert any(said in fault for fault in added.faults), said
 
 
 def test_a_log_that_is_no_text_is_named_and_left_alone(tmp_path: Path) -> None:
@@ -309,9 +313,7 @@ def test_the_language_is_of_the_log_alone(monkeypatch: pytest.MonkeyPatch) -> No
         LogSettings.from_dict({"refits": {}})
     with pytest.raises(UsageError, match="--log: language: found 'zh', expected one of en, zh-Hant"):
         LogSettings.from_dict({**settings.to_dict(), "language": "zh"})
-    with pytest.raises(
-        UsageError, match=r"c: language: found 'zh-Hans' \(did you mean zh-Hant\?\)"
-    ):
+    with pytest.raises(UsageError, match=r"c: language: found 'zh-Hans' \(did you mean zh-Hant\?\)"):
         resolve({**raw, "language": "zh-Hans"}, "c")
     assert LogSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
 

@@ -14,6 +14,7 @@ from fgod.data.suites import SHOWN
 from fgod.devlog.next_step import LogSettings, next_step
 from fgod.devlog.words import Words
 from fgod.documents import Audit, Limit, Metrics, Outcome, Recipe, Verdict, check_run, verdict_of
+from fgod.errors import UsageError
 from fgod.escape import markdown_text, one_line
 from fgod.layout import RunRecords, at_alpha, run_weights
 from fgod.probe.record import read_probes
@@ -53,9 +54,18 @@ class Judged:
 
     @property
     def mark(self) -> str:
-        """What tells this verdict on this run from all others; it stands in the log, unseen."""
-        said = self.verdict.model_dump(mode="json", include={"decision", "reasons", "limits"})
-        return f"<!-- entry {self.stage}/{self.lineage} {digest(said)} -->"
+        return mark(self.run, self.verdict)
+
+    @property
+    def stale(self) -> bool:
+        """Whether the verdict is of other records than those that stand now: its gate is pending."""
+        return verdict_of(self.run) is None
+
+
+def mark(run: RunRecords, verdict: Verdict) -> str:
+    """What tells a verdict on a run from all others; it stands in the log, unseen."""
+    said = verdict.model_dump(mode="json", include={"decision", "reasons", "limits"})
+    return f"<!-- entry {run.folder.parent.name}/{run.folder.name} {digest(said)} -->"
 
 
 def entry(number: int, judged: Judged, earlier: Judged | None, results: Path, settings: LogSettings) -> str:
@@ -218,19 +228,19 @@ def _headline(metrics: Metrics) -> Iterator[str]:
             yield markdown_text(f"{metric.short} {metric.unit.text(found.value)} (n {found.n})")
 
 
-def read_judged(run: RunRecords, starts: Sequence[Mapping[str, Any]]) -> Judged | None:
-    """A run with a verdict; None where that is of other records than those that stand now: its gate is pending.
+def read_judged(run: RunRecords, verdict: Verdict, starts: Sequence[Mapping[str, Any]]) -> Judged:
+    """A run with a verdict.
 
     Args:
         starts: of the commands about it, by time (`fgod.manifest.starts`). Where they do not say when the run was made
             and judged, the times of its files do.
 
     Raises:
-        FgodError: a record was edited; names the file.
+        UsageError: its recipe or its outcome is missing.
+        FgodError: its recipe is none; names the file.
     """
-    verdict = verdict_of(run)
-    if verdict is None:
-        return None
+    if not run.outcome.is_file():
+        raise UsageError(f"{run.outcome}: no such file; expected one beside {run.verdict.name}")
     making = [start for start in starts if _command_word(start["argv"]) in ("train", "interpolate")]
     judging = [start for start in starts if _command_word(start["argv"]) == "gate"]
     command = tuple(making[-1]["argv"]) if making else ()

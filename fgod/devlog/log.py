@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgod.devlog.entry import Judged, entry, read_judged
+from fgod.devlog.entry import Judged, entry, mark, read_judged
 from fgod.devlog.next_step import LogSettings
-from fgod.errors import FgodError, StorageError
+from fgod.documents import Verdict
+from fgod.errors import FgodError
 from fgod.layout import DEVLOG, RESULTS, RunRecords
 from fgod.manifest import starts
 from fgod.system.files import write_text
@@ -38,19 +39,17 @@ def update(settings: LogSettings, results: Path = RESULTS) -> Added:
     except FgodError as error:
         return Added((), (str(error),))
     known = {mark.rstrip("\r") for mark in _MARK.findall(text)}
-    judged, faults = _judged(results)
+    judged, faults = _judged(results, known)
     new: list[str] = []
     added: list[str] = []
     earlier: dict[str, Judged] = {}
     for one in judged:
-        if one.mark not in known:
-            try:
+        try:
+            if one.mark not in known and not one.stale:
                 new.append(entry(len(known) + len(new) + 1, one, earlier.get(one.stage), results, settings))
                 added.append(one.name)
-            except StorageError:
-                raise
-            except FgodError as error:
-                faults.append(str(error))
+        except FgodError as error:
+            faults.append(str(error))
         earlier[one.stage] = one
     if new:
         write_text(path, "\n".join([_ended(text) or f"# DevLog\n\n{settings.words.about}\n", *new]))
@@ -81,19 +80,25 @@ def _ended(text: str) -> str:
     return text if not text or text.endswith("\n") else f"{text}\n"
 
 
-def _judged(results: Path) -> tuple[list[Judged], list[str]]:
-    """The runs with a verdict in the order in which they were made, and in words those that cannot be read."""
-    runs = [RunRecords(path.parent) for path in sorted((results / "runs").glob("*/*/verdict.json"))]
-    commands = starts(results.parent, {run.folder.name for run in runs})
-    found: list[Judged] = []
+def _judged(results: Path, known: Collection[str]) -> tuple[list[Judged], list[str]]:
+    """The runs with a verdict, of the stages that have one without an entry, in the order in which they were made; and
+    in words those that cannot be read."""
+    verdicts: list[tuple[RunRecords, Verdict]] = []
     faults: list[str] = []
-    for run in runs:
+    for path in sorted((results / "runs").glob("*/*/verdict.json")):
         try:
-            judged = read_judged(run, commands.get((run.folder.parent.name, run.folder.name), ()))
+            verdicts.append((RunRecords(path.parent), Verdict.read(path)))
         except FgodError as error:
             faults.append(str(error))
-        else:
-            found += [judged] if judged else []
+    stages = {run.folder.parent.name for run, verdict in verdicts if mark(run, verdict) not in known}
+    looked = [(run, verdict) for run, verdict in verdicts if run.folder.parent.name in stages]
+    commands = starts(results.parent, {run.folder.name for run, _ in looked})
+    found: list[Judged] = []
+    for run, verdict in looked:
+        try:
+            found.append(read_judged(run, verdict, commands.get((run.folder.parent.name, run.folder.name), ())))
+        except FgodError as error:
+            faults.append(str(error))
     return sorted(found, key=lambda one: (one.made, one.name)), faults
 
 
