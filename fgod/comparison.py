@@ -72,9 +72,7 @@ def read_side(run: RunRecords) -> list[Scored]:
 
 def check_same_probes(sides: Mapping[str, Sequence[Scored]]) -> None:
     """Raise FgodError unless all were asked the same probes in the same order: pairs are made of them."""
-    asked = {
-        side: [(r.suite, r.language, r.prompt, r.system, r.history) for r in records] for side, records in sides.items()
-    }
+    asked = {side: [r.asked for r in records] for side, records in sides.items()}
     other = [side for side in asked if asked[side] != asked["tuned"]]
     if other:
         raise FgodError(

@@ -16,10 +16,9 @@ from typing import Any
 
 from fgod.config import refit
 from fgod.errors import FgodError
-from fgod.refits import MISSED, Bracket, Tried
+from fgod.refits import DAMAGED, MISSED, Bracket, Tried, answering
 from fgod.system.files import canonical_json
 
-DAMAGED = "damaged"
 JUDGED = (MISSED, DAMAGED, "collapsed", "diverged")
 """Verdicts that say something of the rate."""
 
@@ -77,13 +76,11 @@ class Answers:
         if found and decision == DAMAGED and (alpha := self._next_alpha(found)):
             self._interpolate(stage, Between(alpha, found.rule), cause)
             return
-        # No point between is neither damaged nor missed: the trained run's own verdict wants another answer.
         answered, unable = DAMAGED if found and decision == MISSED else decision, ""
-        for index, rule in enumerate(self.rules):
-            if answered in rule["when"] and not (found and rule.get("interpolate")):
-                unable = self._try(stage, index, cause + unable)
-                if not unable:
-                    return
+        for index in answering(self.rules, decision, bool(found)):
+            unable = self._try(stage, index, cause + unable)
+            if not unable:
+                return
         other, at = ("other ", f", {self._at(stage)}{decision}") if found else ("", "")
         raise FgodError(f"no {other}rule under refits.rules answers {answered!r} (stage {stage}{at}){unable}")
 

@@ -32,6 +32,8 @@ REPORT = RESULTS / "report.html"
 WALK = RESULTS / "walk.json"
 CONFIRMATIONS = RESULTS / "confirmations"
 COMPARISON = RESULTS / "comparison.tsv"
+DEVLOG = RESULTS / "DevLog.md"
+"""No output of a rule: snakemake deletes these before it makes them, and people write into this."""
 MANIFEST_FOLDER = RESULTS / "manifest.d"
 MANIFEST = RESULTS / "manifest.jsonl"
 RUNNING = Path(".snakemake/fgod/running")

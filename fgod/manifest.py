@@ -11,11 +11,12 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -292,6 +293,22 @@ def join(root: Path) -> list[dict[str, Any]]:
     names = {_command_name(file): None for file in files}
     entries = [{"name": name} | _joined(folder, name, files) | {"name": name} for name in names]
     return sorted(entries, key=lambda e: (str(e.get("start") or e["name"]), e["name"]))
+
+
+def starts(root: Path, lineages: Collection[str]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The starts of commands about runs of these lineages, by stage and lineage and in the order of time. Files that
+    cannot be read are left out here, and named by `join`."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for path in sorted((root / FOLDER).glob(f"[!.]*{START}")):
+        named = _LINEAGE.search(path.read_bytes())  # most are about others, and parsing thousands takes a second
+        if named and named[1].decode() in lineages:
+            start, fault = _load(path, _START_KEYS)
+            if not fault:
+                found.setdefault((start["stage"], start["lineage"]), []).append(start)
+    return found
+
+
+_LINEAGE = re.compile(rb'"lineage": "([0-9A-Za-z.-]*)"')
 
 
 def _command_name(file: str) -> str:

@@ -12,11 +12,10 @@ from typing import Any
 
 from fgod.chain import Run, Walk, interpolated
 from fgod.errors import UsageError
-from fgod.layout import PLACEBO, lineage_of
+from fgod.layout import PLACEBO as ENDING
+from fgod.layout import lineage_of
+from fgod.recipes import PLACEBO
 from fgod.system.files import canonical_json, digest
-
-KEY = "placebo"
-"""Of a mix's spec: how the base is asked for the targets."""
 
 
 def compared_runs(walk: Walk) -> tuple[Run, ...]:
@@ -50,13 +49,13 @@ def _placebo(run: Run, parent: Run | None, settings: Mapping[str, Any]) -> Run:
             f"placebo: found train.check in stage {run.stage}, expected none: how long it trains depends on what is "
             "taught, and a placebo trains as long as what it is compared with"
         )
-    spec = {**recipe["mix"], KEY: {**settings, "seq_len": recipe["train"]["seq_len"]}}
+    spec = {**recipe["mix"], PLACEBO: {**settings, "seq_len": recipe["train"]["seq_len"]}}
     recipe |= {"mix": spec, **({"starts_from": parent.lineage} if parent else {})}
     return replace(
         run,
         lineage=lineage_of(recipe),
         recipe=canonical_json(recipe),
-        mix_id=f"{digest(spec)}{PLACEBO}",
+        mix_id=f"{digest(spec)}{ENDING}",
         mix_spec=canonical_json(spec),
         parent=parent,
     )
@@ -64,4 +63,4 @@ def _placebo(run: Run, parent: Run | None, settings: Mapping[str, Any]) -> Run:
 
 def tuned_mix(spec: Mapping[str, Any]) -> str:
     """The digest of the mix whose rows a placebo's mix is made of, from the latter's spec."""
-    return digest({key: value for key, value in spec.items() if key != KEY})
+    return digest({key: value for key, value in spec.items() if key != PLACEBO})

@@ -15,8 +15,8 @@ from fgod.config import engine_pairs, further_formats
 from fgod.confirm.folds import assign, read_folds
 from fgod.confirm.judge import confirmation_checks
 from fgod.documents import Confirmation, Release, confirmation_of
-from fgod.placebo import KEY as PLACEBO
 from fgod.promotion import Promotion
+from fgod.recipes import changes, flatten, is_placebo
 from fgod.records import Standing, standing
 from fgod.release import release_faults
 from fgod.system.digests import CACHE
@@ -248,7 +248,7 @@ def _nearest(run: Run) -> Path | None:
     """The recorded recipe of the stage with the fewest differences, the newest of several: where refits have changed
     a stage since, that is still the one which was configured."""
     found = layout.recipes(run.stage)
-    others = [p for p in found if p.parent.name != run.lineage and PLACEBO not in read_json(p).get("mix", {})]
+    others = [p for p in found if p.parent.name != run.lineage and not is_placebo(read_json(p))]
     return min(others, key=lambda p: (len(differences(p, run.recipe)), -p.stat().st_mtime_ns), default=None)
 
 
@@ -271,31 +271,7 @@ def _base_reasons(run: Run, base: Mapping[str, Any]) -> Iterator[str]:
 
 def differences(earlier: Path, recipe: str) -> list[str]:
     """The keys in which a recipe differs from a recorded one: `train.lr 0.0005 → 0.001`."""
-    old, new = flatten(read_json(earlier)), flatten(json.loads(recipe))
-    skipped = {"starts_from"}
-    keys = [key for key in sorted(old.keys() | new.keys()) if key not in skipped and old.get(key) != new.get(key)]
-    return [f"{_name(key)} {old.get(key, 'nothing')} → {new.get(key, 'nothing')}" for key in keys]
-
-
-def _name(key: str) -> str:
-    words = {
-        "mix.sources": "the written sources (digest)",
-        "mix.rehearsal": "the base's rehearsal answers (digest)",
-        "numerics": "version of the numerics",
-    }
-    return words.get(key, key.replace("mix.recipe.", "mix."))
-
-
-def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys; lists are values."""
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        name = f"{prefix}.{key}" if prefix else key
-        if isinstance(item, Mapping):
-            flat |= flatten(item, name)
-        else:
-            flat[name] = item
-    return flat
+    return changes(read_json(earlier), json.loads(recipe))
 
 
 def text(steps: list[Step], closing: str) -> str:

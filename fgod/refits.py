@@ -13,10 +13,23 @@ from typing import Any
 
 from fgod.errors import UsageError, did_you_mean
 
-MISSED = "missed"
+MISSED, DAMAGED = "missed", "damaged"
 
 OPEN_TABLES = ("shares", "final_shares", "at_least", "at_most", "kinds", "styles", "lr_scale")
 """Tables that may get a key that they do not have."""
+
+
+def answering(rules: Sequence[Mapping[str, Any]], decision: str, interpolated: bool) -> Iterator[int]:
+    """The places in refits.rules of those that may answer a verdict, in their order.
+
+    Args:
+        interpolated: the run was. No point between a start and an end is neither damaged nor missed, so what missed is
+            answered as the damage of the trained run, and no rule interpolates it once more.
+    """
+    answered = DAMAGED if interpolated and decision == MISSED else decision
+    for index, rule in enumerate(rules):
+        if answered in rule["when"] and not (interpolated and rule.get("interpolate")):
+            yield index
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from fgod.config import engine_pairs
 from fgod.confirm.folds import read_folds
 from fgod.context import context_of
 from fgod.data.probes import probe_files
+from fgod.devlog.next_step import LogSettings
 from fgod.errors import exit_on_fgod_error
 from fgod.registry import plugin_options
 from fgod.system.files import canonical_json, check_room, digest, sweep
@@ -76,6 +77,7 @@ PROBES = [str(file) for file in probe_files(CONFIG)]
 LIMITS = canonical_json({"gate": CONFIG["gate"], "require": [stage["require"] for stage in CONFIG["stages"]]})
 GOAL = canonical_json({key: CONFIG[key] for key in ("persona", "disambiguation")})
 CHECKED = f"--probes {shlex.join(PROBES)} {SOURCED} --goal {shlex.quote(GOAL)}"
+LOGGED = canonical_json(LogSettings.of_config(CONFIG).to_dict())
 CONTEXT = canonical_json(context_of(CONFIG, CONFIG_NAME, INPUTS.base_id))
 ENGINES = engine_pairs(CONFIG)
 RUNS = {(run.stage, run.lineage): run for run in EXPECTED.runs}

@@ -58,4 +58,4 @@ checkpoint gate:
         require=lambda wildcards: records.requirements(CONFIG, wildcards.stage),
         code=inputs.code_digest("gate.py", "evaluate") + PLUGINS,
     shell:
-        "{FGOD} gate --limits {params.limits:q} --require {params.require:q} --out {output:q}"
+        "{FGOD} gate --limits {params.limits:q} --require {params.require:q} --log {LOGGED:q} --out {output:q}"

@@ -21,7 +21,8 @@ from fgod.layout import PLACEBO
 from fgod.model.chats import ChatFormat
 from fgod.model.generate import greedy
 from fgod.model.load import load_model
-from fgod.placebo import KEY, compared_runs, placebo_runs, tuned_mix
+from fgod.placebo import compared_runs, placebo_runs, tuned_mix
+from fgod.recipes import PLACEBO as KEY
 from fgod.system.files import digest
 from fgod.work.worker import Worker
 from tests.mini import ROOT

@@ -16,7 +16,8 @@ README = (ROOT / "README.md").read_text()
 UNTESTED = {"make test": "it runs this test", ".venv/bin/fgod fetch OWNER/NAME": "it needs the network"}
 VALUES = {
     "FILE": "rows.tsv", "FOLDER": "artifacts/releases/1", "OTHER": "artifacts/releases/1", "STAGE": "A", "CMD": "true",
-    "SCRIPT": "script.yaml", "OUT": "imported", "MASTER": "master", "EXPORT": "nvfp4",
+    "SCRIPT": "script.yaml", "OUT": "imported", "MASTER": "master", "EXPORT": "nvfp4", "RUN": "release",
+    "EARLIER": "earlier",
 }  # fmt: skip
 """What stands for the reader's own values."""
 
@@ -34,6 +35,7 @@ def test_the_commands_of_the_readme_run_where_the_environment_is_not_activated(r
     (ran.folder / "rows.tsv").write_text(rows)
     shutil.copy(ran.folder / "config.yaml", ran.folder / "other.yaml")
     (ran.folder / "script.yaml").write_text("- user: 你是誰\n")
+    shutil.copytree(ran.folder / "results", ran.folder / "earlier/results")
     write_gguf(ran.folder / "FILE.gguf", family_model("qwen3"))
     export(tiny_folder(ran.folder / "master"), ran.folder / "nvfp4")
     for command in commands(README):

@@ -32,6 +32,14 @@ def test_accepted_then_nothing_to_do_then_the_edits_that_must_not_train(ran):
     outcome.write_bytes(kept)
     os.utime(outcome, ns=(time.st_atime_ns, time.st_mtime_ns))
 
+    told = (mini.folder / "results/DevLog.md").read_text()
+    assert "\n## 1 · A " in told and "\nfgod train --recipe " in told and "**Next step**: it is a candidate" in told
+    (gate,) = (entry for entry in mini.manifest() if entry["argv"][:2] == ["fgod", "gate"])
+    assert [path["path"] for path in gate["outputs"]][1:] == ["results/DevLog.md"]
+    mini.config["language"] = "zh-Hant"
+    assert mini.would_run() == {}, "the language is of the DevLog alone"
+    del mini.config["language"]
+
     mini.config["gate"]["leak"] = 0.99
     assert set(mini.would_run()) <= {"all", "gate", "walk", "tables", "report", "promote"}
     mini.config["gate"]["leak"] = 1

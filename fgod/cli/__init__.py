@@ -1,7 +1,7 @@
 """The command line of fgod: one subcommand for each rule of the workflow, and those that people use directly.
 
-Every recorded command can be run again by hand. People use init, plan, retry, recover, guard, data audit,
-data identity, inspect, ask, chat, parity and summary.
+Every recorded command can be run again by hand. People use init, plan, compare, devlog, retry, recover,
+guard, data audit, data identity, inspect, ask, chat, parity and summary.
 
 Exit codes: 0 done; 1 error; 2 bad usage or config; 75 stopped by the guard; 100 an audit or gate says no.
 
@@ -77,9 +77,11 @@ COMMANDS: Mapping[str, Entry] = {
     "summary": Entry("results:Summary", "what was released, how good it is, where the report lies"),
     "init": Entry("people:Init", "lay out a project: config.yaml, traindata/, Snakefile"),
     "plan": Entry("people:Plan", "what snakemake would train, and why"),
+    "devlog": Entry("people:DevLog", "add what is missing to results/DevLog.md"),
     "retry": Entry("people:Retry", "forget a killed run of a stage, so that it trains again"),
     "recover": Entry("people:Recover", "make this folder ready for snakemake after kills: unlock, clear up"),
     "import": Entry("people:Import", "turn a GGUF file or a TorchSharp state dict into a folder that can be a base"),
+    "compare": Entry("compare:Compare", "runs side by side: settings, metrics in pairs, changed replies"),
     "fetch": Entry("people:Fetch", "fetch a model from the Hugging Face hub"),
     "inspect": Entry("people:Inspect", "what a folder of weights, a GGUF or a TorchSharp file holds"),
     "guard": Entry("people:Guard", "run a command under a memory limit (exit 75: killed)"),

@@ -29,7 +29,7 @@ from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.imports import lasting_imports
 from fgod.inputs import base_id, languages_of, own_weights, readers_of, sources_digest
 from fgod.persona import Goal, Persona, goal_from_config
-from fgod.placebo import KEY as PLACEBO
+from fgod.recipes import PLACEBO
 from fgod.stamps import check_export
 from fgod.system.files import sha256_file
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fgod import layout
-from fgod.arguments import Count, Input, Json, JsonObject, Option, Output
+from fgod.arguments import Count, Input, Json, JsonObject, Option, OptionalObject, Output
 from fgod.call import Call, say
 from fgod.cli.command import Batched, Command, Guarded, SideBySide
 from fgod.cli.options import Chatting, Format, Like, Probing, Where
@@ -306,6 +306,9 @@ class Gate(Command):
 
     limits: Annotated[JsonObject, LIMITS]
     require: Annotated[JsonObject, Option("what the stage requires")]
+    log: Annotated[
+        OptionalObject, Option("what the DevLog needs of the config: language, stages, refits (default: no DevLog)")
+    ] = None
     out: Annotated[Path, Output("verdict.json to write, beside the records it judges")]
 
     def inputs(self) -> list[Path]:
@@ -317,6 +320,19 @@ class Gate(Command):
         folder = self.out.parent
         verdict = judge_run(folder, check_limits(self.limits), self.require)
         _tell("gate", f"{folder.parent.name} {folder.name}", verdict.decision, verdict.reasons)
+        if self.log is not None:
+            self._log(call, self.log, folder.parents[2])
+
+    def _log(self, call: Call, settings: Mapping[str, Any], results: Path) -> None:
+        """Let the DevLog have an entry of the verdict; what no entry can be made of is said, and stops nothing."""
+        from fgod.devlog.log import lines, update
+        from fgod.devlog.next_step import LogSettings
+
+        added = update(LogSettings.from_dict(settings), results)
+        if added.runs:
+            call.note(outputs=[results / layout.DEVLOG.name])
+        for fault in lines(replace(added, runs=())):
+            say(fault)
 
 
 def _tell(what: str, run: str, decision: str, reasons: Sequence[str]) -> None:

@@ -69,6 +69,25 @@ class Plan(ReadOnly):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DevLog(Personal):
+    """Add what is missing to results/DevLog.md (exit 1: an entry could not be made)."""
+
+    config: Annotated[Path, CONFIG] = Path("config.yaml")
+
+    def run(self, call: Call) -> int:
+        from fgod.config import load
+        from fgod.devlog.log import lines, update
+        from fgod.devlog.next_step import LogSettings
+
+        added = update(LogSettings.of_config(load(self.config)))
+        call.note(outputs=[layout.DEVLOG] if added.runs else [])
+        for line in lines(added):
+            print(line)
+        print(f"{layout.DEVLOG}: {len(added.runs)} new entries")
+        return 1 if added.faults else 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Retry(Personal):
     """Forget the killed runs of a stage, so that they train again."""
 

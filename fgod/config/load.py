@@ -135,5 +135,5 @@ def base_words(config: Mapping[str, Any]) -> str:
 
 
 def config_digest(config: Mapping[str, Any]) -> str:
-    """Short digest of a checked config."""
-    return digest(config)
+    """Short digest of a checked config, of all but the language of the DevLog."""
+    return digest({key: value for key, value in config.items() if key != "language"})

@@ -447,6 +447,8 @@ class Config(Keys):
     """What rows and probes are made of."""
     languages: Annotated[DistinctTexts, OmitDefault()] = ()
     """Languages of rows, probes and the embedded base; empty: all that the written sources have."""
+    language: Annotated[Literal["en", "zh-Hant"], OmitDefault()] = "en"
+    """What results/DevLog.md is written in. Nothing else depends on it."""
     chat: ChatSettings = field(default_factory=ChatSettings)
     """How chats are written, by the model's own chat template."""
     probe: ProbeSettings = field(default_factory=ProbeSettings)

@@ -255,6 +255,27 @@ def value_alone() -> Iterator[None]:
         _VALUE_ALONE.reset(token)
 
 
+_RESAMPLED: ContextVar[list[NDArray[np.float64]] | None] = ContextVar("resampled", default=None)
+
+
+@contextmanager
+def resampled() -> Iterator[list[NDArray[np.float64]]]:
+    """Within it, each bootstrap also adds its statistic [resamples] to the list that is yielded. As the resamples of n
+    items are always the same ones, those of two runs' replies to the same probes are pairs."""
+    kept: list[NDArray[np.float64]] = []
+    token = _RESAMPLED.set(kept)
+    try:
+        yield kept
+    finally:
+        _RESAMPLED.reset(token)
+
+
+def middle(statistics: NDArray[np.float64]) -> tuple[float, float]:
+    """The ends of the middle 95 % of a statistic over resamples."""
+    low, high = np.quantile(statistics, (0.025, 0.975))
+    return float(low), float(high)
+
+
 def bootstrap(n: int, statistic: Callable[[NDArray[np.intp]], NDArray[np.float64]]) -> tuple[float, float]:
     """Percentile bootstrap (Efron 1979): the middle 95 % of a statistic over resamples of n items.
 
@@ -262,8 +283,10 @@ def bootstrap(n: int, statistic: Callable[[NDArray[np.intp]], NDArray[np.float64
         statistic: places of items [resamples, n] → [resamples].
     """
     picks = np.random.default_rng(0).integers(n, size=(BOOTSTRAP, n))
-    low, high = np.quantile(statistic(picks), (0.025, 0.975))
-    return float(low), float(high)
+    found = statistic(picks)
+    if (kept := _RESAMPLED.get()) is not None:
+        kept.append(found)
+    return middle(found)
 
 
 def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> Estimate:

@@ -113,6 +113,11 @@ class Scored:
         return self.scored and self.scored_by not in NAMING and self.marked and not self.reference_marked
 
     @property
+    def asked(self) -> tuple[str, str, str, str, tuple[Message, ...]]:
+        """What names its probe: of two runs' replies, those with the same one answer the same."""
+        return self.suite, self.language, self.prompt, self.system, self.history
+
+    @property
     def frame(self) -> str:
         """The frame of the prompt for people; empty where it has none of its own."""
         return frame_words(self.system, self.history)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fgod.comparison import HOW
@@ -24,6 +23,7 @@ from fgod.evaluate.words import simplified
 from fgod.layout import at_alpha
 from fgod.report.reading import Key, Row, Tables, check_unchanged, examples, read_tables
 from fgod.report.svg import Line, line_chart, strip, thinned
+from fgod.report.templating import environment
 from fgod.system import files
 from fgod.tables import AGREEMENT, REASON_BREAK
 
@@ -125,17 +125,11 @@ def write_report(tables: Path, out: Path) -> None:
 
 def render(tables: Tables, folder: Path) -> str:
     """The report as HTML. `folder` is only named in messages about broken values."""
-    environment = Environment(
-        loader=PackageLoader("fgod.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    templates = environment()
     filters = (title, quantity, seconds, mebibytes, size, faults, frame_of)
-    environment.filters.update({function.__name__: function for function in filters})
-    environment.globals.update(signs=SIGNS)
-    return environment.get_template("report.html.j2").render(**view(tables, folder))
+    templates.filters.update({function.__name__: function for function in filters})
+    templates.globals.update(signs=SIGNS)
+    return templates.get_template("report.html.j2").render(**view(tables, folder))
 
 
 def view(tables: Tables, folder: Path) -> dict[str, Any]:

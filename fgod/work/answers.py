@@ -24,7 +24,7 @@ from fgod.errors import UsageError
 from fgod.guard.limits import MIB_PER_GB
 from fgod.imports import lasting_imports
 from fgod.persona import has_any
-from fgod.placebo import KEY
+from fgod.recipes import PLACEBO
 from fgod.system.files import atomic_folder, file_digests, sha256_file
 from fgod.system.procfs import MIB
 from fgod.work.worker import Worker, use_device, width_of
@@ -153,7 +153,7 @@ def teacher(args: Teacher, worker: Worker) -> None:
 
 def placebo(args: Placebo, worker: Worker) -> None:
     """A mix with the base's own answers as targets of all that is taught. The report has what else was changed."""
-    rows, asked = read_rows(args.rows), args.spec[KEY]
+    rows, asked = read_rows(args.rows), args.spec[PLACEBO]
     gpu = use_device(asked["device"])
     export = layout.Export(args.export.parent).exported
     chat = ChatFormat.of_folder(export, args.chat)
