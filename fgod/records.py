@@ -137,11 +137,20 @@ def outcome_status(run: Run) -> str | None:
     return Outcome.read(path).status if path.exists() else None
 
 
-def pruned(run: Run) -> bool:
-    """A failed run whose weights are gone: its verdict stays, and it is neither trained nor probed again."""
-    if decision(run) in (None, ACCEPTED):
-        return False
+def in_trash(run: Run) -> bool:
+    """Whether the weights of a run, from which others start, lie in the trash."""
     weights = weights_of(run)
+    return not weights.master.is_dir() and (weights.trash / weights.master.name).is_dir()
+
+
+def pruned(run: Run) -> bool:
+    """A judged run whose weights were thrown away, or a failed one whose weights are gone: its verdict stays, and it is
+    neither trained nor probed again."""
+    decided, weights = decision(run), weights_of(run)
+    if decided is not None and records_of(run).trashed.exists() and not weights.exported.exists():
+        return True
+    if decided in (None, ACCEPTED):
+        return False
     if not weights.stamp.exists():
         return True
     return Stamp.read(weights.stamp).status == "exported" and not weights.exported.exists()

@@ -37,10 +37,10 @@ from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.escape import html_text, markdown_text, one_line
 from fgod.evaluate.metric import Estimate
 from fgod.exporters.nvfp4 import NVFP4
-from fgod.layout import COMPARISON, FORMATS, Releases, RunRecords, RunWeights, at_alpha, remade_by_deleting, run_records
+from fgod.layout import COMPARISON, FORMATS, Releases, RunRecords, RunWeights, at_alpha, run_records
 from fgod.promotion import Promotion, WalkEntry, promotion
 from fgod.registry import EXPORTERS, METRICS
-from fgod.stamps import check_weights
+from fgod.stamps import check_weights, remedy
 from fgod.system import files
 from fgod.tables import Context
 
@@ -144,7 +144,7 @@ def check_export(folder: Path, recorded: Mapping[str, str]) -> None:
     found = files.file_digests(folder) if folder.is_dir() else {}
     if changed := files.differing(recorded, found):
         raise UsageError(
-            f"{folder}: {', '.join(changed)} since it was probed; {remade_by_deleting(folder)}. "
+            f"{folder}: {', '.join(changed)} since it was probed; {remedy(folder)}. "
             "What was released before stays as it is"
         )
 

@@ -41,7 +41,7 @@ rule probe:
 
 
 def judged(wildcards):
-    """What the gate reads. A failed run whose artifacts were pruned keeps its replies: it is not probed again."""
+    """What the gate reads. A run whose weights were thrown away keeps its replies: it is not probed again."""
     run = run_of(wildcards)
     of_run = records.records_of(run)
     fresh = [] if records.pruned(run) else [of_run.metrics, of_run.probes]
