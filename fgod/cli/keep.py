@@ -13,6 +13,7 @@ from fgod import layout
 from fgod.arguments import Input, Option
 from fgod.call import Call
 from fgod.cli.command import Personal, ReadOnly
+from fgod.cli.options import RUNS
 from fgod.errors import RefusedError, UsageError
 from fgod.keep import inventory, trash
 from fgod.keep.holds import held_runs, pin, read_pins, unpin
@@ -22,7 +23,6 @@ from fgod.runs import name_of, resolve
 from fgod.system.lock import held
 
 DRY = Option("change nothing; show what would be moved or deleted, and the bytes", short="-n")
-RUNS = "STAGE (its newest run) or STAGE@LINEAGE; a unique beginning of LINEAGE suffices"
 
 
 @contextmanager

@@ -6,12 +6,10 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fgod.documents import Release
 from fgod.errors import UsageError
 from fgod.history.index import Entry, Index, Made, before, command_line, home_of, maker_of, words_of
 from fgod.layout import RELEASE_RECORD, RunWeights
 from fgod.manifest import shown_path
-from fgod.stamps import stamped
 from fgod.system.digests import CACHE, remembered_sha256
 from fgod.system.files import sha256_file
 
@@ -137,6 +135,9 @@ def trash_of(path: Path) -> Path | None:
 
 def _in_stamp(path: Path) -> str:
     """The digest of a file of weights by the stamp beside their folder; empty without one."""
+    from fgod.documents import Release  # which takes a third of a second to import
+    from fgod.stamps import stamped
+
     for folder in path.parents:
         if (folder / RELEASE_RECORD).is_file():
             return Release.read(folder / RELEASE_RECORD).files.get(path.relative_to(folder).as_posix(), "")
