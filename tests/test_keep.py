@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fgod import layout, manifest
+from fgod import NUMERICS_VERSION, layout, manifest
 from fgod.cli import main
 from fgod.cli.keep import in_words
 from fgod.documents import Outcome, PromotedRun, Recipe, Release, Stamp, Trashed, Verdict
@@ -48,11 +48,15 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def recipe_of(stage: str, start: str, **more: Any) -> Recipe:
+    train = {"steps": 60, "lr": 1e-3}
+    return Recipe(numerics=NUMERICS_VERSION, stage=stage, starts_from=start, seed=7, mix={}, train=train, **more)
+
+
 def leave_run(stage: str, lineage: str, start: str, decision: str | None, **recipe: Any) -> RunRecords:
     """The records of a run, and weights that only look like some."""
     run, weights = run_records(stage, lineage), run_weights(stage, lineage)
-    train = {"steps": 60, "lr": 1e-3}
-    Recipe(numerics=1, stage=stage, starts_from=start, seed=7, mix={}, train=train, **recipe).write(run.recipe)
+    recipe_of(stage, start, **recipe).write(run.recipe)
     for place, stamp, status in (
         (weights.master, weights.trained, "trained"),
         (weights.exported, weights.stamp, "exported"),
