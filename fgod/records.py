@@ -143,14 +143,20 @@ def in_trash(run: Run) -> bool:
     return not weights.master.is_dir() and (weights.trash / weights.master.name).is_dir()
 
 
+def thrown_away() -> Iterator[tuple[str, str]]:
+    """Stage and lineage of each run whose weights were moved to the trash, and are not back."""
+    for file in sorted((RESULTS / "runs").glob("*/*/trashed.json")):
+        stage, lineage = file.parent.parent.name, file.parent.name
+        weights = run_weights(stage, lineage)
+        if not (weights.exported.is_dir() and weights.master.is_dir()):
+            yield stage, lineage
+
+
 def pruned(run: Run) -> bool:
-    """A judged run whose weights were thrown away, or a failed one whose weights are gone: its verdict stays, and it is
-    neither trained nor probed again."""
-    decided, weights = decision(run), weights_of(run)
-    if decided is not None and records_of(run).trashed.exists() and not weights.exported.exists():
-        return True
-    if decided in (None, ACCEPTED):
+    """A failed run whose weights are gone: its verdict stays, and it is neither trained nor probed again."""
+    if decision(run) in (None, ACCEPTED):
         return False
+    weights = weights_of(run)
     if not weights.stamp.exists():
         return True
     return Stamp.read(weights.stamp).status == "exported" and not weights.exported.exists()
