@@ -41,6 +41,7 @@ class Option:
         positional: it is given by its place, without a name.
         rest: it takes all that is left of the command line, for the command of another program.
         group: title of the options among which help shows it.
+        short: a second name of one letter, with its dash.
         action: what argparse does where the option is met, instead of keeping its value.
     """
 
@@ -49,6 +50,7 @@ class Option:
     positional: bool = False
     rest: bool = False
     group: str = ""
+    short: str = ""
     action: type[argparse.Action] | None = None
 
 
@@ -190,7 +192,8 @@ def add_options(parser: argparse.ArgumentParser, cls: type[DataclassType]) -> No
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
         positional = argument.option.positional or argument.option.rest
-        groups[title].add_argument(argument.name if positional else argument.flag, **_settings(argument))
+        names = [argument.name] if positional else [*filter(None, (argument.option.short,)), argument.flag]
+        groups[title].add_argument(*names, **_settings(argument))
 
 
 def _settings(argument: Argument) -> dict[str, Any]:
@@ -209,7 +212,7 @@ def _settings(argument: Argument) -> dict[str, Any]:
     if argument.many:
         found["nargs"] = argparse.REMAINDER if option.rest else "+"
     if option.positional and not required:
-        found["nargs"] = "?"
+        found["nargs"] = "*" if argument.many else "?"
     if required and not (option.positional or option.rest):
         found["required"] = True
     return found

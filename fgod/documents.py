@@ -187,6 +187,37 @@ class Outcome(Sealed):
     """Digests of what stands beside it, by file name."""
 
 
+class Pins(Sealed):
+    """pins.json: the runs whose weights are not to be thrown away, `STAGE@LINEAGE` by the name of the pin."""
+
+    pins: dict[str, str] = {}
+
+    @classmethod
+    def anew(cls, path: Path) -> str:
+        return f"delete {path} and pin what is to be kept again"
+
+
+class TrashedFolder(Document):
+    """A folder of weights in the trash: its size in bytes, and its digest as of its stamp."""
+
+    bytes: int
+    sha256: str
+
+
+class Trashed(Sealed):
+    """trashed.json: what of a run's weights was moved to the trash, by the path that it came from below artifacts/.
+
+    It stays when the trash is emptied, as long as these folders are not brought back. `since`: UTC.
+    """
+
+    since: str
+    folders: dict[str, TrashedFolder]
+
+    @classmethod
+    def anew(cls, path: Path) -> str:
+        return f"delete {path}: `fgod restore` goes by the folders that lie in the trash"
+
+
 class Parity(Document):
     """How far the export's logits lie from those of the training's forward pass."""
 

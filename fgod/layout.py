@@ -11,6 +11,7 @@ Nothing else spells such a path. The rules of the workflow pass wildcards in bra
     artifacts/base/{base_id}/          the base, its exports, its answers     Base, Answers, SelfAsked
     artifacts/mixes/{mix}/             training rows and their audit          Mix, Teacher
     artifacts/releases/{number}/       what was released, each written once   Releases
+    artifacts/.trash/{stage}/{lineage}/    weights that were thrown away      trashed
 """
 
 from __future__ import annotations
@@ -36,10 +37,15 @@ DEVLOG = RESULTS / "DevLog.md"
 """No output of a rule: snakemake deletes these before it makes them, and people write into this."""
 MANIFEST_FOLDER = RESULTS / "manifest.d"
 MANIFEST = RESULTS / "manifest.jsonl"
+PINS = RESULTS / "pins.json"
+INVENTORY, INVENTORY_TABLE = RESULTS / "inventory.md", RESULTS / "inventory.tsv"
 RUNNING = Path(".snakemake/fgod/running")
 """Locked by the snakemake that is at work here, as long as it lives."""
 
-NOT_STAGES = ("base", "mixes", "work", "release", "releases")
+TRASH = ".trash"
+"""Folder of artifacts/ with weights that were thrown away, each below the path that it came from."""
+
+NOT_STAGES = ("base", "mixes", "work", "release", "releases", TRASH)
 """Folders of artifacts/ that are no stage's, so no stage has such a name."""
 
 
@@ -103,6 +109,11 @@ class RunRecords:
         return self.engine(engine, format).with_suffix(".tsv")
 
     @property
+    def trashed(self) -> Path:
+        """What of its weights was moved to the trash."""
+        return self.folder / "trashed.json"
+
+    @property
     def training_tables(self) -> tuple[Path, ...]:
         """The tables of a training. They are made in its work folder, and copied here when it has an outcome."""
         return self.training, self.efficiency, self.guard, self.participation
@@ -156,6 +167,12 @@ class Export:
         """The weights in the format of this name."""
         return self.folder / format
 
+    def stamps(self) -> dict[Path, Path]:
+        """The stamps that are there, by the folders of weights that they speak of."""
+        further = {path.stem.removeprefix("exported-"): path for path in sorted(self.folder.glob("exported-*.json"))}
+        own = {NVFP4.name: self.stamp} if self.stamp.exists() else {}
+        return {self.of(name): path for name, path in (own | further).items()}
+
     @property
     def exported(self) -> Path:
         """Those that the workflow exports."""
@@ -173,6 +190,11 @@ class RunWeights(Export):
     @property
     def master(self) -> Path:
         return self.folder / "master"
+
+    @property
+    def trash(self) -> Path:
+        """Where its folders of weights lie after they were thrown away."""
+        return self.folder.parents[1] / TRASH / self.folder.parent.name / self.folder.name
 
 
 @dataclass(frozen=True)
@@ -343,6 +365,13 @@ class Releases:
         """The record of the release that counts, beside its weights."""
         return self.link / RELEASE_RECORD
 
+    def all_records(self) -> list[Path]:
+        """The records of all releases, whether they count or not, oldest first."""
+        history = (self.artifacts / "releases").glob(f"[0-9]*/{RELEASE_RECORD}")
+        found = [path for path in history if path.parent.name.isdecimal()]
+        of_older_version = [self.current] if self.current.exists() and not self.link.is_symlink() else []
+        return [*sorted(found, key=lambda path: int(path.parent.name)), *of_older_version]
+
     def next_folder(self) -> Path:
         """Where the next release goes."""
         history = self.artifacts / "releases"
@@ -402,9 +431,9 @@ def run_weights(stage: str, lineage: str, artifacts: Path = ARTIFACTS) -> RunWei
     return RunWeights(artifacts / stage / lineage)
 
 
-def work(lineage: str) -> Work:
+def work(lineage: str, artifacts: Path = ARTIFACTS) -> Work:
     """The scratch of a training."""
-    return Work(WORK / lineage)
+    return Work(artifacts / WORK.name / lineage)
 
 
 def base(base_id: str) -> Base:
@@ -437,6 +466,8 @@ def run_of_path(path: Path) -> tuple[str, str]:
             return stage, lineage
         case (RESULTS.name, "abilities", stage, file):
             return stage, Path(file).stem
+        case (ARTIFACTS.name, name, stage, lineage, _, *_) if name == TRASH:
+            return stage, lineage
         case (ARTIFACTS.name, stage, lineage, _, *_) if stage not in NOT_STAGES:
             return stage, lineage
     return "", ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -27,7 +28,7 @@ import fgod
 from fgod import layout
 from fgod.errors import FgodError, Stopped, StorageError
 from fgod.system.digests import CACHE, cached_sha256_files, cached_sha256_folder
-from fgod.system.files import canonical_json, folder_files, write_json, write_text
+from fgod.system.files import folder_files, write_json, write_text
 from fgod.system.process import read_process
 from fgod.system.procfs import cpu_info
 
@@ -291,7 +292,8 @@ def join(root: Path) -> list[dict[str, Any]]:
     folder = root / FOLDER
     files = sorted(p.name for p in folder.glob("*.json") if not p.name.startswith(".")) if folder.is_dir() else []
     names = {_command_name(file): None for file in files}
-    entries = [{"name": name} | _joined(folder, name, files) | {"name": name} for name in names]
+    known = frozenset(files)
+    entries = [{"name": name} | _joined(folder, name, known) | {"name": name} for name in names]
     return sorted(entries, key=lambda e: (str(e.get("start") or e["name"]), e["name"]))
 
 
@@ -315,7 +317,7 @@ def _command_name(file: str) -> str:
     return file.removesuffix(START).removesuffix(END)
 
 
-def _joined(folder: Path, name: str, files: Sequence[str]) -> dict[str, Any]:
+def _joined(folder: Path, name: str, files: Collection[str]) -> dict[str, Any]:
     if name in files:
         return _unreadable(name, f"the name ends neither in {START} nor in {END}")
     start, fault = _load(folder / (name + START), _START_KEYS)
@@ -339,8 +341,7 @@ _END_KEYS: dict[str, type] = {"end": str, "exit_code": int}
 def _load(path: Path, keys: Mapping[str, type]) -> tuple[dict[str, Any], str]:
     """The file's object and "", or {} and what is wrong with it."""
     try:
-        value = json.loads(path.read_bytes())
-        canonical_json(value)  # refuses NaN and infinity
+        value = json.loads(path.read_bytes(), parse_constant=_finite, parse_float=_finite)
     except FileNotFoundError:
         return {}, "no such file"
     except RecursionError:
@@ -353,6 +354,14 @@ def _load(path: Path, keys: Mapping[str, type]) -> tuple[dict[str, Any], str]:
         return {}, f"expected an object, found {type(value).__name__}"
     wrong = [key for key, kind in keys.items() if not isinstance(value.get(key), kind)]
     return ({}, f"missing or of a wrong type: {', '.join(wrong)}") if wrong else (value, "")
+
+
+def _finite(text: str) -> float:
+    """A number of JSON; of NaN, infinity and what is too large for a float raises ValueError."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number")
+    return number
 
 
 def _state_without_end(process: Mapping[str, Any]) -> str:

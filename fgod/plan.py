@@ -216,7 +216,14 @@ def _step(fit: int, run: Run, now: Standing, training: set[Run], base: Mapping[s
         why = f"it follows {run.parent.stage} {run.parent.lineage}", *_reasons(run)
     else:
         why = (*_base_reasons(run, base), *_reasons(run)) or ("it never ran",)
-    return Step(fit, run, _making(run), why, now)
+    return Step(fit, run, _making(run), (*why, *_starts_in_trash(run)), now)
+
+
+def _starts_in_trash(run: Run) -> Iterator[str]:
+    """What has to come back from the trash before a run can be made."""
+    for start in (run.parent, run.trained):
+        if start and records.in_trash(start):
+            yield f"its start is in the trash: `fgod restore {start.stage}@{start.lineage}` first"
 
 
 def _judged_why(now: Standing) -> Iterator[str]:

@@ -148,6 +148,21 @@ def outcome_status(run: Run) -> str | None:
     return Outcome.read(path).status if path.exists() else None
 
 
+def in_trash(run: Run) -> bool:
+    """Whether the weights of a run, from which others start, lie in the trash."""
+    weights = weights_of(run)
+    return not weights.master.is_dir() and (weights.trash / weights.master.name).is_dir()
+
+
+def thrown_away() -> Iterator[tuple[str, str]]:
+    """Stage and lineage of each run whose weights were moved to the trash, and are not back."""
+    for file in sorted((RESULTS / "runs").glob("*/*/trashed.json")):
+        stage, lineage = file.parent.parent.name, file.parent.name
+        weights = run_weights(stage, lineage)
+        if not (weights.exported.is_dir() and weights.master.is_dir()):
+            yield stage, lineage
+
+
 def pruned(run: Run) -> bool:
     """A failed run whose weights are gone: its verdict stays, and it is neither trained nor probed again."""
     if decision(run) in (None, ACCEPTED):

@@ -39,10 +39,10 @@ from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.escape import html_text, markdown_text, one_line
 from fgod.evaluate.metric import SHARE, Estimate
 from fgod.exporters.nvfp4 import NVFP4
-from fgod.layout import COMPARISON, FORMATS, Releases, RunRecords, RunWeights, at_alpha, remade_by_deleting, run_records
+from fgod.layout import COMPARISON, FORMATS, Releases, RunRecords, RunWeights, at_alpha, run_records
 from fgod.promotion import Promotion, WalkEntry, promotion
 from fgod.registry import EXPORTERS, METRICS
-from fgod.stamps import check_weights
+from fgod.stamps import check_weights, remedy
 from fgod.system import files
 from fgod.tables import Context
 
@@ -153,7 +153,7 @@ def check_export(folder: Path, recorded: Mapping[str, str]) -> None:
     found = files.file_digests(folder) if folder.is_dir() else {}
     if changed := files.differing(recorded, found):
         raise UsageError(
-            f"{folder}: {', '.join(changed)} since it was probed; {remade_by_deleting(folder)}. "
+            f"{folder}: {', '.join(changed)} since it was probed; {remedy(folder)}. "
             "What was released before stays as it is"
         )
 
@@ -180,7 +180,7 @@ def _further_format(weights: RunWeights, name: str, master: str) -> _Further:
         found = found if stamp.source_sha256 else "does not say of which weights it is, as older versions wrote it; not"
         raise FgodError(
             f"{weights.stamp_of(name)}: {found} of the run that is released ({master[:12]}); "
-            f"{remade_by_deleting(folder)}. What was released before stays as it is"
+            f"{remedy(folder)}. What was released before stays as it is"
         )
     size = sum(path.stat().st_size for path in files.folder_files(folder))
     return _Further(ReleasedFormat(sha256=stamp.weights_sha256, bytes=size), stamp.weights_files)

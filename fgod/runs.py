@@ -1,12 +1,12 @@
-"""Runs on record by the names that people give them: STAGE is its newest run, STAGE@LINEAGE a certain one.
+"""Runs on record by the names that people give them: STAGE is its newest run, STAGE@LINEAGE a certain one, of whose
+lineage a unique beginning suffices.
 
-A run is on record when its training has ended. The newest is the one whose training ended last. Placebos have the names
-of stages too, and are meant only where their lineage is named.
+Placebos have the names of stages too, and are meant only where their lineage is named.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from fgod.errors import UsageError, did_you_mean
@@ -17,27 +17,50 @@ from fgod.system.files import read_json
 AT = "@"
 
 
+def name_of(run: RunRecords) -> str:
+    """`STAGE@LINEAGE`."""
+    return f"{run.folder.parent.name}{AT}{run.folder.name}"
+
+
+def all_runs(results: Path = RESULTS) -> Iterator[RunRecords]:
+    """The runs on record, by stage and lineage: those that have a recipe."""
+    return (RunRecords(recipe.parent) for recipe in sorted((results / "runs").glob("*/*/recipe.json")))
+
+
 def resolve(name: str, results: Path = RESULTS) -> RunRecords:
-    """The records of the run that `STAGE` or `STAGE@LINEAGE` names; of a lineage the beginning is enough.
+    """The run on record that a person names.
 
     Raises:
-        UsageError: no run, or more than one, is so called; names those that are on record.
+        UsageError: no run has this name, or several have; names those that there are.
     """
-    stage, at, lineage = name.partition(AT)
-    stages = stages_on_record(results)
-    if stage not in stages:
-        there, hint = ", ".join(stages) or "none", did_you_mean(stage, stages)
-        raise UsageError(f"{name}: no run of a stage {stage!r}{hint} in {results}; found {there}")
-    if not at:
-        return newest(results, stage)
-    found = _on_record(results, stage)
-    matching = [run for run in found if lineage and run.folder.name.startswith(lineage)]
-    exact = [run for run in matching if run.folder.name == lineage]
-    if len(exact or matching) != 1:
-        said = "no run" if not matching else "more than one run"
-        names = ", ".join(run.folder.name for run in matching or found)
-        raise UsageError(f"{name}: {said} of {stage} has a lineage that begins with {lineage!r}; found {names}")
-    return (exact or matching)[0]
+    runs = {name_of(run): run for run in all_runs(results)}
+    if AT not in name and name in stages_on_record(results):
+        return newest(results, name)
+    return runs[matching(name, runs, f"run in {results / 'runs'}")]
+
+
+def matching(name: str, names: Collection[str], what: str) -> str:
+    """The one of `names`, each STAGE@LINEAGE, that a person's `name` stands for.
+
+    Args:
+        what: what there is, for messages: "run in results/runs".
+
+    Raises:
+        UsageError: none has this name, or several have; names those that there are.
+    """
+    if name in names:
+        return name
+    stage, _, beginning = name.partition(AT)
+    of_stage = [one for one in names if one.partition(AT)[0] == stage]
+    found = [one for one in of_stage if one.partition(AT)[2].startswith(beginning)]
+    if len(found) == 1:
+        return found[0]
+    if not of_stage:
+        stages = list(dict.fromkeys(one.partition(AT)[0] for one in names))
+        there = f"found those of {', '.join(stages)}" if stages else "there is none at all"
+        raise UsageError(f"{name}: no {what} is of stage {stage!r}{did_you_mean(stage, stages)}; {there}")
+    how = f"{len(found)} have this name" if found else f"no {what} has this name"
+    raise UsageError(f"{name}: {how}; expected one of {', '.join(found or of_stage)}")
 
 
 def newest(results: Path, stage: str = "*") -> RunRecords:
@@ -46,7 +69,8 @@ def newest(results: Path, stage: str = "*") -> RunRecords:
     Raises:
         UsageError: there is none.
     """
-    for run in reversed(_on_record(results, stage)):
+    ended = sorted(_ended(results, stage), key=lambda run: (run.outcome.stat().st_mtime_ns, run.folder.name))
+    for run in reversed(ended):
         if not is_placebo(read_json(run.recipe)):
             return run
     of = "" if stage == "*" else f" of {stage}"
@@ -54,8 +78,8 @@ def newest(results: Path, stage: str = "*") -> RunRecords:
 
 
 def stages_on_record(results: Path) -> list[str]:
-    """The stages that have runs on record."""
-    return sorted({outcome.parents[1].name for outcome in (results / "runs").glob("*/*/outcome.json")})
+    """The stages that have a training that ended."""
+    return sorted({run.folder.parent.name for run in _ended(results, "*")})
 
 
 def chain(run: RunRecords, results: Path) -> list[RunRecords]:
@@ -67,14 +91,9 @@ def chain(run: RunRecords, results: Path) -> list[RunRecords]:
 
 
 def of_lineage(lineage: str, results: Path) -> RunRecords | None:
-    """The run of this lineage; None where it is not on record, or the id of a base."""
+    """The run of this lineage whose training ended; None where it is not on record, or the id of a base."""
     return next((RunRecords(path.parent) for path in (results / "runs").glob(f"*/{lineage}/outcome.json")), None)
 
 
-def _on_record(results: Path, stage: str) -> list[RunRecords]:
-    """By the time at which the training ended."""
-    return sorted(_outcomes(results, stage), key=lambda run: (run.outcome.stat().st_mtime_ns, run.folder.name))
-
-
-def _outcomes(results: Path, stage: str) -> Iterator[RunRecords]:
+def _ended(results: Path, stage: str) -> Iterator[RunRecords]:
     return (RunRecords(path.parent) for path in (results / "runs").glob(f"{stage}/*/outcome.json"))

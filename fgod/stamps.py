@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fgod.documents import Stamp
 from fgod.errors import FgodError
-from fgod.layout import Export, remade_by_deleting
+from fgod.layout import Export, RunWeights, remade_by_deleting
 from fgod.system.files import differing, file_digests, sha256_listing
 
 
@@ -35,7 +36,33 @@ def _anew(folder: Path, stamp_file: Path) -> str:
     """What is to be done about weights that are not what they were."""
     if folder.parent != stamp_file.parent:  # the user's own base
         return "bring back the files that it had, or name another folder in base.path"
-    return remade_by_deleting(folder)
+    return remedy(folder)
+
+
+def remedy(weights: Path) -> str:
+    """What a person does about weights of a run or of the base that are not what they were, or are gone."""
+    run = RunWeights(weights.parent)
+    if not weights.is_dir() and (run.trash / weights.name).is_dir():
+        name = f"{run.folder.parent.name}@{run.folder.name}"
+        return f"they are in the trash: bring them back with `fgod restore {name}`, then run snakemake again"
+    return remade_by_deleting(weights)
+
+
+def stamped(place: Export) -> Iterator[tuple[Path, Path, Stamp]]:
+    """Each folder of weights that a stamp beside it speaks of, the exported ones first, whether it is there or not:
+    the folder, the file of the stamp, the stamp. Stamps that say why there are no weights are left out.
+
+    Raises:
+        FgodError: a stamp was edited; names it.
+    """
+    files = place.stamps()
+    if isinstance(place, RunWeights):
+        files[place.master] = place.trained
+    for folder, file in files.items():
+        if file.exists():
+            stamp = Stamp.read(file)
+            if stamp.weights_files:
+                yield folder, file, stamp
 
 
 def check_export(stamp_file: Path) -> None:

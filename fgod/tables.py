@@ -381,13 +381,14 @@ def artifact_rows(entry: WalkEntry, results: Path, artifacts: Path, is_promoted:
     for path, sha256 in digests.items():
         if not sha256:
             continue
-        there = path.is_dir()
+        trashed = weights.trash / path.name
+        there = path if path.is_dir() else trashed if trashed.is_dir() else None
         yield {
             "path": path.as_posix(),
             "stage": entry.stage,
             "lineage": entry.lineage,
             "kind": path.name,
-            "bytes": sum(p.stat().st_size for p in files.folder_files(path)) if there else None,
+            "bytes": sum(p.stat().st_size for p in files.folder_files(there)) if there else None,
             "sha256": sha256,
-            "status": status if there else "pruned",
+            "status": "pruned" if there is None else "trashed" if there == trashed else status,
         }

@@ -7,6 +7,7 @@ import atexit
 import json
 import logging
 import os
+import re
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -108,6 +109,17 @@ def audit_of(run):
 TRAINED = "[0-9a-f]{12}"
 INTERPOLATED = rf"{TRAINED}-0\.[0-9]+"
 LINEAGE = f"{TRAINED}|{INTERPOLATED}"
+
+
+def unless_thrown(*outputs):
+    """For the wildcard `lineage` of a rule that asks weights: no run whose weights lie in the trash, and of which all
+    outputs stand. No rule makes them then, so that new probes or code do not make them again, which would lose them."""
+    thrown = [
+        lineage
+        for stage, lineage in records.thrown_away()
+        if all(Path(str(path).format(stage=stage, lineage=lineage)).exists() for path in outputs)
+    ]
+    return rf"(?!(?:{'|'.join(map(re.escape, thrown))})[/.])(?:{LINEAGE})" if thrown else LINEAGE
 
 
 wildcard_constraints:

@@ -59,6 +59,8 @@ rule fold_probe:
     output:
         replies=CONFIRMATION.probes,
         metrics=CONFIRMATION.metrics,
+    wildcard_constraints:
+        lineage=unless_thrown(CONFIRMATION.probes, CONFIRMATION.metrics),
     params:
         number=fold_for,
         base=BASE_SPEC,

@@ -38,6 +38,8 @@ rule abilities:
     output:
         ABILITIES,
         ABILITIES.with_suffix(".tsv"),
+    wildcard_constraints:
+        lineage=unless_thrown(ABILITIES),
     params:
         options=shlex.join(evaluate_options(CONFIG["evaluate"])),
         code=inputs.code_digest("abilities", *inputs.REPLIES),

@@ -24,6 +24,8 @@ rule probe:
     output:
         replies=RUN.probes,
         metrics=RUN.metrics,
+    wildcard_constraints:
+        lineage=unless_thrown(RUN.probes, RUN.metrics),
     params:
         base=BASE_SPEC,
         goal=GOAL,
@@ -44,7 +46,7 @@ def judged(wildcards):
     """What the gate reads. A failed run whose artifacts were pruned keeps its replies: it is not probed again."""
     run = run_of(wildcards)
     of_run = records.records_of(run)
-    fresh = [] if records.pruned(run) else [of_run.metrics, of_run.probes]
+    fresh = [] if records.pruned(run) and not of_run.trashed.exists() else [of_run.metrics, of_run.probes]
     return [of_run.outcome, *fresh]
 
 

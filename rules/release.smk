@@ -36,6 +36,8 @@ rule served:
         replies=ancient(RUN.probes),
     output:
         RUN.served,
+    wildcard_constraints:
+        lineage=unless_thrown(RUN.served),
     shell:
         "{FGOD} served --export {input.export:q} --chat {CHAT:q} --out {output:q} {GUARD}"
 

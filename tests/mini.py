@@ -97,7 +97,11 @@ class Mini:
 
     def trained(self) -> list[str]:
         """Stages in the order in which they were trained, one entry for each start of a training."""
-        return [entry["stage"] for entry in self.manifest() if entry["argv"][:2] == ["fgod", "train"]]
+        return [entry["stage"] for entry in self.commands("train")]
+
+    def commands(self, name: str) -> list[dict[str, Any]]:
+        """The entries of all commands of a name."""
+        return [entry for entry in self.manifest() if entry["argv"][:2] == ["fgod", name]]
 
     def verdicts(self) -> list[str]:
         """Decisions of all runs on record, in the order of judgement."""

@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text()
 UNTESTED = {"make test": "it runs this test", ".venv/bin/fgod fetch OWNER/NAME": "it needs the network"}
 VALUES = {
     "FILE": "rows.tsv", "FOLDER": "artifacts/releases/1", "OTHER": "artifacts/releases/1", "STAGE": "A", "CMD": "true",
-    "SCRIPT": "script.yaml", "OUT": "imported", "MASTER": "master", "EXPORT": "nvfp4", "RUN": "release",
+    "SCRIPT": "script.yaml", "NAME": "best", "RUN": "A@ffff", "OUT": "imported", "MASTER": "master", "EXPORT": "nvfp4",
     "EARLIER": "earlier",
 }  # fmt: skip
 """What stands for the reader's own values."""
@@ -28,6 +28,13 @@ def leave_a_killed_run(mini: Mini) -> None:
     mini.config["stages"] = [stage("A", steps=2, lr=5e-4)]
     mini.snakemake(code=1)
     assert mini.verdicts()[-1] == "killed"
+
+
+def leave_another_run(mini: Mini) -> None:
+    """A copy of the one that was released, which nothing holds."""
+    for place in ("results/runs/A", "artifacts/A"):
+        [run] = (mini.folder / place).iterdir()
+        shutil.copytree(run, run.with_name("f" * 12))
 
 
 def test_the_commands_of_the_readme_run_where_the_environment_is_not_activated(ran):
@@ -44,6 +51,12 @@ def test_the_commands_of_the_readme_run_where_the_environment_is_not_activated(r
         config = copy.deepcopy(ran.config)
         if "retry" in command:
             leave_a_killed_run(ran)
+        if " pin " in command:
+            leave_another_run(ran)
+        if " trash RUN" in command:
+            assert ran.shell(".venv/bin/fgod pin best --remove").returncode == 0
+        if " verify" in command:
+            shutil.rmtree(ran.folder / "results/runs/A" / ("f" * 12))  # its recipe is that of another lineage
         ended = ran.shell(filled(command, VALUES))
         assert ended.returncode == 0, f"{command}\n{(ended.stdout + ended.stderr)[-4000:]}"
         ran.config = config

@@ -68,6 +68,30 @@ def test_accepted_then_nothing_to_do_then_the_edits_that_must_not_train(ran):
     assert "train" not in Mini(moved).would_run()
 
 
+def test_what_was_thrown_away_keeps_its_verdict_and_never_trains_again(ran):
+    mini = ran
+    weights = next((mini.folder / "artifacts/A").iterdir())
+    verdict = mini.folder / "results/runs/A" / weights.name / "verdict.json"
+    ended = mini.run("fgod", "trash", "A")
+    assert ended.returncode == 100 and f"A@{weights.name}: it is released: artifacts/releases/1" in ended.stderr
+    (mini.folder / "artifacts/release").unlink()
+    shutil.rmtree(mini.folder / "artifacts/releases")
+    before = file_digests(weights)
+    assert mini.run("fgod", "trash", "A").returncode == 0
+    probes = mini.folder / "probes.tsv"
+    probes.write_text(probes.read_text() + "retention\ttopic\tzh-Hant\t\t你聽過哪些關於幽浮的傳聞呢\n")
+    judged = json.loads(verdict.read_text())
+
+    said = mini.snakemake(code=1)  # there is nothing that could be released, and the message says how to have it back
+    assert f"they are in the trash: bring them back with `fgod restore A@{weights.name}`" in said
+    assert mini.trained() == ["A"] and len(mini.commands("probe")) == len(mini.commands("export")) - 1 == 1
+    assert json.loads(verdict.read_text()) == judged
+
+    assert mini.run("fgod", "restore", "A").returncode == 0 and file_digests(weights) == before
+    would_run = mini.would_run()
+    assert would_run["probe"] == 1 and not {"base", "mix", "train", "export"} & set(would_run)
+
+
 HELD_BACK = """
 scored: reference
 families:

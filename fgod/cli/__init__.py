@@ -1,7 +1,7 @@
 """The command line of fgod: one subcommand for each rule of the workflow, and those that people use directly.
 
-Every recorded command can be run again by hand. People use init, plan, compare, devlog, retry, recover,
-guard, data audit, data identity, inspect, ask, chat, parity and summary.
+Every recorded command can be run again by hand. People use init, plan, compare, devlog, retry, recover, guard, pin,
+trash, restore, prune, inventory, manifest, data audit, data identity, inspect, ask, chat, parity and summary.
 
 Exit codes: 0 done; 1 error; 2 bad usage or config; 75 stopped by the guard; 100 an audit or gate says no.
 
@@ -83,6 +83,17 @@ COMMANDS: Mapping[str, Entry] = {
     "import": Entry("people:Import", "turn a GGUF file or a TorchSharp state dict into a folder that can be a base"),
     "compare": Entry("compare:Compare", "runs side by side: settings, metrics in pairs, changed replies"),
     "fetch": Entry("people:Fetch", "fetch a model from the Hugging Face hub"),
+    "pin": Entry("keep:Pin", "hold a run's weights by a name, so that they are not thrown away"),
+    "trash": Entry("keep:Trash", "move weights of runs to the trash, or empty it"),
+    "restore": Entry("keep:Restore", "bring weights back from the trash"),
+    "prune": Entry("keep:Prune", "move weights to the trash, but those of runs that are to be kept"),
+    "inventory": Entry("keep:Inventory", "list every file of weights: purpose, origin, digest, size, status"),
+    "manifest show": Entry("history:Show", "the commands on record, of all runs or of one"),
+    "manifest why": Entry("history:Why", "who made a file, from what, by which command"),
+    "manifest verify": Entry("history:Verify", "check all digests on record (exit 100: something is not as it was)"),
+    "manifest replay": Entry(
+        "history:Replay", "make a run again from its record and compare the bits (exit 100: other)"
+    ),
     "inspect": Entry("people:Inspect", "what a folder of weights, a GGUF or a TorchSharp file holds"),
     "guard": Entry("people:Guard", "run a command under a memory limit (exit 75: killed)"),
     "ask": Entry("talk:Ask", "ask any weights questions, each by itself"),
@@ -91,7 +102,11 @@ COMMANDS: Mapping[str, Entry] = {
 }
 """The subcommands by their words."""
 
-GROUPS: Mapping[str, str] = {"answers": "ask the base", "data": "mixes, audits, identity files"}
+GROUPS: Mapping[str, str] = {
+    "answers": "ask the base",
+    "data": "mixes, audits, identity files",
+    "manifest": "what commands did",
+}
 """Help of the words that stand before those of several subcommands."""
 
 

@@ -52,7 +52,9 @@ class Mix(Sourced, Command):
     asked: Asked = None
 
     def inputs(self) -> list[Path]:
-        return [*super().inputs(), *(source.path for source in user_sources(self.files).values())]
+        stamps = [layout.Answers(self.answers.parent).stamp]
+        stamps += [layout.SelfAsked(self.asked.parent).stamp] if self.asked else []
+        return [*super().inputs(), *stamps, *(source.path for source in user_sources(self.files).values())]
 
     def outputs(self) -> list[Path]:
         return [*super().outputs(), layout.Mix(self.out.parent).stamp]

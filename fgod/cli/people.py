@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fgod.chain import Chain
 
 
-def _chain(config_file: Path) -> Chain:
+def chain_of(config_file: Path) -> Chain:
     from fgod.chain import Chain
     from fgod.config import load
     from fgod.inputs import gather
@@ -63,7 +63,7 @@ class Plan(ReadOnly):
         from fgod.inputs import folds
         from fgod.plan import plan, text
 
-        chain = _chain(self.config)
+        chain = chain_of(self.config)
         context = context_of(chain.config, str(self.config), chain.inputs.base_id)
         print(text(*plan(chain, folds(chain.config), context)))
 
@@ -95,7 +95,7 @@ class Retry(Personal):
     config: Annotated[Path, CONFIG] = Path("config.yaml")
 
     def run(self, call: Call) -> None:
-        chain = _chain(self.config)
+        chain = chain_of(self.config)
         runs = [run for run in chain.walk(records.decision).runs if run.stage == self.stage]
         if not runs:
             names = ", ".join(stage["name"] for stage in chain.config["stages"])

@@ -12,6 +12,7 @@ from fgod.arguments import Input, Json, Option, OptionalObject, Output
 from fgod.call import Call, say
 from fgod.cli.command import Command, ReadOnly
 from fgod.documents import Release
+from fgod.errors import FgodError
 from fgod.escape import html_text
 from fgod.layout import RunRecords
 from fgod.promotion import Promotion, WalkEntry, of_walk
@@ -128,6 +129,7 @@ class Summary(ReadOnly):
     stopped: Annotated[OptionalObject, Option("the walk, where the run ended before its end")] = None
 
     def run(self, call: Call) -> None:
+        from fgod.keep import inventory
         from fgod.manifest import torn, write_jsonl
         from fgod.plan import stopped
 
@@ -138,6 +140,10 @@ class Summary(ReadOnly):
         write_jsonl(Path("."))
         for fault in torn(Path(".")):
             say(fault)
+        try:
+            inventory.write()
+        except FgodError as error:  # what was released is said all the same
+            say(f"{layout.INVENTORY} is as before: {error}")
         for line in self._released(found):
             print(line)
 

@@ -56,6 +56,8 @@ def _of_folder(folder: Path) -> Operand:
 
 
 def _of_run(run: RunRecords, results: Path, before: str = "") -> Operand:
+    if not run.outcome.is_file():
+        raise UsageError(f"{run.folder}: its training has not ended; expected a run with an {run.outcome.name}")
     alpha = Recipe.read(run.recipe).alpha
     return Operand(f"{before}{at_alpha(run.folder.parent.name, alpha)} {run.folder.name}", run, results)
 

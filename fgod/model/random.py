@@ -123,7 +123,7 @@ def write_shape(
     wanted = tensors_of(config, shape)
     sizes = {name: torch.Size(one).numel() for name, one in wanted.items()}
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    texts = [token for token in range(len(tokenizer)) if token == end or is_text(tokenizer.decode([token]))]
+    texts = [token for token in range(len(tokenizer)) if token == end or is_text(str(tokenizer.decode([token])))]
 
     def made(name: str) -> dict[str, Tensor]:
         beat()

@@ -33,6 +33,12 @@ def cached_sha256(path: Path, cache: Path) -> str:
     return cached_sha256_files([path], cache)[path]
 
 
+def remembered_sha256(path: Path, cache: Path) -> str | None:
+    """SHA-256 hex digest of a file's bytes without reading it; None where it is not remembered. Raises OSError."""
+    entry = _read(cache).get(os.path.realpath(path))
+    return entry[1] if entry and entry[0] == _stamp(path) else None
+
+
 def cached_sha256_folder(folder: Path, cache: Path) -> str:
     """The same digest as `fgod.system.files.sha256_folder`."""
     digests = cached_sha256_files(folder_files(folder), cache)

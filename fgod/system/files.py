@@ -214,6 +214,24 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             os.close(lock)
 
 
+@contextmanager
+def scratch_folder(beside: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside a path, which is removed at the end.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    with storage_explained(beside):
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        made = lambda: tempfile.mkdtemp(prefix=f".{beside.name}.", suffix=".tmp", dir=beside.parent)  # noqa: E731
+        temporary, lock = _claimed(made)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
+
+
 def _move_over(temporary: Path, path: Path) -> None:
     if not path.exists():
         temporary.replace(path)
