@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fgod.exporters.nvfp4 import NVFP4
+from fgod.exporters.names import NVFP4
 from fgod.registry import EXPORTERS
 from fgod.system.files import digest
 
@@ -136,11 +136,11 @@ class Export:
     @property
     def stamp(self) -> Path:
         """The stamp of those that the workflow exports."""
-        return self.stamp_of(NVFP4.name)
+        return self.stamp_of(NVFP4)
 
     def stamp_of(self, format: str) -> Path:
         """The stamp of the weights in the format of this name."""
-        return self.folder / ("exported.json" if format == NVFP4.name else f"exported-{format}.json")
+        return self.folder / ("exported.json" if format == NVFP4 else f"exported-{format}.json")
 
     def of(self, format: str) -> Path:
         """The weights in the format of this name."""
@@ -149,7 +149,7 @@ class Export:
     @property
     def exported(self) -> Path:
         """Those that the workflow exports."""
-        return self.of(NVFP4.name)
+        return self.of(NVFP4)
 
 
 @dataclass(frozen=True)

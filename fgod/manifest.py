@@ -7,13 +7,11 @@ on record: a start without an end. `write_jsonl` joins them to results/manifest.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import json
 import os
 import platform
 import secrets
 import socket
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -220,6 +218,8 @@ def commit(root: Path) -> dict[str, Any] | None:
 
 
 def _git(root: Path, *args: str) -> str | None:
+    import subprocess
+
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     command = ["git", "-C", str(root), *args]
     try:
@@ -236,6 +236,8 @@ def versions() -> dict[str, str | None]:
 
 
 def _version(package: str) -> str | None:
+    import importlib.metadata  # here, as all commands import this module, and those that leave no entry need none of it
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
