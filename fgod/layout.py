@@ -36,6 +36,8 @@ MANIFEST_FOLDER = RESULTS / "manifest.d"
 MANIFEST = RESULTS / "manifest.jsonl"
 RUNNING = Path(".snakemake/fgod/running")
 """Locked by the snakemake that is at work here, as long as it lives."""
+SESSION = Path(".snakemake/fgod/session.json")
+"""What the snakemake that is or was last at work here expects to do (`fgod.session`)."""
 
 NOT_STAGES = ("base", "mixes", "work", "release", "releases")
 """Folders of artifacts/ that are no stage's, so no stage has such a name."""
@@ -281,6 +283,9 @@ class Mix:
         return Teacher(self.folder / f"teacher-{digest}")
 
 
+PLACEBO_KEY = "placebo"
+"""The key that a placebo adds to the mix of a recipe."""
+
 PLACEBO = "-placebo"
 """Ends the name of a mix whose taught rows have the base's own answers (`fgod.placebo`)."""
 
@@ -380,6 +385,11 @@ def abilities(stage: str, lineage: str, results: Path = RESULTS) -> Path:
 def base_records(base_id: str, form: str, results: Path = RESULTS) -> RunRecords:
     """What the probes measured of the base itself: metrics.json and probes.tsv. `form`: plain or rounded."""
     return RunRecords(results / "base" / base_id / form)
+
+
+def mix_of(recipe: Mapping[str, Any]) -> Mix:
+    """The mix whose rows a run of this recipe is trained on."""
+    return mix(f"{digest(recipe['mix'])}{PLACEBO if PLACEBO_KEY in recipe['mix'] else ''}")
 
 
 def recipes(stage: str, results: Path = RESULTS) -> Iterator[Path]:

@@ -12,10 +12,10 @@ from typing import Any
 
 from fgod.chain import Run, Walk, interpolated
 from fgod.errors import UsageError
-from fgod.layout import PLACEBO, lineage_of
+from fgod.layout import PLACEBO, PLACEBO_KEY, lineage_of
 from fgod.system.files import canonical_json, digest
 
-KEY = "placebo"
+KEY = PLACEBO_KEY
 """Of a mix's spec: how the base is asked for the targets."""
 
 

@@ -70,7 +70,7 @@ class StepTable:
     def __init__(self, path: Path, columns: tuple[str, ...], stage: str, lineage: str, done: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.key = (stage, lineage)
-        text = _whole_lines(path) if done else ""
+        text = whole_lines(path) if done else ""
         before = parse_texts(text, path, ("step",)) if text else []
         kept = [{**dict.fromkeys(columns), **row} for row in before if int(row["step"]) <= done]
         write_table(path, columns, kept)  # the columns that an older version did not have are empty
@@ -87,10 +87,13 @@ class StepTable:
         self.stream.close()
 
 
-def _whole_lines(path: Path) -> str:
-    """The lines that end; a kill may leave a piece of one."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return text[: text.rfind("\n") + 1]
+def whole_lines(path: Path) -> str:
+    """The lines that end; a kill, or a look while one is written, leaves a piece of one. Empty without the file."""
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return ""
+    return text[: text.rfind(b"\n") + 1].decode()  # a piece may end inside a character
 
 
 def publish(work: Path, run_dir: Path, keep: bool = False) -> None:
@@ -99,7 +102,7 @@ def publish(work: Path, run_dir: Path, keep: bool = False) -> None:
     With `keep` they stay in the work folder too: the run may go on.
     """
     for partial, name, columns in ((PARTIAL, "train.tsv", COLUMNS), (PARTIAL_GROUPS, "efficiency.tsv", GROUP_COLUMNS)):
-        write_text(run_dir / name, _whole_lines(work / partial) or line(columns))
+        write_text(run_dir / name, whole_lines(work / partial) or line(columns))
         if not keep:
             (work / partial).unlink(missing_ok=True)
 
