@@ -144,6 +144,8 @@ class Outcome(Sealed):
     full_parameter: bool | None = None
     """Every tensor was trained, on answers, with masters that accumulate; else `partial` says what is missing."""
     partial: tuple[str, ...] = ()
+    diverged_rows: str = ""
+    """Of a diverged one: the lines of rows.tsv that its last step was made of, which is not in train.tsv."""
     resumed_at: tuple[int, ...] = ()
     """Steps after which a killed run went on from its checkpoint."""
     first_loss: float | None = None

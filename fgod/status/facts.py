@@ -26,8 +26,9 @@ RECENT = 24
 class Snakemake:
     """The snakemake that is or was last at work here, from `start` to `end` (ISO 8601).
 
-    `state`: running, killed (its process is gone without an end on
-    record), unknown (it is another machine's), done or failed."""
+    `state`: running, killed (its process is gone without an end on record), unknown (it is another machine's), done or
+    failed.
+    """
 
     pid: int
     host: str

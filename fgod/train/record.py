@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TextIO
@@ -26,6 +26,8 @@ class StepRow:
     Under `train.kl` ce is the mean cross entropy of taught labels and kl the mean KL of rehearsed ones, in nats.
     `check`: of a step after which `train.check` asked, the shares in words.
     update_efficiency, update_noise, largest_update, clamped_share: see `Projection`.
+    `rows`: the lines of rows.tsv that the step was made of (the header is line 1), in the order of the batch;
+    `row_losses`: of each of them what its labels add to the loss, in nats a label of its own. Both are `numbers`.
     """
 
     step: int
@@ -42,6 +44,26 @@ class StepRow:
     ce: float | None = None
     kl: float | None = None
     check: str = ""
+    rows: str = ""
+    row_losses: str = ""
+
+
+FIRST_ROW = 2
+"""The line of the first row in rows.tsv, below its header."""
+
+
+def rows_of(indices: Iterable[int]) -> str:
+    """Indices of rows, from 0, as `StepRow.rows`."""
+    return numbers(index + FIRST_ROW for index in indices)
+
+
+LOSS_DIGITS = 4
+"""Of a row's loss: enough to tell rows apart, and 32 of them are 200 bytes."""
+
+
+def numbers(values: Iterable[float]) -> str:
+    """Numbers as one field of a table, with blanks between; of a fraction `LOSS_DIGITS` digits."""
+    return " ".join(str(value) if isinstance(value, int) else f"{value:.{LOSS_DIGITS}g}" for value in values)
 
 
 @dataclass(frozen=True)
