@@ -17,6 +17,7 @@ UNTESTED = {"make test": "it runs this test", ".venv/bin/fgod fetch OWNER/NAME":
 VALUES = {
     "FILE": "rows.tsv", "FOLDER": "artifacts/releases/1", "OTHER": "artifacts/releases/1", "STAGE": "A", "CMD": "true",
     "SCRIPT": "script.yaml", "OUT": "imported", "MASTER": "master", "EXPORT": "nvfp4",
+    "RUN": "A", "STEP": "1",
 }  # fmt: skip
 """What stands for the reader's own values."""
 

@@ -199,10 +199,14 @@ def curve(losses: Sequence[tuple[int, float]], width: int = CURVE_WIDTH, height:
         "".join(" " if level is None else EIGHTHS[min(max(level - 8 * row, 0), 8)] for level in levels)
         for row in reversed(range(height))
     ]
-    scale = [f"{high:8.4g}", *[" " * 8] * (height - 2), f"{low:8.4g}"] if height > 1 else [f"{high:8.4g}"]
+    scale = [f"{high:.4g}", *[""] * (height - 2), *([f"{low:.4g}"] if height > 1 else [])]
+    margin = max(map(len, [*scale, "step"]))
     first, last = str(losses[0][0]), str(losses[-1][0])
     below = f"{first}{last:>{max(len(columns) - len(first), len(last) + 1)}}"
-    return [*(f"{mark} │{row}" for mark, row in zip(scale, rows, strict=True)), f"{'step':>8}  {below}"]
+    return [
+        *(f"{mark:>{margin}} │{row}" for mark, row in zip(scale, rows, strict=True)),
+        f"{'step':>{margin}}  {below}",
+    ]
 
 
 def _cut(values: Sequence[float], count: int) -> list[Sequence[float]]:
