@@ -154,7 +154,12 @@ def text(made: StepMade) -> str:
         said = "" if one.loss is None else f"loss {one.loss:.4g} · "
         about = " · ".join(filter(None, (one.row.part, one.row.kind, one.row.language, one.row.topic)))
         found += ["", f"line {one.line} · {said}{about}"]
-        found += [f"  system  {one.row.system}"] if one.row.system else []
-        found += [f"  {turn.role:7} {turn.content}" for turn in one.row.history]
-        found += [f"  prompt  {one.row.prompt}", f"  target  {one.row.target}"]
+        found += [_said("system", one.row.system)] if one.row.system else []
+        found += [_said(turn.role, turn.content) for turn in one.row.history]
+        found += [_said("prompt", one.row.prompt), _said("target", one.row.target)]
     return "\n".join(found)
+
+
+def _said(who: str, words: str) -> str:
+    """`  prompt    你是誰`, further lines of it below the first."""
+    return f"  {who:9} " + words.replace("\n", "\n" + " " * 12)

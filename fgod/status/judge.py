@@ -232,7 +232,8 @@ def as_json(status: Status) -> dict[str, Any]:
         "gpus_unknown": facts.gpus.unknown,
         "problems": list(facts.problems),
     }
-    return _finite(found)
+    shaped: dict[str, Any] = _finite(found)
+    return shaped
 
 
 def _running(facts: Facts, one: Running) -> dict[str, Any]:
