@@ -160,7 +160,9 @@ def test_commands_are_known_by_their_words() -> None:
     command = command_of({**entry, "argv": words})
     assert (command.name, command.limit_mib, command.fit, command.of_workflow) == ("answers teacher", 1536.0, 2, True)
     assert command_of({**entry, "argv": ["fgod", "guard", "--limit-gb=x", "--", "train"]}).limit_mib is None
-    assert command_of({"state": "unreadable", "file": "x"}).name == ""
+    for broken in ({"start": "yesterday"}, {"process": {"pid": "x"}}, {"process": {}}):
+        with pytest.raises((KeyError, ValueError)):
+            command_of({**entry, "argv": words, **broken})
 
 
 def test_every_command_of_the_workflow_is_known() -> None:
@@ -347,10 +349,13 @@ def test_records_that_cannot_be_read_are_named_and_the_rest_is_told(here: Path) 
     write_text(verdict, verdict.read_text().replace("accepted", "missed"))
     write_text(table, table.read_text() + "A\tx\n")
     write_text(layout.WALK, "{")
+    write_text(manifest.FOLDER / f"{begin(LIVING, 'gate', ago=5)}{manifest.START}", "{")
+    write_json(manifest.FOLDER / f"x{manifest.START}", {"argv": ["fgod", "gate"], "start": "now", "process": LIVING})
     status, said = look_now()
     assert status.state == "running" and status.facts.verdict is None
     problems = "\n".join(status.facts.problems)
     assert "its seal differs" in problems and "2 fields, expected" in problems and "walk.json:1: not JSON" in problems
+    assert "start.json: not JSON" in problems and "it is no entry of the manifest" in problems
     assert "problem   " in said
 
 
@@ -481,7 +486,7 @@ def test_a_status_loads_nothing_that_takes_long(here: Path) -> None:
 def test_the_status_of_a_project_that_ran(ran: Mini) -> None:
     """What snakemake itself leaves; and the rows of a step of its training."""
     said = ran.run("fgod", "status").stdout
-    assert "all is done: artifacts/releases/1 holds" in said and "verdict   A" in said
+    assert "all is done: artifacts/release holds" in said and "verdict   A" in said
     found = json.loads(ran.run("fgod", "why-step", "A", "2", "--json").stdout)
     assert len(found["rows"]) == 8 and all(row["loss"] > 0 and row["prompt"] for row in found["rows"])
     (ran.folder / "results/runs").rename(ran.folder / "results/gone")

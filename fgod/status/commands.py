@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from fgod.guard.limits import MIB_PER_GB
@@ -70,18 +71,28 @@ class Command:
         return f"{self.stage} {self.lineage}".strip()
 
 
+def seconds_of(iso: str) -> float:
+    """Seconds since 1970 of a time of the manifest. Raises ValueError where it is none."""
+    return datetime.fromisoformat(iso).timestamp()
+
+
 def command_of(entry: Mapping[str, Any]) -> Command:
-    """The command of an entry."""
-    words = _without_plugins(entry.get("argv", [])[1:])
+    """The command of an entry.
+
+    Raises:
+        ValueError, TypeError: the entry was not written by `fgod.manifest`.
+    """
+    words = _without_plugins([str(word) for word in entry["argv"][1:]])
     pair = " ".join(words[:2])
     limit, fit = _option(words, "--limit-gb"), _option(words, "--fit")
-    process = entry.get("process", {})
+    process, start = entry["process"], str(entry["start"])
+    seconds_of(start)
     return Command(
         name=pair if pair in WORKFLOW else next(iter(words), ""),
         state=entry["state"],
-        pid=int(process.get("pid") or 0),
+        pid=int(process["pid"]),
         host=str(process.get("host", "")),
-        start=str(entry.get("start", "")),
+        start=start,
         end=str(entry.get("end", "")),
         stage=str(entry.get("stage", "")),
         lineage=str(entry.get("lineage", "")),

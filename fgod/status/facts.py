@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from fgod import layout, manifest
 from fgod.errors import FgodError
 from fgod.guard.phases import read_phase
 from fgod.session import read_session
-from fgod.status.commands import Command, command_of
+from fgod.status.commands import Command, command_of, seconds_of
 from fgod.status.gpus import Gpus, look
 from fgod.status.processes import Process, phase_file, processes_of
 from fgod.status.records import Reader, Training, Verdict, newest_verdict
@@ -99,7 +98,7 @@ class Facts:
 def gather() -> Facts:
     """Look at everything, in the folder of a project. Nothing is written, and nothing is waited for."""
     reader = Reader()
-    commands = tuple(command_of(entry) for entry in manifest.recent(Path("."), RECENT))
+    commands = tuple(_commands(reader))
     snakemake, walk = _session(reader)
     running = tuple(_running(command) for command in commands if command.state == "running")
     return Facts(
@@ -114,6 +113,18 @@ def gather() -> Facts:
         gpus=look(),
         problems=tuple(dict.fromkeys(reader.problems)),
     )
+
+
+def _commands(reader: Reader) -> Iterator[Command]:
+    """The commands that began last; entries of the manifest that are broken are named."""
+    for entry in manifest.recent(Path("."), RECENT):
+        if entry["state"] == "unreadable":
+            reader.problems.append(f"{entry['file']}: {entry['error']}")
+            continue
+        try:
+            yield command_of(entry)
+        except (KeyError, TypeError, ValueError) as error:
+            reader.problems.append(f"{manifest.FOLDER / entry['name']}: it is no entry of the manifest ({error})")
 
 
 def _session(reader: Reader) -> tuple[Snakemake | None, tuple[Visited, ...]]:
@@ -173,11 +184,6 @@ def _training(reader: Reader, commands: Sequence[Command]) -> Training | None:
     last = next((command for command in reversed(trained) if command.state == "running"), trained[-1])
     since = seconds_of(last.start) if last.state == "running" else None
     return reader.training(last.stage, last.lineage, since)
-
-
-def seconds_of(iso: str) -> float:
-    """Seconds since 1970 of a time of the manifest."""
-    return datetime.fromisoformat(iso).timestamp()
 
 
 def _end(reader: Reader, walk: Sequence[Visited]) -> End:

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from fgod.manifest import iso_of
-from fgod.status.commands import WORKFLOW, Command
-from fgod.status.facts import Facts, Running, Snakemake, Visited, seconds_of
+from fgod.status.commands import WORKFLOW, Command, seconds_of
+from fgod.status.facts import Facts, Running, Snakemake, Visited
 from fgod.status.records import Training
 
 VERSION = 1

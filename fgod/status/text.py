@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from fgod.status.commands import WORKFLOW
-from fgod.status.facts import Facts, Running, seconds_of
+from fgod.status.commands import WORKFLOW, seconds_of
+from fgod.status.facts import Facts, Running
 from fgod.status.gpus import GpuUse
 from fgod.status.judge import Status, hangs, told
 from fgod.status.records import PoolUse, Training
