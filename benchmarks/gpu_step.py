@@ -253,7 +253,7 @@ def split(trainer: DeviceStepper, case: Case, vocab: int) -> dict[str, float]:
 
     def both() -> None:
         trainer.measure()
-        network.loss(inputs, plan, lambda _, grad: grad.product() if isinstance(grad, Factors) else grad)
+        network.label_losses(inputs, plan, lambda _, grad: grad.product() if isinstance(grad, Factors) else grad)
 
     grads = {g: torch.randn_like(t, dtype=torch.bfloat16) * 1e-4 for g, t in network.masters.groups.items()}
     vectors = {str(w): torch.randn_like(b.rows) for w, b in network.masters.banks.items()}

@@ -6,7 +6,6 @@ one is refused when it is read. `fgod.layout` says where each lies.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,18 +25,15 @@ from fgod.layout import (
     Teacher,
     lineage_of,
 )
+from fgod.seal import SEAL, read_object, read_sealed, seal_of
 from fgod.system.digests import cached_sha256_files
 from fgod.system.files import (
-    canonical_json,
     differing,
     file_digests,
     folder_files,
-    read_json,
     sha256_file,
     write_json,
 )
-
-SEAL = "seal"
 
 DECISIONS = ("diverged", "killed", "collapsed", "damaged", "missed", "accepted")
 """Verdicts, the worst first."""
@@ -56,7 +52,7 @@ class Document(BaseModel):
             UsageError: the file is missing.
             FgodError: it is no such document; names file and key, what was found and what is wrong with it.
         """
-        return cls._checked(_object(path), path)
+        return cls._checked(read_object(path), path)
 
     @classmethod
     def _checked(cls, value: Mapping[str, Any], path: Path) -> Self:
@@ -85,12 +81,7 @@ class Sealed(Document):
             UsageError: the file is missing.
             FgodError: it was edited since it was written, or it is no such document; names the file.
         """
-        value = _object(path)
-        seal = value.pop(SEAL, None)
-        if seal != _seal_of(value):
-            how = "it has no seal" if seal is None else "it has changed since it was written (its seal differs)"
-            raise FgodError(f"{path}: {how}; records are not edited: bring it back, or {cls.anew(path)}")
-        return cls._checked(value, path)
+        return cls._checked(read_sealed(path, cls.anew(path)), path)
 
     @classmethod
     def anew(cls, path: Path) -> str:
@@ -100,18 +91,7 @@ class Sealed(Document):
     def write(self, path: Path) -> None:
         """Write it atomically, with its seal."""
         value = self.content()
-        write_json(path, {**value, SEAL: _seal_of(value)})
-
-
-def _object(path: Path) -> dict[str, Any]:
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise FgodError(f"{path}: found {type(value).__name__}, expected an object")
-    return value
-
-
-def _seal_of(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+        write_json(path, {**value, SEAL: seal_of(value)})
 
 
 def _fault(error: ValidationError) -> str:
@@ -166,6 +146,8 @@ class Outcome(Sealed):
     full_parameter: bool | None = None
     """Every tensor was trained, on answers, with masters that accumulate; else `partial` says what is missing."""
     partial: tuple[str, ...] = ()
+    diverged_rows: str = ""
+    """Of a diverged one: the lines of rows.tsv that its last step was made of, which is not in train.tsv."""
     resumed_at: tuple[int, ...] = ()
     """Steps after which a killed run went on from its checkpoint."""
     first_loss: float | None = None

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fgod.exporters.nvfp4 import NVFP4
+from fgod.exporters.names import NVFP4
+from fgod.recipes import is_placebo
 from fgod.registry import EXPORTERS
 from fgod.system.files import digest
 
@@ -41,6 +42,8 @@ PINS = RESULTS / "pins.json"
 INVENTORY, INVENTORY_TABLE = RESULTS / "inventory.md", RESULTS / "inventory.tsv"
 RUNNING = Path(".snakemake/fgod/running")
 """Locked by the snakemake that is at work here, as long as it lives."""
+SESSION = Path(".snakemake/fgod/session.json")
+"""What the snakemake that is or was last at work here expects to do (`fgod.session`)."""
 
 TRASH = ".trash"
 """Folder of artifacts/ with weights that were thrown away, each below the path that it came from."""
@@ -157,11 +160,11 @@ class Export:
     @property
     def stamp(self) -> Path:
         """The stamp of those that the workflow exports."""
-        return self.stamp_of(NVFP4.name)
+        return self.stamp_of(NVFP4)
 
     def stamp_of(self, format: str) -> Path:
         """The stamp of the weights in the format of this name."""
-        return self.folder / ("exported.json" if format == NVFP4.name else f"exported-{format}.json")
+        return self.folder / ("exported.json" if format == NVFP4 else f"exported-{format}.json")
 
     def of(self, format: str) -> Path:
         """The weights in the format of this name."""
@@ -176,7 +179,7 @@ class Export:
     @property
     def exported(self) -> Path:
         """Those that the workflow exports."""
-        return self.of(NVFP4.name)
+        return self.of(NVFP4)
 
 
 @dataclass(frozen=True)
@@ -419,6 +422,11 @@ def abilities(stage: str, lineage: str, results: Path = RESULTS) -> Path:
 def base_records(base_id: str, form: str, results: Path = RESULTS) -> RunRecords:
     """What the probes measured of the base itself: metrics.json and probes.tsv. `form`: plain or rounded."""
     return RunRecords(results / "base" / base_id / form)
+
+
+def mix_of(recipe: Mapping[str, Any]) -> Mix:
+    """The mix whose rows a run of this recipe is trained on."""
+    return mix(f"{digest(recipe['mix'])}{PLACEBO if is_placebo(recipe) else ''}")
 
 
 def recipes(stage: str, results: Path = RESULTS) -> Iterator[Path]:

@@ -7,7 +7,6 @@ on record: a start without an end. `write_jsonl` joins them to results/manifest.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import json
 import math
 import os
@@ -15,9 +14,8 @@ import platform
 import re
 import secrets
 import socket
-import subprocess
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -127,6 +125,16 @@ def _end(
     }
 
 
+def now_iso() -> str:
+    """This moment as the manifest writes it: ISO 8601, UTC, to the millisecond."""
+    return _iso(datetime.now(UTC))
+
+
+def iso_of(seconds: float) -> str:
+    """The same of a moment in seconds since 1970."""
+    return _iso(datetime.fromtimestamp(seconds, UTC))
+
+
 def _iso(time: datetime) -> str:
     return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -222,6 +230,8 @@ def commit(root: Path) -> dict[str, Any] | None:
 
 
 def _git(root: Path, *args: str) -> str | None:
+    import subprocess
+
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     command = ["git", "-C", str(root), *args]
     try:
@@ -238,6 +248,8 @@ def versions() -> dict[str, str | None]:
 
 
 def _version(package: str) -> str | None:
+    import importlib.metadata  # here, as all commands import this module, and those that leave no entry need none of it
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -289,11 +301,29 @@ def join(root: Path) -> list[dict[str, Any]]:
     unknown (no end, and it was started on another machine), unreadable (`file` names what cannot be read, `error` says
     why; the rest is what the other file says). Nothing is deleted.
     """
+    files = _files(root)
+    return _entries(root, {_command_name(file): None for file in files}, files)
+
+
+def recent(root: Path, count: int) -> list[dict[str, Any]]:
+    """The entries, as of `join`, of the `count` commands that began last, and of all that have no end: in a project of
+    thousands of commands, few files to read."""
+    files = _files(root)
+    names = list({_command_name(file): None for file in files})
+    open_ones = [name for name in names if name + END not in files]
+    return _entries(root, dict.fromkeys([*open_ones, *names[-count:]]), files)
+
+
+def _files(root: Path) -> dict[str, None]:
+    """Names of the manifest's files, by the time when their commands began."""
     folder = root / FOLDER
-    files = sorted(p.name for p in folder.glob("*.json") if not p.name.startswith(".")) if folder.is_dir() else []
-    names = {_command_name(file): None for file in files}
-    known = frozenset(files)
-    entries = [{"name": name} | _joined(folder, name, known) | {"name": name} for name in names]
+    found = os.listdir(folder) if folder.is_dir() else []
+    return dict.fromkeys(sorted(name for name in found if name.endswith(".json") and not name.startswith(".")))
+
+
+def _entries(root: Path, names: Iterable[str], files: Container[str]) -> list[dict[str, Any]]:
+    folder = root / FOLDER
+    entries = [{"name": name} | _joined(folder, name, files) | {"name": name} for name in names]
     return sorted(entries, key=lambda e: (str(e.get("start") or e["name"]), e["name"]))
 
 
@@ -317,13 +347,17 @@ def _command_name(file: str) -> str:
     return file.removesuffix(START).removesuffix(END)
 
 
-def _joined(folder: Path, name: str, files: Collection[str]) -> dict[str, Any]:
+def _joined(folder: Path, name: str, files: Container[str]) -> dict[str, Any]:
     if name in files:
         return _unreadable(name, f"the name ends neither in {START} nor in {END}")
     start, fault = _load(folder / (name + START), _START_KEYS)
-    if not fault and name + END not in files:
-        return {**start, "state": _state_without_end(start["process"])}
-    end, end_fault = _load(folder / (name + END), _END_KEYS) if name + END in files else ({}, "")
+    ended = name + END in files
+    if not fault and not ended:
+        state = state_of(start["process"])
+        ended = state == "killed" and (folder / (name + END)).exists()  # it ended since the files were listed
+        if not ended:
+            return {**start, "state": state}
+    end, end_fault = _load(folder / (name + END), _END_KEYS) if ended else ({}, "")
     if fault or end_fault:
         file = name + (START if fault else END)
         return {**start, **end, **_unreadable(file, fault or end_fault)}
@@ -364,7 +398,9 @@ def _finite(text: str) -> float:
     return number
 
 
-def _state_without_end(process: Mapping[str, Any]) -> str:
+def state_of(process: Mapping[str, Any]) -> str:
+    """Whether a process lives, which `own_process` described: running, killed (it is gone) or unknown (it is another
+    machine's)."""
     if process.get("host") != socket.gethostname():
         return "unknown"
     pid, started = process.get("pid"), process.get("started")

@@ -21,12 +21,14 @@ from fgod.data.probes import probe_files
 from fgod.devlog.next_step import LogSettings
 from fgod.errors import exit_on_fgod_error
 from fgod.registry import plugin_options
+from fgod.session import Session, visits_of
 from fgod.system.files import canonical_json, check_room, digest, sweep
 from fgod.system.lock import held
 from fgod.system.stop import run_sigterm_handler_in_thread
 
 ALONE = ExitStack()
 atexit.register(ALONE.close)
+SESSION = Session()
 
 logging.raiseExceptions = False  # else a full disk prints a traceback for each line of snakemake's own log
 
@@ -146,6 +148,12 @@ def say_that_gates_decide():
     logger.info("Pending gates count as accepted here: refits (a new fit from the base) are decided by the gates.")
 
 
+@cache
+def decided(run, decision):
+    """Tell `fgod status` what is expected since a gate has decided."""
+    SESSION.expects(visits_of(CHAIN.walk(lambda run: records.decision(run) or ACCEPTED)))
+
+
 def decide(run):
     """A run's verdict. Pending asks the checkpoint, so that the DAG is made anew after the gate; a dry-run counts it
     as accepted, and one that will be judged again by what the gate will say: it shows the whole of what follows. Runs
@@ -160,6 +168,7 @@ def decide(run):
         return before.decision or ACCEPTED
     with checkpoints.gate.get(stage=run.stage, lineage=run.lineage).output[0].open():
         decision = records.decision(run)
+    decided(run, decision)
     if decision is None and before.stale and before.fresh:  # else a job of this snakemake made records: a gate follows
         raise WorkflowError(records.overlooked(run, before.stale))
     return decision

@@ -2,6 +2,7 @@ import re
 
 from fgod.config import further_formats
 from fgod.release import release_faults
+from fgod.session import visits_of
 from fgod.tables import made_by_another
 from fgod.system.digests import CACHE
 
@@ -100,6 +101,7 @@ rule promote:
 onstart:
     with exit_on_fgod_error():
         ALONE.enter_context(held(layout.RUNNING))
+        SESSION.begin(CONFIG_NAME, visits_of(EXPECTED))
     run_sigterm_handler_in_thread()
     if other := made_by_another(layout.RESULTS, CONFIG_NAME):
         logger.warning(other)
@@ -108,8 +110,10 @@ onstart:
 
 
 onsuccess:
+    SESSION.end("done")
     shell("{FGOD} summary --walk {walk:q}", walk=recorded_walk(None))
 
 
 onerror:
+    SESSION.end("failed")
     shell("{FGOD} summary --stopped {walk:q}", walk=recorded_walk(None))

@@ -47,6 +47,15 @@ class SimulatedNvml:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
         return uuid
 
+    def nvmlDeviceGetCount(self) -> int:
+        return 1
+
+    def nvmlDeviceGetHandleByIndex(self, number: int) -> bytes:
+        return self.known
+
+    def nvmlDeviceGetName(self, handle: bytes) -> str:
+        return "Simulated GPU"
+
     def nvmlDeviceGetMemoryInfo(self, handle: bytes) -> _Memory:
         if isinstance(self.memory, int):
             raise pynvml.NVMLError(self.memory)

@@ -36,6 +36,7 @@ from fgod.train.distil import Rehearsed, SoftLabels
 from fgod.train.optimizer import TensorOptimizer
 from fgod.train.preflight import PreflightError, check_network
 from fgod.train.recipe import Kl, MemoryModes, TrainRecipe
+from fgod.train.record import StepRow
 from fgod.train.teacher import top_tokens
 from fgod.train.update import Factors
 from tests.families import FAMILIES, family_folder
@@ -107,7 +108,7 @@ def collected(
         else:
             found.update(zip(masters.banks[int(group)].names, grad.clone(), strict=True))
 
-    return network.loss(given, policies, on_grad), found
+    return given.summed(network.label_losses(given, policies, on_grad)), found
 
 
 POLICIES = [SavePolicy(attention, mlp) for attention in (False, True) for mlp in (False, True)]
@@ -280,8 +281,8 @@ def test_cross_entropy_in_chunks_is_that_of_all_logits(monkeypatch: pytest.Monke
     for size in (2**25, 9 * 256):
         monkeypatch.setattr(head, "CHUNK_LOGITS", size)
         to_table = torch.full_like(table, torch.nan)
-        loss, to_hidden = head.head_loss(device_ops.PLAIN, hidden, table, labels, weights, to_table)
-        assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+        each, to_hidden = head.head_loss(device_ops.PLAIN, hidden, table, labels, weights, to_table)
+        assert each.sum().item() == pytest.approx(expected.item(), rel=1e-6) and each[4] == 0
         for ours, leaf in ((to_hidden, leaves[0]), (to_table, leaves[1])):
             assert leaf.grad is not None and torch.allclose(ours, leaf.grad, rtol=1e-4, atol=1e-6)
 
@@ -340,11 +341,16 @@ def test_steps_are_those_of_the_trainer_of_the_cpu(tmp_path: Path, modes: dict[s
         expected, their_facts = theirs.step(step, chosen)
         assert row.loss == pytest.approx(expected.loss, rel=2e-3 if modes.get("master_dtype") else 2e-4)
         assert row.tokens == expected.tokens
+        assert losses_of_rows(row) == pytest.approx(losses_of_rows(expected), rel=2e-2)
         assert row.grad_norm == pytest.approx(expected.grad_norm, rel=0.02)
         assert facts.whole.elements == their_facts.whole.elements
         assert row.update_efficiency == pytest.approx(expected.update_efficiency, abs=0.02)
         if step == 0 or recipe.master_dtype == "fp32":
             check_weights(ours.network.masters.tensors, dict(theirs.model.named_parameters()), begun)
+
+
+def losses_of_rows(row: StepRow) -> list[float]:
+    return [float(loss) for loss in row.row_losses.split()]
 
 
 @pytest.mark.parametrize("micro_batch", [None, 2])
@@ -362,6 +368,8 @@ def test_steps_by_kl_are_those_of_the_trainer_of_the_cpu(micro_batch: int | None
                 assert row.kl is None and expected.kl is None
             else:
                 assert getattr(row, name) == pytest.approx(getattr(expected, name), rel=1e-3), name
+        assert losses_of_rows(row) == pytest.approx(losses_of_rows(expected), rel=2e-3)
+        assert len(losses_of_rows(row)) == len(samples)
 
 
 @pytest.mark.parametrize("in_backward", [True, False])

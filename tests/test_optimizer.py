@@ -584,8 +584,8 @@ def test_a_run_killed_at_a_random_step_ends_with_the_same_bits(start: Path, tmp_
     assert outcome["weights_sha256"] == whole.weights_sha256
     assert len(outcome["resumed_at"]) == 1 and outcome["steps_done"] == 60
     tables = [(tmp_path / n / "run" / "train.tsv").read_text().splitlines() for n in ("whole", "cut")]
-    losses = [[line.split("\t")[2:6] for line in lines[1:]] for lines in tables]
-    assert losses[0] == losses[1]
+    losses = [[(*line.split("\t")[2:6], *line.split("\t")[-2:]) for line in lines[1:]] for lines in tables]
+    assert losses[0] == losses[1], "and the rows of each step with theirs"
     assert checkpoint.folders(work), "they stay until the outcome is noted"
 
 

@@ -17,7 +17,7 @@ UNTESTED = {"make test": "it runs this test", ".venv/bin/fgod fetch OWNER/NAME":
 VALUES = {
     "FILE": "rows.tsv", "FOLDER": "artifacts/releases/1", "OTHER": "artifacts/releases/1", "STAGE": "A", "CMD": "true",
     "SCRIPT": "script.yaml", "NAME": "best", "RUN": "A@ffff", "OUT": "imported", "MASTER": "master", "EXPORT": "nvfp4",
-    "EARLIER": "earlier",
+    "EARLIER": "earlier", "STEP": "1",
 }  # fmt: skip
 """What stands for the reader's own values."""
 
@@ -51,7 +51,7 @@ def test_the_commands_of_the_readme_run_where_the_environment_is_not_activated(r
         config = copy.deepcopy(ran.config)
         if "retry" in command:
             leave_a_killed_run(ran)
-        if " pin " in command:
+        if " why-step " in command:
             leave_another_run(ran)
         if " trash RUN" in command:
             assert ran.shell(".venv/bin/fgod pin best --remove").returncode == 0

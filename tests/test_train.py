@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -22,13 +24,13 @@ from fgod.data.rows import Message, Row
 from fgod.documents import Outcome
 from fgod.errors import UsageError
 from fgod.guard.phases import read_phase, write_phase
-from fgod.model.chats import ChatFormat
+from fgod.model.chats import ChatFormat, Sample
 from fgod.model.load import load_model
 from fgod.model.masters import load_masters
 from fgod.nvfp4 import export
 from fgod.system.files import sha256_folder
 from fgod.train.autograd import answer_loss
-from fgod.train.batches import batches, collate, micro_batches, real_share
+from fgod.train.batches import batches, collate, computed_order, micro_batches, real_share, row_losses
 from fgod.train.efficiency import Projection
 from fgod.train.loop import DIVERGED, TRAINED, Job, run
 from fgod.train.optimizer import TensorOptimizer, lr_factors
@@ -336,6 +338,32 @@ def test_micro_batches_add_up_to_the_batch(start: Path, tmp_path: Path) -> None:
     first = [table(tmp_path / n / "run" / "train.tsv")[0] for n in ("whole", "pieces")]
     assert float(first[0]["loss"]) == pytest.approx(float(first[1]["loss"]), rel=1e-5)
     assert first[0]["tokens"] == first[1]["tokens"]
+    assert first[0]["rows"] == first[1]["rows"]
+    row_losses = [[float(loss) for loss in row["row_losses"].split()] for row in first]
+    assert row_losses[0] == pytest.approx(row_losses[1], rel=2e-3)  # each with its own row, in whatever order
+
+
+def test_each_step_names_its_rows_whose_losses_are_that_of_the_step(start: Path, tmp_path: Path) -> None:
+    rows = tiny_rows()
+    train(start, tmp_path, replace(RECIPE, micro_batch=3), rows)
+    learned = [len(sample.learned) for sample in ChatFormat(tiny_tokenizer()).rows(rows, RECIPE.seq_len)]
+    for step, indices in zip(table(tmp_path / "run" / "train.tsv"), batches(rows, RECIPE, 7), strict=True):
+        assert [int(line) for line in step["rows"].split()] == [index + 2 for index in indices]
+        labels = [learned[index] for index in indices]
+        losses = [float(loss) for loss in step["row_losses"].split()]
+        mean = sum(loss * count for loss, count in zip(losses, labels, strict=True)) / sum(labels)
+        assert mean == pytest.approx(float(step["loss"]), rel=1e-3)  # four digits of each
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=9), st.none() | st.integers(1, 10))
+def test_the_losses_of_labels_go_to_their_rows_in_whatever_order_they_were_computed(
+    counts: list[int], size: int | None
+) -> None:
+    samples = [Sample((0,) * (count + 1), 1) for count in counts]  # so many labels each
+    pieces = [losses for place in computed_order(samples, size) for losses in [float(place)] * counts[place]]
+    found = row_losses(samples, size, pieces)
+    assert [place for place, loss in enumerate(found) if math.isnan(loss)] == [p for p, n in enumerate(counts) if not n]
+    assert all(loss == place for place, loss in enumerate(found) if counts[place])
 
 
 # ---- runs
@@ -369,7 +397,7 @@ def test_the_tables_of_a_run(start: Path, tmp_path: Path) -> None:
     train(start, tmp_path, progress=lambda *told: seen.append(told), phase=partial(write_phase, tmp_path / "phase"))
     rows = table(tmp_path / "run" / "train.tsv")
     columns = "stage lineage step loss lr grad_norm update_efficiency tokens seconds memory_mib"
-    columns += " update_noise largest_update clamped_share ce kl check"
+    columns += " update_noise largest_update clamped_share ce kl check rows row_losses"
     assert list(rows[0]) == columns.split()
     assert [(r["stage"], r["lineage"], r["step"]) for r in rows] == [("A", "abc", str(i)) for i in range(1, 7)]
     assert [float(r["lr"]) for r in rows] == [RECIPE.lr_at(i) for i in range(6)]
@@ -415,6 +443,10 @@ def test_a_run_that_diverges_says_when_and_why_and_leaves_no_weights(
     assert outcome.status == DIVERGED
     assert outcome.weights_sha256 == ""
     assert outcome.reason.startswith(reason)
+    step = int(reason.split()[1])
+    indices = list(batches(tiny_rows(), RECIPE, 7))[step - 1]
+    assert outcome.diverged_rows == " ".join(str(index + 2) for index in indices)
+    assert [row["step"] for row in table(tmp_path / "run" / "train.tsv")] == [str(i) for i in range(1, step)]
     assert outcome.steps_done <= 3
     assert not (tmp_path / "master").exists()
     assert (tmp_path / "run" / "train.tsv").exists()

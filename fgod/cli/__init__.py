@@ -1,7 +1,8 @@
 """The command line of fgod: one subcommand for each rule of the workflow, and those that people use directly.
 
-Every recorded command can be run again by hand. People use init, plan, compare, devlog, retry, recover, guard, pin,
-trash, restore, prune, inventory, manifest, data audit, data identity, inspect, ask, chat, parity and summary.
+Every recorded command can be run again by hand. People use init, plan, status, why-step, compare, devlog, retry,
+recover, guard, pin, trash, restore, prune, inventory, manifest, data audit, data identity, inspect, ask, chat, parity
+and summary.
 
 Exit codes: 0 done; 1 error; 2 bad usage or config; 75 stopped by the guard; 100 an audit or gate says no.
 
@@ -80,6 +81,8 @@ COMMANDS: Mapping[str, Entry] = {
     "devlog": Entry("people:DevLog", "add what is missing to results/DevLog.md"),
     "retry": Entry("people:Retry", "forget a killed run of a stage, so that it trains again"),
     "recover": Entry("people:Recover", "make this folder ready for snakemake after kills: unlock, clear up"),
+    "status": Entry("status:Status", "what runs, how far it is, what comes next; or why nothing runs"),
+    "why-step": Entry("status:WhyStep", "the rows that a step of a training was made of, and the loss of each"),
     "import": Entry("people:Import", "turn a GGUF file or a TorchSharp state dict into a folder that can be a base"),
     "compare": Entry("compare:Compare", "runs side by side: settings, metrics in pairs, changed replies"),
     "fetch": Entry("people:Fetch", "fetch a model from the Hugging Face hub"),

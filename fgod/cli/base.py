@@ -14,7 +14,7 @@ from fgod.cli.command import Guarded
 from fgod.cli.options import Chatting, Format, Gpus, Sourced
 from fgod.documents import BaseStamp, Stamp
 from fgod.errors import UsageError
-from fgod.exporters.nvfp4 import NVFP4
+from fgod.exporters.names import NVFP4
 from fgod.inputs import own_weights
 from fgod.models.files import beside_weights
 from fgod.registry import EXPORTERS
@@ -68,7 +68,7 @@ class Export(Guarded):
     stamp: Annotated[Path, Input("stamp of their training")]
     out: Annotated[Path, Output("stamp to write, beside the export")]
     dtype: Annotated[Literal["float32", "bfloat16"], Option("format of what stays unquantised")]
-    format: Format = NVFP4.name
+    format: Format = NVFP4
     gpus: Gpus = 0
 
     @property

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from fgod.arguments import Count, Input, Option, Reader, read_json
 from fgod.chat import ChatSettings
-from fgod.exporters.nvfp4 import NVFP4
+from fgod.exporters.names import NVFP4
 
 Chat = Annotated[
     ChatSettings,
@@ -33,7 +33,7 @@ Gpus = Annotated[Literal[0, 1], Option("1: compute on the GPU (default 0: the CP
 Format = Annotated[
     str,
     Option(
-        f"of the export, whose folder has its name: {NVFP4.name} (default), nvfp4-head, modelopt, bf16, dat, "
+        f"of the export, whose folder has its name: {NVFP4} (default), nvfp4-head, modelopt, bf16, dat, "
         "dat-float16, gguf, gguf-bf16; a plugin may add others",
         "NAME",
     ),

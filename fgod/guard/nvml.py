@@ -33,15 +33,32 @@ class Nvml:
         except UnseenError:
             return self._ask("GPU", self.library.nvmlDeviceGetHandleByUUID, f"MIG-{uuid}".encode())
 
+    def devices(self) -> list[Any]:
+        """Handles of all GPUs of the machine."""
+        count = self._ask("number of GPUs", self.library.nvmlDeviceGetCount)
+        return [self._ask("GPU", self.library.nvmlDeviceGetHandleByIndex, number) for number in range(count)]
+
+    def name(self, device: Any) -> str:
+        """What its maker calls it."""
+        found = self._ask("name", self.library.nvmlDeviceGetName, device)
+        return found.decode(errors="replace") if isinstance(found, bytes) else str(found)
+
+    def memory_mib(self, device: Any) -> tuple[float, float]:
+        """(used, total) of a device, as NVML says it; the guard compares it with the driver (`used_mib`)."""
+        memory = self._ask("device memory", self.library.nvmlDeviceGetMemoryInfo, device)
+        if not 0 < memory.used <= memory.total:
+            raise UnseenError(f"device memory: NVML says {memory.used / MIB:.0f} of {memory.total / MIB:.0f} MiB")
+        return float(memory.used / MIB), float(memory.total / MIB)
+
     def used_mib(self, device: Any, total_mib: float) -> float:
         """What all processes and the driver use of a device whose size the driver says is `total_mib`."""
-        memory = self._ask("device memory", self.library.nvmlDeviceGetMemoryInfo, device)
-        found = f"NVML says {memory.used / MIB:.0f} of {memory.total / MIB:.0f} MiB"
-        if not 0 < memory.used <= memory.total:
-            raise UnseenError(f"device memory: {found}")
-        if abs(memory.total / MIB - total_mib) > DIFFERS * total_mib:
-            raise UnseenError(f"device memory: {found}, the CUDA driver says that there are {total_mib:.0f} MiB")
-        return float(memory.used / MIB)
+        used, total = self.memory_mib(device)
+        if abs(total - total_mib) > DIFFERS * total_mib:
+            raise UnseenError(
+                f"device memory: NVML says {used:.0f} of {total:.0f} MiB, the CUDA driver says that there are "
+                f"{total_mib:.0f} MiB"
+            )
+        return used
 
     def processes(self, device: Any) -> dict[int, float | None]:
         """MiB by process number; None where it is unknown. Empty in a container without the host's numbers."""

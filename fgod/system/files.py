@@ -15,7 +15,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,6 +69,8 @@ def folder_files(folder: Path) -> list[Path]:
 
 def file_digests(folder: Path, paths: Iterable[Path] | None = None) -> dict[str, str]:
     """SHA-256 hex digest of each file (all below the folder by default) by its path relative to the folder, sorted."""
+    from concurrent.futures import ThreadPoolExecutor  # short commands hash nothing, and need not import it
+
     found = sorted(folder_files(folder) if paths is None else paths)
     with ThreadPoolExecutor(min(HASHED_AT_ONCE, max(1, len(found)))) as pool:
         digests = pool.map(sha256_file, found)

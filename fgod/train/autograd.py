@@ -18,34 +18,48 @@ from fgod.model.load import quiet
 from fgod.model.masters import load_masters
 from fgod.nvfp4.codec import NonFiniteError
 from fgod.system.procfs import forget_peak, peak_mib, resident_mib
-from fgod.train.batches import Batch, micro_batches
+from fgod.train.batches import Batch, micro_batches, row_losses
 from fgod.train.distil import LossParts, SoftLabels, divergence, label_weights
 from fgod.train.memory import trained_names
 from fgod.train.optimizer import StepFacts, TensorOptimizer, lr_factors
 from fgod.train.preflight import check_forward
 from fgod.train.recipe import Kl, TrainRecipe
-from fgod.train.record import StepRow
+from fgod.train.record import StepRow, numbers
 from fgod.train.stepper import UPDATE_NOT_FINITE, DivergedError, Phase, Result
 
 
 def answer_loss(model: PreTrainedModel, batch: Batch, kind: str = "ce") -> Tensor:
-    """Sum over labels of the cross entropy; the head sees only their positions: other logits never exist.
+    """Sum over labels of what `label_losses` gives."""
+    return label_losses(model, batch, kind).sum()
 
-    Of the kind `scalar`, a debugging baseline, the sum over labels of mean |hidden state|.
+
+def label_losses(model: PreTrainedModel, batch: Batch, kind: str = "ce") -> Tensor:
+    """The cross entropy of each label [L]; the head sees only their positions: other logits never exist.
+
+    Of the kind `scalar`, a debugging baseline, mean |hidden state| at each label.
     """
     hidden = _label_states(model, batch)
     if kind == "scalar":
-        return hidden.float().abs().mean(-1).sum()
-    return F.cross_entropy(model.lm_head(hidden).float(), batch.labels.to(hidden.device), reduction="sum")
+        return hidden.float().abs().mean(-1)
+    return F.cross_entropy(model.lm_head(hidden).float(), batch.labels.to(hidden.device), reduction="none")
 
 
 def soft_loss(model: PreTrainedModel, batch: Batch, soft: SoftLabels, kl: Kl) -> Tensor:
     """Sums over labels [2]: the cross entropy of taught ones, and the weighted KL of rehearsed ones."""
+    return summed(soft_label_losses(model, batch, soft, kl), soft)
+
+
+def soft_label_losses(model: PreTrainedModel, batch: Batch, soft: SoftLabels, kl: Kl) -> Tensor:
+    """Of each label [L] the cross entropy, or the weighted KL of a rehearsed one."""
     hidden = _label_states(model, batch)
     soft = SoftLabels(*(part.to(hidden.device) for part in soft))
     weights, cooling = label_weights(soft, kl)
-    each = divergence(model.lm_head(hidden), soft, cooling) * weights
-    rehearsed = soft.rehearsed.float()
+    return divergence(model.lm_head(hidden), soft, cooling) * weights
+
+
+def summed(each: Tensor, soft: SoftLabels) -> Tensor:
+    """Sums [2] of the losses of labels [L]: of taught ones, and of rehearsed ones."""
+    rehearsed = soft.rehearsed.to(each.device).float()
     return torch.stack(((each * (1 - rehearsed)).sum(), (each * rehearsed).sum()))
 
 
@@ -87,25 +101,29 @@ class AutogradStepper:
     def peak_mib(self) -> float:
         return peak_mib()
 
-    def backward(self, pieces: list[Batch]) -> LossParts:
-        """Gradients of the mean loss over all labels of the pieces; returns what it is made of."""
+    def backward(self, pieces: list[Batch]) -> tuple[LossParts, list[float]]:
+        """Gradients of the mean loss over all labels of the pieces; what it is made of, and the loss of each label."""
         labels = sum(len(piece.labels) for piece in pieces)
-        total = LossParts(0.0, 0.0)
+        total, losses = LossParts(0.0, 0.0), []
         for piece in pieces:
-            parts = self._parts(piece) / labels
+            each, sums = self._losses(piece)
+            parts = sums / labels
             taught, rehearsed = parts.tolist()
             total = LossParts(total.taught + taught, total.rehearsed + rehearsed)
             if not math.isfinite(total.loss):
                 raise DivergedError(f"the loss is {total.loss}")
+            losses += each.tolist()
             parts.sum().backward()
-        return total
+        return total, losses
 
-    def _parts(self, piece: Batch) -> Tensor:
-        """Sums over labels [2]: of taught ones, and of rehearsed ones."""
+    def _losses(self, piece: Batch) -> tuple[Tensor, Tensor]:
+        """Of each label [L], and the sums [2]: of taught ones, and of rehearsed ones."""
         if self.recipe.kl is not None and piece.soft is not None:
-            return soft_loss(self.model, piece, piece.soft, self.recipe.kl)
-        loss = answer_loss(self.model, piece, self.recipe.loss)
-        return torch.stack((loss, torch.zeros_like(loss)))
+            each = soft_label_losses(self.model, piece, piece.soft, self.recipe.kl)
+            return each, summed(each, piece.soft)
+        each = label_losses(self.model, piece, self.recipe.loss)
+        loss = each.sum()
+        return each, torch.stack((loss, torch.zeros_like(loss)))
 
     def step(self, step: int, samples: Sequence[Sample]) -> Result:
         """One optimizer step (0 is the first).
@@ -120,7 +138,7 @@ class AutogradStepper:
         self.phase("zero_grad_done")
         lr = self.recipe.lr_at(step) * self.lr_factor
         try:
-            loss, facts = self._update(pieces, lr)
+            loss, losses, facts = self._update(pieces, lr)
         except NonFiniteError as error:
             raise DivergedError(str(error)) from error
         self.phase("optimizer_step_done")
@@ -132,23 +150,24 @@ class AutogradStepper:
         row = StepRow(
             step + 1, loss.loss, lr, facts.grad_norm, whole.ratio(), tokens, seconds, resident_mib(), whole.noise(),
             whole.largest, whole.clamped_share(), *loss.means(labels, rehearsed, self.recipe.kl),
+            row_losses=numbers(row_losses(samples, self.recipe.micro_batch, losses)),
         )  # fmt: skip
         return row, facts
 
-    def _update(self, pieces: list[Batch], lr: float) -> tuple[LossParts, StepFacts]:
-        """Backward pass and optimizer, the second inside the first or after it."""
+    def _update(self, pieces: list[Batch], lr: float) -> tuple[LossParts, list[float], StepFacts]:
+        """Backward pass and optimizer, the second inside the first or after it; the loss, and that of each label."""
         if self.recipe.step_in_backward:
             self.optimizer.begin(lr)
-            loss = self.backward(pieces)
+            loss, losses = self.backward(pieces)
             self.phase("backward_done")
             facts = self.optimizer.finish()
             _check_norm(facts.grad_norm)
-            return loss, facts
-        loss = self.backward(pieces)
+            return loss, losses, facts
+        loss, losses = self.backward(pieces)
         self.phase("backward_done")
         facts = self.optimizer.step(lr)
         _check_norm(facts.grad_norm)
-        return loss, facts
+        return loss, losses, facts
 
 
 def _check_norm(grad_norm: float) -> None:

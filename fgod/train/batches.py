@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -189,7 +190,32 @@ def batches(rows: Sequence[Row], recipe: TrainRecipe, seed: int, lengths: Sequen
 
 def micro_batches(samples: Sequence[Sample], size: int | None, pad: int, bucket: int = 1) -> list[Batch]:
     """A batch cut into pieces of at most `size` rows, of similar lengths: less padding. Whole, it keeps its order."""
+    order = computed_order(samples, size)
+    size = size or len(samples)
+    return [
+        collate([samples[i] for i in order[first : first + size]], pad, bucket)
+        for first in range(0, len(samples), size)
+    ]
+
+
+def computed_order(samples: Sequence[Sample], size: int | None) -> list[int]:
+    """Places of the samples in the order in which `micro_batches` takes them: by length where it cuts."""
     if size is None or size >= len(samples):
-        return [collate(samples, pad, bucket)]
-    by_length = sorted(samples, key=lambda sample: len(sample.ids))
-    return [collate(by_length[i : i + size], pad, bucket) for i in range(0, len(samples), size)]
+        return list(range(len(samples)))
+    return sorted(range(len(samples)), key=lambda place: len(samples[place].ids))
+
+
+def row_losses(samples: Sequence[Sample], size: int | None, losses: Sequence[float]) -> list[float]:
+    """The mean loss of each sample's labels, in the samples' order; not a number for one without labels.
+
+    Args:
+        size: as of `micro_batches`.
+        losses: of all labels, piece by piece.
+    """
+    means, first = [math.nan] * len(samples), 0
+    for place in computed_order(samples, size):
+        count = len(samples[place].learned)
+        if count:
+            means[place] = math.fsum(losses[first : first + count]) / count
+        first += count
+    return means

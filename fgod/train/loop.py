@@ -66,6 +66,7 @@ from fgod.train.record import (
     StepRow,
     StepTable,
     publish,
+    rows_of,
 )
 from fgod.train.stepper import DivergedError, Phase, Stepper
 from fgod.train.teacher import table_size, with_teacher
@@ -129,9 +130,14 @@ class _Run:
     asker: Asker | None = None
     checks: list[dose.Result] = field(default_factory=list)
     """What the probes came to so far."""
+    diverged_rows: str = ""
+    """The lines of rows.tsv of the step that diverged."""
 
-    def fit(self, plan: Iterator[list[Sample]]) -> str:
+    def fit(self, plan: Iterator[list[int]], samples: Sequence[Sample]) -> str:
         """The steps that are not done yet; returns why training diverged, or nothing.
+
+        Args:
+            plan: which samples each step of the recipe takes.
 
         Raises:
             PreflightError: the first step at full learning rate left a tensor as it was.
@@ -144,21 +150,25 @@ class _Run:
             StepTable(job.work / PARTIAL, COLUMNS, job.stage, job.lineage, done) as table,
             StepTable(job.work / PARTIAL_GROUPS, GROUP_COLUMNS, job.stage, job.lineage, done) as groups,
         ):
-            for step, samples in enumerate(islice(plan, done, None), start=done):
+            taken: dict[int, list[int]] = {}
+            for step, indices in enumerate(islice(plan, done, None), start=done):
+                taken[step + 1] = indices
                 state = self._begin(step)
                 if state.ended:
                     return ""
                 last = step + 1 == job.recipe.steps
                 asked = job.recipe.check is not None and dose.is_due(step + 1, state, job.recipe.check)
                 try:
-                    self.stepper.launch(step, samples)
+                    self.stepper.launch(step, [samples[index] for index in indices])
                     due = not last and job.schedule.due(step + 1)
                     results = self.stepper.completed(last or due or asked)
                 except DivergedError as error:
+                    self.diverged_rows = rows_of(taken.get(error.step, []))
                     return f"step {error.step} of {job.recipe.steps}: {error}"
                 said = self._ask(step + 1) if asked else ""
                 for row, facts in results:
-                    table.add(replace(row, check=said) if row.step == step + 1 else row)
+                    told = replace(row, rows=rows_of(taken.pop(row.step)))
+                    table.add(replace(told, check=said) if row.step == step + 1 else told)
                     for group, sums in facts.groups.items():
                         groups.add(
                             GroupRow(row.step, group, sums.ratio(), sums.noise(), sums.largest, sums.clamped_share())
@@ -343,12 +353,12 @@ def run(job: Job) -> Outcome:
         first_loss = stepper.preflight([list(s.ids[: s.prompt_length]) for s in spread(samples, PROMPTS)])
         training = _resume(stepper, job, processor(device))
         lengths = [len(sample.ids) for sample in samples]
-        plan = ([samples[i] for i in indices] for indices in batches(job.rows, job.recipe, job.seed, lengths))
+        plan = batches(job.rows, job.recipe, job.seed, lengths)
         if device.type == "cpu":
             return_freed_memory()  # of loading: float32 weights and what they became lay beside each other
             keep_freed_memory()  # each step asks for the same sizes
         stepper.reset_peak()
-        reason = _fit(training, plan)
+        reason = _fit(training, plan, samples)
         measured = stepper.peak_mib()
         publish(job.work, job.run_dir)
         written = _finish(stepper, job, masters=not reason)
@@ -361,6 +371,7 @@ def run(job: Job) -> Outcome:
         checks=[asdict(result) for result in training.checks],
         wall_s=round(time.perf_counter() - begin, 3),
         threads=job.recipe.threads,
+        diverged_rows=training.diverged_rows,
         full_parameter=not job.recipe.partial,
         partial=job.recipe.partial,
         resumed_at=tuple(training.resumed_at),
@@ -415,10 +426,10 @@ def _resume(stepper: Stepper, job: Job, processor: str) -> _Run:
     return _Run(stepper, job, identity, resumed_at, asker, checks)
 
 
-def _fit(training: _Run, plan: Iterator[list[Sample]]) -> str:
+def _fit(training: _Run, plan: Iterator[list[int]], samples: Sequence[Sample]) -> str:
     """All steps; what is recorded of them is published when they raise an error."""
     try:
-        return training.fit(plan)
+        return training.fit(plan, samples)
     except FgodError:
         publish(training.job.work, training.job.run_dir, keep=True)
         raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TextIO
@@ -26,6 +26,8 @@ class StepRow:
     Under `train.kl` ce is the mean cross entropy of taught labels and kl the mean KL of rehearsed ones, in nats.
     `check`: of a step after which `train.check` asked, the shares in words.
     update_efficiency, update_noise, largest_update, clamped_share: see `Projection`.
+    `rows`: the lines of rows.tsv that the step was made of (the header is line 1), in the order of the batch;
+    `row_losses`: of each of them what its labels add to the loss, in nats a label of its own. Both are `numbers`.
     """
 
     step: int
@@ -42,6 +44,26 @@ class StepRow:
     ce: float | None = None
     kl: float | None = None
     check: str = ""
+    rows: str = ""
+    row_losses: str = ""
+
+
+FIRST_ROW = 2
+"""The line of the first row in rows.tsv, below its header."""
+
+
+def rows_of(indices: Iterable[int]) -> str:
+    """Indices of rows, from 0, as `StepRow.rows`."""
+    return numbers(index + FIRST_ROW for index in indices)
+
+
+LOSS_DIGITS = 4
+"""Of a row's loss: enough to tell rows apart, and 32 of them are 200 bytes."""
+
+
+def numbers(values: Iterable[float]) -> str:
+    """Numbers as one field of a table, with blanks between; of a fraction `LOSS_DIGITS` digits."""
+    return " ".join(str(value) if isinstance(value, int) else f"{value:.{LOSS_DIGITS}g}" for value in values)
 
 
 @dataclass(frozen=True)
@@ -70,7 +92,7 @@ class StepTable:
     def __init__(self, path: Path, columns: tuple[str, ...], stage: str, lineage: str, done: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.key = (stage, lineage)
-        text = _whole_lines(path) if done else ""
+        text = whole_lines(path) if done else ""
         before = parse_texts(text, path, ("step",)) if text else []
         kept = [{**dict.fromkeys(columns), **row} for row in before if int(row["step"]) <= done]
         write_table(path, columns, kept)  # the columns that an older version did not have are empty
@@ -87,10 +109,13 @@ class StepTable:
         self.stream.close()
 
 
-def _whole_lines(path: Path) -> str:
-    """The lines that end; a kill may leave a piece of one."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return text[: text.rfind("\n") + 1]
+def whole_lines(path: Path) -> str:
+    """The lines that end; a kill, or a look while one is written, leaves a piece of one. Empty without the file."""
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return ""
+    return text[: text.rfind(b"\n") + 1].decode()  # a piece may end inside a character
 
 
 def publish(work: Path, run_dir: Path, keep: bool = False) -> None:
@@ -99,7 +124,7 @@ def publish(work: Path, run_dir: Path, keep: bool = False) -> None:
     With `keep` they stay in the work folder too: the run may go on.
     """
     for partial, name, columns in ((PARTIAL, "train.tsv", COLUMNS), (PARTIAL_GROUPS, "efficiency.tsv", GROUP_COLUMNS)):
-        write_text(run_dir / name, _whole_lines(work / partial) or line(columns))
+        write_text(run_dir / name, whole_lines(work / partial) or line(columns))
         if not keep:
             (work / partial).unlink(missing_ok=True)
 

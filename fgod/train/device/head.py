@@ -47,7 +47,7 @@ def head_loss(
         to_table: [V, H] in the compute dtype.
 
     Returns:
-        The loss (float32, no dimension) and the gradient of hidden.
+        What each label adds to the loss (float32 [L]) and the gradient of hidden.
     """
     count, vocab = len(hidden), len(table)
     width = chunk_width(count, vocab)
@@ -58,7 +58,7 @@ def head_loss(
         logits = hidden @ table[first : first + width].to(hidden.dtype).t()
         top, total, picked = ops.fold_logits(logits, labels, first, top, total, picked)
     log_sum = top + torch.log(total)
-    loss = ((log_sum - picked) * weights).sum()
+    each = (log_sum - picked) * weights
     to_hidden = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
     for first in range(0, vocab, width):
         part = table[first : first + width].to(hidden.dtype)
@@ -67,7 +67,7 @@ def head_loss(
         slopes = ops.logit_slopes(logits, labels, first, log_sum, weights)
         to_hidden += slopes @ part
         torch.mm(slopes.t(), hidden, out=to_table[first : first + width])
-    return loss, to_hidden.to(hidden.dtype)
+    return each, to_hidden.to(hidden.dtype)
 
 
 def soft_head_loss(
@@ -80,7 +80,7 @@ def soft_head_loss(
         to_table: as of `head_loss`.
 
     Returns:
-        What taught and what rehearsed labels add to the loss (float32 [2]), and the gradient of hidden.
+        What each label adds to the loss (float32 [L]), and the gradient of hidden.
     """
     width = chunk_width(len(hidden), len(table))
     picked = torch.full(soft.p.shape, -torch.inf, device=hidden.device)
@@ -92,7 +92,6 @@ def soft_head_loss(
     picked = picked * soft.cooling[:, None]
     sums, factor = log_sums(picked, top, total), weights * soft.cooling
     each = divergences(picked, sums, soft.p, soft.rest) * weights
-    loss = torch.stack(((each * (1 - soft.rehearsed)).sum(), (each * soft.rehearsed).sum()))
     to_hidden = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
     tops = top_slopes(picked, sums, soft.p, factor)
     for first in range(0, len(table), width):
@@ -103,4 +102,4 @@ def soft_head_loss(
         ops.put(slopes, soft.ids, first, tops)
         to_hidden += slopes @ part
         torch.mm(slopes.t(), hidden, out=to_table[first : first + width])
-    return loss, to_hidden.to(hidden.dtype)
+    return each, to_hidden.to(hidden.dtype)

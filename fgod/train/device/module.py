@@ -55,27 +55,27 @@ class ModuleNetwork:
         """float32 [B, S, V], for comparisons."""
         return self.model.lm_head(self._hidden(ids)).float()
 
-    def loss(self, inputs: Inputs, policies: Sequence[SavePolicy], on_grad: OnGrad) -> Tensor:
-        """Σ weight · cross entropy (float32, no dimension); `on_grad` gets each gradient as soon as it is complete.
+    def label_losses(self, inputs: Inputs, policies: Sequence[SavePolicy], on_grad: OnGrad) -> Tensor:
+        """weight · cross entropy of each label (float32 [L]), which `Inputs.summed` adds up.
 
-        With soft targets Σ weight · KL [2]: of taught labels, and of rehearsed ones. Layers that are not to save both
-        attention and MLP are computed again in the backward pass.
+        `on_grad` gets each gradient of that sum as soon as it is complete.
+
+        With soft targets it is weight · KL. Layers that are not to save both attention and MLP are computed again in
+        the backward pass.
         """
         for layer, policy in zip(self.model.model.layers, policies, strict=True):
             layer.training = not all(policy)
         self._grads = VectorGradients(self.masters, on_grad)
         with torch.enable_grad():
             chosen = self._hidden(inputs.ids).flatten(0, 1).index_select(0, inputs.positions)
-            loss = self._loss(self.model.lm_head(chosen), inputs)
-            loss.sum().backward()
+            each = self._losses(self.model.lm_head(chosen), inputs)
+            inputs.summed(each).sum().backward()
         self._grads.finish()
         self._grads = None
-        return loss.detach()
+        return each.detach()
 
-    def _loss(self, logits: Tensor, inputs: Inputs) -> Tensor:
+    def _losses(self, logits: Tensor, inputs: Inputs) -> Tensor:
         if inputs.soft is None:
-            return (F.cross_entropy(logits.float(), inputs.labels, reduction="none") * inputs.weights).sum()
+            return F.cross_entropy(logits.float(), inputs.labels, reduction="none") * inputs.weights
         *soft, cooling = inputs.soft
-        each = divergence(logits, SoftLabels(*soft), cooling, self.ops.take, self.ops.put) * inputs.weights
-        rehearsed = inputs.soft.rehearsed
-        return torch.stack(((each * (1 - rehearsed)).sum(), (each * rehearsed).sum()))
+        return divergence(logits, SoftLabels(*soft), cooling, self.ops.take, self.ops.put) * inputs.weights

@@ -80,6 +80,12 @@ class Inputs(NamedTuple):
         soft = None if self.soft is None else SoftTargets(*map(room, self.soft))
         return Inputs(room(self.ids), room(self.positions), room(self.labels), room(self.weights), soft)
 
+    def summed(self, each: Tensor) -> Tensor:
+        """The loss that labels [L] add up to: no dimension; with `soft` [2], of taught ones and of rehearsed ones."""
+        if self.soft is None:
+            return each.sum()
+        return torch.stack(((each * (1 - self.soft.rehearsed)).sum(), (each * self.soft.rehearsed).sum()))
+
 
 class _Weight:
     """A group's quantised weight Q(W) [N, K] as a factor: made within the product for few tokens, else beforehand."""
@@ -240,10 +246,12 @@ class Network:
     # ------------------------------------------------------------------------------------------------------- backward
 
     @torch.no_grad()
-    def loss(self, inputs: Inputs, policies: Sequence[SavePolicy], on_grad: OnGrad) -> Tensor:
-        """Σ weight · cross entropy (float32, no dimension); `on_grad` gets each gradient as soon as it is complete.
+    def label_losses(self, inputs: Inputs, policies: Sequence[SavePolicy], on_grad: OnGrad) -> Tensor:
+        """weight · cross entropy of each label (float32 [L]), which `Inputs.summed` adds up.
 
-        With soft targets Σ weight · KL [2]: of taught labels, and of rehearsed ones.
+        `on_grad` gets each gradient of that sum as soon as it is complete.
+
+        With soft targets it is weight · KL.
         """
         shape = inputs.ids.shape
         self.rope_cos_sin = self.rotary(shape[1])
@@ -259,9 +267,9 @@ class Network:
         to_head = torch.empty(head.shape, dtype=self.dtype, device=head.device)
         hidden = self._norm(chosen, final)
         if inputs.soft is None:
-            loss, to_hidden = head_loss(self.ops, hidden, head, inputs.labels, inputs.weights, to_head)
+            each, to_hidden = head_loss(self.ops, hidden, head, inputs.labels, inputs.weights, to_head)
         else:
-            loss, to_hidden = soft_head_loss(self.ops, hidden, head, inputs.soft, inputs.weights, to_head)
+            each, to_hidden = soft_head_loss(self.ops, hidden, head, inputs.soft, inputs.weights, to_head)
         to_chosen, to_norm = self.ops.joined_norm_backward(
             chosen, final, self.eps, to_hidden, torch.zeros_like(to_hidden)
         )
@@ -276,7 +284,7 @@ class Network:
         to_table = to_head if self.tied else torch.zeros_like(self.masters.tensors[EMBEDDING], dtype=self.dtype)
         on_grad(EMBEDDING, to_table.index_put_((inputs.ids.flatten(),), grad, accumulate=True))
         grads.finish()
-        return loss
+        return each
 
     def _layer_backward(
         self, layer: int, grad: Tensor, saved: SavedActivations, shape: torch.Size, grads: VectorGradients

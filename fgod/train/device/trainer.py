@@ -22,7 +22,7 @@ from fgod.model.chats import Sample
 from fgod.models.architecture import architecture_of
 from fgod.nvfp4.folders import DTYPES, read_plain_config
 from fgod.system.procfs import forget_peak, peak_mib, resident_mib
-from fgod.train.batches import Batch, collate, micro_batches
+from fgod.train.batches import Batch, collate, micro_batches, row_losses
 from fgod.train.device.head import SoftTargets
 from fgod.train.device.module import ModuleNetwork
 from fgod.train.device.network import Inputs, Network, SavePolicy
@@ -35,7 +35,7 @@ from fgod.train.efficiency import Projection
 from fgod.train.optimizer import StepFacts, TensorOptimizer, lr_factors
 from fgod.train.preflight import check_forward, check_network
 from fgod.train.recipe import Kl, TrainRecipe
-from fgod.train.record import StepRow
+from fgod.train.record import StepRow, numbers
 from fgod.train.stepper import UPDATE_NOT_FINITE, DivergedError, Phase, Result
 
 LABELS = 64
@@ -54,7 +54,10 @@ class _PendingStep:
     tokens: int
     labels: tuple[int, int]
     """All, and rehearsed ones."""
+    samples: Sequence[Sample]
     loss: Tensor
+    each: list[Tensor]
+    """Of each piece what its labels add to the loss."""
     step_stats: Tensor
     done: torch.cuda.Event | None
 
@@ -82,6 +85,7 @@ class _Shape:
     def __init__(self, inputs: Inputs, device: torch.device) -> None:
         self.inputs = inputs.empty_like(device)
         self.loss = torch.zeros((2,) if inputs.soft is not None else (), device=device)
+        self.each = torch.zeros(len(inputs.labels), device=device)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.seen = 0
 
@@ -137,17 +141,21 @@ class DeviceStepper:
         self._send(self.optimizer.on_device, values)
         rehearsed = sum(batch.rehearsed for batch in batches)
         loss = torch.zeros((2,) if rehearsed else (), device=self.device)
+        each: list[Tensor] = []
         self._begin_pieces()
         for number, batch in enumerate(batches):
             inputs = padded(batch, self.recipe.micro_batch or self.recipe.batch, self.pad, self.recipe.kl)
             inputs.weights.div_(labels)
             last = number + 1 == len(batches)
             part = loss if inputs.soft is not None or not rehearsed else loss[0]  # taught labels alone: one number
-            part += self._piece(inputs, last)
-        step_stats = self.optimizer.step_stats
-        counts = labels, rehearsed
-        tokens = sum(batch.tokens for batch in batches)
-        self.pending.append(self._enqueue_readback(step, lr, tokens, counts, loss, step_stats))
+            shape = self._piece(inputs, last)
+            part += shape.loss
+            each.append(self._read_back(shape.each[: len(batch.labels)]))  # the next piece may be of the same shape
+        tokens, counts = sum(batch.tokens for batch in batches), (labels, rehearsed)
+        loss, step_stats = self._read_back(loss), self._read_back(self.optimizer.step_stats)
+        self.pending.append(
+            _PendingStep(step, lr, tokens, counts, samples, loss, each, step_stats, self._all_enqueued())
+        )
         self.phase("optimizer_step_done")
 
     def _batches(self, samples: Sequence[Sample]) -> list[Batch]:
@@ -173,7 +181,8 @@ class DeviceStepper:
             target.copy_(value, non_blocking=True)
         self._sent.append(tuple(values))
 
-    def _piece(self, inputs: Inputs, last: bool) -> Tensor:
+    def _piece(self, inputs: Inputs, last: bool) -> _Shape:
+        """Compute a piece; its losses are those of its shape, until the next piece of the same one."""
         key = (*inputs.ids.shape, len(inputs.labels), 0 if inputs.soft is None else inputs.soft.ids.shape[1])
         shape = self.shapes.get(key)
         if shape is None:
@@ -186,7 +195,7 @@ class DeviceStepper:
             shape.graph.replay()
         else:
             self._compute(shape, last)
-        return shape.loss
+        return shape
 
     def _compute(self, shape: _Shape, last: bool = True) -> None:
         """What a graph holds: the step, or of a step in pieces one piece (and the optimizer after the last)."""
@@ -194,7 +203,9 @@ class DeviceStepper:
             self.measure()
             self.optimizer.begin_step()
         tokens = shape.inputs.ids.numel()
-        shape.loss.copy_(self.network.loss(shape.inputs, self.plan(tokens), self.gradients.on_grad))
+        each = self.network.label_losses(shape.inputs, self.plan(tokens), self.gradients.on_grad)
+        shape.each.copy_(each)
+        shape.loss.copy_(shape.inputs.summed(each))
         if last:
             self.gradients.finish_step()
 
@@ -220,17 +231,21 @@ class DeviceStepper:
 
     # -------------------------------------------------------------------------------------------------------- results
 
-    def _enqueue_readback(
-        self, step: int, lr: float, tokens: int, labels: tuple[int, int], loss: Tensor, step_stats: Tensor
-    ) -> _PendingStep:
+    def _read_back(self, value: Tensor) -> Tensor:
+        """The value on the host, once what is enqueued by now is done (`_all_enqueued`)."""
         if self.device.type != "cuda":
-            return _PendingStep(step, lr, tokens, labels, loss.clone(), step_stats.clone(), None)
-        hosts = [torch.empty(value.shape, dtype=value.dtype, pin_memory=True) for value in (loss, step_stats)]
-        for host, value in zip(hosts, (loss, step_stats), strict=True):
-            host.copy_(value, non_blocking=True)
+            return value.clone()
+        host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+        host.copy_(value, non_blocking=True)
+        return host
+
+    def _all_enqueued(self) -> torch.cuda.Event | None:
+        """An event that comes when the device has done all that is enqueued by now; None on a CPU, which has."""
+        if self.device.type != "cuda":
+            return None
         done = torch.cuda.Event()
         done.record()
-        return _PendingStep(step, lr, tokens, labels, hosts[0], hosts[1], done)
+        return done
 
     def completed(self, wait: bool = False) -> list[Result]:
         out = []
@@ -253,9 +268,14 @@ class DeviceStepper:
         row = StepRow(
             pending.step + 1, loss.loss, pending.lr, facts.grad_norm, whole.ratio(), pending.tokens, seconds,
             memory_mib(self.device), whole.noise(), whole.largest, whole.clamped_share(),
-            *loss.means(*pending.labels, self.recipe.kl),
+            *loss.means(*pending.labels, self.recipe.kl), row_losses=self._row_losses(pending),
         )  # fmt: skip
         return row, facts
+
+    def _row_losses(self, pending: _PendingStep) -> str:
+        """Of each row; a label's loss was divided by the count of all."""
+        losses = (torch.cat(pending.each) * pending.labels[0]).tolist()
+        return numbers(row_losses(pending.samples, self.recipe.micro_batch, losses))
 
     def reset_peak(self) -> None:
         forget_peak()

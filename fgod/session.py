@@ -1,0 +1,71 @@
+"""What the snakemake at work here expects to do: it writes that itself, `fgod status` reads it. No record of results.
+
+    .snakemake/fgod/session.json    {"process", "start", "end", "config", "walk", "ended"}
+
+`walk` are the visits of the walk (fit, stage, lineage, alpha) with pending gates counted as accepted: written when
+snakemake starts, and again when a gate decides. `ended`: done or failed; null while it is at work, or if it was killed,
+which its process tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fgod.call import say
+from fgod.errors import StorageError
+from fgod.layout import SESSION
+from fgod.manifest import now_iso, own_process
+from fgod.seal import read_object
+from fgod.system.files import write_json
+
+if TYPE_CHECKING:
+    from fgod.chain import Walk
+
+
+def visits_of(walk: Walk) -> list[dict[str, Any]]:
+    """The visits of a walk, as they stand in the file."""
+    return [{"fit": v.fit, "stage": v.run.stage, "lineage": v.run.lineage, "alpha": v.run.alpha} for v in walk.visits]
+
+
+@dataclass
+class Session:
+    """One snakemake, from its start to its end."""
+
+    path: Path = SESSION
+    content: dict[str, Any] = field(default_factory=dict)
+    """Empty before the start: a dry-run, or a snakemake that only makes a report, is none."""
+
+    def begin(self, config: str, visits: list[dict[str, Any]]) -> None:
+        """Called with the names of the config's files, when this snakemake alone is at work here."""
+        ended = {"end": None, "ended": None}
+        self.content = {"process": own_process(), "start": now_iso(), "config": config, "walk": visits, **ended}
+        self._write()
+
+    def expects(self, visits: list[dict[str, Any]]) -> None:
+        """The walk as it is expected now."""
+        if self.content and self.content["walk"] != visits:
+            self.content["walk"] = visits
+            self._write()
+
+    def end(self, how: Literal["done", "failed"]) -> None:
+        if self.content:
+            self.content |= {"end": now_iso(), "ended": how}
+            self._write()
+
+    def _write(self) -> None:
+        try:
+            write_json(self.path, self.content)
+        except StorageError as fault:  # the work does not depend on it, and a full disk stops it with its own message
+            say(f"fgod: {fault}. `fgod status` will not know what comes next")
+
+
+def read_session(path: Path = SESSION) -> Mapping[str, Any] | None:
+    """The newest session; None where none is on record.
+
+    Raises:
+        FgodError: the file is no JSON object.
+    """
+    return read_object(path) if path.exists() else None

@@ -1,0 +1,207 @@
+"""All that a status is made of, looked at once: the manifest, the session, the walk, tables, processes, GPUs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fgod import layout, manifest
+from fgod.errors import FgodError
+from fgod.guard.phases import read_phase
+from fgod.session import read_session
+from fgod.status.commands import Command, command_of, seconds_of
+from fgod.status.gpus import Gpus, look
+from fgod.status.processes import Process, phase_file, processes_of
+from fgod.status.records import Reader, Training, Verdict, newest_verdict
+
+RECENT = 24
+"""Commands that are looked at, of those that began last: a session's last ones, jobs side by side among them."""
+
+
+@dataclass(frozen=True)
+class Snakemake:
+    """The snakemake that is or was last at work here, from `start` to `end` (ISO 8601).
+
+    `state`: running, killed (its process is gone without an end on record), unknown (it is another machine's), done or
+    failed.
+    """
+
+    pid: int
+    host: str
+    state: str
+    start: str
+    end: str = ""
+    config: str = ""
+
+
+@dataclass(frozen=True)
+class Visited:
+    """A run of the walk. `status`: how its training ended, empty while it has not; `decision`: its verdict on record,
+    empty without one; `exported`, `probed`: whether that is on record."""
+
+    fit: int
+    stage: str
+    lineage: str
+    alpha: float | None = None
+    status: str = ""
+    exported: bool = False
+    probed: bool = False
+    decision: str = ""
+
+    @property
+    def name(self) -> str:
+        """`B-nudge 4e4af4b93364`."""
+        return f"{layout.at_alpha(self.stage, self.alpha)} {self.lineage}"
+
+
+@dataclass(frozen=True)
+class Running:
+    """A command that lives: its processes, and what it said last. `heartbeat_at`: seconds since 1970; None: unknown."""
+
+    command: Command
+    processes: tuple[Process, ...] = ()
+    phase: str = ""
+    heartbeat_at: float | None = None
+
+
+@dataclass(frozen=True)
+class End:
+    """What the walk's own records say of its end. `released`: the folder, empty where nothing is; `lineage`: of its
+    last run; `spent`: why no fit was accepted; `unconfirmed`: why the candidate is not confirmed."""
+
+    released: str = ""
+    lineage: str = ""
+    spent: str = ""
+    unconfirmed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """`now`: seconds since 1970. `commands`: those that began last, by their start. `training`: of the command that
+    trains, or that trained last."""
+
+    now: float
+    commands: tuple[Command, ...] = ()
+    running: tuple[Running, ...] = ()
+    snakemake: Snakemake | None = None
+    walk: tuple[Visited, ...] = ()
+    training: Training | None = None
+    verdict: Verdict | None = None
+    end: End = End()
+    gpus: Gpus = field(default_factory=Gpus)
+    problems: tuple[str, ...] = ()
+
+
+def gather() -> Facts:
+    """Look at everything, in the folder of a project. Nothing is written, and nothing is waited for."""
+    reader = Reader()
+    commands = tuple(_commands(reader))
+    snakemake, walk = _session(reader)
+    running = tuple(_running(command) for command in commands if command.state == "running")
+    return Facts(
+        now=time.time(),
+        commands=commands,
+        running=running,
+        snakemake=snakemake,
+        walk=walk,
+        training=_training(reader, commands),
+        verdict=newest_verdict(reader),
+        end=_end(reader, walk),
+        gpus=look(),
+        problems=tuple(dict.fromkeys(reader.problems)),
+    )
+
+
+def _commands(reader: Reader) -> Iterator[Command]:
+    """The commands that began last; entries of the manifest that are broken are named."""
+    for entry in manifest.recent(Path("."), RECENT):
+        if entry["state"] == "unreadable":
+            reader.problems.append(f"{entry['file']}: {entry['error']}")
+            continue
+        try:
+            yield command_of(entry)
+        except (KeyError, TypeError, ValueError) as error:
+            reader.problems.append(f"{manifest.FOLDER / entry['name']}: it is no entry of the manifest ({error})")
+
+
+def _session(reader: Reader) -> tuple[Snakemake | None, tuple[Visited, ...]]:
+    try:
+        found = read_session()
+    except FgodError as error:
+        reader.problems.append(str(error))
+        return None, ()
+    if found is None:
+        return None, ()
+    process: Mapping[str, Any] = found["process"]
+    state = found["ended"] or manifest.state_of(process)
+    snakemake = Snakemake(
+        pid=int(process["pid"]),
+        host=str(process["host"]),
+        state=state,
+        start=str(found["start"]),
+        end=found["end"] or "",
+        config=str(found["config"]),
+    )
+    return snakemake, tuple(visited(reader, visit) for visit in found["walk"])
+
+
+def visited(reader: Reader, visit: Mapping[str, Any]) -> Visited:
+    """A visit of the session with what is on record of its run."""
+    stage, lineage = str(visit["stage"]), str(visit["lineage"])
+    run = layout.run_records(stage, lineage)
+    outcome, verdict = reader.sealed(run.outcome), reader.sealed(run.verdict)
+    return Visited(
+        fit=int(visit["fit"]),
+        stage=stage,
+        lineage=lineage,
+        alpha=visit["alpha"],
+        status=str((outcome or {}).get("status", "")),
+        exported=layout.run_weights(stage, lineage).stamp.exists(),
+        probed=run.metrics.exists(),
+        decision=str((verdict or {}).get("decision", "")),
+    )
+
+
+def _running(command: Command) -> Running:
+    processes = tuple(processes_of(command.pid, command.name == "train"))
+    file = phase_file(processes)
+    beat = None
+    try:
+        beat = file.stat().st_mtime if file else None
+    except (FileNotFoundError, PermissionError):  # it said nothing yet, or ends just now
+        file = None
+    return Running(command, processes, read_phase(file) if file else "", beat)
+
+
+def _training(reader: Reader, commands: Sequence[Command]) -> Training | None:
+    """Of the command that trains now, else of the one that did last."""
+    trained = [command for command in commands if command.name == "train" and command.lineage]
+    if not trained:
+        return None
+    last = next((command for command in reversed(trained) if command.state == "running"), trained[-1])
+    since = seconds_of(last.start) if last.state == "running" else None
+    return reader.training(last.stage, last.lineage, since)
+
+
+def _end(reader: Reader, walk: Sequence[Visited]) -> End:
+    """What walk.json, the confirmation and the release say, as far as they are of the walk that is expected now."""
+    decided, released = reader.object(layout.WALK), reader.sealed(layout.Releases().record)
+    ours = {visit.lineage for visit in walk}
+    same = decided is not None and all(visit["lineage"] in ours for visit in decided["walk"]["visits"])
+    spent = str(decided["walk"]["spent"]) if decided is not None and same else ""
+    last = walk[-1] if walk else None
+    if last is None or last.decision != "accepted":
+        return End(spent=spent)
+    confirmation = reader.sealed(layout.confirmation_records(last.stage, last.lineage).confirmation)
+    refused = confirmation is not None and confirmation.get("decision") == "unconfirmed"
+    runs = released["promoted"] if released else []
+    holds = bool(runs) and runs[-1]["lineage"] == last.lineage
+    return End(
+        released=str(released["path"]) if released and holds else "",
+        lineage=last.lineage if holds else "",
+        spent=spent,
+        unconfirmed=tuple(confirmation.get("reasons", ())) if confirmation and refused else (),
+    )

@@ -1,0 +1,96 @@
+"""Who uses the GPUs of this machine, as NVML says it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fgod.system.process import read_process
+
+if TYPE_CHECKING:
+    from fgod.guard.nvml import Nvml
+
+NVML_SECS = 0.2
+"""How long NVML may take. A driver that nobody uses starts first, which takes seconds: then a status goes without."""
+
+
+@dataclass(frozen=True)
+class User:
+    """A process that uses a GPU. `name`: empty where it is not visible here; `mib`: None where NVML does not say."""
+
+    pid: int
+    name: str
+    mib: float | None
+
+
+@dataclass(frozen=True)
+class GpuUse:
+    """A GPU, its memory in MiB (None: NVML does not say, as of integrated GPUs), and who uses it."""
+
+    number: int
+    name: str
+    used_mib: float | None
+    total_mib: float | None
+    users: tuple[User, ...] = ()
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """`unknown`: in words, why they could not be asked; empty where they were, or there is none."""
+
+    found: tuple[GpuUse, ...] = ()
+    unknown: str = ""
+
+
+@dataclass
+class _Answer:
+    gpus: Gpus = field(default_factory=lambda: Gpus(unknown=f"NVML gave no answer within {NVML_SECS:g} s"))
+
+
+def look(dev: Path = Path("/dev"), nvml: Callable[[], Nvml] | None = None, secs: float = NVML_SECS) -> Gpus:
+    """The GPUs now. Without a device of NVIDIA nothing is asked; NVML is not waited for longer than `secs`."""
+    if not any(dev.glob("nvidia[0-9]*")):
+        return Gpus()
+    answer = _Answer()
+    thread = threading.Thread(target=_ask, args=(answer, nvml), name="nvml", daemon=True)
+    thread.start()
+    thread.join(secs)
+    return answer.gpus
+
+
+def _ask(answer: _Answer, nvml: Callable[[], Nvml] | None) -> None:
+    from fgod.guard.nvml import Nvml
+    from fgod.guard.sources import UnseenError
+
+    try:
+        answer.gpus = Gpus(tuple(gpu_uses((nvml or Nvml)())))
+    except UnseenError as error:
+        answer.gpus = Gpus(unknown=str(error))
+
+
+def gpu_uses(nvml: Nvml) -> list[GpuUse]:
+    """What NVML says of each GPU.
+
+    Raises:
+        UnseenError: it does not say which there are.
+    """
+    return [_use(nvml, number, device) for number, device in enumerate(nvml.devices())]
+
+
+def _use(nvml: Nvml, number: int, device: object) -> GpuUse:
+    from fgod.guard.sources import UnseenError
+
+    try:
+        used, total = nvml.memory_mib(device)
+    except UnseenError:  # an integrated GPU has no memory of its own
+        used, total = None, None
+    try:
+        users = nvml.processes(device)
+    except UnseenError:
+        users = {}
+    seen = {pid: read_process(pid) for pid in users}
+    named = (User(pid, known.name if (known := seen[pid]) else "", mib) for pid, mib in sorted(users.items()))
+    return GpuUse(number, nvml.name(device), used, total, tuple(named))
