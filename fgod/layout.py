@@ -173,7 +173,7 @@ class Export:
     def stamps(self) -> dict[Path, Path]:
         """The stamps that are there, by the folders of weights that they speak of."""
         further = {path.stem.removeprefix("exported-"): path for path in sorted(self.folder.glob("exported-*.json"))}
-        own = {NVFP4.name: self.stamp} if self.stamp.exists() else {}
+        own = {NVFP4: self.stamp} if self.stamp.exists() else {}
         return {self.of(name): path for name, path in (own | further).items()}
 
     @property

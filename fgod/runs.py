@@ -27,6 +27,11 @@ def all_runs(results: Path = RESULTS) -> Iterator[RunRecords]:
     return (RunRecords(recipe.parent) for recipe in sorted((results / "runs").glob("*/*/recipe.json")))
 
 
+def of_stage(stage: str, results: Path = RESULTS) -> list[RunRecords]:
+    """The runs of a stage that are on record."""
+    return [run for run in all_runs(results) if run.folder.parent.name == stage]
+
+
 def resolve(name: str, results: Path = RESULTS) -> RunRecords:
     """The run on record that a person names.
 

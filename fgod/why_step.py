@@ -12,17 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fgod import layout
+from fgod import layout, runs
 from fgod.data.rows import Row, read_rows
-from fgod.errors import FgodError, UsageError, did_you_mean
+from fgod.errors import FgodError, UsageError
 from fgod.layout import Mix, RunRecords
 from fgod.seal import read_object, read_sealed
 from fgod.system.files import sha256_file
 from fgod.system.table import parse_texts
 from fgod.train.record import FIRST_ROW, PARTIAL, whole_lines
-
-AT = "@"
-"""Between stage and lineage of a run."""
 
 
 @dataclass(frozen=True)
@@ -48,26 +45,17 @@ class StepMade:
     why_no_losses: str = ""
 
 
-def find_run(words: str, results: Path = layout.RESULTS) -> RunRecords:
-    """The records of STAGE, its newest run, or of STAGE@LINEAGE, of which the first digits suffice.
+def find_run(name: str, results: Path = layout.RESULTS) -> RunRecords:
+    """The run that a person names, as `fgod.runs.resolve` does; STAGE is here the newest that has made steps, one that
+    trains now too.
 
     Raises:
         UsageError: there is no such run, or several; names those that there are.
     """
-    stage, _, prefix = words.partition(AT)
-    stages = {path.parent.parent.name for path in (results / "runs").glob("*/*/recipe.json")}
-    if stage not in stages:
-        known = ", ".join(sorted(stages)) or "none"
-        raise UsageError(f"RUN: found stage {stage!r}{did_you_mean(stage, stages)}, expected one that ran: {known}")
-    found = [path.parent for path in layout.recipes(stage, results) if path.parent.name.startswith(prefix)]
-    if AT not in words:
-        return RunRecords(max(found, key=lambda folder: (folder / "recipe.json").stat().st_mtime_ns))
-    exact = [folder for folder in found if folder.name == prefix]
-    if len(exact or found) != 1:
-        lineages = sorted(path.parent.name for path in layout.recipes(stage, results))
-        expected = "the first digits of one alone" if found else "one of them"
-        raise UsageError(f"RUN: found {words!r}; the runs of {stage} are {', '.join(lineages)}: expected {expected}")
-    return RunRecords((exact or found)[0])
+    stepped = [run for run in runs.of_stage(name, results) if _table(run).exists()]
+    if stepped:
+        return max(stepped, key=lambda run: run.recipe.stat().st_mtime_ns)
+    return runs.resolve(name, results)
 
 
 def read_step(run: RunRecords, step: int) -> StepMade:

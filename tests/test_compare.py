@@ -176,7 +176,7 @@ def test_the_newest_run_is_no_placebo_and_no_beginning_of_another(tmp_path: Path
     assert runs.resolve("A", results).folder.name == "aaaa11112222" == runs.newest(results).folder.name
     with pytest.raises(UsageError, match="found no run of B whose training has ended"):
         runs.newest(results, "B")
-    with pytest.raises(UsageError, match="no run of a stage 'A' in nowhere; found none"):
+    with pytest.raises(UsageError, match="A: no run in nowhere/runs is of stage 'A'; there is none at all"):
         runs.resolve("A", Path("nowhere"))
 
 

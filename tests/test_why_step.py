@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from fgod import layout
+from fgod import layout, recipes
 from fgod.cli import main
 from fgod.data.rows import Message, write_rows
 from fgod.documents import MixStamp, Outcome
 from fgod.errors import FgodError, UsageError
-from fgod.layout import PLACEBO, PLACEBO_KEY, run_records
+from fgod.layout import PLACEBO, run_records
 from fgod.system.files import digest, sha256_file, write_json
 from fgod.train.record import COLUMNS, PARTIAL, StepRow, StepTable, publish, rows_of
 from fgod.why_step import find_run, read_step, text
@@ -36,7 +36,7 @@ def make_run(lineage: str = RUN, mix: dict[str, object] | None = None, steps: Se
     """A run that is under way: its recipe, its mix, and the steps in its work folder, whose table is returned."""
     spec = {"kind": "balanced"} if mix is None else mix
     write_json(run_records("A", lineage).recipe, {"stage": "A", "mix": spec, "train": {"steps": 4}})
-    place = layout.mix(digest(spec) + (PLACEBO if PLACEBO_KEY in spec else ""))
+    place = layout.mix(digest(spec) + (PLACEBO if recipes.PLACEBO in spec else ""))
     first, *rows = tiny_rows(4)
     history = (Message("user", "a"), Message("assistant", "b"))
     write_rows(place.rows, [replace(first, prompt="two\nlines", history=history), *rows])
@@ -48,7 +48,7 @@ def make_run(lineage: str = RUN, mix: dict[str, object] | None = None, steps: Se
     return work / PARTIAL
 
 
-@pytest.mark.parametrize("mix", [None, {"kind": "balanced", PLACEBO_KEY: {}}])
+@pytest.mark.parametrize("mix", [None, {"kind": "balanced", recipes.PLACEBO: {}}])
 def test_the_rows_of_a_step_with_the_loss_of_each(mix: dict[str, object] | None) -> None:
     table = make_run(mix=mix)
     with table.open("a") as stream:
@@ -79,10 +79,10 @@ def test_a_run_is_named_by_its_stage_and_first_digits() -> None:
     assert find_run(f"A@{RUN}").folder.name == RUN, "an interpolated run has its lineage in its name"
     assert find_run("A@0123f").folder.name == OTHER
     for words, said in (
-        ("A@0123", "expected the first digits of one alone"),
-        ("A@9", f"the runs of A are {RUN}, {RUN}-0.5, {OTHER}: expected one of them"),
-        ("a", "found stage 'a', expected one that ran: A"),
-        ("", "expected one that ran: A"),
+        ("A@0123", f"3 have this name; expected one of A@{RUN}, A@{RUN}-0.5, A@{OTHER}"),
+        ("A@9", f"no run in results/runs has this name; expected one of A@{RUN}, A@{RUN}-0.5, A@{OTHER}"),
+        ("a", "is of stage 'a'"),
+        ("", "found those of A"),
     ):
         with pytest.raises(UsageError, match=said):
             find_run(words)
