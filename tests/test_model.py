@@ -232,6 +232,9 @@ def test_missing_and_broken_folders_are_named(base: Path, tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="broken: the model does not load"):
         load_model(broken)
     (broken / "tokenizer.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"broken/tokenizer\.json: model: found NoneType, expected an object"):
+        load_tokenizer(broken)
+    (broken / "tokenizer.json").write_text('{"model": {}}')
     with pytest.raises(UsageError, match="broken: the tokenizer does not load"):
         load_tokenizer(broken)
 
