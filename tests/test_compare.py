@@ -180,6 +180,13 @@ def test_the_newest_run_is_no_placebo_and_no_beginning_of_another(tmp_path: Path
         runs.resolve("A", Path("nowhere"))
 
 
+def test_of_a_project_without_a_release_the_newest_run_is_meant(here: Path, tmp_path: Path) -> None:
+    write_run(tmp_path / "other", "A", "aaaa00000000", "named")
+    found = told("A-mixed", str(tmp_path / "other"))
+    assert found.sides[1].title == f"{tmp_path / 'other'}: A aaaa00000000"
+    assert found.sides[1].records == str(tmp_path / "other/results/runs/A/aaaa00000000")
+
+
 def test_a_release_that_is_not_on_record_is_named(here: Path, tmp_path: Path) -> None:
     away = tmp_path / "a/b/c"
     away.mkdir(parents=True)

@@ -126,6 +126,20 @@ def test_runs_without_weights_have_an_entry_too(tmp_path: Path) -> None:
     assert "no rule under refits.rules answers it" in killed
 
 
+def test_interpolated_runs_and_files_of_the_users_are_told(tmp_path: Path) -> None:
+    walk(tmp_path, STORY[:1])
+    before, run = (run_records(*names[:2], tmp_path / "results") for names in STORY[0])
+    mix = {"recipe": {"kind": "verbatim", "source": "mine"}, "user_files": {"mine": "abcabc"}}
+    recipe = Recipe.read(run.recipe).content() | {"mix": mix, "starts_from": before.folder.name}
+    Recipe.model_validate({**recipe, "interpolate": 0.5, "of": "bbbb99999999"}).write(run.recipe)
+    made(tmp_path)
+    entry = entries(log(tmp_path))[1]
+    assert "## 2 · B-nudge at α 0.5 bbbb00000000 · collapsed" in entry
+    assert "**Data**: verbatim: the file mine; mix " in entry and "Files of the user's (sha256): mine abcabc." in entry
+    weights = f"from A-mixed aaaa11112222 ({'ab' * 32}); at α 0.5 between that and bbbb99999999; to `artifacts/B-nudge/"
+    assert weights in entry
+
+
 def test_it_can_be_written_in_traditional_chinese(tmp_path: Path) -> None:
     walk(tmp_path, STORY[:1])
     made(tmp_path, CHINESE)
