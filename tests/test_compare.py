@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fgod import manifest, runs
 from fgod.cli import main
@@ -99,6 +101,17 @@ def test_only_probes_that_the_metric_counts_in_both_are_pairs() -> None:
 def test_distinct_replies_have_no_interval() -> None:
     found = difference(METRICS["distinct_replies"], paired(marked([]), marked([])))
     assert (found.value, found.low, found.method) == (0.0, None, "")
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sets(st.integers(0, 11)), st.sets(st.integers(0, 11)), st.lists(st.floats(0, 9), min_size=12, max_size=12))
+def test_the_other_way_round_a_difference_has_the_other_sign(a: set[int], b: set[int], kl: list[float]) -> None:
+    first, other = marked([*a], 12), [replace(r, kl=x) for r, x in zip(marked([*b], 12), kl, strict=True)]
+    for name in ("leak_rate", "kl_reference"):
+        there, back = (difference(METRICS[name], paired(*two)) for two in ((first, other), (other, first)))
+        assert there.value is not None and there.low is not None and there.high is not None
+        assert (there.value, there.low, there.high) == pytest.approx((-back.value, -back.high, -back.low), abs=1e-9)
+        assert there.p_value == back.p_value and there.low <= there.high
 
 
 def test_replies_are_paired_by_probe_and_in_their_order() -> None:
