@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fgod import manifest, runs
 from fgod.cli import main
@@ -101,6 +103,17 @@ def test_distinct_replies_have_no_interval() -> None:
     assert (found.value, found.low, found.method) == (0.0, None, "")
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.sets(st.integers(0, 11)), st.sets(st.integers(0, 11)), st.lists(st.floats(0, 9), min_size=12, max_size=12))
+def test_the_other_way_round_a_difference_has_the_other_sign(a: set[int], b: set[int], kl: list[float]) -> None:
+    first, other = marked([*a], 12), [replace(r, kl=x) for r, x in zip(marked([*b], 12), kl, strict=True)]
+    for name in ("leak_rate", "kl_reference"):
+        there, back = (difference(METRICS[name], paired(*two)) for two in ((first, other), (other, first)))
+        assert there.value is not None and there.low is not None and there.high is not None
+        assert (there.value, there.low, there.high) == pytest.approx((-back.value, -back.high, -back.low), abs=1e-9)
+        assert there.p_value == back.p_value and there.low <= there.high
+
+
 def test_replies_are_paired_by_probe_and_in_their_order() -> None:
     first = [replied(1), replied(2), replace(replied(2), reply="again"), replace(replied(3), system="x")]
     other = [replied(4), replace(replied(2), reply="b"), replace(replied(2), reply="c"), replied(3)]
@@ -178,6 +191,13 @@ def test_the_newest_run_is_no_placebo_and_no_beginning_of_another(tmp_path: Path
         runs.newest(results, "B")
     with pytest.raises(UsageError, match="A: no run in nowhere/runs is of stage 'A'; there is none at all"):
         runs.resolve("A", Path("nowhere"))
+
+
+def test_of_a_project_without_a_release_the_newest_run_is_meant(here: Path, tmp_path: Path) -> None:
+    write_run(tmp_path / "other", "A", "aaaa00000000", "named")
+    found = told("A-mixed", str(tmp_path / "other"))
+    assert found.sides[1].title == f"{tmp_path / 'other'}: A aaaa00000000"
+    assert found.sides[1].records == str(tmp_path / "other/results/runs/A/aaaa00000000")
 
 
 def test_a_release_that_is_not_on_record_is_named(here: Path, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fgod import inputs, manifest
 from fgod.chain import Chain
@@ -56,8 +58,8 @@ def heads(text: str) -> list[str]:
     return [" · ".join(entry.splitlines()[0].split(" · ")[1:3]) for entry in entries(text)]
 
 
-def made(root: Path, settings: LogSettings = SETTINGS) -> tuple[str, ...]:
-    added = update(settings, root / "results")
+def made(root: Path, logged: LogSettings = SETTINGS) -> tuple[str, ...]:
+    added = update(logged, root / "results")
     assert added.faults == ()
     return added.runs
 
@@ -126,6 +128,20 @@ def test_runs_without_weights_have_an_entry_too(tmp_path: Path) -> None:
     assert "no rule under refits.rules answers it" in killed
 
 
+def test_interpolated_runs_and_files_of_the_users_are_told(tmp_path: Path) -> None:
+    walk(tmp_path, STORY[:1])
+    before, run = (run_records(*names[:2], tmp_path / "results") for names in STORY[0])
+    mix = {"recipe": {"kind": "verbatim", "source": "mine"}, "user_files": {"mine": "abcabc"}}
+    recipe = Recipe.read(run.recipe).content() | {"mix": mix, "starts_from": before.folder.name}
+    Recipe.model_validate({**recipe, "interpolate": 0.5, "of": "bbbb99999999"}).write(run.recipe)
+    made(tmp_path)
+    entry = entries(log(tmp_path))[1]
+    assert "## 2 · B-nudge at α 0.5 bbbb00000000 · collapsed" in entry
+    assert "**Data**: verbatim: the file mine; mix " in entry and "Files of the user's (sha256): mine abcabc." in entry
+    weights = f"from A-mixed aaaa11112222 ({'ab' * 32}); at α 0.5 between that and bbbb99999999; to `artifacts/B-nudge/"
+    assert weights in entry
+
+
 def test_it_can_be_written_in_traditional_chinese(tmp_path: Path) -> None:
     walk(tmp_path, STORY[:1])
     made(tmp_path, CHINESE)
@@ -149,6 +165,24 @@ def test_what_stands_in_it_stays_and_new_entries_go_to_the_end(tmp_path: Path) -
     text = log(tmp_path)
     assert text.startswith(mine + "\n\n## 3 · B-nudge bbbb11112222 · 通過 · 20"), "an entry is of its time's language"
     assert "備註：太高了。" in text and len(entries(text)) == 3
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a project with one run."""
+    root = tmp_path_factory.mktemp("one")
+    write_run(root, "A-mixed", "aaaa11112222", "named")
+    return root
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_whatever_people_wrote_stands_in_front_of_what_is_added(one: Path, text: str) -> None:
+    path = one / "results/DevLog.md"
+    path.write_bytes(text.encode())
+    assert made(one) == ("A-mixed aaaa11112222",)
+    added = log(one)
+    assert added.startswith(text) and made(one) == () and log(one) == added
 
 
 def test_another_verdict_on_a_run_is_another_entry_and_the_same_one_is_not(tmp_path: Path) -> None:
@@ -308,14 +342,14 @@ def test_the_language_is_of_the_log_alone(monkeypatch: pytest.MonkeyPatch) -> No
     assert config_digest(english) == config_digest(chinese), "walk.json, tables and release stay as they are"
     assert inputs.reference_id(english) == inputs.reference_id(chinese)
     assert [LogSettings.of_config(config).language for config in (english, chinese)] == ["en", "zh-Hant"]
-    settings = LogSettings.of_config(chinese)
+    whole = LogSettings.of_config(chinese)
     with pytest.raises(UsageError, match="--log: the keys language, stages are missing; found refits"):
         LogSettings.from_dict({"refits": {}})
     with pytest.raises(UsageError, match="--log: language: found 'zh', expected one of en, zh-Hant"):
-        LogSettings.from_dict({**settings.to_dict(), "language": "zh"})
+        LogSettings.from_dict({**whole.to_dict(), "language": "zh"})
     with pytest.raises(UsageError, match=r"c: language: found 'zh-Hans' \(did you mean zh-Hant\?\)"):
         resolve({**raw, "language": "zh-Hans"}, "c")
-    assert LogSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+    assert LogSettings.from_dict(json.loads(json.dumps(whole.to_dict()))) == whole
 
 
 # Commands
@@ -331,9 +365,9 @@ def test_the_gate_adds_the_entry_and_says_what_it_cannot_make(
     )
     run.verdict.unlink()
     broken.verdict.write_text("{}")
-    settings = json.dumps(SETTINGS.to_dict())
+    logged = json.dumps(SETTINGS.to_dict())
     gate = ["gate", "--limits", "{}", "--require", "{}", "--out", str(run.verdict)]
-    assert main([*gate, "--log", settings]) == 0 and Verdict.read(run.verdict).decision == "accepted"
+    assert main([*gate, "--log", logged]) == 0 and Verdict.read(run.verdict).decision == "accepted"
     assert heads(log(tmp_path)) == ["A-mixed aaaa11112222 · accepted"]
     assert (
         "DevLog · no entry: results/runs/B-nudge/bbbb00000000/verdict.json: it has no seal" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fgod.abilities.paired import Paired
 from fgod.comparison import BOOTSTRAP, is_share, paired_bootstrap
@@ -59,36 +59,50 @@ def _numbered(records: Iterable[Scored]) -> Iterable[tuple[object, Scored]]:
 
 def difference(metric: Metric, pairs: Pairs) -> Difference:
     """A metric of another run minus that of the first."""
-    with value_alone():
-        alone = [(metric.compute([a]).value, metric.compute([b]).value) for a, b in pairs]
-    counted = [place for place, flags in enumerate(alone) if None not in flags]
+    counted = _counted(metric, pairs)
     if not counted:
         return Difference(0)
-    first, other = ([pairs[place][side] for place in counted] for side in (0, 1))
+    first, other = [a for a, *_ in counted], [b for _, b, *_ in counted]
     with resampled() as before:
         of_first = measure(metric, first)
     with resampled() as after:
         of_other = measure(metric, other)
     if of_first.value is None or of_other.value is None:
         return Difference(len(counted))
-    value = of_other.value - of_first.value
-    plain = Difference(len(counted), of_first.value, of_other.value, value)
+    plain = Difference(len(counted), of_first.value, of_other.value, of_other.value - of_first.value)
     if of_first.low is None or of_other.low is None or {of_first.n, of_other.n} != {len(counted)}:
         return plain
-    flags = [alone[place] for place in counted]
+    flags = [(x, y) for *_, x, y in counted]
     if is_share(of_first) and is_share(of_other) and all({*pair} <= {0.0, 1.0} for pair in flags):
-        return _of_shares(plain, Paired.of((bool(a), bool(b)) for a, b in flags))
+        return _of_shares(plain, Paired.of((bool(x), bool(y)) for x, y in flags))
     if len(before) == len(after) == 1:
         low, high = middle(after[0] - before[0])
     else:  # a metric that makes its interval otherwise
         low, high = paired_bootstrap(metric, other, first)
-    if math.isnan(low):
-        return plain
-    return Difference(plain.n, plain.first, plain.other, value, low, high, BOOTSTRAP)
+    return plain if math.isnan(low) else replace(plain, low=low, high=high, method=BOOTSTRAP)
+
+
+def _counted(metric: Metric, pairs: Pairs) -> list[tuple[Scored, Scored, float, float]]:
+    """The pairs whose replies a metric counts both, with what it says of each reply alone."""
+    found = []
+    with value_alone():
+        for a, b in pairs:
+            x = metric.compute([a]).value
+            y = None if x is None else metric.compute([b]).value
+            if x is not None and y is not None:
+                found.append((a, b, x, y))
+    return found
 
 
 def _of_shares(plain: Difference, found: Paired) -> Difference:
     low, high = found.interval
-    return Difference(
-        plain.n, plain.first, plain.other, found.difference, low, high, MCNEMAR, found.lost, found.gained, found.p_value
+    return replace(
+        plain,
+        value=found.difference,
+        low=low,
+        high=high,
+        method=MCNEMAR,
+        only_first=found.lost,
+        only_other=found.gained,
+        p_value=found.p_value,
     )
