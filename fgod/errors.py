@@ -1,6 +1,5 @@
 """Errors that a person can act on. `fgod` prints their message without a traceback and exits with their code."""
 
-import difflib
 import signal
 import sys
 from collections.abc import Iterable, Iterator
@@ -43,6 +42,8 @@ class Stopped(KeyboardInterrupt):
 
 def did_you_mean(found: str, allowed: Iterable[str]) -> str:
     """` (did you mean X?)`, or nothing where no allowed word is close."""
+    import difflib  # for messages alone
+
     close = difflib.get_close_matches(str(found), list(allowed), n=1, cutoff=0.5)
     return f" (did you mean {close[0]}?)" if close else ""
 

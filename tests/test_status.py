@@ -483,6 +483,15 @@ def test_a_status_loads_nothing_that_takes_long(here: Path) -> None:
     assert "step 12 of 40" in ended.stdout and not slow & set(ended.stderr.split())
 
 
+def test_a_reader_may_leave(here: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        command = [sys.executable, "-m", "fgod", "status", "--json"]
+        ended = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
 def test_the_status_of_a_project_that_ran(ran: Mini) -> None:
     """What snakemake itself leaves; and the rows of a step of its training."""
     said = ran.run("fgod", "status").stdout

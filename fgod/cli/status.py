@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
 from fgod.arguments import Count, Option
 from fgod.call import Call
 from fgod.cli.command import ReadOnly
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """End as SIGPIPE would, without a traceback, where nobody reads what is said any more: `fgod status | head -1`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still flushes at its end
+        raise SystemExit(128 + signal.SIGPIPE) from None
+
 
 RUN = Option("STAGE (its newest run) or STAGE@LINEAGE (its first digits suffice)", "RUN", positional=True)
 
@@ -23,6 +39,10 @@ class Status(ReadOnly):
     json: Annotated[bool, Option("for programs (docs/status.md); with --watch an object a line")] = False
 
     def run(self, call: Call) -> None:
+        with reader_may_leave():
+            self._say()
+
+    def _say(self) -> None:
         from fgod.status.judge import as_json
         from fgod.status.text import lines
         from fgod.status.watch import drawn, look, watch
@@ -49,4 +69,5 @@ class WhyStep(ReadOnly):
         from fgod.why_step import as_json, find_run, read_step, text
 
         found = read_step(find_run(self.of), self.step)
-        print(json.dumps(as_json(found), ensure_ascii=False, indent=2) if self.json else text(found))
+        with reader_may_leave():
+            print(json.dumps(as_json(found), ensure_ascii=False, indent=2) if self.json else text(found))
