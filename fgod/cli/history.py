@@ -70,9 +70,6 @@ class Replay(Personal):
     ] = None
     from_rows: Annotated[bool, Option("take the rows of its mix as they stand; they are not made again")] = False
 
-    def outputs(self) -> list[Path]:
-        return []  # the commands that run in the folder leave a manifest of their own there
-
     def run(self, call: Call) -> int:
         from fgod.history.index import Index
         from fgod.history.replay import other_bytes, replay, steps_of, told

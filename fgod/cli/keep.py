@@ -184,9 +184,6 @@ class Prune(Keeping):
     ]
     config: Annotated[Path, Input("the config whose walk is meant (default: config.yaml)")] = Path("config.yaml")
 
-    def inputs(self) -> list[Path]:
-        return super().inputs() if WALK in self.keep else []
-
     def act(self, call: Call) -> None:
         rules = [word for word in self.keep if word in KEEP_RULES]
         named = [name_of(resolve(word)) for word in self.keep if word not in KEEP_RULES]
