@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fgod.exporters.nvfp4 import NVFP4
 from fgod.registry import EXPORTERS
 from fgod.system.files import digest
 
@@ -42,6 +41,9 @@ RUNNING = Path(".snakemake/fgod/running")
 
 TRASH = ".trash"
 """Folder of artifacts/ with weights that were thrown away, each below the path that it came from."""
+
+EXPORTED = "nvfp4"
+"""The format that the workflow exports (`fgod.exporters.nvfp4.NVFP4`), by its name."""
 
 NOT_STAGES = ("base", "mixes", "work", "release", "releases", TRASH)
 """Folders of artifacts/ that are no stage's, so no stage has such a name."""
@@ -147,11 +149,11 @@ class Export:
     @property
     def stamp(self) -> Path:
         """The stamp of those that the workflow exports."""
-        return self.stamp_of(NVFP4.name)
+        return self.stamp_of(EXPORTED)
 
     def stamp_of(self, format: str) -> Path:
         """The stamp of the weights in the format of this name."""
-        return self.folder / ("exported.json" if format == NVFP4.name else f"exported-{format}.json")
+        return self.folder / ("exported.json" if format == EXPORTED else f"exported-{format}.json")
 
     def of(self, format: str) -> Path:
         """The weights in the format of this name."""
@@ -160,13 +162,13 @@ class Export:
     def stamps(self) -> dict[Path, Path]:
         """The stamps that are there, by the folders of weights that they speak of."""
         further = {path.stem.removeprefix("exported-"): path for path in sorted(self.folder.glob("exported-*.json"))}
-        own = {NVFP4.name: self.stamp} if self.stamp.exists() else {}
+        own = {EXPORTED: self.stamp} if self.stamp.exists() else {}
         return {self.of(name): path for name, path in (own | further).items()}
 
     @property
     def exported(self) -> Path:
         """Those that the workflow exports."""
-        return self.of(NVFP4.name)
+        return self.of(EXPORTED)
 
 
 @dataclass(frozen=True)

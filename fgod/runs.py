@@ -8,6 +8,9 @@ from pathlib import Path
 from fgod.errors import UsageError, did_you_mean
 from fgod.layout import RESULTS, RunRecords
 
+RUNS = "STAGE (its newest run) or STAGE@LINEAGE; a unique beginning of LINEAGE suffices"
+"""What help says of such a name."""
+
 
 def name_of(run: RunRecords) -> str:
     """`STAGE@LINEAGE`."""

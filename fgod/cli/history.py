@@ -12,9 +12,8 @@ from fgod import layout, manifest
 from fgod.arguments import Input, Option, Output
 from fgod.call import Call, say
 from fgod.cli.command import Personal, ReadOnly
-from fgod.cli.options import RUNS
 from fgod.errors import RefusedError, UsageError
-from fgod.runs import name_of, resolve
+from fgod.runs import RUNS, name_of, resolve
 from fgod.system.files import scratch_folder
 
 HERE = Path(".")

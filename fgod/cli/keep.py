@@ -13,13 +13,12 @@ from fgod import layout
 from fgod.arguments import Input, Option
 from fgod.call import Call
 from fgod.cli.command import Personal, ReadOnly
-from fgod.cli.options import RUNS
 from fgod.errors import RefusedError, UsageError
 from fgod.keep import inventory, trash
 from fgod.keep.holds import held_runs, pin, read_pins, unpin
 from fgod.keep.protect import KEEP_RULES, WALK, pruned, refusals
 from fgod.keep.trash import Move
-from fgod.runs import name_of, resolve
+from fgod.runs import RUNS, name_of, resolve
 from fgod.system.lock import held
 
 DRY = Option("change nothing; show what would be moved or deleted, and the bytes", short="-n")

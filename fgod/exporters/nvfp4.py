@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fgod.errors import UsageError
 from fgod.exporters.exporter import Exporter
+from fgod.layout import EXPORTED
 from fgod.models.names import BLOCK
 from fgod.registry import EXPORTERS
 
@@ -132,7 +133,7 @@ class Nvfp4(Exporter):
         return weights.read(name).to(device).float()
 
 
-NVFP4 = Nvfp4("nvfp4")
+NVFP4 = Nvfp4(EXPORTED)
 NVFP4_HEAD = Nvfp4("nvfp4-head", head=True)
 EXPORTERS.register(NVFP4.name, NVFP4)
 EXPORTERS.register(NVFP4_HEAD.name, NVFP4_HEAD)
