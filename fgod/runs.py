@@ -16,6 +16,9 @@ from fgod.system.files import read_json
 
 AT = "@"
 
+RUNS = "STAGE (its newest run) or STAGE@LINEAGE; a unique beginning of LINEAGE suffices"
+"""What help says of such a name."""
+
 
 def name_of(run: RunRecords) -> str:
     """`STAGE@LINEAGE`."""

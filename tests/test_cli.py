@@ -287,6 +287,11 @@ def test_plan_says_what_trains_and_why(project):
     assert any("train.lr 0.003 → 0.002" in why for why in steps[2].why)
     assert steps[3].why[0].startswith("it follows C-disambiguate")
     assert "2 to train" in plan.text(steps, "")
+    thrown = records.weights_of(runs[1]).trash / "master"
+    thrown.mkdir(parents=True)
+    [first, second] = [step.why[-1] for step in plan.plan(chain_of(stages=stages))[0][2:]]
+    assert first == f"its start is in the trash: `fgod restore B-nudge@{runs[1].lineage}` first" != second
+    thrown.rmdir()
     assert {s.action for s in plan.plan(chain)[0]} == {"reuse"}
 
     weights, export = records.weights_of(runs[1]).trained, records.weights_of(runs[1]).stamp

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fgod import NUMERICS_VERSION, layout, manifest
+from fgod import NUMERICS_VERSION, layout, manifest, records
 from fgod.cli import main
 from fgod.cli.keep import in_words
 from fgod.documents import Outcome, PromotedRun, Recipe, Release, Stamp, Trashed, Verdict
@@ -248,6 +250,19 @@ def test_to_the_trash_and_back_leaves_all_as_it_was(project: Path, capsys: pytes
     moved = [e["moved"] for e in manifest.join(Path(".")) if e["argv"][1] in ("trash", "restore") and "moved" in e]
     assert [len(moves) for moves in moved] == [3, 3] and moved[0][0]["run"] == f"B@{B}"
     assert {move["from"] for move in moved[0]} == {move["to"] for move in moved[1]}
+
+
+def test_what_was_thrown_away_is_known_until_all_of_it_is_back(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert [*records.thrown_away()] == []
+    said(capsys, "trash", "B@bbbb1")
+    assert [*records.thrown_away()] == [("B", B)]
+    weights = run_weights("B", B)
+    (weights.trash / "nvfp4").rename(weights.exported)
+    assert [*records.thrown_away()] == [("B", B)]
+    said(capsys, "restore", "B")
+    assert [*records.thrown_away()] == []
 
 
 def test_stamps_that_were_deleted_come_back_with_the_weights(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -541,6 +556,19 @@ def test_faulty_marks_are_named_with_their_line(lines: list[str], words: str) ->
     with pytest.raises(FgodError) as error:
         remarks_of("\n".join(lines), "f")
     assert str(error.value).startswith(words)
+
+
+REMARKS = st.dictionaries(
+    st.text("ABab@0123 -", min_size=1).filter(lambda key: key == key.strip()),
+    st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.just("\n")).filter(str.strip),
+)
+
+
+@given(REMARKS)
+def test_remarks_are_read_as_they_were_written(remarks: dict[str, str]) -> None:
+    groups = [inventory.Group(key, key, "made", ()) for key in [*remarks, "one without a remark"]]
+    assert remarks_of(inventory.text(groups, remarks), "f") == remarks
+    assert remarks_of(inventory.text([], remarks), "f") == remarks
 
 
 def test_faulty_marks_stop_a_command_before_it_moves_anything(

@@ -8,7 +8,7 @@ import pytest
 
 from fgod.documents import Release
 from fgod.errors import FgodError, RefusedError, UsageError
-from fgod.layout import Releases
+from fgod.layout import Releases, RunWeights
 from fgod.promotion import WalkEntry
 from fgod.registry import METRICS
 from fgod.release import failure_message, promote, release_faults, summary_text
@@ -109,10 +109,12 @@ def test_artifacts_have_a_status(tmp_path: Path) -> None:
 
     import shutil
 
-    shutil.rmtree(tmp_path / "artifacts" / "B-nudge" / "bbbb00000000")
+    weights = RunWeights(tmp_path / "artifacts" / "B-nudge" / "bbbb00000000")
+    shutil.copytree(weights.exported, weights.trash / "nvfp4")
+    shutil.rmtree(weights.folder)
     gather(entries[:2], tmp_path / "results", tmp_path / "artifacts", context())
     rows = {(r["stage"], r["kind"]): (r["status"], r["bytes"]) for r in read(tmp_path, "artifacts")}
-    assert rows["B-nudge", "master"] == ("pruned", "")
+    assert rows["B-nudge", "master"] == ("pruned", "") and rows["B-nudge", "nvfp4"] == ("trashed", "8")
     assert rows["A-mixed", "master"] == ("accepted", "6")
 
 

@@ -77,6 +77,10 @@ def test_what_was_thrown_away_keeps_its_verdict_and_never_trains_again(ran):
     (mini.folder / "artifacts/release").unlink()
     shutil.rmtree(mini.folder / "artifacts/releases")
     before = file_digests(weights)
+    assert (
+        f"| artifacts/A/{weights.name}/master/model.safetensors | "
+        in (mini.folder / "results/inventory.md").read_text()
+    )
     assert mini.run("fgod", "trash", "A").returncode == 0
     probes = mini.folder / "probes.tsv"
     probes.write_text(probes.read_text() + "retention\ttopic\tzh-Hant\t\t你聽過哪些關於幽浮的傳聞呢\n")

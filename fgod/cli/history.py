@@ -12,9 +12,8 @@ from fgod import layout, manifest
 from fgod.arguments import Input, Option, Output
 from fgod.call import Call, say
 from fgod.cli.command import Personal, ReadOnly
-from fgod.cli.options import RUNS
 from fgod.errors import RefusedError, UsageError
-from fgod.runs import name_of, resolve
+from fgod.runs import RUNS, name_of, resolve
 from fgod.system.files import scratch_folder
 
 HERE = Path(".")
@@ -69,9 +68,6 @@ class Replay(Personal):
         Path | None, Output("the folder, which must be new (default: a temporary one, removed at the end)", "FOLDER")
     ] = None
     from_rows: Annotated[bool, Option("take the rows of its mix as they stand; they are not made again")] = False
-
-    def outputs(self) -> list[Path]:
-        return []  # the commands that run in the folder leave a manifest of their own there
 
     def run(self, call: Call) -> int:
         from fgod.history.index import Index

@@ -13,13 +13,12 @@ from fgod import layout
 from fgod.arguments import Input, Option
 from fgod.call import Call
 from fgod.cli.command import Personal, ReadOnly
-from fgod.cli.options import RUNS
 from fgod.errors import RefusedError, UsageError
 from fgod.keep import inventory, trash
 from fgod.keep.holds import held_runs, pin, read_pins, unpin
 from fgod.keep.protect import KEEP_RULES, WALK, pruned, refusals
 from fgod.keep.trash import Move
-from fgod.runs import name_of, resolve
+from fgod.runs import RUNS, name_of, resolve
 from fgod.system.lock import held
 
 DRY = Option("change nothing; show what would be moved or deleted, and the bytes", short="-n")
@@ -183,9 +182,6 @@ class Prune(Keeping):
         Option(f"any of {', '.join(f'{rule} ({what})' for rule, what in KEEP_RULES.items())}; or {RUNS}", "WHAT"),
     ]
     config: Annotated[Path, Input("the config whose walk is meant (default: config.yaml)")] = Path("config.yaml")
-
-    def inputs(self) -> list[Path]:
-        return super().inputs() if WALK in self.keep else []
 
     def act(self, call: Call) -> None:
         rules = [word for word in self.keep if word in KEEP_RULES]

@@ -22,8 +22,6 @@ CHAT = Option("the config's key chat (default: the chat template alone)")
 
 LANGUAGES = Option("only these (default: all there are)", "TAG")
 
-RUNS = "STAGE (its newest run) or STAGE@LINEAGE; a unique beginning of LINEAGE suffices"
-
 Device = Literal["cpu", "cuda"]
 
 Where = Annotated[Device, Option("where it computes (default: cpu)")]

@@ -14,7 +14,7 @@ from pathlib import Path
 from fgod.documents import BaseStamp, Outcome, Recipe, Release, Stamp, Trashed, Verdict
 from fgod.errors import FgodError
 from fgod.escape import markdown_text, one_line
-from fgod.exporters.nvfp4 import NVFP4
+from fgod.exporters.names import NVFP4
 from fgod.keep.holds import held_runs
 from fgod.keep.protect import ACCEPTED, Held
 from fgod.keep.remarks import marked, remarks_of
@@ -204,7 +204,7 @@ def _release(record: Path, results: Path, artifacts: Path) -> Group:
         format = rest.partition("/")[0] if top == FORMATS else ""
         files.setdefault(format, {})[name] = sha256
     folders = [
-        _listed(folder, format or NVFP4.name, "released", WORDS["purpose_release"], listing)
+        _listed(folder, format or NVFP4, "released", WORDS["purpose_release"], listing)
         for format, listing in files.items()
     ]
     origin = WORDS["release_origin"].format(run=f"{last.stage}@{last.lineage}", fits=release.fits, counts=counts)
