@@ -82,6 +82,8 @@ def promote(
     check_export(weights.exported, export.files)
     master = Outcome.read(last.records(results).outcome).weights_sha256
     further = {name: _further_format(weights, name, master) for name in formats}
+    if lacking := sorted({format for _, format in context.engines} - further.keys()):
+        raise UsageError(f"--formats: found none of {', '.join(lacking)}, of which engines are asked")
     engines = [
         _engine_verdict(last.records(results), engine, format, further[format], export)
         for engine, format in context.engines

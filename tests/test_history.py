@@ -323,7 +323,7 @@ def test_another_version_commit_or_numerics_is_named(project: Path, monkeypatch:
     lines = environment_then(RUN, then)
     assert any(line.startswith("torch: 1.0, now ") for line in lines)
     assert "commit: ffffffffffff with changes, now none" in lines
-    monkeypatch.setattr(replay, "NUMERICS_VERSION", 99)
+    monkeypatch.setattr("fgod.NUMERICS_VERSION", 99)
     assert any(line.endswith(", now 99") for line in environment_then(RUN, making))
 
 

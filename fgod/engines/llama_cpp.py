@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import importlib.metadata
 import json
 import time
@@ -82,6 +83,8 @@ def _post(address: str, path: str, body: dict[str, Any]) -> Any:
             return json.loads(answer.read())
     except urllib.error.HTTPError as error:
         raise FgodError(f"llama.cpp: {path}: {error}: {error.read().decode(errors='replace')}") from error
+    except (OSError, http.client.HTTPException) as error:  # its server died, or took longer than TIMEOUT
+        raise FgodError(f"llama.cpp: {path}: no answer: {type(error).__name__}: {error}") from error
 
 
 ENGINES.register(LlamaCpp.name, LlamaCpp())

@@ -26,9 +26,9 @@ def check_links(folder: Path) -> None:
         UsageError: names the link, and where it leads.
     """
     own = folder.resolve()
-    blobs = own.parent.parent / "blobs"
+    blobs = (own.parent.parent / "blobs").resolve()
     for path in sorted(folder.iterdir()):
-        if path.is_symlink():
+        if path.is_symlink() and path.is_file():
             target = path.resolve()
             if not target.is_relative_to(own) and not (own.parent.name == "snapshots" and target.parent == blobs):
                 raise UsageError(f"{path}: found a link to {target}, expected a file of this folder: copy it here")

@@ -206,7 +206,8 @@ def computed_order(samples: Sequence[Sample], size: int | None) -> list[int]:
 
 
 def row_losses(samples: Sequence[Sample], size: int | None, losses: Sequence[float]) -> list[float]:
-    """The mean loss of each sample's labels, in the samples' order; not a number for one without labels.
+    """The mean loss of each sample's labels, in the samples' order; not a number for one without labels, or
+    with a loss that is none.
 
     Args:
         size: as of `micro_batches`.
@@ -216,6 +217,7 @@ def row_losses(samples: Sequence[Sample], size: int | None, losses: Sequence[flo
     for place in computed_order(samples, size):
         count = len(samples[place].learned)
         if count:
-            means[place] = math.fsum(losses[first : first + count]) / count
+            own = losses[first : first + count]
+            means[place] = math.fsum(own) / count if all(map(math.isfinite, own)) else math.nan
         first += count
     return means

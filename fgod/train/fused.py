@@ -96,9 +96,9 @@ class Fused:
         """Where gradients are clipped, BF16 and of few tokens: the product's kernel then adds up their squares, too."""
         tokens, dtype = len(factors.inputs), factors.inputs.dtype
         few = tokens <= self.products.MOST_TOKENS and dtype == torch.bfloat16
-        return (
-            few and self.recipe.grad_clip is not None and self.products.makes_gradient(self.tensors[row].weight.shape)
-        )
+        fits = self.products.makes_gradient(self.tensors[row].weight.shape)
+        laid_out = factors.inputs.is_contiguous() and factors.outputs.stride(1) == 1
+        return few and fits and laid_out and self.recipe.grad_clip is not None
 
     def step_factors(self, row: int, factors: Factors) -> None:
         """`step` by their product."""

@@ -8,6 +8,7 @@ products accumulate in float32, over splits of the summed dimension that are add
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,6 +41,13 @@ FORWARD = Tuning(64, 64, 4, registers=128, programs=132 * 3)
 BACKWARD = Tuning(64, 128, 8)
 GRADIENT = Tuning(64, 128, 4, programs=512)
 """Fastest over the shapes of Qwen3-4B at 96 tokens on an H100."""
+
+SMALL_BACKWARD = Tuning(32, 128, 8, 4)
+"""In place of BACKWARD, whose tiles may take more than the 99 KiB of shared memory that a block of a GPU of compute
+capability 8.9 or 12.x can have."""
+
+LARGE_SHARED_MEMORY = 128 * 1024
+"""Bytes that a block can have on the GPUs that BACKWARD is for: 227 KiB on an H100, 163 KiB on an A100."""
 
 SUM_TILE = 1024
 
@@ -208,12 +216,21 @@ def forward(
 
 
 def backward(
-    grad: Tensor, weight: Tensor, scale: Tensor, block_scales: str = "amax", tuning: Tuning = BACKWARD
+    grad: Tensor, weight: Tensor, scale: Tensor, block_scales: str = "amax", tuning: Tuning | None = None
 ) -> Tensor:
     """grad [T, N] · Q(W) [N, K]: [T, K]. Arguments as of `forward`."""
+    tuning = tuning or _backward_tuning(grad.device)
     height, width = weight.shape
     tiles, turns = triton.cdiv(width, tuning.columns), triton.cdiv(height, tuning.rows)
     return _product(_backward_kernel, grad, weight, scale, width, tiles, turns, None, block_scales, tuning)
+
+
+@functools.cache
+def _backward_tuning(device: torch.device) -> Tuning:
+    if device.type != "cuda":
+        return BACKWARD
+    most = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    return BACKWARD if most >= LARGE_SHARED_MEMORY else SMALL_BACKWARD
 
 
 def makes_gradient(shape: Sequence[int], tuning: Tuning = GRADIENT) -> bool:
