@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from fgod.guard.ends import End
 from fgod.guard.limits import MIB_PER_GB
 
 WORKFLOW: Mapping[str, str] = {
@@ -59,6 +60,8 @@ class Command:
     limit_mib: float | None = None
     exit_code: int | None = None
     error: str = ""
+    signalled: bool = False
+    """Whether its guard passed a stop signal on."""
 
     @property
     def of_workflow(self) -> bool:
@@ -80,7 +83,7 @@ def command_of(entry: Mapping[str, Any]) -> Command:
     """The command of an entry.
 
     Raises:
-        ValueError, TypeError: the entry was not written by `fgod.manifest`.
+        AttributeError, KeyError, TypeError, ValueError: the entry was not written by `fgod.manifest`.
     """
     words = _without_plugins([str(word) for word in entry["argv"][1:]])
     pair = " ".join(words[:2])
@@ -100,6 +103,7 @@ def command_of(entry: Mapping[str, Any]) -> Command:
         limit_mib=_number(limit, MIB_PER_GB),
         exit_code=entry.get("exit_code"),
         error=str(entry.get("error", "")),
+        signalled=entry.get("guard", {}).get("end") == End.SIGNALLED,
     )
 
 

@@ -123,7 +123,7 @@ def _commands(reader: Reader) -> Iterator[Command]:
             continue
         try:
             yield command_of(entry)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             reader.problems.append(f"{manifest.FOLDER / entry['name']}: it is no entry of the manifest ({error})")
 
 
@@ -189,8 +189,8 @@ def _training(reader: Reader, commands: Sequence[Command]) -> Training | None:
 def _end(reader: Reader, walk: Sequence[Visited]) -> End:
     """What walk.json, the confirmation and the release say, as far as they are of the walk that is expected now."""
     decided, released = reader.object(layout.WALK), reader.sealed(layout.Releases().record)
-    ours = {visit.lineage for visit in walk}
-    same = decided is not None and all(visit["lineage"] in ours for visit in decided["walk"]["visits"])
+    ours = [(visit.fit, visit.lineage) for visit in walk]
+    same = decided is not None and [(v["fit"], v["lineage"]) for v in decided["walk"]["visits"]] == ours
     spent = str(decided["walk"]["spent"]) if decided is not None and same else ""
     last = walk[-1] if walk else None
     if last is None or last.decision != "accepted":

@@ -99,7 +99,8 @@ def why_stopped(facts: Facts) -> Why:
         snakemake = None  # a person began it by hand, afterwards
     own = of_session(facts.commands, snakemake)
     broken = next((command for command in reversed(own) if command.state in ("failed", "killed")), None)
-    if snakemake and snakemake.state == "done":
+    refused = broken is not None and broken.name == "promote" and (facts.end.spent or facts.end.unconfirmed)
+    if refused or (snakemake and snakemake.state == "done"):
         return _finished(facts)
     if broken:
         return _broken(broken, snakemake)
@@ -151,6 +152,8 @@ def _broken(command: Command, snakemake: Snakemake | None) -> Why:
     if command.error.startswith(("KeyboardInterrupt", "ended by SIG")) or code == 128 + signal.SIGINT:
         by = "Ctrl-C" if code == 128 + signal.SIGINT else _signal(code)
         return Why("stopped", f"{told(command)} was stopped by {by}")
+    if command.signalled:
+        return Why("stopped", f"{told(command)} was stopped by a signal: {command.error}")
     return Why("failed", f"{told(command)} ended with exit code {code}: {command.error}")
 
 
@@ -175,8 +178,9 @@ OF_WALK = ("report", "promote")
 
 def to_follow(facts: Facts) -> list[Next]:
     """The commands that are to follow those that run, to the end of the walk: where every gate accepts."""
-    ended = facts.snakemake is not None and facts.snakemake.state == "done"
-    if not facts.walk or (ended and not facts.running):
+    done = facts.snakemake is not None and facts.snakemake.state == "done"
+    decided = done or facts.end.spent or facts.end.unconfirmed
+    if not facts.walk or (decided and not facts.running):
         return []
     found = [step for visit in facts.walk if not visit.decision for step in _of_run(visit, facts.running)]
     at_work = {one.command.name for one in facts.running}

@@ -34,7 +34,7 @@ def line(status: Status) -> str:
     """The same in one line, for a log."""
     facts, training = status.facts, status.facts.training
     if status.why:
-        return f"stopped · {status.why.words}"
+        return f"stopped · {status.why.words.splitlines()[0]}"
     if status.trains and training and training.begun:
         return f"running · train · {_progress(status, training)}"
     if not facts.running:
@@ -43,7 +43,7 @@ def line(status: Status) -> str:
 
 
 def _line(word: str, text: str) -> str:
-    return f"{word:{WIDTH}}{text}"
+    return f"{word:{WIDTH}}" + text.replace("\n", "\n" + " " * WIDTH)
 
 
 def _head(status: Status) -> Iterator[str]:
