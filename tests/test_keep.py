@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fgod import NUMERICS_VERSION, layout, manifest, records
-from fgod.cli import main
+from fgod.call import Call
+from fgod.cli import main, parse
 from fgod.cli.keep import in_words
 from fgod.documents import Outcome, PromotedRun, Recipe, Release, Stamp, Trashed, Verdict
 from fgod.errors import FgodError, UsageError
@@ -30,6 +31,7 @@ from fgod.runs import resolve
 from fgod.stamps import check_weights, digests_of
 from fgod.system.files import file_digests, folder_files, sha256_file, write_json, write_text
 from fgod.system.table import read_texts
+from fgod.train.supervise import train
 
 BASE = "base00000000"
 A, B, C, D = "aaaa11111111", "bbbb11111111", "bbbb22222222", "cccc11111111"
@@ -263,6 +265,24 @@ def test_what_was_thrown_away_is_known_until_all_of_it_is_back(
     assert [*records.thrown_away()] == [("B", B)]
     said(capsys, "restore", "B")
     assert [*records.thrown_away()] == []
+
+
+def test_weights_that_were_made_again_count_as_thrown_away_no_more(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said(capsys, "trash", "B@bbbb1")
+    weights, run, made = run_weights("B", B), run_records("B", B), layout.work(B).records
+    write_text(weights.master / "model.safetensors", "trained again")
+    for table in made.training_tables:
+        write_text(table, "")
+    Outcome(status="trained", **digests_of(weights.master)).write(made.outcome)
+    write_text(Path("audit.json"), "{}")
+    words = (
+        f"--outcome {run.outcome} --stamp {weights.trained} --recipe r --weights w --start s --rows m/r --limit-gb 1"
+    )
+    train(parse(["train", "--audit", "audit.json", *words.split()]), Call())  # it ended, and only that was not noted
+    assert not run.trashed.exists() and [*records.thrown_away()] == []
+    assert trash.in_trash() == {f"B@{B}": [weights.trash / name for name in ("gguf", "master", "nvfp4")]}
 
 
 def test_stamps_that_were_deleted_come_back_with_the_weights(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

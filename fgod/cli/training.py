@@ -206,6 +206,7 @@ class Interpolate(Guarded):
         trained = RunRecords(self.trained.parent)
         write_interpolated(run, trained, facts["changed"])
         copy_file(self.audit, run.mix_audit)
+        run.trashed.unlink(missing_ok=True)  # of weights that were thrown away before: these are new
         before = Outcome.read(trained.outcome)
         found = {**digests_of(self.master), "cpu": before.cpu, "device": before.device}
         Stamp(status="trained", **found).write(self.stamp)

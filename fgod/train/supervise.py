@@ -122,6 +122,7 @@ def _publish(args: Train, outcome: Outcome, made: RunRecords, run: RunRecords) -
     for table, published in zip(made.training_tables, run.training_tables, strict=True):
         copy_file(table, published)
     copy_file(args.audit, run.mix_audit)
+    run.trashed.unlink(missing_ok=True)  # of weights that were thrown away before: these are new
     Stamp(
         status=outcome.status,
         reason=outcome.reason,
