@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -325,6 +326,27 @@ def test_only_empty_deletes_and_says_how_much(project: Path, capsys: pytest.Capt
     assert "there is none at all" in said(capsys, "restore", "B", code=2)
     (entry,) = [e for e in manifest.join(Path(".")) if e["argv"][1:] == ["trash", "--empty", "B"]]
     assert entry["deleted"] == [{"run": f"B@{B}", "bytes": size}]
+
+
+def test_a_job_of_a_run_in_the_trash_is_barred_where_all_its_outputs_stand(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pattern = run_records("{stage}", "{lineage}")
+    outputs = [pattern.engine("{engine}", "{format}"), pattern.engine_probes("{engine}", "{format}")]
+    each = [{"engine": "plain", "format": "bf16"}, {"engine": "plain", "format": "bf16-x"}]
+    run = run_records("B", B)
+    for path in (run.engine("plain", "bf16"), run.engine_probes("plain", "bf16"), run.engine("plain", "bf16-x")):
+        write_text(path, "{}")
+
+    def made(path: Path) -> bool:
+        lineage = records.none_of_thrown(outputs, each) + "(?:[0-9a-f]{12})"
+        return bool(re.match(rf"results/runs/B/(?P<lineage>{lineage})/engine-.*$", str(path)))
+
+    files = [file for values in each for file in (run.engine(**values), run.engine_probes(**values))]
+    assert all(map(made, files))
+    said(capsys, "trash", "B@bbbb1")
+    assert [made(file) for file in files] == [False, False, True, True], "one of the second job's is not there"
+    assert made(run_records("B", C).engine("plain", "bf16"))
 
 
 def test_what_pruning_shows_is_what_comes_free(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
