@@ -27,6 +27,7 @@ from fgod.keep.protect import ACCEPTED, NEWEST, WALK, Held, pruned, refusals
 from fgod.keep.remarks import remarks_of
 from fgod.keep.words import STATUSES
 from fgod.layout import RunRecords, run_records, run_weights
+from fgod.recipes import PLACEBO
 from fgod.runs import resolve
 from fgod.stamps import check_weights, digests_of
 from fgod.system.files import file_digests, folder_files, sha256_file, write_json, write_text
@@ -46,8 +47,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         [("A", A, BASE, "accepted"), ("B", B, A, "collapsed"), ("B", C, A, "accepted"), ("C", D, C, "accepted")]
     ):
         leave_run(stage, lineage, start, decision)
-        recipe = run_records(stage, lineage).recipe
-        os.utime(recipe, ns=(number, number))
+        os.utime(run_records(stage, lineage).outcome, ns=(number, number))
     return tmp_path
 
 
@@ -110,7 +110,7 @@ def said(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 0) -> str:
 def test_a_stage_is_its_newest_run_and_the_beginning_of_a_lineage_suffices(project: Path) -> None:
     assert resolve("B").folder.name == C
     assert resolve(f"B@{B}").folder.name == resolve("B@bbbb1").folder.name == B
-    os.utime(run_records("B", B).recipe)
+    os.utime(run_records("B", B).outcome)
     assert resolve("B").folder.name == B
     leave_run("B", f"{B}-0.5", A, None, interpolate=0.5, of=B)
     assert resolve(f"B@{B}").folder.name == B, "the whole of it, though another begins with it"
@@ -176,21 +176,22 @@ def test_a_start_may_leave_with_all_that_starts_from_it_and_stays_with_one_that_
 
 def test_pruning_keeps_what_is_named_ruled_unjudged_or_the_start_of_such() -> None:
     runs = held(
-        Held("A@a", ("base",), decision="accepted", written=1),
-        Held("B@old", ("a",), decision="collapsed", written=2),
-        Held("B@bad", ("a",), decision="missed", written=3),
-        Held("B@good", ("a",), decision="accepted", written=4),
-        Held("C@pending", ("good",), written=5),
-        Held("C@none", ("good",), weights=False, decision="killed", written=6),
+        Held("A@a", ("base",), decision="accepted"),
+        Held("B@old", ("a",), decision="collapsed"),
+        Held("B@bad", ("a",), decision="missed"),
+        Held("B@good", ("a",), decision="accepted"),
+        Held("C@pending", ("good",)),
+        Held("C@none", ("good",), weights=False, decision="killed"),
     )
+    newest = ("A@a", "B@bad", "C@none")
 
     def leaving(*rules: str, named: tuple[str, ...] = (), walk: tuple[str, ...] = ()) -> set[str]:
-        found = pruned(runs, rules, named, walk)
+        found = pruned(runs, rules, named, walk, newest)
         assert {*found.leaving, *found.kept} == {name for name, run in runs.items() if run.weights}
         return set(found.leaving)
 
     assert leaving(ACCEPTED) == {"B@old", "B@bad"}
-    assert leaving(NEWEST) == {"B@old", "B@bad"}, "A and good are starts of what has no verdict"
+    assert leaving(NEWEST) == {"B@old"}, "good is the start of what has no verdict"
     assert leaving(WALK, walk=("bad",)) == {"B@old"}
     assert leaving(named=("B@old",)) == {"B@bad"}
     why = pruned(runs, [ACCEPTED], [], []).kept
@@ -347,6 +348,21 @@ def test_a_job_of_a_run_in_the_trash_is_barred_where_all_its_outputs_stand(
     said(capsys, "trash", "B@bbbb1")
     assert [made(file) for file in files] == [False, False, True, True], "one of the second job's is not there"
     assert made(run_records("B", C).engine("plain", "bf16"))
+
+
+def test_pruning_keeps_the_run_whose_training_ended_last_and_no_placebo_for_it(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leave_run("B", "bbbb33333333", A, "missed")
+    leave_run("B", "bbbb44444444", A, "missed")
+    os.utime(run_records("B", "bbbb33333333").outcome, (2e9, 2e9))
+    placebo = leave_run("B", "bbbb55555555", A, "missed")
+    recipe = Recipe.read(placebo.recipe)
+    recipe.model_copy(update={"mix": {PLACEBO: {}}}).write(placebo.recipe)
+    os.utime(placebo.outcome, (3e9, 3e9))
+    told = said(capsys, "prune", "--keep", "newest", "-n")
+    assert "keep B@bbbb33333333: it is the newest of its stage" in told and told.count("keep B@") == 2
+    assert f"keep B@{C}: it is the start of C@{D}" in told
 
 
 def test_what_pruning_shows_is_what_comes_free(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from fgod.keep import inventory, trash
 from fgod.keep.holds import held_runs, pin, read_pins, unpin
 from fgod.keep.protect import KEEP_RULES, WALK, pruned, refusals
 from fgod.keep.trash import Move
-from fgod.runs import RUNS, name_of, resolve
+from fgod.runs import RUNS, name_of, newest_of_each, resolve
 from fgod.system.lock import held
 
 DRY = Option("change nothing; show what would be moved or deleted, and the bytes", short="-n")
@@ -186,7 +186,8 @@ class Prune(Keeping):
     def act(self, call: Call) -> None:
         rules = [word for word in self.keep if word in KEEP_RULES]
         named = [name_of(resolve(word)) for word in self.keep if word not in KEEP_RULES]
-        found = pruned(held_runs(), rules, named, self._walk() if WALK in rules else ())
+        newest = [name_of(run) for run in newest_of_each()]
+        found = pruned(held_runs(), rules, named, self._walk() if WALK in rules else (), newest)
         for name, why in found.kept.items():
             print(f"keep {name}: {'; '.join(why)}")
         self.to_trash(call, found.leaving)

@@ -93,6 +93,5 @@ def held_runs(results: Path = RESULTS, artifacts: Path = ARTIFACTS) -> dict[str,
             pins=tuple(pin for pin, held in pins.items() if held == name),
             releases=tuple(released.get(name, ())),
             decision=verdict.decision if (verdict := verdict_of(run)) else None,
-            written=run.recipe.stat().st_mtime_ns,
         )
     return found
