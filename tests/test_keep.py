@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -244,7 +245,9 @@ def test_to_the_trash_and_back_leaves_all_as_it_was(project: Path, capsys: pytes
         check_weights(weights.master, weights.trained)
     assert f"B@{B}  gguf, master, nvfp4" in said(capsys, "restore")
     assert "lie in the trash already" in said(capsys, "trash", "B@bbbb1", code=2)
-    assert f"`fgod restore B@{B}` first" in said(capsys, "pin", "x", "B@bbbb1", code=2)
+    assert f"gguf, master, nvfp4 lie in the trash: `fgod restore B@{B}` first" in said(
+        capsys, "pin", "x", "B@bbbb1", code=2
+    )
     assert "is of stage 'A'" in said(capsys, "restore", "A", code=2)
     said(capsys, "restore", "B")
     assert tree("artifacts") == before and not run.trashed.exists() and not weights.trash.exists()
@@ -327,6 +330,82 @@ def test_only_empty_deletes_and_says_how_much(project: Path, capsys: pytest.Capt
     assert "there is none at all" in said(capsys, "restore", "B", code=2)
     (entry,) = [e for e in manifest.join(Path(".")) if e["argv"][1:] == ["trash", "--empty", "B"]]
     assert entry["deleted"] == [{"run": f"B@{B}", "bytes": size}]
+
+
+def test_what_is_held_since_it_was_thrown_away_stays(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, "trash", "A", "B@bbbb1", "B@bbbb2", "C")
+    said(capsys, "restore", "C")
+    before = tree("artifacts")
+    for argv in (["--empty"], ["--empty", "-n"], ["--empty", "A"]):
+        told = said(capsys, "trash", *argv, code=100)
+        assert f"nothing was deleted:\n  A@{A}: it is the start of B@{C}, whose weights are kept" in told
+        assert (f"B@{C}: it is the start of C@{D}, whose weights are kept" in told) == ("A" not in argv)
+    assert tree("artifacts") == before
+    release(("B", B))
+    assert f"B@{B}: it is released: artifacts/releases/1" in said(capsys, "trash", "--empty", "B@bbbb1", code=100)
+    shutil.rmtree("artifacts/releases")
+    said(capsys, "trash", "--empty", "B@bbbb1")
+    said(capsys, "trash", "C")
+    said(capsys, "trash", "--empty")
+    assert not trash.in_trash()
+
+
+def test_a_run_of_which_a_part_lies_in_the_trash_is_not_pinned_and_keeps_its_start(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said(capsys, "trash", "A", "B@bbbb1", "B@bbbb2", "C")
+    weights = run_weights("B", B)
+    (weights.trash / "master").rename(weights.master)
+    assert "gguf, nvfp4 lie in the trash" in said(capsys, "pin", "x", "B@bbbb1", code=2) and read_pins() == {}
+    assert f"A@{A}: it is the start of B@{B}, whose" in said(capsys, "trash", "--empty", code=100)
+    for folder in ("nvfp4", "gguf"):
+        shutil.copytree(weights.trash / folder, weights.folder / folder)
+    said(capsys, "pin", "x", "B@bbbb1")
+    said(capsys, "trash", "--empty", "B@bbbb1")
+    assert not weights.trash.exists() and weights.master.is_dir(), "an earlier copy of what stands may go"
+
+
+def test_all_is_checked_before_anything_is_deleted(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, "trash", "B@bbbb1", "B@bbbb2", "C")
+    write_text(run_weights("C", D).trash / "mine.txt", "put here by hand")
+    before = tree("artifacts")
+    assert "mine.txt, which fgod did not put there; nothing was deleted" in said(capsys, "trash", "--empty", code=1)
+    assert tree("artifacts") == before and "deleted" not in manifest.join(Path("."))[-1]
+
+
+def test_where_a_rename_fails_what_has_moved_is_on_record(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    real, weights = Path.rename, run_weights("B", B)
+
+    def rename(self: Path, target: Path) -> Path:
+        if self == weights.master:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        return real(self, target)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Path, "rename", rename)
+        told = said(capsys, "trash", "B@bbbb1", code=2)
+    assert f"{weights.master}: it lies on another file system than {weights.trash}, or in another mount" in told
+    entry = manifest.join(Path("."))[-1]
+    assert {move["from"] for move in entry["moved"]} == {str(weights.exported), str(weights.of("gguf"))}
+    assert f"moved {weights.exported} to " in told and f"moved {weights.master} to " not in told
+    assert {row["status"] for row in inventory_rows() if row["format"] == "nvfp4" and row["of"] == f"B@{B}"} == {
+        "trashed"
+    }
+    each_folder_is_whole_in_one_place()
+
+
+def test_what_a_late_kill_of_restore_leaves_is_named_and_cleared(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said(capsys, "trash", "B@bbbb1")
+    weights, run = run_weights("B", B), run_records("B", B)
+    for folder in ("nvfp4", "gguf", "master"):
+        (weights.trash / folder).rename(weights.folder / folder)
+    assert f"B@{B}  no weights: only the records of a move" in said(capsys, "restore")
+    assert "would clear" in said(capsys, "restore", "B", "-n") and run.trashed.exists()
+    assert "0.0 MB (0 bytes) came free" in said(capsys, "trash", "--empty")
+    assert f"cleared what a move of the weights of B@{B} left" in said(capsys, "restore", "B")
+    assert not run.trashed.exists() and not weights.trash.exists() and said(capsys, "restore") == ""
 
 
 def test_a_job_of_a_run_in_the_trash_is_barred_where_all_its_outputs_stand(
@@ -489,7 +568,7 @@ def throw() -> None:
 
 
 def bring() -> None:
-    for name in trash.trashed_runs(["B"]):
+    for name in trash.trashed_runs(["B"], trash.to_restore()):
         trash.bring_back(name, trash.moves_back(name))
 
 
@@ -503,10 +582,10 @@ def test_a_kill_in_the_middle_of_throwing_away_loses_nothing(
         if killed % 2 and run_weights("B", B).master.is_dir():
             throw()  # finishes it
             assert not run_weights("B", B).master.exists()
-        if trash.in_trash():
+        if trash.to_restore():
             bring()
         each_folder_is_whole_in_one_place()
-        assert tree("artifacts/B") == before
+        assert tree("artifacts/B") == before and not run_records("B", B).trashed.exists()
     assert killed > 8
 
 
@@ -518,10 +597,11 @@ def test_a_kill_in_the_middle_of_bringing_back_loses_nothing(
     for number in moments(killing, throw, bring):
         killed.append(number)
         each_folder_is_whole_in_one_place()
-        if trash.in_trash():
+        if trash.to_restore():
             bring()
         each_folder_is_whole_in_one_place()
         assert tree("artifacts/B") == before
+        assert not run_weights("B", B).trash.exists() and not run_records("B", B).trashed.exists()
     assert len(killed) > 5
 
 
