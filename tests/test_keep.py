@@ -21,7 +21,7 @@ from fgod import NUMERICS_VERSION, layout, manifest, records
 from fgod.cli import main
 from fgod.cli.keep import in_words
 from fgod.documents import Outcome, PromotedRun, Recipe, Release, Stamp, Trashed, Verdict
-from fgod.errors import FgodError, UsageError
+from fgod.errors import FgodError, StorageError, UsageError
 from fgod.keep import inventory, trash
 from fgod.keep.holds import held_runs, read_pins
 from fgod.keep.protect import ACCEPTED, NEWEST, WALK, Held, pruned, refusals
@@ -371,6 +371,18 @@ def test_all_is_checked_before_anything_is_deleted(project: Path, capsys: pytest
     before = tree("artifacts")
     assert "mine.txt, which fgod did not put there; nothing was deleted" in said(capsys, "trash", "--empty", code=1)
     assert tree("artifacts") == before and "deleted" not in manifest.join(Path("."))[-1]
+    (run_weights("C", D).trash / "mine.txt").unlink()
+    real = trash.remove_folder
+
+    def remove(path: Path) -> None:
+        if path == run_weights("C", D).trash:
+            raise StorageError(f"{path}: made to fail")
+        real(path)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(trash, "remove_folder", remove)
+        assert "made to fail" in said(capsys, "trash", "--empty", code=1)
+    assert [one["run"] for one in manifest.join(Path("."))[-1]["deleted"]] == [f"B@{B}", f"B@{C}"]
 
 
 def test_where_a_rename_fails_what_has_moved_is_on_record(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

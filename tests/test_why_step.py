@@ -150,4 +150,4 @@ def test_what_is_wrong_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     table.unlink()
     with pytest.raises(SystemExit) as ended:
         main(["why-step", "B", "1"])
-    assert ended.value.code == 2 and "found stage 'B'" in capsys.readouterr().err
+    assert ended.value.code == 2 and "is of stage 'B'" in capsys.readouterr().err
