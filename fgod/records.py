@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,6 +162,23 @@ def thrown_away() -> Iterator[tuple[str, str]]:
         weights = run_weights(stage, lineage)
         if not (weights.exported.is_dir() and weights.master.is_dir()):
             yield stage, lineage
+
+
+def none_of_thrown(outputs: Sequence[Path], each: Sequence[Mapping[str, str]]) -> str:
+    """What a regular expression has before the lineage in a path, so that it matches no output of a run that was thrown
+    away; but those of a job of which some output is missing.
+
+    Args:
+        outputs: all outputs of a rule, with the wildcards `stage`, `lineage` and those of `each`.
+        each: the values of these further wildcards, job by job.
+    """
+    ends = []
+    for stage, lineage in thrown_away():
+        for values in each:
+            made = [str(path).format(stage=stage, lineage=lineage, **values) for path in outputs]
+            if all(Path(path).exists() for path in made):
+                ends += [re.escape(path[path.index(lineage) :]) for path in made]
+    return f"(?!(?:{'|'.join(ends)})$)" if ends else ""
 
 
 def pruned(run: Run) -> bool:

@@ -6,7 +6,7 @@ Placebos have the names of stages too, and are meant only where their lineage is
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from fgod.errors import UsageError, did_you_mean
@@ -77,12 +77,28 @@ def newest(results: Path, stage: str = "*") -> RunRecords:
     Raises:
         UsageError: there is none.
     """
-    ended = sorted(_ended(results, stage), key=lambda run: (run.outcome.stat().st_mtime_ns, run.folder.name))
-    for run in reversed(ended):
-        if not is_placebo(read_json(run.recipe)):
-            return run
+    if run := newest_of(_ended(results, stage)):
+        return run
     of = "" if stage == "*" else f" of {stage}"
     raise UsageError(f"{results}: found no run{of} whose training has ended, expected one (placebos do not count)")
+
+
+def newest_of(
+    runs: Iterable[RunRecords], last: Callable[[RunRecords], Path] = lambda run: run.outcome
+) -> RunRecords | None:
+    """The newest of these runs that is no placebo; None where there is none.
+
+    Args:
+        last: the file that a run's training wrote last; by default that of a training that has ended.
+    """
+    by_age = sorted(runs, key=lambda run: (last(run).stat().st_mtime_ns, run.folder.name), reverse=True)
+    return next((run for run in by_age if not is_placebo(read_json(run.recipe))), None)
+
+
+def newest_of_each(results: Path = RESULTS) -> Iterator[RunRecords]:
+    """The newest run of each stage that has one whose training ended, and that is no placebo."""
+    found = (newest_of(_ended(results, stage)) for stage in stages_on_record(results))
+    return (run for run in found if run)
 
 
 def stages_on_record(results: Path) -> list[str]:

@@ -53,9 +53,12 @@ def find_run(name: str, results: Path = layout.RESULTS) -> RunRecords:
         UsageError: there is no such run, or several; names those that there are.
     """
     stepped = [run for run in runs.of_stage(name, results) if _table(run).exists()]
-    if stepped:
-        return max(stepped, key=lambda run: run.recipe.stat().st_mtime_ns)
-    return runs.resolve(name, results)
+    return runs.newest_of(stepped, _last_written) or runs.resolve(name, results)
+
+
+def _last_written(run: RunRecords) -> Path:
+    """The outcome of a training that has ended; of one that trains, or was stopped, the table of its steps."""
+    return run.outcome if run.outcome.exists() else _table(run)
 
 
 def read_step(run: RunRecords, step: int) -> StepMade:

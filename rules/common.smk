@@ -113,15 +113,11 @@ INTERPOLATED = rf"{TRAINED}-0\.[0-9]+"
 LINEAGE = f"{TRAINED}|{INTERPOLATED}"
 
 
-def unless_thrown(*outputs):
+def unless_thrown(*outputs, each=({},)):
     """For the wildcard `lineage` of a rule that asks weights: no run whose weights lie in the trash, and of which all
-    outputs stand. No rule makes them then, so that new probes or code do not make them again, which would lose them."""
-    thrown = [
-        lineage
-        for stage, lineage in records.thrown_away()
-        if all(Path(str(path).format(stage=stage, lineage=lineage)).exists() for path in outputs)
-    ]
-    return rf"(?!(?:{'|'.join(map(re.escape, thrown))})[/.])(?:{LINEAGE})" if thrown else LINEAGE
+    outputs stand. No rule makes them then, so that new probes or code do not make them again, which would lose them.
+    `each`: the values of the rule's further wildcards, of each job."""
+    return f"{records.none_of_thrown(outputs, each)}(?:{LINEAGE})"
 
 
 wildcard_constraints:

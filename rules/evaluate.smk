@@ -39,7 +39,7 @@ rule abilities:
         ABILITIES,
         ABILITIES.with_suffix(".tsv"),
     wildcard_constraints:
-        lineage=unless_thrown(ABILITIES),
+        lineage=unless_thrown(ABILITIES, ABILITIES.with_suffix(".tsv")),
     params:
         options=shlex.join(evaluate_options(CONFIG["evaluate"])),
         code=inputs.code_digest("abilities", *inputs.REPLIES),

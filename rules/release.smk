@@ -53,6 +53,12 @@ rule engine:
     output:
         verdict=RUN.engine("{engine}", "{format}"),
         replies=RUN.engine_probes("{engine}", "{format}"),
+    wildcard_constraints:
+        lineage=unless_thrown(
+            RUN.engine("{engine}", "{format}"),
+            RUN.engine_probes("{engine}", "{format}"),
+            each=[{"engine": engine, "format": format} for engine, format in ENGINES],
+        ),
     params:
         base=BASE_SPEC,
         goal=GOAL,

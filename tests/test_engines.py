@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -337,3 +338,10 @@ def test_the_workflow_exports_what_the_config_names_and_leaves_out_what_an_engin
     assert "Not released: parrot (parrot 1.0) with modelopt: missed" in said
     assert "quantization_config" not in files.read_json(ran.folder / "artifacts/release/formats/bf16/config.json")
     assert not release["served"]["cast"] and release["served"]["export_sha256"] == release["export_sha256"]
+
+    (ran.folder / "artifacts/release").unlink()
+    shutil.rmtree(ran.folder / "artifacts/releases")
+    ran.config["release"]["engine_probes"] = 8
+    assert ran.would_run()["engine"] == 2
+    assert ran.run("fgod", "trash", "A").returncode == 0
+    assert "engine" not in ran.would_run(), "what stands would be lost: its weights lie in the trash"

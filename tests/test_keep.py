@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,13 +22,14 @@ from fgod.call import Call
 from fgod.cli import main, parse
 from fgod.cli.keep import in_words
 from fgod.documents import Outcome, PromotedRun, Recipe, Release, Stamp, Trashed, Verdict
-from fgod.errors import FgodError, UsageError
+from fgod.errors import FgodError, StorageError, UsageError
 from fgod.keep import inventory, trash
 from fgod.keep.holds import held_runs, read_pins
 from fgod.keep.protect import ACCEPTED, NEWEST, WALK, Held, pruned, refusals
 from fgod.keep.remarks import remarks_of
 from fgod.keep.words import STATUSES
 from fgod.layout import RunRecords, run_records, run_weights
+from fgod.recipes import PLACEBO
 from fgod.runs import resolve
 from fgod.stamps import check_weights, digests_of
 from fgod.system.files import file_digests, folder_files, sha256_file, write_json, write_text
@@ -47,8 +50,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         [("A", A, BASE, "accepted"), ("B", B, A, "collapsed"), ("B", C, A, "accepted"), ("C", D, C, "accepted")]
     ):
         leave_run(stage, lineage, start, decision)
-        recipe = run_records(stage, lineage).recipe
-        os.utime(recipe, ns=(number, number))
+        os.utime(run_records(stage, lineage).outcome, ns=(number, number))
     return tmp_path
 
 
@@ -111,7 +113,7 @@ def said(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 0) -> str:
 def test_a_stage_is_its_newest_run_and_the_beginning_of_a_lineage_suffices(project: Path) -> None:
     assert resolve("B").folder.name == C
     assert resolve(f"B@{B}").folder.name == resolve("B@bbbb1").folder.name == B
-    os.utime(run_records("B", B).recipe)
+    os.utime(run_records("B", B).outcome)
     assert resolve("B").folder.name == B
     leave_run("B", f"{B}-0.5", A, None, interpolate=0.5, of=B)
     assert resolve(f"B@{B}").folder.name == B, "the whole of it, though another begins with it"
@@ -177,21 +179,22 @@ def test_a_start_may_leave_with_all_that_starts_from_it_and_stays_with_one_that_
 
 def test_pruning_keeps_what_is_named_ruled_unjudged_or_the_start_of_such() -> None:
     runs = held(
-        Held("A@a", ("base",), decision="accepted", written=1),
-        Held("B@old", ("a",), decision="collapsed", written=2),
-        Held("B@bad", ("a",), decision="missed", written=3),
-        Held("B@good", ("a",), decision="accepted", written=4),
-        Held("C@pending", ("good",), written=5),
-        Held("C@none", ("good",), weights=False, decision="killed", written=6),
+        Held("A@a", ("base",), decision="accepted"),
+        Held("B@old", ("a",), decision="collapsed"),
+        Held("B@bad", ("a",), decision="missed"),
+        Held("B@good", ("a",), decision="accepted"),
+        Held("C@pending", ("good",)),
+        Held("C@none", ("good",), weights=False, decision="killed"),
     )
+    newest = ("A@a", "B@bad", "C@none")
 
     def leaving(*rules: str, named: tuple[str, ...] = (), walk: tuple[str, ...] = ()) -> set[str]:
-        found = pruned(runs, rules, named, walk)
+        found = pruned(runs, rules, named, walk, newest)
         assert {*found.leaving, *found.kept} == {name for name, run in runs.items() if run.weights}
         return set(found.leaving)
 
     assert leaving(ACCEPTED) == {"B@old", "B@bad"}
-    assert leaving(NEWEST) == {"B@old", "B@bad"}, "A and good are starts of what has no verdict"
+    assert leaving(NEWEST) == {"B@old"}, "good is the start of what has no verdict"
     assert leaving(WALK, walk=("bad",)) == {"B@old"}
     assert leaving(named=("B@old",)) == {"B@bad"}
     why = pruned(runs, [ACCEPTED], [], []).kept
@@ -244,7 +247,9 @@ def test_to_the_trash_and_back_leaves_all_as_it_was(project: Path, capsys: pytes
         check_weights(weights.master, weights.trained)
     assert f"B@{B}  gguf, master, nvfp4" in said(capsys, "restore")
     assert "lie in the trash already" in said(capsys, "trash", "B@bbbb1", code=2)
-    assert f"`fgod restore B@{B}` first" in said(capsys, "pin", "x", "B@bbbb1", code=2)
+    assert f"gguf, master, nvfp4 lie in the trash: `fgod restore B@{B}` first" in said(
+        capsys, "pin", "x", "B@bbbb1", code=2
+    )
     assert "is of stage 'A'" in said(capsys, "restore", "A", code=2)
     said(capsys, "restore", "B")
     assert tree("artifacts") == before and not run.trashed.exists() and not weights.trash.exists()
@@ -345,6 +350,130 @@ def test_only_empty_deletes_and_says_how_much(project: Path, capsys: pytest.Capt
     assert "there is none at all" in said(capsys, "restore", "B", code=2)
     (entry,) = [e for e in manifest.join(Path(".")) if e["argv"][1:] == ["trash", "--empty", "B"]]
     assert entry["deleted"] == [{"run": f"B@{B}", "bytes": size}]
+
+
+def test_what_is_held_since_it_was_thrown_away_stays(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, "trash", "A", "B@bbbb1", "B@bbbb2", "C")
+    said(capsys, "restore", "C")
+    before = tree("artifacts")
+    for argv in (["--empty"], ["--empty", "-n"], ["--empty", "A"]):
+        told = said(capsys, "trash", *argv, code=100)
+        assert f"nothing was deleted:\n  A@{A}: it is the start of B@{C}, whose weights are kept" in told
+        assert (f"B@{C}: it is the start of C@{D}, whose weights are kept" in told) == ("A" not in argv)
+    assert tree("artifacts") == before
+    release(("B", B))
+    assert f"B@{B}: it is released: artifacts/releases/1" in said(capsys, "trash", "--empty", "B@bbbb1", code=100)
+    shutil.rmtree("artifacts/releases")
+    said(capsys, "trash", "--empty", "B@bbbb1")
+    said(capsys, "trash", "C")
+    said(capsys, "trash", "--empty")
+    assert not trash.in_trash()
+
+
+def test_a_run_of_which_a_part_lies_in_the_trash_is_not_pinned_and_keeps_its_start(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said(capsys, "trash", "A", "B@bbbb1", "B@bbbb2", "C")
+    weights = run_weights("B", B)
+    (weights.trash / "master").rename(weights.master)
+    assert "gguf, nvfp4 lie in the trash" in said(capsys, "pin", "x", "B@bbbb1", code=2) and read_pins() == {}
+    assert f"A@{A}: it is the start of B@{B}, whose" in said(capsys, "trash", "--empty", code=100)
+    for folder in ("nvfp4", "gguf"):
+        shutil.copytree(weights.trash / folder, weights.folder / folder)
+    said(capsys, "pin", "x", "B@bbbb1")
+    said(capsys, "trash", "--empty", "B@bbbb1")
+    assert not weights.trash.exists() and weights.master.is_dir(), "an earlier copy of what stands may go"
+
+
+def test_all_is_checked_before_anything_is_deleted(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, "trash", "B@bbbb1", "B@bbbb2", "C")
+    write_text(run_weights("C", D).trash / "mine.txt", "put here by hand")
+    before = tree("artifacts")
+    assert "mine.txt, which fgod did not put there; nothing was deleted" in said(capsys, "trash", "--empty", code=1)
+    assert tree("artifacts") == before and "deleted" not in manifest.join(Path("."))[-1]
+    (run_weights("C", D).trash / "mine.txt").unlink()
+    real = trash.remove_folder
+
+    def remove(path: Path) -> None:
+        if path == run_weights("C", D).trash:
+            raise StorageError(f"{path}: made to fail")
+        real(path)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(trash, "remove_folder", remove)
+        assert "made to fail" in said(capsys, "trash", "--empty", code=1)
+    assert [one["run"] for one in manifest.join(Path("."))[-1]["deleted"]] == [f"B@{B}", f"B@{C}"]
+
+
+def test_where_a_rename_fails_what_has_moved_is_on_record(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    real, weights = Path.rename, run_weights("B", B)
+
+    def rename(self: Path, target: Path) -> Path:
+        if self == weights.master:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        return real(self, target)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Path, "rename", rename)
+        told = said(capsys, "trash", "B@bbbb1", code=2)
+    assert f"{weights.master}: it lies on another file system than {weights.trash}, or in another mount" in told
+    entry = manifest.join(Path("."))[-1]
+    assert {move["from"] for move in entry["moved"]} == {str(weights.exported), str(weights.of("gguf"))}
+    assert f"moved {weights.exported} to " in told and f"moved {weights.master} to " not in told
+    assert {row["status"] for row in inventory_rows() if row["format"] == "nvfp4" and row["of"] == f"B@{B}"} == {
+        "trashed"
+    }
+    each_folder_is_whole_in_one_place()
+
+
+def test_what_a_late_kill_of_restore_leaves_is_named_and_cleared(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said(capsys, "trash", "B@bbbb1")
+    weights, run = run_weights("B", B), run_records("B", B)
+    for folder in ("nvfp4", "gguf", "master"):
+        (weights.trash / folder).rename(weights.folder / folder)
+    assert f"B@{B}  no weights: only the records of a move" in said(capsys, "restore")
+    assert "would clear" in said(capsys, "restore", "B", "-n") and run.trashed.exists()
+    assert "0.0 MB (0 bytes) came free" in said(capsys, "trash", "--empty")
+    assert f"cleared what a move of the weights of B@{B} left" in said(capsys, "restore", "B")
+    assert not run.trashed.exists() and not weights.trash.exists() and said(capsys, "restore") == ""
+
+
+def test_a_job_of_a_run_in_the_trash_is_barred_where_all_its_outputs_stand(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pattern = run_records("{stage}", "{lineage}")
+    outputs = [pattern.engine("{engine}", "{format}"), pattern.engine_probes("{engine}", "{format}")]
+    each = [{"engine": "plain", "format": "bf16"}, {"engine": "plain", "format": "bf16-x"}]
+    run = run_records("B", B)
+    for path in (run.engine("plain", "bf16"), run.engine_probes("plain", "bf16"), run.engine("plain", "bf16-x")):
+        write_text(path, "{}")
+
+    def made(path: Path) -> bool:
+        lineage = records.none_of_thrown(outputs, each) + "(?:[0-9a-f]{12})"
+        return bool(re.match(rf"results/runs/B/(?P<lineage>{lineage})/engine-.*$", str(path)))
+
+    files = [file for values in each for file in (run.engine(**values), run.engine_probes(**values))]
+    assert all(map(made, files))
+    said(capsys, "trash", "B@bbbb1")
+    assert [made(file) for file in files] == [False, False, True, True], "one of the second job's is not there"
+    assert made(run_records("B", C).engine("plain", "bf16"))
+
+
+def test_pruning_keeps_the_run_whose_training_ended_last_and_no_placebo_for_it(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leave_run("B", "bbbb33333333", A, "missed")
+    leave_run("B", "bbbb44444444", A, "missed")
+    os.utime(run_records("B", "bbbb33333333").outcome, (2e9, 2e9))
+    placebo = leave_run("B", "bbbb55555555", A, "missed")
+    recipe = Recipe.read(placebo.recipe)
+    recipe.model_copy(update={"mix": {PLACEBO: {}}}).write(placebo.recipe)
+    os.utime(placebo.outcome, (3e9, 3e9))
+    told = said(capsys, "prune", "--keep", "newest", "-n")
+    assert "keep B@bbbb33333333: it is the newest of its stage" in told and told.count("keep B@") == 2
+    assert f"keep B@{C}: it is the start of C@{D}" in told
 
 
 def test_what_pruning_shows_is_what_comes_free(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -471,7 +600,7 @@ def throw() -> None:
 
 
 def bring() -> None:
-    for name in trash.trashed_runs(["B"]):
+    for name in trash.trashed_runs(["B"], trash.to_restore()):
         trash.bring_back(name, trash.moves_back(name))
 
 
@@ -485,10 +614,10 @@ def test_a_kill_in_the_middle_of_throwing_away_loses_nothing(
         if killed % 2 and run_weights("B", B).master.is_dir():
             throw()  # finishes it
             assert not run_weights("B", B).master.exists()
-        if trash.in_trash():
+        if trash.to_restore():
             bring()
         each_folder_is_whole_in_one_place()
-        assert tree("artifacts/B") == before
+        assert tree("artifacts/B") == before and not run_records("B", B).trashed.exists()
     assert killed > 8
 
 
@@ -500,10 +629,11 @@ def test_a_kill_in_the_middle_of_bringing_back_loses_nothing(
     for number in moments(killing, throw, bring):
         killed.append(number)
         each_folder_is_whole_in_one_place()
-        if trash.in_trash():
+        if trash.to_restore():
             bring()
         each_folder_is_whole_in_one_place()
         assert tree("artifacts/B") == before
+        assert not run_weights("B", B).trash.exists() and not run_records("B", B).trashed.exists()
     assert len(killed) > 5
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fgod import layout, recipes
+from fgod import layout, recipes, runs
 from fgod.cli import main
 from fgod.data.rows import Message, write_rows
 from fgod.documents import MixStamp, Outcome
@@ -74,7 +74,7 @@ def test_a_run_is_named_by_its_stage_and_first_digits() -> None:
     make_run()
     make_run(OTHER)
     make_run(f"{RUN}-0.5")
-    os.utime(run_records("A", OTHER).recipe, (2e9, 2e9))
+    os.utime(layout.work(OTHER).folder / PARTIAL, (2e9, 2e9))
     assert find_run("A").folder.name == OTHER
     assert find_run(f"A@{RUN}").folder.name == RUN, "an interpolated run has its lineage in its name"
     assert find_run("A@0123f").folder.name == OTHER
@@ -86,6 +86,21 @@ def test_a_run_is_named_by_its_stage_and_first_digits() -> None:
     ):
         with pytest.raises(UsageError, match=said):
             find_run(words)
+
+
+def test_the_newest_is_the_last_that_ended_or_trains_now_and_no_placebo() -> None:
+    for lineage in (RUN, OTHER):
+        make_run(lineage)
+        os.utime(layout.work(lineage).folder / PARTIAL, (2e9, 2e9))
+        publish(layout.work(lineage).folder, run_records("A", lineage).folder)
+        Outcome(status="killed", reason="too much").write(run_records("A", lineage).outcome)
+    os.utime(run_records("A", OTHER).outcome, (1e9, 1e9))
+    os.utime(run_records("A", RUN).recipe, (1e9, 1e9))
+    assert find_run("A").folder.name == RUN == runs.resolve("A").folder.name, "it ended last, though it began first"
+    os.utime(make_run("0" * 12, {"kind": "balanced", recipes.PLACEBO: {}}), (3e9, 3e9))
+    assert find_run("A").folder.name == RUN
+    os.utime(make_run("1" * 12), (2e9, 2e9))
+    assert find_run("A").folder.name == "1" * 12 and runs.resolve("A").folder.name == RUN, "it trains now"
 
 
 def test_a_step_that_diverged_has_its_rows_in_the_outcome() -> None:

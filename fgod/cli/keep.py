@@ -15,10 +15,10 @@ from fgod.call import Call
 from fgod.cli.command import Personal, ReadOnly
 from fgod.errors import RefusedError, UsageError
 from fgod.keep import inventory, trash
-from fgod.keep.holds import held_runs, pin, read_pins, unpin
+from fgod.keep.holds import held_runs, needed_from_trash, pin, read_pins, unpin
 from fgod.keep.protect import KEEP_RULES, WALK, pruned, refusals
 from fgod.keep.trash import Move
-from fgod.runs import RUNS, name_of, resolve
+from fgod.runs import RUNS, name_of, newest_of_each, resolve
 from fgod.system.lock import held
 
 DRY = Option("change nothing; show what would be moved or deleted, and the bytes", short="-n")
@@ -33,13 +33,31 @@ def _alone() -> Iterator[None]:
     """
     with held(layout.RUNNING):
         inventory.read_remarks()  # what is wrong with them is said before anything moves
-        yield
-        inventory.write()
+        try:
+            yield
+        finally:
+            inventory.write()
 
 
 def in_words(size: int) -> str:
     """`24.6 MB (24612345 bytes)`."""
     return f"{size / 1e6:.1f} MB ({size} bytes)"
+
+
+def _say(verb: str, moves: Iterable[Move]) -> None:
+    for each in moves:
+        print(f"{verb} {each.source} to {each.target}: {in_words(each.bytes)}")
+
+
+def refuse(what: str, refused: Mapping[str, Sequence[str]]) -> None:
+    """Runs whose weights must not leave are named with the reasons.
+
+    Raises:
+        RefusedError: there are some.
+    """
+    if refused:
+        reasons = [f"  {name}: {'; '.join(why)}" for name, why in refused.items()]
+        raise RefusedError("\n".join([f"{what}:", *reasons]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +84,18 @@ class Keeping(Personal):
         """Do it, or show what would be done."""
 
     def move(self, call: Call, moves: Mapping[str, Sequence[Move]], one: Callable[[str, Sequence[Move]], None]) -> None:
-        """Move what was planned, run by run, and say so; or only show it."""
+        """Move what was planned, run by run, and say what was moved, also where one fails; or only show it."""
         every = [move for of_run in moves.values() for move in of_run]
-        if self.changes:
-            call.note(moved=[move.facts() for move in every])
+        if not self.changes:
+            _say("would move", every)
+            return
+        try:
             for name, of_run in moves.items():
                 one(name, of_run)
-        for each in every:
-            verb = "moved" if self.changes else "would move"
-            print(f"{verb} {each.source} to {each.target}: {in_words(each.bytes)}")
+        finally:
+            done = [move for move in every if move.done]
+            call.note(moved=[move.facts() for move in done])
+            _say("moved", done)
 
     def to_trash(self, call: Call, runs: Iterable[str]) -> None:
         """Move the weights of runs, by their names, to the trash."""
@@ -134,20 +155,23 @@ class Trash(Keeping):
         if not self.runs:
             raise UsageError("fgod trash: expected a RUN, or --empty")
         names = [name_of(resolve(name)) for name in dict.fromkeys(self.runs)]
-        if refused := refusals(held_runs(), names):
-            reasons = [f"  {name}: {'; '.join(why)}" for name, why in refused.items()]
-            raise RefusedError("\n".join(["nothing was moved:", *reasons]))
+        refuse("nothing was moved", refusals(held_runs(), names))
         self.to_trash(call, names)
 
     def _empty(self, call: Call) -> None:
         there = trash.in_trash()
-        names = trash.trashed_runs(self.runs) if self.runs else [*there]
+        names = trash.trashed_runs(self.runs, there) if self.runs else [*there]
+        needed = needed_from_trash(held_runs())
+        refuse("nothing was deleted", {name: needed[name] for name in names if name in needed})
+        for name in names:
+            trash.check_empty(name)
         sizes = {name: sum(map(trash.size_of, there[name])) for name in names}
-        if self.changes:
-            call.note(deleted=[{"run": name, "bytes": size} for name, size in sizes.items()])
-            for name in names:
-                trash.empty(name)
+        deleted: list[dict[str, object]] = []
         for name, size in sizes.items():
+            if self.changes:
+                trash.empty(name)
+                deleted.append({"run": name, "bytes": size})
+                call.note(deleted=deleted)
             print(f"{'deleted' if self.changes else 'would delete'} the weights of {name}: {in_words(size)}")
         print(f"{in_words(sum(sizes.values()))} {'came' if self.changes else 'would come'} free")
 
@@ -163,13 +187,17 @@ class Restore(Keeping):
         return super().changes and bool(self.runs)
 
     def act(self, call: Call) -> None:
+        there = trash.to_restore()
         if not self.runs:
-            for name, folders in trash.in_trash().items():
-                what = ", ".join(folder.name for folder in folders)
+            for name, folders in there.items():
+                what = ", ".join(folder.name for folder in folders) or "no weights: only the records of a move"
                 print(f"{name}  {what}  {in_words(sum(map(trash.size_of, folders)))}")
             return
-        moves = {name: trash.moves_back(name) for name in trash.trashed_runs(self.runs)}
+        moves = {name: trash.moves_back(name) for name in trash.trashed_runs(self.runs, there)}
         self.move(call, moves, trash.bring_back)
+        for name in [name for name, of_run in moves.items() if not of_run]:
+            verb = "cleared" if self.changes else "would clear"
+            print(f"{verb} what a move of the weights of {name} left of its records; none of them lie in the trash")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +214,8 @@ class Prune(Keeping):
     def act(self, call: Call) -> None:
         rules = [word for word in self.keep if word in KEEP_RULES]
         named = [name_of(resolve(word)) for word in self.keep if word not in KEEP_RULES]
-        found = pruned(held_runs(), rules, named, self._walk() if WALK in rules else ())
+        newest = [name_of(run) for run in newest_of_each()]
+        found = pruned(held_runs(), rules, named, self._walk() if WALK in rules else (), newest)
         for name, why in found.kept.items():
             print(f"keep {name}: {'; '.join(why)}")
         self.to_trash(call, found.leaving)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from fgod import layout
 from fgod.checkpoints import saved_step
 from fgod.documents import Pins, Recipe, Release, verdict_of
 from fgod.errors import UsageError
-from fgod.keep.protect import Held
-from fgod.keep.trash import weights_of, weights_there
+from fgod.keep.protect import Held, refusals
+from fgod.keep.trash import in_trash, only_in_trash, weights_named, weights_of, weights_there
 from fgod.layout import ARTIFACTS, PINS, RESULTS, Releases, RunRecords
 from fgod.runs import all_runs, name_of
 
@@ -31,7 +33,7 @@ def pin(name: str, run: RunRecords, results: Path = RESULTS, artifacts: Path = A
     """Let a pin hold a run's weights.
 
     Raises:
-        UsageError: the name is none, or holds another run, or the run has no weights at their place.
+        UsageError: the name is none, or holds another run, or not all weights of the run are at their place.
     """
     if not PIN_NAME.fullmatch(name):
         raise UsageError(f"{name!r}: found this name of a pin, expected letters, digits, dots, dashes, underscores")
@@ -41,10 +43,11 @@ def pin(name: str, run: RunRecords, results: Path = RESULTS, artifacts: Path = A
             f"{name}: this pin holds {pins[name]}, expected a new name; `fgod pin {name} --remove` lets go of that run"
         )
     weights = weights_of(run, artifacts)
+    if away := only_in_trash(weights):
+        names = ", ".join(folder.name for folder in away)
+        raise UsageError(f"{name_of(run)}: {names} lie in the trash: `fgod restore {name_of(run)}` first")
     if not weights_there(weights):
-        in_trash = weights.trash.is_dir()
-        back = f"they are in the trash: `fgod restore {name_of(run)}` first" if in_trash else "there is nothing to keep"
-        raise UsageError(f"{name_of(run)}: no weights in {weights.folder}; {back}")
+        raise UsageError(f"{name_of(run)}: no weights in {weights.folder}; there is nothing to keep")
     Pins(pins={**pins, name: name_of(run)}).write(results / PINS.name)
 
 
@@ -93,6 +96,17 @@ def held_runs(results: Path = RESULTS, artifacts: Path = ARTIFACTS) -> dict[str,
             pins=tuple(pin for pin, held in pins.items() if held == name),
             releases=tuple(released.get(name, ())),
             decision=verdict.decision if (verdict := verdict_of(run)) else None,
-            written=run.recipe.stat().st_mtime_ns,
         )
     return found
+
+
+def needed_from_trash(runs: Mapping[str, Held], artifacts: Path = ARTIFACTS) -> dict[str, tuple[str, ...]]:
+    """The runs in the trash whose weights must not be deleted, and why: what holds them may be newer than their move.
+
+    Args:
+        runs: all runs on record, by name.
+    """
+    there = [name for name in in_trash(artifacts) if name in runs]
+    kept = {name: replace(runs[name], weights=True) for name in there if only_in_trash(weights_named(name, artifacts))}
+    whole = [name for name in kept if not runs[name].weights]  # of the others a part would stay, and they with it
+    return refusals({**runs, **kept}, kept) | refusals({**runs, **kept}, whole)

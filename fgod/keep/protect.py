@@ -18,7 +18,6 @@ class Held:
         pins: names of the pins that hold it.
         releases: folders of the releases whose chain it is part of.
         decision: the gate's; None while it is pending, and of a run that no gate judges.
-        written: when its recipe was written, by a clock that only grows.
     """
 
     name: str
@@ -28,11 +27,6 @@ class Held:
     pins: tuple[str, ...] = ()
     releases: tuple[str, ...] = ()
     decision: str | None = None
-    written: int = 0
-
-    @property
-    def stage(self) -> str:
-        return self.name.partition("@")[0]
 
     @property
     def lineage(self) -> str:
@@ -82,7 +76,13 @@ class Pruning:
     kept: Mapping[str, tuple[str, ...]]
 
 
-def pruned(runs: Mapping[str, Held], rules: Collection[str], named: Collection[str], walk: Collection[str]) -> Pruning:
+def pruned(
+    runs: Mapping[str, Held],
+    rules: Collection[str],
+    named: Collection[str],
+    walk: Collection[str] = (),
+    newest: Collection[str] = (),
+) -> Pruning:
     """Which runs' weights go where only some are to be kept. What has no verdict is kept: its gate may be pending.
 
     Args:
@@ -90,10 +90,8 @@ def pruned(runs: Mapping[str, Held], rules: Collection[str], named: Collection[s
         rules: of `KEEP_RULES`.
         named: names of runs that are to be kept besides.
         walk: lineages of the runs of the walk.
+        newest: names of the newest run of each stage.
     """
-    newest: dict[str, Held] = {}
-    for run in runs.values():
-        newest[run.stage] = max(newest.get(run.stage, run), run, key=lambda one: one.written)
 
     def chosen(run: Held) -> Iterator[str]:
         if run.decision is None:
@@ -104,7 +102,7 @@ def pruned(runs: Mapping[str, Held], rules: Collection[str], named: Collection[s
             yield "its gate accepted it"
         if WALK in rules and run.lineage in walk:
             yield "it is part of the walk"
-        if NEWEST in rules and newest[run.stage] == run:
+        if NEWEST in rules and run.name in newest:
             yield "it is the newest of its stage"
 
     with_weights = {name: run for name, run in runs.items() if run.weights}

@@ -7,8 +7,9 @@ whole in one of the two places. What a kill leaves half done is finished, or tak
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,11 @@ class Move:
     target: Path
     bytes: int
     sha256: str
+
+    @property
+    def done(self) -> bool:
+        """Whether the folder has moved."""
+        return self.target.is_dir() and not self.source.exists()
 
     def facts(self) -> dict[str, object]:
         """For the manifest."""
@@ -58,7 +64,8 @@ def _parts(name: str) -> tuple[str, str]:
     return stage, lineage
 
 
-def _named(name: str, artifacts: Path) -> RunWeights:
+def weights_named(name: str, artifacts: Path = ARTIFACTS) -> RunWeights:
+    """The weights of `STAGE@LINEAGE`."""
     return run_weights(*_parts(name), artifacts)
 
 
@@ -107,10 +114,14 @@ def _check_rename(move: Move) -> None:
         )
     above = next(path for path in move.target.parents if path.exists())
     if above.stat().st_dev != move.source.stat().st_dev:
-        raise UsageError(
-            f"{move.source}: it lies on another file system than {above}, so that it cannot be renamed to "
-            f"{move.target}; nothing was moved"
-        )
+        raise _not_renamed(move, above)
+
+
+def _not_renamed(move: Move, above: Path) -> UsageError:
+    return UsageError(
+        f"{move.source}: it lies on another file system than {above}, or in another mount or layer of it, so that it "
+        f"cannot be renamed to {move.target}; it stays where it is"
+    )
 
 
 def throw_away(run: RunRecords, moves: Sequence[Move], artifacts: Path = ARTIFACTS) -> None:
@@ -135,10 +146,16 @@ def rename(move: Move) -> None:
 
     Raises:
         StorageError: the folder could not be renamed; it stands where it was.
+        UsageError: nor can it be: another mount or layer lies between, though the number of the file system is one.
     """
     with storage_explained(move.target):
         move.target.parent.mkdir(parents=True, exist_ok=True)
-        move.source.rename(move.target)
+        try:
+            move.source.rename(move.target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            raise _not_renamed(move, move.target.parent) from error
         fsync_folder(move.target.parent)
         fsync_folder(move.source.parent)
 
@@ -168,13 +185,36 @@ def in_trash(artifacts: Path = ARTIFACTS) -> dict[str, list[Path]]:
     return {name: folders for name, folders in found.items() if folders}
 
 
-def trashed_runs(names: Iterable[str], artifacts: Path = ARTIFACTS) -> list[str]:
+def only_in_trash(weights: RunWeights) -> list[Path]:
+    """Folders of a run's weights in the trash that are not at their place too, as what was made again since is."""
+    return [folder for folder in _folders(weights.trash) if not (weights.folder / folder.name).is_dir()]
+
+
+def to_restore(results: Path = RESULTS, artifacts: Path = ARTIFACTS) -> dict[str, list[Path]]:
+    """Folders of weights that can be brought back, by the name of their run; none where only stamps or the record of
+    the move are left, which a kill does."""
+    left = {name: list[Path]() for name in sorted(_left_behind(results, artifacts))}
+    return {**left, **in_trash(artifacts)}
+
+
+def _left_behind(results: Path, artifacts: Path) -> Iterator[str]:
+    for copy in (artifacts / TRASH).glob("*/*/*.json"):
+        if not copy.parent.name.startswith("."):
+            yield f"{copy.parent.parent.name}@{copy.parent.name}"
+    for file in (results / "runs").glob("*/*/trashed.json"):
+        if any((artifacts / path).is_dir() for path in Trashed.read(file).folders):
+            yield name_of(RunRecords(file.parent))
+
+
+def trashed_runs(names: Iterable[str], there: Collection[str]) -> list[str]:
     """The runs in the trash that a person names, as `fgod.runs.resolve` reads names; STAGE is its only one there.
+
+    Args:
+        there: names of the runs in the trash.
 
     Raises:
         UsageError: a name is of none, or of several; names those that there are.
     """
-    there = in_trash(artifacts)
     return list(dict.fromkeys(matching(name, there, "run in the trash") for name in names))
 
 
@@ -182,9 +222,9 @@ def moves_back(name: str, artifacts: Path = ARTIFACTS) -> list[Move]:
     """What bringing back the weights of a run that is in the trash moves, the exports last.
 
     Raises:
-        UsageError: something stands where they go.
+        UsageError: something stands where they go; or a link or another file system is in the way of a rename.
     """
-    weights = _named(name, artifacts)
+    weights = weights_named(name, artifacts)
     files = RunWeights(weights.trash).stamps() | {weights.trash / weights.master.name: weights.trash / "trained.json"}
     found = []
     for folder in _folders(weights.trash):
@@ -203,7 +243,7 @@ def bring_back(name: str, moves: Sequence[Move], results: Path = RESULTS, artifa
     Raises:
         StorageError: a file could not be written, or a folder not renamed.
     """
-    weights, run = _named(name, artifacts), run_records(*_parts(name), results)
+    weights, run = weights_named(name, artifacts), run_records(*_parts(name), results)
     for copy in sorted(weights.trash.glob("*.json")):
         if not (weights.folder / copy.name).exists():
             copy_file(copy, weights.folder / copy.name)
@@ -211,7 +251,7 @@ def bring_back(name: str, moves: Sequence[Move], results: Path = RESULTS, artifa
         rename(move)
     for copy in weights.trash.glob("*.json"):
         copy.unlink()
-    if not any(weights.trash.iterdir()):
+    if weights.trash.is_dir() and not any(weights.trash.iterdir()):
         weights.trash.rmdir()
     if run.trashed.exists():
         before = Trashed.read(run.trashed)
@@ -222,14 +262,18 @@ def bring_back(name: str, moves: Sequence[Move], results: Path = RESULTS, artifa
             run.trashed.unlink()
 
 
-def empty(name: str, artifacts: Path = ARTIFACTS) -> None:
-    """Delete the weights of a run that lie in the trash. Their stamps and records stay.
+def check_empty(name: str, artifacts: Path = ARTIFACTS) -> None:
+    """What lies in the trash of a run must be what fgod put there.
 
     Raises:
-        FgodError: something is there that no stamp speaks of; nothing was deleted.
+        FgodError: something else is there; names it.
     """
-    trash = _named(name, artifacts).trash
+    trash = weights_named(name, artifacts).trash
     known = {path.name for path in _folders(trash)} | {path.name for path in trash.glob("*.json")}
     if foreign := sorted(path.name for path in trash.iterdir() if path.name not in known and path.name[0] != "."):
         raise FgodError(f"{trash}: found {', '.join(foreign)}, which fgod did not put there; nothing was deleted")
-    remove_folder(trash)
+
+
+def empty(name: str, artifacts: Path = ARTIFACTS) -> None:
+    """Delete the weights of a run that lie in the trash. Their stamps and records stay."""
+    remove_folder(weights_named(name, artifacts).trash)
