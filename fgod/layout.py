@@ -40,6 +40,10 @@ MANIFEST_FOLDER = RESULTS / "manifest.d"
 MANIFEST = RESULTS / "manifest.jsonl"
 PINS = RESULTS / "pins.json"
 INVENTORY, INVENTORY_TABLE = RESULTS / "inventory.md", RESULTS / "inventory.tsv"
+LOCKS = Path(".snakemake/locks")
+"""Snakemake's own lock, as files: they stay when it is killed."""
+DEVLOG_LOCK = Path(".snakemake/fgod/devlog")
+"""Locked by who adds to the DevLog."""
 RUNNING = Path(".snakemake/fgod/running")
 """Locked by the snakemake that is at work here, as long as it lives."""
 SESSION = Path(".snakemake/fgod/session.json")

@@ -332,9 +332,12 @@ def starts(root: Path, lineages: Collection[str]) -> dict[tuple[str, str], list[
     cannot be read are left out here, and named by `join`."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for path in sorted((root / FOLDER).glob(f"[!.]*{START}")):
-        named = _LINEAGE.search(path.read_bytes())  # most are about others, and parsing thousands takes a second
+        try:
+            named = _LINEAGE.search(path.read_bytes())  # most are about others, and parsing thousands takes a second
+        except OSError:
+            continue
         if named and named[1].decode() in lineages:
-            start, fault = _load(path, _START_KEYS)
+            start, fault = _load(path, _START_KEYS | {"stage": str, "lineage": str})
             if not fault:
                 found.setdefault((start["stage"], start["lineage"]), []).append(start)
     return found

@@ -23,7 +23,7 @@ from fgod.compare.operands import operand
 from fgod.compare.page import page
 from fgod.compare.pairs import MCNEMAR, difference, paired
 from fgod.comparison import BOOTSTRAP as PAIRED
-from fgod.documents import Metrics, Probed, Recipe
+from fgod.documents import Metrics, Outcome, Probed, Recipe
 from fgod.errors import FgodError, UsageError
 from fgod.evaluate.metric import BOOTSTRAP, Metric, Unit, mean
 from fgod.evaluate.scoring import Scored
@@ -315,6 +315,16 @@ def test_metrics_that_no_loaded_plugin_has_are_named(tmp_path: Path, monkeypatch
     document.model_copy(update={"metrics": more}).write(run.metrics)
     (note,) = told("A@aaaa00000000", "A@aaaa00000001").notes
     assert note.endswith("(fgod --plugin FILE.py compare …): wordiness.")
+
+
+def test_a_verdict_of_other_records_counts_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for lineage in ("aaaa00000000", "aaaa00000001"):
+        write_run(tmp_path, "A", lineage, "named")
+    run = run_records("A", "aaaa00000001", tmp_path / "results")
+    Outcome.read(run.outcome).model_copy(update={"wall_s": 12.0}).write(run.outcome)
+    found = told("A@aaaa00000000", "A@aaaa00000001")
+    assert [side.decision for side in found.sides] == ["accepted", ""]
 
 
 def test_what_cannot_be_compared_is_refused(here: Path, tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 from string import Formatter
@@ -20,17 +22,19 @@ from fgod import inputs, manifest
 from fgod.chain import Chain
 from fgod.cli import main
 from fgod.config import config_digest, resolve
+from fgod.devlog.entry import entry as entry_of
 from fgod.devlog.log import update
 from fgod.devlog.next_step import LogSettings, next_step
 from fgod.devlog.words import EN, LANGUAGES, ZH_HANT, Words
 from fgod.documents import DECISIONS, Metrics, Outcome, Recipe, Verdict
-from fgod.errors import UsageError
+from fgod.errors import StorageError, UsageError
 from fgod.evaluate.requirements import gate_limits
 from fgod.evaluate.words import simplified
 from fgod.gate import judge_run
-from fgod.layout import RunRecords, run_records
+from fgod.layout import DEVLOG, DEVLOG_LOCK, RunRecords, run_records
 from fgod.probe.record import read_probes, write_probes
-from fgod.system.files import file_digests
+from fgod.system.files import file_digests, write_json
+from fgod.system.lock import held
 from tests.made_runs import DOOM, STAGES, STORY, walk, write_run
 from tests.mini import ROOT
 
@@ -146,10 +150,10 @@ def test_it_can_be_written_in_traditional_chinese(tmp_path: Path) -> None:
     walk(tmp_path, STORY[:1])
     made(tmp_path, CHINESE)
     text = log(tmp_path)
-    assert heads(text) == ["A-mixed aaaa11112222 · 通過", "B-nudge bbbb00000000 · 崩塌"]
+    assert heads(text) == ["A-mixed aaaa11112222 · 通過", "B-nudge bbbb00000000 · 崩潰"]
     for label in ("假設", "指令", "資料", "改動的設定", "權重", "記憶體峰值", "提問與回答", "判定", "下一步"):
         assert text.count(f"**{label}**：") == 2, label
-    assert "原始模型重新開始，這個階段改為：train.lr" in text and "Hypothesis" not in text
+    assert "基礎模型重新開始，這個階段改為：train.lr" in text and "Hypothesis" not in text
 
 
 def test_what_stands_in_it_stays_and_new_entries_go_to_the_end(tmp_path: Path) -> None:
@@ -242,6 +246,77 @@ def test_a_log_that_is_no_text_is_named_and_left_alone(tmp_path: Path) -> None:
     assert added.runs == () and added.faults[0].endswith("DevLog.md: cannot be read: Is a directory")
 
 
+def test_what_people_save_while_entries_are_made_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walk(tmp_path, STORY[:1])
+    made(tmp_path)
+    path, before = tmp_path / "results/DevLog.md", log(tmp_path)
+    write_run(tmp_path, "B-nudge", "bbbb11112222", "named")
+
+    def saved(*words: Any) -> str:
+        path.write_text(before.replace("<!-- remarks -->\n\n", "<!-- remarks -->\nmine\n", 1))
+        return entry_of(*words)
+
+    monkeypatch.setattr("fgod.devlog.log.entry", saved)
+    assert made(tmp_path) == ("B-nudge bbbb11112222",)
+    assert log(tmp_path).count("\nmine\n") == 1 and len(entries(log(tmp_path))) == 3
+
+
+def test_entries_that_go_or_come_meanwhile_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walk(tmp_path, STORY[:1])
+    made(tmp_path)
+    whole = log(tmp_path)
+    path = tmp_path / "results/DevLog.md"
+    path.unlink()
+
+    def meanwhile(*words: Any) -> str:
+        path.write_text(whole)
+        return entry_of(*words)
+
+    monkeypatch.setattr("fgod.devlog.log.entry", meanwhile)
+    assert made(tmp_path) == () and log(tmp_path) == whole
+
+
+def test_a_log_that_is_a_link_stays_one(tmp_path: Path) -> None:
+    walk(tmp_path, STORY[:1])
+    elsewhere, path = tmp_path / "mine/DevLog.md", tmp_path / "results/DevLog.md"
+    elsewhere.parent.mkdir()
+    path.symlink_to(elsewhere)
+    assert len(made(tmp_path)) == 2 and path.is_symlink() and len(entries(elsewhere.read_text())) == 2
+
+
+def test_two_that_add_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walk(tmp_path, STORY[:1])
+    with ExitStack() as other:
+        other.enter_context(held(tmp_path / DEVLOG_LOCK))
+        monkeypatch.setattr("fgod.devlog.log.WAIT_SECS", 0.0)
+        added = update(SETTINGS, tmp_path / "results")
+        assert added.runs == () and "another run is using" in added.faults[0] and not (tmp_path / DEVLOG).exists()
+        monkeypatch.setattr("fgod.devlog.log.WAIT_SECS", math.inf)
+        monkeypatch.setattr("fgod.system.lock.time.sleep", lambda seconds: other.close())
+        assert len(made(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("mix", [{}, {"recipe": []}, {"recipe": {"kind": "a", "rows": 1, "shares": [1]}}])
+def test_a_recipe_of_another_shape_is_named_and_the_other_runs_have_their_entries(tmp_path: Path, mix: Any) -> None:
+    walk(tmp_path, STORY[:1])
+    run = run_records("A-mixed", "aaaa11112222", tmp_path / "results")
+    Recipe.read(run.recipe).model_copy(update={"mix": mix}).write(run.recipe)
+    added = update(SETTINGS, tmp_path / "results")
+    assert added.runs == ("B-nudge bbbb00000000",)
+    (fault,) = added.faults
+    assert fault.startswith(f"{run.folder}: a record has another shape than fgod writes (")
+
+
+def test_a_start_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    with manifest.recorded(tmp_path, ["fgod", "train"], "A", "aaaa11112222"):
+        pass
+    folder = tmp_path / manifest.FOLDER
+    (folder / f"2{manifest.START}").mkdir()
+    (folder / f"3{manifest.START}").symlink_to("gone")
+    write_json(folder / f"4{manifest.START}", {"argv": [], "start": "", "process": {}, "lineage": "aaaa11112222"})
+    assert [len(found) for found in manifest.starts(tmp_path, {"aaaa11112222"}).values()] == [1]
+
+
 def test_what_a_run_says_cannot_end_its_entry(tmp_path: Path) -> None:
     walk(tmp_path, STORY[:1])
     run = run_records("A-mixed", "aaaa11112222", tmp_path / "results")
@@ -331,6 +406,23 @@ def test_chinese_texts_are_chinese() -> None:
         assert not simplified(text), key
 
 
+def test_chinese_terms_are_those_of_the_pages() -> None:
+    rows = re.findall(r"^\|(.+)\|$", (ROOT / "docs/zh-Hant/terms.md").read_text(), re.MULTILINE)
+    cells = [cell.strip() for row in rows for cell in row.split("|")]
+    terms = dict(zip(cells[1::2], cells[::2], strict=True))
+    chinese = texts(ZH_HANT)
+    assert {name for name in DECISIONS if name in terms} == set(DECISIONS) - {"accepted"}
+    for name in set(DECISIONS) & set(terms):
+        assert chinese[f"decisions.{name}"] == terms[name]
+    for key, term in (
+        *(("audit", "audit"), ("base", "base"), ("refit", "base"), ("refit_all", "base"), ("bisect", "base")),
+        *(("bisect", "missed"), ("worst", "reference"), ("worst", "probe"), ("at_most", "refit")),
+        *(("candidate", "candidate"), ("candidate", "release"), ("no_rule", "release"), ("no_rule", "recipe")),
+        *(("rows", "mix"), ("rows", "row"), ("from_source", "mix"), ("verdict", "verdict"), ("export", "export")),
+    ):
+        assert terms[term] in chinese[key], (key, term)
+
+
 def test_the_language_is_of_the_log_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     raw = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -378,6 +470,36 @@ def test_the_gate_adds_the_entry_and_says_what_it_cannot_make(
     assert main(gate) == 0 and log(tmp_path) == before
 
 
+def test_a_log_that_cannot_be_written_stops_no_gate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    walk(tmp_path, STORY[:1])
+    run = run_records("A-mixed", "aaaa11112222", Path("results"))
+    gate = ["gate", "--limits", "{}", "--require", "{}", "--out", str(run.verdict), "--log"]
+    for fault in (StorageError("this disk is full"), PermissionError("not permitted")):
+        run.verdict.unlink()
+
+        def broken(path: Path, text: str, fault: OSError = fault) -> None:
+            raise fault
+
+        monkeypatch.setattr("fgod.devlog.log.write_text", broken)
+        assert main([*gate, json.dumps(SETTINGS.to_dict())]) == 0 and Verdict.read(run.verdict).decision == "accepted"
+        assert f"DevLog · no entry: {fault}" in capsys.readouterr().err and not DEVLOG.exists()
+
+
+def test_settings_of_the_log_that_are_wrong_are_refused_before_the_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    walk(tmp_path, STORY[:1])
+    run = run_records("A-mixed", "aaaa11112222", Path("results"))
+    run.verdict.unlink()
+    with pytest.raises(SystemExit, match="2"):
+        main(["gate", "--limits", "{}", "--require", "{}", "--out", str(run.verdict), "--log", "{}"])
+    assert not run.verdict.exists()
+
+
 def test_people_add_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -391,7 +513,7 @@ def test_people_add_what_is_missing(
         "DevLog · B-nudge bbbb00000000",
         "results/DevLog.md: 2 new entries",
     ]
-    assert heads(log(tmp_path))[1] == "B-nudge bbbb00000000 · 崩塌"
+    assert heads(log(tmp_path))[1] == "B-nudge bbbb00000000 · 崩潰"
     run = run_records("A-mixed", "aaaa11112222", Path("results"))
     Recipe.read(run.recipe).model_copy(update={"seed": 8}).write(run.recipe)
     assert main(["devlog"]) == 0 and capsys.readouterr().out == "results/DevLog.md: 0 new entries\n"

@@ -19,7 +19,7 @@ from fgod.history import replay
 from fgod.history.index import Entry, Index, before, home_of, maker_of, subcommand
 from fgod.history.replay import check_inputs, environment_then, lay_out, steps_of
 from fgod.history.verify import hashed, verify
-from fgod.layout import lineage_of, run_records, run_weights
+from fgod.layout import DEVLOG, lineage_of, run_records, run_weights
 from fgod.manifest import recorded
 from fgod.stamps import digests_of
 from fgod.system.files import sha256_file, write_json, write_text
@@ -206,6 +206,15 @@ def test_files_outside_are_noted_and_a_removed_folder_is_no_fault(project: Path)
         shutil.rmtree(WEIGHTS.folder)
     found = verify(Path("."), manifest.join(Path(".")), lambda line: None)
     assert found.faults == () and len(found.notes) == 1 and found.notes[0].startswith("mine.tsv: sha256")
+
+
+def test_what_people_write_into_the_devlog_is_no_fault(project: Path) -> None:
+    with recorded(Path("."), ["fgod", "gate"], outputs=[DEVLOG]):
+        DEVLOG.write_text("# DevLog\n")
+    DEVLOG.write_text("# DevLog\nmine\n")
+    assert faults() == []
+    DEVLOG.unlink()
+    assert faults() == []
 
 
 def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

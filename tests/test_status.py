@@ -24,12 +24,13 @@ from fgod.guard.nvml import Nvml
 from fgod.guard.phases import write_phase
 from fgod.guard.samples import COLUMNS as GUARD_COLUMNS
 from fgod.layout import run_records
+from fgod.seal import SEAL, seal_of
 from fgod.session import Session
 from fgod.status import text, watch
 from fgod.status.commands import WORKFLOW, Command, command_of
 from fgod.status.facts import End, Facts, Running, Snakemake, Visited, gather
 from fgod.status.gpus import Gpus, look
-from fgod.status.judge import Next, Status, as_json, judge, state_of, to_follow, why_stopped
+from fgod.status.judge import LAST, Next, Status, as_json, judge, state_of, to_follow, why_stopped
 from fgod.status.records import Step, Steps, Training, pools_of, steps_of
 from fgod.system.files import write_json, write_text
 from fgod.system.table import write_table
@@ -49,6 +50,7 @@ PROBE = replace(TRAIN, name="probe", fit=None)
 ENDED = replace(TRAIN, state="done", end="2026-01-02T03:00:20.000Z", exit_code=0)
 FAILED = replace(ENDED, state="failed", exit_code=1, error="rows.tsv: no such file")
 AT_WORK = Snakemake(5, "here", "running", "2026-01-02T03:00:00.000Z")
+AWAY = replace(AT_WORK, state="unknown", host="away")
 WALK = (Visited(0, "A", RUN), Visited(0, "B", OTHER, alpha=0.5))
 NOW = 1767322830.0  # 2026-01-02T03:00:30Z
 
@@ -77,6 +79,16 @@ def facts(*commands: Command, **more: Any) -> Facts:
                snakemake=replace(AT_WORK, state="failed")), "stopped", "not_accepted", "2 refits"),
         (facts(ENDED, snakemake=replace(AT_WORK, state="killed")), "stopped", "snakemake_killed", "process 5"),
         (facts(ENDED, snakemake=replace(AT_WORK, state="unknown")), "elsewhere", None, ""),
+        # another machine's, and what began here since
+        (facts(ENDED, snakemake=AWAY), "stopped", "interrupted", "ended well"),
+        (facts(replace(ENDED, host="away"), FAILED, snakemake=AWAY), "stopped", "failed", "no such file"),
+        (facts(replace(FAILED, host="away"), ENDED, snakemake=AWAY), "stopped", "interrupted", "ended well"),
+        (facts(replace(ENDED, host="away"), snakemake=AWAY), "elsewhere", None, ""),
+        (facts(replace(TRAIN, state="unknown", host="away", start="2026-01-02T02:00:00.000Z"),
+               snakemake=replace(AT_WORK, state="killed")), "stopped", "snakemake_killed", "process 5"),
+        (facts(replace(FAILED, name="engine")), "stopped", "failed", "engine of A"),
+        (facts(ENDED, replace(TRAIN, name="engine", state="killed"), snakemake=replace(AT_WORK, state="failed")),
+         "stopped", "killed", "engine of A"),
         (facts(ENDED, snakemake=replace(AT_WORK, state="done")), "stopped", "finished", "asked for"),
         (facts(ENDED, snakemake=replace(AT_WORK, state="done"), end=End("artifacts/release", RUN)), "stopped",
          "released", RUN),
@@ -107,12 +119,30 @@ def test_the_state_and_why_follow_from_records(found: Facts, state: str, kind: s
     assert text.lines(status) or found.running
 
 
+def test_the_machine_is_named_that_cannot_be_seen() -> None:
+    unseen = replace(TRAIN, state="unknown", host="away")
+    for found in (
+        facts(unseen, snakemake=replace(AT_WORK, state="done")),
+        facts(unseen, replace(ENDED, name="guard", start="2026-01-02T03:00:15.000Z")),
+    ):
+        assert "it was started on away:" in text.lines(judge(found))[0]
+
+
+def test_the_lock_of_a_killed_snakemake_is_told_as_long_as_it_is_there() -> None:
+    killed = facts(ENDED, snakemake=replace(AT_WORK, state="killed"))
+    told = [
+        any("fgod recover" in line for line in text.lines(judge(replace(killed, locked=lock))))
+        for lock in (True, False)
+    ]
+    assert told == [True, False]
+
+
 def of(run: str, *steps: str) -> list[Next]:
     visit = next(visit for visit in WALK if visit.lineage == run)
     return [Next(step, visit.fit, visit.stage, visit.lineage) for step in steps]
 
 
-END_OF_WALK = [Next("report"), Next("promote")]
+END_OF_WALK = [Next(LAST)]
 OF_OTHER = of(OTHER, "interpolate", "export", "probe", "gate")
 
 
@@ -126,7 +156,9 @@ OF_OTHER = of(OTHER, "interpolate", "export", "probe", "gate")
          [*of(RUN, "probe", "gate"), *OF_OTHER, *END_OF_WALK]),
         (facts(walk=(replace(WALK[0], decision="accepted"), WALK[1])), [*OF_OTHER, *END_OF_WALK]),
         (facts(replace(PROBE, name="report", lineage="", stage=""), walk=(replace(WALK[0], decision="accepted"),)),
-         [Next("promote")]),
+         END_OF_WALK),
+        (facts(replace(PROBE, name="promote", lineage="", stage=""), walk=(replace(WALK[0], decision="accepted"),)),
+         []),
         (facts(walk=WALK, snakemake=replace(AT_WORK, state="done")), []),
         (facts(walk=(replace(WALK[0], decision="missed"),), end=End(spent="2 refits")), []),
         (facts(TRAIN), []),
@@ -322,9 +354,10 @@ def test_a_session_says_what_comes_next_and_whether_snakemake_lives(here: Path) 
     training_records()
     status, said = look_now()
     assert [step.step for step in status.next] == ["export", "probe", "gate", *("train", "export", "probe", "gate"),
-                                                   "report", "promote"]  # fmt: skip
+                                                   LAST]  # fmt: skip
     assert f"export, probe, gate of fit 0 A {RUN}" in said and f"under snakemake (process {os.getpid()})" in said
     write_json(layout.SESSION, {**session.content, "process": GONE})
+    write_text(layout.LOCKS / "0.input.lock", "")
     for file in manifest.FOLDER.glob("*"):
         file.unlink()
     status, said = look_now()
@@ -362,6 +395,42 @@ def test_records_that_cannot_be_read_are_named_and_the_rest_is_told(here: Path) 
     assert "its seal differs" in problems and "2 fields, expected" in problems and "walk.json:1: not JSON" in problems
     assert "start.json: not JSON" in problems and "it is no entry of the manifest" in problems
     assert "problem   " in said
+
+
+SESSION = {"process": LIVING, "start": "2026-01-02T03:00:00.000Z", "config": "c", "end": None, "ended": None}
+VISIT = {"fit": 0, "stage": "A", "lineage": RUN, "alpha": None}
+
+
+@pytest.mark.parametrize(
+    "session",
+    [
+        {}, {**SESSION, "walk": [3]}, {**SESSION, "walk": None}, {**SESSION, "walk": [], "process": []},
+        {**SESSION, "walk": [], "process": {}}, {**SESSION, "walk": [], "start": "yesterday"},
+        {**SESSION, "walk": [], "end": 5}, {**SESSION, "walk": [{**VISIT, "alpha": "half"}]},
+        {**SESSION, "walk": [{**VISIT, "fit": None}]},
+    ],
+)  # fmt: skip
+def test_a_session_of_another_shape_is_a_problem(here: Path, session: Mapping[str, Any]) -> None:
+    write_json(layout.SESSION, session)
+    status, said = look_now()
+    (problem,) = status.facts.problems
+    assert problem.startswith(f"{layout.SESSION}: it has another shape") and problem in said
+    assert status.facts.snakemake is None and status.facts.walk == ()
+
+
+@pytest.mark.parametrize("walk", [{}, {"walk": []}, {"walk": {"visits": [1]}}, {"walk": {"visits": []}}])
+@pytest.mark.parametrize("release", [{}, {"promoted": [{}]}, {"promoted": 3}, {"promoted": {"a": 1}}])
+def test_a_walk_and_a_release_of_another_shape_are_problems(here: Path, walk: Any, release: Any) -> None:
+    write_run(here, "A", RUN, "good")
+    write_json(layout.SESSION, {**SESSION, "process": GONE, "walk": [VISIT]})
+    write_json(layout.WALK, walk)
+    record = layout.Releases().record
+    write_json(record, {**release, SEAL: seal_of(release)})
+    status, _ = look_now()
+    assert [str(file) for file in (layout.WALK, record) if any(str(file) in p for p in status.facts.problems)] == [
+        str(layout.WALK), str(record),
+    ]  # fmt: skip
+    assert status.facts.end == End() and status.facts.walk[0].decision == "accepted"
 
 
 def test_a_command_that_ends_while_the_manifest_is_read_was_not_killed(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from fgod import layout
 from fgod.arguments import Count, Input, Json, JsonObject, Option, OptionalObject, Output
@@ -16,7 +16,7 @@ from fgod.cli.command import Batched, Command, Guarded, SideBySide
 from fgod.cli.options import Chatting, Format, Like, Probing, Where
 from fgod.documents import EngineVerdict, Stamp, check_answers
 from fgod.documents import Served as ServedRecord
-from fgod.errors import UsageError
+from fgod.errors import FgodError, UsageError
 from fgod.evaluate.requirements import check_limits
 from fgod.exporters.nvfp4 import NVFP4
 from fgod.guard.limits import WholeMachine
@@ -25,6 +25,7 @@ from fgod.registry import ENGINES
 from fgod.stamps import check_export, check_weights
 
 if TYPE_CHECKING:
+    from fgod.devlog.next_step import LogSettings
     from fgod.work.worker import Work
 
 EVALUATION_BATCH = 32
@@ -315,20 +316,25 @@ class Gate(Command):
         return list(layout.RunRecords(self.out.parent).judged)
 
     def run(self, call: Call) -> None:
+        from fgod.devlog.next_step import LogSettings
         from fgod.gate import judge_run
 
-        folder = self.out.parent
+        folder, settings = self.out.parent, None if self.log is None else LogSettings.from_dict(self.log)
         verdict = judge_run(folder, check_limits(self.limits), self.require)
         _tell("gate", f"{folder.parent.name} {folder.name}", verdict.decision, verdict.reasons)
-        if self.log is not None:
-            self._log(call, self.log, folder.parents[2])
+        if settings is not None:
+            self._log(call, settings, folder.parents[2])
 
-    def _log(self, call: Call, settings: Mapping[str, Any], results: Path) -> None:
-        """Let the DevLog have an entry of the verdict; what no entry can be made of is said, and stops nothing."""
+    def _log(self, call: Call, settings: LogSettings, results: Path) -> None:
+        """Let the DevLog have an entry of the verdict. What no entry can be made of, and a log that cannot be
+        written, are said, and stop nothing: the verdict stands."""
         from fgod.devlog.log import lines, update
-        from fgod.devlog.next_step import LogSettings
 
-        added = update(LogSettings.from_dict(settings), results)
+        try:
+            added = update(settings, results)
+        except (FgodError, OSError) as error:
+            say(f"DevLog · no entry: {error}; `fgod devlog` adds it later")
+            return
         if added.runs:
             call.note(outputs=[results / layout.DEVLOG.name])
         for fault in lines(replace(added, runs=())):

@@ -193,7 +193,7 @@ class Recover(Personal):
         if not Path(".snakemake").is_dir():
             raise UsageError(f"{Path.cwd()}: no .snakemake here, so nothing ran; expected the folder of the Snakefile")
         with held(layout.RUNNING):  # names the snakemake that is at work
-            locks = Path(".snakemake/locks")
+            locks = layout.LOCKS
             if locks.is_dir() and any(locks.iterdir()):
                 remove_folder(locks)
                 call.note(outputs=[locks])

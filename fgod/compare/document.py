@@ -11,7 +11,7 @@ from typing import Any
 from fgod import runs
 from fgod.compare.operands import Operand
 from fgod.compare.pairs import Difference, Pairs, difference, paired
-from fgod.documents import Metrics, Outcome, Recipe, Verdict, check_run
+from fgod.documents import Metrics, Outcome, Recipe, Verdict, check_run, verdict_of
 from fgod.errors import UsageError
 from fgod.evaluate.metric import Estimate
 from fgod.evaluate.scoring import Scored
@@ -153,7 +153,7 @@ def _read(letter: str, operand: Operand) -> _Run:
         raise UsageError(f"{run.metrics}: no such file: {operand.title} was not probed yet; run snakemake first")
     check_run(run)
     outcome, metrics = Outcome.read(run.outcome), Metrics.read(run.metrics)
-    verdict = Verdict.read(run.verdict) if run.verdict.is_file() else None
+    verdict = verdict_of(run)
     replies = read_probes(run.probes)
     side = Side(
         letter=letter,

@@ -11,9 +11,13 @@ from fgod.devlog.entry import Judged, entry, mark, read_judged
 from fgod.devlog.next_step import LogSettings
 from fgod.documents import Verdict
 from fgod.errors import FgodError
-from fgod.layout import DEVLOG, RESULTS, RunRecords
+from fgod.layout import DEVLOG, DEVLOG_LOCK, RESULTS, RunRecords
 from fgod.manifest import starts
 from fgod.system.files import write_text
+from fgod.system.lock import LockHeldError, held
+
+WAIT_SECS = 60.0
+"""For another process that adds entries, which takes it a moment."""
 
 _MARK = re.compile(r"^<!-- entry \S+ \S+ -->\r?$", re.MULTILINE)
 
@@ -27,18 +31,43 @@ class Added:
 
 
 def update(settings: LogSettings, results: Path = RESULTS) -> Added:
-    """Add an entry for each verdict on record that has none, in the order in which the runs were made. A log that
-    cannot be read is a fault, and left alone.
+    """Add an entry for each verdict on record that has none, in the order in which the runs were made.
+
+    A log that cannot be read, or that another process adds to for long, is a fault, and left alone. What people save
+    while entries are made is kept: the log is read again just before it is written. A log that is a link stays one.
 
     Raises:
         StorageError: the log could not be written; it is as before.
+        OSError: the folders of the records cannot be read, or the lock cannot be made.
     """
     path = results / DEVLOG.name
     try:
-        text = _read(path)
-    except FgodError as error:
+        with held(results.parent / DEVLOG_LOCK, str(path), WAIT_SECS):
+            return _update(settings, results, path)
+    except (LockHeldError, _NotReadError) as error:
         return Added((), (str(error),))
-    known = {mark.rstrip("\r") for mark in _MARK.findall(text)}
+
+
+def _update(settings: LogSettings, results: Path, path: Path) -> Added:
+    text = _read(path)
+    while True:
+        known = _marks(text)
+        added, new = _entries(settings, results, known)
+        text = _read(path)
+        if _marks(text) == known:
+            break
+    if new:
+        write_text(path.resolve(), "\n".join([_ended(text) or f"# DevLog\n\n{settings.words.about}\n", *new]))
+    return added
+
+
+def _marks(text: str) -> set[str]:
+    """The marks of the entries that a log has."""
+    return {mark.rstrip("\r") for mark in _MARK.findall(text)}
+
+
+def _entries(settings: LogSettings, results: Path, known: Collection[str]) -> tuple[Added, list[str]]:
+    """The texts of the entries that are missing beside the known ones, and what is to be said of them."""
     judged, faults = _judged(results, known)
     new: list[str] = []
     added: list[str] = []
@@ -48,19 +77,31 @@ def update(settings: LogSettings, results: Path = RESULTS) -> Added:
             if one.mark not in known and not one.stale:
                 new.append(entry(len(known) + len(new) + 1, one, earlier.get(one.stage), results, settings))
                 added.append(one.name)
-        except FgodError as error:
-            faults.append(str(error))
+        except _UNUSABLE as error:
+            faults.append(_fault(one.run, error))
         earlier[one.stage] = one
-    if new:
-        write_text(path, "\n".join([_ended(text) or f"# DevLog\n\n{settings.words.about}\n", *new]))
-    return Added(tuple(added), tuple(faults))
+    return Added(tuple(added), tuple(faults)), new
+
+
+_UNUSABLE = (FgodError, OSError, AttributeError, LookupError, TypeError, ValueError)
+"""What comes of records that are missing, were edited, cannot be read or have another shape than fgod writes."""
+
+
+def _fault(run: RunRecords, error: Exception) -> str:
+    if isinstance(error, FgodError | OSError):
+        return str(error)
+    return f"{run.folder}: a record has another shape than fgod writes ({type(error).__name__}: {error})"
+
+
+class _NotReadError(FgodError):
+    """The log cannot be read."""
 
 
 def _read(path: Path) -> str:
     """The log as it stands, to the byte; empty where there is none.
 
     Raises:
-        FgodError: it cannot be read, or is not UTF-8; names the line.
+        _NotReadError: it cannot be read, or is not UTF-8; names the line.
     """
     try:
         content = path.read_bytes()
@@ -68,10 +109,10 @@ def _read(path: Path) -> str:
     except FileNotFoundError:
         return ""
     except OSError as error:
-        raise FgodError(f"{path}: cannot be read: {error.strerror}") from None
+        raise _NotReadError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise FgodError(
+        raise _NotReadError(
             f"{path}:{line}: not UTF-8; save it as UTF-8: it is only added to, never written over"
         ) from None
 
@@ -88,8 +129,8 @@ def _judged(results: Path, known: Collection[str]) -> tuple[list[Judged], list[s
     for path in sorted((results / "runs").glob("*/*/verdict.json")):
         try:
             verdicts.append((RunRecords(path.parent), Verdict.read(path)))
-        except FgodError as error:
-            faults.append(str(error))
+        except _UNUSABLE as error:
+            faults.append(_fault(RunRecords(path.parent), error))
     stages = {run.folder.parent.name for run, verdict in verdicts if mark(run, verdict) not in known}
     looked = [(run, verdict) for run, verdict in verdicts if run.folder.parent.name in stages]
     commands = starts(results.parent, {run.folder.name for run, _ in looked})
@@ -97,8 +138,8 @@ def _judged(results: Path, known: Collection[str]) -> tuple[list[Judged], list[s
     for run, verdict in looked:
         try:
             found.append(read_judged(run, verdict, commands.get((run.folder.parent.name, run.folder.name), ())))
-        except FgodError as error:
-            faults.append(str(error))
+        except _UNUSABLE as error:
+            faults.append(_fault(run, error))
     return sorted(found, key=lambda one: (one.made, one.name)), faults
 
 

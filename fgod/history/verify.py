@@ -14,7 +14,7 @@ from fgod.errors import FgodError
 from fgod.history.index import Entry, Index, words_of
 from fgod.history.told import trash_of
 from fgod.keep import inventory
-from fgod.layout import ARTIFACTS, RESULTS, RunRecords, all_confirmations, lineage_of, run_records
+from fgod.layout import ARTIFACTS, DEVLOG, RESULTS, RunRecords, all_confirmations, lineage_of, run_records
 from fgod.runs import all_runs
 from fgod.system.files import HASHED_AT_ONCE, folder_files, sha256_file, sha256_listing
 
@@ -87,6 +87,8 @@ def _by_manifest(root: Path, index: Index) -> tuple[list[Expected], list[str]]:
     """What the newest command that made each path left there, and in words what is gone."""
     expected, gone = [], []
     for made in index.newest():
+        if Path(made.path) == DEVLOG:  # people write into it, and may delete it
+            continue
         path, who = root / made.path, f"{words_of(made.entry)}, {str(made.entry['start'])[:19]}Z"
         trashed = trash_of(path)
         place = path if path.exists() or trashed is None else trashed

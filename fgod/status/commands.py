@@ -27,6 +27,7 @@ WORKFLOW: Mapping[str, str] = {
     "probe": "a model is asked the probes",
     "gate": "a run is judged",
     "served": "the export is loaded by transformers alone",
+    "engine": "an engine is asked what was probed",
     "confirm": "the candidate is judged by held-back wordings",
     "evaluate": "what the model can do is tested",
     "comparison": "the placebo is compared",

@@ -81,7 +81,7 @@ class End:
 @dataclass(frozen=True)
 class Facts:
     """`now`: seconds since 1970. `commands`: those that began last, by their start. `training`: of the command that
-    trains, or that trained last."""
+    trains, or that trained last. `locked`: whether snakemake's own lock is there."""
 
     now: float
     commands: tuple[Command, ...] = ()
@@ -91,6 +91,7 @@ class Facts:
     training: Training | None = None
     verdict: Verdict | None = None
     end: End = End()
+    locked: bool = False
     gpus: Gpus = field(default_factory=Gpus)
     problems: tuple[str, ...] = ()
 
@@ -110,6 +111,7 @@ def gather() -> Facts:
         training=_training(reader, commands),
         verdict=newest_verdict(reader),
         end=_end(reader, walk),
+        locked=any(layout.LOCKS.glob("*")),
         gpus=look(),
         problems=tuple(dict.fromkeys(reader.problems)),
     )
@@ -128,24 +130,31 @@ def _commands(reader: Reader) -> Iterator[Command]:
 
 
 def _session(reader: Reader) -> tuple[Snakemake | None, tuple[Visited, ...]]:
+    told: tuple[Snakemake | None, tuple[Visited, ...]] = (None, ())
     try:
         found = read_session()
     except FgodError as error:
         reader.problems.append(str(error))
-        return None, ()
-    if found is None:
-        return None, ()
-    process: Mapping[str, Any] = found["process"]
-    state = found["ended"] or manifest.state_of(process)
-    snakemake = Snakemake(
+        return told
+    if found is not None:
+        with reader.shape_of(layout.SESSION):
+            told = _snakemake(found), tuple(visited(reader, visit) for visit in found["walk"])
+    return told
+
+
+def _snakemake(session: Mapping[str, Any]) -> Snakemake:
+    process: Mapping[str, Any] = session["process"]
+    start, end = str(session["start"]), str(session["end"] or "")
+    seconds_of(start)
+    seconds_of(end or start)
+    return Snakemake(
         pid=int(process["pid"]),
         host=str(process["host"]),
-        state=state,
-        start=str(found["start"]),
-        end=found["end"] or "",
-        config=str(found["config"]),
+        state=session["ended"] or manifest.state_of(process),
+        start=start,
+        end=end,
+        config=str(session["config"]),
     )
-    return snakemake, tuple(visited(reader, visit) for visit in found["walk"])
 
 
 def visited(reader: Reader, visit: Mapping[str, Any]) -> Visited:
@@ -157,7 +166,7 @@ def visited(reader: Reader, visit: Mapping[str, Any]) -> Visited:
         fit=int(visit["fit"]),
         stage=stage,
         lineage=lineage,
-        alpha=visit["alpha"],
+        alpha=None if visit["alpha"] is None else float(visit["alpha"]),
         status=str((outcome or {}).get("status", "")),
         exported=layout.run_weights(stage, lineage).stamp.exists(),
         probed=run.metrics.exists(),
@@ -188,20 +197,43 @@ def _training(reader: Reader, commands: Sequence[Command]) -> Training | None:
 
 def _end(reader: Reader, walk: Sequence[Visited]) -> End:
     """What walk.json, the confirmation and the release say, as far as they are of the walk that is expected now."""
-    decided, released = reader.object(layout.WALK), reader.sealed(layout.Releases().record)
-    ours = [(visit.fit, visit.lineage) for visit in walk]
-    same = decided is not None and [(v["fit"], v["lineage"]) for v in decided["walk"]["visits"]] == ours
-    spent = str(decided["walk"]["spent"]) if decided is not None and same else ""
+    spent = _spent(reader, [(visit.fit, visit.lineage) for visit in walk])
     last = walk[-1] if walk else None
     if last is None or last.decision != "accepted":
         return End(spent=spent)
-    confirmation = reader.sealed(layout.confirmation_records(last.stage, last.lineage).confirmation)
-    refused = confirmation is not None and confirmation.get("decision") == "unconfirmed"
-    runs = released["promoted"] if released else []
-    holds = bool(runs) and runs[-1]["lineage"] == last.lineage
+    released = _released(reader, last.lineage)
     return End(
-        released=str(released["path"]) if released and holds else "",
-        lineage=last.lineage if holds else "",
+        released=released,
+        lineage=last.lineage if released else "",
         spent=spent,
-        unconfirmed=tuple(confirmation.get("reasons", ())) if confirmation and refused else (),
+        unconfirmed=_unconfirmed(reader, last),
     )
+
+
+def _spent(reader: Reader, ours: Sequence[tuple[int, str]]) -> str:
+    """Why no fit was accepted, by a walk of our runs, each with its fit."""
+    decided = reader.object(layout.WALK)
+    with reader.shape_of(layout.WALK):
+        if decided is not None and [(visit["fit"], visit["lineage"]) for visit in decided["walk"]["visits"]] == ours:
+            return str(decided["walk"]["spent"])
+    return ""
+
+
+def _released(reader: Reader, lineage: str) -> str:
+    """The folder of the release of a run; empty where there is none."""
+    record = layout.Releases().record
+    released = reader.sealed(record)
+    with reader.shape_of(record):
+        if released is not None and released["promoted"] and released["promoted"][-1]["lineage"] == lineage:
+            return str(released["path"])
+    return ""
+
+
+def _unconfirmed(reader: Reader, candidate: Visited) -> tuple[str, ...]:
+    """Why a candidate is not confirmed; empty where that is not on record."""
+    path = layout.confirmation_records(candidate.stage, candidate.lineage).confirmation
+    found = reader.sealed(path)
+    with reader.shape_of(path):
+        if found is not None and found["decision"] == "unconfirmed":
+            return tuple(map(str, found["reasons"]))
+    return ()

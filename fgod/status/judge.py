@@ -41,7 +41,7 @@ class Why:
 
 @dataclass(frozen=True)
 class Next:
-    """A command that is to follow. `step`: its name; fit, stage and lineage of its run, as far as it has one."""
+    """What is to follow: `step` is a command of a run, of this fit, stage and lineage; or, of no run, `LAST`."""
 
     step: str
     fit: int | None = None
@@ -81,9 +81,16 @@ def state_of(facts: Facts) -> State:
         return "running"
     if facts.snakemake and facts.snakemake.state == "running":
         return "between"
-    last = last_command(facts.commands)
-    away = facts.snakemake is not None and facts.snakemake.state == "unknown"
-    return "elsewhere" if away or (last is not None and last.state == "unknown") else "stopped"
+    return "elsewhere" if unseen(facts) else "stopped"
+
+
+def unseen(facts: Facts) -> Snakemake | Command | None:
+    """The snakemake, or the last command of the workflow, that may live on another machine: it has no end on record,
+    and what began last began there too."""
+    both: tuple[Snakemake | Command | None, ...] = (facts.snakemake, last_command(facts.commands))
+    begun = [one for one in both if one is not None]
+    host = max(begun, key=lambda one: seconds_of(one.start)).host if begun else ""
+    return next((one for one in begun if one.state == "unknown" and one.host == host), None)
 
 
 def last_command(commands: Sequence[Command]) -> Command | None:
@@ -95,7 +102,7 @@ def why_stopped(facts: Facts) -> Why:
     """Why nothing runs."""
     snakemake = facts.snakemake
     last = last_command(facts.commands)
-    if snakemake and snakemake.end and last and seconds_of(last.start) > seconds_of(snakemake.end):
+    if snakemake and last and _over(snakemake, last):
         snakemake = None  # a person began it by hand, afterwards
     own = of_session(facts.commands, snakemake)
     broken = next((command for command in reversed(own) if command.state in ("failed", "killed")), None)
@@ -115,6 +122,13 @@ def why_stopped(facts: Facts) -> Why:
         return _finished(facts)
     ended = f"; the last command, {told(own[-1])}, ended well" if own else ""
     return Why("interrupted", f"it was ended between two commands{ended}")
+
+
+def _over(snakemake: Snakemake, last: Command) -> bool:
+    """Whether a command began after a snakemake, and not by it."""
+    if snakemake.end:
+        return seconds_of(last.start) > seconds_of(snakemake.end)
+    return snakemake.state == "unknown" and last.host != snakemake.host
 
 
 def of_session(commands: Sequence[Command], snakemake: Snakemake | None) -> list[Command]:
@@ -172,8 +186,9 @@ def told(command: Command) -> str:
 OF_RUN = ("train", "export", "probe", "gate")
 """Commands of a run, in order; an interpolated one has no training."""
 
-OF_WALK = ("report", "promote")
-"""Commands after the last gate."""
+LAST = "confirmation, report and release"
+"""What is made after the last gate: of which commands depends on the config (`confirm`, `served`, `export`, `engine`,
+`report`), and the last one is `promote`."""
 
 
 def to_follow(facts: Facts) -> list[Next]:
@@ -183,11 +198,10 @@ def to_follow(facts: Facts) -> list[Next]:
     if not facts.walk or (decided and not facts.running):
         return []
     found = [step for visit in facts.walk if not visit.decision for step in _of_run(visit, facts.running)]
-    at_work = {one.command.name for one in facts.running}
-    if facts.end.released and not found:
-        return []
-    last = [Next(step) for step in OF_WALK if step not in at_work and not (step == "report" and "promote" in at_work)]
-    return [*found, *last]
+    promotes = any(one.command.name == "promote" for one in facts.running)
+    if promotes or (facts.end.released and not found):
+        return found
+    return [*found, Next(LAST)]
 
 
 def _of_run(visit: Visited, running: Sequence[Running]) -> list[Next]:

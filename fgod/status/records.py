@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,14 @@ class Reader:
         except FgodError as error:
             self.problems.append(str(error))
             return None
+
+    @contextmanager
+    def shape_of(self, path: Path) -> Iterator[None]:
+        """Around what is taken of a record: another shape than fgod writes is a problem, and counts as not there."""
+        try:
+            yield
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            self.problems.append(f"{path}: it has another shape than fgod writes ({type(error).__name__}: {error})")
 
     def training(self, stage: str, lineage: str, since: float | None = None) -> Training | None:
         """The training of a run; None where its recipe is not on record.

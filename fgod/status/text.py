@@ -9,7 +9,7 @@ from itertools import groupby
 from fgod.status.commands import WORKFLOW, seconds_of
 from fgod.status.facts import Facts, Running
 from fgod.status.gpus import GpuUse
-from fgod.status.judge import Status, hangs, told
+from fgod.status.judge import Status, hangs, told, unseen
 from fgod.status.records import PoolUse, Training
 
 WIDTH = 10
@@ -50,12 +50,11 @@ def _head(status: Status) -> Iterator[str]:
     facts = status.facts
     if status.state == "between":
         yield _line("between", f"no command runs; {_snakemake(facts)} starts the next one")
-    if status.state == "elsewhere":
-        where = facts.snakemake.host if facts.snakemake else facts.commands[-1].host
-        yield _line("elsewhere", f"it was started on {where}: whether it lives cannot be seen from here")
+    if away := unseen(facts) if status.state == "elsewhere" else None:
+        yield _line("elsewhere", f"it was started on {away.host}: whether it lives cannot be seen from here")
     if status.why:
         yield _line("stopped", status.why.words)
-        if status.why.kind == "snakemake_killed" or (facts.snakemake and facts.snakemake.state == "killed"):
+        if facts.locked and facts.snakemake and facts.snakemake.state == "killed":
             yield _line("", "its lock stays: run `fgod recover` first")
 
 

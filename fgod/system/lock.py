@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +16,19 @@ from pathlib import Path
 from fgod.errors import FgodError
 from fgod.system.process import process_numbers, read_process
 
+WAIT_STEP_SECS = 0.05
+
 
 class LockHeldError(FgodError):
     """Another process holds the lock: the command was not started. Exit code 1."""
 
 
 @contextmanager
-def held(path: Path, what: str = "this folder") -> Iterator[int]:
+def held(path: Path, what: str = "this folder", wait_secs: float = 0.0) -> Iterator[int]:
     """Hold the lock and yield its descriptor. The file stays behind: removing it would let two in.
+
+    Args:
+        wait_secs: for as long another one is waited for.
 
     Raises:
         LockHeldError: someone else holds it; names the processes.
@@ -30,16 +36,25 @@ def held(path: Path, what: str = "this folder") -> Iterator[int]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, writable = _opened(path)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LockHeldError(_held_by(path, handle, what)) from None
+        until = time.monotonic() + wait_secs
+        while not _taken(handle):
+            if time.monotonic() >= until:
+                raise LockHeldError(_held_by(path, handle, what))
+            time.sleep(WAIT_STEP_SECS)
         if writable:
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield handle
     finally:
         os.close(handle)  # no LOCK_UN: that would unlock the copies that the command inherited
+
+
+def _taken(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _opened(path: Path) -> tuple[int, bool]:
