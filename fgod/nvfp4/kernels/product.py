@@ -229,7 +229,8 @@ def backward(
 def _backward_tuning(device: torch.device) -> Tuning:
     if device.type != "cuda":
         return BACKWARD
-    most = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    index = torch.cuda.current_device() if device.index is None else device.index
+    most = triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
     return BACKWARD if most >= LARGE_SHARED_MEMORY else SMALL_BACKWARD
 
 
