@@ -342,6 +342,5 @@ def test_the_workflow_exports_what_the_config_names_and_leaves_out_what_an_engin
     (ran.folder / "artifacts/release").unlink()
     shutil.rmtree(ran.folder / "artifacts/releases")
     ran.config["release"]["engine_probes"] = 8
-    assert ran.would_run()["engine"] == 2
     assert ran.run("fgod", "trash", "A").returncode == 0
     assert "engine" not in ran.would_run(), "what stands would be lost: its weights lie in the trash"
