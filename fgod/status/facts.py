@@ -214,8 +214,10 @@ def _spent(reader: Reader, ours: Sequence[tuple[int, str]]) -> str:
     """Why no fit was accepted, by a walk of our runs, each with its fit."""
     decided = reader.object(layout.WALK)
     with reader.shape_of(layout.WALK):
-        if decided is not None and [(visit["fit"], visit["lineage"]) for visit in decided["walk"]["visits"]] == ours:
-            return str(decided["walk"]["spent"])
+        if decided is not None:
+            spent = str(decided["walk"]["spent"])
+            visits = [(visit["fit"], visit["lineage"]) for visit in decided["walk"]["visits"]]
+            return spent if visits == ours else ""
     return ""
 
 
