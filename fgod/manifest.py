@@ -33,6 +33,8 @@ from fgod.system.procfs import cpu_info
 FOLDER, JOINED = layout.MANIFEST_FOLDER, layout.MANIFEST
 
 START, END = ".start.json", ".end.json"
+PLUGIN = "--plugin"
+"""The option that loads a plugin; it stands before the name of a command."""
 PACKAGES = ("torch", "transformers", "compressed-tensors", "snakemake")
 VARIABLES = (
     "PYTHONHASHSEED",
@@ -123,6 +125,14 @@ def _end(
         "outputs": describe(root, [*outputs, *record.outputs]),
         **record.facts,
     }
+
+
+def arguments(argv: Sequence[str]) -> list[str]:
+    """A recorded command line from its subcommand on: without `fgod`, and without the plugins that stand before it."""
+    words = [str(word) for word in argv[1:]]
+    while words and words[0].partition("=")[0] == PLUGIN:
+        del words[: 1 if "=" in words[0] else 2]
+    return words
 
 
 def now_iso() -> str:

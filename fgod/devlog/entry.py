@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fgod import manifest
 from fgod.data.suites import SHOWN
 from fgod.devlog.next_step import LogSettings, next_step
 from fgod.devlog.words import Words
@@ -257,7 +258,4 @@ def _time(starts: Sequence[Mapping[str, Any]], file: Path) -> datetime:
 
 def _command_word(argv: Sequence[str]) -> str:
     """`train` of `fgod --plugin FILE.py train …`."""
-    words = list(argv[1:])
-    while words[:1] == ["--plugin"]:
-        del words[:2]
-    return words[0] if words else ""
+    return next(iter(manifest.arguments(argv)), "")

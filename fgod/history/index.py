@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from fgod import manifest
 from fgod.layout import ARTIFACTS, TRASH
 
 Entry = Mapping[str, Any]
@@ -109,17 +110,9 @@ def subcommand(argv: Sequence[str]) -> str:
     """The words that name a subcommand in a recorded command line: `data mix`."""
     from fgod.cli import COMMANDS
 
-    rest = arguments(argv)
+    rest = manifest.arguments(argv)
     two, one = " ".join(rest[:2]), " ".join(rest[:1])
     return two if two in COMMANDS else one
-
-
-def arguments(argv: Sequence[str]) -> list[str]:
-    """A recorded command line from its subcommand on, without `fgod` and its plugins."""
-    rest = list(argv[1:])
-    while rest[:1] == ["--plugin"]:
-        rest = rest[2:]
-    return rest
 
 
 def command_line(entry: Entry) -> str:

@@ -29,7 +29,6 @@ WORDS = {
     "released": " Released: {folders}.",
     "release_origin": "The export of {run} with a model card, released after {fits} fits{counts}.",
     "counts": "; this is the release that counts",
-    "faulty": "A record of it cannot be read: {error}",
     "purpose_base": "the base: every first stage starts from it",
     "purpose_base_export": "the base rounded, which gives the reference's answers ({format})",
     "purpose_master": "what the next stage starts from",

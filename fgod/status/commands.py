@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from fgod import manifest
 from fgod.guard.ends import End
 from fgod.guard.limits import MIB_PER_GB
 
@@ -37,8 +38,6 @@ WORKFLOW: Mapping[str, str] = {
     "promote": "the release is made",
 }
 """What rules of the workflow call, in words; other commands are a person's own."""
-
-PLUGIN = "--plugin"
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def command_of(entry: Mapping[str, Any]) -> Command:
     Raises:
         AttributeError, KeyError, TypeError, ValueError: the entry was not written by `fgod.manifest`.
     """
-    words = _without_plugins([str(word) for word in entry["argv"][1:]])
+    words = manifest.arguments(entry["argv"])
     pair = " ".join(words[:2])
     limit, fit = _option(words, "--limit-gb"), _option(words, "--fit")
     process, start = entry["process"], str(entry["start"])
@@ -106,13 +105,6 @@ def command_of(entry: Mapping[str, Any]) -> Command:
         error=str(entry.get("error", "")),
         signalled=entry.get("guard", {}).get("end") == End.SIGNALLED,
     )
-
-
-def _without_plugins(words: Sequence[str]) -> Sequence[str]:
-    """The words after those options that stand before a command's name."""
-    while words and words[0].partition("=")[0] == PLUGIN:
-        words = words[1 if "=" in words[0] else 2 :]
-    return words
 
 
 def _option(words: Sequence[str], flag: str) -> str:
