@@ -1,6 +1,7 @@
 # The whole pipeline: base → answers → (mix → train → export → probe → gate) per stage → confirm → tables → report → release.
 #   snakemake          run what is missing          snakemake -n     show what would run
 #   snakemake data     mixes and their audits only  snakemake -s workflow/report.smk     the report from tables alone
+#   snakemake campaign the chains of the config's experiments
 #   snakemake evaluate what the model can do beside the base, by the items of the config's key evaluate
 #   snakemake placebo  what tuning costs beside a placebo: the same chain, taught the base's own answers
 
@@ -28,6 +29,7 @@ include: "rules/evaluate.smk"
 include: "rules/tables.smk"
 include: "rules/release.smk"
 include: "rules/placebo.smk"
+include: "rules/campaign.smk"
 
 
 # Without an output of its own, `all` asks for the walk itself: a target file that exists would go stale when a gate flips.
@@ -35,6 +37,6 @@ rule all:
     default_target: True
     input:
         rules.data.input,  # a mix that cannot be made is known before hours of training, and made beside it
-        visited("verdict"),
-        layout.REPORT,
+        visited("verdict", CHAINS[OWN]),
+        layout.view().report,
         layout.Releases().promoted,

@@ -66,7 +66,7 @@ def main() -> None:
     held_out, chat = frozenset(config["data"]["held_out_topics"]), ChatSettings.from_dict(config["chat"])
     words = load_reply_words(args.run / config["data"]["folder"], probes)
     standard = Standard(goal, held_out, config["base"]["closed_answers"], settings.chrf, words)
-    visits = read_json(args.run / layout.WALK)["walk"]["visits"]
+    visits = read_json(args.run / layout.view().walk)["walk"]["visits"]
     last = [visit for visit in visits if visit["fit"] == visits[-1]["fit"]]
     base = Base(args.run / layout.base(last[0]["starts_from"]).folder)
     [answers] = [answers.folder for answers in base.all_answers() if answers.harness.exists()]

@@ -54,6 +54,7 @@ class Run:
     """One (stage, lineage). `recipe` is canonical JSON of all that its weights depend on.
 
     An interpolated run is not trained: its weights lie at `alpha` between what `trained` started from and its end.
+    `recorded`: it is known by its record alone, as the start of an experiment; no config says how it is made.
     """
 
     stage: str
@@ -64,11 +65,34 @@ class Run:
     parent: Run | None
     alpha: float | None = None
     trained: Run | None = None
+    recorded: bool = field(default=False, compare=False)
 
     @property
     def name(self) -> str:
         """`B`, or `B at α 0.5`."""
         return at_alpha(self.stage, self.alpha)
+
+
+Decide = Callable[[Run], str | None]
+"""A run's verdict, None while it is pending; what it raises passes through."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a chain starts from: a base, or a run. Without either it is not known yet, or never will be: `why` says it.
+
+    `never`: no verdict that is still to come will give one.
+    """
+
+    base_id: str = ""
+    run: Run | None = None
+    why: str = ""
+    never: bool = False
+
+    @property
+    def id(self) -> str:
+        """The lineage of the run, or the base's id."""
+        return self.run.lineage if self.run else self.base_id
 
 
 @dataclass(frozen=True)
@@ -116,13 +140,22 @@ def interpolated(trained: Run, alpha: float) -> Run:
 
 
 class Chain:
-    """The configured stages and refit rules over given inputs."""
+    """The configured stages and refit rules over given inputs.
 
-    def __init__(self, config: Mapping[str, Any], inputs: Inputs):
+    Args:
+        start: what it starts from, by the verdicts so far; by default the base.
+    """
+
+    def __init__(self, config: Mapping[str, Any], inputs: Inputs, start: Callable[[Decide], Start] | None = None):
         self.config, self.inputs = config, inputs
+        self._base = Start(inputs.base_id)
+        self.start = start or (lambda decide: self._base)
 
-    def fit(self, failures: Sequence[tuple[str, str]]) -> Fit:
+    def fit(self, failures: Sequence[tuple[str, str]], start: Start | None = None) -> Fit:
         """The fit that answers these failures [(stage, decision), …] of the fits before it.
+
+        Args:
+            start: what its first stage starts from; by default the base.
 
         Raises:
             FgodError: no refit rule answers a failure, or one that was applied before leaves what is allowed.
@@ -130,22 +163,23 @@ class Chain:
         answers = Answers(self.config)
         for stage, decision in failures:
             answers.answer(stage, decision)
-        return Fit(len(failures), tuple(self._runs(answers)), tuple(answers.adjustments), answers.refits)
+        runs = tuple(self._runs(answers, start or self._base))
+        return Fit(len(failures), runs, tuple(answers.adjustments), answers.refits)
 
-    def _runs(self, answers: Answers) -> Iterator[Run]:
-        parent: Run | None = None
+    def _runs(self, answers: Answers, start: Start) -> Iterator[Run]:
         for stage in answers.stages:
-            parent = self._run(stage, parent)
+            run = self._run(stage, start)
             if between := answers.between.get(stage["name"]):
-                parent = interpolated(parent, between.alpha)
-            yield parent
+                run = interpolated(run, between.alpha)
+            start = Start(run=run)
+            yield run
 
-    def _run(self, stage: Mapping[str, Any], parent: Run | None) -> Run:
+    def _run(self, stage: Mapping[str, Any], start: Start) -> Run:
         spec, train = self.mix_spec(stage["mix"]), TrainRecipe.from_dict(stage["train"])
         recipe = {
             "numerics": training_numerics(train.device),
             "stage": stage["name"],
-            "starts_from": parent.lineage if parent else self.inputs.base_id,
+            "starts_from": start.id,
             "seed": self.config["seed"],
             "mix": spec,
             "train": train.to_dict(),
@@ -159,7 +193,7 @@ class Chain:
         if self.inputs.optimizers:
             recipe["optimizers"] = self.inputs.optimizers
         return Run(
-            stage["name"], lineage_of(recipe), canonical_json(recipe), digest(spec), canonical_json(spec), parent
+            stage["name"], lineage_of(recipe), canonical_json(recipe), digest(spec), canonical_json(spec), start.run
         )
 
     def _check_probes(self, suites: Iterable[str]) -> dict[str, str]:
@@ -213,14 +247,17 @@ class Chain:
             **({"row_formats": formats} if formats else {}),
         }
 
-    def walk(self, decide: Callable[[Run], str | None]) -> Walk:
-        """Walk the fits. `decide` gives a run's verdict, None while pending; what it raises passes through."""
+    def walk(self, decide: Decide) -> Walk:
+        """Walk the fits. Where it is not known what the chain starts from, nothing is walked."""
+        start = self.start(decide)
+        if start.why:
+            return Walk((), (), "spent" if start.never else "pending", start.why)
         visits: list[Visit] = []
         fits: list[Fit] = []
         failures: list[tuple[str, str]] = []
         while True:
             try:
-                fit = self.fit(failures)
+                fit = self.fit(failures, start)
             except FgodError as error:
                 return Walk(tuple(visits), tuple(fits), "spent", str(error))
             if fit.refits > self.config["refits"]["max"]:

@@ -10,11 +10,12 @@ from fgod.config import base_words, config_digest, engine_pairs
 from fgod.data.probes import probe_files, scored_suites, suites_of
 
 
-def context_of(config: Mapping[str, Any], files: str, base_id: str) -> dict[str, Any]:
+def context_of(config: Mapping[str, Any], files: str, base_id: str, experiment: str = "") -> dict[str, Any]:
     """What of `fgod.tables.Context` is no matter of the walk, as JSON values.
 
     Args:
         files: the names of the config's files.
+        experiment: whose chain it is; empty: the config's own.
 
     Raises:
         UsageError: a file of probes is missing or wrong.
@@ -22,6 +23,7 @@ def context_of(config: Mapping[str, Any], files: str, base_id: str) -> dict[str,
     engines = [list(pair) for pair in engine_pairs(config)]
     return {
         **({"engines": engines} if engines else {}),
+        **({"experiment": experiment} if experiment else {}),
         "persona": config["persona"]["name"],
         "stages": [stage["name"] for stage in config["stages"]],
         "suites": list(scored_suites(suites_of(probe_files(config), Path(config["data"]["folder"])))),

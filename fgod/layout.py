@@ -11,6 +11,8 @@ Nothing else spells such a path. The rules of the workflow pass wildcards in bra
     artifacts/base/{base_id}/          the base, its exports, its answers     Base, Answers, SelfAsked
     artifacts/mixes/{mix}/             training rows and their audit          Mix, Teacher
     artifacts/releases/{number}/       what was released, each written once   Releases
+    artifacts/releases/{experiment}/{number}/    of an experiment
+    results/experiments/{experiment}/  what is told of an experiment          View
     artifacts/.trash/{stage}/{lineage}/    weights that were thrown away      trashed
 """
 
@@ -29,11 +31,11 @@ from fgod.system.files import digest
 RESULTS = Path("results")
 ARTIFACTS = Path("artifacts")
 WORK = ARTIFACTS / "work"
-TABLES = RESULTS / "tables"
-REPORT = RESULTS / "report.html"
-WALK = RESULTS / "walk.json"
 CONFIRMATIONS = RESULTS / "confirmations"
-COMPARISON = RESULTS / "comparison.tsv"
+EXPERIMENTS = "experiments"
+"""Folder of results/ with what is told of each experiment."""
+CAMPAIGN = RESULTS / "experiments.tsv"
+"""All experiments side by side."""
 DEVLOG = RESULTS / "DevLog.md"
 """No output of a rule: snakemake deletes these before it makes them, and people write into this."""
 MANIFEST_FOLDER = RESULTS / "manifest.d"
@@ -341,49 +343,119 @@ class Teacher:
         return self.folder / SOFT_LABELS
 
 
+@dataclass(frozen=True)
+class View:
+    """What is told of one chain of runs: of the config's own in results/, of an experiment in
+    results/experiments/NAME/. The runs themselves belong to no chain."""
+
+    folder: Path
+
+    @property
+    def walk(self) -> Path:
+        return self.folder / "walk.json"
+
+    @property
+    def tables(self) -> Path:
+        return self.folder / "tables"
+
+    @property
+    def context(self) -> Path:
+        return self.tables / "context.json"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def comparison(self) -> Path:
+        return self.folder / "comparison.tsv"
+
+    @property
+    def experiment(self) -> str:
+        """The name of the experiment; empty of the config's own chain."""
+        return self.folder.name if self.folder.parent.name == EXPERIMENTS else ""
+
+    @property
+    def results(self) -> Path:
+        """The folder results/ that it lies in, or is."""
+        return self.folder.parent.parent if self.experiment else self.folder
+
+
+def view(experiment: str = "", results: Path = RESULTS) -> View:
+    """What is told of an experiment; of the config's own chain without a name."""
+    return View(results / EXPERIMENTS / experiment if experiment else results)
+
+
+def views(results: Path = RESULTS) -> list[View]:
+    """The chains of which something is told: the config's own first, then the experiments by name."""
+    found = [view("", results), *(View(path) for path in sorted((results / EXPERIMENTS).glob("*")) if path.is_dir())]
+    return [one for one in found if one.walk.exists()]
+
+
 RELEASE_RECORD = "release.json"
+NEWEST = "newest"
+"""The link to the release of an experiment that counts."""
 FORMATS = "formats"
 """Folder of a release: its weights in further formats, each in a folder of the format's name."""
 
 
 @dataclass(frozen=True)
 class Releases:
-    """The releases: artifacts/releases/N/, each written once, and the link artifacts/release to the one that counts."""
+    """The releases of a chain, each written once, and the link to the one that counts.
+
+    Of the config's own chain artifacts/releases/N/ and artifacts/release; of an experiment artifacts/releases/NAME/N/
+    and artifacts/releases/NAME/newest.
+    """
 
     results: Path = RESULTS
     artifacts: Path = ARTIFACTS
+    experiment: str = ""
 
     @property
     def record(self) -> Path:
         """A copy of the record of the release that counts."""
-        return self.results / RELEASE_RECORD
+        return view(self.experiment, self.results).folder / RELEASE_RECORD
 
     @property
     def promoted(self) -> Path:
         """What the rule promote declares as its output: snakemake deletes it before it promotes, and nothing else."""
-        return self.results / "promoted.json"
+        return view(self.experiment, self.results).folder / "promoted.json"
+
+    @property
+    def history(self) -> Path:
+        """The folder of the numbered releases."""
+        return self.artifacts / "releases" / self.experiment
 
     @property
     def link(self) -> Path:
-        return self.artifacts / "release"
+        return self.history / NEWEST if self.experiment else self.artifacts / "release"
 
     @property
     def current(self) -> Path:
         """The record of the release that counts, beside its weights."""
         return self.link / RELEASE_RECORD
 
-    def all_records(self) -> list[Path]:
-        """The records of all releases, whether they count or not, oldest first."""
-        history = (self.artifacts / "releases").glob(f"[0-9]*/{RELEASE_RECORD}")
-        found = [path for path in history if path.parent.name.isdecimal()]
+    def records(self) -> list[Path]:
+        """The records of its releases, whether they count or not, oldest first."""
+        found = [path for path in self.history.glob(f"[0-9]*/{RELEASE_RECORD}") if path.parent.name.isdecimal()]
         of_older_version = [self.current] if self.current.exists() and not self.link.is_symlink() else []
         return [*sorted(found, key=lambda path: int(path.parent.name)), *of_older_version]
 
     def next_folder(self) -> Path:
         """Where the next release goes."""
-        history = self.artifacts / "releases"
-        taken = [int(path.name) for path in history.glob("[0-9]*") if path.name.isdecimal()]
-        return history / str(max(taken, default=0) + 1)
+        taken = [int(path.name) for path in self.history.glob("[0-9]*") if path.name.isdecimal()]
+        return self.history / str(max(taken, default=0) + 1)
+
+
+def all_releases(results: Path = RESULTS, artifacts: Path = ARTIFACTS) -> list[Releases]:
+    """Those of the config's own chain, and of each experiment that has some, by name."""
+    named = sorted({path.parents[1].name for path in (artifacts / "releases").glob(f"*/[0-9]*/{RELEASE_RECORD}")})
+    return [Releases(results, artifacts), *(Releases(results, artifacts, name) for name in named)]
+
+
+def all_release_records(results: Path = RESULTS, artifacts: Path = ARTIFACTS) -> list[Path]:
+    """The records of all releases of all chains, whether they count or not."""
+    return [record for places in all_releases(results, artifacts) for record in places.records()]
 
 
 def run_records(stage: str, lineage: str, results: Path = RESULTS) -> RunRecords:

@@ -15,6 +15,7 @@ from fgod.config import engine_pairs, further_formats
 from fgod.confirm.folds import assign, read_folds
 from fgod.confirm.judge import confirmation_checks
 from fgod.documents import Confirmation, Release, confirmation_of
+from fgod.layout import View
 from fgod.promotion import Promotion
 from fgod.recipes import changes, flatten, is_placebo
 from fgod.records import Standing, standing
@@ -45,7 +46,9 @@ def _making(run: Run) -> str:
     return "interpolate" if run.trained else "train"
 
 
-def plan(chain: Chain, folds: Sequence[int] = (), context: Mapping[str, Any] | None = None) -> tuple[list[Step], str]:
+def plan(
+    chain: Chain, folds: Sequence[int] = (), context: Mapping[str, Any] | None = None, told: View | None = None
+) -> tuple[list[Step], str]:
     """The steps of the walk as far as it is known, and a closing sentence.
 
     Runs whose records are whole count by the verdict that the gate will give them; other pending gates as accepted.
@@ -54,7 +57,9 @@ def plan(chain: Chain, folds: Sequence[int] = (), context: Mapping[str, Any] | N
         folds: of the wordings that are held back for a confirmation.
         context: what walk.json is to say besides the walk (`fgod.context.context_of`): where it says other things, it
             is written anew, and what follows it is made again, the promotion too; None: not looked at.
+        told: where it lies; by default that of the config's own chain.
     """
+    told = told or layout.view()
     standings: dict[Run, Standing] = {}
 
     def stands(run: Run) -> Standing:
@@ -65,27 +70,31 @@ def plan(chain: Chain, folds: Sequence[int] = (), context: Mapping[str, Any] | N
     known = chain.walk(lambda run: stands(run).decision)
     hopeful = chain.walk(lambda run: stands(run).decision or ACCEPTED)
     steps = list(_steps(hopeful.visits, stands, chain.config["base"]))
+    if not hopeful.visits:
+        return [], f"Nothing yet: {hopeful.reason}."
     last = [visit.run for visit in hopeful.visits if visit.fit == hopeful.visits[-1].fit]
-    changed = _changed_keys(known, folds, context)
+    changed = _changed_keys(known, folds, context, told.walk)
     formats, engines = further_formats(chain.config), engine_pairs(chain.config)
-    to_release = known.state == "accepted" and (bool(changed) or not _released(last, formats, engines))
+    to_release = known.state == "accepted" and (
+        bool(changed) or not _released(layout.Releases(experiment=told.experiment), last, formats, engines)
+    )
     steps = _with_lost_weights(steps, set(last) if to_release else set())
     closing = _closing(known, any(step.action == "judge" for step in steps))
     if changed:
         keys = ", ".join(changed)
-        closing += f" {layout.WALK} is written anew ({keys}): tables, report and promotion are made again."
+        closing += f" {told.walk} is written anew ({keys}): tables, report and promotion are made again."
     if to_release and not records.refused(last[-1]):
         closing += f" Then {', '.join(_to_release(last[-1], formats, engines))}."
     return [*steps, *_confirmation(hopeful, folds, steps, chain.config)], closing
 
 
-def _changed_keys(walk: Walk, folds: Sequence[int], context: Mapping[str, Any] | None) -> list[str]:
+def _changed_keys(walk: Walk, folds: Sequence[int], context: Mapping[str, Any] | None, file: Path) -> list[str]:
     """The keys in which walk.json differs from what it is to be, of a walk that is decided; `missing` without one."""
     if context is None or walk.state == "pending":
         return []
-    if not layout.WALK.exists():
+    if not file.exists():
         return ["missing"]
-    old, new = read_json(layout.WALK), json.loads(records.walk_json(walk, records.fold_of(walk, folds)))
+    old, new = read_json(file), json.loads(records.walk_json(walk, records.fold_of(walk, folds)))
     same = same_files(old["context"].get("config", ""), context["config"])
     current = {**context, "config": old["context"]["config"]} if same else context
     keys = [
@@ -146,10 +155,11 @@ def _steps(visits: Iterable[Visit], stands: Callable[[Run], Standing], base: Map
         yield step
 
 
-def _released(runs: list[Run], formats: Sequence[str], engines: Sequence[tuple[str, str]]) -> bool:
+def _released(
+    places: layout.Releases, runs: list[Run], formats: Sequence[str], engines: Sequence[tuple[str, str]]
+) -> bool:
     """Whether the release is that of these runs, in these further formats, as these engines were asked, and was loaded
     by transformers."""
-    places = layout.Releases()
     if not places.record.exists() or release_faults(places, CACHE):
         return False
     found = Release.read(places.record)

@@ -39,7 +39,7 @@ from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.escape import html_text, markdown_text, one_line
 from fgod.evaluate.metric import SHARE, Estimate
 from fgod.exporters.nvfp4 import NVFP4
-from fgod.layout import COMPARISON, FORMATS, Releases, RunRecords, RunWeights, at_alpha, run_records
+from fgod.layout import FORMATS, Releases, RunRecords, RunWeights, at_alpha, run_records
 from fgod.promotion import Promotion, WalkEntry, promotion
 from fgod.registry import EXPORTERS, METRICS
 from fgod.stamps import check_weights, remedy
@@ -68,7 +68,7 @@ def promote(
         FgodError: a further format is missing, not as it was exported or of other masters, an engine was not asked what
             it says, or the export is not the one that transformers loaded; says what to delete.
     """
-    places = Releases(results, artifacts)
+    places = Releases(results, artifacts, context.experiment)
     found = promotion(entries, context.fold, results)
     if found.pending:
         raise FgodError(f"{found.candidate[-1].confirmation(results).confirmation}: no such file; run snakemake again")
@@ -339,7 +339,7 @@ def model_card(document: Release, results: Path, context: Context) -> str:
         runs="\n".join(run_rows),
         fits=_fits(document),
         confirmation=_confirmed(document.confirmation),
-        comparison=_in_columns(results / COMPARISON.name, last.lineage),
+        comparison=_in_columns(context.told(results).comparison, last.lineage),
         faults="".join(f"{line}\n" for run in document.promoted for line in _accepted_faults(run, results)),
         gate=gate,
         digest=context.config_digest,

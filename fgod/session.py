@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     from fgod.chain import Walk
 
 
-def visits_of(walk: Walk) -> list[dict[str, Any]]:
+def visits_of(walk: Walk, experiment: str = "") -> list[dict[str, Any]]:
     """The visits of a walk, as they stand in the file."""
-    return [{"fit": v.fit, "stage": v.run.stage, "lineage": v.run.lineage, "alpha": v.run.alpha} for v in walk.visits]
+    of = {"experiment": experiment} if experiment else {}
+    return [
+        {**of, "fit": v.fit, "stage": v.run.stage, "lineage": v.run.lineage, "alpha": v.run.alpha} for v in walk.visits
+    ]
 
 
 @dataclass

@@ -33,8 +33,7 @@ from fgod.documents import (
 from fgod.errors import UsageError
 from fgod.evaluate.metric import Estimate
 from fgod.evaluate.requirements import COMPARE
-from fgod.layout import COMPARISON as COMPARED
-from fgod.layout import abilities
+from fgod.layout import View, abilities, view
 from fgod.probe.record import SCORED, fields_of, read_probes
 from fgod.promotion import Promotion, WalkEntry, promotion
 from fgod.registry import METRICS
@@ -131,7 +130,8 @@ class Context:
     `stages` are the configured ones in order; `suites` the scored ones of the probes; `gate` the config's limits;
     `base` the base in words; `spent` says why the walk gave up, empty if it did not; `adjustments` what the refit rules
     changed, in words, fit by fit; `fold` the fold of the held-back wordings that the candidate is confirmed on, None
-    where the probes have none; `engines` each engine with each format of the release that it is asked of.
+    where the probes have none; `engines` each engine with each format of the release that it is asked of; `experiment`
+    whose chain it is, empty of the config's own.
     """
 
     persona: str
@@ -146,6 +146,11 @@ class Context:
     adjustments: tuple[tuple[str, ...], ...] = ()
     fold: int | None = None
     engines: tuple[tuple[str, str], ...] = ()
+    experiment: str = ""
+
+    def told(self, results: Path) -> View:
+        """Where the tables and the report of the chain lie."""
+        return view(self.experiment, results)
 
 
 def stage_columns(metrics: Iterable[str], suites: Iterable[str]) -> tuple[str, ...]:
@@ -171,7 +176,7 @@ def gather(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context
     distinct = list({e.key: e for e in judged}.values())
     for entry in distinct:
         check_run(entry.records(results))
-    found = promotion(entries, context.fold, results)
+    found, told = promotion(entries, context.fold, results), context.told(results)
     released = [e.key for e in found.promoted]
     rows: dict[str, Iterable[Mapping[str, object]]] = {
         "stages": [stage_row(e, results, context.suites) for e in judged],
@@ -184,14 +189,14 @@ def gather(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context
         "artifacts": _chain(artifact_rows(e, results, artifacts, e.key in released) for e in distinct),
         "confirmation": confirmation_rows(found),
         "abilities": _chain(ability_rows(e, results) for e in distinct),
-        "comparison": _chain(read_comparison(results / COMPARED.name, e.lineage) for e in distinct),
+        "comparison": _chain(read_comparison(told.comparison, e.lineage) for e in distinct),
         "engines": engine_rows(found, results, context.engines),
     }
     all_columns = {**TABLES, "stages": stage_columns(METRICS, context.suites)}
     for name, columns in all_columns.items():
-        write_table(results / "tables" / f"{name}.tsv", columns, rows[name])
+        write_table(told.tables / f"{name}.tsv", columns, rows[name])
     last_fit = max((e.fit for e in entries), default=0)
-    written = files.file_digests(results / "tables", (results / "tables" / f"{name}.tsv" for name in TABLES))
+    written = files.file_digests(told.tables, (told.tables / f"{name}.tsv" for name in TABLES))
     document = {
         **asdict(context),
         "fits": last_fit + 1,
@@ -200,7 +205,7 @@ def gather(entries: Sequence[WalkEntry], results: Path, artifacts: Path, context
         "metrics": [metric.legend.to_dict() for _, metric in METRICS.items()],
         "tables_sha256": written,
     }
-    files.write_json(results / "tables" / "context.json", document)
+    files.write_json(told.context, document)
 
 
 def made_by_another(results: Path, config: str) -> str:
@@ -209,7 +214,7 @@ def made_by_another(results: Path, config: str) -> str:
     Args:
         config: the names of its files, as in `Context`.
     """
-    file = results / "tables" / "context.json"
+    file = view(results=results).context
     if not file.exists():
         return ""
     made = files.read_json(file)

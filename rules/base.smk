@@ -6,11 +6,19 @@ with exit_on_fgod_error():
     GUARD = guard_options(CONFIG["guard"])
 
 
+wildcard_constraints:
+    base="|".join(BASES),
+    asked="|".join(SELF_ASKED) or "none",
+    rehearsed="|".join(REHEARSALS),
+
+
 rule base:
     output:
-        BASE.stamp,
+        layout.base("{base}").stamp,
+    params:
+        base=lambda wildcards: canonical_json(BASES[wildcards.base]),
     shell:
-        "{FGOD} base --base {BASE_SPEC:q} {SOURCED} --chat {CHAT:q} --out {output:q} {GUARD}"
+        "{FGOD} base --base {params.base:q} {SOURCED} --chat {CHAT:q} --out {output:q} {GUARD}"
 
 
 rule export_base:
@@ -19,41 +27,53 @@ rule export_base:
     output:
         BASE_EXPORT.stamp,
     resources:
-        gpu=gpus(records.device(EXPECTED.runs[0])),
+        gpu=gpus(records.device(EXPECTED[OWN].runs[0])),
     shell:
         "{FGOD} export --weights {BASE_WEIGHTS:q} --stamp {input:q} --dtype {BASE_DTYPE} --gpus {resources.gpu}"
         " --out {output:q} {GUARD}"
 
 
 # Prompts that the base asks of its own accord.
-if SELF_ASKED:
+rule self_asked:
+    input:
+        ancient(BASE_EXPORT.stamp),
+    output:
+        BASE.self_asked("{asked}").table,
+    params:
+        settings=lambda wildcards: canonical_json(inputs.asking_settings(SELF_ASKED[wildcards.asked].config)),
+    threads: processes(CONFIG["probe"]["device"])
+    resources:
+        gpu=gpus(CONFIG["probe"]["device"]),
+    shell:
+        "{FGOD} answers self-asked --export {input:q} --settings {params.settings:q} --chat {CHAT:q} --out {output:q}"
+        " --processes {threads} {GUARD}"
 
-    rule self_asked:
-        input:
-            ancient(BASE_EXPORT.stamp),
-        output:
-            SELF_ASKED.table,
-        threads: processes(CONFIG["probe"]["device"])
-        resources:
-            gpu=gpus(CONFIG["probe"]["device"]),
-        shell:
-            "{FGOD} answers self-asked --export {input:q} --settings {ASKING:q} --chat {CHAT:q} --out {output:q}"
-            " --processes {threads} {GUARD}"
+
+def asked_of(chain):
+    """The prompts that the base asked itself for a chain's mixes, in a list; empty where it did not."""
+    return [BASE.self_asked(chain.inputs.self_asked_id).table] if chain.inputs.self_asked_id else []
+
+
+def asked_option(chain):
+    return shlex.join(f"--asked={path}" for path in asked_of(chain))
 
 
 # The base's own answers to the prompts that mixes rehearse.
 rule rehearsal:
     input:
         export=ancient(BASE_EXPORT.stamp),
-        asked=[ancient(SELF_ASKED.table)] if SELF_ASKED else [],
+        asked=lambda wildcards: [ancient(path) for path in asked_of(REHEARSALS[wildcards.rehearsed])],
     output:
-        REHEARSAL.table,
+        BASE.answers("{rehearsed}").table,
+    params:
+        settings=lambda wildcards: canonical_json(inputs.rehearsal_settings(REHEARSALS[wildcards.rehearsed].config)),
+        asked=lambda wildcards: asked_option(REHEARSALS[wildcards.rehearsed]),
     threads: processes(CONFIG["probe"]["device"])
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
     shell:
-        "{FGOD} answers rehearsal --export {input.export:q} {SOURCED} --settings {REHEARSED:q} --chat {CHAT:q} {ASKED}"
-        " --out {output:q} --processes {threads} {GUARD}"
+        "{FGOD} answers rehearsal --export {input.export:q} {SOURCED} --settings {params.settings:q} --chat {CHAT:q}"
+        " {params.asked} --out {output:q} --processes {threads} {GUARD}"
 
 
 # The base's answers to the probes, against which every run is judged.

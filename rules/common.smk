@@ -13,13 +13,14 @@ from functools import cache
 from pathlib import Path
 
 from fgod import inputs, layout, records, config as settings
-from fgod.chain import ACCEPTED, Chain
+from fgod.chain import ACCEPTED
 from fgod.config import engine_pairs
 from fgod.confirm.folds import read_folds
 from fgod.context import context_of
 from fgod.data.probes import probe_files
 from fgod.devlog.next_step import LogSettings
-from fgod.errors import exit_on_fgod_error
+from fgod.errors import UsageError, exit_on_fgod_error
+from fgod.experiments import OWN, experiments_of
 from fgod.registry import plugin_options
 from fgod.session import Session, visits_of
 from fgod.system.files import canonical_json, check_room, digest, sweep
@@ -36,7 +37,7 @@ logging.raiseExceptions = False  # else a full disk prints a traceback for each 
 @cache
 def standing(run):
     """What the gate says, or will say, of a run by the records that stood when this snakemake first met it."""
-    return records.standing(CONFIG, run)
+    return records.standing(chain_of(run).config, run)
 
 
 with exit_on_fgod_error():
@@ -44,12 +45,10 @@ with exit_on_fgod_error():
     for file in workflow.configfiles:
         settings.read_yaml(Path(file))  # snakemake takes the second of two keys, and says nothing
     CONFIG_NAME = ", ".join(map(str, workflow.configfiles))
-    CONFIG = settings.resolve(config, CONFIG_NAME or "config")
-    INPUTS = inputs.gather(CONFIG)
+    CHAINS = experiments_of(config, CONFIG_NAME or "config")
+    CONFIG, INPUTS = CHAINS[OWN].config, CHAINS[OWN].inputs
     PLUGINS = inputs.plugins_digest(CONFIG)
-    CHAIN = Chain(CONFIG, INPUTS)
     read_folds(layout.RESULTS)
-    EXPECTED = CHAIN.walk(lambda run: standing(run).decision or ACCEPTED)  # as far as known, pending gates accepted
 
 # In shell lines and no params: a plugin's change makes again only what its digest is part of.
 FGOD = shlex.join(["fgod", *plugin_options(CONFIG["plugins"])])
@@ -62,31 +61,25 @@ BASE_WEIGHTS = str(inputs.own_weights(CONFIG["base"]) or BASE.master)
 BASE_DTYPE = CONFIG["stages"][0]["train"]["compute_dtype"]
 BASE_EXPORT = BASE.export(BASE_DTYPE)
 BASE_SPEC = canonical_json(CONFIG["base"])
+# By base_id: the base, and weights that an experiment starts from.
+BASES = {chain.weights_id: chain.weights for chain in CHAINS.values() if chain.weights} | {INPUTS.base_id: CONFIG["base"]}
 SOURCES = CONFIG["data"]["folder"]
 LANGUAGES = inputs.languages_of(CONFIG)
 SOURCED = shlex.join(["--sources", SOURCES, *(["--languages", *LANGUAGES] if LANGUAGES else [])])
-SELF_ASKED = BASE.self_asked(INPUTS.self_asked_id) if INPUTS.self_asked_id else None
-ASKED = shlex.join(["--asked", str(SELF_ASKED.table)]) if SELF_ASKED else ""
-ASKING = canonical_json(inputs.asking_settings(CONFIG))
-REHEARSED = canonical_json(inputs.rehearsal_settings(CONFIG))
+SELF_ASKED = {chain.inputs.self_asked_id: chain for chain in CHAINS.values() if chain.inputs.self_asked_id}
+REHEARSALS = {chain.inputs.rehearsal_id: chain for chain in CHAINS.values()}
 CHAT = canonical_json(CONFIG["chat"])
 PROBED = canonical_json(CONFIG["probe"])
-FILES = canonical_json(CONFIG["data"]["sources"])
 GPU = int(any(Path("/dev").glob("nvidia[0-9]*")))  # whether this machine has one
-REHEARSAL = BASE.answers(INPUTS.rehearsal_id)
 REFERENCE = BASE.answers(inputs.reference_id(CONFIG))
 FOLDS = {inputs.reference_id(CONFIG, fold): fold for fold in inputs.folds(CONFIG)}  # of held-back wordings, by answers
 PROBES = [str(file) for file in probe_files(CONFIG)]
 LIMITS = canonical_json({"gate": CONFIG["gate"], "require": [stage["require"] for stage in CONFIG["stages"]]})
 GOAL = canonical_json({key: CONFIG[key] for key in ("persona", "disambiguation")})
 CHECKED = f"--probes {shlex.join(PROBES)} {SOURCED} --goal {shlex.quote(GOAL)}"
-LOGGED = canonical_json(LogSettings.of_config(CONFIG).to_dict())
-CONTEXT = canonical_json(context_of(CONFIG, CONFIG_NAME, INPUTS.base_id))
 ENGINES = engine_pairs(CONFIG)
-RUNS = {(run.stage, run.lineage): run for run in EXPECTED.runs}
-MIXES = {run.mix_id: run.mix_spec for run in EXPECTED.runs}
-
-
+RUNS, RUN_CHAINS = {}, {}  # by stage and lineage: the runs that are known, and the chain that came by each first
+MIXES, MIX_CHAINS = {}, {}  # the same of mixes: what their rows depend on, and a chain that has their sources
 TEACHERS = {}
 
 
@@ -99,8 +92,43 @@ def teacher_of(run):
     return digest(asked)
 
 
-for run in EXPECTED.runs:
+def meet(run, chain):
+    """Make a run that the walk of a chain comes by known to the rules. What its path does not say of it must be the
+    same for all chains that have it."""
+    known = RUN_CHAINS.setdefault((run.stage, run.lineage), chain)
+    theirs, ours = (records.requirements(one.config, run.stage) for one in (known, chain))
+    if theirs != ours:
+        raise UsageError(
+            f"{CONFIG_NAME}: {known.words} and {chain.words} have the run {run.stage}@{run.lineage}, and require other "
+            f"things of it: {theirs}, {ours}; expected the same, as a run has one verdict"
+        )
+    RUNS[run.stage, run.lineage] = run
+    MIXES[run.mix_id] = run.mix_spec
+    MIX_CHAINS.setdefault(run.mix_id, chain)
     teacher_of(run)
+
+
+def chain_of(run):
+    """The chain that first came by a run."""
+    return RUN_CHAINS[run.stage, run.lineage]
+
+
+def met(chain, decide):
+    """Of the runs that a chain's walk asks about: those of another experiment, from whose end it starts, are met."""
+
+    def decision(run):
+        if (run.stage, run.lineage) not in RUN_CHAINS or run.stage in chain.stages:
+            meet(run, chain)
+        return decide(run)
+
+    return decision
+
+
+with exit_on_fgod_error():
+    EXPECTED = {  # as far as known, pending gates accepted
+        name: chain.chain.walk(met(chain, lambda run: standing(run).decision or ACCEPTED))
+        for name, chain in CHAINS.items()
+    }
 
 
 def audit_of(run):
@@ -144,19 +172,32 @@ def say_that_gates_decide():
     logger.info("Pending gates count as accepted here: refits (a new fit from the base) are decided by the gates.")
 
 
+def is_target(name):
+    """Whether the command line of this snakemake asks for a rule by name."""
+    return name in workflow.dag_settings.targets
+
+
+def active():
+    """The chains that this snakemake walks. `snakemake campaign`, without another target, leaves the config's own
+    chain alone."""
+    alone = workflow.dag_settings.targets == {"campaign"}
+    return [chain for chain in CHAINS.values() if (is_target("campaign") if chain.name else not alone)]
+
+
+def expected_visits(decide):
+    """The visits of all chains that this snakemake walks."""
+    return [visit for chain in active() for visit in visits_of(chain.chain.walk(decide), chain.name)]
+
+
 @cache
 def decided(run, decision):
     """Tell `fgod status` what is expected since a gate has decided."""
-    SESSION.expects(visits_of(CHAIN.walk(lambda run: records.decision(run) or ACCEPTED)))
+    SESSION.expects(expected_visits(lambda run: records.decision(run) or ACCEPTED))
 
 
 def decide(run):
     """A run's verdict. Pending asks the checkpoint, so that the DAG is made anew after the gate; a dry-run counts it
-    as accepted, and one that will be judged again by what the gate will say: it shows the whole of what follows. Runs
-    of later fits are met here for the first time."""
-    RUNS[run.stage, run.lineage] = run
-    MIXES[run.mix_id] = run.mix_spec
-    teacher_of(run)
+    as accepted, and one that will be judged again by what the gate will say: it shows the whole of what follows."""
     before = standing(run)
     if workflow.dryrun:
         if before.decision is None:
@@ -170,19 +211,32 @@ def decide(run):
     return decision
 
 
-def walk():
-    """The walk as far as the gates have decided."""
-    return CHAIN.walk(decide)
+def walk(chain):
+    """The walk of a chain as far as the gates have decided. Runs of later fits are met here for the first time."""
+    return chain.chain.walk(met(chain, decide))
 
 
-def visited(name):
-    """Input function: one file of the records of every run of the walk."""
-    return lambda wildcards: [getattr(records.records_of(run), name) for run in walk().runs]
+# What is told of a chain lies in results/ or results/experiments/NAME/: the wildcard `of` is empty, or the latter.
+OF = {f"/{layout.EXPERIMENTS}/{chain.name}" if chain.name else "": chain for chain in CHAINS.values()}
+
+
+wildcard_constraints:
+    of=f"(?:{'|'.join(map(re.escape, OF))})",
+
+
+def told(wildcards):
+    """The chain that a path names."""
+    return OF[wildcards.of]
+
+
+def visited(name, chain=None):
+    """Input function: one file of the records of every run of a chain's walk."""
+    return lambda wildcards: [getattr(records.records_of(run), name) for run in walk(chain or told(wildcards)).runs]
 
 
 def candidate(name):
     """Input function: one file of the artifacts of every run of the accepted fit."""
-    return lambda wildcards: [getattr(records.weights_of(run), name) for run in walk().candidate]
+    return lambda wildcards: [getattr(records.weights_of(run), name) for run in walk(told(wildcards)).candidate]
 
 
 def run_of(wildcards):
@@ -193,16 +247,16 @@ def run_of(wildcards):
     return run
 
 
-def recorded_walk(wildcards):
-    """The walk in JSON, from the verdicts on record."""
-    decided = CHAIN.walk(records.decision)
+def recorded_walk(chain):
+    """The walk of a chain in JSON, from the verdicts on record."""
+    decided = chain.chain.walk(records.decision)
     return records.walk_json(decided, records.fold_of(decided, [*FOLDS.values()]))
 
 
-def to_release(wildcards):
+def to_release(chain):
     """The last run of the accepted fit, in a list; empty where there is none, or held-back wordings do not confirm it:
     what a release needs is made of no other. Pending asks the checkpoint; a dry-run counts it as confirmed."""
-    last = walk().candidate[-1:]
+    last = walk(chain).candidate[-1:]
     if not FOLDS:
         return last
     if not workflow.dryrun:
@@ -214,9 +268,9 @@ def to_release(wildcards):
 
 def engine_verdicts(wildcards):
     """Input function: what engines say with the formats of the release that they are asked of."""
-    return [records.records_of(run).engine(*pair) for run in to_release(wildcards) for pair in ENGINES]
+    return [records.records_of(run).engine(*pair) for run in to_release(told(wildcards)) for pair in ENGINES]
 
 
 def confirmation(wildcards):
     """Input function: the confirmation of the accepted fit's last run, where wordings are held back."""
-    return [records.confirmation_of(run).confirmation for run in walk().candidate[-1:] if FOLDS]
+    return [records.confirmation_of(run).confirmation for run in walk(told(wildcards)).candidate[-1:] if FOLDS]

@@ -71,11 +71,12 @@ rule fold_probe:
     threads: processes(CONFIG["probe"]["device"])
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
+        rows=all_rows,
     shell:
         "{FGOD} probe --fold {params.number} --export {input.export:q} --reference {input.reference:q}"
         " --reference-weights {input.weights:q} --probes {PROBES:q} {SOURCED} --base {params.base:q}"
         " --goal {params.goal:q} --held-out {params.held_out:q} --settings {params.settings:q} --chat {CHAT:q}"
-        " --rows {input.rows:q} --out {output.metrics:q} --processes {threads} {GUARD}"
+        " --rows {resources.rows} --out {output.metrics:q} --processes {threads} {GUARD}"
 
 
 # Apart from the asking: other limits judge again what is on record, and ask nothing anew. A checkpoint: no further work is
@@ -90,7 +91,7 @@ checkpoint confirm:
     params:
         number=fold_for,
         limits=canonical_json(CONFIG["gate"]),
-        require=lambda wildcards: records.requirements(CONFIG, wildcards.stage),
+        require=requirements,
         own=canonical_json(CONFIG.get("confirm", {})),
         code=inputs.code_digest("gate.py", "confirm", "evaluate") + PLUGINS,
     shell:

@@ -2,10 +2,24 @@
 # against the rows by the rule probe.
 
 
+def mix_chain(wildcards):
+    """A chain that has the sources of a mix."""
+    return MIX_CHAINS[wildcards.mix]
+
+
+def rehearsal_of(wildcards):
+    return ancient(BASE.answers(mix_chain(wildcards).inputs.rehearsal_id).table)
+
+
+def files_of(wildcards):
+    """The user's files of rows, for a mix or its audit. A resource: a file that was moved makes no mix again."""
+    return canonical_json(mix_chain(wildcards).config["data"]["sources"])
+
+
 rule mix:
     input:
-        answers=ancient(REHEARSAL.table),
-        asked=[ancient(SELF_ASKED.table)] if SELF_ASKED else [],
+        answers=rehearsal_of,
+        asked=lambda wildcards: [ancient(path) for path in asked_of(mix_chain(wildcards))],
     output:
         MIX.rows,
     wildcard_constraints:
@@ -13,9 +27,12 @@ rule mix:
     params:
         spec=lambda wildcards: MIXES[wildcards.mix],
     priority: 1  # all data before any training: a fault in the last stage's costs no hours
+    resources:
+        files=files_of,
+        asked=lambda wildcards: asked_option(mix_chain(wildcards)),
     shell:
-        "{FGOD} data mix --spec {params.spec:q} {SOURCED} --files {FILES:q} --answers {input.answers:q} {ASKED}"
-        " --out {output:q}"
+        "{FGOD} data mix --spec {params.spec:q} {SOURCED} --files {resources.files:q} --answers {input.answers:q}"
+        " {resources.asked} --out {output:q}"
 
 
 rule audit:
@@ -25,9 +42,11 @@ rule audit:
     output:
         MIX.audit("{seq_len}"),
     priority: 1
+    resources:
+        files=files_of,
     shell:
         "{FGOD} data audit {input.rows:q} --probes {PROBES:q} --goal {GOAL:q} {SOURCED}"
-        " --files {FILES:q} --weights {BASE_WEIGHTS:q} --seq-len {wildcards.seq_len} --chat {CHAT:q} --out {output:q}"
+        " --files {resources.files:q} --weights {BASE_WEIGHTS:q} --seq-len {wildcards.seq_len} --chat {CHAT:q} --out {output:q}"
 
 
 def teacher_start(wildcards):
@@ -61,4 +80,4 @@ rule teacher:
 
 rule data:
     input:
-        [audit_of(run) for run in EXPECTED.runs],
+        [audit_of(run) for run in EXPECTED[OWN].runs],

@@ -9,22 +9,23 @@ def abilities_known(wildcards):
     cannot make it again, so there it is no input: the command reads what is on record by itself."""
     if not CONFIG["evaluate"]["items"]:
         return []
-    found = [layout.abilities(run.stage, run.lineage) for run in walk().runs]
-    asked = last_abilities(wildcards) if "evaluate" in workflow.dag_settings.targets else []
+    found = [layout.abilities(run.stage, run.lineage) for run in walk(told(wildcards)).runs]
+    asked = last_abilities(wildcards) if is_target("evaluate") and told(wildcards).name == OWN else []
     return list(dict.fromkeys([*asked, *(path for path in found if path.exists())]))
 
 
 def comparison_known(wildcards):
     """The comparison with the placebo, where it is on record or asked for: the tables hold it."""
-    known = "placebo" in workflow.dag_settings.targets or layout.COMPARISON.exists()
-    return [layout.COMPARISON] if known else []
+    chain = told(wildcards)
+    known = (is_target("placebo") and chain.name == OWN) or chain.view.comparison.exists()
+    return [chain.view.comparison] if known else []
 
 
 def last_abilities(wildcards):
     """Of the last accepted run: what is released, where something is."""
     if not CONFIG["evaluate"]["items"]:
         raise WorkflowError(f"{CONFIG_NAME}: evaluate.items: found none, expected files of items to evaluate by")
-    accepted = [visit.run for visit in walk().visits if visit.decision == ACCEPTED]
+    accepted = [visit.run for visit in walk(CHAINS[OWN]).visits if visit.decision == ACCEPTED]
     if not accepted:
         raise WorkflowError("no run was accepted, so there is nothing to evaluate")
     return [layout.abilities(accepted[-1].stage, accepted[-1].lineage)]
@@ -54,4 +55,4 @@ rule abilities:
 rule evaluate:
     input:
         last_abilities,
-        layout.REPORT,
+        layout.view().report,

@@ -11,16 +11,14 @@ def with_placebos(runs):
     """The placebo of each run by the run; those that are met for the first time become known to the rules."""
     found = placebo_runs(runs, inputs.placebo_settings(CONFIG, INPUTS.base_id))
     for run in found.values():
-        RUNS[run.stage, run.lineage] = run
-        MIXES[run.mix_id] = run.mix_spec
-        teacher_of(run)
+        meet(run, CHAINS[OWN])
     return found
 
 
 def placebos(name):
     """Input function: one file of the records of every placebo run."""
     return lambda wildcards: [
-        getattr(records.records_of(run), name) for run in with_placebos(compared_runs(walk())).values()
+        getattr(records.records_of(run), name) for run in with_placebos(compared_runs(walk(CHAINS[OWN]))).values()
     ]
 
 
@@ -49,7 +47,7 @@ rule placebo_mix:
 
 def tuned(wildcards):
     """The run that the placebo is compared with: the last of its fit."""
-    return compared_runs(walk())[-1]
+    return compared_runs(walk(CHAINS[OWN]))[-1]
 
 
 def base_stamp(wildcards):
@@ -94,10 +92,10 @@ rule comparison:
     input:
         base=layout.base_records(INPUTS.base_id, "plain").metrics,
         rounded=layout.base_records(INPUTS.base_id, "rounded").metrics,
-        placebo=lambda wildcards: records.records_of(with_placebos(compared_runs(walk()))[tuned(wildcards)]).metrics,
+        placebo=lambda wildcards: records.records_of(with_placebos(compared_runs(walk(CHAINS[OWN])))[tuned(wildcards)]).metrics,
         tuned=lambda wildcards: records.records_of(tuned(wildcards)).metrics,
     output:
-        layout.COMPARISON,
+        layout.view().comparison,
     params:
         code=inputs.code_digest("comparison.py", "evaluate") + PLUGINS,
     shell:
@@ -108,5 +106,5 @@ rule comparison:
 rule placebo:
     input:
         placebos("metrics"),
-        layout.COMPARISON,
-        layout.REPORT,
+        layout.view().comparison,
+        layout.view().report,

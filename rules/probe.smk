@@ -2,16 +2,27 @@
 
 
 def trained_on(wildcards):
-    """The rows that a run and those before it were trained on."""
+    """The rows that a run and those before it were trained on. Those of runs that are known by their record alone are
+    there, no rule can make them, and they are no inputs."""
     return rows_of(run_of(wildcards))
 
 
 def rows_of(run):
-    mixes = []
+    return [ancient(layout.mix(one.mix_id).rows) for one in with_those_before(run) if not one.recorded]
+
+
+def with_those_before(run):
+    """A run and those before it, one for each mix."""
+    found = {}
     while run:
-        mixes.append(ancient(layout.mix(run.mix_id).rows))
+        found.setdefault(run.mix_id, run)
         run = run.parent
-    return list(dict.fromkeys(mixes))
+    return found.values()
+
+
+def all_rows(wildcards):
+    """The rows of all of them."""
+    return shlex.join(str(layout.mix(one.mix_id).rows) for one in with_those_before(run_of(wildcards)))
 
 
 rule probe:
@@ -35,11 +46,12 @@ rule probe:
     threads: processes(CONFIG["probe"]["device"])
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
+        rows=all_rows,
     shell:
         "{FGOD} probe --export {input.export:q} --reference {input.reference:q}"
         " --reference-weights {input.weights:q} --probes {PROBES:q} {SOURCED} --base {params.base:q}"
         " --goal {params.goal:q} --held-out {params.held_out:q} --settings {params.settings:q} --chat {CHAT:q}"
-        " --rows {input.rows:q} --out {output.metrics:q} --processes {threads} {GUARD}"
+        " --rows {resources.rows} --out {output.metrics:q} --processes {threads} {GUARD}"
 
 
 def judged(wildcards):
@@ -50,6 +62,17 @@ def judged(wildcards):
     return [of_run.outcome, *fresh]
 
 
+def requirements(wildcards):
+    """What a run's stage requires of its metrics."""
+    return records.requirements(chain_of(run_of(wildcards)).config, wildcards.stage)
+
+
+def log_settings(wildcards):
+    """What the DevLog needs of the chain that first came by a run."""
+    chain = chain_of(run_of(wildcards))
+    return canonical_json(LogSettings.of_config(chain.config, chain.name, chain.note).to_dict())
+
+
 checkpoint gate:
     input:
         judged,
@@ -57,7 +80,9 @@ checkpoint gate:
         RUN.verdict,
     params:
         limits=canonical_json(CONFIG["gate"]),
-        require=lambda wildcards: records.requirements(CONFIG, wildcards.stage),
+        require=requirements,
         code=inputs.code_digest("gate.py", "evaluate") + PLUGINS,
+    resources:
+        log=log_settings,  # of what the DevLog says, which judges nothing
     shell:
-        "{FGOD} gate --limits {params.limits:q} --require {params.require:q} --log {LOGGED:q} --out {output:q}"
+        "{FGOD} gate --limits {params.limits:q} --require {params.require:q} --log {resources.log:q} --out {output:q}"

@@ -65,7 +65,7 @@ rule engine:
         held_out=canonical_json(sorted(CONFIG["data"]["held_out_topics"])),
         settings=canonical_json(CONFIG["probe"]),
         limits=canonical_json(CONFIG["gate"]),
-        require=lambda wildcards: records.requirements(CONFIG, wildcards.stage),
+        require=requirements,
         some=f"--count {number}" if (number := CONFIG.get("release", {}).get("engine_probes")) else "",
         code=inputs.code_digest("engines", "probe", "evaluate", "gate.py", *inputs.REPLIES) + PLUGINS,
     threads: processes("cpu")
@@ -79,7 +79,7 @@ rule engine:
 
 def needed_to_release(wildcards):
     """Of what is to be released: its weights in further formats, and that they load elsewhere."""
-    last = to_release(wildcards)
+    last = to_release(told(wildcards))
     formats = [records.weights_of(run).stamp_of(name) for run in last for name in FORMATS]
     return [*formats, *(records.records_of(run).served for run in last), *engine_verdicts(wildcards)]
 
@@ -88,16 +88,16 @@ rule promote:
     input:
         needed_to_release,
         exports=candidate("stamp"),
-        walk=layout.WALK,
+        walk=OF_CHAIN.walk,
         confirmation=confirmation,
         tables=TABLES,
-        report=layout.REPORT,
+        report=OF_CHAIN.report,
     output:  # nothing of a release, which snakemake would delete before it promotes another
-        str(layout.Releases().promoted),
+        "results{of}/promoted.json",
     params:
         # What of the release is not as it was written: it is then made anew. Snakemake itself looks at times of files
         # only. The run after a repair promotes once more, as this is empty again; that changes nothing.
-        damage=lambda wildcards: "; ".join(release_faults(layout.Releases(), CACHE)),
+        damage=lambda wildcards: "; ".join(release_faults(told(wildcards).releases, CACHE)),
         formats=shlex.join(["--formats", *FORMATS]) if FORMATS else "",
     shell:
         "{FGOD} promote --walk {input.walk:q} {params.formats} --out {output:q}"
@@ -107,7 +107,7 @@ rule promote:
 onstart:
     with exit_on_fgod_error():
         ALONE.enter_context(held(layout.RUNNING))
-        SESSION.begin(CONFIG_NAME, visits_of(EXPECTED))
+        SESSION.begin(CONFIG_NAME, expected_visits(lambda run: standing(run).decision or ACCEPTED))
     run_sigterm_handler_in_thread()
     if other := made_by_another(layout.RESULTS, CONFIG_NAME):
         logger.warning(other)
@@ -115,11 +115,16 @@ onstart:
         logger.info(done)
 
 
+def own_walk():
+    """For the summary: of the config's own chain, null where this snakemake did not walk it."""
+    return recorded_walk(CHAINS[OWN]) if CHAINS[OWN] in active() else "null"
+
+
 onsuccess:
     SESSION.end("done")
-    shell("{FGOD} summary --walk {walk:q}", walk=recorded_walk(None))
+    shell("{FGOD} summary --walk {walk:q}", walk=own_walk())
 
 
 onerror:
     SESSION.end("failed")
-    shell("{FGOD} summary --stopped {walk:q}", walk=recorded_walk(None))
+    shell("{FGOD} summary --stopped {walk:q}", walk=own_walk())

@@ -1,18 +1,24 @@
 # The report, from the tables alone. Shared by the pipeline and by workflow/report.smk, which knows no training rule.
 
+from pathlib import Path
+
 from fgod import layout
 from fgod.inputs import code_digest
 from fgod.tables import TABLES as COLUMNS
 
-TABLES = [*(layout.TABLES / f"{name}.tsv" for name in COLUMNS), layout.TABLES / "context.json"]
+# What is told of a chain. `of` is empty for the config's own, /experiments/NAME for an experiment.
+OF_CHAIN = layout.View(Path("results{of}"))
+TABLES = [*(OF_CHAIN.tables / f"{name}.tsv" for name in COLUMNS), OF_CHAIN.context]
 
 
 rule report:
     input:
         tables=TABLES,
     output:
-        layout.REPORT,
+        OF_CHAIN.report,
+    wildcard_constraints:
+        of="(?:/experiments/[A-Za-z][A-Za-z0-9._-]*)?",
     params:
         code=code_digest("report", "comparison.py"),
     shell:
-        "fgod report --tables {layout.TABLES} --out {output:q}"
+        "fgod report --tables results{wildcards.of}/tables --out {output:q}"

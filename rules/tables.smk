@@ -1,14 +1,19 @@
 # The sequence of fits and verdicts, and the records of all its runs, failed ones too, as tables.
 
 
+def context(wildcards):
+    """What is told of a chain besides its records."""
+    return canonical_json(context_of(told(wildcards).config, CONFIG_NAME, INPUTS.base_id, told(wildcards).name))
+
+
 rule walk:
     input:
         visited("verdict"),
     output:
-        layout.WALK,
+        OF_CHAIN.walk,
     params:
-        walk=recorded_walk,
-        context=CONTEXT,
+        walk=lambda wildcards: recorded_walk(told(wildcards)),
+        context=context,
     shell:
         "{FGOD} walk --json {params.walk:q} --context {params.context:q} --out {output:q}"
 
@@ -16,7 +21,7 @@ rule walk:
 rule tables:
     input:
         visited("outcome"),
-        walk=layout.WALK,
+        walk=OF_CHAIN.walk,
         abilities=abilities_known,
         comparison=comparison_known,
         confirmation=confirmation,
@@ -26,4 +31,4 @@ rule tables:
     params:
         code=inputs.code_digest("tables.py", "comparison.py", "promotion.py", "confirm", "evaluate") + PLUGINS,
     shell:
-        "{FGOD} tables --walk {input.walk:q} --out {layout.TABLES}"
+        "{FGOD} tables --walk {input.walk:q} --out results{wildcards.of}/tables"

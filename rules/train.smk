@@ -5,13 +5,26 @@
 
 def starts_from(wildcards):
     """The stamp of the weights that a run starts from."""
-    parent = run_of(wildcards).parent
-    return ancient(records.weights_of(parent).trained if parent else BASE.stamp)
+    run = run_of(wildcards)
+    return [] if run.parent and run.parent.recorded else ancient(start_stamp(run))
+
+
+def start_stamp(run):
+    """The same as a path. Of a run that is known by its record alone it is there, no rule can make it, and it is no
+    input."""
+    return str(records.weights_of(run.parent).trained if run.parent else layout.base(base_of(run)).stamp)
+
+
+def base_of(run):
+    """The base_id of what a first run starts from."""
+    return json.loads(run.recipe)["starts_from"]
 
 
 def starting_weights(wildcards):
-    parent = run_of(wildcards).parent
-    return str(records.weights_of(parent).master) if parent else BASE_WEIGHTS
+    run = run_of(wildcards)
+    if run.parent:
+        return str(records.weights_of(run.parent).master)
+    return str(inputs.own_weights(BASES[base_of(run)]) or layout.base(base_of(run)).master)
 
 
 def mix_rows(wildcards):
@@ -32,7 +45,7 @@ def mix_audit(wildcards):
 def first_fit(wildcards):
     """The fit in which the walk first came by a run: shown, and no part of what the run is made of."""
     run = run_of(wildcards)
-    return next((v.fit for v in CHAIN.walk(records.decision).visits if v.run == run), 0)
+    return next((v.fit for v in chain_of(run).chain.walk(records.decision).visits if v.run == run), 0)
 
 
 rule recipe:
@@ -65,11 +78,12 @@ rule train:
         gpu=lambda wildcards: gpus(records.device(run_of(wildcards))),
         # Of no consequence for the weights, hence no params: where the start lies today, and the fit that is shown.
         weights=lambda wildcards: starting_weights(wildcards),
+        start=lambda wildcards: start_stamp(run_of(wildcards)),
         fit=lambda wildcards: first_fit(wildcards),
         teacher=lambda wildcards, input: f"--teacher {input.teacher}" if input.teacher else "",
         check=lambda wildcards: CHECKED if "check" in json.loads(run_of(wildcards).recipe)["train"] else "",
     shell:
-        "{FGOD} train --recipe {input.recipe:q} --weights {resources.weights:q} --start {input.start:q} --rows {input.rows:q}"
+        "{FGOD} train --recipe {input.recipe:q} --weights {resources.weights:q} --start {resources.start:q} --rows {input.rows:q}"
         " --audit {input.audit:q} --outcome {output.outcome:q} --stamp {output.stamp:q}"
         " {resources.teacher} {resources.check} {GUARD} --fit {resources.fit}"
         " --checkpoint-secs {CONFIG[checkpoint][secs]} --checkpoint-steps {CONFIG[checkpoint][steps]}"
@@ -100,8 +114,9 @@ rule interpolate:
     resources:
         gpu=lambda wildcards: gpus(records.device(run_of(wildcards))),
         weights=lambda wildcards: starting_weights(wildcards),
+        start=lambda wildcards: start_stamp(run_of(wildcards)),
     shell:
-        "{FGOD} interpolate --recipe {input.recipe:q} --weights {resources.weights:q} --start {input.start:q}"
+        "{FGOD} interpolate --recipe {input.recipe:q} --weights {resources.weights:q} --start {resources.start:q}"
         " --end {input.end:q} --trained {input.trained:q} --audit {input.audit:q} --outcome {output.outcome:q}"
         " --stamp {output.stamp:q} --gpus {resources.gpu} {GUARD}"
 

@@ -402,7 +402,7 @@ def test_plan_foresees_that_a_promotion_is_repeated_where_the_walks_record_chang
         Stamp(status="skipped").write(records.weights_of(run).stamp)
     context = context_of(chain.config, "config.yaml", chain.inputs.base_id)
     walk = json.loads(records.walk_json(chain.walk(records.decision)))
-    write_json(layout.WALK, {"walk": walk, "context": {**context, "config": str(Path("config.yaml").resolve())}})
+    write_json(layout.view().walk, {"walk": walk, "context": {**context, "config": str(Path("config.yaml").resolve())}})
     released = [PromotedRun(stage=run.stage, lineage=run.lineage, metrics={}, weights_sha256="") for run in runs]
     texts = {"path": "", "base_id": "", "config_digest": "", "persona": "", "export_sha256": ""}
     for path in (layout.Releases().record, layout.Releases().current):

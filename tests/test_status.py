@@ -386,7 +386,7 @@ def test_records_that_cannot_be_read_are_named_and_the_rest_is_told(here: Path) 
     verdict = run_records("B", OTHER).verdict
     write_text(verdict, verdict.read_text().replace("accepted", "missed"))
     write_text(table, table.read_text() + "A\tx\n")
-    write_text(layout.WALK, "{")
+    write_text(layout.view().walk, "{")
     write_text(manifest.FOLDER / f"{begin(LIVING, 'gate', ago=5)}{manifest.START}", "{")
     write_json(manifest.FOLDER / f"x{manifest.START}", {"argv": ["fgod", "gate"], "start": "now", "process": LIVING})
     status, said = look_now()
@@ -423,13 +423,12 @@ def test_a_session_of_another_shape_is_a_problem(here: Path, session: Mapping[st
 def test_a_walk_and_a_release_of_another_shape_are_problems(here: Path, walk: Any, release: Any) -> None:
     write_run(here, "A", RUN, "good")
     write_json(layout.SESSION, {**SESSION, "process": GONE, "walk": [VISIT]})
-    write_json(layout.WALK, walk)
+    write_json(layout.view().walk, walk)
     record = layout.Releases().record
     write_json(record, {**release, SEAL: seal_of(release)})
     status, _ = look_now()
-    assert [str(file) for file in (layout.WALK, record) if any(str(file) in p for p in status.facts.problems)] == [
-        str(layout.WALK), str(record),
-    ]  # fmt: skip
+    files = [str(layout.view().walk), str(record)]
+    assert [file for file in files if any(file in problem for problem in status.facts.problems)] == files
     assert status.facts.end == End() and status.facts.walk[0].decision == "accepted"
 
 

@@ -75,6 +75,7 @@ COMMANDS: Mapping[str, Entry] = {
         "results:Comparison", "write the base, the base rounded, the placebo and the tuned run side by side"
     ),
     "promote": Entry("results:Promote", "release the last stage of an accepted fit"),
+    "campaign": Entry("results:Campaign", "write all experiments side by side"),
     "summary": Entry("results:Summary", "what was released, how good it is, where the report lies"),
     "init": Entry("people:Init", "lay out a project: config.yaml, traindata/, Snakefile"),
     "plan": Entry("people:Plan", "what snakemake would train, and why"),

@@ -323,7 +323,7 @@ class Gate(Command):
         verdict = judge_run(folder, check_limits(self.limits), self.require)
         _tell("gate", f"{folder.parent.name} {folder.name}", verdict.decision, verdict.reasons)
         if settings is not None:
-            self._log(call, settings, folder.parents[2])
+            self._log(call, replace(settings, run=folder.name), folder.parents[2])
 
     def _log(self, call: Call, settings: LogSettings, results: Path) -> None:
         """Let the DevLog have an entry of the verdict. What no entry can be made of, and a log that cannot be

@@ -223,9 +223,10 @@ class Prune(Keeping):
     def _walk(self) -> set[str]:
         """Lineages of the runs that the walk of the config has come by."""
         from fgod import records
-        from fgod.cli.people import chain_of
+        from fgod.cli.people import chains_of
 
-        runs = chain_of(self.config).walk(records.decision).runs
+        chains = chains_of(self.config).values()
+        runs = [run for one in chains for run in one.chain.walk(records.decision).runs]
         return {run.lineage for run in runs} | {run.trained.lineage for run in runs if run.trained}
 
 

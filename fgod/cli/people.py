@@ -20,9 +20,19 @@ from fgod.system.files import remove_folder
 
 if TYPE_CHECKING:
     from fgod.chain import Chain
+    from fgod.experiments import Experiment
+
+
+def chains_of(config_file: Path) -> dict[str, Experiment]:
+    """The chains of a config by name, its own first."""
+    from fgod.config import read_yaml
+    from fgod.experiments import experiments_of
+
+    return experiments_of(read_yaml(config_file), str(config_file))
 
 
 def chain_of(config_file: Path) -> Chain:
+    """The config's own chain."""
     from fgod.chain import Chain
     from fgod.config import load
     from fgod.inputs import gather
@@ -63,9 +73,12 @@ class Plan(ReadOnly):
         from fgod.inputs import folds
         from fgod.plan import plan, text
 
-        chain = chain_of(self.config)
-        context = context_of(chain.config, str(self.config), chain.inputs.base_id)
-        print(text(*plan(chain, folds(chain.config), context)))
+        chains = chains_of(self.config)
+        for name, one in chains.items():
+            context = context_of(one.config, str(self.config), one.inputs.base_id, name)
+            if name:
+                print(f"\nExperiment {name}, starts from {one.starts_from}{f': {one.note}' if one.note else ''}")
+            print(text(*plan(one.chain, folds(one.config), context, one.view)))
 
 
 @dataclass(frozen=True, kw_only=True)

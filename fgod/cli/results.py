@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 from fgod import layout
-from fgod.arguments import Input, Json, Option, OptionalObject, Output
+from fgod.arguments import Input, Json, JsonObject, Option, OptionalObject, Output
 from fgod.call import Call, say
 from fgod.cli.command import Command, ReadOnly
 from fgod.documents import Release
-from fgod.errors import FgodError
+from fgod.errors import FgodError, UsageError
 from fgod.escape import html_text
 from fgod.layout import RunRecords
 from fgod.promotion import Promotion, WalkEntry, of_walk
@@ -43,6 +43,18 @@ def _walk_and_context(file: Path) -> tuple[list[WalkEntry], Context]:
     return entries, Context(**context)
 
 
+def _results(out: Path, context: Context) -> Path:
+    """The folder results/ of a path that lies directly where a chain's tables and report do.
+
+    Raises:
+        UsageError: it lies elsewhere.
+    """
+    results = layout.View(out.parent).results
+    if context.told(results).folder != out.parent:
+        raise UsageError(f"--out: found {out}, expected {context.told(results).folder / out.name}")
+    return results
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tables(Command):
     """Gather the records of the walk into tables."""
@@ -54,9 +66,10 @@ class Tables(Command):
         from fgod.tables import gather
 
         entries, context = _walk_and_context(self.walk)
-        walked = [entry.records(self.out.parent).folder for entry in entries if entry.state != "pending"]
+        results = _results(self.out, context)
+        walked = [entry.records(results).folder for entry in entries if entry.state != "pending"]
         call.note(inputs=list(dict.fromkeys(walked)))
-        gather(entries, self.out.parent, layout.ARTIFACTS, context)
+        gather(entries, results, layout.ARTIFACTS, context)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,13 +125,29 @@ class Promote(Command):
         from fgod.release import promote
 
         entries, context = _walk_and_context(self.walk)
-        places = layout.Releases()
+        results = _results(self.out, context)
+        places = layout.Releases(experiment=context.experiment)
         call.note(outputs=[places.record, places.link])  # which go where nothing is released
-        released = promote(entries, self.out.parent, layout.ARTIFACTS, context, self.formats)
+        released = promote(entries, results, layout.ARTIFACTS, context, self.formats)
         folder, last = places.link.resolve(), released.promoted[-1]
         weights = layout.run_weights(last.stage, last.lineage)
         call.note(inputs=[weights.exported, *map(weights.of, released.formats)], outputs=[folder])
         write_json(self.out, {"path": released.path, "release": folder.name, "lineage": last.lineage})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Campaign(Command):
+    """Write all experiments side by side, and print them as a tree."""
+
+    walks: Annotated[JsonObject, Option("note, start and walk of each experiment, by name")]
+    out: Annotated[Path, Output("experiments.tsv to write")]
+
+    def run(self, call: Call) -> None:
+        from fgod.campaign import tree, write_campaign
+
+        rows = write_campaign(self.out, self.walks, layout.RESULTS)
+        for line in tree(rows):
+            print(line)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,11 +180,11 @@ class Summary(ReadOnly):
         """What was released, in words; of a run that was stopped, where its report lies."""
         from fgod.release import summary_text
 
-        released, report = layout.Releases().record, layout.REPORT
+        released, report = layout.Releases().record, layout.view().report
         if self.stopped:
             tells = report.exists() and (self.stopped["spent"] or found.unconfirmed)
             return [f"Nothing was released. Report: {report}"] if tells else []
-        if not released.exists():
+        if not released.exists() or not self.walk:
             return []
         document = Release.read(released)
         promoted = [entry.lineage for entry in found.promoted]

@@ -8,7 +8,8 @@ from pathlib import Path
 from fgod import runs
 from fgod.documents import Recipe, Release
 from fgod.errors import UsageError
-from fgod.layout import RELEASE_RECORD, RESULTS, Releases, RunRecords, at_alpha, run_records
+from fgod.layout import RELEASE_RECORD, RESULTS, Releases, RunRecords, View, at_alpha, run_records, views
+from fgod.system.files import read_json
 
 RELEASE = "release"
 
@@ -23,18 +24,29 @@ class Operand:
 
 
 def operand(name: str) -> Operand:
-    """The run that a name stands for: `STAGE` (its newest run), `STAGE@LINEAGE`, `release` (the one that counts), or a
-    folder: a release's, a run's records, or a project's, whose release is meant, else its newest run.
+    """The run that a name stands for: `STAGE` (its newest run), `STAGE@LINEAGE`, `release` (the one that counts), an
+    experiment (its last run that was judged), or a folder: a release's, a run's records, or a project's, whose release
+    is meant, else its newest run.
 
     Raises:
         UsageError: there is none of this name; says what was found and what was expected.
     """
     if name == RELEASE:
         return _of_release(Releases().current, RESULTS, RELEASE)
+    if name in (told := {one.experiment: one for one in views() if one.experiment}):
+        return _of_experiment(told[name])
     folder = Path(name)
     if folder.is_dir() and name not in runs.stages_on_record(RESULTS):
         return _of_folder(folder)
     return _of_run(runs.resolve(name, RESULTS), RESULTS)
+
+
+def _of_experiment(told: View) -> Operand:
+    judged = [visit for visit in read_json(told.walk)["walk"]["visits"] if visit["state"] != "pending"]
+    if not judged:
+        raise UsageError(f"{told.experiment}: no run of this experiment was judged yet, expected one")
+    run = run_records(judged[-1]["stage"], judged[-1]["lineage"], RESULTS)
+    return _of_run(run, RESULTS, f"{told.experiment}: ")
 
 
 def _of_folder(folder: Path) -> Operand:

@@ -5,6 +5,17 @@ Schema that editors read. Commands know the config as the plain mapping that `re
 """
 
 from fgod.config.check import engine_pairs, further_formats, refit
+from fgod.config.experiments import experiment_configs
 from fgod.config.load import base_words, config_digest, load, read_yaml, resolve
 
-__all__ = ["base_words", "config_digest", "engine_pairs", "further_formats", "load", "read_yaml", "refit", "resolve"]
+__all__ = [
+    "base_words",
+    "config_digest",
+    "engine_pairs",
+    "experiment_configs",
+    "further_formats",
+    "load",
+    "read_yaml",
+    "refit",
+    "resolve",
+]

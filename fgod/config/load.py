@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def resolve(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
         UsageError: one message with every fault: key, found, allowed.
     """
     refuse_removed(raw, where)
-    config: dict[str, Any] = plain(validate(Config, with_new_names(raw, where), where=where))
+    config: dict[str, Any] = plain(validate(Config, with_new_names(with_files(raw, where), where), where=where))
     try:
         load_plugins([Path(file) for file in config["plugins"]])
     except UsageError as error:
@@ -77,6 +78,25 @@ def resolve(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     config["gate"] = with_limits(config["gate"], config["base"]["closed_answers"], where)
     check_meaning(config, where)
     return config
+
+
+def with_files(raw: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """A config that was read, with the experiments themselves where it has a pattern of their files.
+
+    Raises:
+        UsageError: no file has such a name, two have the same, or one cannot be read.
+    """
+    pattern = raw.get("experiments")
+    if not isinstance(pattern, str):
+        return raw
+    files = sorted(Path(name) for name in glob(pattern, recursive=True))
+    if not files:
+        raise UsageError(f"{where}: experiments: found {pattern!r}, which no file matches; expected some, or a table")
+    named = {file.stem: read_yaml(file) for file in files}
+    if len(named) < len(files):
+        twice = next(file for file in files if [other.stem for other in files].count(file.stem) > 1)
+        raise UsageError(f"{where}: experiments: two files of {pattern!r} are called {twice.stem}; expected one")
+    return {**raw, "experiments": named}
 
 
 REMOVED = {
@@ -135,5 +155,5 @@ def base_words(config: Mapping[str, Any]) -> str:
 
 
 def config_digest(config: Mapping[str, Any]) -> str:
-    """Short digest of a checked config, of all but the language of the DevLog."""
-    return digest({key: value for key, value in config.items() if key != "language"})
+    """Short digest of a checked config, of all but the language of the DevLog, and other chains than its own."""
+    return digest({key: value for key, value in config.items() if key not in ("language", "experiments")})

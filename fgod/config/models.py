@@ -427,6 +427,42 @@ class Release(Keys):
     """Probes that each is asked, of each suite in turn; null: all."""
 
 
+def _start_form(start: Any) -> str:
+    return "name" if isinstance(start, str) else "weights"
+
+
+OtherBase = Annotated[FolderBase | GgufBase | DatBase, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True, config=KEYS)
+class Experiment(Keys):
+    """A chain beside the config's own: all that is not named here is as in the config."""
+
+    note: Annotated[Text | None, OmitDefault()] = None
+    """What is tried, and what is expected of it: your hypothesis, in your words. Nothing depends on it."""
+    starts_from: Annotated[
+        Annotated[Text, Tag("name")] | Annotated[OtherBase, Tag("weights")], Discriminator(_start_form)
+    ] = "base"
+    """What its first stage starts from: base; another experiment's name (its last run, accepted or not); STAGE@LINEAGE
+    of a run on record; a pin's name; or weights of yours, {kind: folder, gguf or dat, path: …}."""
+    seed: Annotated[Seed | None, OmitDefault()] = None
+    """As of the config."""
+    stages: Annotated[tuple[Text | Mapping[str, Any], ...] | None, MinLen(1), FromList, OmitDefault()] = None
+    """Its stages in order, by name, or as a table: the keys of `mix` and `train` that stand there replace those of the
+    config's stage of the same name, and so does a `require`. A stage of another name is written in full."""
+    data: Annotated[Mapping[str, Any], OmitDefault()] = field(default_factory=dict)
+    """Keys of the config's `data` to replace, any of sources, self_asked and, key by key, rehearse."""
+    refits: Annotated[Mapping[str, Any] | None, OmitDefault()] = None
+    """Instead of the config's."""
+
+
+def _experiments_form(value: Any) -> str:
+    return "files" if isinstance(value, str) else "table"
+
+
+ExperimentName = Annotated[str, StringConstraints(max_length=100, pattern=r"^[A-Za-z][A-Za-z0-9._-]*$")]
+
+
 @dataclass(frozen=True, config=KEYS)
 class Config(Keys):
     """The config of a run."""
@@ -468,3 +504,10 @@ class Config(Keys):
     """Tests of what the model can do."""
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     """How often a training is saved."""
+    experiments: Annotated[
+        Annotated[Mapping[ExperimentName, Experiment], Tag("table")] | Annotated[Text, Tag("files")],
+        Discriminator(_experiments_form),
+        OmitDefault(),
+    ] = field(default_factory=dict)
+    """Chains beside the config's own, by name, for `snakemake campaign`; or a pattern of files with one each, such as
+    config/campaign/*.yaml, whose names are those of the files."""

@@ -86,7 +86,7 @@ def entry(number: int, judged: Judged, earlier: Judged | None, results: Path, se
     then = next_step(settings, judged.stage, decision, judged.recipe.alpha)
     parts = [
         f"{head}\n{judged.mark}",
-        _part(words, words.hypothesis, _hypothesis(judged.verdict, words)),
+        _part(words, words.hypothesis, _hypothesis(judged, settings)),
         _part(words, words.command, *_command(judged.command, words)),
         _part(words, words.data, _data(judged, words)),
         _part(words, words.settings, *_settings(judged, earlier, words)),
@@ -110,10 +110,14 @@ def _list(items: Sequence[str]) -> list[str]:
     return ["", *(f"- {item}" for item in items)] if items else []
 
 
-def _hypothesis(verdict: Verdict, words: Words) -> str:
-    if not verdict.limits:
-        return words.no_limits
-    return words.holds.format(limits=words.comma.join(map(_limit, verdict.limits)))
+def _hypothesis(judged: Judged, settings: LogSettings) -> str:
+    words, limits = settings.words, judged.verdict.limits
+    held = words.holds.format(limits=words.comma.join(map(_limit, limits))) if limits else words.no_limits
+    if not settings.experiment or settings.run != judged.lineage:
+        return held
+    named = words.experiment.format(name=markdown_text(settings.experiment))
+    note = markdown_text(one_line(settings.note)) if settings.note else ""
+    return words.gap.join(filter(None, [named, note, held]))
 
 
 def _limit(check: Limit) -> str:

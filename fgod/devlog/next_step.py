@@ -15,17 +15,22 @@ ACCEPTED = "accepted"
 
 @dataclass(frozen=True)
 class LogSettings:
-    """What the DevLog needs of a config: its language, the names of the stages, and `refits`."""
+    """What the DevLog needs of a config: its language, the names of the stages, and `refits`; of an experiment its name
+    and note."""
 
     language: str
     stages: tuple[str, ...]
     refits: Mapping[str, Any]
+    experiment: str = ""
+    note: str = ""
+    run: str = ""
+    """Lineage of the run that the experiment is about to have judged: the note is of no other."""
 
     @classmethod
-    def of_config(cls, config: Mapping[str, Any]) -> LogSettings:
+    def of_config(cls, config: Mapping[str, Any], experiment: str = "", note: str = "") -> LogSettings:
         """Of a checked config."""
         stages = tuple(stage["name"] for stage in config["stages"])
-        return cls(config.get("language", "en"), stages, config["refits"])
+        return cls(config.get("language", "en"), stages, config["refits"], experiment, note)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LogSettings:
@@ -34,16 +39,18 @@ class LogSettings:
         Raises:
             UsageError: a key is missing, or there is no such language.
         """
-        if missing := [key for key in cls.__dataclass_fields__ if key not in values]:
+        if missing := [key for key in ("language", "stages", "refits") if key not in values]:
             raise UsageError(f"--log: the keys {', '.join(missing)} are missing; found {', '.join(values) or 'none'}")
         if values["language"] not in LANGUAGES:
             found, known = values["language"], ", ".join(LANGUAGES)
             raise UsageError(f"--log: language: found {found!r}, expected one of {known}")
-        return cls(values["language"], tuple(values["stages"]), values["refits"])
+        experiment = (values.get(key, "") for key in ("experiment", "note"))
+        return cls(values["language"], tuple(values["stages"]), values["refits"], *experiment)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {"language": self.language, "stages": list(self.stages), "refits": self.refits}
+        of = {"experiment": self.experiment, "note": self.note} if self.experiment else {}
+        return {"language": self.language, "stages": list(self.stages), "refits": self.refits, **of}
 
     @property
     def words(self) -> Words:

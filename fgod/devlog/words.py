@@ -19,6 +19,7 @@ class Words:
     semicolon: str
     gap: str
     hypothesis: str
+    experiment: str
     holds: str
     no_limits: str
     command: str
@@ -73,6 +74,7 @@ EN = Words(
     semicolon="; ",
     gap=" ",
     hypothesis="Hypothesis",
+    experiment="Experiment {name}.",
     holds="with these settings the run holds its limits: {limits}.",
     no_limits="none: the run has no limits.",
     command="Command",
@@ -136,6 +138,7 @@ ZH_HANT = Words(
     semicolon="；",
     gap="",
     hypothesis="假設",
+    experiment="實驗 {name}。",
     holds="以這些設定，這次訓練會守住以下限制：{limits}。",
     no_limits="無：這次訓練沒有任何限制。",
     command="指令",

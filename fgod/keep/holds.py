@@ -13,7 +13,7 @@ from fgod.documents import Pins, Recipe, Release, verdict_of
 from fgod.errors import UsageError
 from fgod.keep.protect import Held, refusals
 from fgod.keep.trash import in_trash, only_in_trash, weights_named, weights_of, weights_there
-from fgod.layout import ARTIFACTS, PINS, RESULTS, Releases, RunRecords
+from fgod.layout import ARTIFACTS, PINS, RESULTS, RunRecords, all_release_records
 from fgod.runs import all_runs, name_of
 
 PIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -72,7 +72,7 @@ def released_in(results: Path = RESULTS, artifacts: Path = ARTIFACTS) -> dict[st
         FgodError: the record of a release was edited; names it.
     """
     found: dict[str, list[str]] = {}
-    for record in Releases(results, artifacts).all_records():
+    for record in all_release_records(results, artifacts):
         for run in Release.read(record).promoted:
             found.setdefault(f"{run.stage}@{run.lineage}", []).append(record.parent.as_posix())
     return found

@@ -26,12 +26,13 @@ from fgod.layout import (
     INVENTORY,
     INVENTORY_TABLE,
     RESULTS,
-    WALK,
     Base,
     Export,
-    Releases,
     RunRecords,
     RunWeights,
+    all_release_records,
+    all_releases,
+    views,
 )
 from fgod.runs import all_runs, name_of
 from fgod.stamps import stamped
@@ -109,14 +110,13 @@ def gather(results: Path = RESULTS, artifacts: Path = ARTIFACTS) -> list[Group]:
     held = held_runs(results, artifacts)
     candidates = _candidates(results)
     runs = [_run(run, held[name_of(run)], candidates, held, artifacts) for run in all_runs(results)]
-    releases = [_release(record, results, artifacts) for record in Releases(results, artifacts).all_records()]
+    releases = [_release(record, results, artifacts) for record in all_release_records(results, artifacts)]
     return [*map(_base, bases), *(group for group in runs if group.folders), *releases]
 
 
 def _candidates(results: Path) -> set[str]:
-    """Lineages of the fit that every gate accepted, by the walk on record."""
-    file = results / WALK.name
-    visits = read_json(file)["walk"]["visits"] if file.exists() else []
+    """Lineages of the fits that every gate accepted, by the walks on record."""
+    visits = [visit for told in views(results) for visit in read_json(told.walk)["walk"]["visits"]]
     return {visit["lineage"] for visit in visits if visit["candidate"]}
 
 
@@ -196,7 +196,7 @@ def _judged(run: RunRecords, held: Held) -> str:
 def _release(record: Path, results: Path, artifacts: Path) -> Group:
     release, folder = Release.read(record), record.parent
     last = release.promoted[-1]
-    link = Releases(results, artifacts).link
+    link = next(one.link for one in all_releases(results, artifacts) if record in one.records())
     counts = WORDS["counts"] if link.exists() and link.resolve() == folder.resolve() else ""
     files: dict[str, dict[str, str]] = {}
     for name, sha256 in release.files.items():
@@ -208,7 +208,9 @@ def _release(record: Path, results: Path, artifacts: Path) -> Group:
         for format, listing in files.items()
     ]
     origin = WORDS["release_origin"].format(run=f"{last.stage}@{last.lineage}", fits=release.fits, counts=counts)
-    return Group(f"release {folder.name}", WORDS["release"].format(number=folder.name), origin, tuple(folders))
+    named = folder.parent != artifacts / "releases" and folder.name.isdecimal()
+    number = f"{folder.parent.name}/{folder.name}" if named else folder.name
+    return Group(f"release {number}", WORDS["release"].format(number=number), origin, tuple(folders))
 
 
 def _folder(place: Path, format: str, status: str, purpose: str, stamp: Stamp) -> Folder:

@@ -212,8 +212,8 @@ def _end(reader: Reader, walk: Sequence[Visited]) -> End:
 
 def _spent(reader: Reader, ours: Sequence[tuple[int, str]]) -> str:
     """Why no fit was accepted, by a walk of our runs, each with its fit."""
-    decided = reader.object(layout.WALK)
-    with reader.shape_of(layout.WALK):
+    decided = reader.object(layout.view().walk)
+    with reader.shape_of(layout.view().walk):
         if decided is not None:
             spent = str(decided["walk"]["spent"])
             visits = [(visit["fit"], visit["lineage"]) for visit in decided["walk"]["visits"]]

@@ -1,0 +1,71 @@
+"""All experiments of a config side by side: results/experiments.tsv, and a tree for people.
+
+fgod campaign      (the walk of each experiment → results/experiments.tsv)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fgod.documents import Metrics, Verdict
+from fgod.layout import Releases
+from fgod.promotion import WalkEntry, of_walk
+from fgod.registry import METRICS
+from fgod.system.table import COUNT, NUMBER, TEXT, write_table
+
+BEFORE = {"experiment": TEXT, "starts_from": TEXT, "note": TEXT, "fits": COUNT, "stage": TEXT, "lineage": TEXT}
+BEFORE |= {"decision": TEXT, "reasons": TEXT, "release": TEXT}
+REASON_BREAK = " | "
+
+
+def write_campaign(out: Path, walks: Mapping[str, Mapping[str, Any]], results: Path) -> list[dict[str, Any]]:
+    """Write a row for each experiment, of the last run that it came by; returns the rows.
+
+    Args:
+        walks: note, start and walk (`fgod.records.walk_json`) of each, by name.
+
+    Raises:
+        FgodError: a record of a run that was judged is missing or was edited; names the file.
+    """
+    rows = [_row(name, one, results) for name, one in walks.items()]
+    write_table(out, {**BEFORE, **dict.fromkeys(METRICS, NUMBER)}, rows)
+    return rows
+
+
+def _row(name: str, told: Mapping[str, Any], results: Path) -> dict[str, Any]:
+    walk = told["walk"]
+    row = {"experiment": name, "starts_from": told["starts_from"], "note": told["note"], "release": ""}
+    row |= {"fits": max((visit["fit"] + 1 for visit in walk["visits"]), default=0)}
+    if not walk["visits"]:
+        row |= {"stage": "", "lineage": "", "decision": "", "reasons": walk["spent"]}
+        return {**row, **dict.fromkeys(METRICS)}
+    last = WalkEntry(**walk["visits"][-1])
+    run = last.records(results)
+    verdict, metrics = Verdict.read(run.verdict), Metrics.read(run.metrics).metrics
+    row |= {"stage": last.stage, "lineage": last.lineage, "decision": verdict.decision}
+    row |= {"reasons": REASON_BREAK.join(verdict.reasons)}
+    if of_walk(walk, results).promoted:
+        row |= {"release": Releases(results, experiment=name).link.as_posix()}
+    return {**row, **{metric: metrics[metric].value if metric in metrics else None for metric in METRICS}}
+
+
+def tree(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The experiments below what they start from, a line each."""
+    names = {row["experiment"] for row in rows}
+    roots = dict.fromkeys(row["starts_from"] for row in rows if row["starts_from"] not in names)
+    for root in roots:
+        yield root
+        yield from _below(root, rows, "")
+
+
+def _below(start: str, rows: Sequence[Mapping[str, Any]], indent: str) -> Iterator[str]:
+    children = [row for row in rows if row["starts_from"] == start]
+    for i, row in enumerate(children):
+        corner, side = ("└─ ", "   ") if i == len(children) - 1 else ("├─ ", "│  ")
+        run = f"{row['stage']}@{row['lineage']}" if row["stage"] else "no run"
+        end = f", released as {row['release']}" if row["release"] else ""
+        why = f" ({row['reasons']})" if row["reasons"] and not row["release"] else ""
+        yield f"{indent}{corner}{row['experiment']}  {run}: {row['decision'] or 'nothing'}{end}{why}"
+        yield from _below(row["experiment"], rows, indent + side)

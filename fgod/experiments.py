@@ -1,0 +1,218 @@
+"""The chains of a config: its own, and those of its experiments, each from what it starts from.
+
+    snakemake             the config's own chain
+    snakemake campaign    the chains of all experiments; runs that two of them share are made once
+
+All chains are judged by the same probes and limits, and taught the same persona. A run belongs to no chain: its path
+says what it is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fgod import inputs, records, runs
+from fgod.chain import Chain, Decide, Inputs, Run, Start, Walk
+from fgod.config import experiment_configs, resolve
+from fgod.documents import Recipe
+from fgod.errors import UsageError, did_you_mean
+from fgod.keep.holds import read_pins
+from fgod.layout import Releases, RunRecords, View, lineage_of, view
+from fgod.system.files import canonical_json, digest
+
+OWN = ""
+"""The name of the config's own chain."""
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A chain of runs. `name`: empty of the config's own; `starts_from`: as the config has it; `weights`: those of the
+    user's that it starts from, as a key `base` has them."""
+
+    name: str
+    note: str
+    starts_from: str
+    config: Mapping[str, Any]
+    inputs: Inputs
+    chain: Chain
+    weights: Mapping[str, Any] | None = None
+
+    @property
+    def words(self) -> str:
+        """Its name in a message."""
+        return f"the experiment {self.name}" if self.name else "the config's own chain"
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The names of its stages."""
+        return tuple(stage["name"] for stage in self.config["stages"])
+
+    @property
+    def weights_id(self) -> str:
+        """The base_id of `weights`; empty without any."""
+        readers = inputs.readers_of(self.config)
+        return inputs.base_id(self.weights, self.inputs.sources, readers) if self.weights else ""
+
+    @property
+    def view(self) -> View:
+        """Where its tables and its report lie."""
+        return view(self.name)
+
+    @property
+    def releases(self) -> Releases:
+        return Releases(experiment=self.name)
+
+
+def experiments_of(raw: Mapping[str, Any], where: str) -> dict[str, Experiment]:
+    """The chains of a config by name, its own first.
+
+    Args:
+        raw: the config as it was read.
+        where: the name of its file, for messages.
+
+    Raises:
+        UsageError: the config, or an experiment, is faulty, or starts from what there is not; names it.
+    """
+    config = resolve(raw, where)
+    gathered = inputs.gather(config)
+    found = {OWN: Experiment(OWN, "", BASE, config, gathered, Chain(config, gathered))}
+    told: Mapping[str, Mapping[str, Any]] = config.get("experiments", {})
+    _check_circles({name: one["starts_from"] for name, one in told.items()}, where)
+    for name, own in experiment_configs(raw, where).items():
+        place = f"{where}: experiments.{name}"
+        _check_dtype(config, own, place)
+        start = told[name]["starts_from"]
+        weights = start if isinstance(start, Mapping) else None
+        its = inputs.gather(own)
+        chain = Chain(own, its, _start(start, found, told, own, its, place))
+        words = f"{start['kind']} {start['path']}" if weights else start
+        found[name] = Experiment(name, told[name].get("note", ""), words, own, its, chain, weights)
+    return found
+
+
+def _check_dtype(config: Mapping[str, Any], own: Mapping[str, Any], where: str) -> None:
+    """The base is exported once, in the number format of the first stage."""
+    expected, found = (one["stages"][0]["train"]["compute_dtype"] for one in (config, own))
+    if expected != found:
+        raise UsageError(
+            f"{where}.stages[0 {own['stages'][0]['name']}].train.compute_dtype: found {found}, expected {expected} as "
+            "of the config's first stage: all runs are compared with one export of the base"
+        )
+
+
+def _check_circles(starts: Mapping[str, Any], where: str) -> None:
+    """Raises UsageError where experiments start from each other."""
+    for name in starts:
+        seen, at = [name], starts[name]
+        while isinstance(at, str) and at in starts:
+            if at in seen:
+                raise UsageError(
+                    f"{where}: experiments.{name}.starts_from: found {' → '.join([*seen, at])}, a circle; expected one "
+                    "that starts from something else"
+                )
+            seen.append(at)
+            at = starts[at]
+
+
+def _start(
+    said: str | Mapping[str, Any],
+    chains: Mapping[str, Experiment],
+    told: Mapping[str, Any],
+    config: Mapping[str, Any],
+    gathered: Inputs,
+    where: str,
+) -> Callable[[Decide], Start] | None:
+    """What an experiment starts from; None: the base.
+
+    Args:
+        chains: those of the config by name; filled after this call.
+    """
+    if isinstance(said, Mapping):
+        base_id = inputs.base_id(said, gathered.sources, inputs.readers_of(config))
+        return lambda decide: Start(base_id)
+    if said == BASE:
+        return None
+    pins = read_pins()
+    if said in told:
+        if said in pins:
+            raise UsageError(f"{where}.starts_from: {said} is an experiment and a pin; rename one of them")
+        return lambda decide: _end_of(said, chains[said].chain.walk(decide))
+    run = _recorded_start(said, pins, told, gathered.base_id, f"{where}.starts_from")
+    return lambda decide: Start(run=run)
+
+
+def _end_of(name: str, walk: Walk) -> Start:
+    """The last run of an experiment, accepted or not."""
+    if walk.state == "pending":
+        return Start(why=f"it starts from the end of {name}: {walk.reason}")
+    if not walk.visits:
+        return Start(why=f"it starts from the end of {name}, which has none: {walk.reason}", never=True)
+    last = walk.visits[-1].run
+    if records.outcome_status(last) not in (None, "trained"):
+        return Start(why=f"it starts from the end of {name}, and {last.name} has no weights", never=True)
+    return Start(run=last)
+
+
+def _recorded_start(said: str, pins: Mapping[str, str], told: Mapping[str, Any], base_id: str, where: str) -> Run:
+    """The run on record that an experiment starts from.
+
+    Raises:
+        UsageError: there is none of this name, its weights are gone, or it is of another base.
+    """
+    if said not in pins and runs.AT not in said:
+        known = [BASE, *told, *pins]
+        raise UsageError(
+            f"{where}: found {said!r}{did_you_mean(said, known)}, expected one of {', '.join(known)}, or "
+            "STAGE@LINEAGE of a run on record"
+        )
+    try:
+        run = recorded(runs.resolve(pins.get(said, said)))
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
+    weights = records.weights_of(run)
+    for path in (weights.trained, weights.master):
+        if not path.exists():
+            back = f"; `fgod restore {run.stage}@{run.lineage}` brings them back" if records.in_trash(run) else ""
+            raise UsageError(f"{where}: the weights of {run.stage}@{run.lineage} are gone: {path}{back}")
+    if origin_of(run) != base_id:
+        raise UsageError(
+            f"{where}: {run.stage}@{run.lineage} comes from the base {origin_of(run)}, expected {base_id}, the "
+            "config's: runs are compared with their own base"
+        )
+    return run
+
+
+def origin_of(run: Run) -> str:
+    """The base_id of the weights that a run comes from in the end."""
+    while run.parent:
+        run = run.parent
+    return str(Recipe.read(records.records_of(run).recipe).starts_from)
+
+
+def recorded(run: RunRecords) -> Run:
+    """A run by its record, with those before it.
+
+    Raises:
+        FgodError: a recipe was edited; names the file.
+    """
+    recipe = Recipe.read(run.recipe)
+    content, stage, lineage = recipe.content(), run.folder.parent.name, run.folder.name
+    if lineage_of(content) != lineage:
+        raise UsageError(f"{run.recipe}: it is not the recipe of {lineage}; expected it as fgod wrote it")
+    before, of = (runs.of_lineage(str(key), run.folder.parents[2]) if key else None
+                  for key in (recipe.starts_from, recipe.of))  # fmt: skip
+    mix = content["mix"]
+    return Run(
+        stage,
+        lineage,
+        canonical_json(content),
+        digest(mix),
+        canonical_json(mix),
+        recorded(before) if before else None,
+        recipe.alpha,
+        recorded(of) if of else None,
+        recorded=True,
+    )
