@@ -55,6 +55,7 @@ class Run:
 
     An interpolated run is not trained: its weights lie at `alpha` between what `trained` started from and its end.
     `recorded`: it is known by its record alone, as the start of an experiment; no config says how it is made.
+    `require` is canonical JSON of what it must reach to be accepted, which no weight depends on.
     """
 
     stage: str
@@ -66,6 +67,13 @@ class Run:
     alpha: float | None = None
     trained: Run | None = None
     recorded: bool = field(default=False, compare=False)
+    require: str = field(default="{}", compare=False)
+
+    @property
+    def requirements(self) -> Mapping[str, str]:
+        """What its stage requires of its metrics."""
+        found: Mapping[str, str] = json.loads(self.require)
+        return found
 
     @property
     def name(self) -> str:
@@ -193,7 +201,13 @@ class Chain:
         if self.inputs.optimizers:
             recipe["optimizers"] = self.inputs.optimizers
         return Run(
-            stage["name"], lineage_of(recipe), canonical_json(recipe), digest(spec), canonical_json(spec), start.run
+            stage["name"],
+            lineage_of(recipe),
+            canonical_json(recipe),
+            digest(spec),
+            canonical_json(spec),
+            start.run,
+            require=canonical_json(stage["require"]),
         )
 
     def _check_probes(self, suites: Iterable[str]) -> dict[str, str]:

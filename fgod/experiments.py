@@ -29,8 +29,9 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class Experiment:
-    """A chain of runs. `name`: empty of the config's own; `starts_from`: as the config has it; `weights`: those of the
-    user's that it starts from, as a key `base` has them."""
+    """A chain of runs. `name`: empty of the config's own; `starts_from`: as the config has it; `asked`: the config that
+    decides which prompts the base is asked for rehearsal; `weights`: those of the user's that it starts from, as a key
+    `base` has them."""
 
     name: str
     note: str
@@ -38,17 +39,13 @@ class Experiment:
     config: Mapping[str, Any]
     inputs: Inputs
     chain: Chain
+    asked: Mapping[str, Any]
     weights: Mapping[str, Any] | None = None
 
     @property
     def words(self) -> str:
         """Its name in a message."""
         return f"the experiment {self.name}" if self.name else "the config's own chain"
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The names of its stages."""
-        return tuple(stage["name"] for stage in self.config["stages"])
 
     @property
     def weights_id(self) -> str:
@@ -67,7 +64,7 @@ class Experiment:
 
 
 def experiments_of(raw: Mapping[str, Any], where: str) -> dict[str, Experiment]:
-    """The chains of a config by name, its own first.
+    """The chains of a config by name, its own first, and each after the one that it starts from.
 
     Args:
         raw: the config as it was read.
@@ -78,19 +75,30 @@ def experiments_of(raw: Mapping[str, Any], where: str) -> dict[str, Experiment]:
     """
     config = resolve(raw, where)
     gathered = inputs.gather(config)
-    found = {OWN: Experiment(OWN, "", BASE, config, gathered, Chain(config, gathered))}
+    found = {OWN: Experiment(OWN, "", BASE, config, gathered, Chain(config, gathered), config)}
     told: Mapping[str, Mapping[str, Any]] = config.get("experiments", {})
-    _check_circles({name: one["starts_from"] for name, one in told.items()}, where)
-    for name, own in experiment_configs(raw, where).items():
+    starts = {name: one["starts_from"] for name, one in told.items()}
+    _check_circles(starts, where)
+    configs = experiment_configs(raw, where)
+    for name in sorted(configs, key=lambda name: _depth(name, starts)):
+        own = configs[name]
         place = f"{where}: experiments.{name}"
         _check_dtype(config, own, place)
-        start = told[name]["starts_from"]
+        start = starts[name]
         weights = start if isinstance(start, Mapping) else None
-        its = inputs.gather(own)
+        asked = _asked(config, own)
+        its = inputs.gather(own, asked)
         chain = Chain(own, its, _start(start, found, told, own, its, place))
         words = f"{start['kind']} {start['path']}" if weights else start
-        found[name] = Experiment(name, told[name].get("note", ""), words, own, its, chain, weights)
+        found[name] = Experiment(name, told[name].get("note", ""), words, own, its, chain, asked, weights)
     return found
+
+
+def _asked(config: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """An experiment's config with the stages and refit rules of the config's own chain, too: stages that both have are
+    the same runs only where the base was asked the same prompts, which are those that any stage needs."""
+    rules = [*config["refits"]["rules"], *own["refits"]["rules"]]
+    return {**own, "stages": [*config["stages"], *own["stages"]], "refits": {**own["refits"], "rules": rules}}
 
 
 def _check_dtype(config: Mapping[str, Any], own: Mapping[str, Any], where: str) -> None:
@@ -115,6 +123,12 @@ def _check_circles(starts: Mapping[str, Any], where: str) -> None:
                 )
             seen.append(at)
             at = starts[at]
+
+
+def _depth(name: str, starts: Mapping[str, Any]) -> int:
+    """How many experiments there are before one."""
+    start = starts[name]
+    return 1 + _depth(start, starts) if isinstance(start, str) and start in starts else 0
 
 
 def _start(

@@ -28,8 +28,11 @@ from fgod.system.files import digest, folder_files, read_json, sha256_file, sha2
 PACKAGE = Path(__file__).resolve().parent
 
 
-def gather(config: Mapping[str, Any]) -> Inputs:
+def gather(config: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -> Inputs:
     """The digests for a checked config.
+
+    Args:
+        asked: the config that decides which prompts the base is asked for rehearsal; by default the same.
 
     Raises:
         UsageError: a written source is faulty, a held-out topic is not among them, or no row format reads a file of
@@ -50,7 +53,7 @@ def gather(config: Mapping[str, Any]) -> Inputs:
             base,
             NUMERICS_VERSION,
             sources,
-            rehearsal_settings(config),
+            rehearsal_settings(asked or config),
             _base_dtype(config),
             *_chat(config),
             *([self_asked] if self_asked else []),

@@ -126,8 +126,7 @@ def _confirmation(walk: Walk, folds: Sequence[int], steps: Sequence[Step], confi
 
 def _limits(config: Mapping[str, Any], run: Run, found: Confirmation) -> set[tuple[str, str, float]]:
     """The limits that a confirmation would have now, of what its fold measures."""
-    require = json.loads(records.requirements(config, run.stage))
-    checks = confirmation_checks(config["gate"], require, config.get("confirm", {}))
+    checks = confirmation_checks(config["gate"], run.requirements, config.get("confirm", {}))
     return {(c.metric, c.op, c.limit) for c in checks if c.metric not in found.unmeasured}
 
 

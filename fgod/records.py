@@ -122,7 +122,7 @@ def standing(config: Mapping[str, Any], run: Run) -> Standing:
         return replace(now, decision=None if status == "trained" else status, status=status, missing=missing)
     check_run(files)
     try:
-        fresh = judge_records(files, check_limits(config["gate"]), _required(config, run.stage))
+        fresh = judge_records(files, check_limits(config["gate"]), run.requirements)
     except FgodError as error:  # no value for a metric that is asked for since: the gate will say so, or measure anew
         return replace(now, status=status, unknown=str(error))
     return replace(now, decision=fresh.decision, fresh=fresh, status=status)
@@ -209,16 +209,6 @@ def threads(run: Run) -> int:
 def seq_len(run: Run) -> int:
     """The most tokens that a row of a run's mix may have."""
     return int(json.loads(run.recipe)["train"]["seq_len"])
-
-
-def requirements(config: Mapping[str, Any], stage: str) -> str:
-    """What a stage requires of its metrics, in canonical JSON."""
-    return canonical_json(_required(config, stage))
-
-
-def _required(config: Mapping[str, Any], stage: str) -> Mapping[str, str]:
-    required: Mapping[str, str] = next(s["require"] for s in config["stages"] if s["name"] == stage)
-    return required
 
 
 def fold_of(walk: Walk, available: Sequence[int]) -> int | None:

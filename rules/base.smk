@@ -66,7 +66,7 @@ rule rehearsal:
     output:
         BASE.answers("{rehearsed}").table,
     params:
-        settings=lambda wildcards: canonical_json(inputs.rehearsal_settings(REHEARSALS[wildcards.rehearsed].config)),
+        settings=lambda wildcards: canonical_json(inputs.rehearsal_settings(REHEARSALS[wildcards.rehearsed].asked)),
         asked=lambda wildcards: asked_option(REHEARSALS[wildcards.rehearsed]),
     threads: processes(CONFIG["probe"]["device"])
     resources:

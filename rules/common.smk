@@ -37,7 +37,7 @@ logging.raiseExceptions = False  # else a full disk prints a traceback for each 
 @cache
 def standing(run):
     """What the gate says, or will say, of a run by the records that stood when this snakemake first met it."""
-    return records.standing(chain_of(run).config, run)
+    return records.standing(CONFIG, run)
 
 
 with exit_on_fgod_error():
@@ -96,13 +96,12 @@ def meet(run, chain):
     """Make a run that the walk of a chain comes by known to the rules. What its path does not say of it must be the
     same for all chains that have it."""
     known = RUN_CHAINS.setdefault((run.stage, run.lineage), chain)
-    theirs, ours = (records.requirements(one.config, run.stage) for one in (known, chain))
-    if theirs != ours:
+    same = RUNS.setdefault((run.stage, run.lineage), run)
+    if same.require != run.require:
         raise UsageError(
             f"{CONFIG_NAME}: {known.words} and {chain.words} have the run {run.stage}@{run.lineage}, and require other "
-            f"things of it: {theirs}, {ours}; expected the same, as a run has one verdict"
+            f"things of it: {same.require}, {run.require}; expected the same, as a run has one verdict"
         )
-    RUNS[run.stage, run.lineage] = run
     MIXES[run.mix_id] = run.mix_spec
     MIX_CHAINS.setdefault(run.mix_id, chain)
     teacher_of(run)
@@ -114,11 +113,10 @@ def chain_of(run):
 
 
 def met(chain, decide):
-    """Of the runs that a chain's walk asks about: those of another experiment, from whose end it starts, are met."""
+    """A walk's `decide`, by which the runs that it comes by become known."""
 
     def decision(run):
-        if (run.stage, run.lineage) not in RUN_CHAINS or run.stage in chain.stages:
-            meet(run, chain)
+        meet(run, chain)
         return decide(run)
 
     return decision

@@ -64,7 +64,7 @@ def judged(wildcards):
 
 def requirements(wildcards):
     """What a run's stage requires of its metrics."""
-    return records.requirements(chain_of(run_of(wildcards)).config, wildcards.stage)
+    return run_of(wildcards).require
 
 
 def log_settings(wildcards):

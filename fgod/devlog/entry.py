@@ -116,7 +116,7 @@ def _hypothesis(judged: Judged, settings: LogSettings) -> str:
     if not settings.experiment or settings.run != judged.lineage:
         return held
     named = words.experiment.format(name=markdown_text(settings.experiment))
-    note = markdown_text(one_line(settings.note)) if settings.note else ""
+    note = words.noted.format(note=markdown_text(one_line(settings.note))) if settings.note else ""
     return words.gap.join(filter(None, [named, note, held]))
 
 

@@ -20,6 +20,7 @@ class Words:
     gap: str
     hypothesis: str
     experiment: str
+    noted: str
     holds: str
     no_limits: str
     command: str
@@ -74,7 +75,8 @@ EN = Words(
     semicolon="; ",
     gap=" ",
     hypothesis="Hypothesis",
-    experiment="Experiment {name}.",
+    experiment="Experiment {name}:",
+    noted="“{note}”;",
     holds="with these settings the run holds its limits: {limits}.",
     no_limits="none: the run has no limits.",
     command="Command",
@@ -138,7 +140,8 @@ ZH_HANT = Words(
     semicolon="；",
     gap="",
     hypothesis="假設",
-    experiment="實驗 {name}。",
+    experiment="實驗 {name}：",
+    noted="「{note}」；",
     holds="以這些設定，這次訓練會守住以下限制：{limits}。",
     no_limits="無：這次訓練沒有任何限制。",
     command="指令",
