@@ -14,7 +14,6 @@ import platform
 import re
 import secrets
 import socket
-import sys
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from typing import Any
 import fgod
 from fgod import layout
 from fgod.errors import FgodError, Stopped, StorageError
+from fgod.progress import terminal
 from fgod.system.digests import CACHE, cached_sha256_files, cached_sha256_folder
 from fgod.system.files import folder_files, write_json, write_text
 from fgod.system.process import read_process
@@ -90,7 +90,7 @@ def recorded(
         try:
             _write(root, record.name + END, _end(root, record, _message(caught), start, begin, outputs))
         except StorageError as fault:  # why the command failed is to be seen, not that its record failed too
-            print(f"fgod: {fault}", file=sys.stderr)
+            terminal.line(f"fgod: {fault}")
         raise
     _write(root, record.name + END, _end(root, record, "", start, begin, outputs))
 

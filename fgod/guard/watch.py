@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from fgod.guard.phases import PhaseReader
 from fgod.guard.pools import Pool, Reading
 from fgod.guard.samples import WRITE_SECS, Sample, Samples, TableWriter
 from fgod.guard.sources import named_users
+from fgod.progress import terminal
 from fgod.system import lock
 from fgod.system.files import write_json
 from fgod.system.process import KILL_SECS, Member, ProcessTree, kill_all
@@ -393,7 +393,7 @@ def _rounded(mib: float | None) -> float | None:
 
 def say(text: str) -> None:
     """On standard error, where the guard says what it does."""
-    print(f"fgod guard: {text}", file=sys.stderr, flush=True)
+    terminal.line(f"fgod guard: {text}")
 
 
 def report(result: GuardResult, to: Callable[[str], None] = say) -> None:
