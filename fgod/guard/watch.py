@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from fgod.guard import cap, cgroup, child, ends, others, phases, pools
@@ -25,6 +24,7 @@ from fgod.progress import terminal
 from fgod.system import lock
 from fgod.system.files import write_json
 from fgod.system.process import KILL_SECS, Member, ProcessTree, kill_all
+from fgod.system.times import now_iso
 
 LEFTOVER_SECS = 1.0
 """How long processes that the command leaves behind may take to end (multiprocessing's helpers clean up then)."""
@@ -376,7 +376,7 @@ def _reason(command: Sequence[str], result: GuardResult, action: Action | None, 
     return {
         "reason": result.reason,
         "end": result.end,
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "time": now_iso(),
         "command": shlex.join(command),
         "phase": result.phase,
         "t": round(action.t if action else result.wall_s, 3),

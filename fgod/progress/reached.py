@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +109,9 @@ def read(path: Path) -> Reached | None:
 
 def _typed(found: Mapping[str, Any]) -> Reached:
     """Raises what a wrong value raises: another process wrote it, perhaps of another version."""
-    texts = {key: str(found[key]) for key in ("label", "unit", "note")}
-    counts = {key: int(found[key]) for key in ("done", "total", "first")}
+    label, unit, note = ("".join(c for c in str(found[key]) if c.isprintable()) for key in ("label", "unit", "note"))
+    done, total, first = (int(found[key]) for key in ("done", "total", "first"))
     begun, at = float(found["begun"]), float(found["at"])
     if not (math.isfinite(begun) and math.isfinite(at)):
         raise ValueError(f"found {begun} and {at}, expected times")
-    clean = {key: "".join(c for c in text if c.isprintable()) for key, text in texts.items()}
-    return replace(Reached("", "", 0, 0, begun, at), **clean, **counts)
+    return Reached(label, unit, done, total, begun, at, first, note)
