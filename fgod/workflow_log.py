@@ -29,6 +29,7 @@ STREAM_HANDLER = "DefaultStreamHandler"
 """The name of snakemake's own handler for the screen."""
 
 CHATTER = (
+    "Assuming unrestricted shared filesystem usage.",
     "Building DAG of jobs...",
     "DAG of jobs will be updated after completion.",
     "Select jobs to execute...",

@@ -78,7 +78,7 @@ def bar(reached: Reached, now: float, columns: int, stream: TextIO) -> str:
         ncols=columns,
         prefix=label,
         ascii=not unicode,
-        unit=reached.unit,
+        unit=f" {reached.unit}",
         rate=reached.rate,
         postfix=reached.note,
         bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{left}, {rate_fmt}{postfix}]",
