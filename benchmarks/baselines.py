@@ -49,13 +49,14 @@ from transformers import PreTrainedModel
 
 from fgod import layout
 from fgod.answers import read_answers
-from fgod.chain import ACCEPTED, Chain
+from fgod.chain import Chain
 from fgod.chat import ChatSettings
 from fgod.config import load
 from fgod.data.probes import expected, load_probes, of_split, probe_files
 from fgod.data.rows import Row, is_rehearsed, read_rows
 from fgod.data.sources import load_sources
 from fgod.data.suites import DEVELOPMENT
+from fgod.decisions import ACCEPTED
 from fgod.deterministic import deterministic
 from fgod.documents import Probed
 from fgod.errors import UsageError, exit_on_fgod_error

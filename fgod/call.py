@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fgod.manifest import Record
+from fgod.progress import terminal
 
 
 def say(text: str) -> None:
-    """For people, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """For people, on standard error, above what is drawn there."""
+    terminal.line(text)
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,12 @@ from typing import Any, Literal
 from fgod import NUMERICS_VERSION, training_numerics
 from fgod.data.optional import files_used
 from fgod.data.recipe import DENIAL, NEIGHBOUR, VARIED, VERBATIM, MixRecipe
+from fgod.decisions import ACCEPTED
 from fgod.errors import FgodError, UsageError
 from fgod.failures import Adjustment, Answers
 from fgod.layout import at_alpha, lineage_of
 from fgod.system.files import canonical_json, digest
 from fgod.train.recipe import TrainRecipe
-
-ACCEPTED = "accepted"
 
 
 @dataclass(frozen=True)

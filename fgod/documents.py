@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from fgod.decisions import ACCEPTED
 from fgod.errors import FgodError
 from fgod.evaluate.metric import Estimate
 from fgod.layout import (
@@ -35,7 +36,7 @@ from fgod.system.files import (
     write_json,
 )
 
-DECISIONS = ("diverged", "killed", "collapsed", "damaged", "missed", "accepted")
+DECISIONS = ("diverged", "killed", "collapsed", "damaged", "missed", ACCEPTED)
 """Verdicts, the worst first."""
 
 
@@ -497,7 +498,7 @@ class EngineVerdict(Sealed):
 
     @property
     def accepted(self) -> bool:
-        return self.decision == "accepted"
+        return self.decision == ACCEPTED
 
     @property
     def words(self) -> str:

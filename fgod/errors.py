@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from fgod.progress import terminal
+
 
 class FgodError(Exception):
     """Something went wrong that the message explains. Exit code 1."""
@@ -54,9 +56,9 @@ def exit_on_fgod_error() -> Iterator[None]:
     try:
         yield
     except FgodError as error:
-        print(f"fgod: {error}", file=sys.stderr)
+        terminal.line(f"fgod: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt as stop:
         why = str(stop) or "stopped by Ctrl-C"
-        print(f"fgod: {why}: what stands is whole, nothing else was written; run it again to go on", file=sys.stderr)
+        terminal.line(f"fgod: {why}: what stands is whole, nothing else was written; run it again to go on")
         sys.exit(stop.exit_code if isinstance(stop, Stopped) else 128 + signal.SIGINT)

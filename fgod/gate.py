@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fgod import documents
+from fgod.decisions import ACCEPTED
 from fgod.documents import DECISIONS, Metrics, Outcome, check_run, judged_digests
 from fgod.errors import FgodError
 from fgod.escape import one_line
@@ -136,7 +137,7 @@ def weigh(checks: Sequence[Check], metrics: Metrics, records: Sequence[Scored]) 
         if not check.holds(_value(metrics, check)):
             failed.setdefault(check.metric, check)
     if not failed:
-        return Verdict("accepted", ())
+        return Verdict(ACCEPTED, ())
     examples = [example(METRICS[name], records) for name in failed]
     reasons = tuple(_reason(c, metrics, e) for c, e in zip(failed.values(), examples, strict=True))
     return Verdict(next(iter(failed.values())).failed, reasons, examples[0])

@@ -14,7 +14,6 @@ import platform
 import re
 import secrets
 import socket
-import sys
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,10 +24,12 @@ from typing import Any
 import fgod
 from fgod import layout
 from fgod.errors import FgodError, Stopped, StorageError
+from fgod.progress import terminal
 from fgod.system.digests import CACHE, cached_sha256_files, cached_sha256_folder
 from fgod.system.files import folder_files, write_json, write_text
 from fgod.system.process import read_process
 from fgod.system.procfs import cpu_info
+from fgod.system.times import iso
 
 FOLDER, JOINED = layout.MANIFEST_FOLDER, layout.MANIFEST
 
@@ -90,7 +91,7 @@ def recorded(
         try:
             _write(root, record.name + END, _end(root, record, _message(caught), start, begin, outputs))
         except StorageError as fault:  # why the command failed is to be seen, not that its record failed too
-            print(f"fgod: {fault}", file=sys.stderr)
+            terminal.line(f"fgod: {fault}")
         raise
     _write(root, record.name + END, _end(root, record, "", start, begin, outputs))
 
@@ -99,7 +100,7 @@ def _start(root: Path, argv: Sequence[str], stage: str, lineage: str, begin: dat
     return {
         "argv": list(argv),
         "cwd": shown_path(root, Path.cwd()),
-        "start": _iso(begin),
+        "start": iso(begin),
         "stage": stage,
         "lineage": lineage,
         "process": own_process(),
@@ -117,7 +118,7 @@ def _end(
     end = datetime.now(UTC)
     more = {"inputs": [*(start["inputs"] or []), *describe(root, record.inputs)]} if record.inputs else {}
     return {
-        "end": _iso(end),
+        "end": iso(end),
         "seconds": round((end - begin).total_seconds(), 3),
         "exit_code": record.exit_code,
         "error": error,
@@ -133,20 +134,6 @@ def arguments(argv: Sequence[str]) -> list[str]:
     while words and words[0].partition("=")[0] == PLUGIN:
         del words[: 1 if "=" in words[0] else 2]
     return words
-
-
-def now_iso() -> str:
-    """This moment as the manifest writes it: ISO 8601, UTC, to the millisecond."""
-    return _iso(datetime.now(UTC))
-
-
-def iso_of(seconds: float) -> str:
-    """The same of a moment in seconds since 1970."""
-    return _iso(datetime.fromtimestamp(seconds, UTC))
-
-
-def _iso(time: datetime) -> str:
-    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def exit_code_of(error: BaseException) -> int:

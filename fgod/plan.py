@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from fgod import layout, records
-from fgod.chain import ACCEPTED, Chain, Run, Visit, Walk
+from fgod.chain import Chain, Run, Visit, Walk
 from fgod.checkpoints import saved_step
 from fgod.config import engine_pairs, further_formats
 from fgod.confirm.folds import assign, read_folds
 from fgod.confirm.judge import confirmation_checks
+from fgod.decisions import ACCEPTED
 from fgod.documents import Confirmation, Release, confirmation_of
 from fgod.layout import View
+from fgod.names import run_name
 from fgod.promotion import Promotion
 from fgod.recipes import changes, flatten, is_placebo
 from fgod.records import Standing, standing
@@ -232,7 +234,7 @@ def _starts_in_trash(run: Run) -> Iterator[str]:
     """What has to come back from the trash before a run can be made."""
     for start in (run.parent, run.trained):
         if start and records.in_trash(start):
-            yield f"its start is in the trash: `fgod restore {start.stage}@{start.lineage}` first"
+            yield f"its start is in the trash: `fgod restore {run_name(start.stage, start.lineage)}` first"
 
 
 def _judged_why(now: Standing) -> Iterator[str]:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fgod import documents
-from fgod.chain import ACCEPTED, Run, Walk
+from fgod.chain import Run, Walk
 from fgod.confirm.folds import assign, read_folds
+from fgod.decisions import ACCEPTED
 from fgod.documents import Limit, Outcome, Stamp, Verdict, check_run, differing_files, verdict_of
 from fgod.errors import FgodError
 from fgod.evaluate.requirements import check_limits

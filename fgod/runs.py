@@ -11,10 +11,9 @@ from pathlib import Path
 
 from fgod.errors import UsageError, did_you_mean
 from fgod.layout import RESULTS, RunRecords
+from fgod.names import AT, name_of_folder, parts_of
 from fgod.recipes import is_placebo
 from fgod.system.files import read_json
-
-AT = "@"
 
 RUNS = "STAGE (its newest run) or STAGE@LINEAGE; a unique beginning of LINEAGE suffices"
 """What help says of such a name."""
@@ -22,7 +21,7 @@ RUNS = "STAGE (its newest run) or STAGE@LINEAGE; a unique beginning of LINEAGE s
 
 def name_of(run: RunRecords) -> str:
     """`STAGE@LINEAGE`."""
-    return f"{run.folder.parent.name}{AT}{run.folder.name}"
+    return name_of_folder(run.folder)
 
 
 def all_runs(results: Path = RESULTS) -> Iterator[RunRecords]:
@@ -58,13 +57,13 @@ def matching(name: str, names: Collection[str], what: str) -> str:
     """
     if name in names:
         return name
-    stage, _, beginning = name.partition(AT)
-    of_stage = [one for one in names if one.partition(AT)[0] == stage]
-    found = [one for one in of_stage if one.partition(AT)[2].startswith(beginning)]
+    stage, beginning = parts_of(name)
+    of_stage = [one for one in names if parts_of(one)[0] == stage]
+    found = [one for one in of_stage if parts_of(one)[1].startswith(beginning)]
     if len(found) == 1:
         return found[0]
     if not of_stage:
-        stages = list(dict.fromkeys(one.partition(AT)[0] for one in names))
+        stages = list(dict.fromkeys(parts_of(one)[0] for one in names))
         there = f"found those of {', '.join(stages)}" if stages else "there is none at all"
         raise UsageError(f"{name}: no {what} is of stage {stage!r}{did_you_mean(stage, stages)}; {there}")
     how = f"{len(found)} have this name" if found else f"no {what} has this name"

@@ -1,9 +1,10 @@
 """What the snakemake at work here expects to do: it writes that itself, `fgod status` reads it. No record of results.
 
-    .snakemake/fgod/session.json    {"process", "start", "end", "config", "walk", "ended"}
+    .snakemake/fgod/session.json    {"process", "start", "end", "config", "walk", "after", "ended"}
 
 `walk` are the visits of the walk (fit, stage, lineage, alpha) with pending gates counted as accepted: written when
-snakemake starts, and again when a gate decides. `ended`: done or failed; null while it is at work, or if it was killed,
+snakemake starts, and again when a gate decides. `after` are the commands that
+follow the last gate (`after_gates`). `ended`: done or failed; null while it is at work, or if it was killed,
 which its process tells.
 """
 
@@ -17,12 +18,24 @@ from typing import TYPE_CHECKING, Any, Literal
 from fgod.call import say
 from fgod.errors import StorageError
 from fgod.layout import SESSION
-from fgod.manifest import now_iso, own_process
+from fgod.manifest import own_process
 from fgod.seal import read_object
 from fgod.system.files import write_json
+from fgod.system.times import now_iso
 
 if TYPE_CHECKING:
     from fgod.chain import Walk
+
+
+AFTER_GATES = ("confirm", "export", "served", "engine", "tables", "report", "promote")
+"""The commands that follow the last gate, in their order; `export` is that of a release's further formats."""
+
+
+def after_gates(confirms: bool, formats: bool, engines: bool) -> list[str]:
+    """Those of `AFTER_GATES` that a config calls: whether wordings are held back, a release has further formats, and
+    engines judge it."""
+    asked = {"confirm": confirms, "export": formats, "engine": engines}
+    return [name for name in AFTER_GATES if asked.get(name, True)]
 
 
 def visits_of(walk: Walk, experiment: str = "") -> list[dict[str, Any]]:
@@ -41,10 +54,11 @@ class Session:
     content: dict[str, Any] = field(default_factory=dict)
     """Empty before the start: a dry-run, or a snakemake that only makes a report, is none."""
 
-    def begin(self, config: str, visits: list[dict[str, Any]]) -> None:
+    def begin(self, config: str, visits: list[dict[str, Any]], after: list[str]) -> None:
         """Called with the names of the config's files, when this snakemake alone is at work here."""
+        expected = {"walk": visits, "after": after}
         ended = {"end": None, "ended": None}
-        self.content = {"process": own_process(), "start": now_iso(), "config": config, "walk": visits, **ended}
+        self.content = {"process": own_process(), "start": now_iso(), "config": config, **expected, **ended}
         self._write()
 
     def expects(self, visits: list[dict[str, Any]]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from fgod.documents import Stamp
 from fgod.errors import FgodError
 from fgod.layout import Export, RunWeights, remade_by_deleting
+from fgod.names import name_of_folder
 from fgod.system.files import differing, file_digests, sha256_listing
 
 
@@ -43,7 +44,7 @@ def remedy(weights: Path) -> str:
     """What a person does about weights of a run or of the base that are not what they were, or are gone."""
     run = RunWeights(weights.parent)
     if not weights.is_dir() and (run.trash / weights.name).is_dir():
-        name = f"{run.folder.parent.name}@{run.folder.name}"
+        name = name_of_folder(run.folder)
         return f"they are in the trash: bring them back with `fgod restore {name}`, then run snakemake again"
     return remade_by_deleting(weights)
 

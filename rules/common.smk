@@ -13,11 +13,11 @@ from functools import cache
 from pathlib import Path
 
 from fgod import inputs, layout, records, config as settings
-from fgod.chain import ACCEPTED
 from fgod.config import engine_pairs
 from fgod.confirm.folds import read_folds
 from fgod.context import context_of
 from fgod.data.probes import probe_files
+from fgod.decisions import ACCEPTED
 from fgod.devlog.next_step import LogSettings
 from fgod.errors import UsageError, exit_on_fgod_error
 from fgod.experiments import OWN, experiments_of

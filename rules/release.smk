@@ -2,7 +2,7 @@ import re
 
 from fgod.config import further_formats
 from fgod.release import release_faults
-from fgod.session import visits_of
+from fgod.session import after_gates, visits_of
 from fgod.tables import made_by_another
 from fgod.system.digests import CACHE
 
@@ -107,7 +107,11 @@ rule promote:
 onstart:
     with exit_on_fgod_error():
         ALONE.enter_context(held(layout.RUNNING))
-        SESSION.begin(CONFIG_NAME, expected_visits(lambda run: standing(run).decision or ACCEPTED))
+        SESSION.begin(
+            CONFIG_NAME,
+            expected_visits(lambda run: standing(run).decision or ACCEPTED),
+            after_gates(bool(FOLDS), bool(FORMATS), bool(ENGINES)),
+        )
     run_sigterm_handler_in_thread()
     if other := made_by_another(layout.RESULTS, CONFIG_NAME):
         logger.warning(other)

@@ -1,11 +1,13 @@
-# The environment of every command. Shared by the pipeline and by workflow/report.smk.
+# The environment of every command, and what of a run is said on the screen. Shared by the pipeline and by workflow/report.smk.
 import os
 import shlex
 import sys
 
 from fgod.system.stop import VARIABLE
+from fgod.workflow_log import shorten
 
 SNAKEMAKE = os.getpid()
+shorten(workflow.output_settings, workflow.logger_manager.get_logfile)
 
 # `fgod` is that of the Python that runs snakemake, whether or not its environment is activated and wherever the package
 # was installed (-P: no file of the current folder stands for a module of it), and ends with snakemake.

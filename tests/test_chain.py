@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fgod import config as settings
-from fgod.chain import ACCEPTED, Chain, Inputs, Run
+from fgod.chain import Chain, Inputs, Run
+from fgod.decisions import ACCEPTED
 from fgod.errors import UsageError
 from fgod.inputs import parts_of
 from fgod.refits import Bracket, Tried, adjusted

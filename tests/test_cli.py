@@ -13,13 +13,14 @@ import yaml
 from fgod import inputs, layout, manifest, plan, records
 from fgod.arguments import arguments_of
 from fgod.call import Call
-from fgod.chain import ACCEPTED, Chain
+from fgod.chain import Chain
 from fgod.cli import COMMANDS, build_parser, main, parse
 from fgod.cli.command import Command, Input, Output, Personal, ReadOnly
 from fgod.config import load, resolve
 from fgod.confirm.folds import give_fold
 from fgod.confirm.judge import confirmation_checks, judge_confirmation
 from fgod.context import context_of
+from fgod.decisions import ACCEPTED
 from fgod.documents import Metrics, Outcome, Probed, PromotedRun, Release, Served, Stamp
 from fgod.errors import UsageError
 from fgod.evaluate.metric import Estimate

@@ -9,8 +9,8 @@ import yaml
 
 from fgod import config as settings
 from fgod.campaign import tree
-from fgod.chain import ACCEPTED
 from fgod.config.experiments import with_own
+from fgod.decisions import ACCEPTED
 from fgod.errors import UsageError
 from fgod.experiments import OWN, experiments_of
 from fgod.layout import Releases, View, view

@@ -21,11 +21,12 @@ from fgod import NUMERICS_VERSION, layout, manifest, records
 from fgod.call import Call
 from fgod.cli import main, parse
 from fgod.cli.keep import in_words
+from fgod.decisions import ACCEPTED
 from fgod.documents import Outcome, PromotedRun, Recipe, Release, Stamp, Trashed, Verdict
 from fgod.errors import FgodError, StorageError, UsageError
 from fgod.keep import inventory, trash
 from fgod.keep.holds import held_runs, read_pins
-from fgod.keep.protect import ACCEPTED, NEWEST, WALK, Held, pruned, refusals
+from fgod.keep.protect import NEWEST, WALK, Held, pruned, refusals
 from fgod.keep.remarks import remarks_of
 from fgod.keep.words import STATUSES
 from fgod.layout import RunRecords, run_records, run_weights

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from fgod import config as settings
-from fgod.chain import ACCEPTED, Chain, Inputs, interpolated
+from fgod.chain import Chain, Inputs, interpolated
 from fgod.chat import Chat, ChatSettings
 from fgod.cli.data import Placebo
 from fgod.data.placebo import EMPTY, SHORTENED, placebo_rows, taught_chats
 from fgod.data.rows import BASE, CONFIG, NO_SYSTEM, USER, Message, Row, read_rows, write_rows
+from fgod.decisions import ACCEPTED
 from fgod.errors import FgodError, UsageError
 from fgod.guard import Limits
 from fgod.layout import PLACEBO

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from fgod import inputs, project
-from fgod.chain import ACCEPTED, Chain
+from fgod.chain import Chain
 from fgod.cli import main
 from fgod.config import load
+from fgod.decisions import ACCEPTED
 from fgod.errors import UsageError
 from fgod.project import SNAKEFILES, config_files, lay_out, next_commands, project_files, shipped
 from tests.mini import ROOT, job_counts

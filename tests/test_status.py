@@ -34,6 +34,7 @@ from fgod.status.judge import LAST, Next, Status, as_json, judge, state_of, to_f
 from fgod.status.records import Step, Steps, Training, pools_of, steps_of
 from fgod.system.files import write_json, write_text
 from fgod.system.table import write_table
+from fgod.system.times import iso_of
 from fgod.train.record import COLUMNS, PARTIAL, StepRow, StepTable
 from tests.made_runs import write_run
 from tests.mini import ROOT, Mini
@@ -271,7 +272,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def begin(process: Mapping[str, Any], *words: str, stage: str = "", lineage: str = "", ago: float = 60.0) -> str:
     """The manifest's entry of a command that began; returns its name."""
-    start = manifest.iso_of(time.time() - ago)
+    start = iso_of(time.time() - ago)
     name = f"{start.replace('-', '').replace(':', '')}-{process['pid']}"
     entry = {"argv": ["fgod", *words], "start": start, "stage": stage, "lineage": lineage, "process": dict(process)}
     write_json(manifest.FOLDER / f"{name}{manifest.START}", entry)
@@ -279,7 +280,7 @@ def begin(process: Mapping[str, Any], *words: str, stage: str = "", lineage: str
 
 
 def end(name: str, code: int = 0, error: str = "") -> None:
-    entry = {"end": manifest.iso_of(time.time()), "exit_code": code, "error": error}
+    entry = {"end": iso_of(time.time()), "exit_code": code, "error": error}
     write_json(manifest.FOLDER / f"{name}{manifest.END}", entry)
 
 

@@ -325,7 +325,7 @@ def test_weights_and_cache_are_predicted_exactly(tmp_path: Path) -> None:
 
 def test_half_the_batch_halves_what_depends_on_it() -> None:
     size = memory.Dimensions(layers=36, hidden=2560, mlp=9728, heads=32, kv_heads=8, head_dim=128, vocab=151936)
-    model = memory.Stored(weights=4_000_000_000, reading=0, file=0)
+    model = memory.Stored(weights=4_000_000_000, reading=0, file=0, tensors=1)
     asked = memory.Asked(width=64, new=96)
 
     def parts(batch: int) -> memory.Parts:

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from fgod.abilities.items import Choice
 from fgod.model.chats import ChatFormat
 from fgod.model.generate import left_padded, length_batches
+from fgod.progress.followed import follow
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,14 @@ def log_likelihoods(
         scored.setdefault(choice.read, []).append(choice.scored)
     reads = list(scored)
     found: dict[Asked, float] = {}
-    with _float32_head(model):
+    with _float32_head(model), follow("choices", len(reads), "sequence") as progress:
         for rows in length_batches([len(read) for read in reads], batch):
             chosen = [reads[i] for i in rows]
             ends = [list(dict.fromkeys(scored[read])) for read in chosen]
             values = _batch(model, pad, chosen, ends)
             keys = (Asked(read, end) for read, own in zip(chosen, ends, strict=True) for end in own)
             found.update(zip(keys, values, strict=True))
+            progress.to(progress.now.done + len(rows))
     return [[found[choice] for choice in choices] for choices in asked]
 
 

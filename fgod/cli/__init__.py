@@ -123,16 +123,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         plugins = tuple(found.plugin)
         load_plugins(plugins)
         command = options_of(found.command_class, found)
-        return _work(command) if child else _run(command, words, plugins)
+        return _work(command, found.command_name) if child else _run(command, words, plugins)
 
 
-def _work(command: Guarded) -> int:
+def _work(command: Guarded, name: str) -> int:
     """Be the child of a guarded command."""
+    from fgod.progress.followed import listeners, reporting
     from fgod.work.worker import Worker, run
 
     assert command.child is not None
     work = command.work()
-    return run(work, Worker(command.child, command.guard.limit_gb, command.too_large_ok))
+    worker = Worker(command.child, command.guard.limit_gb, command.too_large_ok)
+    label = " · ".join(filter(None, [name, " ".join(command.run_of()).strip()]))
+    with reporting(listeners(worker.beat.phase_file), label):
+        return run(work, worker)
 
 
 def _run(command: Command, words: Sequence[str], plugins: Sequence[Path]) -> int:
@@ -188,5 +192,5 @@ def build_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
         if argv is None or set(name.split()) <= set(argv):
             made = entry.load()
             add_options(own, made)
-            own.set_defaults(command_class=made)
+            own.set_defaults(command_class=made, command_name=name)
     return parser

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fgod.decisions import ACCEPTED
 from fgod.devlog.words import LANGUAGES, Words
 from fgod.errors import UsageError
 from fgod.refits import DAMAGED, answering
-
-ACCEPTED = "accepted"
 
 
 @dataclass(frozen=True)

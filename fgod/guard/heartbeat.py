@@ -17,7 +17,7 @@ class Heartbeat:
     """
 
     def __init__(self, phase_file: Path | None) -> None:
-        self._phase_file = phase_file
+        self.phase_file = phase_file
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Heartbeat:
@@ -25,12 +25,12 @@ class Heartbeat:
         return cls(Path(name) if name else None)
 
     def __call__(self, phase: str | None = None) -> None:
-        if phase is not None and self._phase_file is not None:
-            phases.write_phase(self._phase_file, phase)
+        if phase is not None and self.phase_file is not None:
+            phases.write_phase(self.phase_file, phase)
         else:
             self.touch()
 
     def touch(self) -> None:
         """Show that the process lives, and nothing else: about 2 µs."""
-        if self._phase_file is not None and self._phase_file.exists():
-            os.utime(self._phase_file)
+        if self.phase_file is not None and self.phase_file.exists():
+            os.utime(self.phase_file)

@@ -50,6 +50,20 @@ def read_phase(path: Path | None) -> str:
     return "".join(c for c in line if c.isprintable()) or PHASES[0]
 
 
+def phase_file_of(pid: int, proc: Path = Path("/proc")) -> Path | None:
+    """Where a guarded process says its phase, as its environment names it; None where it is not guarded, or gone, or
+    hidden from us."""
+    try:
+        environment = (proc / str(pid) / "environ").read_bytes()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    for word in environment.split(b"\0"):
+        name, _, value = word.partition(b"=")
+        if name.decode(errors="replace") == VARIABLE and value:
+            return Path(value.decode(errors="surrogateescape"))
+    return None
+
+
 class PhaseReader:
     """The phase and what the heartbeat looks like; the file is read again only when it changed."""
 

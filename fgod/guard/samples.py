@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from fgod.guard.limits import MIN_POLL_SECS
+from fgod.progress import terminal
 from fgod.system.table import write_table
 
 COLUMNS = ("t", "phase", "source", "used_mib", "limit_mib")
@@ -99,7 +99,7 @@ class TableWriter:
             try:
                 self._write()
             except OSError as error:  # the last write raises; until then the watch matters more than its record
-                print(f"fgod guard: cannot write {self._path} now, will try again: {error}", file=sys.stderr)
+                terminal.line(f"fgod guard: cannot write {self._path} now, will try again: {error}")
 
     def _write(self) -> None:
         write_table(self._path, COLUMNS, (s.row() for s in self._samples.sorted()))

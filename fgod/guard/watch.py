@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 import os
 import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from fgod.guard import cap, cgroup, child, ends, others, phases, pools
@@ -22,9 +20,11 @@ from fgod.guard.phases import PhaseReader
 from fgod.guard.pools import Pool, Reading
 from fgod.guard.samples import WRITE_SECS, Sample, Samples, TableWriter
 from fgod.guard.sources import named_users
+from fgod.progress import terminal
 from fgod.system import lock
 from fgod.system.files import write_json
 from fgod.system.process import KILL_SECS, Member, ProcessTree, kill_all
+from fgod.system.times import now_iso
 
 LEFTOVER_SECS = 1.0
 """How long processes that the command leaves behind may take to end (multiprocessing's helpers clean up then)."""
@@ -376,7 +376,7 @@ def _reason(command: Sequence[str], result: GuardResult, action: Action | None, 
     return {
         "reason": result.reason,
         "end": result.end,
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "time": now_iso(),
         "command": shlex.join(command),
         "phase": result.phase,
         "t": round(action.t if action else result.wall_s, 3),
@@ -393,7 +393,7 @@ def _rounded(mib: float | None) -> float | None:
 
 def say(text: str) -> None:
     """On standard error, where the guard says what it does."""
-    print(f"fgod guard: {text}", file=sys.stderr, flush=True)
+    terminal.line(f"fgod guard: {text}")
 
 
 def report(result: GuardResult, to: Callable[[str], None] = say) -> None:

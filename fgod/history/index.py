@@ -10,6 +10,7 @@ from typing import Any
 
 from fgod import manifest
 from fgod.layout import ARTIFACTS, TRASH
+from fgod.names import run_name
 
 Entry = Mapping[str, Any]
 """A command as `fgod.manifest.join` gives it."""
@@ -103,7 +104,7 @@ def home_of(path: str) -> str:
 def words_of(entry: Entry) -> str:
     """`train B-nudge@8d503d5b518c`: the subcommand, and the run that it was about."""
     words = subcommand(entry["argv"])
-    return f"{words} {entry['stage']}@{entry['lineage']}" if entry.get("stage") else words
+    return f"{words} {run_name(entry['stage'], entry['lineage'])}" if entry.get("stage") else words
 
 
 def subcommand(argv: Sequence[str]) -> str:

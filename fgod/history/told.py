@@ -10,6 +10,7 @@ from fgod.errors import UsageError
 from fgod.history.index import Entry, Index, Made, before, command_line, home_of, maker_of, words_of
 from fgod.layout import RELEASE_RECORD, RunWeights
 from fgod.manifest import shown_path
+from fgod.names import run_name
 from fgod.system.digests import CACHE, remembered_sha256
 from fgod.system.files import sha256_file
 
@@ -24,7 +25,7 @@ def listing(entries: Sequence[Entry], run: str = "") -> Iterator[str]:
             yield f"{entry['file']}: unreadable: {entry['error']}"
         elif not run:
             yield _line(entry)
-        elif f"{entry['stage']}@{entry['lineage']}" == run:
+        elif run_name(entry["stage"], entry["lineage"]) == run:
             yield _line(entry)
             yield f"    {command_line(entry)}"
             yield from (f"    made {_digested(output)}" for output in entry.get("outputs", ()))

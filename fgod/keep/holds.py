@@ -14,6 +14,7 @@ from fgod.errors import UsageError
 from fgod.keep.protect import Held, refusals
 from fgod.keep.trash import in_trash, only_in_trash, weights_named, weights_of, weights_there
 from fgod.layout import ARTIFACTS, PINS, RESULTS, RunRecords, all_release_records
+from fgod.names import run_name
 from fgod.runs import all_runs, name_of
 
 PIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -74,7 +75,7 @@ def released_in(results: Path = RESULTS, artifacts: Path = ARTIFACTS) -> dict[st
     found: dict[str, list[str]] = {}
     for record in all_release_records(results, artifacts):
         for run in Release.read(record).promoted:
-            found.setdefault(f"{run.stage}@{run.lineage}", []).append(record.parent.as_posix())
+            found.setdefault(run_name(run.stage, run.lineage), []).append(record.parent.as_posix())
     return found
 
 

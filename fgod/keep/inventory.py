@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fgod.decisions import ACCEPTED
 from fgod.documents import BaseStamp, Outcome, Recipe, Release, Stamp, Trashed, Verdict
 from fgod.errors import FgodError
 from fgod.escape import markdown_text, one_line
 from fgod.exporters.names import NVFP4
 from fgod.keep.holds import held_runs
-from fgod.keep.protect import ACCEPTED, Held
+from fgod.keep.protect import Held
 from fgod.keep.remarks import marked, remarks_of
 from fgod.keep.trash import weights_of
 from fgod.keep.words import STATUSES, WORDS
@@ -34,6 +35,7 @@ from fgod.layout import (
     all_releases,
     views,
 )
+from fgod.names import run_name
 from fgod.runs import all_runs, name_of
 from fgod.stamps import stamped
 from fgod.system.files import read_json, write_text
@@ -207,7 +209,7 @@ def _release(record: Path, results: Path, artifacts: Path) -> Group:
         _listed(folder, format or NVFP4, "released", WORDS["purpose_release"], listing)
         for format, listing in files.items()
     ]
-    origin = WORDS["release_origin"].format(run=f"{last.stage}@{last.lineage}", fits=release.fits, counts=counts)
+    origin = WORDS["release_origin"].format(run=run_name(last.stage, last.lineage), fits=release.fits, counts=counts)
     named = folder.parent != artifacts / "releases" and folder.name.isdecimal()
     number = f"{folder.parent.name}/{folder.name}" if named else folder.name
     return Group(f"release {number}", WORDS["release"].format(number=number), origin, tuple(folders))

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from fgod.decisions import ACCEPTED
+from fgod.names import parts_of
+
 
 @dataclass(frozen=True)
 class Held:
@@ -30,7 +33,7 @@ class Held:
 
     @property
     def lineage(self) -> str:
-        return self.name.partition("@")[2]
+        return parts_of(self.name)[1]
 
 
 def refusals(runs: Mapping[str, Held], leaving: Collection[str]) -> dict[str, tuple[str, ...]]:
@@ -59,7 +62,7 @@ def _reasons(run: Held, staying: Collection[Held]) -> Iterator[str]:
             yield f"it is the start of {other.name}, whose training goes on from step {other.saved}"
 
 
-ACCEPTED, WALK, NEWEST = "accepted", "walk", "newest"
+WALK, NEWEST = "walk", "newest"
 KEEP_RULES = {
     ACCEPTED: "runs whose gate accepted them",
     WALK: "runs that the walk of the config has come by so far",

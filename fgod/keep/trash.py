@@ -11,15 +11,16 @@ import errno
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from fgod.documents import Stamp, Trashed, TrashedFolder
 from fgod.errors import FgodError, UsageError
 from fgod.layout import ARTIFACTS, RESULTS, TRASH, RunRecords, RunWeights, run_records, run_weights
+from fgod.names import name_of_folder, parts_of
 from fgod.runs import matching, name_of
 from fgod.stamps import stamped
 from fgod.system.files import copy_file, folder_files, fsync_folder, remove_folder, storage_explained
+from fgod.system.times import now_iso
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,9 @@ def weights_of(run: RunRecords, artifacts: Path = ARTIFACTS) -> RunWeights:
     return run_weights(run.folder.parent.name, run.folder.name, artifacts)
 
 
-def _parts(name: str) -> tuple[str, str]:
-    """Stage and lineage of `STAGE@LINEAGE`."""
-    stage, _, lineage = name.partition("@")
-    return stage, lineage
-
-
 def weights_named(name: str, artifacts: Path = ARTIFACTS) -> RunWeights:
     """The weights of `STAGE@LINEAGE`."""
-    return run_weights(*_parts(name), artifacts)
+    return run_weights(*parts_of(name), artifacts)
 
 
 def weights_there(weights: RunWeights) -> bool:
@@ -134,7 +129,7 @@ def throw_away(run: RunRecords, moves: Sequence[Move], artifacts: Path = ARTIFAC
     weights = weights_of(run, artifacts)
     before = Trashed.read(run.trashed).folders if run.trashed.exists() else {}
     folders = {_below(artifacts, move.source): TrashedFolder(bytes=move.bytes, sha256=move.sha256) for move in moves}
-    Trashed(since=_now(), folders={**before, **folders}).write(run.trashed)
+    Trashed(since=now_iso(), folders={**before, **folders}).write(run.trashed)
     for _, stamp_file, _ in stamped(weights):
         copy_file(stamp_file, weights.trash / stamp_file.name)
     for move in moves:
@@ -164,10 +159,6 @@ def _below(artifacts: Path, folder: Path) -> str:
     return folder.relative_to(artifacts).as_posix()
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
 # What lies in the trash
 
 
@@ -181,7 +172,7 @@ def _folders(trash: Path) -> list[Path]:
 def in_trash(artifacts: Path = ARTIFACTS) -> dict[str, list[Path]]:
     """Folders of weights in the trash, by the name of their run."""
     places = sorted(path for path in (artifacts / TRASH).glob("*/*") if not path.name.startswith("."))
-    found = {f"{place.parent.name}@{place.name}": _folders(place) for place in places}
+    found = {name_of_folder(place): _folders(place) for place in places}
     return {name: folders for name, folders in found.items() if folders}
 
 
@@ -200,7 +191,7 @@ def to_restore(results: Path = RESULTS, artifacts: Path = ARTIFACTS) -> dict[str
 def _left_behind(results: Path, artifacts: Path) -> Iterator[str]:
     for copy in (artifacts / TRASH).glob("*/*/*.json"):
         if not copy.parent.name.startswith("."):
-            yield f"{copy.parent.parent.name}@{copy.parent.name}"
+            yield name_of_folder(copy.parent)
     for file in (results / "runs").glob("*/*/trashed.json"):
         if any((artifacts / path).is_dir() for path in Trashed.read(file).folders):
             yield name_of(RunRecords(file.parent))
@@ -243,7 +234,7 @@ def bring_back(name: str, moves: Sequence[Move], results: Path = RESULTS, artifa
     Raises:
         StorageError: a file could not be written, or a folder not renamed.
     """
-    weights, run = weights_named(name, artifacts), run_records(*_parts(name), results)
+    weights, run = weights_named(name, artifacts), run_records(*parts_of(name), results)
     for copy in sorted(weights.trash.glob("*.json")):
         if not (weights.folder / copy.name).exists():
             copy_file(copy, weights.folder / copy.name)

@@ -17,15 +17,15 @@ from fgod.layout import Answers
 from fgod.model.chats import ChatFormat
 from fgod.model.generate import Reply, length_batches, loops, replies
 from fgod.model.load import Beat, beat_at_each_forward, load_model, silent
+from fgod.progress.followed import follow
 from fgod.system.files import atomic_folder, file_digests
 from fgod.system.table import write_table
 
-Log = Callable[[str], None]
 Again = Callable[[Sequence[Answer]], Sequence[Chat]]
 """What is asked once more, after the answers."""
 
 PORTION = 4
-"""Batches whose prompts are sorted by length together; each such portion is a line of the log."""
+"""Batches whose prompts are sorted by length together."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,6 @@ def write_answers(
     prompts: Sequence[str | Chat],
     out_dir: Path,
     settings: AnswerSettings,
-    log: Log | None = None,
     beat: Beat = silent,
     again: Again | None = None,
     processes: int = 1,
@@ -66,9 +65,9 @@ def write_answers(
     model, chat = load_model(model_folder, device=settings.device), ChatFormat.of_folder(model_folder, settings.chat)
     beat_at_each_forward(model, beat)
     beat("model_loaded")
-    answers = ask(model, chat, list(dict.fromkeys(prompts)), settings, log, processes)
+    answers = ask(model, chat, list(dict.fromkeys(prompts)), settings, processes)
     if again is not None:
-        answers += ask(model, chat, again(answers), settings, log, processes)
+        answers += ask(model, chat, again(answers), settings, processes)
     beat("saving")
     with atomic_folder(out_dir) as folder:
         write_folder(folder, answers, settings)
@@ -80,21 +79,16 @@ def ask(
     chat: ChatFormat,
     prompts: Sequence[str | Chat],
     settings: AnswerSettings,
-    log: Log | None = None,
     processes: int = 1,
 ) -> list[Answer]:
-    """Greedy answers of a loaded model, in the order of the prompts; a text is a chat of one turn.
-
-    Logs a line after every `PORTION` batches.
-    """
+    """Greedy answers of a loaded model, in the order of the prompts; a text is a chat of one turn."""
     chats = chat.prompts(prompts)
     batches = portioned([len(one) for one in chats], settings.batch_size)
-    found: dict[int, Reply] = {}
-    with replies(model, chat, chats, batches, settings.max_new_tokens, processes) as said:
-        for number, reply in said:
-            found[number] = reply
-            if log is not None and (len(found) % (PORTION * settings.batch_size) == 0 or len(found) == len(prompts)):
-                log(f"answers: {len(found)}/{len(prompts)} prompts")
+    with (
+        replies(model, chat, chats, batches, settings.max_new_tokens, processes) as said,
+        follow("", len(prompts), "prompt") as progress,
+    ):
+        found = dict(progress.each(said))
     return [as_answer(prompt, found[i]) for i, prompt in enumerate(prompts)]
 
 

@@ -7,7 +7,6 @@ anything but, now and then, whether all rows have ended.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
@@ -18,6 +17,7 @@ from transformers import PreTrainedModel
 
 from fgod.model.attention import one_kernel_norms, use_grouped_attention
 from fgod.model.cache import FixedCache
+from fgod.progress import terminal
 
 Choose = Callable[[Tensor, Tensor], Tensor]
 """Tokens [rows, 1] by logits float32 [rows, V] and the number of the token among a reply's, int64 [1]."""
@@ -132,7 +132,7 @@ def captured(step: Callable[[], Step]) -> Callable[[], Step]:
         raise
     except Exception as error:  # torch raises what the call inside the capture raised
         first = (str(error).strip().splitlines() or [""])[0]
-        print(f"fgod: decoding cannot be captured as a CUDA graph ({first}): slower", file=sys.stderr, flush=True)
+        terminal.line(f"fgod: decoding cannot be captured as a CUDA graph ({first}): slower")
         torch.cuda.synchronize()
         return step
 

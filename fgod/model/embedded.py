@@ -6,7 +6,6 @@ Its size and recipe were measured for this purpose: a larger model (613 k parame
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from fgod.model.load import quiet
 from fgod.model.spec import EmbeddedSpec
 from fgod.model.tokenizer import train_tokenizer
 from fgod.nvfp4.codec import BLOCK
+from fgod.progress.followed import follow
 from fgod.system.files import atomic_folder
 
 LENGTH_POOL = 32
@@ -29,9 +29,6 @@ LENGTH_POOL = 32
 INIT_STD = 0.05
 """Standard deviation of the first weights. The worst suite then answered .95 of its probes (three seeds); with
 transformers' .02, which is meant for wider layers, .92 (two seeds); with .1 .92 (one seed)."""
-
-LOG_EVERY_S = 4.0
-"""Seconds between progress lines."""
 
 Log = Callable[[str], None]
 
@@ -109,8 +106,8 @@ def answer_loss(model: Qwen3ForCausalLM, samples: Sequence[Sample], pad: int) ->
     return torch.nn.functional.cross_entropy(logits, torch.tensor(labels))
 
 
-def fit(model: Qwen3ForCausalLM, samples: Sequence[Sample], spec: EmbeddedSpec, pad: int, seed: int, log: Log) -> None:
-    """Train in place. Logs step, loss and the time left.
+def fit(model: Qwen3ForCausalLM, samples: Sequence[Sample], spec: EmbeddedSpec, pad: int, seed: int) -> None:
+    """Train in place.
 
     Raises:
         FloatingPointError: the loss is not finite.
@@ -119,22 +116,19 @@ def fit(model: Qwen3ForCausalLM, samples: Sequence[Sample], spec: EmbeddedSpec, 
         model.parameters(), lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay, fused=True
     )
     batches = endless_batches(samples, spec.batch, torch.Generator().manual_seed(seed))
-    start = said = time.monotonic()
     model.train()
-    for step in range(spec.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(spec, step)
-        loss = answer_loss(model, next(batches), pad)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), spec.grad_clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        now = time.monotonic()
-        if step == 0 or step + 1 == spec.steps or now - said >= LOG_EVERY_S:
-            said, left = now, (now - start) / (step + 1) * (spec.steps - step - 1)
+    with follow("", spec.steps, "step") as progress:
+        for step in range(spec.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(spec, step)
+            loss = answer_loss(model, next(batches), pad)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), spec.grad_clip)
+            optimizer.step()
+            optimizer.zero_grad()
             if not math.isfinite(loss.item()):
                 raise FloatingPointError(f"base: the loss of step {step + 1} is {loss.item()}")
-            log(f"base: step {step + 1}/{spec.steps}, loss {loss.item():.3f}, {left:.0f} s left")
+            progress.to(step + 1, f"loss {loss.item():.3f}")
     model.eval()
 
 
@@ -146,7 +140,7 @@ def train_base(spec: EmbeddedSpec, rows: Sequence[Row], seed: int, out: Path, lo
     Args:
         rows: everything the base is to know.
         out: written in one move when the training is over.
-        log: called with a line at least every few seconds.
+        log: called with what it is made of, in words.
 
     Raises:
         UsageError: there are no rows.
@@ -159,7 +153,7 @@ def train_base(spec: EmbeddedSpec, rows: Sequence[Row], seed: int, out: Path, lo
         samples = ChatFormat(tokenizer).rows(rows)
         model = build_model(spec, tokenizer)
         log(f"base: {len(rows)} rows, {len(tokenizer)} tokens, {model.num_parameters():,} parameters")
-        fit(model, samples, spec, tokenizer.pad_token_id, seed, log)
+        fit(model, samples, spec, tokenizer.pad_token_id, seed)
     with atomic_folder(out) as folder, quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

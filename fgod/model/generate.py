@@ -16,6 +16,7 @@ from fgod.model.chats import ChatFormat
 from fgod.model.decode import decode
 from fgod.model.drawn import nucleus
 from fgod.model.forks import in_batches
+from fgod.progress.followed import follow
 
 LOOP_UNIT = 8
 """Longest repeated unit, in characters, that `loops` looks for."""
@@ -88,8 +89,11 @@ def greedy(
     """
     chats = chat.prompts(prompts)
     batches = list(length_batches([len(c) for c in chats], batch_size))
-    with replies(model, chat, chats, batches, max_new_tokens, processes) as said:
-        found = dict(said)
+    with (
+        replies(model, chat, chats, batches, max_new_tokens, processes) as said,
+        follow("replies", len(prompts), "prompt") as progress,
+    ):
+        found = dict(progress.each(said))
     return [found[i] for i in range(len(prompts))]
 
 

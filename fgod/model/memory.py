@@ -88,6 +88,9 @@ class Stored:
     file: int
     """Bytes of the largest file: it is mapped while it is read."""
 
+    tensors: int
+    """How many hold them."""
+
 
 def stored(folder: Path) -> Stored:
     """Sizes of a folder's weights, from headers alone.
@@ -105,7 +108,7 @@ def stored(folder: Path) -> Stored:
         files = {*weights.files.values()}
     counts = {name: prod(shape) for name, shape in shapes.items()}
     reading = max(count * (PLAIN_BYTES if name in plain else PACKED_BYTES) for name, count in counts.items())
-    return Stored(sum(counts.values()), reading, max(file.stat().st_size for file in files))
+    return Stored(sum(counts.values()), reading, max(file.stat().st_size for file in files), len(counts))
 
 
 @dataclass(frozen=True)

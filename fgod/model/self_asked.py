@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -13,8 +13,7 @@ from fgod.model.chats import ChatFormat
 from fgod.model.drawn import streams
 from fgod.model.forks import in_batches
 from fgod.model.generate import Reply, loops, sampled
-
-Log = Callable[[str], None]
+from fgod.progress.followed import follow
 
 
 def ask_itself(
@@ -22,7 +21,6 @@ def ask_itself(
     chat: ChatFormat,
     settings: Mapping[str, Any],
     batch: int,
-    log: Log | None = None,
     processes: int = 1,
 ) -> Sieve:
     """Prompts of the base until there are as many as the settings want, or `DRAFTS` times as many were drawn.
@@ -45,15 +43,18 @@ def ask_itself(
         uniform = streams(settings["seed"], numbers, settings["max_tokens"])
         return sampled(model, chat, opening, ends, uniform, settings["temperature"], settings["top_p"])
 
-    with in_batches(draw, [numbers for some in rounds for numbers in some], processes, model.device) as drawn:
+    batches = [numbers for some in rounds for numbers in some]
+    with (
+        in_batches(draw, batches, processes, model.device) as drawn,
+        follow("", found.wanted, "prompt") as progress,
+    ):
         for some in rounds:
             said = dict(islice(drawn, sum(map(len, some))))
             found.add(
                 Draft(reply.text, reply.ended, loops(reply.text), turns[number % len(turns)])
                 for number, reply in sorted(said.items())
             )
-            if log is not None:
-                log(f"self-asked: {len(found.kept)}/{found.wanted} prompts of {found.drawn} drafts")
+            progress.to(min(len(found.kept), found.wanted), f"{found.drawn} drafts")
             if found.full:
                 break
     return found

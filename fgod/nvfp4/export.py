@@ -123,7 +123,8 @@ def export(
     family = architecture_of(config, master / "config.json")
 
     def made(unit: _Unit) -> dict[str, Tensor]:
-        beat()
+        for _ in unit.sources:
+            beat()
         return _tensors(weights, unit, kind, block_scales, device or CPU, exporter)
 
     with open_weights(master) as weights, files.atomic_folder(out) as folder:

@@ -24,6 +24,7 @@ from fgod.model import generate
 from fgod.model.chats import ChatFormat
 from fgod.model.load import Beat, beat_at_each_forward, load_model, silent
 from fgod.probe.parity import logits_of
+from fgod.progress.followed import follow
 
 TIMED = 4
 """Prompts that transformers answers too, for its speed."""
@@ -61,7 +62,8 @@ def first_tokens(
     beat("model_loaded")
     chats = [chat_of(probe) for probe in probes]
     prompts = chat.prompts(chats)
-    first = [logits_of(model, [ids])[0][-1].double().log_softmax(-1).numpy() for ids in prompts]
+    with follow("as probed", len(prompts), "prompt") as progress:
+        first = [logits_of(model, [ids])[0][-1].double().log_softmax(-1).numpy() for ids in progress.each(prompts)]
     torch.set_num_threads(threads)
     start = time.perf_counter()
     said = [generate.greedy(model, chat, [asked], most, 1)[0] for asked in chats[:timed]]
@@ -86,9 +88,9 @@ def ask_engine(
         prompts: tokens of each, as this package writes them.
     """
     context = 2 * max(map(len, prompts)) + most  # its own template may write more
-    with engine.open(folder, settings, context, threads) as ask:
+    with engine.open(folder, settings, context, threads) as ask, follow("", len(probes), "probe") as progress:
         beat("engine_loaded")
-        return [_asked(ask(chat_of(probe), most), beat) for probe in probes]
+        return [_asked(ask(chat_of(probe), most), beat) for probe in progress.each(probes)]
 
 
 def _asked(reply: Reply, beat: Beat) -> Reply:

@@ -20,6 +20,7 @@ from fgod.evaluate.scoring import NOT_COMPARED, Likelihood
 from fgod.model.chats import ChatFormat
 from fgod.model.forks import in_batches
 from fgod.model.generate import left_padded, length_batches
+from fgod.progress.followed import follow
 
 
 def compare(
@@ -56,8 +57,11 @@ def compare(
             found.append(likelihood(theirs[place, start:], ours[place, start:], replies[i]))
         return found
 
-    with in_batches(compared, batches, processes, model.device) as made:
-        said = dict(made)
+    with (
+        in_batches(compared, batches, processes, model.device) as made,
+        follow("beside the base", len(answers), "reply") as progress,
+    ):
+        said = dict(progress.each(made))
     return [said[i] for i in range(len(answers))]
 
 

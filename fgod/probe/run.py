@@ -19,7 +19,7 @@ from fgod.documents import Parity, Probed
 from fgod.evaluate.scoring import NOT_COMPARED, Scored, Standard, score
 from fgod.evaluate.settings import ProbeSettings
 from fgod.layout import RunRecords
-from fgod.model.ask import AnswerSettings, Log, ask
+from fgod.model.ask import AnswerSettings, ask
 from fgod.model.chats import ChatFormat
 from fgod.model.load import Beat, beat_at_each_forward, load_model, silent
 from fgod.nvfp4.folders import read_plain_config, stored_block_scales
@@ -53,7 +53,6 @@ def run_probes(
     standard: Standard,
     settings: ProbeSettings,
     out: Path,
-    log: Log | None = None,
     beat: Beat = silent,
     chat_settings: ChatSettings | None = None,
     processes: int = 1,
@@ -83,7 +82,7 @@ def run_probes(
         return loaded
 
     records, ours = score_probes(
-        model, load_reference, chat, probes, theirs, known, standard, settings, log, beat, processes
+        model, load_reference, chat, probes, theirs, known, standard, settings, beat, processes
     )
     same = None
     if master is not None:
@@ -105,7 +104,6 @@ def score_probes(
     known: Mapping[str, Sequence[str]],
     standard: Standard,
     settings: ProbeSettings,
-    log: Log | None = None,
     beat: Beat = silent,
     processes: int = 1,
 ) -> tuple[list[Scored], list[Answer]]:
@@ -117,7 +115,7 @@ def score_probes(
     """
     references = {p.key: answer_to(p, theirs) for p in probes}
     chats = list(dict.fromkeys(chat_of(p) for p in probes))
-    answers = ask(model, chat, chats, answer_settings(settings, chat.settings), log, processes)
+    answers = ask(model, chat, chats, answer_settings(settings, chat.settings), processes)
     ours = {a.key: a for a in answers}
     beat("answered")
     compared = [theirs[p.key] for p in probes if p.scored]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from fgod import manifest
 from fgod.guard.ends import End
 from fgod.guard.limits import MIB_PER_GB
+from fgod.system.times import seconds_of
 
 WORKFLOW: Mapping[str, str] = {
     "base": "the base is made or checked",
@@ -72,11 +72,6 @@ class Command:
     def run(self) -> str:
         """The run that it is about: `B-nudge 4e4af4b93364`, empty where there is none."""
         return f"{self.stage} {self.lineage}".strip()
-
-
-def seconds_of(iso: str) -> float:
-    """Seconds since 1970 of a time of the manifest. Raises ValueError where it is none."""
-    return datetime.fromisoformat(iso).timestamp()
 
 
 def command_of(entry: Mapping[str, Any]) -> Command:

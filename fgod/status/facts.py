@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from fgod import layout, manifest
+from fgod.decisions import ACCEPTED
 from fgod.errors import FgodError
 from fgod.guard.phases import read_phase
-from fgod.session import read_session
-from fgod.status.commands import Command, command_of, seconds_of
+from fgod.progress.reached import Reached, file_beside
+from fgod.progress.reached import read as read_reached
+from fgod.session import AFTER_GATES, read_session
+from fgod.status.commands import Command, command_of
 from fgod.status.gpus import Gpus, look
 from fgod.status.processes import Process, phase_file, processes_of
 from fgod.status.records import Reader, Training, Verdict, newest_verdict
+from fgod.system.times import seconds_of
 
 RECENT = 24
 """Commands that are looked at, of those that began last: a session's last ones, jobs side by side among them."""
@@ -59,12 +63,14 @@ class Visited:
 
 @dataclass(frozen=True)
 class Running:
-    """A command that lives: its processes, and what it said last. `heartbeat_at`: seconds since 1970; None: unknown."""
+    """A command that lives: its processes, and what it said last. `heartbeat_at`: seconds since 1970; None: unknown.
+    `reached`: how far it is; None where it does not say."""
 
     command: Command
     processes: tuple[Process, ...] = ()
     phase: str = ""
     heartbeat_at: float | None = None
+    reached: Reached | None = None
 
 
 @dataclass(frozen=True)
@@ -80,14 +86,16 @@ class End:
 
 @dataclass(frozen=True)
 class Facts:
-    """`now`: seconds since 1970. `commands`: those that began last, by their start. `training`: of the command that
-    trains, or that trained last. `locked`: whether snakemake's own lock is there."""
+    """`now`: seconds since 1970. `commands`: those that began last, by their start. `after`: the commands that follow
+    the last gate of the walk. `training`: of the command that trains, or that trained last. `locked`: whether
+    snakemake's own lock is there."""
 
     now: float
     commands: tuple[Command, ...] = ()
     running: tuple[Running, ...] = ()
     snakemake: Snakemake | None = None
     walk: tuple[Visited, ...] = ()
+    after: tuple[str, ...] = ()
     training: Training | None = None
     verdict: Verdict | None = None
     end: End = End()
@@ -100,7 +108,7 @@ def gather() -> Facts:
     """Look at everything, in the folder of a project. Nothing is written, and nothing is waited for."""
     reader = Reader()
     commands = tuple(_commands(reader))
-    snakemake, walk = _session(reader)
+    snakemake, walk, after = _session(reader)
     running = tuple(_running(command) for command in commands if command.state == "running")
     return Facts(
         now=time.time(),
@@ -108,6 +116,7 @@ def gather() -> Facts:
         running=running,
         snakemake=snakemake,
         walk=walk,
+        after=after,
         training=_training(reader, commands),
         verdict=newest_verdict(reader),
         end=_end(reader, walk),
@@ -129,8 +138,8 @@ def _commands(reader: Reader) -> Iterator[Command]:
             reader.problems.append(f"{manifest.FOLDER / entry['name']}: it is no entry of the manifest ({error})")
 
 
-def _session(reader: Reader) -> tuple[Snakemake | None, tuple[Visited, ...]]:
-    told: tuple[Snakemake | None, tuple[Visited, ...]] = (None, ())
+def _session(reader: Reader) -> tuple[Snakemake | None, tuple[Visited, ...], tuple[str, ...]]:
+    told: tuple[Snakemake | None, tuple[Visited, ...], tuple[str, ...]] = (None, (), ())
     try:
         found = read_session()
     except FgodError as error:
@@ -138,7 +147,8 @@ def _session(reader: Reader) -> tuple[Snakemake | None, tuple[Visited, ...]]:
         return told
     if found is not None:
         with reader.shape_of(layout.SESSION):
-            told = _snakemake(found), tuple(visited(reader, visit) for visit in found["walk"])
+            walk = tuple(visited(reader, visit) for visit in found["walk"])
+            told = _snakemake(found), walk, tuple(map(str, found.get("after", AFTER_GATES)))
     return told
 
 
@@ -182,7 +192,9 @@ def _running(command: Command) -> Running:
         beat = file.stat().st_mtime if file else None
     except (FileNotFoundError, PermissionError):  # it said nothing yet, or ends just now
         file = None
-    return Running(command, processes, read_phase(file) if file else "", beat)
+    if file is None:
+        return Running(command, processes)
+    return Running(command, processes, read_phase(file), beat, read_reached(file_beside(file)))
 
 
 def _training(reader: Reader, commands: Sequence[Command]) -> Training | None:
@@ -199,7 +211,7 @@ def _end(reader: Reader, walk: Sequence[Visited]) -> End:
     """What walk.json, the confirmation and the release say, as far as they are of the walk that is expected now."""
     spent = _spent(reader, [(visit.fit, visit.lineage) for visit in walk])
     last = walk[-1] if walk else None
-    if last is None or last.decision != "accepted":
+    if last is None or last.decision != ACCEPTED:
         return End(spent=spent)
     released = _released(reader, last.lineage)
     return End(

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from fgod.manifest import iso_of
-from fgod.status.commands import WORKFLOW, Command, seconds_of
+from fgod.decisions import ACCEPTED
+from fgod.status.commands import WORKFLOW, Command
 from fgod.status.facts import Facts, Running, Snakemake, Visited
 from fgod.status.records import Training
+from fgod.system.times import iso_of, seconds_of
 
 VERSION = 1
 """Of the shape of `as_json`. It is raised where a key goes or changes its meaning; keys may be added."""
@@ -41,7 +42,8 @@ class Why:
 
 @dataclass(frozen=True)
 class Next:
-    """What is to follow: `step` is a command of a run, of this fit, stage and lineage; or, of no run, `LAST`."""
+    """What is to follow: `step` is a command of a run, of this fit, stage and lineage; or one after the last gate, of
+    no run."""
 
     step: str
     fit: int | None = None
@@ -186,9 +188,8 @@ def told(command: Command) -> str:
 OF_RUN = ("train", "export", "probe", "gate")
 """Commands of a run, in order; an interpolated one has no training."""
 
-LAST = "confirmation, report and release"
-"""What is made after the last gate: of which commands depends on the config (`confirm`, `served`, `export`, `engine`,
-`report`), and the last one is `promote`."""
+OF_CANDIDATE = ("confirm", "export", "served", "engine")
+"""Commands after the last gate that only an accepted fit has."""
 
 
 def to_follow(facts: Facts) -> list[Next]:
@@ -198,10 +199,23 @@ def to_follow(facts: Facts) -> list[Next]:
     if not facts.walk or (decided and not facts.running):
         return []
     found = [step for visit in facts.walk if not visit.decision for step in _of_run(visit, facts.running)]
-    promotes = any(one.command.name == "promote" for one in facts.running)
-    if promotes or (facts.end.released and not found):
-        return found
-    return [*found, Next(LAST)]
+    if facts.end.released and not found:
+        return []
+    return [*found, *map(Next, _after(facts, pending=bool(found)))]
+
+
+def _after(facts: Facts, pending: bool) -> Sequence[str]:
+    """The commands after the last gate that have not begun; where no gate is pending, those behind the last one that
+    has."""
+    accepted = facts.walk[-1].decision in ("", ACCEPTED)
+    steps = [name for name in facts.after if accepted or name not in OF_CANDIDATE]
+    if pending:
+        return steps
+    names = [command.name for command in of_session(facts.commands, facts.snakemake)]
+    gates = [place for place, name in enumerate(names) if name == "gate"]
+    since = names[gates[-1] + 1 :] if gates else names
+    begun = [place for place, name in enumerate(steps) if name in since]
+    return steps[begun[-1] + 1 :] if begun else steps
 
 
 def _of_run(visit: Visited, running: Sequence[Running]) -> list[Next]:
@@ -264,6 +278,7 @@ def _running(facts: Facts, one: Running) -> dict[str, Any]:
         "seconds": round(max(facts.now - seconds_of(command.start), 0.0), 1),
         "phase": one.phase,
         "heartbeat_s": beat,
+        "progress": None if one.reached is None else one.reached.to_dict(facts.now),
         "may_hang": hangs(facts, one) is not None,
         "processes": [asdict(process) for process in one.processes],
     }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgod.guard.phases import VARIABLE
+from fgod.guard.phases import phase_file_of
 from fgod.system.process import Member, ProcessTree
 from fgod.system.procfs import MIB, PAGE_BYTES, Statm
 
@@ -50,13 +50,8 @@ def role(member: Member, pid: int, keepers: set[int], trains: bool) -> str:
 
 def phase_file(processes: Sequence[Process], proc: Path = Path("/proc")) -> Path | None:
     """Where the guarded process says its phase, which its environment names; None where that is hidden from us."""
-    for process in processes:
-        if process.role in ("trainer", "worker"):
-            for word in _read(proc / str(process.pid) / "environ").split(b"\0"):
-                name, _, value = word.partition(b"=")
-                if name.decode(errors="replace") == VARIABLE and value:
-                    return Path(value.decode(errors="surrogateescape"))
-    return None
+    guarded = (process.pid for process in processes if process.role in ("trainer", "worker"))
+    return next(filter(None, (phase_file_of(pid, proc) for pid in guarded)), None)
 
 
 def _words(pid: int, proc: Path) -> str:

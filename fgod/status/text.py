@@ -6,11 +6,13 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from fgod.status.commands import WORKFLOW, seconds_of
+from fgod.progress.reached import duration
+from fgod.status.commands import WORKFLOW
 from fgod.status.facts import Facts, Running
 from fgod.status.gpus import GpuUse
 from fgod.status.judge import Status, hangs, told, unseen
 from fgod.status.records import PoolUse, Training
+from fgod.system.times import seconds_of
 
 WIDTH = 10
 """Of the words in front of each line."""
@@ -39,7 +41,11 @@ def line(status: Status) -> str:
         return f"running · train · {_progress(status, training)}"
     if not facts.running:
         return f"{status.state} · {_snakemake(facts)}"
-    return "running · " + ", ".join(told(one.command) for one in facts.running)
+    return "running · " + ", ".join(_in_a_word(facts, one) for one in facts.running)
+
+
+def _in_a_word(facts: Facts, one: Running) -> str:
+    return told(one.command) if one.reached is None else one.reached.words(facts.now)
 
 
 def _line(word: str, text: str) -> str:
@@ -90,6 +96,8 @@ def _alive(facts: Facts, one: Running) -> Iterator[str]:
         ago = duration(facts.now - one.heartbeat_at)
         hung = ": it may hang" if hangs(facts, one) is not None else ""
         yield _line("heartbeat", f"{ago} ago, in phase {one.phase}{hung}")
+    if one.reached is not None and one.command.name != "train":  # of a training its own table says more
+        yield _line("progress", one.reached.words(facts.now))
 
 
 def _training_lines(status: Status) -> Iterator[str]:
@@ -159,18 +167,6 @@ def _next_lines(status: Status) -> Iterator[str]:
         yield f"{names} of fit {fit} {stage} {lineage}" if stage else names
     if not status.next and not status.facts.walk and status.why and status.why.kind != "never_ran":
         yield "`fgod plan` says what comes next"
-
-
-def duration(seconds: float) -> str:
-    """`4.2 s`, `3 min 5 s`, `2 h 7 min`, `3 d 4 h`."""
-    seconds = max(seconds, 0.0)
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    for unit, name, small, less in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= unit:
-            return f"{whole // unit} {name} {whole % unit // small} {less}"
-    return f"{whole} s"
 
 
 # ------------------------------------------------------------------------------------------------- the curve

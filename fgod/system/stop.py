@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from fgod.errors import FgodError, Stopped
+from fgod.progress import terminal
 from fgod.system.process import read_process
 
 VARIABLE = "FGOD_SNAKEMAKE"
@@ -106,5 +107,5 @@ def _end_after(handles: Mapping[int, int], snakemake: int) -> None:
         poll.register(handle, select.POLLIN)
     gone = {handles[handle] for handle, _ in poll.poll()}
     name, pid = ("snakemake", snakemake) if snakemake in gone else ("what started this command", min(gone))
-    print(f"fgod: {name} (process {pid}) is gone; this command ends too", file=sys.stderr, flush=True)
+    terminal.line(f"fgod: {name} (process {pid}) is gone; this command ends too")
     os.kill(os.getpid(), signal.SIGTERM)

@@ -9,8 +9,6 @@ python -m fgod.train --recipe F --weights DIR --rows F --work DIR --run DIR --ma
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from fgod.guard import read_phase, write_phase
 from fgod.guard.cap import refusal, room_mib
 from fgod.imports import lasting_imports
 from fgod.persona import goal_from_config
+from fgod.progress.followed import listeners, reporting
 from fgod.registry import load_plugins
 from fgod.system.files import read_json
 
@@ -38,22 +37,6 @@ with lasting_imports():
     from fgod.train.memory_report import MemoryReport
     from fgod.train.recipe import TrainRecipe
     from fgod.train.supervise import Trainer
-
-PROGRESS_SECS = 2.0
-"""Least seconds between two lines of progress."""
-
-
-class ProgressLines:
-    """Says fit, stage, step, loss and time left on stderr, every few seconds and at the end."""
-
-    def __init__(self, fit: int, stage: str) -> None:
-        self.label, self.last = f"fit {fit} · {stage}", 0.0
-
-    def __call__(self, step: int, steps: int, loss: float, left: float) -> None:
-        if step == steps or time.monotonic() - self.last >= PROGRESS_SECS:
-            self.last = time.monotonic()
-            said = f"{self.label} · step {step}/{steps} · loss {loss:.3f} · {left:.0f} s left"
-            print(said, file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -119,7 +102,6 @@ def trained(args: Trainer, recipe: Mapping[str, Any]) -> Outcome:
         master_out=args.master,
         stage=recipe["stage"],
         lineage=args.work.name,
-        progress=ProgressLines(args.fit, recipe["stage"]),
         phase=tell,
         schedule=Schedule(args.checkpoint_secs, args.checkpoint_steps),
         limit_gb=args.limit_gb,
@@ -128,7 +110,8 @@ def trained(args: Trainer, recipe: Mapping[str, Any]) -> Outcome:
         teacher=args.teacher,
         checked=_checked(args, recipe),
     )
-    outcome = run(job)
+    with reporting(listeners(args.phase_file), f"fit {args.fit} · {recipe['stage']}"):
+        outcome = run(job)
     if report:
         report("end")
     return outcome

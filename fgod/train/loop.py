@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from fgod.call import say
 from fgod.chat import ChatSettings
 from fgod.data.rows import Row, spread
 from fgod.deterministic import deterministic
@@ -39,6 +39,7 @@ from fgod.nvfp4.folders import (
     write_config,
     write_weights,
 )
+from fgod.progress.followed import follow
 from fgod.registry import ARCHITECTURES
 from fgod.system import files
 from fgod.system.allocator import keep_freed_memory, return_freed_memory
@@ -62,7 +63,6 @@ from fgod.train.record import (
     PARTIAL,
     PARTIAL_GROUPS,
     GroupRow,
-    Progress,
     StepRow,
     StepTable,
     publish,
@@ -76,7 +76,7 @@ DIVERGED: Final = "diverged"
 
 
 def _silent(*_: object) -> None:
-    """For a caller that wants neither progress nor phases."""
+    """For a caller that wants no phases."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,6 @@ class Job:
     master_out: Path | None
     stage: str = ""
     lineage: str = ""
-    progress: Progress = _silent
     phase: Phase = _silent
     schedule: Schedule = field(default_factory=Schedule)
     limit_gb: float | None = None
@@ -144,11 +143,12 @@ class _Run:
             LostUpdatesError: updates do not land.
         """
         job, optimizer = self.job, self.stepper.optimizer
-        done, begin = optimizer.steps_done, time.perf_counter()
+        done = optimizer.steps_done
         watch = Watch(job.recipe.min_update_efficiency, job.recipe.lr)
         with (
             StepTable(job.work / PARTIAL, COLUMNS, job.stage, job.lineage, done) as table,
             StepTable(job.work / PARTIAL_GROUPS, GROUP_COLUMNS, job.stage, job.lineage, done) as groups,
+            follow("", job.recipe.steps, "step", done) as progress,
         ):
             taken: dict[int, list[int]] = {}
             for step, indices in enumerate(islice(plan, done, None), start=done):
@@ -173,8 +173,7 @@ class _Run:
                         groups.add(
                             GroupRow(row.step, group, sums.ratio(), sums.noise(), sums.largest, sums.clamped_share())
                         )
-                    left = (time.perf_counter() - begin) / (row.step - done) * (job.recipe.steps - row.step)
-                    job.progress(row.step, job.recipe.steps, row.loss, left)
+                    progress.to(row.step, f"loss {row.loss:.3f}")
                     self._judge(watch, facts, row)
                 if due:
                     checks = [asdict(result) for result in self.checks]
@@ -242,7 +241,7 @@ def save_masters(start: Path, masters: Mapping[str, Tensor], recipe: TrainRecipe
 
 
 def _say(text: str) -> None:
-    print(f"fgod: {text}", file=sys.stderr, flush=True)
+    say(f"fgod: {text}")
 
 
 def _largest(recipe: TrainRecipe, samples: Sequence[Sample]) -> tuple[int, int, int]:

@@ -209,7 +209,7 @@ def asking(config: Mapping[str, Any], recipe: TrainRecipe, gpu: bool, where: str
     if recipe.check is None:
         return 0
     asked = Asked(recipe.seq_len, recipe.check.max_new_tokens)
-    nothing = Stored(0, 0, 0)
+    nothing = Stored(0, 0, 0, 0)
     dimensions = Dimensions.from_config(config, where)
     return sum(predict_answers(nothing, dimensions, recipe.compute_dtype, asked, ASKED_AT_ONCE, 0, gpu).values())
 

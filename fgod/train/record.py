@@ -1,8 +1,8 @@
-"""What a run tells while it trains: rows of train.tsv as they come, its phase to the guard, its progress to people."""
+"""What a run tells while it trains: rows of train.tsv as they come, its phase to the guard."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TextIO
@@ -14,9 +14,6 @@ from fgod.system.table import line, parse_texts, read_texts, write_table
 
 PARTIAL, PARTIAL_GROUPS = "train.partial.tsv", "efficiency.partial.tsv"
 """In the work folder, flushed row by row: what a killed run leaves."""
-
-Progress = Callable[[int, int, float, float], None]
-"""Called with (step, steps, loss, seconds left) after each step; step counts from 1."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from fgod.model.forks import in_batches
 from fgod.model.generate import length_batches
 from fgod.model.load import read_config
 from fgod.nvfp4.folders import DTYPES, save_tensors
+from fgod.progress.followed import follow
 from fgod.train.batches import collate
 from fgod.train.distil import Rehearsed, SoftLabels
 
@@ -130,8 +131,11 @@ def ask_teacher(
         columns = [[one.clone() for one in column.split(counts)] for column in whole]
         return [TopTokens(*found) for found in zip(*columns, strict=True)]
 
-    with in_batches(found_in, batches, processes, model.device) as made:
-        found = dict(made)
+    with (
+        in_batches(found_in, batches, processes, model.device) as made,
+        follow("", len(samples), "row") as progress,
+    ):
+        found = dict(progress.each(made))
     return [found[i] for i in range(len(samples))]
 
 

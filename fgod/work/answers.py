@@ -53,7 +53,7 @@ def self_asked(args: SelfAsked, worker: Worker) -> None:
     drafts = DRAFTS * asked["prompts"]
     batch, processes = worker.fit_processes(predicted, args.at_once, gpu, drafts, args.most_processes)
     model = worker.load(export, asked["device"])
-    found = ask_itself(model, chat, asked, batch, worker.say, processes)
+    found = ask_itself(model, chat, asked, batch, processes)
     worker.beat("saving")
     with atomic_folder(args.out.parent) as folder:
         there = layout.SelfAsked(folder)
@@ -191,4 +191,4 @@ def _answers(
     predicted = memory.answers_predictor(export, asked, worker.process(gpu), gpu)
     batch, processes = worker.fit_processes(predicted, args.at_once, gpu, len(prompts), args.most_processes)
     settings = replace(settings, batch_size=batch)
-    return write_answers(export, prompts, args.out.parent, settings, worker.say, worker.beat, again, processes)
+    return write_answers(export, prompts, args.out.parent, settings, worker.beat, again, processes)

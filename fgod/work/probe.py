@@ -58,7 +58,6 @@ def probe(args: Probe, worker: Worker) -> None:
         ),
         settings,
         args.out.parent,
-        worker.say,
         worker.beat,
         args.chat,
         processes,

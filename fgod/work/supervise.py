@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fgod.call import say
 from fgod.errors import FgodError
 from fgod.guard import KILLED_EXIT, PHASES, GuardResult, Limits, report, run
 from fgod.system.files import read_json
@@ -120,7 +121,7 @@ def supervise(
         recorded.append(attempt.record())
         return attempt
 
-    attempts = attempt_all(start, batch, lambda text: print(f"fgod: {what}: {text}", file=sys.stderr, flush=True))
+    attempts = attempt_all(start, batch, lambda text: say(f"fgod: {what}: {text}"))
     check_result(attempts, what)
     return attempts[-1].facts
 

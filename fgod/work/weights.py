@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fgod.documents import Recipe
 from fgod.errors import FgodError, StorageError, UsageError
 from fgod.imports import lasting_imports
+from fgod.progress.followed import follow
 from fgod.registry import EXPORTERS
 from fgod.work.worker import Worker, use_device
 
@@ -32,7 +33,8 @@ def export(args: Export, worker: Worker) -> None:
     worker.fit(lambda _: memory.predict_export(master, worker.process(gpu), gpu), 1, gpu)
     device = torch.device("cuda" if gpu else "cpu")
     try:
-        exporter.write(args.weights, args.exported, args.dtype, device, worker.beat)
+        with follow("", master.tensors, "tensor") as progress:
+            exporter.write(args.weights, args.exported, args.dtype, device, worker.counted(progress))
     except StorageError:
         raise
     except FgodError as error:
@@ -51,5 +53,6 @@ def interpolate(args: Interpolate, worker: Worker) -> None:
     worker.fit(lambda _: memory.predict_interpolation(sizes, worker.process(gpu), gpu), 1, gpu)
     line = Line(recipe.alpha, recipe.train["master_dtype"], recipe.seed)
     device = torch.device("cuda" if gpu else "cpu")
-    changed = write_between(args.weights, args.end_master, line, args.master, device, worker.beat)
+    with follow("", sizes.tensors, "tensor") as progress:
+        changed = write_between(args.weights, args.end_master, line, args.master, device, worker.counted(progress))
     worker.report(facts={"changed": changed})

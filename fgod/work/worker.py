@@ -9,11 +9,11 @@ that it found out; `refused`, where torch's allocator refused what the guard doe
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fgod.call import say
 from fgod.chat import Chat, ChatSettings
 from fgod.errors import FgodError
 from fgod.guard import KILLED_EXIT
@@ -35,6 +35,8 @@ with lasting_imports():
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from fgod.progress.followed import Progress
 
 
 class AtOnce(NamedTuple):
@@ -77,8 +79,17 @@ class Worker:
 
     def say(self, text: str) -> None:
         """For people; a heartbeat too."""
-        print(text, file=sys.stderr, flush=True)
+        say(text)
         self.beat()
+
+    def counted(self, progress: Progress) -> Callable[[], None]:
+        """A heartbeat that says with each beat that one unit more is done."""
+
+        def beat() -> None:
+            self.beat()
+            progress.next()
+
+        return beat
 
     def load(self, folder: Path, device: str) -> PreTrainedModel:
         """Load the model of a folder, which gives a heartbeat at each forward pass."""

@@ -7,11 +7,12 @@ plain torch runs, and nothing here imports Triton before a kernel is called.
 
 from __future__ import annotations
 
-import sys
 from functools import cache
 from importlib.util import find_spec
 
 import torch
+
+from fgod.progress import terminal
 
 __all__ = ["run_on", "say_once"]
 
@@ -19,7 +20,7 @@ __all__ = ["run_on", "say_once"]
 @cache
 def say_once(text: str) -> None:
     """Say on stderr, once in a process, why plain torch runs where a kernel could."""
-    print(f"fgod: {text}", file=sys.stderr, flush=True)
+    terminal.line(f"fgod: {text}")
 
 
 @cache
