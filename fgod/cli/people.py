@@ -61,11 +61,15 @@ class Plan(ReadOnly):
     def run(self, call: Call) -> None:
         from fgod.context import context_of
         from fgod.inputs import folds
-        from fgod.plan import plan, text
+        from fgod.outlook import said
+        from fgod.plan import plan, text, to_train
 
         chain = chain_of(self.config)
         context = context_of(chain.config, str(self.config), chain.inputs.base_id)
-        print(text(*plan(chain, folds(chain.config), context)))
+        steps, closing = plan(chain, folds(chain.config), context)
+        print(text(steps, closing))
+        for line in said(chain.config, chain.inputs.base_id, to_train(steps)):
+            print(line)
 
 
 @dataclass(frozen=True, kw_only=True)

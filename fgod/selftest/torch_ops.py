@@ -65,12 +65,12 @@ def _attention(dtype: torch.dtype, device: torch.device) -> Found:
     results = []
     for kind, place in ((dtype, device), (torch.float64, torch.device("cpu"))):
         # both begin with the numbers that the narrower format has
-        inputs = [part.to(dtype).to(place, kind, copy=True).requires_grad_() for part in (q, k, v)]
-        out = F.scaled_dot_product_attention(*inputs, is_causal=True)
+        own_q, own_k, own_v = (part.to(dtype).to(place, kind, copy=True).requires_grad_() for part in (q, k, v))
+        out = F.scaled_dot_product_attention(own_q, own_k, own_v, is_causal=True)
         out.backward(grad.to(dtype).to(place, kind))
-        results.append([out.detach(), *(one.grad for one in inputs)])
-    for what, ours, theirs in zip(("out", "to q", "to k", "to v"), *results, strict=True):
-        yield near(what, ours, theirs, 3 * MOST[dtype])
+        results.append([out.detach(), own_q.grad, own_k.grad, own_v.grad])
+    for what, made, expected in zip(("out", "to q", "to k", "to v"), *results, strict=True):
+        yield near(what, made, expected, 3 * MOST[dtype])
 
 
 def _arguments(name: str, dtype: torch.dtype) -> tuple[Any, ...]:
