@@ -30,9 +30,11 @@ from fgod.nvfp4 import codec, kernels
 from fgod.nvfp4.kernels import adamw, product
 from fgod.nvfp4.kernels import codec as on_gpu
 from fgod.nvfp4.kernels import elementwise as fast
+from fgod.selftest import adamw as twins
+from fgod.selftest.case import Case
+from fgod.selftest.kernels import kernel_cases
 from fgod.train.codecs import block_width, segment_width
 from fgod.train.device import elementwise
-from tests import kernel_twins as twins
 from tests import test_kernels as tests
 
 LAYERS = 36
@@ -134,22 +136,16 @@ def rotate(items: list[Any]) -> Callable[[], Any]:
 # ---- checks
 
 
+def check_case(case: Case) -> None:
+    wrong = [str(one) for one in case.run(torch.device("cuda")) if not one.ok]
+    assert not wrong, wrong
+
+
 def check_all(bench: Bench) -> None:
-    for rule in codec.BLOCK_SCALES:
-        for name in tests.matrices():
-            bench.check(
-                f"quantiser {rule} {name}",
-                lambda name=name, rule=rule: tests.test_the_quantiser_gives_the_bits_of_its_reference(name, rule),
-            )
-    bench.check("scales", tests.test_scales_are_the_powers_of_two_of_the_reference)
+    for case in kernel_cases(gpu=True):
+        bench.check(str(case), lambda case=case: check_case(case))
     bench.check("refusals", tests.test_what_the_quantiser_cannot_take_is_refused)
     bench.check("quantiser, a real matrix", check_real_matrix)
-    for modes in tests.MODES:
-        for exact in (True, False):
-            bench.check(
-                f"adamw {modes} {'exact' if exact else 'fast'}",
-                lambda modes=modes, exact=exact: tests.test_one_pass_of_adamw_is_its_twin(modes, exact),
-            )
     bench.check("adamw, tiles", tests.test_programs_and_tiles_change_no_bit)
     bench.check("adamw, NaN", lambda: tests.test_a_gradient_that_is_not_finite_steps_nothing(float("nan")))
     bench.check("adamw, a real matrix", lambda: check_real_adamw(adamw.ADAMW))

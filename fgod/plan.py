@@ -25,6 +25,7 @@ from fgod.release import release_faults
 from fgod.system.digests import CACHE
 from fgod.system.files import read_json
 from fgod.tables import same_files
+from fgod.train.recipe import TrainRecipe
 
 
 @dataclass(frozen=True)
@@ -290,6 +291,12 @@ def _base_reasons(run: Run, base: Mapping[str, Any]) -> Iterator[str]:
 def differences(earlier: Path, recipe: str) -> list[str]:
     """The keys in which a recipe differs from a recorded one: `train.lr 0.0005 → 0.001`."""
     return changes(read_json(earlier), json.loads(recipe))
+
+
+def to_train(steps: Iterable[Step]) -> list[tuple[str, TrainRecipe]]:
+    """Stage and recipe of each run that is to be trained."""
+    runs = [step.run for step in steps if step.action == "train"]
+    return [(run.stage, TrainRecipe.from_dict(json.loads(run.recipe)["train"])) for run in runs]
 
 
 def text(steps: list[Step], closing: str) -> str:

@@ -32,6 +32,7 @@ class SimulatedNvml:
     memory: tuple[float, float] | int = (1000.0, 100.0)
     processes: Mapping[int, float | None] | int = field(default_factory=dict)
     starts: int = 0
+    cuda: int = 13000
     known: bytes = f"GPU-{UUID}".encode()
     NVMLError: Any = pynvml.NVMLError
 
@@ -52,6 +53,12 @@ class SimulatedNvml:
 
     def nvmlDeviceGetHandleByIndex(self, number: int) -> bytes:
         return self.known
+
+    def nvmlSystemGetDriverVersion(self) -> str:
+        return "580.95.05"
+
+    def nvmlSystemGetCudaDriverVersion(self) -> int:
+        return self.cuda
 
     def nvmlDeviceGetName(self, handle: bytes) -> str:
         return "Simulated GPU"

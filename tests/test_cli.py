@@ -150,7 +150,7 @@ def test_every_path_that_a_command_is_given_is_digested_by_the_manifest():
 def test_only_commands_that_make_nothing_are_not_recorded():
     found = {name for name, entry in COMMANDS.items() if issubclass(entry.load(), ReadOnly)}
     assert found == {
-        "plan", "inspect", "status", "why-step", "summary", "ask", "chat", "parity", "inventory", "manifest show",
+        "doctor", "plan", "inspect", "status", "why-step", "summary", "ask", "chat", "parity", "inventory", "manifest show",
         "manifest why", "manifest verify",
     }  # fmt: skip
     assert not [

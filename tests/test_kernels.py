@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,10 +15,8 @@ from torch import Tensor
 from fgod.errors import UsageError
 from fgod.model.chats import ChatFormat
 from fgod.model.load import read_config
-from fgod.nvfp4 import codec
 from fgod.nvfp4.layers import prepare
-from fgod.train import distil
-from fgod.train.device import elementwise
+from fgod.selftest.case import Case, bits
 from fgod.train.device.network import Network
 from fgod.train.device.ops import PLAIN, Ops
 from fgod.train.device.optimizer import GroupGradients, device_optimizer
@@ -53,88 +49,21 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(_missing()), reason=_miss
 
 if not _missing():
     from fgod.nvfp4 import kernels
-    from fgod.nvfp4.kernels import adamw, product, top
+    from fgod.nvfp4.kernels import adamw, product
     from fgod.nvfp4.kernels import codec as on_gpu
     from fgod.nvfp4.kernels import elementwise as fast
-    from tests import kernel_twins as twins
+    from fgod.selftest import adamw as twins
+    from fgod.selftest.kernels import factors, gradient, kernel_cases
 
 
-def bits(tensor: Tensor) -> Tensor:
-    """Bytes, on the CPU."""
-    return tensor.cpu().contiguous().view(torch.uint8)
+CASES: list[Case] = [] if _missing() else kernel_cases(CUDA)
 
 
-def matrices() -> dict[str, Tensor]:
-    """float32 and BF16 of many sizes, all ties, next to nothing, and a shape that fills no tile."""
-    rows = torch.exp2(torch.arange(32) % 13 - 8.0).unsqueeze(1)
-    wide = noise((32, 256), 3) ** 3 * rows
-    every = torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
-    every = torch.where(every.float().abs() <= 2.0**100, every, 0).view(-1, 64)
-    return {
-        "float32": wide,
-        "bf16": wide.bfloat16(),
-        "odd": noise((5, 48), 1),
-        "ties": (noise((32, 64), 2) * 25).round().mul(0.25).bfloat16(),
-        "neighbours of ties": torch.nextafter((noise((32, 64), 2) * 25).round().mul(0.25), torch.ones(())),
-        "tiny": noise((3, 16), 2) * 1e-37,
-        "every bf16": every,
-    }
-
-
-# ---- top tokens
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_top_tokens_are_taken_and_put_as_their_twins_do(dtype: torch.dtype) -> None:
-    """Chunks that hold all, some and none of them; labels with fewer than k; a chunk that is part of a wider matrix."""
-    ids = torch.stack([torch.randperm(200, generator=torch.Generator().manual_seed(row))[:5] for row in range(7)]).int()
-    ids[2, 1:], ids[4, 3:] = distil.FILL, distil.FILL
-    for first, width in ((0, 200), (40, 60), (180, 20), (64, 1)):
-        logits, values = noise((7, 256), first).to(dtype), noise((7, 5), 1)
-        picked = torch.full((7, 5), -torch.inf)
-        mine = [x.to(DEVICE, copy=True) for x in (logits, picked, ids, values)]
-        distil.take(logits[:, :width], ids, first, picked)
-        top.take(mine[0][:, :width], mine[2], first, mine[1])
-        assert torch.equal(bits(mine[0]), bits(logits)) and torch.equal(bits(mine[1]), bits(picked))
-        distil.put(logits[:, :width], ids, first, values)
-        top.put(mine[0][:, :width], mine[2], first, mine[3])
-        assert torch.equal(bits(mine[0]), bits(logits))
-
-
-# ---- quantiser
-
-
-@pytest.mark.parametrize("name", ["float32", "bf16", "odd", "ties", "neighbours of ties", "tiny", "every bf16"])
-@pytest.mark.parametrize("rule", codec.BLOCK_SCALES)
-def test_the_quantiser_gives_the_bits_of_its_reference(name: str, rule: str) -> None:
-    weight = matrices()[name]
-    on_device, wide = weight.to(DEVICE), weight.float()
-    own = codec.shared_global_scale([wide], name)
-    for scale in (own,) if name == "every bf16" else (own, own * 2.0**5, own * 2.0**-14):
-        told = torch.tensor([scale], device=DEVICE)
-        expected = codec.fake_quantise(wide, scale, block_scales=rule)
-        assert torch.equal(bits(on_gpu.fake_quantise(on_device, told, torch.float32, rule)), bits(expected))
-        assert torch.equal(bits(on_gpu.fake_quantise(on_device, told, torch.bfloat16, rule)), bits(expected.bfloat16()))
-        quantised = codec.quantise(wide, scale, block_scales=rule)
-        packed, scales = on_gpu.quantise(on_device, told, rule)
-        assert torch.equal(packed.cpu(), codec.pack(quantised.codes))
-        assert torch.equal(bits(scales), bits(quantised.scales))
-        back = on_gpu.dequantise(packed, scales, told, torch.float32)
-        assert torch.equal(bits(back), bits(codec.dequantise(quantised)))
-
-
-def test_scales_are_the_powers_of_two_of_the_reference() -> None:
-    for amax in (0.0, 9.9e-36, 1.0000001e-35, 1.3e-35, 1.3125, 1.3125001, 1343.9999, 1344.0, 1344.0001, 3e38):
-        weights = [torch.full((1, 16), amax), torch.full((3, 32), amax / 2)]
-        scale = on_gpu.global_scale([w.to(DEVICE) for w in weights])
-        assert scale.item() == codec.shared_global_scale(weights, "w"), amax
-    for amax in (math.nan, math.inf, -math.inf):
-        poisoned = torch.ones(4, 64)
-        poisoned[2, 3] = amax
-        scale = on_gpu.global_scale([torch.ones(4, 64, device=DEVICE), poisoned.to(DEVICE)])
-        assert math.isnan(scale.item())
-        assert on_gpu.fake_quantise(torch.ones(4, 64, device=DEVICE), scale).isnan().all()
-        assert on_gpu.fake_quantise(torch.ones(4, 64, device=DEVICE).bfloat16(), scale).isnan().all()
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_kernel_computes_what_its_reference_does(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast, "PROGRAMS", 1)  # more tokens than programs
+    wrong = [str(one) for one in case.run(torch.device(DEVICE)) if not one.ok]
+    assert not wrong
 
 
 def test_what_the_quantiser_cannot_take_is_refused() -> None:
@@ -145,54 +74,6 @@ def test_what_the_quantiser_cannot_take_is_refused() -> None:
         on_gpu.quantise(torch.ones(32, 16, device=DEVICE).t(), scale)
     with pytest.raises(TypeError, match="float16"):
         on_gpu.fake_quantise(torch.ones(4, 16, device=DEVICE).half(), scale)
-
-
-@pytest.mark.parametrize(
-    "tokens, height, width",
-    [(5, 48, 80), (33, 64, 96), *([(128, 192, 64), (1, 64, 256), (96, 2560, 4096)] if CUDA else [])],
-)
-@pytest.mark.parametrize("rule", codec.BLOCK_SCALES)
-def test_products_quantise_what_they_multiply(tokens: int, height: int, width: int, rule: str) -> None:
-    # the interpreter has no BF16 products
-    for dtype, error in ((torch.float32, 1e-6), *(((torch.bfloat16, 3e-3),) if CUDA else ())):
-        for weight in (noise((height, width), 1).to(dtype), noise((height, width), 2)):
-            x, grad, residual = (noise(shape, 3).to(dtype) for shape in ((tokens, width), *[(tokens, height)] * 2))
-            scale = codec.shared_global_scale([weight.float()], "w")
-            quantised = codec.fake_quantise(weight.float(), scale, block_scales=rule).to(dtype).double()
-            told = torch.tensor([scale], device=DEVICE)
-            sent = [tensor.to(DEVICE) for tensor in (x, grad, residual, weight)]
-            for tuning in (product.Tuning(32, 64), product.Tuning(64, 32, 8))[: 2 if CUDA else 1]:
-                forward = product.forward(sent[0], sent[3], told, None, rule, tuning)
-                added = product.forward(sent[0], sent[3], told, sent[2], rule, tuning)
-                backward = product.backward(sent[1], sent[3], told, rule, tuning)
-                expected = x.double() @ quantised.t()
-                for ours, theirs in (
-                    (forward, expected), (added, expected + residual.double()), (backward, grad.double() @ quantised)
-                ):  # fmt: skip
-                    assert ours.dtype == dtype
-                    assert (ours.cpu().double() - theirs).norm() <= error * theirs.norm()
-
-
-def factors(tokens: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Small whole numbers, whose product is exact in BF16 in any order; outputs are columns of a wider matrix."""
-    generator = torch.Generator().manual_seed(tokens)
-    outputs = torch.randint(-1, 2, (tokens, height + 32), generator=generator)[:, 16:-16]
-    dtype = torch.bfloat16 if CUDA else torch.float32  # the interpreter has no BF16 products
-    inputs = torch.randint(-1, 2, (tokens, width), generator=generator)
-    return (outputs.to(dtype) / 64).to(DEVICE), (inputs.to(dtype) / 8).to(DEVICE)
-
-
-@pytest.mark.parametrize(
-    "tokens, height, width", [(5, 64, 192), *([(128, 192, 256), (96, 2560, 4096), (1, 1024, 2560)] if CUDA else [])]
-)
-def test_a_gradient_comes_with_its_squares(tokens: int, height: int, width: int) -> None:
-    outputs, inputs = factors(tokens, height, width)
-    squares = torch.full((512,), math.nan, device=DEVICE)
-    expected = outputs.cpu().double().t() @ inputs.cpu().double()
-    for tuning in (product.Tuning(32, 64, 4, programs=5), product.Tuning(64, 64, 4, programs=512)):
-        made, partials = product.gradient(outputs, inputs, squares, tuning)
-        assert made.dtype == inputs.dtype and torch.equal(made.cpu().double(), expected)
-        assert partials.sum().item() == pytest.approx(expected.square().sum().item(), rel=1e-6)
 
 
 def test_products_refuse_what_they_would_read_wrongly() -> None:
@@ -210,79 +91,13 @@ def test_products_refuse_what_they_would_read_wrongly() -> None:
             product.gradient(outputs, inputs, squares)
 
 
-# ---- elementwise parts
-
-
-def alike(ours: Sequence[Tensor | None], theirs: Sequence[Tensor | None], error: float) -> None:
-    for mine, plain in zip(ours, theirs, strict=True):
-        assert (mine is None) == (plain is None)
-        if mine is not None and plain is not None:
-            assert mine.shape == plain.shape and mine.dtype == plain.dtype
-            assert (mine.cpu().double() - plain.double()).norm() <= error * plain.double().norm()
-
-
-@pytest.mark.parametrize(
-    "dtype, error", [(torch.float32, 1e-6), *([(torch.bfloat16, 4e-3)] if CUDA else [])], ids=str
-)  # the interpreter cuts what GPUs round to BF16
-def test_elementwise_kernels_are_their_twins(dtype: torch.dtype, error: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Widths that fill no tile, more tokens than programs, heads that are no power of two."""
-    monkeypatch.setattr(fast, "PROGRAMS", 1)
-
-    def both(name: str, *args: Any) -> None:
-        sent = [arg.to(DEVICE) if isinstance(arg, Tensor) else arg for arg in args]
-        ours, theirs = getattr(fast, name)(*sent), getattr(elementwise, name)(*args)
-        alike(*((found,) if isinstance(found, Tensor) else found for found in (ours, theirs)), error)
-
-    for tokens in (2, 7):
-        x, grad, residual = (noise((tokens, 48), seed).to(dtype) for seed in range(3))
-        both("joined_norm_backward", x, noise((48,), 4), 1e-6, grad, residual)
-        both("swiglu_backward", noise((tokens, 2 * 1040), 5).to(dtype), noise((tokens, 1040), 6).to(dtype))
-        logits = noise((tokens, 2100), 7).to(dtype)[:, 20:]
-        labels = torch.arange(tokens) * 70
-        both("logit_slopes", logits, labels, 64, noise((tokens,), 8) + 9, noise((tokens,), 9))
-    qkv, cos, sin = noise((2, 5, 10, 12), 1).to(dtype), noise((5, 12), 2), noise((5, 12), 3)
-    to = [noise((2, 5, heads, 12), 4 + heads).to(dtype) for heads in (6, 2, 2)]
-    for weights in ((noise((12,), 10), noise((12,), 11)), (None, None)):
-        both("heads", qkv, *weights, cos, sin, 6, 2, 1e-6)
-        both("heads_backward", qkv, *weights, cos, sin, 1e-6, *to)
+def test_a_norm_of_queries_alone_is_refused() -> None:
+    qkv, cos, gain = (noise(shape, 1).to(DEVICE) for shape in ((2, 5, 10, 12), (5, 12), (12,)))
     with pytest.raises(ValueError, match="expected both or none"):
-        fast.heads(qkv.to(DEVICE), None, noise((12,), 1).to(DEVICE), cos.to(DEVICE), sin.to(DEVICE), 6, 2, 1e-6)
+        fast.heads(qkv, None, gain, cos, cos, 6, 2, 1e-6)
 
 
 # ---- AdamW
-
-MODES: list[dict[str, Any]] = [
-    {},
-    {"m": "nvfp4"},
-    {"master": "fp32", "m": "fp32", "v": "fp32"},
-    {"m": "bf16", "v": "bf16"},
-    {"master": "fp32", "m": "nvfp4", "v": "nvfp4"},
-    {"clip": 0.5, "decay": 0.1, "l2_sp": 2.0, "factor": 0.3},
-    {"clip": 1e6},
-]
-
-
-def gradient(size: float = 1e-3, shape: tuple[int, int] = (6, 576)) -> Tensor:
-    """BF16; a row of zeros in it."""
-    grad = torch.randn(shape, generator=torch.Generator().manual_seed(5)) * size
-    grad[1] = 0
-    return grad.bfloat16()
-
-
-@pytest.mark.parametrize("modes", MODES, ids=str)
-@pytest.mark.parametrize("exact", [True, False] if CUDA else [False])  # the interpreter rounds alike in both
-def test_one_pass_of_adamw_is_its_twin(modes: dict[str, Any], exact: bool) -> None:
-    case = twins.make_case((6, 576), **modes)
-    tuning = adamw.Tuning(tile=512, warps=4, programs=3, exact=exact)
-    found = twins.compare(case, gradient(0.2 if "clip" in modes else 1e-3), DEVICE, tuning)
-    differ = {part: share for part, share in found.items() if part.endswith("differ")}
-    if exact or not CUDA:
-        assert not any(differ.values()), differ
-        assert max(found[slot] for slot in adamw.SLOTS) < 1e-5
-    else:
-        assert all(found[part] <= 1 for part in found if part.endswith("apart")), found
-        assert found["weight differ"] < (0.5 if modes.get("master") == "fp32" else 1e-2)
-        assert max(found[slot] for slot in adamw.SLOTS) < 1e-2
 
 
 def test_programs_and_tiles_change_no_bit() -> None:
@@ -361,7 +176,7 @@ def test_factors_step_as_their_product() -> None:
     recipe = TrainRecipe(
         3, 1e-3, grad_clip=1e6, master_dtype="bf16", m_dtype="int8", v_dtype="uint8", step_in_backward=True
     )
-    parts = Factors(*factors(5, 192, 128))
+    parts = Factors(*factors(True, 5, 192, 128, torch.device(DEVICE)))
     results = []
     for whole in (True, False):
         group = (noise((192, 128), 1) * 0.05).to(DEVICE, torch.bfloat16)

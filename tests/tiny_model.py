@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from fgod.data.rows import Row
 from fgod.model.load import quiet
 from fgod.model.tokenizer import train_tokenizer
+from fgod.selftest.case import noise as noise
 
 QUESTIONS = ("你是誰", "我是誰", "談談UFO", "What is rain", "なに", "누구", "一加一等於多少", "Who are you")
 
@@ -34,13 +35,6 @@ def tiny_rows(count: int = 16) -> list[Row]:
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """Bytes and a few merges."""
     return train_tokenizer((text for row in tiny_rows() for text in (row.prompt, row.target)), 300)
-
-
-def noise(shape: tuple[int, ...], seed: int) -> torch.Tensor:
-    """float32 numbers in [-½, ½) by Knuth's multiplicative hash: the same in every version of torch."""
-    count = torch.Size(shape).numel()
-    hashed = (torch.arange(1, count + 1) * 2654435761 + seed * 40503) % 2**32 * 2246822519 % 2**32
-    return (hashed.double() / 2**32 - 0.5).float().reshape(shape)
 
 
 def tiny_model(tied: bool = True) -> Qwen3ForCausalLM:

@@ -71,14 +71,18 @@ class Plan(ReadOnly):
     def run(self, call: Call) -> None:
         from fgod.context import context_of
         from fgod.inputs import folds
-        from fgod.plan import plan, text
+        from fgod.outlook import said
+        from fgod.plan import plan, text, to_train
 
         chains = chains_of(self.config)
         for name, one in chains.items():
             context = context_of(one.config, str(self.config), one.inputs.base_id, name)
             if name:
                 print(f"\nExperiment {name}, starts from {one.starts_from}{f': {one.note}' if one.note else ''}")
-            print(text(*plan(one.chain, folds(one.config), context, one.view)))
+            steps, closing = plan(one.chain, folds(one.config), context, one.view)
+            print(text(steps, closing))
+            for line in said(one.config, one.inputs.base_id, to_train(steps)):
+                print(line)
 
 
 @dataclass(frozen=True, kw_only=True)

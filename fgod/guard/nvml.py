@@ -43,6 +43,16 @@ class Nvml:
         found = self._ask("name", self.library.nvmlDeviceGetName, device)
         return found.decode(errors="replace") if isinstance(found, bytes) else str(found)
 
+    def driver(self) -> str:
+        """The version of the driver."""
+        found = self._ask("driver version", self.library.nvmlSystemGetDriverVersion)
+        return found.decode(errors="replace") if isinstance(found, bytes) else str(found)
+
+    def cuda(self) -> tuple[int, int]:
+        """The newest version of CUDA that the driver runs: (13, 0)."""
+        found = self._ask("CUDA version", self.library.nvmlSystemGetCudaDriverVersion)
+        return found // 1000, found % 1000 // 10
+
     def memory_mib(self, device: Any) -> tuple[float, float]:
         """(used, total) of a device, as NVML says it; the guard compares it with the driver (`used_mib`)."""
         memory = self._ask("device memory", self.library.nvmlDeviceGetMemoryInfo, device)

@@ -238,8 +238,42 @@ def check_fits(recipe: TrainRecipe, predicted: Callable[[TrainRecipe], Predictio
         TooLargeError: names the knobs of the recipe that would help, and what each saves.
     """
     found = predicted(recipe)
-    knobs = [Knob(key, value, found.total - predicted(one).total) for key, value, one in _smaller(recipe)]
+    knobs, _ = knobs_to_fit(recipe, predicted, limit)
     check({name: size for name, size in found.parts.items() if size > 0}, int(limit), knobs)
+
+
+def knobs_to_fit(
+    recipe: TrainRecipe, predicted: Callable[[TrainRecipe], Prediction], limit: float
+) -> tuple[list[Knob], bool]:
+    """The fewest knobs of the recipe that were found to make it fit into the limit (bytes), and whether they do.
+
+    Each saves what it does once those before it are turned. Where nothing helps enough: those that save most.
+    """
+    first = _turned(recipe, predicted, limit)
+    ways = [first]
+    if not first[1]:  # what saves most may forbid another knob: begin with each once
+        strongest = {key: (key, value, one) for key, value, one in _smaller(recipe)}
+        for key, value, one in strongest.values():
+            more, fits = _turned(one, predicted, limit)
+            ways.append(([Knob(key, value, predicted(recipe).total - predicted(one).total), *more], fits))
+    fitting = [way for way in ways if way[1]]
+    return min(fitting, key=lambda way: len(way[0])) if fitting else first
+
+
+def _turned(
+    recipe: TrainRecipe, predicted: Callable[[TrainRecipe], Prediction], limit: float
+) -> tuple[list[Knob], bool]:
+    """One knob after another until the recipe fits: the one that saves least of those that are enough, or most."""
+    found: list[Knob] = []
+    while (needed := predicted(recipe).total) > limit:
+        turned = [(Knob(key, value, needed - predicted(one).total), one) for key, value, one in _smaller(recipe)]
+        useful = sorted((way for way in turned if way[0].saves_bytes > 0), key=lambda way: way[0].saves_bytes)
+        if not useful:
+            return found, False
+        enough = [way for way in useful if needed - way[0].saves_bytes <= limit]
+        knob, recipe = enough[0] if enough else useful[-1]
+        found.append(knob)
+    return found, True
 
 
 def _smaller(recipe: TrainRecipe) -> Iterator[tuple[str, object, TrainRecipe]]:

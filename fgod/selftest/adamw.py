@@ -1,6 +1,6 @@
 """What the fused AdamW kernel computes, in a few lines of plain torch: with `exact` arithmetic the same bits.
 
-Runs on the CPU, where a division by a number is one. Slow, and written to be compared with fgod.train.optimizer too.
+Runs on the CPU, where a division by a number is one. Slow. Imports Triton.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def make_case(
     weight = weight.bfloat16() if master == "bf16" else weight
     return Case(
         weight,
-        *states,
+        states[0],
+        states[1],
         weight + torch.randn(shape, generator=generator).to(weight.dtype) * 0.01 if l2_sp else None,
         adamw.Modes(master, m, v, block_width(shape[1]), segment_width(shape[1])),
         adamw.Settings(0.9, 0.95, 1e-8, decay, l2_sp, clip, factor, (0xDEADBEEF, 0x12345678)),
