@@ -20,6 +20,7 @@ from fgod.documents import Recipe
 from fgod.errors import UsageError, did_you_mean
 from fgod.keep.holds import read_pins
 from fgod.layout import Releases, RunRecords, View, lineage_of, view
+from fgod.names import AT
 from fgod.system.files import canonical_json, digest
 
 OWN = ""
@@ -176,7 +177,7 @@ def _recorded_start(said: str, pins: Mapping[str, str], told: Mapping[str, Any],
     Raises:
         UsageError: there is none of this name, its weights are gone, or it is of another base.
     """
-    if said not in pins and runs.AT not in said:
+    if said not in pins and AT not in said:
         known = [BASE, *told, *pins]
         raise UsageError(
             f"{where}: found {said!r}{did_you_mean(said, known)}, expected one of {', '.join(known)}, or "

@@ -3,6 +3,11 @@
 NAMED = [chain for chain in CHAINS.values() if chain.name != OWN]
 
 
+def reports(wildcards):
+    """The report of each experiment."""
+    return [chain.view.report for chain in NAMED]
+
+
 def released(wildcards):
     """What says that an experiment is released, of those that are to be."""
     return [chain.releases.promoted for chain in NAMED if to_release(chain)]
@@ -20,7 +25,7 @@ def walks(wildcards):
 
 rule experiments:
     input:
-        [chain.view.report for chain in NAMED],
+        reports,
         released,
     output:
         layout.CAMPAIGN,
@@ -31,10 +36,14 @@ rule experiments:
 
 
 def campaign_inputs(wildcards):
-    """All data before any training, then everything."""
+    """All data before any training, then everything: what is asked of a file that exists, snakemake would not notice."""
     if not NAMED:
-        raise WorkflowError(f"{CONFIG_NAME}: experiments: found none, expected some (config.yaml says how they are written)")
-    return [*(audit_of(run) for chain in NAMED for run in EXPECTED[chain.name].runs), layout.CAMPAIGN]
+        raise WorkflowError(
+            f"{CONFIG_NAME}: experiments: found none, expected some (config.yaml says how they are written)"
+        )
+    audits = [audit_of(run) for chain in NAMED for run in EXPECTED[chain.name].runs]
+    verdicts = [records.records_of(run).verdict for chain in NAMED for run in walk(chain).runs]
+    return [*audits, *verdicts, *reports(wildcards), *released(wildcards), layout.CAMPAIGN]
 
 
 rule campaign:

@@ -150,8 +150,8 @@ def test_every_path_that_a_command_is_given_is_digested_by_the_manifest():
 def test_only_commands_that_make_nothing_are_not_recorded():
     found = {name for name, entry in COMMANDS.items() if issubclass(entry.load(), ReadOnly)}
     assert found == {
-        "doctor", "plan", "inspect", "status", "why-step", "summary", "ask", "chat", "parity", "inventory", "manifest show",
-        "manifest why", "manifest verify",
+        "doctor", "plan", "inspect", "status", "why-step", "summary", "ask", "chat", "parity", "inventory",
+        "manifest show", "manifest why", "manifest verify",
     }  # fmt: skip
     assert not [
         name for name in found if [1 for one in path_arguments(COMMANDS[name].load()) if isinstance(one.option, Output)]

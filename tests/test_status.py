@@ -30,7 +30,7 @@ from fgod.status import text, watch
 from fgod.status.commands import WORKFLOW, Command, command_of
 from fgod.status.facts import End, Facts, Running, Snakemake, Visited, gather
 from fgod.status.gpus import Gpus, look
-from fgod.status.judge import LAST, Next, Status, as_json, judge, state_of, to_follow, why_stopped
+from fgod.status.judge import Next, Status, as_json, judge, state_of, to_follow, why_stopped
 from fgod.status.records import Step, Steps, Training, pools_of, steps_of
 from fgod.system.files import write_json, write_text
 from fgod.system.table import write_table
@@ -56,8 +56,12 @@ WALK = (Visited(0, "A", RUN), Visited(0, "B", OTHER, alpha=0.5))
 NOW = 1767322830.0  # 2026-01-02T03:00:30Z
 
 
+AFTER = ("confirm", "served", "tables", "report", "promote")
+
+
 def facts(*commands: Command, **more: Any) -> Facts:
-    return Facts(NOW, commands, tuple(Running(c) for c in commands if c.state == "running"), **more)
+    running = tuple(Running(c) for c in commands if c.state == "running")
+    return Facts(NOW, commands, running, **{"after": AFTER, **more})
 
 
 @pytest.mark.parametrize(
@@ -143,7 +147,7 @@ def of(run: str, *steps: str) -> list[Next]:
     return [Next(step, visit.fit, visit.stage, visit.lineage) for step in steps]
 
 
-END_OF_WALK = [Next(LAST)]
+END_OF_WALK = [Next(name) for name in AFTER]
 OF_OTHER = of(OTHER, "interpolate", "export", "probe", "gate")
 
 
@@ -157,7 +161,7 @@ OF_OTHER = of(OTHER, "interpolate", "export", "probe", "gate")
          [*of(RUN, "probe", "gate"), *OF_OTHER, *END_OF_WALK]),
         (facts(walk=(replace(WALK[0], decision="accepted"), WALK[1])), [*OF_OTHER, *END_OF_WALK]),
         (facts(replace(PROBE, name="report", lineage="", stage=""), walk=(replace(WALK[0], decision="accepted"),)),
-         END_OF_WALK),
+         [Next("promote")]),
         (facts(replace(PROBE, name="promote", lineage="", stage=""), walk=(replace(WALK[0], decision="accepted"),)),
          []),
         (facts(walk=WALK, snakemake=replace(AT_WORK, state="done")), []),
@@ -347,7 +351,7 @@ def test_a_session_says_what_comes_next_and_whether_snakemake_lives(here: Path) 
     session.expects([])  # of a dry-run: nothing is written
     assert not layout.SESSION.exists()
     visits = [{"fit": 0, "stage": "A", "lineage": RUN, "alpha": None}]
-    session.begin("config.yaml", visits)
+    session.begin("config.yaml", visits, ["tables", "report"])
     status, said = look_now()
     assert status.state == "between" and "no command runs; snakemake (process" in said
     session.expects([*visits, {"fit": 0, "stage": "B", "lineage": OTHER, "alpha": None}])
@@ -355,7 +359,7 @@ def test_a_session_says_what_comes_next_and_whether_snakemake_lives(here: Path) 
     training_records()
     status, said = look_now()
     assert [step.step for step in status.next] == ["export", "probe", "gate", *("train", "export", "probe", "gate"),
-                                                   LAST]  # fmt: skip
+                                                   "tables", "report"]  # fmt: skip
     assert f"export, probe, gate of fit 0 A {RUN}" in said and f"under snakemake (process {os.getpid()})" in said
     write_json(layout.SESSION, {**session.content, "process": GONE})
     write_text(layout.LOCKS / "0.input.lock", "")

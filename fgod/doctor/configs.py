@@ -270,9 +270,10 @@ def _tokens_of_answers(checked: Mapping[str, Any], stages: int) -> int:
     probes = len(asked_in(load_probes(probe_files(checked), Path(data["folder"]), languages_of(checked))))
     rows = sum(rehearse[key] for key in ("general_rows", "replay_rows", "disambiguation_rows"))
     rows += sum(part["rows"] for part in rehearsed_parts(checked).values())
-    asked: int = math.ceil(probes / probe["batch"]) * (1 + stages) * probe["max_new_tokens"]
+    asked = math.ceil(probes / probe["batch"]) * (1 + stages) * probe["max_new_tokens"]
     asked += math.ceil((rows + own.get("prompts", 0)) / probe["batch"]) * rehearse["max_new_tokens"]
-    return asked + math.ceil(own.get("prompts", 0) / probe["batch"]) * int(own.get("max_tokens", 0))
+    asked += math.ceil(own.get("prompts", 0) / probe["batch"]) * own.get("max_tokens", 0)
+    return int(asked)
 
 
 def _disk(look: Look, name: str, needed: Disk, checked: Mapping[str, Any], wrong: State) -> Finding:

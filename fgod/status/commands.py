@@ -36,6 +36,7 @@ WORKFLOW: Mapping[str, str] = {
     "tables": "records are gathered into tables",
     "report": "the report is written",
     "promote": "the release is made",
+    "campaign": "experiments are put side by side",
 }
 """What rules of the workflow call, in words; other commands are a person's own."""
 

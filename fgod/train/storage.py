@@ -6,6 +6,7 @@ are under 10⁻⁴ of a model. What is here is stateless but for `State.tensors`
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -309,9 +310,12 @@ def state_dtypes(recipe: TrainRecipe) -> dict[str, str]:
 
 def state_bytes(recipe: TrainRecipe, shapes: Iterable[Shape]) -> dict[str, int]:
     """Bytes of each state of tensors of these shapes, together."""
-    shapes = list(shapes)
+    counts = Counter(map(tuple, shapes))  # layers have the same
     return {
-        name: sum(kept.formats[kept.format_of(recipe, shape)].nbytes(as_matrix_shape(shape)) for shape in shapes)
+        name: sum(
+            count * kept.formats[kept.format_of(recipe, shape)].nbytes(as_matrix_shape(shape))
+            for shape, count in counts.items()
+        )
         for name, kept in states_of(recipe).items()
     }
 
