@@ -159,19 +159,18 @@ def test_a_campaign_shares_runs_starts_from_failed_ones_and_releases_apart(ran):
     mini.config["refits"] = {"max": 0, "rules": []}
     mini.config["experiments"] = {
         "onward": {"starts_from": "fails", "stages": [stage("C")]},
-        "plain": {"note": "as the chain itself"},
         "fails": {"note": "wants too much", "stages": ["A", stage("B", require={"disambiguation_rate": ">=1"})]},
     }
     mini.snakemake("campaign")
     assert mini.trained() == ["A", "B", "C"], "A is of the config's own chain too"
     rows = {row["experiment"]: row for row in read_texts(mini.folder / "results/experiments.tsv")}
     assert {name: row["stage"] + " " + row["decision"] for name, row in rows.items()} == {
-        "plain": "A accepted", "fails": "B missed", "onward": "C accepted",
+        "fails": "B missed", "onward": "C accepted",
     }  # fmt: skip
     (recipe,) = (mini.folder / "results/runs/C").glob("*/recipe.json")
     assert json.loads(recipe.read_text())["starts_from"] == rows["fails"]["lineage"]
     releases = mini.folder / "artifacts/releases"
-    assert sorted(path.name for path in releases.iterdir()) == ["1", "onward", "plain"]
+    assert sorted(path.name for path in releases.iterdir()) == ["1", "onward"]
     assert (releases / "onward/newest").readlink() == Path("1")
     own = mini.release()
     told = (mini.folder / "results/DevLog.md").read_text()
@@ -179,8 +178,8 @@ def test_a_campaign_shares_runs_starts_from_failed_ones_and_releases_apart(ran):
     assert "Nothing to be done" in mini.snakemake("campaign", "-n")
     planned = mini.run("fgod", "plan").stdout
     assert "Experiment onward, starts from fails\nfit 0  reuse  C " in planned and "0 to train" in planned
-    compared = mini.run("fgod", "compare", "plain", "onward")
-    assert compared.returncode == 0 and compared.stdout.startswith("A  plain: A ")
+    compared = mini.run("fgod", "compare", "fails", "onward")
+    assert compared.returncode == 0 and compared.stdout.startswith("A  fails: B ")
 
     start = f"B@{rows['fails']['lineage']}"
     mini.config["experiments"] = {"later": {"starts_from": start, "stages": [stage("D")]}}
