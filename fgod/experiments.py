@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fgod import inputs, records, runs
@@ -146,6 +147,7 @@ def _start(
         chains: those of the config by name; filled after this call.
     """
     if isinstance(said, Mapping):
+        _check_weights(said, f"{where}.starts_from")
         base_id = inputs.base_id(said, gathered.sources, inputs.readers_of(config))
         return lambda decide: Start(base_id)
     if said == BASE:
@@ -157,6 +159,15 @@ def _start(
         return lambda decide: _end_of(said, chains[said].chain.walk(decide))
     run = _recorded_start(said, pins, told, gathered.base_id, f"{where}.starts_from")
     return lambda decide: Start(run=run)
+
+
+def _check_weights(said: Mapping[str, Any], where: str) -> None:
+    """Raises UsageError where weights of the user's are not there."""
+    expected = {"folder": ("path", Path.is_dir, "a folder")}.get(said["kind"], ("path", Path.is_file, "a file"))
+    also = [("like", Path.is_dir, "a folder")] if said["kind"] == "dat" else []
+    for key, there, what in (expected, *also):
+        if not there(Path(said[key])):
+            raise UsageError(f"{where}.{key}: found {said[key]!r}, expected {what} that exists")
 
 
 def _end_of(name: str, walk: Walk) -> Start:

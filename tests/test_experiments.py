@@ -120,6 +120,8 @@ def test_a_start_that_there_is_not_is_refused(raw, tmp_path, monkeypatch):
     assert "experiments.a.starts_from: A-mixed@123: " in refused(raw, a={"starts_from": "A-mixed@123"})
     said = refused(raw, a={"starts_from": {"kind": "dat", "path": "no.dat"}})
     assert "experiments.a.starts_from" in said and "like" in said
+    said = refused(raw, a={"starts_from": {"kind": "folder", "path": "no/folder"}})
+    assert "experiments.a.starts_from.path: found 'no/folder', expected a folder that exists" in said
 
 
 def test_what_is_told_of_an_experiment_lies_apart():
