@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fgod.manifest import Record
-from fgod.progress import terminal
+from fgod.system import terminal
 
 
 def say(text: str) -> None:

@@ -119,16 +119,17 @@ onstart:
         logger.info(done)
 
 
-def own_walk():
-    """For the summary: of the config's own chain, null where this snakemake did not walk it."""
-    return recorded_walk(CHAINS[OWN]) if CHAINS[OWN] in active() else "null"
+def of_own_chain(option):
+    """Options of the summary: the walk of the config's own chain, where this snakemake walked it."""
+    asked = [option, recorded_walk(CHAINS[OWN])] if CHAINS[OWN] in active() else ["--experiments"]
+    return shlex.join(asked)
 
 
 onsuccess:
     SESSION.end("done")
-    shell("{FGOD} summary --walk {walk:q}", walk=own_walk())
+    shell("{FGOD} summary {options}", options=of_own_chain("--walk"))
 
 
 onerror:
     SESSION.end("failed")
-    shell("{FGOD} summary --stopped {walk:q}", walk=own_walk())
+    shell("{FGOD} summary {options}", options=of_own_chain("--stopped"))

@@ -19,6 +19,8 @@ from fgod.errors import UsageError
 from fgod.evaluate.checked import CheckProbes, check_probes
 from fgod.evaluate.scoring import Said
 from fgod.persona import Goal, Kind, Persona, Rule
+from fgod.progress.followed import Nobody, reporting
+from fgod.progress.reached import Reached
 from fgod.system.table import read_texts
 from fgod.train import choose, dose
 from fgod.train.checkpoint import Schedule
@@ -156,12 +158,13 @@ def test_a_stage_ends_when_its_probes_held_and_goes_on_the_same_way_after_a_stop
     shares = [row["check"] for row in read_texts(tmp_path / "a/run/train.tsv", ("check",))]
     assert shares == ["", "identity 1.000, frames 1.000"] * 3
 
-    def stop_in_step_6(step: int, *_: object) -> None:
-        if step == 6:
-            raise KeyboardInterrupt
+    class StopInStep6(Nobody):
+        def moved(self, now: Reached) -> None:
+            if now.done == 6:
+                raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        trained(start, tmp_path / "b", ["never said"], schedule=Schedule(steps=5), progress=stop_in_step_6)
+    with pytest.raises(KeyboardInterrupt), reporting(StopInStep6()):
+        trained(start, tmp_path / "b", ["never said"], schedule=Schedule(steps=5))
     again = trained(start, tmp_path / "b", ["never said"])
     assert again.resumed_at == (5,) and again.weights_sha256 == whole.weights_sha256
     assert again.checks == whole.checks

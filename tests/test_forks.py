@@ -26,9 +26,11 @@ from fgod.model.load import beat_at_each_forward, load_model
 from fgod.model.self_asked import drafts_at_once
 from fgod.nvfp4 import export
 from fgod.probe.likelihood import compare
+from fgod.progress.followed import reporting
 from fgod.system.process import read_process
 from fgod.train.teacher import ask_teacher, write_table
 from fgod.work.supervise import ChildError
+from tests.heard import Heard
 from tests.tiny_model import QUESTIONS, tiny_folder, tiny_rows
 
 COUNTS = (1, 2, 3)
@@ -223,12 +225,13 @@ def test_processes_end_with_the_one_that_forked_them(number: int) -> None:
 
 def test_answers_are_the_same_files(folder: Path, tmp_path: Path) -> None:
     settings = AnswerSettings(max_new_tokens=8, batch_size=5)
-    lines: list[list[str]] = [[] for _ in COUNTS]
-    for count, own in zip(COUNTS, lines, strict=True):
-        write_answers(folder, PROMPTS, tmp_path / str(count), settings, own.append, processes=count)
+    heard = [Heard() for _ in COUNTS]
+    for count, own in zip(COUNTS, heard, strict=True):
+        with reporting(own):
+            write_answers(folder, PROMPTS, tmp_path / str(count), settings, processes=count)
     for name in ("answers.tsv", "answers.json"):
         assert len({(tmp_path / str(count) / name).read_bytes() for count in COUNTS}) == 1
-    assert lines == [["answers: 20/24 prompts", "answers: 24/24 prompts"]] * 3
+    assert [own.steps[-1] for own in heard] == [(24, 24)] * 3 and all(own.ends for own in heard)
 
 
 def test_replies_are_the_same(folder: Path) -> None:

@@ -27,7 +27,9 @@ from fgod.model.embedded import epoch_batches, learning_rate, train_base
 from fgod.model.load import load_model, load_tokenizer
 from fgod.model.spec import SPECIAL_TOKENS, EmbeddedSpec
 from fgod.model.tokenizer import train_tokenizer
+from fgod.progress.followed import reporting
 from fgod.system.files import sha256_folder
+from tests.heard import Heard
 
 TEXTS = [
     "你是誰？我是通義千問。",
@@ -163,22 +165,21 @@ def test_base_is_an_ordinary_folder(base: Path) -> None:
 
 def test_base_is_reproducible_and_its_seed_counts(base: Path, tmp_path: Path) -> None:
     torch.manual_seed(99)
-    threads, lines = torch.get_num_threads(), list[str]()
-    train_base(TINY, ROWS, 7, tmp_path / "again", lines.append)
-    train_base(TINY, ROWS, 8, tmp_path / "other", lines.append)
+    threads, heard = torch.get_num_threads(), Heard()
+    with reporting(heard):
+        train_base(TINY, ROWS, 7, tmp_path / "again", print)
+        train_base(TINY, ROWS, 8, tmp_path / "other", print)
     assert sha256_folder(tmp_path / "again") == sha256_folder(base) != sha256_folder(tmp_path / "other")
     assert torch.get_num_threads() == threads and not torch.are_deterministic_algorithms_enabled()
-    assert any("step 6/6, loss" in line and "0 s left" in line for line in lines)
+    assert heard.steps == 2 * [(step, 6) for step in range(7)] and len(heard.ends) == 2
 
 
 def test_base_learns(tmp_path: Path) -> None:
-    losses = list[float]()
-
-    def log(line: str) -> None:
-        if "loss" in line:
-            losses.append(float(line.split("loss ")[1].split(",")[0]))
-
-    train_base(EmbeddedSpec(vocab=320, steps=40, warmup=4), ROWS, 1, tmp_path / "base", log)
+    heard = Heard()
+    with reporting(heard):
+        train_base(EmbeddedSpec(vocab=320, steps=40, warmup=4), ROWS, 1, tmp_path / "base", print)
+    losses = [float(now.note.removeprefix("loss ")) for now in heard.moves if now.note]
+    assert len(losses) == 40
     assert losses[-1] < losses[0] / 3
 
 

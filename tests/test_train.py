@@ -28,6 +28,7 @@ from fgod.model.chats import ChatFormat, Sample
 from fgod.model.load import load_model
 from fgod.model.masters import load_masters
 from fgod.nvfp4 import export
+from fgod.progress.followed import reporting
 from fgod.system.files import sha256_folder
 from fgod.train.autograd import answer_loss
 from fgod.train.batches import batches, collate, computed_order, micro_batches, real_share, row_losses
@@ -38,6 +39,7 @@ from fgod.train.participation import HoleError, Participant, check_holes
 from fgod.train.preflight import PreflightError
 from fgod.train.recipe import Kl, TrainRecipe
 from fgod.train.record import publish
+from tests.heard import Heard
 from tests.tiny_model import noise, tiny_folder, tiny_rows, tiny_tokenizer
 
 RECIPE = TrainRecipe(steps=6, lr=1e-3, batch=4, seq_len=64, warmup=2, weight_decay=0.01, l2_sp=2.0)
@@ -393,8 +395,9 @@ def test_the_export_of_a_trained_master_equals_its_training_forward(untied: Path
 
 
 def test_the_tables_of_a_run(start: Path, tmp_path: Path) -> None:
-    seen: list[tuple[int, int, float, float]] = []
-    train(start, tmp_path, progress=lambda *told: seen.append(told), phase=partial(write_phase, tmp_path / "phase"))
+    heard = Heard()
+    with reporting(heard):
+        train(start, tmp_path, phase=partial(write_phase, tmp_path / "phase"))
     rows = table(tmp_path / "run" / "train.tsv")
     columns = "stage lineage step loss lr grad_norm update_efficiency tokens seconds memory_mib"
     columns += " update_noise largest_update clamped_share ce kl check rows row_losses"
@@ -403,8 +406,7 @@ def test_the_tables_of_a_run(start: Path, tmp_path: Path) -> None:
     assert [float(r["lr"]) for r in rows] == [RECIPE.lr_at(i) for i in range(6)]
     assert all(float(r["update_efficiency"]) == pytest.approx(1, abs=1e-3) for r in rows)
     assert all(float(r["memory_mib"]) > 50 for r in rows)
-    assert [(s, n) for s, n, _, _ in seen] == [(i, 6) for i in range(1, 7)]
-    assert seen[-1][3] == 0
+    assert heard.steps == [(i, 6) for i in range(7)] and heard.ends[-1].left(heard.ends[-1].at) == 0
     assert read_phase(tmp_path / "phase") == "saving"
     assert list((tmp_path / "work").iterdir()) == []
 

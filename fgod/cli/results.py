@@ -155,6 +155,7 @@ class Summary(ReadOnly):
     """Join the manifest and say what was released, how good it is, where the report lies; or how far a run came."""
 
     walk: Annotated[OptionalObject, Option("the walk: only what it promoted is reported as released")] = None
+    experiments: Annotated[bool, Option("only experiments ran: nothing of the config's own chain is told")] = False
     stopped: Annotated[OptionalObject, Option("the walk, where the run ended before its end")] = None
 
     def run(self, call: Call) -> None:
@@ -184,7 +185,7 @@ class Summary(ReadOnly):
         if self.stopped:
             tells = report.exists() and (self.stopped["spent"] or found.unconfirmed)
             return [f"Nothing was released. Report: {report}"] if tells else []
-        if not released.exists() or not self.walk:
+        if not released.exists() or self.experiments:
             return []
         document = Release.read(released)
         promoted = [entry.lineage for entry in found.promoted]

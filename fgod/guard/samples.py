@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fgod.guard.limits import MIN_POLL_SECS
-from fgod.progress import terminal
+from fgod.system import terminal
 from fgod.system.table import write_table
 
 COLUMNS = ("t", "phase", "source", "used_mib", "limit_mib")

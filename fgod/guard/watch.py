@@ -20,8 +20,7 @@ from fgod.guard.phases import PhaseReader
 from fgod.guard.pools import Pool, Reading
 from fgod.guard.samples import WRITE_SECS, Sample, Samples, TableWriter
 from fgod.guard.sources import named_users
-from fgod.progress import terminal
-from fgod.system import lock
+from fgod.system import lock, terminal
 from fgod.system.files import write_json
 from fgod.system.process import KILL_SECS, Member, ProcessTree, kill_all
 from fgod.system.times import now_iso

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from fgod.progress import reached, terminal
+from fgod.progress import reached
 from fgod.progress.reached import Reached
+from fgod.system import terminal
 
 VARIABLE = "FGOD_PROGRESS_DRAWN"
 """Environment variable: set where a process above draws how far this one is, by its file."""

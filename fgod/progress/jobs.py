@@ -14,9 +14,10 @@ from contextlib import suppress
 from typing import TextIO
 
 from fgod.guard.phases import phase_file_of
-from fgod.progress import reached, terminal
+from fgod.progress import reached
 from fgod.progress.followed import VARIABLE
 from fgod.progress.reached import Reached
+from fgod.system import terminal
 from fgod.system.process import ProcessTree
 
 DRAW_SECS = 0.5

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from fgod.errors import FgodError, Stopped
-from fgod.progress import terminal
+from fgod.system import terminal
 from fgod.system.process import read_process
 
 VARIABLE = "FGOD_SNAKEMAKE"

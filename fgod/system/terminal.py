@@ -11,9 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TextIO
-
-from fgod.progress.reached import Reached
+from typing import Protocol, TextIO
 
 ERASE = "\r\x1b[J"
 """Escape codes: to the first column, and erase from there to the end of the screen (ECMA-48, ED)."""
@@ -53,7 +51,29 @@ def drawn(lines: Sequence[str]) -> str:
     return ERASE + "\n".join(lines) + up + "\r"
 
 
-def draw(found: Sequence[Reached], now: float, stream: TextIO) -> None:
+class Followed(Protocol):
+    """Work that is drawn: how many units are done, and of how many, since when (`fgod.progress.reached.Reached`)."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def note(self) -> str: ...
+    @property
+    def first(self) -> int: ...
+    @property
+    def done(self) -> int: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def begun(self) -> float: ...
+    @property
+    def rate(self) -> float | None: ...
+    def left(self, now: float) -> float | None: ...
+
+
+def draw(found: Sequence[Followed], now: float, stream: TextIO) -> None:
     """Draw a line with a bar for each; none: erase what was drawn."""
     columns = width(stream)
     lines = [bar(one, now, columns - 1, stream) for one in found] if columns > NARROW else []
@@ -62,7 +82,7 @@ def draw(found: Sequence[Reached], now: float, stream: TextIO) -> None:
         stream.flush()
 
 
-def bar(reached: Reached, now: float, columns: int, stream: TextIO) -> str:
+def bar(reached: Followed, now: float, columns: int, stream: TextIO) -> str:
     """A line of at most so many columns with label, bar, count, time so far and left, rate and note, as tqdm writes
     it. Of a terminal that is not UTF-8 it is ASCII."""
     from tqdm import tqdm
