@@ -20,9 +20,9 @@ from fgod.config import experiment_configs, resolve
 from fgod.documents import Recipe
 from fgod.errors import UsageError, did_you_mean
 from fgod.keep.holds import read_pins
-from fgod.layout import Releases, RunRecords, View, lineage_of, view
+from fgod.layout import Releases, RunRecords, View, lineage_of, mix_of, view
 from fgod.names import AT
-from fgod.system.files import canonical_json, digest
+from fgod.system.files import canonical_json
 
 OWN = ""
 """The name of the config's own chain."""
@@ -235,7 +235,7 @@ def recorded(run: RunRecords) -> Run:
         stage,
         lineage,
         canonical_json(content),
-        digest(mix),
+        mix_of(content).folder.name,
         canonical_json(mix),
         recorded(before) if before else None,
         recipe.alpha,

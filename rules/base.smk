@@ -15,10 +15,10 @@ wildcard_constraints:
 rule base:
     output:
         layout.base("{base}").stamp,
-    params:
+    resources:  # no params: its path does not say all of it, and nothing of the rest makes weights
         base=lambda wildcards: canonical_json(BASES[wildcards.base]),
     shell:
-        "{FGOD} base --base {params.base:q} {SOURCED} --chat {CHAT:q} --out {output:q} {GUARD}"
+        "{FGOD} base --base {resources.base:q} {SOURCED} --chat {CHAT:q} --out {output:q} {GUARD}"
 
 
 rule export_base:
@@ -39,13 +39,12 @@ rule self_asked:
         ancient(BASE_EXPORT.stamp),
     output:
         BASE.self_asked("{asked}").table,
-    params:
-        settings=lambda wildcards: canonical_json(inputs.asking_settings(SELF_ASKED[wildcards.asked].config)),
     threads: processes(CONFIG["probe"]["device"])
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
+        settings=lambda wildcards: canonical_json(inputs.asking_settings(SELF_ASKED[wildcards.asked].config)),
     shell:
-        "{FGOD} answers self-asked --export {input:q} --settings {params.settings:q} --chat {CHAT:q} --out {output:q}"
+        "{FGOD} answers self-asked --export {input:q} --settings {resources.settings:q} --chat {CHAT:q} --out {output:q}"
         " --processes {threads} {GUARD}"
 
 
@@ -65,15 +64,14 @@ rule rehearsal:
         asked=lambda wildcards: [ancient(path) for path in asked_of(REHEARSALS[wildcards.rehearsed])],
     output:
         BASE.answers("{rehearsed}").table,
-    params:
-        settings=lambda wildcards: canonical_json(inputs.rehearsal_settings(REHEARSALS[wildcards.rehearsed].asked)),
-        asked=lambda wildcards: asked_option(REHEARSALS[wildcards.rehearsed]),
     threads: processes(CONFIG["probe"]["device"])
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
+        settings=lambda wildcards: canonical_json(inputs.rehearsal_settings(REHEARSALS[wildcards.rehearsed].asked)),
+        asked=lambda wildcards: asked_option(REHEARSALS[wildcards.rehearsed]),
     shell:
-        "{FGOD} answers rehearsal --export {input.export:q} {SOURCED} --settings {params.settings:q} --chat {CHAT:q}"
-        " {params.asked} --out {output:q} --processes {threads} {GUARD}"
+        "{FGOD} answers rehearsal --export {input.export:q} {SOURCED} --settings {resources.settings:q} --chat {CHAT:q}"
+        " {resources.asked} --out {output:q} --processes {threads} {GUARD}"
 
 
 # The base's answers to the probes, against which every run is judged.

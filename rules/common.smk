@@ -178,7 +178,7 @@ def is_target(name):
 def active():
     """The chains that this snakemake walks. `snakemake campaign`, without another target, leaves the config's own
     chain alone."""
-    alone = workflow.dag_settings.targets == {"campaign"}
+    alone = set(workflow.dag_settings.targets) == {"campaign"}
     return [chain for chain in CHAINS.values() if (is_target("campaign") if chain.name else not alone)]
 
 
@@ -210,7 +210,10 @@ def decide(run):
 
 
 def walk(chain):
-    """The walk of a chain as far as the gates have decided. Runs of later fits are met here for the first time."""
+    """The walk of a chain as far as the gates have decided. Runs of later fits are met here for the first time: those of
+    the experiment that it starts from as that one's."""
+    if before := CHAINS.get(chain.starts_from):
+        walk(before)
     return chain.chain.walk(met(chain, decide))
 
 

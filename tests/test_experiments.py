@@ -163,7 +163,10 @@ def test_a_campaign_shares_runs_starts_from_failed_ones_and_releases_apart(ran):
         "onward": {"starts_from": "fails", "stages": [stage("C")]},
         "fails": {"note": "wants too much", "stages": ["A", stage("B", require={"disambiguation_rate": ">=1"})]},
     }
-    mini.snakemake("campaign")
+    said = mini.snakemake("campaign")
+    assert "Nothing was released by this run" not in said and "\nReleased " not in said, (
+        "the own chain was not asked for"
+    )
     assert mini.trained() == ["A", "B", "C"], "A is of the config's own chain too"
     rows = {row["experiment"]: row for row in read_texts(mini.folder / "results/experiments.tsv")}
     assert {name: row["stage"] + " " + row["decision"] for name, row in rows.items()} == {

@@ -40,6 +40,10 @@ def test_accepted_then_nothing_to_do_then_the_edits_that_must_not_train(ran):
     assert mini.would_run() == {}, "the language is of the DevLog alone"
     del mini.config["language"]
 
+    mini.config["base"]["require"] = 0.1
+    assert not {"base", "rehearsal"} & set(mini.would_run()), "what it must reach makes no other base"
+    mini.config["base"]["require"] = 0.2
+
     mini.config["gate"]["leak"] = 0.99
     assert set(mini.would_run()) <= {"all", "gate", "walk", "tables", "report", "promote"}
     mini.config["gate"]["leak"] = 1

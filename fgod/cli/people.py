@@ -19,7 +19,6 @@ from fgod.project import DEFAULT, lay_out, next_commands, project_files
 from fgod.system.files import remove_folder
 
 if TYPE_CHECKING:
-    from fgod.chain import Chain
     from fgod.experiments import Experiment
 
 
@@ -29,16 +28,6 @@ def chains_of(config_file: Path) -> dict[str, Experiment]:
     from fgod.experiments import experiments_of
 
     return experiments_of(read_yaml(config_file), str(config_file))
-
-
-def chain_of(config_file: Path) -> Chain:
-    """The config's own chain."""
-    from fgod.chain import Chain
-    from fgod.config import load
-    from fgod.inputs import gather
-
-    config = load(config_file)
-    return Chain(config, gather(config))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +101,11 @@ class Retry(Personal):
     config: Annotated[Path, CONFIG] = Path("config.yaml")
 
     def run(self, call: Call) -> None:
-        chain = chain_of(self.config)
-        runs = [run for run in chain.walk(records.decision).runs if run.stage == self.stage]
+        chains = chains_of(self.config).values()
+        walked = (run for one in chains for run in one.chain.walk(records.decision).runs)
+        runs = list({run.lineage: run for run in walked if run.stage == self.stage}.values())
         if not runs:
-            names = ", ".join(stage["name"] for stage in chain.config["stages"])
+            names = ", ".join(dict.fromkeys(stage["name"] for one in chains for stage in one.config["stages"]))
             raise UsageError(f"{self.config}: no run of stage {self.stage!r} on record; the stages are {names}")
         killed = [run for run in runs if records.outcome_status(run) == records.KILLED]
         if not killed:
