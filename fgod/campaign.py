@@ -14,10 +14,10 @@ from fgod.layout import Releases
 from fgod.promotion import WalkEntry, of_walk
 from fgod.registry import METRICS
 from fgod.system.table import COUNT, NUMBER, TEXT, write_table
+from fgod.tables import REASON_BREAK
 
 BEFORE = {"experiment": TEXT, "starts_from": TEXT, "note": TEXT, "fits": COUNT, "stage": TEXT, "lineage": TEXT}
 BEFORE |= {"decision": TEXT, "reasons": TEXT, "release": TEXT}
-REASON_BREAK = " | "
 
 
 def write_campaign(out: Path, walks: Mapping[str, Mapping[str, Any]], results: Path) -> list[dict[str, Any]]:

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fgod import inputs, records, runs
 from fgod.chain import Chain, Decide, Inputs, Run, Start, Walk
-from fgod.config import experiment_configs, resolve
+from fgod.config import experiment_configs, missing_weights, resolve, with_files
 from fgod.documents import Recipe
 from fgod.errors import UsageError, did_you_mean
 from fgod.keep.holds import read_pins
@@ -33,7 +32,7 @@ BASE = "base"
 class Experiment:
     """A chain of runs. `name`: empty of the config's own; `starts_from`: as the config has it; `asked`: the config that
     decides which prompts the base is asked for rehearsal; `weights`: those of the user's that it starts from, as a key
-    `base` has them."""
+    `base` has them, with their base_id."""
 
     name: str
     note: str
@@ -43,17 +42,12 @@ class Experiment:
     chain: Chain
     asked: Mapping[str, Any]
     weights: Mapping[str, Any] | None = None
+    weights_id: str = ""
 
     @property
     def words(self) -> str:
         """Its name in a message."""
         return f"the experiment {self.name}" if self.name else "the config's own chain"
-
-    @property
-    def weights_id(self) -> str:
-        """The base_id of `weights`; empty without any."""
-        readers = inputs.readers_of(self.config)
-        return inputs.base_id(self.weights, self.inputs.sources, readers) if self.weights else ""
 
     @property
     def view(self) -> View:
@@ -75,6 +69,7 @@ def experiments_of(raw: Mapping[str, Any], where: str) -> dict[str, Experiment]:
     Raises:
         UsageError: the config, or an experiment, is faulty, or starts from what there is not; names it.
     """
+    raw = with_files(raw, where)
     config = resolve(raw, where)
     gathered = inputs.gather(config)
     found = {OWN: Experiment(OWN, "", BASE, config, gathered, Chain(config, gathered), config)}
@@ -90,10 +85,22 @@ def experiments_of(raw: Mapping[str, Any], where: str) -> dict[str, Experiment]:
         weights = start if isinstance(start, Mapping) else None
         asked = _asked(config, own)
         its = inputs.gather(own, asked)
-        chain = Chain(own, its, _start(start, found, told, own, its, place))
-        words = f"{start['kind']} {start['path']}" if weights else start
-        found[name] = Experiment(name, told[name].get("note", ""), words, own, its, chain, asked, weights)
+        weights_id = _weights_id(weights, own, its, f"{place}.starts_from") if weights else ""
+        chain = Chain(own, its, _start(start, found, told, its.base_id, weights_id, place))
+        words = f"{weights['kind']} {weights['path']}" if weights else start
+        found[name] = Experiment(name, told[name].get("note", ""), words, own, its, chain, asked, weights, weights_id)
     return found
+
+
+def _weights_id(weights: Mapping[str, Any], config: Mapping[str, Any], gathered: Inputs, where: str) -> str:
+    """The base_id of weights of the user's.
+
+    Raises:
+        UsageError: they are not there.
+    """
+    if faults := list(missing_weights(weights, where)):
+        raise UsageError("\n".join(faults))
+    return inputs.base_id(weights, gathered.sources, inputs.readers_of(config))
 
 
 def _asked(config: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +121,9 @@ def _check_dtype(config: Mapping[str, Any], own: Mapping[str, Any], where: str) 
 
 
 def _check_circles(starts: Mapping[str, Any], where: str) -> None:
-    """Raises UsageError where experiments start from each other."""
+    """Raises UsageError where experiments start from each other, or one has the name of the base."""
+    if BASE in starts:
+        raise UsageError(f"{where}: experiments.{BASE}: the name of what chains start from; choose another")
     for name in starts:
         seen, at = [name], starts[name]
         while isinstance(at, str) and at in starts:
@@ -137,19 +146,19 @@ def _start(
     said: str | Mapping[str, Any],
     chains: Mapping[str, Experiment],
     told: Mapping[str, Any],
-    config: Mapping[str, Any],
-    gathered: Inputs,
+    base_id: str,
+    weights_id: str,
     where: str,
 ) -> Callable[[Decide], Start] | None:
     """What an experiment starts from; None: the base.
 
     Args:
         chains: those of the config by name; filled after this call.
+        base_id: of the config's base.
+        weights_id: the base_id of weights of the user's.
     """
     if isinstance(said, Mapping):
-        _check_weights(said, f"{where}.starts_from")
-        base_id = inputs.base_id(said, gathered.sources, inputs.readers_of(config))
-        return lambda decide: Start(base_id)
+        return lambda decide: Start(weights_id)
     if said == BASE:
         return None
     pins = read_pins()
@@ -157,17 +166,8 @@ def _start(
         if said in pins:
             raise UsageError(f"{where}.starts_from: {said} is an experiment and a pin; rename one of them")
         return lambda decide: _end_of(said, chains[said].chain.walk(decide))
-    run = _recorded_start(said, pins, told, gathered.base_id, f"{where}.starts_from")
+    run = _recorded_start(said, pins, told, base_id, f"{where}.starts_from")
     return lambda decide: Start(run=run)
-
-
-def _check_weights(said: Mapping[str, Any], where: str) -> None:
-    """Raises UsageError where weights of the user's are not there."""
-    expected = {"folder": ("path", Path.is_dir, "a folder")}.get(said["kind"], ("path", Path.is_file, "a file"))
-    also = [("like", Path.is_dir, "a folder")] if said["kind"] == "dat" else []
-    for key, there, what in (expected, *also):
-        if not there(Path(said[key])):
-            raise UsageError(f"{where}.{key}: found {said[key]!r}, expected {what} that exists")
 
 
 def _end_of(name: str, walk: Walk) -> Start:

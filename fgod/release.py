@@ -333,6 +333,7 @@ def model_card(document: Release, results: Path, context: Context) -> str:
     last_run = run_records(last.stage, last.lineage, results)
     return _CARD.format(
         persona=markdown_text(context.persona),
+        path=document.path,
         base=markdown_text(context.base),
         base_id=context.base_id,
         metrics="\n".join(metric_rows),
@@ -521,8 +522,8 @@ fgod {version}, config digest `{digest}`, digest of the files that were probed `
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("artifacts/release")
-model = AutoModelForCausalLM.from_pretrained("artifacts/release")  # needs the package {package}
+tokenizer = AutoTokenizer.from_pretrained("{path}")
+model = AutoModelForCausalLM.from_pretrained("{path}")  # needs the package {package}
 ```
 {served}
 

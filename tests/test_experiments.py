@@ -62,7 +62,10 @@ def test_keys_of_mix_and_train_are_replaced_one_by_one_and_all_else_is_as_in_the
 
 
 def test_faults_name_the_experiment_and_the_key(raw):
-    said = refused(raw, x={"stages": ["A-mixde", {"name": "B-nudge", "train": 3}], "data": {"folder": "other"}})
+    said = refused(
+        raw, x={"stages": ["A-mixde", {"name": "B-nudge", "train": 3}], "data": {"folder": "other", "rehearse": 3}}
+    )
+    assert "c.yaml: experiments.x.data.rehearse: found a number, expected a mapping of keys" in said
     assert "c.yaml: experiments.x.data.folder: found 'other', expected only sources, self_asked, rehearse" in said
     assert "c.yaml: experiments.x.stages[0]: found 'A-mixde' (did you mean A-mixed?)" in said
     assert "c.yaml: experiments.x.stages[1 B-nudge].train: found a number, expected a mapping" in said
@@ -120,6 +123,7 @@ def test_a_start_that_there_is_not_is_refused(raw, tmp_path, monkeypatch):
     assert "experiments.a.starts_from: A-mixed@123: " in refused(raw, a={"starts_from": "A-mixed@123"})
     said = refused(raw, a={"starts_from": {"kind": "dat", "path": "no.dat"}})
     assert "experiments.a.starts_from" in said and "like" in said
+    assert "experiments.base: the name of what chains start from" in refused(raw, base={})
     said = refused(raw, a={"starts_from": {"kind": "folder", "path": "no/folder"}})
     assert "experiments.a.starts_from.path: found 'no/folder', expected a folder that exists" in said
 
@@ -177,6 +181,7 @@ def test_a_campaign_shares_runs_starts_from_failed_ones_and_releases_apart(ran):
     releases = mini.folder / "artifacts/releases"
     assert sorted(path.name for path in releases.iterdir()) == ["1", "onward"]
     assert (releases / "onward/newest").readlink() == Path("1")
+    assert 'from_pretrained("artifacts/releases/onward/newest")' in (releases / "onward/newest/README.md").read_text()
     own = mini.release()
     told = (mini.folder / "results/DevLog.md").read_text()
     assert "**Hypothesis**: Experiment fails: “wants too much”; with these settings" in told

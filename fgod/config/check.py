@@ -301,13 +301,18 @@ def _refused(reply: str, rule: Rule, key: str, rule_key: str, language: str) -> 
         yield f"{key}, {language}: found {reply!r}, which {rule_key} refuses ({wanted}); change one of them"
 
 
+def missing_weights(base: Mapping[str, Any], key: str) -> Iterator[str]:
+    """What is not there of weights of the user's, a table as the config's key `base`, which messages call `key`."""
+    if base["kind"] == "folder" and not Path(base["path"]).is_dir():
+        yield f"{key}.path: found {base['path']!r}, expected a folder that exists"
+    if base["kind"] in ("gguf", "dat") and not Path(base["path"]).is_file():
+        yield f"{key}.path: found {base['path']!r}, expected a file that exists"
+    if base["kind"] == "dat" and not (Path(base["like"]) / CONFIG).is_file():
+        yield f"{key}.like: found {base['like']!r}, expected a folder with a {CONFIG}"
+
+
 def _paths(config: Mapping[str, Any]) -> Iterator[str]:
-    if config["base"]["kind"] == "folder" and not Path(config["base"]["path"]).is_dir():
-        yield f"base.path: found {config['base']['path']!r}, expected a folder that exists"
-    if config["base"]["kind"] in ("gguf", "dat") and not Path(config["base"]["path"]).is_file():
-        yield f"base.path: found {config['base']['path']!r}, expected a file that exists"
-    if config["base"]["kind"] == "dat" and not (Path(config["base"]["like"]) / CONFIG).is_file():
-        yield f"base.like: found {config['base']['like']!r}, expected a folder with a {CONFIG}"
+    yield from missing_weights(config["base"], "base")
     if not Path(config["data"]["folder"]).is_dir():
         yield f"data.folder: found {config['data']['folder']!r}, expected a folder that exists"
     for path in probe_files(config):

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fgod.config.load import resolve, with_files
+from fgod.config.load import resolve
 from fgod.errors import UsageError, did_you_mean
 from fgod.validation import kind_words
 
@@ -20,14 +20,14 @@ def experiment_configs(raw: Mapping[str, Any], where: str) -> dict[str, dict[str
     """The checked config of each experiment, by name.
 
     Args:
-        raw: a config as it was read, which `fgod.config.resolve` accepts.
+        raw: a config as it was read, with its experiments (`with_files`), which `fgod.config.resolve` accepts.
         where: the name of its file, for messages.
 
     Raises:
         UsageError: what an experiment replaces is no key that it may replace, or its config is faulty; names the
             experiment and the key.
     """
-    experiments: Mapping[str, Mapping[str, Any]] = with_files(raw, where).get("experiments", {})
+    experiments: Mapping[str, Mapping[str, Any]] = raw.get("experiments", {})
     found = {}
     for name, own in experiments.items():
         place = f"{where}: experiments.{name}"
@@ -59,6 +59,8 @@ def _data(data: Mapping[str, Any], own: Mapping[str, Any], faults: list[str]) ->
                 f"data.{key}: found {own[key]!r}, expected only {', '.join((*REPLACED, *BY_KEY))}: the rest, by which "
                 "runs are compared, is the same for all experiments"
             )
+        elif key in BY_KEY and not isinstance(own[key], Mapping):
+            faults.append(f"data.{key}: found {kind_words(own[key])}, expected a mapping of keys")
     replaced = {key: own[key] for key in REPLACED if key in own}
     changed = {key: {**data.get(key, {}), **own[key]} for key in BY_KEY if isinstance(own.get(key), Mapping)}
     return {**data, **replaced, **changed}

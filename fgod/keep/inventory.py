@@ -29,9 +29,9 @@ from fgod.layout import (
     RESULTS,
     Base,
     Export,
+    Releases,
     RunRecords,
     RunWeights,
-    all_release_records,
     all_releases,
     views,
 )
@@ -112,7 +112,7 @@ def gather(results: Path = RESULTS, artifacts: Path = ARTIFACTS) -> list[Group]:
     held = held_runs(results, artifacts)
     candidates = _candidates(results)
     runs = [_run(run, held[name_of(run)], candidates, held, artifacts) for run in all_runs(results)]
-    releases = [_release(record, results, artifacts) for record in all_release_records(results, artifacts)]
+    releases = [_release(record, of) for of in all_releases(results, artifacts) for record in of.records()]
     return [*map(_base, bases), *(group for group in runs if group.folders), *releases]
 
 
@@ -195,11 +195,10 @@ def _judged(run: RunRecords, held: Held) -> str:
     return said
 
 
-def _release(record: Path, results: Path, artifacts: Path) -> Group:
+def _release(record: Path, places: Releases) -> Group:
     release, folder = Release.read(record), record.parent
     last = release.promoted[-1]
-    link = next(one.link for one in all_releases(results, artifacts) if record in one.records())
-    counts = WORDS["counts"] if link.exists() and link.resolve() == folder.resolve() else ""
+    counts = WORDS["counts"] if places.link.exists() and places.link.resolve() == folder.resolve() else ""
     files: dict[str, dict[str, str]] = {}
     for name, sha256 in release.files.items():
         top, _, rest = name.partition("/")
@@ -210,8 +209,7 @@ def _release(record: Path, results: Path, artifacts: Path) -> Group:
         for format, listing in files.items()
     ]
     origin = WORDS["release_origin"].format(run=run_name(last.stage, last.lineage), fits=release.fits, counts=counts)
-    named = folder.parent != artifacts / "releases" and folder.name.isdecimal()
-    number = f"{folder.parent.name}/{folder.name}" if named else folder.name
+    number = "/".join(filter(None, [places.experiment, folder.name]))
     return Group(f"release {number}", WORDS["release"].format(number=number), origin, tuple(folders))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from fgod.progress import reached
+from fgod.progress import drawing, reached
 from fgod.progress.reached import Reached
 from fgod.system import terminal
 
@@ -190,10 +190,10 @@ class ToTerminal(ToEnd):
     def moved(self, now: Reached) -> None:
         if now.at - self.drawn >= DRAW_SECS:
             self.drawn = now.at
-            terminal.draw([now], now.at, sys.stderr)
+            drawing.draw([now], now.at, sys.stderr)
 
     def left(self) -> None:
-        terminal.draw([], 0.0, sys.stderr)
+        drawing.draw([], 0.0, sys.stderr)
 
 
 @dataclass(frozen=True)

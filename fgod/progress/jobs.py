@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TextIO
 
 from fgod.guard.phases import phase_file_of
-from fgod.progress import reached
+from fgod.progress import drawing, reached
 from fgod.progress.followed import VARIABLE
 from fgod.progress.reached import Reached
 from fgod.system import terminal
@@ -71,5 +71,5 @@ class Drawing:
 
     def _draw(self, found: list[Reached]) -> None:
         if found or self._drew:
-            terminal.draw(found, time.time(), self._stream)
+            drawing.draw(found, time.time(), self._stream)
         self._drew = bool(found)

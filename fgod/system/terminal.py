@@ -11,13 +11,13 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol, TextIO
+from typing import TextIO
 
 ERASE = "\r\x1b[J"
 """Escape codes: to the first column, and erase from there to the end of the screen (ECMA-48, ED)."""
 
-WIDTH, NARROW = 80, 20
-"""Columns of a terminal that does not say, and those below which nothing is drawn."""
+WIDTH = 80
+"""Columns of a terminal that does not say."""
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -49,61 +49,3 @@ def drawn(lines: Sequence[str]) -> str:
     """The codes that draw lines below the cursor and go back to where it was; each must fit in the terminal."""
     up = f"\x1b[{len(lines) - 1}A" if len(lines) > 1 else ""
     return ERASE + "\n".join(lines) + up + "\r"
-
-
-class Followed(Protocol):
-    """Work that is drawn: how many units are done, and of how many, since when (`fgod.progress.reached.Reached`)."""
-
-    @property
-    def label(self) -> str: ...
-    @property
-    def unit(self) -> str: ...
-    @property
-    def note(self) -> str: ...
-    @property
-    def first(self) -> int: ...
-    @property
-    def done(self) -> int: ...
-    @property
-    def total(self) -> int: ...
-    @property
-    def begun(self) -> float: ...
-    @property
-    def rate(self) -> float | None: ...
-    def left(self, now: float) -> float | None: ...
-
-
-def draw(found: Sequence[Followed], now: float, stream: TextIO) -> None:
-    """Draw a line with a bar for each; none: erase what was drawn."""
-    columns = width(stream)
-    lines = [bar(one, now, columns - 1, stream) for one in found] if columns > NARROW else []
-    with suppress(OSError, ValueError):
-        stream.write(drawn(lines))
-        stream.flush()
-
-
-def bar(reached: Followed, now: float, columns: int, stream: TextIO) -> str:
-    """A line of at most so many columns with label, bar, count, time so far and left, rate and note, as tqdm writes
-    it. Of a terminal that is not UTF-8 it is ASCII."""
-    from tqdm import tqdm
-    from tqdm.utils import disp_trim
-
-    unicode = "utf" in (stream.encoding or "").lower()
-    left = reached.left(now)
-    label = reached.label if unicode else reached.label.replace(" · ", ", ")
-    text = tqdm.format_meter(
-        reached.done,
-        reached.total,
-        max(now - reached.begun, 0.0),
-        ncols=columns,
-        prefix=label,
-        ascii=not unicode,
-        unit=f" {reached.unit}",
-        rate=reached.rate,
-        postfix=reached.note,
-        bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{left}, {rate_fmt}{postfix}]",
-        left="?" if left is None else tqdm.format_interval(left),
-        initial=reached.first,
-    )
-    kept: str = disp_trim(text, columns)
-    return kept if unicode else kept.encode("ascii", "replace").decode()
