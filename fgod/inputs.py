@@ -19,6 +19,7 @@ from fgod.data.sources import PAIRED_KIND, Sources, load_sources
 from fgod.errors import UsageError, did_you_mean
 from fgod.evaluate.checked import check_probes
 from fgod.evaluate.words import ReplyWords, load_reply_words
+from fgod.model.spec import RANDOM_DESIGN
 from fgod.models.files import CONFIG, beside_weights
 from fgod.persona import goal_from_config
 from fgod.registry import ARCHITECTURES, EXPORTERS, MEAN_FORMATS, OPTIMIZERS, ROW_FORMATS, SQUARE_FORMATS, Registry
@@ -322,7 +323,8 @@ def base_id(base: Mapping[str, Any], sources: str, families: Mapping[str, str] |
         return digest("dat", NUMERICS_VERSION, cached_sha256(Path(base["path"]), CACHE), beside, *more)
     if base["kind"] != "folder":
         spec = {k: v for k, v in base.items() if k not in ("kind", "require", "closed_answers")}
-        return digest(base["kind"], NUMERICS_VERSION, spec, sources, *more)
+        design = [RANDOM_DESIGN] if base["kind"] == "random" else []
+        return digest(base["kind"], NUMERICS_VERSION, spec, sources, *design, *more)
     folder = Path(base["path"])
     files = {f.relative_to(folder).as_posix(): cached_sha256(f, CACHE) for f in folder_files(folder)}
     return digest("folder", files, *more)

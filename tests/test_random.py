@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from fgod.model.random import ATTENTION_STD, STD, is_text, random_tensor
+from fgod.model.random import ADDED, LAST_ADDED, STD, is_text, random_tensor
 
 
-def test_a_table_has_rows_for_texts_alone_and_attention_says_little() -> None:
+def drawn(name: str, shape: tuple[int, ...], texts: list[int], seed: int = 1) -> torch.Tensor:
+    return random_tensor(name, shape, seed, texts, layers=3)
+
+
+def test_a_table_has_rows_for_texts_alone() -> None:
     texts, others = [0, 3, 29], [1, 2, *range(4, 29), *range(30, 40)]
-    table = random_tensor("model.embed_tokens.weight", (40, 64), 1, texts)
+    table = drawn("model.embed_tokens.weight", (40, 64), texts)
     assert bool((table[texts].abs().sum(1) > 0).all()) and not table[others].any()
-    behind = random_tensor("model.layers.0.self_attn.o_proj.weight", (256, 256), 1, texts)
-    before = random_tensor("model.layers.0.self_attn.q_proj.weight", (256, 256), 1, texts)
-    assert abs(float(behind.float().std()) / ATTENTION_STD - 1) < 0.05
-    assert abs(float(before.float().std()) / STD - 1) < 0.05
-    assert torch.equal(random_tensor("model.norm.weight", (8,), 1, texts), torch.ones(8, dtype=torch.bfloat16))
-    assert torch.equal(table, random_tensor("model.embed_tokens.weight", (40, 64), 1, texts))
-    assert not torch.equal(table, random_tensor("model.embed_tokens.weight", (40, 64), 2, texts))
+    assert torch.equal(drawn("model.norm.weight", (8,), texts), torch.ones(8, dtype=torch.bfloat16))
+    assert torch.equal(table, drawn("model.embed_tokens.weight", (40, 64), texts))
+    assert not torch.equal(table, drawn("model.embed_tokens.weight", (40, 64), texts, seed=2))
+
+
+@pytest.mark.parametrize(
+    ("name", "relative"),
+    [
+        ("0.self_attn.q_proj", 1),
+        ("0.self_attn.o_proj", ADDED),
+        ("1.mlp.down_proj", ADDED),
+        ("2.self_attn.o_proj", LAST_ADDED["o_proj"]),
+        ("2.mlp.down_proj", LAST_ADDED["down_proj"]),
+        ("2.mlp.up_proj", 1),
+    ],
+)
+def test_the_last_layer_adds_most_to_the_residual_stream(name: str, relative: float) -> None:
+    matrix = drawn(f"model.layers.{name}.weight", (256, 256), [0])
+    assert float(matrix.float().std()) == pytest.approx(STD * relative, rel=0.05)
 
 
 def test_tokens_of_a_reply_are_whole_printable_characters() -> None:

@@ -36,6 +36,9 @@ _QWEN3 = {
     "rms_norm_eps": 1e-6, "rope_parameters": {"rope_type": "default", "rope_theta": 5000000.0},
 }  # fmt: skip
 
+RANDOM_DESIGN = 2
+"""How random weights are drawn (`fgod.model.random`), for the base's id: other draws are another base."""
+
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen3-4b": {
         **_QWEN3, "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
