@@ -70,7 +70,7 @@ def write_model(folder: Path, config: Mapping[str, Any]) -> None:
         folder,
         list(shapes),
         lambda name: 2 * torch.Size(shapes[name]).numel(),
-        lambda name: {name: random_tensor(name, shapes[name], 1, texts, int(config["num_hidden_layers"]))},
+        lambda name: {name: random_tensor(name, shapes[name], 1, texts, config)},
     )
 
 
