@@ -87,7 +87,7 @@ def random_tensor(
 
 
 def std_of(name: str, config: Mapping[str, Any]) -> float:
-    """Standard deviation of a matrix: 1/√width (.02 at 2560, as Qwen3-4B's), another where a layer adds to the stream."""
+    """Standard deviation of a matrix: 1/√width (.02 at 2560), another one where a layer adds to the residual stream."""
     std: float = config["hidden_size"] ** -0.5
     for matrix, last in LAST_ADDED.items():
         if name.endswith(f".{matrix}.weight"):
