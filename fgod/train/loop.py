@@ -285,7 +285,8 @@ def prediction(
     """
     if device.type == "cuda" and architecture_of(config, "config").hand_written(config):
         return predict_on_device(config, recipe, rows, width, labels, kernels=kernels.run_on(device))
-    return predict(config, recipe, width, labels, 0 if device.type == "cuda" else process + FIRST_STEP)
+    before = 0 if device.type == "cuda" else process + FIRST_STEP[recipe.compute_dtype]
+    return predict(config, recipe, width, labels, before)
 
 
 def _check_memory(

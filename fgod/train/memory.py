@@ -20,6 +20,7 @@ from fgod.errors import UsageError
 from fgod.guard.predict import Knob, check
 from fgod.model.memory import Asked, Dimensions, Stored, predict_answers
 from fgod.models.architecture import architecture_of, tensors_of
+from fgod.models.names import EMBEDDING
 from fgod.nvfp4.codec import CHUNK as QUANTISE_CHUNK
 from fgod.nvfp4.folders import DTYPES
 from fgod.registry import OPTIMIZERS
@@ -28,8 +29,9 @@ from fgod.train.storage import FP32, as_matrix_shape, master_kind, state_bytes, 
 from fgod.train.update import CHUNK
 
 MIB = 2**20
-FIRST_STEP = 30 * MIB
-"""What torch and its libraries of products add to a process in its first step on a CPU, whatever the model."""
+FIRST_STEP = {"float32": 30 * MIB, "bfloat16": 92 * MIB}
+"""What torch and its libraries of products add to a process in its first step on a CPU, whatever the model, by the
+compute dtype."""
 
 _UPDATE_TEMPORARIES, _PACKED_TEMPORARIES = 4, 10
 """float32 copies of a chunk while it is stepped: update, what is wanted, change, product; and with packed states their
@@ -37,6 +39,10 @@ values, the weight, random words, their indices and what those become."""
 
 _QUANTISE_TEMPORARIES = 3
 """float32 copies of a chunk of a weight while it is quantised: itself, quotient, binades."""
+
+_TIED_GRADIENTS = 2
+"""Float32 copies of a tied table's gradient beside it, when the backward pass ends: the head's part, which waited for
+the embedding's, and their sum before it is brought into the table's order."""
 
 _SLOPES = 12
 """Bytes a logit while the gradient of a KL is made: the logits that waited for it, cooled, and the result."""
@@ -172,7 +178,8 @@ def predict(
         quantised = max(quantised, sum(packed_sizes) * item)
     logits = labels * config["vocab_size"] * (2 * item + (8 if recipe.kl is None else _SLOPES))
     if not recipe.step_in_backward:  # what waited for the backward pass is gone by then
-        update -= quantised + activations + logits
+        tied = family.sizes(config, where).tied and EMBEDDING in trained
+        update = max(update, 4 * _TIED_GRADIENTS * sizes[EMBEDDING] * tied) - quantised - activations - logits
     quantiser = 4 * _QUANTISE_TEMPORARIES * min(QUANTISE_CHUNK, largest_quantised) + item * largest_quantised
     return Prediction(
         optimizer=recipe.optimizer,
