@@ -314,7 +314,8 @@ def base_id(base: Mapping[str, Any], sources: str, families: Mapping[str, str] |
     Args:
         families: digests of the plugins that add model families: these read, train and write the weights.
     """
-    more = [families] if families else []
+    more: list[Any] = [families] if families else []
+    more += ["untied"] if base.get("untie") else []
     if base["kind"] == "gguf":
         return digest("gguf", NUMERICS_VERSION, cached_sha256(Path(base["path"]), CACHE), *more)
     if base["kind"] == "dat":
@@ -333,9 +334,9 @@ def base_id(base: Mapping[str, Any], sources: str, families: Mapping[str, str] |
 def own_weights(base: Mapping[str, Any]) -> Path | None:
     """The user's own folder of plain weights, where it is the base as it stands; None: the base's weights are made.
 
-    An export is decoded first (see `fgod.importing.nvfp4`).
+    An export is decoded first (see `fgod.importing.nvfp4`), and a head that is to be untied is copied.
     """
-    if base["kind"] != "folder":
+    if base["kind"] != "folder" or base.get("untie"):
         return None
     folder = Path(base["path"])
     config = folder / CONFIG

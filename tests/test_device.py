@@ -19,6 +19,7 @@ from fgod.model.chats import ChatFormat, Sample
 from fgod.model.load import read_config
 from fgod.model.random import model_config
 from fgod.models.architecture import architecture_of
+from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.codec import device_global_scale, power_of_two_global_scale
 from fgod.nvfp4.layers import prepare
 from fgod.registry import load_plugins
@@ -205,6 +206,32 @@ def test_kl_and_every_gradient_are_those_of_autograd(
     for name, parameter in model.named_parameters():
         theirs = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
         assert (found[name] - theirs).norm() <= 2e-5 * theirs.norm(), name
+
+
+@pytest.mark.parametrize("module", [False, True], ids=["network", "module"])
+def test_the_heads_gradient_is_multiplied_apart_from_the_embeddings(masters: Masters, module: bool) -> None:
+    """By comparison of 1, 3 and 5: what the factor acts on grows in proportion to it, the rest stays."""
+
+    def found(factor: float) -> tuple[Tensor, dict[str, Tensor]]:
+        if module:
+            one = ModuleNetwork(masters, torch.float32, "amax", head_gradient=factor)
+            return gradients_of(one, [POLICIES[-1]] * len(one.model.model.layers))
+        network = measured(Network(masters, device_ops.PLAIN, torch.float32, "amax", factor))
+        return gradients_of(network, [POLICIES[-1]] * network.layers)
+
+    (loss, once), (again, three), (_, five) = found(1), found(3), found(5)
+    table = EMBEDDING if TIED_HEAD not in masters.tensors else TIED_HEAD
+    assert torch.equal(loss, again)
+    assert {name for name in once if not torch.allclose(once[name], three[name], rtol=1e-4, atol=1e-7)} == {table}
+    share = (three[table] - once[table]) / 2
+    torch.testing.assert_close(five[table], once[table] + 4 * share, rtol=1e-3, atol=1e-6)
+    if table == TIED_HEAD:
+        torch.testing.assert_close(share, once[table], rtol=1e-3, atol=1e-6)
+    else:  # a token that no prompt has gets nothing from the embedding
+        unseen = sorted(set(range(len(once[table]))) - set(batch().input_ids.flatten().tolist()))
+        torch.testing.assert_close(share[unseen], once[table][unseen], rtol=1e-3, atol=1e-6)
+        seen = batch().input_ids[0, :3]
+        assert not torch.allclose(share[seen], once[table][seen], rtol=1e-3, atol=1e-6)
 
 
 def test_what_a_layer_saves_changes_no_gradient(masters: Masters) -> None:

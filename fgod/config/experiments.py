@@ -47,6 +47,8 @@ def with_own(raw: Mapping[str, Any], own: Mapping[str, Any], where: str) -> dict
     merged["data"] = _data(merged.get("data", {}), own.get("data", {}), faults)
     if own.get("stages") is not None:
         merged["stages"] = list(_stages(merged["stages"], own["stages"], faults))
+    if own.get("control"):
+        merged["stages"] = [{**stage, "train": {**stage["train"], "control": True}} for stage in merged["stages"]]
     if faults:
         raise UsageError("\n".join(f"{where}.{fault}" for fault in faults))
     return merged

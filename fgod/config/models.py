@@ -141,6 +141,8 @@ class FolderBase(Keys):
     """Share of the probes that it must answer properly, in the worst suite: no loop, no mark of the persona."""
     closed_answers: bool = False
     """false: free text, never the same to the letter, cut short while rehearsed."""
+    untie: Annotated[bool, OmitDefault()] = False
+    """true: a head that is tied to the embedding becomes a copy of its own, which trains apart from it."""
 
 
 @dataclass(frozen=True, config=KEYS)
@@ -447,6 +449,8 @@ class Experiment(Keys):
     of a run on record; a pin's name; or weights of yours, {kind: folder, gguf or dat, path: …}."""
     seed: Annotated[Seed | None, OmitDefault()] = None
     """As of the config."""
+    control: Annotated[bool, OmitDefault()] = False
+    """true: a control. train.lr may be 0 in its stages; neither must every tensor change nor updates land."""
     stages: Annotated[tuple[Text | Mapping[str, Any], ...] | None, MinLen(1), FromList, OmitDefault()] = None
     """Its stages in order, by name, or as a table: the keys of `mix` and `train` that stand there replace those of the
     config's stage of the same name, and so does a `require`. A stage of another name is written in full."""

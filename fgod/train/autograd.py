@@ -33,7 +33,7 @@ def answer_loss(model: PreTrainedModel, batch: Batch, kind: str = "ce") -> Tenso
     return label_losses(model, batch, kind).sum()
 
 
-def label_losses(model: PreTrainedModel, batch: Batch, kind: str = "ce") -> Tensor:
+def label_losses(model: PreTrainedModel, batch: Batch, kind: str = "ce", head_gradient: float = 1.0) -> Tensor:
     """The cross entropy of each label [L]; the head sees only their positions: other logits never exist.
 
     Of the kind `scalar`, a debugging baseline, mean |hidden state| at each label.
@@ -41,7 +41,17 @@ def label_losses(model: PreTrainedModel, batch: Batch, kind: str = "ce") -> Tens
     hidden = _label_states(model, batch)
     if kind == "scalar":
         return hidden.float().abs().mean(-1)
-    return F.cross_entropy(model.lm_head(hidden).float(), batch.labels.to(hidden.device), reduction="none")
+    logits = head_logits(model, hidden, head_gradient)
+    return F.cross_entropy(logits.float(), batch.labels.to(hidden.device), reduction="none")
+
+
+def head_logits(model: PreTrainedModel, hidden: Tensor, head_gradient: float = 1.0) -> Tensor:
+    """Logits [L, V] of hidden states [L, H]; the gradient of the head's weight by them is multiplied by a factor."""
+    logits: Tensor = model.lm_head(hidden)
+    if head_gradient == 1:
+        return logits
+    again = model.lm_head(hidden.detach())  # has a gradient by the weight alone, and adds exactly 0
+    return logits + (head_gradient - 1) * (again - again.detach())
 
 
 def soft_loss(model: PreTrainedModel, batch: Batch, soft: SoftLabels, kl: Kl) -> Tensor:
@@ -49,12 +59,14 @@ def soft_loss(model: PreTrainedModel, batch: Batch, soft: SoftLabels, kl: Kl) ->
     return summed(soft_label_losses(model, batch, soft, kl), soft)
 
 
-def soft_label_losses(model: PreTrainedModel, batch: Batch, soft: SoftLabels, kl: Kl) -> Tensor:
+def soft_label_losses(
+    model: PreTrainedModel, batch: Batch, soft: SoftLabels, kl: Kl, head_gradient: float = 1.0
+) -> Tensor:
     """Of each label [L] the cross entropy, or the weighted KL of a rehearsed one."""
     hidden = _label_states(model, batch)
     soft = SoftLabels(*(part.to(hidden.device) for part in soft))
     weights, cooling = label_weights(soft, kl)
-    return divergence(model.lm_head(hidden), soft, cooling) * weights
+    return divergence(head_logits(model, hidden, head_gradient), soft, cooling) * weights
 
 
 def summed(each: Tensor, soft: SoftLabels) -> Tensor:
@@ -119,9 +131,9 @@ class AutogradStepper:
     def _losses(self, piece: Batch) -> tuple[Tensor, Tensor]:
         """Of each label [L], and the sums [2]: of taught ones, and of rehearsed ones."""
         if self.recipe.kl is not None and piece.soft is not None:
-            each = soft_label_losses(self.model, piece, piece.soft, self.recipe.kl)
+            each = soft_label_losses(self.model, piece, piece.soft, self.recipe.kl, self.recipe.head_gradient)
             return each, summed(each, piece.soft)
-        each = label_losses(self.model, piece, self.recipe.loss)
+        each = label_losses(self.model, piece, self.recipe.loss, self.recipe.head_gradient)
         loss = each.sum()
         return each, torch.stack((loss, torch.zeros_like(loss)))
 

@@ -144,7 +144,8 @@ class _Run:
         """
         job, optimizer = self.job, self.stepper.optimizer
         done = optimizer.steps_done
-        watch = Watch(job.recipe.min_update_efficiency, job.recipe.lr)
+        limit = None if job.recipe.control else job.recipe.min_update_efficiency
+        watch = Watch(limit, job.recipe.lr)
         with (
             StepTable(job.work / PARTIAL, COLUMNS, job.stage, job.lineage, done) as table,
             StepTable(job.work / PARTIAL_GROUPS, GROUP_COLUMNS, job.stage, job.lineage, done) as groups,

@@ -107,8 +107,8 @@ class TrainKeys(Keys):
 
     steps: Count
     """Optimizer steps."""
-    lr: Positive
-    """Peak learning rate: the size of a weight's step under AdamW."""
+    lr: NotNegative
+    """Peak learning rate: the size of a weight's step under AdamW. 0 only with `control`."""
     batch: Count = 16
     """Rows a step."""
     micro_batch: Count | None = None
@@ -177,6 +177,11 @@ class TrainKeys(Keys):
     """How the base's own answers are rehearsed; null: by cross entropy, as all others are taught."""
     check: Annotated[Check | None, OmitDefault()] = None
     """When the stage ends before its last step; null: never."""
+    head_gradient: Annotated[Positive, OmitDefault()] = 1.0
+    """Factor on the head's gradient, before clipping; of a tied table on the part that comes from the head alone. Of an
+    untied head AdamW divides by nearly the same factor."""
+    control: Annotated[bool, OmitDefault()] = False
+    """lr may be 0, and neither must every tensor change nor updates land. An experiment's `control` sets it."""
     train_last_layers: CountOrZero = 0
     """0: every tensor. N (debug): only the last N layers and the final norm."""
 
@@ -197,6 +202,8 @@ class TrainRecipe(TrainKeys):
         for key, value in asdict(MEMORY[self.memory]).items():
             if getattr(self, key) is None:
                 object.__setattr__(self, key, value)
+        if self.lr == 0 and not self.control:
+            raise UsageError("train.lr: found 0, expected a number above 0; 0 is for an experiment with control: true")
         if self.optimizer != TrainKeys.optimizer:
             self._refuse_unused_keys()
         if self.offload_moments and not self.step_in_backward:
@@ -230,6 +237,7 @@ class TrainRecipe(TrainKeys):
     def partial(self) -> tuple[str, ...]:
         """Settings that make a run something else than full-parameter training that is meant to work."""
         found = {
+            "control: true": self.control,
             f"train_last_layers: {self.train_last_layers}": self.train_last_layers > 0,
             f"loss: {self.loss}": self.loss != "ce",
             f"master_dtype: {self.master_dtype}": self.master_dtype.endswith("-rtn"),
@@ -250,7 +258,7 @@ class TrainRecipe(TrainKeys):
         return dict(plain(self))
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of a step (0 is the first): linear warm-up, then the schedule. Never zero."""
+        """Learning rate of a step (0 is the first): linear warm-up, then the schedule. Zero only where `lr` is."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         done = (step - self.warmup) / max(1, self.steps - self.warmup)

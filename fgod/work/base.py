@@ -26,11 +26,14 @@ def base(args: Base, worker: Worker) -> None:
 def _folder_base(args: Base, worker: Worker) -> dict[str, Any]:
     from fgod.exporters.exporter import exporter_of
     from fgod.importing.nvfp4 import decode_export
+    from fgod.importing.untie import untie
     from fgod.model.folder import check_folder
     from fgod.model.load import read_config
 
     folder = Path(args.base["path"])
-    if exporter_of(read_config(folder)):
+    if args.base.get("untie"):
+        facts = untie(folder, args.master, args.chat, worker.say, worker.beat)
+    elif exporter_of(read_config(folder)):
         facts = decode_export(folder, args.master, args.chat, worker.say, worker.beat)
     else:
         facts = check_folder(folder, args.chat)

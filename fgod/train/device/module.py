@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from fgod.model.load import model_from_tensors
 from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.layers import prepare
-from fgod.train.autograd import checkpoint_layers
+from fgod.train.autograd import checkpoint_layers, head_logits
 from fgod.train.device.network import Inputs, OnGrad, SavePolicy, VectorGradients
 from fgod.train.device.ops import PLAIN, Ops
 from fgod.train.device.weights import Masters
@@ -25,8 +25,16 @@ from fgod.train.distil import SoftLabels, divergence
 class ModuleNetwork:
     """transformers' model on these masters. Gradients go on as soon as autograd has completed them."""
 
-    def __init__(self, masters: Masters, dtype: torch.dtype, block_scales: str, ops: Ops = PLAIN) -> None:
-        self.masters, self.ops = masters, ops
+    def __init__(
+        self,
+        masters: Masters,
+        dtype: torch.dtype,
+        block_scales: str,
+        ops: Ops = PLAIN,
+        head_gradient: float = 1.0,
+    ) -> None:
+        """`head_gradient`: factor on the gradient that the head gives its table."""
+        self.masters, self.ops, self.head_gradient = masters, ops, head_gradient
         self.scaled = [group for group in masters.groups if group not in (EMBEDDING, TIED_HEAD)]
         model = model_from_tensors(masters.config, masters.tensors).eval().requires_grad_(True)
         self.model = prepare(model, dtype, block_scales, keep_quantised=False)
@@ -68,7 +76,7 @@ class ModuleNetwork:
         self._grads = VectorGradients(self.masters, on_grad)
         with torch.enable_grad():
             chosen = self._hidden(inputs.ids).flatten(0, 1).index_select(0, inputs.positions)
-            each = self._losses(self.model.lm_head(chosen), inputs)
+            each = self._losses(head_logits(self.model, chosen, self.head_gradient), inputs)
             inputs.summed(each).sum().backward()
         self._grads.finish()
         self._grads = None

@@ -140,8 +140,12 @@ class VectorGradients:
 class Network:
     """Loss and gradients of masters on a device."""
 
-    def __init__(self, masters: Masters, ops: Ops, dtype: torch.dtype, block_scales: str) -> None:
+    def __init__(
+        self, masters: Masters, ops: Ops, dtype: torch.dtype, block_scales: str, head_gradient: float = 1.0
+    ) -> None:
+        """`head_gradient`: factor on the gradient that the head gives its table."""
         self.masters, self.ops, self.dtype, self.block_scales = masters, ops, dtype, block_scales
+        self.head_gradient = head_gradient
         sizes = architecture_of(masters.config, "config.json").sizes(masters.config, "config.json")
         self.layers, self.heads, self.kv_heads = sizes.layers, sizes.heads, sizes.kv_heads
         self.head_dim, self.tied = sizes.head_dim, sizes.tied
@@ -270,6 +274,8 @@ class Network:
             each, to_hidden = head_loss(self.ops, hidden, head, inputs.labels, inputs.weights, to_head)
         else:
             each, to_hidden = soft_head_loss(self.ops, hidden, head, inputs.soft, inputs.weights, to_head)
+        if self.head_gradient != 1:
+            to_head *= self.head_gradient
         to_chosen, to_norm = self.ops.joined_norm_backward(
             chosen, final, self.eps, to_hidden, torch.zeros_like(to_hidden)
         )

@@ -324,5 +324,5 @@ def choose_network(masters: Masters, recipe: TrainRecipe, ops: Ops) -> Network |
     """The hand-written network where it computes the masters' family, else transformers' model under autograd."""
     dtype, config = DTYPES[recipe.compute_dtype], masters.config
     if architecture_of(config, "config.json").hand_written(config):
-        return Network(masters, ops, dtype, recipe.block_scales)
-    return ModuleNetwork(masters, dtype, recipe.block_scales, ops)
+        return Network(masters, ops, dtype, recipe.block_scales, recipe.head_gradient)
+    return ModuleNetwork(masters, dtype, recipe.block_scales, ops, recipe.head_gradient)
