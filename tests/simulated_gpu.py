@@ -34,6 +34,9 @@ class SimulatedNvml:
     starts: int = 0
     cuda: int = 13000
     known: bytes = f"GPU-{UUID}".encode()
+    more: tuple[str, ...] = ()
+    """UUIDs of further GPUs; all have the same memory and processes."""
+    divided: bool = False
     NVMLError: Any = pynvml.NVMLError
 
     def _answer(self, code: int) -> None:
@@ -44,15 +47,25 @@ class SimulatedNvml:
         self._answer(self.starts)
 
     def nvmlDeviceGetHandleByUUID(self, uuid: bytes) -> bytes:
-        if uuid != self.known:
+        if uuid not in self._all:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
         return uuid
 
+    @property
+    def _all(self) -> list[bytes]:
+        return [self.known, *(f"GPU-{uuid}".encode() for uuid in self.more)]
+
     def nvmlDeviceGetCount(self) -> int:
-        return 1
+        return len(self._all)
 
     def nvmlDeviceGetHandleByIndex(self, number: int) -> bytes:
-        return self.known
+        return self._all[number]
+
+    def nvmlDeviceGetUUID(self, handle: bytes) -> str:
+        return handle.decode()
+
+    def nvmlDeviceGetMigMode(self, handle: bytes) -> list[int]:
+        return [int(self.divided), int(self.divided)]
 
     def nvmlSystemGetDriverVersion(self) -> str:
         return "580.95.05"

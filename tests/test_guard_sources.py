@@ -320,17 +320,6 @@ def test_a_run_that_fits_is_not_killed_for_what_a_left_over_process_holds(monkey
     assert (waited.end, waited.exit_code, waited.peak_mib) == ("own", 0, 200.0)
 
 
-def test_one_trainer_per_gpu(tmp_path: Path) -> None:
-    with others.gpu_locks(["b", "a"], 0, tmp_path) as handles:
-        assert len(handles) == 2
-        with pytest.raises(guard.LockHeldError, match="using this GPU"), others.gpu_locks(["b"], 0.05, tmp_path):
-            pass
-        with others.gpu_locks(["c"], 0, tmp_path):
-            pass
-    with others.gpu_locks(["a", "b"], 0, tmp_path):
-        pass
-
-
 def starting(simulated: SimulatedNvml, memory: tuple[float, float]) -> Callable[..., Child]:
     """`child.start` of a command that takes this memory of the simulated GPU at once."""
     real = start

@@ -382,7 +382,7 @@ class Guard(Keys):
     others_gb: NotNegative | None = None
     """GiB that others may use of the GPU at the start; null: any."""
     wait_secs: NotNegative = 0.0
-    """Seconds to wait for others to leave the GPU, then it is refused."""
+    """Seconds to wait for others to leave the GPU, then it is refused. For one of several it waits without end."""
     too_large_ok: bool = False
     """Train also what is predicted not to fit: a kill is a verdict that refits answer; a refusal is an error."""
     blind_ok: bool = False

@@ -4,7 +4,8 @@
 
 Linux only (/proc, pidfd). Modules: `limits` (what is allowed; pure), `ends` (how the command ended; pure), `pools` (the
 pools of memory of this machine), `sources`, `shared` and `gpu` (readings of a pool), `cuda`, `nvml`, `cgroup`
-(interfaces that readings come from), `others` (other users of a GPU), `child` and `keeper` (start, signals, no
+(interfaces that readings come from), `others` (other users of a GPU, and who takes which), `count` (how many GPUs
+there are), `child` and `keeper` (start, signals, no
 orphans), `watch` (the loop), `samples` (guard.tsv), `command` (options).
 
 For the guarded command: `heartbeat`, `phases` (what it does), `cap` (limit of torch's allocator), `predict` (refuses

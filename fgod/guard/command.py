@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fgod.arguments import Option, Output
 from fgod.guard.limits import Limits
@@ -56,6 +56,7 @@ class GuardOptions:
             OccupiedError: others use too much of the GPU.
         """
         command = self.command[1:] if self.command[:1] == ("--",) else self.command
-        result = run(command, self.limits, self.table, self.reason, self.phase_file, self.lock, lock_gpus=self.lock_gpu)
+        gpus: int | Literal["all"] = "all" if self.lock_gpu else 0
+        result = run(command, self.limits, self.table, self.reason, self.phase_file, self.lock, gpus=gpus)
         report(result)
         return result

@@ -17,6 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 LIBRARY = "libcuda.so.1"
+
+VARIABLE = "CUDA_VISIBLE_DEVICES"
+"""The variable by which the driver shows some GPUs alone."""
+
 INTEGRATED = 18
 """CU_DEVICE_ATTRIBUTE_INTEGRATED."""
 

@@ -33,6 +33,11 @@ class Device:
         self._processes: dict[int, float | None] = {}
         self._due = 0.0
 
+    @property
+    def part(self) -> bool:
+        """Whether it is a part of a divided GPU (MIG)."""
+        return self._nvml.uuid(self._handle).startswith("MIG-")
+
     def used_mib(self) -> float:
         return self._nvml.used_mib(self._handle, self.gpu.total_mib)
 

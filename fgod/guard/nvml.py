@@ -38,6 +38,19 @@ class Nvml:
         count = self._ask("number of GPUs", self.library.nvmlDeviceGetCount)
         return [self._ask("GPU", self.library.nvmlDeviceGetHandleByIndex, number) for number in range(count)]
 
+    def uuid(self, device: Any) -> str:
+        """`GPU-…`, or `MIG-…` of a part of one."""
+        found = self._ask("UUID", self.library.nvmlDeviceGetUUID, device)
+        return found.decode() if isinstance(found, bytes) else str(found)
+
+    def divided(self, device: Any) -> bool:
+        """Whether a GPU is divided into parts (MIG); most kinds cannot be."""
+        try:
+            current, _ = self.library.nvmlDeviceGetMigMode(device)
+        except self.library.NVMLError:
+            return False
+        return bool(current)
+
     def name(self, device: Any) -> str:
         """What its maker calls it."""
         found = self._ask("name", self.library.nvmlDeviceGetName, device)

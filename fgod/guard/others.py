@@ -1,13 +1,15 @@
-"""Who else uses the GPU, or the unified memory, before the command starts; and one trainer per GPU."""
+"""Who else uses the GPU, or the unified memory, before the command starts; and one trainer per GPU: which it takes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from fgod.errors import FgodError
+from fgod.errors import FgodError, UsageError
 from fgod.guard.limits import MIB_PER_GB, Limits
 from fgod.guard.pools import Pool
 from fgod.guard.sources import named_users
@@ -18,6 +20,9 @@ LOCK_FOLDER = Path("/tmp")
 
 LOOK_SECS = 1.0
 """Between two looks while waiting."""
+
+SAY_SECS = 600.0
+"""Between two messages while waiting for a GPU."""
 
 
 class OccupiedError(FgodError):
@@ -60,24 +65,90 @@ def wait_until_free(pools: Sequence[Pool], limits: Limits, say: Callable[[str], 
         time.sleep(min(LOOK_SECS, max(deadline - time.monotonic(), 0.01)))
 
 
+@dataclass(frozen=True)
+class Taken:
+    """GPUs that are ours alone. `locks`: descriptors, which the command inherits; `chosen`: whether there were more."""
+
+    uuids: tuple[str, ...] = ()
+    locks: tuple[int, ...] = ()
+    chosen: bool = False
+
+
 @contextmanager
-def gpu_locks(uuids: Sequence[str], wait_secs: float, folder: Path = LOCK_FOLDER) -> Iterator[list[int]]:
-    """Hold the locks of these GPUs, in one order for everybody, and yield their descriptors.
+def gpus_taken(
+    pools: Sequence[Pool], count: int | Literal["all"], wait_secs: float, say: Callable[[str], None]
+) -> Iterator[Taken]:
+    """Hold the locks of as many visible GPUs, all or none of them: those of which others use least.
+
+    Where there are more than are asked for, it waits until enough are free, and says who has them.
 
     Raises:
-        LockHeldError: another trainer has one, also after `wait_secs`.
+        LockHeldError: there are no more, and another trainer has one, also after `wait_secs`.
+        UsageError: there are fewer.
     """
-    deadline = time.monotonic() + wait_secs
-    with ExitStack() as stack:
-        yield [stack.enter_context(_held_soon(folder / f"fgod-gpu-{uuid}.lock", deadline)) for uuid in sorted(uuids)]
+    number = {uuid: pool for pool in pools for uuid in pool.uuids}
+    wanted = len(number) if count == "all" else count
+    if not wanted or not number:
+        yield Taken()
+        return
+    if wanted > len(number):
+        raise UsageError(f"found {len(number)} visible GPUs{_parts(pools)}, expected at least {wanted}")
+    if wanted == len(number):
+        deadline = time.monotonic() + wait_secs
+        with ExitStack() as stack:
+            what = f"this GPU{_parts(pools)}"
+            locks = [stack.enter_context(_held_soon(lock_file(uuid), what, deadline)) for uuid in sorted(number)]
+            yield Taken(tuple(sorted(number)), tuple(locks))
+        return
+    say_at = time.monotonic()
+    while True:
+        with ExitStack() as stack:
+            found = _free(sorted(number, key=lambda uuid: _in_use(number[uuid])), wanted, stack)
+            if len(found) == wanted:
+                yield Taken(tuple(found), tuple(found.values()), chosen=True)
+                return
+        if time.monotonic() >= say_at:
+            say(f"{wanted} of {len(number)} GPUs wanted: {_holders(number)}; waits until enough are free")
+            say_at += SAY_SECS
+        time.sleep(LOOK_SECS)
+
+
+def lock_file(uuid: str) -> Path:
+    """The lock of a GPU, or of a part of one."""
+    return LOCK_FOLDER / f"fgod-gpu-{uuid}.lock"
+
+
+def _parts(pools: Sequence[Pool]) -> str:
+    """What is to be known of a divided GPU."""
+    if not any(pool.part for pool in pools):
+        return ""
+    return " (a part of a divided GPU, MIG: a process sees one; CUDA_VISIBLE_DEVICES=MIG-UUID names another)"
+
+
+def _in_use(pool: Pool) -> float:
+    return pool.source.machine_mib() or 0.0
+
+
+def _free(uuids: Sequence[str], wanted: int, stack: ExitStack) -> dict[str, int]:
+    """The first of these GPUs that nobody has, with the descriptors of their locks, which the stack holds."""
+    found: dict[str, int] = {}
+    for uuid in uuids:
+        if len(found) < wanted and (handle := stack.enter_context(lock.held_if_free(lock_file(uuid)))) is not None:
+            found[uuid] = handle
+    return found
+
+
+def _holders(uuids: Iterable[str]) -> str:
+    held = {uuid: lock.holder_of(lock_file(uuid)) for uuid in uuids}
+    return ", ".join(f"GPU-{uuid} is held by process {holder}" for uuid, holder in held.items() if holder)
 
 
 @contextmanager
-def _held_soon(path: Path, deadline: float) -> Iterator[int]:
+def _held_soon(path: Path, what: str, deadline: float) -> Iterator[int]:
     while True:
         try:
             with ExitStack() as stack:
-                handle = stack.enter_context(lock.held(path, "this GPU"))
+                handle = stack.enter_context(lock.held(path, what))
                 kept = stack.pop_all()
         except lock.LockHeldError:
             if time.monotonic() >= deadline:

@@ -46,8 +46,11 @@ class Reading:
 class Pool:
     """One pool: its sources, and how long it has been over the limit or out of sight.
 
-    `whole`: what everybody uses of it counts against the limit, not only the command's part.
+    `whole`: what everybody uses of it counts against the limit, not only the command's part. `part`: it is that
+    of a part of a divided GPU (MIG).
     """
+
+    part = False
 
     def __init__(
         self, name: str, sources: Sequence[MemorySource], limits: Limits, gpus: Sequence[Gpu] = (), whole: bool = False
@@ -174,10 +177,13 @@ def _discrete(gpu: Gpu, limits: Limits, nvml: Callable[[], Nvml]) -> Pool:
     name = f"gpu{gpu.number}"
     try:
         device = Device(nvml(), gpu)
+        part = device.part
     except UnseenError as error:
         return Pool(name, [_Unseen(name, str(error))], limits, [gpu])
     limit = lowered(limits.limit_mib, gpu.total_mib)
-    return Pool(name, [DeviceMemory(device, limit), TreeDeviceMemory(device)], limits, [gpu])
+    pool = Pool(name, [DeviceMemory(device, limit), TreeDeviceMemory(device)], limits, [gpu])
+    pool.part = part
+    return pool
 
 
 def _unified(gpus: Sequence[Gpu], host: HostMemory, limits: Limits, nvml: Callable[[], Nvml]) -> Pool:

@@ -9,13 +9,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from fgod.guard import cap, cgroup, child, ends, others, phases, pools
+from fgod.guard import cap, cgroup, child, cuda, ends, others, phases, pools
 from fgod.guard.child import Child
 from fgod.guard.ends import Action, End, OomKills
 from fgod.guard.limits import Limits, Stall
+from fgod.guard.others import Taken
 from fgod.guard.phases import PhaseReader
 from fgod.guard.pools import Pool, Reading
 from fgod.guard.samples import WRITE_SECS, Sample, Samples, TableWriter
@@ -68,6 +70,9 @@ class GuardResult:
     events: tuple[str, ...] = ()
     """What else is to be known: sight lost, memory that did not come back."""
 
+    gpus: tuple[str, ...] = ()
+    """UUIDs of the GPUs that were its alone."""
+
     @property
     def killed(self) -> bool:
         """Whether it was ended for its memory: only then the end says something about the run."""
@@ -84,6 +89,7 @@ class GuardResult:
             "left_behind": list(self.left_behind),
             "survivors": list(self.survivors),
             "events": list(self.events),
+            "gpus": list(self.gpus),
         }
 
 
@@ -159,7 +165,7 @@ def run(
     locks: Sequence[int] = (),
     watched: Sequence[Pool] | None = None,
     write_secs: float = WRITE_SECS,
-    lock_gpus: bool = False,
+    gpus: int | Literal["all"] = 0,
 ) -> GuardResult:
     """Run a command under the guard and wait for it, all its descendants, and the records.
 
@@ -171,7 +177,8 @@ def run(
         lock_file: held by us and by the command as long as one of them lives.
         locks: descriptors of more locks, held by the caller, which the command holds too while it lives.
         watched: the pools of memory; those of this machine by default.
-        lock_gpus: let no second command that asks the same start on one of the visible GPUs.
+        gpus: how many of the visible GPUs are the command's alone: no second one that asks for GPUs gets them. Where
+            there are more, the command sees these alone, and the guard watches no other.
 
     A breach kills the whole tree. SIGHUP, SIGINT, SIGQUIT or SIGTERM to us go on to the command, which has
     `limits.grace_secs` to end by itself; then its tree is killed (exit code 128 + n). Any exception here kills the tree
@@ -188,14 +195,15 @@ def run(
     with ExitStack() as stack:
         inherit = [*locks, *([stack.enter_context(lock.held(lock_file))] if lock_file else [])]
         known = list(watched) if watched is not None else pools.of_this_machine(limits)
-        inherit += _allowed(known, limits, lock_gpus, stack)
+        known, taken = _allowed(known, limits, gpus, stack)
+        inherit += taken.locks
         _clear(table, reason, phase_file)
         if phase_file is None and limits.stall_secs:
             phase_file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fgod-guard-"))) / "phase"
         signals = stack.enter_context(child.StopSignals())
         stack.enter_context(child.subreaper())
         before = _oom_kills()
-        process = child.start(command, _environment(known, phase_file), inherit)
+        process = child.start(command, _environment(known, phase_file, taken), inherit)
         stack.callback(process.close)
         signals.watch(process)
         watch = Watch(ProcessTree(process.keeper, keeper=True), limits, known, phase_file)
@@ -209,21 +217,23 @@ def run(
             left, survivors = _end_all(watch.tree, action is not None or signals.received is not None)
             code = process.wait(KILL_SECS)
         result = _result(watch, limits, action, code, signals.received, _oom_kills().since(before), left, survivors)
+        result = replace(result, gpus=taken.uuids)
         if result.reason and reason:
             write_json(reason, _reason(command, result, action, limits))
         return result
 
 
-def _allowed(known: Sequence[Pool], limits: Limits, lock_gpus: bool, stack: ExitStack) -> list[int]:
-    """See that the pools can be read, that no other trainer has their GPUs, and that others leave room: the locks."""
+def _allowed(
+    known: Sequence[Pool], limits: Limits, gpus: int | Literal["all"], stack: ExitStack
+) -> tuple[list[Pool], Taken]:
+    """See that the pools can be read, take GPUs, and see that others leave room there: the pools to watch."""
     for line in pools.require_sight(known, limits.blind_ok):
         say(line)
-    locks: list[int] = []
-    if lock_gpus:
-        uuids = sorted({uuid for pool in known for uuid in pool.uuids})
-        locks = stack.enter_context(others.gpu_locks(uuids, limits.wait_secs))
+    taken = stack.enter_context(others.gpus_taken(known, gpus, limits.wait_secs, say))
+    if taken.chosen:
+        known = [pool for pool in known if not pool.uuids or set(taken.uuids) & {*pool.uuids}]
     others.wait_until_free(known, limits, say)
-    return locks
+    return list(known), taken
 
 
 def _result(
@@ -260,14 +270,16 @@ def _clear(*old: Path | None) -> None:
             path.unlink(missing_ok=True)
 
 
-def _environment(known: Sequence[Pool], phase_file: Path | None) -> dict[str, str]:
-    """Our environment with the variables of this guard; those of an outer guard are removed."""
+def _environment(known: Sequence[Pool], phase_file: Path | None, taken: Taken) -> dict[str, str]:
+    """Our environment with the variables of this guard; those of an outer guard are removed. GPUs that were not taken
+    are hidden."""
     ours = {
         phases.VARIABLE: phase_file and str(phase_file.absolute()),
         cap.VARIABLE: _room(known),
     }
     kept = {name: value for name, value in os.environ.items() if name not in ours}
-    return kept | {name: value for name, value in ours.items() if value}
+    seen = {cuda.VARIABLE: ",".join(f"GPU-{uuid}" for uuid in taken.uuids)} if taken.chosen else {}
+    return kept | {name: value for name, value in ours.items() if value} | seen
 
 
 def _room(known: Sequence[Pool]) -> str | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fgod.system.lock import Holder, holder_of
 from fgod.system.process import read_process
 
 if TYPE_CHECKING:
@@ -28,13 +29,18 @@ class User:
 
 @dataclass(frozen=True)
 class GpuUse:
-    """A GPU, its memory in MiB (None: NVML does not say, as of integrated GPUs), and who uses it."""
+    """A GPU, its memory in MiB (None: NVML does not say, as of integrated GPUs), and who uses it.
+
+    `holder`: the command of fgod that has taken it; None where none has.
+    """
 
     number: int
     name: str
     used_mib: float | None
     total_mib: float | None
     users: tuple[User, ...] = ()
+    uuid: str = ""
+    holder: Holder | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ def gpu_uses(nvml: Nvml) -> list[GpuUse]:
 
 
 def _use(nvml: Nvml, number: int, device: object) -> GpuUse:
+    from fgod.guard.others import lock_file
     from fgod.guard.sources import UnseenError
 
     try:
@@ -93,4 +100,6 @@ def _use(nvml: Nvml, number: int, device: object) -> GpuUse:
         users = {}
     seen = {pid: read_process(pid) for pid in users}
     named = (User(pid, known.name if (known := seen[pid]) else "", mib) for pid, mib in sorted(users.items()))
-    return GpuUse(number, nvml.name(device), used, total, tuple(named))
+    uuid = nvml.uuid(device)
+    holder = holder_of(lock_file(uuid.removeprefix("GPU-")))
+    return GpuUse(number, nvml.name(device), used, total, tuple(named), uuid, holder)

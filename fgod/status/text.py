@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from fgod.progress.reached import duration
@@ -143,11 +143,12 @@ def _gpu_lines(facts: Facts) -> Iterator[str]:
     if facts.gpus.unknown:
         yield _line("gpu", f"unknown: {facts.gpus.unknown}")
     ours = {process.pid for one in facts.running for process in one.processes}
+    commands = {one.command.pid: told(one.command) for one in facts.running}
     for gpu in facts.gpus.found:
-        yield _line("gpu", _gpu(gpu, ours))
+        yield _line("gpu", _gpu(gpu, ours, commands))
 
 
-def _gpu(gpu: GpuUse, ours: set[int]) -> str:
+def _gpu(gpu: GpuUse, ours: set[int], commands: Mapping[int, str]) -> str:
     known = gpu.used_mib is not None and gpu.total_mib is not None
     memory = f"{gpu.used_mib:.0f} of {gpu.total_mib:.0f} MiB" if known else "memory unknown"
     users = [
@@ -155,7 +156,8 @@ def _gpu(gpu: GpuUse, ours: set[int]) -> str:
         f"{'an unknown amount' if user.mib is None else f'{user.mib:.0f} MiB'}"
         for user in gpu.users
     ]
-    return f"{gpu.number} {gpu.name}: {memory} · {', '.join(users) or 'NVML names no user'}"
+    taken = f" · taken by {commands.get(gpu.holder.pid) or f'process {gpu.holder}'}" if gpu.holder else ""
+    return f"{gpu.number} {gpu.name}: {memory}{taken} · {', '.join(users) or 'NVML names no user'}"
 
 
 def _next_lines(status: Status) -> Iterator[str]:

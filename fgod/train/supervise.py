@@ -25,7 +25,7 @@ from fgod.errors import FgodError
 from fgod.guard.limits import MIB_PER_GB, lowered
 from fgod.layout import RunRecords, Work
 from fgod.registry import plugin_options
-from fgod.system.files import copy_file, file_digests, remove_folder
+from fgod.system.files import copy_file, file_digests, read_json, remove_folder
 from fgod.system.lock import held
 
 if TYPE_CHECKING:
@@ -82,6 +82,11 @@ def trainer_of(args: Train, work: Work, tables: Path) -> Trainer:
         limit_gb=lowered(args.guard.limit_gb * MIB_PER_GB, total) / MIB_PER_GB,
         too_large_ok=args.too_large_ok,
     )
+
+
+def gpus_of(args: Train) -> int:
+    """How many GPUs a training takes."""
+    return 1 if read_json(args.recipe)["train"]["device"] == "cuda" else 0
 
 
 def train(args: Train, call: Call) -> None:
@@ -146,7 +151,7 @@ def _trained(args: Train, call: Call, work: Work, lock: int) -> Outcome:
         checkpoint_steps=args.checkpoint_steps,
     )
     command = trainer.command(call.plugins)
-    ended = guard.run(command, limits, made.guard, work.guard_reason, work.phase, locks=[lock], lock_gpus=True)
+    ended = guard.run(command, limits, made.guard, work.guard_reason, work.phase, locks=[lock], gpus=gpus_of(args))
     guard.report(ended)
     call.note(guard=ended.facts())
     if not ended.killed and ended.exit_code != 0:
@@ -188,7 +193,7 @@ def report_memory(args: Train, call: Call) -> int:
         trainer = trainer_of(args, work, work.records.folder)
         steps = 1 if args.steps is None else args.steps
         command = replace(trainer, memory_report=args.memory_report, steps=steps).command(call.plugins)
-        ended = guard.run(command, args.guard, phase_file=work.phase, lock_gpus=True)
+        ended = guard.run(command, args.guard, phase_file=work.phase, gpus=gpus_of(args))
         outcome = Outcome.read(work.result) if ended.exit_code == 0 else None
     guard.report(ended)
     call.note(guard=ended.facts())

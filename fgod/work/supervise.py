@@ -105,7 +105,7 @@ def supervise(
         facts: of the command's entry in the manifest; it gets the attempts, and what the guard saw of the last.
         what: is done, in words, for messages.
         batch: prompts at once; 0: the work has no batch, and a kill is final.
-        gpu: whether it computes on a GPU: then no other such command uses the same one.
+        gpu: whether it computes on a GPU: then it takes one, which no other such command uses.
         several: whether the command takes `--processes`.
 
     Raises:
@@ -133,7 +133,7 @@ def _start(
     with tempfile.TemporaryDirectory(prefix="fgod-") as folder:
         found = Path(folder) / "report.json"
         command = child_command(argv, batch, processes, found)
-        ended = run(command, limits, phase_file=Path(folder) / "phase", lock_gpus=gpu)
+        ended = run(command, limits, phase_file=Path(folder) / "phase", gpus=int(gpu))
         child: dict[str, Any] = read_json(found) if found.exists() else {}
     report(ended)
     return ended, child
