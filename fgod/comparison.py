@@ -1,25 +1,22 @@
 """Metric by metric in four columns: the base in its own number format, the base rounded, the placebo, the tuned run.
 
-What tuning costs is tuned - placebo, with a 95 % interval: of means and percentiles a paired bootstrap over probes, of
-shares Newcombe's hybrid score interval. What rounding costs stands in the first column. Pure but for the table.
+What tuning costs is tuned - placebo over the same probes, with an interval of pairs (`fgod.compare.pairs`). What
+rounding costs stands in the first column. Pure but for the table.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from fgod.confirm.compare import difference_interval
+from fgod.compare.pairs import difference, paired
 from fgod.confirm.words import side_words, signed
 from fgod.documents import Metrics, differing_files
 from fgod.errors import FgodError
 from fgod.evaluate.measure import measure
-from fgod.evaluate.metric import Estimate, Metric, Unit, value_alone, wilson
+from fgod.evaluate.metric import Estimate, Unit
 from fgod.evaluate.scoring import Scored
 from fgod.layout import RunRecords
 from fgod.probe.record import read_probes
@@ -42,18 +39,6 @@ COLUMNS: Mapping[str, Column] = {
     **dict.fromkeys(("difference", "low", "high"), NUMBER),
     "interval": TEXT,
 }
-NEWCOMBE, BOOTSTRAP = "Newcombe", "paired bootstrap"
-RESAMPLES = 1000
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Tuned - placebo; `method` is how its 95 % interval was made, empty where there is none."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    method: str = ""
 
 
 def read_side(run: RunRecords) -> list[Scored]:
@@ -80,44 +65,6 @@ def check_same_probes(sides: Mapping[str, Sequence[Scored]]) -> None:
         )
 
 
-def difference(metric: Metric, tuned: Sequence[Scored], placebo: Sequence[Scored]) -> Difference:
-    """A metric's tuned - placebo, of the same probes in the same order."""
-    ours, theirs = measure(metric, tuned), measure(metric, placebo)
-    if ours.value is None or theirs.value is None:
-        return Difference(None)
-    value = ours.value - theirs.value
-    if ours.low is None or theirs.low is None:
-        return Difference(value)
-    if is_share(ours) and is_share(theirs):
-        interval = difference_interval(ours, theirs)
-        return Difference(value, *interval, NEWCOMBE) if interval else Difference(value)
-    return Difference(value, *paired_bootstrap(metric, tuned, placebo), BOOTSTRAP)
-
-
-def is_share(estimate: Estimate) -> bool:
-    """Whether an estimate is k of n with Wilson's interval, and no mean."""
-    if estimate.value is None or estimate.low is None or estimate.high is None:
-        return False
-    k = round(estimate.value * estimate.n)
-    if not 0 <= k <= estimate.n:
-        return False
-    return bool(np.allclose((estimate.value, estimate.low, estimate.high), (k / estimate.n, *wilson(k, estimate.n))))
-
-
-def paired_bootstrap(metric: Metric, tuned: Sequence[Scored], placebo: Sequence[Scored]) -> tuple[float, float]:
-    """Percentile bootstrap of tuned - placebo: each resample draws probes, and both sides' replies to them."""
-    picks, found = np.random.default_rng(0).integers(len(tuned), size=(RESAMPLES, len(tuned))), []
-    with value_alone():
-        for pick in picks:
-            ours, theirs = (metric.compute([side[i] for i in pick]).value for side in (tuned, placebo))
-            if ours is not None and theirs is not None:
-                found.append(ours - theirs)
-    if not found:
-        return math.nan, math.nan
-    low, high = np.quantile(found, (0.025, 0.975))
-    return float(low), float(high)
-
-
 def comparison_rows(sides: Mapping[str, Sequence[Scored]], names: Mapping[str, str]) -> Iterator[dict[str, object]]:
     """The rows of comparison.tsv, of metrics that have a value on either side of the difference.
 
@@ -129,7 +76,7 @@ def comparison_rows(sides: Mapping[str, Sequence[Scored]], names: Mapping[str, s
         found = {side: measure(metric, sides[side]) for side in SIDES}
         if found["tuned"].value is None and found["placebo"].value is None:
             continue
-        apart = difference(metric, sides["tuned"], sides["placebo"])
+        apart = difference(metric, paired(sides["placebo"], sides["tuned"]))
         row: dict[str, object] = {**names, "metric": name}
         for side, estimate in found.items():
             row |= {side: estimate.value, f"{side}_n": estimate.n}

@@ -21,8 +21,8 @@ from fgod.compare import words
 from fgod.compare.document import Comparison, compare
 from fgod.compare.operands import operand
 from fgod.compare.page import page
+from fgod.compare.pairs import BOOTSTRAP as PAIRED
 from fgod.compare.pairs import MCNEMAR, difference, paired
-from fgod.comparison import BOOTSTRAP as PAIRED
 from fgod.documents import Metrics, Outcome, Probed, Recipe
 from fgod.errors import FgodError, UsageError
 from fgod.evaluate.metric import BOOTSTRAP, Metric, Unit, mean

@@ -8,19 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fgod.abilities.paired import Paired
+from fgod.compare.pairs import BOOTSTRAP, MCNEMAR, RESAMPLES, difference, is_share, paired, paired_bootstrap
 from fgod.comparison import (
-    BOOTSTRAP,
     COLUMNS,
     HOW,
-    NEWCOMBE,
-    RESAMPLES,
     SIDES,
     check_same_probes,
     comparison_rows,
-    difference,
     in_words,
-    is_share,
-    paired_bootstrap,
     read_comparison,
     write_comparison,
 )
@@ -59,7 +55,7 @@ def side(shift: float, marked: int = 0, n: int = 60) -> list[Scored]:
 
 def test_the_difference_of_means_is_paired_over_probes() -> None:
     metric, tuned, placebo = METRICS["kl_reference"], side(0.3), side(0.2)
-    found = difference(metric, tuned, placebo)
+    found = difference(metric, paired(placebo, tuned))
     assert found.value == pytest.approx(0.1) and found.method == BOOTSTRAP
     assert found.low == pytest.approx(0.1) and found.high == pytest.approx(0.1), "each probe differs by 0.1"
     unpaired = difference_interval(metric.compute(tuned), metric.compute(placebo))
@@ -76,16 +72,16 @@ def test_the_paired_bootstrap_is_that_of_plain_numpy() -> None:
     assert found == pytest.approx(tuple(np.quantile(expected, (0.025, 0.975))))
 
 
-def test_the_difference_of_shares_has_newcombes_interval() -> None:
-    found = difference(METRICS["leak_rate"], side(0, 9), side(0, 3))
-    interval = difference_interval(share([True] * 9 + [False] * 51), share([True] * 3 + [False] * 57))
-    assert found.method == NEWCOMBE and (found.low, found.high) == interval and found.value == pytest.approx(0.1)
+def test_the_difference_of_shares_has_the_interval_of_pairs() -> None:
+    found = difference(METRICS["leak_rate"], paired(side(0, 3), side(0, 9)))
+    assert found.method == MCNEMAR and found.value == pytest.approx(0.1)
+    assert (found.low, found.high) == Paired(both=3, lost=0, gained=6, neither=51).interval
 
 
 def test_a_metric_without_an_interval_or_a_value_has_none_of_the_difference() -> None:
-    found = difference(METRICS["distinct_replies"], side(0), side(0))
+    found = difference(METRICS["distinct_replies"], paired(side(0), side(0)))
     assert (found.value, found.low, found.method) == (0.0, None, "")
-    assert difference(METRICS["identity_rate"], side(0), side(0)).value is None
+    assert difference(METRICS["identity_rate"], paired(side(0), side(0))).value is None
 
 
 def test_a_share_is_told_from_a_mean() -> None:

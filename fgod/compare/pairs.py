@@ -11,13 +11,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from fgod.abilities.paired import Paired
-from fgod.comparison import BOOTSTRAP, is_share, paired_bootstrap
 from fgod.evaluate.measure import measure
-from fgod.evaluate.metric import Metric, middle, resampled, value_alone
+from fgod.evaluate.metric import Estimate, Metric, middle, resampled, value_alone, wilson
 from fgod.evaluate.scoring import Scored
 
-MCNEMAR = "McNemar"
+MCNEMAR, BOOTSTRAP = "McNemar", "paired bootstrap"
+RESAMPLES = 1000
 
 Pairs = Sequence[tuple[Scored, Scored]]
 
@@ -106,3 +108,27 @@ def _of_shares(plain: Difference, found: Paired) -> Difference:
         only_other=found.gained,
         p_value=found.p_value,
     )
+
+
+def is_share(estimate: Estimate) -> bool:
+    """Whether an estimate is k of n with Wilson's interval, and no mean."""
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return False
+    k = round(estimate.value * estimate.n)
+    if not 0 <= k <= estimate.n:
+        return False
+    return bool(np.allclose((estimate.value, estimate.low, estimate.high), (k / estimate.n, *wilson(k, estimate.n))))
+
+
+def paired_bootstrap(metric: Metric, other: Sequence[Scored], first: Sequence[Scored]) -> tuple[float, float]:
+    """Percentile bootstrap of other - first: each resample draws probes, and both sides' replies to them."""
+    picks, found = np.random.default_rng(0).integers(len(other), size=(RESAMPLES, len(other))), []
+    with value_alone():
+        for pick in picks:
+            ours, theirs = (metric.compute([side[i] for i in pick]).value for side in (other, first))
+            if ours is not None and theirs is not None:
+                found.append(ours - theirs)
+    if not found:
+        return math.nan, math.nan
+    low, high = np.quantile(found, (0.025, 0.975))
+    return float(low), float(high)
