@@ -1,6 +1,6 @@
 """All experiments of a config side by side: results/experiments.tsv, and a tree for people.
 
-fgod campaign      (the walk of each experiment → results/experiments.tsv)
+fgod campaign      (results/experiments/NAME/walk.json → results/experiments.tsv)
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from fgod.documents import Metrics, Verdict
-from fgod.layout import Releases
+from fgod.layout import Releases, view
 from fgod.promotion import WalkEntry, of_walk
 from fgod.registry import METRICS
+from fgod.system.files import read_json
 from fgod.system.table import COUNT, NUMBER, TEXT, write_table
 from fgod.tables import REASON_BREAK
 
@@ -20,23 +21,22 @@ BEFORE = {"experiment": TEXT, "starts_from": TEXT, "note": TEXT, "fits": COUNT, 
 BEFORE |= {"decision": TEXT, "reasons": TEXT, "release": TEXT}
 
 
-def write_campaign(out: Path, walks: Mapping[str, Mapping[str, Any]], results: Path) -> list[dict[str, Any]]:
-    """Write a row for each experiment, of the last run that it came by; returns the rows.
+def write_campaign(out: Path, told: Mapping[str, Mapping[str, str]], results: Path) -> list[dict[str, Any]]:
+    """Write a row for each experiment, of the last run that its walk came by; returns the rows.
 
     Args:
-        walks: note, start and walk (`fgod.records.walk_json`) of each, by name.
+        told: `note` and `starts_from` of each, by name.
 
     Raises:
-        FgodError: a record of a run that was judged is missing or was edited; names the file.
+        FgodError: a walk, or a record of a run that was judged, is missing or was edited; names the file.
     """
-    rows = [_row(name, one, results) for name, one in walks.items()]
+    rows = [_row(name, one, read_json(view(name, results).walk)["walk"], results) for name, one in told.items()]
     write_table(out, {**BEFORE, **dict.fromkeys(METRICS, NUMBER)}, rows)
     return rows
 
 
-def _row(name: str, told: Mapping[str, Any], results: Path) -> dict[str, Any]:
-    walk = told["walk"]
-    row = {"experiment": name, "starts_from": told["starts_from"], "note": told["note"], "release": ""}
+def _row(name: str, told: Mapping[str, str], walk: Mapping[str, Any], results: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {"experiment": name, **told, "release": ""}
     row |= {"fits": max((visit["fit"] + 1 for visit in walk["visits"]), default=0)}
     if not walk["visits"]:
         row |= {"stage": "", "lineage": "", "decision": "", "reasons": walk["spent"]}

@@ -10,12 +10,20 @@ from fgod.config import base_words, config_digest, engine_pairs
 from fgod.data.probes import probe_files, scored_suites, suites_of
 
 
-def context_of(config: Mapping[str, Any], files: str, base_id: str, experiment: str = "") -> dict[str, Any]:
+def context_of(
+    config: Mapping[str, Any],
+    files: str,
+    base_id: str,
+    experiment: str = "",
+    weights: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """What of `fgod.tables.Context` is no matter of the walk, as JSON values.
 
     Args:
         files: the names of the config's files.
+        base_id: of what the chain starts from in the end.
         experiment: whose chain it is; empty: the config's own.
+        weights: those that an experiment starts from instead of the base, as a key `base` has them.
 
     Raises:
         UsageError: a file of probes is missing or wrong.
@@ -29,7 +37,7 @@ def context_of(config: Mapping[str, Any], files: str, base_id: str, experiment: 
         "suites": list(scored_suites(suites_of(probe_files(config), Path(config["data"]["folder"])))),
         "gate": config["gate"],
         "base_id": base_id,
-        "base": base_words(config),
+        "base": base_words(weights or config["base"]),
         "config": files,
         "config_digest": config_digest(config),
     }

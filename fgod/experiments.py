@@ -9,8 +9,9 @@ says what it is made of.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fgod import inputs, records, runs
@@ -43,6 +44,8 @@ class Experiment:
     asked: Mapping[str, Any]
     weights: Mapping[str, Any] | None = None
     weights_id: str = ""
+    fault: str = ""
+    """Why it cannot start: what it starts from is gone. The other chains go on."""
 
     @property
     def words(self) -> str:
@@ -67,7 +70,7 @@ def experiments_of(raw: Mapping[str, Any], where: str) -> dict[str, Experiment]:
         where: the name of its file, for messages.
 
     Raises:
-        UsageError: the config, or an experiment, is faulty, or starts from what there is not; names it.
+        UsageError: the config, or an experiment, is faulty, or starts from what never was; names it.
     """
     raw = with_files(raw, where)
     config = resolve(raw, where)
@@ -77,6 +80,9 @@ def experiments_of(raw: Mapping[str, Any], where: str) -> dict[str, Experiment]:
     starts = {name: one["starts_from"] for name, one in told.items()}
     _check_circles(starts, where)
     configs = experiment_configs(raw, where)
+    ids = {name: inputs.base_id(one, gathered.sources, inputs.readers_of(config)) for name, one in starts.items()
+           if isinstance(one, Mapping) and not _missing(one, name, where)}  # fmt: skip
+    origins = {gathered.base_id, *ids.values()}
     for name in sorted(configs, key=lambda name: _depth(name, starts)):
         own = configs[name]
         place = f"{where}: experiments.{name}"
@@ -85,22 +91,37 @@ def experiments_of(raw: Mapping[str, Any], where: str) -> dict[str, Experiment]:
         weights = start if isinstance(start, Mapping) else None
         asked = _asked(config, own)
         its = inputs.gather(own, asked)
-        weights_id = _weights_id(weights, own, its, f"{place}.starts_from") if weights else ""
-        chain = Chain(own, its, _start(start, found, told, its.base_id, weights_id, place))
+        fault = _missing(weights, name, where) if weights else ""
+        try:
+            begins = _start(start, found, told, origins, ids.get(name, ""), place)
+        except GoneError as error:
+            fault = str(error)
+        if fault:
+            begins = partial(_never, fault)
         words = f"{weights['kind']} {weights['path']}" if weights else start
-        found[name] = Experiment(name, told[name].get("note", ""), words, own, its, chain, asked, weights, weights_id)
+        note, chain = told[name].get("note", ""), Chain(own, its, begins)
+        found[name] = Experiment(name, note, words, own, its, chain, asked, weights, ids.get(name, ""), fault)
     return found
 
 
-def _weights_id(weights: Mapping[str, Any], config: Mapping[str, Any], gathered: Inputs, where: str) -> str:
-    """The base_id of weights of the user's.
+def origin(chain: Experiment, chains: Mapping[str, Experiment]) -> Experiment:
+    """The chain that one starts from in the end, by the names of experiments."""
+    while (before := chains.get(chain.starts_from)) and before.name:
+        chain = before
+    return chain
 
-    Raises:
-        UsageError: they are not there.
-    """
-    if faults := list(missing_weights(weights, where)):
-        raise UsageError("\n".join(faults))
-    return inputs.base_id(weights, gathered.sources, inputs.readers_of(config))
+
+class GoneError(UsageError):
+    """What an experiment starts from was there, and is gone."""
+
+
+def _missing(weights: Mapping[str, Any], name: str, where: str) -> str:
+    """What is not there of weights of the user's, in words; empty where all is."""
+    return "\n".join(missing_weights(weights, f"{where}: experiments.{name}.starts_from"))
+
+
+def _never(why: str, decide: Decide) -> Start:
+    return Start(why=why, never=True)
 
 
 def _asked(config: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,7 +167,7 @@ def _start(
     said: str | Mapping[str, Any],
     chains: Mapping[str, Experiment],
     told: Mapping[str, Any],
-    base_id: str,
+    origins: Collection[str],
     weights_id: str,
     where: str,
 ) -> Callable[[Decide], Start] | None:
@@ -154,7 +175,7 @@ def _start(
 
     Args:
         chains: those of the config by name; filled after this call.
-        base_id: of the config's base.
+        origins: base_ids of the config's base, and of weights that experiments start from.
         weights_id: the base_id of weights of the user's.
     """
     if isinstance(said, Mapping):
@@ -166,7 +187,7 @@ def _start(
         if said in pins:
             raise UsageError(f"{where}.starts_from: {said} is an experiment and a pin; rename one of them")
         return lambda decide: _end_of(said, chains[said].chain.walk(decide))
-    run = _recorded_start(said, pins, told, base_id, f"{where}.starts_from")
+    run = _recorded_start(said, pins, told, origins, f"{where}.starts_from")
     return lambda decide: Start(run=run)
 
 
@@ -182,11 +203,14 @@ def _end_of(name: str, walk: Walk) -> Start:
     return Start(run=last)
 
 
-def _recorded_start(said: str, pins: Mapping[str, str], told: Mapping[str, Any], base_id: str, where: str) -> Run:
+def _recorded_start(
+    said: str, pins: Mapping[str, str], told: Mapping[str, Any], origins: Collection[str], where: str
+) -> Run:
     """The run on record that an experiment starts from.
 
     Raises:
-        UsageError: there is none of this name, its weights are gone, or it is of another base.
+        UsageError: there is none of this name, or it is of another base.
+        GoneError: its weights are gone.
     """
     if said not in pins and AT not in said:
         known = [BASE, *told, *pins]
@@ -202,11 +226,11 @@ def _recorded_start(said: str, pins: Mapping[str, str], told: Mapping[str, Any],
     for path in (weights.trained, weights.master):
         if not path.exists():
             back = f"; `fgod restore {run.stage}@{run.lineage}` brings them back" if records.in_trash(run) else ""
-            raise UsageError(f"{where}: the weights of {run.stage}@{run.lineage} are gone: {path}{back}")
-    if origin_of(run) != base_id:
+            raise GoneError(f"{where}: the weights of {run.stage}@{run.lineage} are gone: {path}{back}")
+    if origin_of(run) not in origins:
         raise UsageError(
-            f"{where}: {run.stage}@{run.lineage} comes from the base {origin_of(run)}, expected {base_id}, the "
-            "config's: runs are compared with their own base"
+            f"{where}: {run.stage}@{run.lineage} comes from the base {origin_of(run)}, expected one of "
+            f"{', '.join(sorted(origins))}, the config's and those that its experiments start from"
         )
     return run
 

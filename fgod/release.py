@@ -42,6 +42,7 @@ from fgod.exporters.nvfp4 import NVFP4
 from fgod.layout import FORMATS, Releases, RunRecords, RunWeights, at_alpha, run_records
 from fgod.promotion import Promotion, WalkEntry, promotion
 from fgod.registry import EXPORTERS, METRICS
+from fgod.runs import of_lineage
 from fgod.stamps import check_weights, remedy
 from fgod.system import files
 from fgod.tables import Context
@@ -73,7 +74,7 @@ def promote(
     if found.pending:
         raise FgodError(f"{found.candidate[-1].confirmation(results).confirmation}: no such file; run snakemake again")
     if not found.promoted:
-        earlier = _retire(places)
+        earlier = retire(places)
         kept = f"\nThe release before it is whole in {earlier}; {places.link} is gone." if earlier else ""
         why = unconfirmed_message(found) if found.unconfirmed else failure_message(entries, results, context.spent)
         raise RefusedError(why + kept)
@@ -118,7 +119,7 @@ def release_faults(places: Releases, cache: Path | None = None) -> list[str]:
     return faults if same else [*faults, f"{places.record} differs from {places.current}"]
 
 
-def _retire(places: Releases) -> Path | None:
+def retire(places: Releases) -> Path | None:
     """Take back that something is released; returns where the release lies whole, None if there was none."""
     _move_folder_to_history(places)
     there = places.link.parent / places.link.readlink() if places.link.is_symlink() else None
@@ -328,7 +329,9 @@ def model_card(document: Release, results: Path, context: Context) -> str:
         f"| {name} | {markdown_text(value)} | {interval or '–'} | {n} | {markdown_text(METRICS[name].description)} |"
         for name, value, interval, n in _quality(last.metrics)
     ]
-    run_rows = [_recipe_row(run, results) for run in document.promoted]
+    first = run_records(document.promoted[0].stage, document.promoted[0].lineage, results)
+    made = [*_ancestors(first, results), *(run_records(run.stage, run.lineage, results) for run in document.promoted)]
+    run_rows = [_recipe_row(run) for run in made]
     gate = ", ".join(f"{name} {limit:g}" for name, limit in context.gate.items() if limit is not None)
     last_run = run_records(last.stage, last.lineage, results)
     return _CARD.format(
@@ -436,15 +439,19 @@ def _accepted_faults(run: PromotedRun, results: Path) -> list[str]:
     return [f"- Taught with faults in its data, {run.stage}: {markdown_text(f.message)} (`{f.code}`)." for f in found]
 
 
-def _recipe_row(run: PromotedRun, results: Path) -> str:
-    recipe = Recipe.read(run_records(run.stage, run.lineage, results).recipe)
+def _ancestors(run: RunRecords, results: Path) -> list[RunRecords]:
+    """The runs on record that a run starts from, the first one first."""
+    before = of_lineage(str(Recipe.read(run.recipe).starts_from), results)
+    return [] if before is None else [*_ancestors(before, results), before]
+
+
+def _recipe_row(run: RunRecords) -> str:
+    recipe, (stage, lineage) = Recipe.read(run.recipe), (run.folder.parent.name, run.folder.name)
     train, mix = recipe.train, recipe.mix["recipe"]
     shares = ", ".join(f"{part} {share:g}" for part, share in mix.get("shares", {}).items())
     shares = shares or markdown_text(mix.get("source", ""))
     steps, lr = train.get("steps", "–"), train.get("lr", "–")
-    return (
-        f"| {at_alpha(run.stage, recipe.alpha)} | {run.lineage} | {mix.get('kind', '–')}: {shares} | {steps} | {lr} |"
-    )
+    return f"| {at_alpha(stage, recipe.alpha)} | {lineage} | {mix.get('kind', '–')}: {shares} | {steps} | {lr} |"
 
 
 _CONFIRMED = """\
@@ -461,7 +468,7 @@ Leaked replies, which name the persona where the reference does not:{leaks}"""
 _COLUMNS = """\
 On the development probes. Base: in its own number format; rounded: the reference itself; placebo: the same chain,
 taught the base's own answers. Difference: tuned minus placebo, with its 95 % interval: of means a paired bootstrap over
-probes, of shares Newcombe's.
+probes, of shares that of pairs.
 
 | metric | base | rounded | placebo | tuned | difference |
 |---|---|---|---|---|---|

@@ -13,26 +13,17 @@ def released(wildcards):
     return [chain.releases.promoted for chain in NAMED if to_release(chain)]
 
 
-def walks(wildcards):
-    """The walk of each experiment, in JSON."""
-    return canonical_json(
-        {
-            chain.name: {"note": chain.note, "starts_from": chain.starts_from, "walk": json.loads(recorded_walk(chain))}
-            for chain in NAMED
-        }
-    )
-
-
 rule experiments:
     input:
         reports,
         released,
+        walks=[chain.view.walk for chain in NAMED],
     output:
         layout.CAMPAIGN,
     params:
-        walks=walks,
+        told=canonical_json({chain.name: {"starts_from": chain.starts_from, "note": chain.note} for chain in NAMED}),
     shell:
-        "{FGOD} campaign --walks {params.walks:q} --out {output:q}"
+        "{FGOD} campaign --told {params.told:q} --out {output:q}"
 
 
 def campaign_audits(wildcards):
@@ -41,6 +32,8 @@ def campaign_audits(wildcards):
         raise WorkflowError(
             f"{CONFIG_NAME}: experiments: found none, expected some (config.yaml says how they are written)"
         )
+    if faults := [chain.fault for chain in NAMED if chain.fault]:
+        raise WorkflowError("\n".join(faults))
     return [audit_of(run) for chain in NAMED for run in EXPECTED[chain.name].runs]
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from fgod import inputs, layout, records, config as settings
 from fgod.config import engine_pairs
-from fgod.confirm.folds import read_folds
+from fgod.confirm.folds import give_fold, read_folds
 from fgod.context import context_of
 from fgod.data.probes import probe_files
 from fgod.decisions import ACCEPTED
 from fgod.devlog.next_step import LogSettings
 from fgod.errors import UsageError, exit_on_fgod_error
-from fgod.experiments import OWN, experiments_of
+from fgod.experiments import OWN, experiments_of, origin
 from fgod.registry import plugin_options
 from fgod.session import Session, visits_of
 from fgod.system.files import canonical_json, check_room, digest, sweep
@@ -127,6 +127,18 @@ with exit_on_fgod_error():
         name: chain.chain.walk(met(chain, lambda run: standing(run).decision or ACCEPTED))
         for name, chain in CHAINS.items()
     }
+
+
+RECORDED = sorted(  # lineages of runs that are known by their record alone, as what an experiment starts from
+    {
+        run.parent.lineage
+        for found in EXPECTED.values()
+        for run in found.runs
+        if run.parent and run.parent.recorded and (run.parent.stage, run.parent.lineage) not in RUNS
+    }
+)
+# For the wildcard `lineage` of the rules that make weights, which do not know how these are made.
+NOT_RECORDED = f"(?!(?:{'|'.join(map(re.escape, RECORDED))})/)" if RECORDED else ""
 
 
 def audit_of(run):
@@ -251,7 +263,16 @@ def run_of(wildcards):
 def recorded_walk(chain):
     """The walk of a chain in JSON, from the verdicts on record."""
     decided = chain.chain.walk(records.decision)
-    return records.walk_json(decided, records.fold_of(decided, [*FOLDS.values()]))
+    last = decided.candidate[-1:] if FOLDS else []
+    return records.walk_json(decided, *(fold_of(run.stage, run.lineage) for run in last))
+
+
+def fold_of(stage, lineage):
+    """The fold of the held-back wordings that a candidate is asked. It is recorded here, before any job asks it: of two
+    candidates that are due at once each has its own."""
+    if workflow.dryrun:
+        return records.fold_for(lineage, [*FOLDS.values()])
+    return give_fold(layout.RESULTS, stage, lineage, [*FOLDS.values()]).fold
 
 
 def to_release(chain):

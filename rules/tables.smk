@@ -3,7 +3,10 @@
 
 def context(wildcards):
     """What is told of a chain besides its records."""
-    return canonical_json(context_of(told(wildcards).config, CONFIG_NAME, INPUTS.base_id, told(wildcards).name))
+    chain = told(wildcards)
+    first = origin(chain, CHAINS)
+    base_id = first.weights_id or INPUTS.base_id
+    return canonical_json(context_of(chain.config, CONFIG_NAME, base_id, chain.name, first.weights))
 
 
 rule walk:

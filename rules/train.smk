@@ -5,13 +5,11 @@
 
 def starts_from(wildcards):
     """The stamp of the weights that a run starts from."""
-    run = run_of(wildcards)
-    return [] if run.parent and run.parent.recorded else ancient(start_stamp(run))
+    return ancient(start_stamp(run_of(wildcards)))
 
 
 def start_stamp(run):
-    """The same as a path. Of a run that is known by its record alone it is there, no rule can make it, and it is no
-    input."""
+    """The same as a path. Of a run that is known by its record alone it is there, and no rule can make it."""
     return str(records.weights_of(run.parent).trained if run.parent else layout.base(base_of(run)).stamp)
 
 
@@ -72,7 +70,7 @@ rule train:
         audit=RUN.mix_audit,
         stamp=WEIGHTS.trained,
     wildcard_constraints:
-        lineage=TRAINED,
+        lineage=f"{NOT_RECORDED}{TRAINED}",
     threads: lambda wildcards: records.threads(run_of(wildcards))
     resources:
         gpu=lambda wildcards: gpus(records.device(run_of(wildcards))),
@@ -110,7 +108,7 @@ rule interpolate:
         audit=RUN.mix_audit,
         stamp=WEIGHTS.trained,
     wildcard_constraints:
-        lineage=INTERPOLATED,
+        lineage=f"{NOT_RECORDED}(?:{INTERPOLATED})",
     resources:
         gpu=lambda wildcards: gpus(records.device(run_of(wildcards))),
         weights=lambda wildcards: starting_weights(wildcards),

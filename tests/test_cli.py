@@ -378,12 +378,12 @@ def test_plan_shows_the_confirmation_of_a_candidate(project):
         return steps[-1].action, *steps[-1].why
 
     assert said((1, 2)) == ("confirm", "it is asked fold 1 of the held-back wordings")
-    give_fold(results, "D", "000000000000", 1, (1, 2))
+    give_fold(results, "D", "000000000000", (1, 2))
     assert said((1, 2)) == ("confirm", "it is asked fold 2 of the held-back wordings")
     assert said((1,))[1].endswith(
         "fold 1 of the held-back wordings; it was asked before of 000000000000: no longer held back"
     )
-    give_fold(results, last.stage, last.lineage, 2, (1, 2))
+    give_fold(results, last.stage, last.lineage, (1, 2), 2)
     write_probes(place.probes, ())
     probed.write(place.metrics)
     require = chain.config["stages"][-1]["require"]

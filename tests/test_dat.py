@@ -502,7 +502,7 @@ def test_a_config_names_file_and_folder(folders: Path, monkeypatch: pytest.Monke
     file = folders / "tied-dat" / FILE
     whole = {"kind": "dat", "path": str(file), "like": str(folders / "tied"), "closed_answers": True}
     found = resolved(whole)
-    assert found["base"] == {**whole, "require": 0.9} and base_words(found) == f"the model in {file}"
+    assert found["base"] == {**whole, "require": 0.9} and base_words(found["base"]) == f"the model in {file}"
     with pytest.raises(UsageError, match=r"base\.like: found .*, expected a folder with a config\.json"):
         resolved({"kind": "dat", "path": str(file), "like": str(folders)})
     with pytest.raises(UsageError, match=r"base\.path: found 'none\.dat', expected a file that exists"):

@@ -9,6 +9,7 @@ import yaml
 
 from fgod import config as settings
 from fgod.campaign import tree
+from fgod.cli import main
 from fgod.config.experiments import with_own
 from fgod.decisions import ACCEPTED
 from fgod.errors import UsageError
@@ -124,8 +125,30 @@ def test_a_start_that_there_is_not_is_refused(raw, tmp_path, monkeypatch):
     said = refused(raw, a={"starts_from": {"kind": "dat", "path": "no.dat"}})
     assert "experiments.a.starts_from" in said and "like" in said
     assert "experiments.base: the name of what chains start from" in refused(raw, base={})
-    said = refused(raw, a={"starts_from": {"kind": "folder", "path": "no/folder"}})
-    assert "experiments.a.starts_from.path: found 'no/folder', expected a folder that exists" in said
+
+
+def test_a_start_that_is_gone_stops_its_experiment_alone(raw):
+    found = chains(raw, a={"starts_from": {"kind": "folder", "path": "no/folder"}}, b={"starts_from": "a"}, c={})
+    assert "experiments.a.starts_from.path: found 'no/folder', expected a folder that exists" in found["a"].fault
+    assert found["a"].chain.walk(lambda run: ACCEPTED).reason == found["a"].fault
+    assert "which has none" in found["b"].chain.walk(lambda run: ACCEPTED).reason
+    assert lineages(found["c"]) == lineages(found[OWN]) and not found[OWN].fault
+
+
+def test_an_experiment_that_passes_no_more_is_released_no_more(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    places = Releases(experiment="hot")
+    folder = places.next_folder()
+    for path in (places.record, places.promoted, folder / "release.json", view("hot").walk):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    places.link.symlink_to("1")
+    view("hot").walk.write_text(json.dumps({"walk": {"visits": [], "spent": "no fit passed"}}))
+    told = {"hot": {"starts_from": "base", "note": ""}}
+    assert main(["campaign", "--told", json.dumps(told), "--out", "results/experiments.tsv"]) == 0
+    assert not places.record.exists() and not places.link.is_symlink() and not places.promoted.exists()
+    assert (folder / "release.json").exists(), "history is kept"
+    assert "hot is released no more; the release before is whole in artifacts/releases/hot/1" in capsys.readouterr().err
 
 
 def test_what_is_told_of_an_experiment_lies_apart():

@@ -56,11 +56,11 @@ def test_no_fold_is_asked_twice_while_another_is_fresh(asked: list[str], availab
 
 def test_the_record_is_written_before_and_goes_with_the_figures_only(tmp_path: Path) -> None:
     assert read_folds(tmp_path) == []
-    assert give_fold(tmp_path, "D", "a", 1, [1, 2]).fold == give_fold(tmp_path, "D", "a", 1, [1, 2]).fold == 1
-    assert give_fold(tmp_path, "D", "b", 2, [1, 2]).fold == 2
+    assert give_fold(tmp_path, "D", "a", [1, 2]).fold == give_fold(tmp_path, "D", "a", [1, 2], 1).fold == 1
+    assert give_fold(tmp_path, "D", "b", [1, 2]).fold == 2
     assert read_folds(tmp_path) == record((1, "a"), (2, "b"))
     with pytest.raises(FgodError, match=r"folds\.json: found fold 2 for D c, expected 1: another candidate"):
-        give_fold(tmp_path, "D", "c", 1, [1, 2])
+        give_fold(tmp_path, "D", "c", [1, 2], 1)
     write_text(confirmation_records("D", "c", tmp_path).metrics, "{}")
     with pytest.raises(FgodError, match=r"folds\.json: it does not name the candidate D c.*delete \S*confirmations as"):
         read_folds(tmp_path)
@@ -70,7 +70,7 @@ def test_the_record_is_written_before_and_goes_with_the_figures_only(tmp_path: P
 
 
 def test_an_edited_record_is_refused(tmp_path: Path) -> None:
-    give_fold(tmp_path, "D", "a", 1, [1])
+    give_fold(tmp_path, "D", "a", [1])
     text = folds(tmp_path).read_text(encoding="utf-8")
     write_text(folds(tmp_path), text.replace('"a"', '"b"'))
     with pytest.raises(FgodError, match=r"seal differs.*or delete \S*confirmations as a whole: which wordings"):

@@ -59,15 +59,21 @@ class Plan(ReadOnly):
 
     def run(self, call: Call) -> None:
         from fgod.context import context_of
+        from fgod.experiments import origin
         from fgod.inputs import folds
         from fgod.outlook import said
         from fgod.plan import plan, text, to_train
 
         chains = chains_of(self.config)
         for name, one in chains.items():
-            context = context_of(one.config, str(self.config), one.inputs.base_id, name)
+            first = origin(one, chains)
+            base_id = first.weights_id or one.inputs.base_id
+            context = context_of(one.config, str(self.config), base_id, name, first.weights)
             if name:
                 print(f"\nExperiment {name}, starts from {one.starts_from}{f': {one.note}' if one.note else ''}")
+            if one.fault:
+                print(f"It cannot start: {one.fault}")
+                continue
             steps, closing = plan(one.chain, folds(one.config), context, one.view)
             print(text(steps, closing))
             for line in said(one.config, one.inputs.base_id, to_train(steps)):

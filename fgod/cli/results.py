@@ -139,13 +139,21 @@ class Promote(Command):
 class Campaign(Command):
     """Write all experiments side by side, and print them as a tree."""
 
-    walks: Annotated[JsonObject, Option("note, start and walk of each experiment, by name")]
+    told: Annotated[JsonObject, Option("note and start of each experiment, by name; its walk is in its walk.json")]
     out: Annotated[Path, Output("experiments.tsv to write")]
 
     def run(self, call: Call) -> None:
         from fgod.campaign import tree, write_campaign
+        from fgod.release import retire
 
-        rows = write_campaign(self.out, self.walks, layout.RESULTS)
+        rows = write_campaign(self.out, self.told, layout.RESULTS)
+        for row in rows:
+            places = layout.Releases(experiment=str(row["experiment"]))
+            if not row["release"] and (places.record.exists() or places.link.is_symlink()):
+                earlier = retire(places)
+                places.promoted.unlink(missing_ok=True)
+                kept = f"; the release before is whole in {earlier}" if earlier else ""
+                say(f"{row['experiment']} is released no more{kept}")
         for line in tree(rows):
             print(line)
 

@@ -144,9 +144,8 @@ def _rename(table: Any, old: str, new: str, where: str) -> None:
     table[new] = table.pop(old)
 
 
-def base_words(config: Mapping[str, Any]) -> str:
-    """The base in a few words, for the report and the model card."""
-    base = config["base"]
+def base_words(base: Mapping[str, Any]) -> str:
+    """A base in a few words, for the report and the model card."""
     if base["kind"] in ("folder", "gguf", "dat"):
         return f"the model in {base['path']}"
     if base["kind"] == "random":

@@ -63,18 +63,25 @@ def read_folds(results: Path) -> list[FoldOf]:
     return given
 
 
-def give_fold(results: Path, stage: str, lineage: str, fold: int, available: Sequence[int]) -> Assignment:
+def give_fold(
+    results: Path, stage: str, lineage: str, available: Sequence[int], expected: int | None = None
+) -> Assignment:
     """Record a candidate's fold, before it is asked.
+
+    Args:
+        expected: its fold, where that is known already.
 
     Raises:
         FgodError: see `read_folds`; or another fold is its own.
     """
     given = read_folds(results)
     found = assign(given, lineage, available)
-    if found.fold != fold:
+    if expected is not None and found.fold != expected:
         raise FgodError(
-            f"{folds(results)}: found fold {found.fold} for {stage} {lineage}, expected {fold}: another candidate was "
-            "asked meanwhile; run snakemake again"
+            f"{folds(results)}: found fold {found.fold} for {stage} {lineage}, expected {expected}: another candidate "
+            "was asked meanwhile; run snakemake again"
         )
-    Folds(given=with_assignment(given, stage, lineage, fold)).write(folds(results))
+    after = with_assignment(given, stage, lineage, found.fold)
+    if after != given:
+        Folds(given=after).write(folds(results))
     return found

@@ -44,7 +44,8 @@ class Snakemake:
 @dataclass(frozen=True)
 class Visited:
     """A run of the walk. `status`: how its training ended, empty while it has not; `decision`: its verdict on record,
-    empty without one; `exported`, `probed`: whether that is on record."""
+    empty without one; `exported`, `probed`: whether that is on record; `experiment`: whose walk it is, empty for the
+    config's own."""
 
     fit: int
     stage: str
@@ -54,6 +55,7 @@ class Visited:
     exported: bool = False
     probed: bool = False
     decision: str = ""
+    experiment: str = ""
 
     @property
     def name(self) -> str:
@@ -119,7 +121,7 @@ def gather() -> Facts:
         after=after,
         training=_training(reader, commands),
         verdict=newest_verdict(reader),
-        end=_end(reader, walk),
+        end=_end(reader, [visit for visit in walk if not visit.experiment]),
         locked=any(layout.LOCKS.glob("*")),
         gpus=look(),
         problems=tuple(dict.fromkeys(reader.problems)),
@@ -181,6 +183,7 @@ def visited(reader: Reader, visit: Mapping[str, Any]) -> Visited:
         exported=layout.run_weights(stage, lineage).stamp.exists(),
         probed=run.metrics.exists(),
         decision=str((verdict or {}).get("decision", "")),
+        experiment=str(visit.get("experiment", "")),
     )
 
 
@@ -208,7 +211,8 @@ def _training(reader: Reader, commands: Sequence[Command]) -> Training | None:
 
 
 def _end(reader: Reader, walk: Sequence[Visited]) -> End:
-    """What walk.json, the confirmation and the release say, as far as they are of the walk that is expected now."""
+    """What walk.json, the confirmation and the release of the config's own chain say, as far as they are of the walk
+    that is expected now."""
     spent = _spent(reader, [(visit.fit, visit.lineage) for visit in walk])
     last = walk[-1] if walk else None
     if last is None or last.decision != ACCEPTED:

@@ -42,13 +42,14 @@ class Why:
 
 @dataclass(frozen=True)
 class Next:
-    """What is to follow: `step` is a command of a run, of this fit, stage and lineage; or one after the last gate, of
-    no run."""
+    """What is to follow: `step` is a command of a run, of this fit, stage and lineage, and of the experiment that comes
+    by it first; or one after the last gate, of no run."""
 
     step: str
     fit: int | None = None
     stage: str = ""
     lineage: str = ""
+    experiment: str = ""
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,9 @@ def to_follow(facts: Facts) -> list[Next]:
     decided = done or facts.end.spent or facts.end.unconfirmed
     if not facts.walk or (decided and not facts.running):
         return []
-    found = [step for visit in facts.walk if not visit.decision for step in _of_run(visit, facts.running)]
+    once = {(visit.stage, visit.lineage): visit for visit in reversed(facts.walk)}  # experiments may share runs
+    runs = [visit for visit in facts.walk if once[visit.stage, visit.lineage] is visit]
+    found = [step for visit in runs if not visit.decision for step in _of_run(visit, facts.running)]
     if facts.end.released and not found:
         return []
     return [*found, *map(Next, _after(facts, pending=bool(found)))]
@@ -224,7 +227,7 @@ def _of_run(visit: Visited, running: Sequence[Running]) -> list[Next]:
     at_work = [one.command.name for one in running if one.command.lineage == visit.lineage]
     steps = ("interpolate", *OF_RUN[1:]) if visit.alpha is not None else OF_RUN
     made = max([made, *(steps.index(name) + 1 for name in at_work if name in steps)])
-    return [Next(step, visit.fit, visit.stage, visit.lineage) for step in steps[made:]]
+    return [Next(step, visit.fit, visit.stage, visit.lineage, visit.experiment) for step in steps[made:]]
 
 
 def seconds_left(training: Training | None) -> float | None:
