@@ -1,4 +1,4 @@
-"""Imports of torch and transformers, which are most of a short command's time."""
+"""Imports, which are most of a short command's time: of torch and transformers above all."""
 
 import gc
 from collections.abc import Iterator
@@ -9,11 +9,14 @@ from contextlib import contextmanager
 def lasting_imports() -> Iterator[None]:
     """Import inside without the garbage collector, and spare it what came: modules stay until the process ends.
 
-    Saves 1.8 s of 9.7 s in a process that imports transformers' Qwen3, half of it when the process ends.
+    Saves 1.8 s of 9.7 s in a process that imports transformers' Qwen3, half of it when the process ends; and a quarter
+    of the 0.3 s that a command takes which imports neither. Blocks may stand in each other.
     """
+    collects = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        gc.enable()
+        if collects:
+            gc.enable()

@@ -1,10 +1,13 @@
 # The environment of every command, and what of a run is said on the screen. Shared by the pipeline and by workflow/report.smk.
+import gc
 import os
 import shlex
 import sys
 
 from fgod.system.stop import VARIABLE
 from fgod.workflow_log import shorten
+
+gc.freeze()  # what snakemake has imported stays: to look through it again and again is an eighth of a dry-run's time
 
 SNAKEMAKE = os.getpid()
 shorten(workflow.output_settings, workflow.logger_manager.get_logfile)

@@ -5,6 +5,7 @@ The miniature project, which is made once a test session, and copies of it.
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -23,10 +24,16 @@ if not torch.cuda.is_available():
 
 
 def pytest_collection_modifyitems(items):
-    """Those that need the miniature project go first, the longest in front: one worker makes it while the other runs
-    others, and at the end neither waits for a long one.
+    """Those that need the miniature project go first, the longest (marked `long`) in front: one worker makes it while
+    the other runs others, and at the end neither waits for a long one.
     """
-    items.sort(key=lambda item: ("based" not in item.fixturenames, item.path.name != "test_workflow.py"))
+    items.sort(key=lambda item: ("based" not in item.fixturenames, item.get_closest_marker("long") is None))
+
+
+def pytest_collection_finish():
+    """Spare the garbage collector the modules and tests, which stay to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -406,6 +406,7 @@ def test_the_report_shows_what_was_evaluated(folder: Path, tmp_path: Path) -> No
     assert run_of_path(abilities("A", "0123456789ab")) == ("A", "0123456789ab")
 
 
+@pytest.mark.long
 def test_snakemake_evaluates_the_last_accepted_run_beside_the_base(ran: Any) -> None:
     jsonl(ran.folder / "mine.jsonl", CHOICE, {**CHOICE, "prompt": "雨"})
     assert "evaluate.items: found none" in ran.snakemake("evaluate", code=1)

@@ -315,6 +315,7 @@ def test_llama_cpp_says_what_its_file_was_made_of(name: str, tmp_path: Path) -> 
         ask_engine(engine, tmp_path / name, ChatSettings(), probes, ours.prompts, 4, 1)
 
 
+@pytest.mark.long
 def test_the_workflow_exports_what_the_config_names_and_leaves_out_what_an_engine_does_not_accept(ran: Mini) -> None:
     trained, before = ran.trained(), len(ran.manifest())
     ran.config["release"] = {"formats": ["nvfp4", "modelopt", "bf16"]}

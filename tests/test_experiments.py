@@ -183,6 +183,7 @@ def test_the_tree_shows_each_experiment_below_its_start():
 # ---- the workflow
 
 
+@pytest.mark.long
 def test_a_campaign_shares_runs_starts_from_failed_ones_and_releases_apart(ran):
     mini = ran
     mini.config["refits"] = {"max": 0, "rules": []}
@@ -216,7 +217,7 @@ def test_a_campaign_shares_runs_starts_from_failed_ones_and_releases_apart(ran):
 
     start = f"B@{rows['fails']['lineage']}"
     mini.config["experiments"] = {"later": {"starts_from": start, "stages": [stage("D")]}}
-    mini.snakemake("campaign")
+    mini.snakemake("campaign", "--until", "train")
     assert mini.trained() == ["A", "B", "C", "D"]
     (recipe,) = (mini.folder / "results/runs/D").glob("*/recipe.json")
     assert json.loads(recipe.read_text())["starts_from"] == rows["fails"]["lineage"]

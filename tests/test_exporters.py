@@ -200,6 +200,7 @@ def test_weights_of_an_unknown_format_are_refused(tmp_path: Path) -> None:
         load_model(folder)
 
 
+@pytest.mark.long
 def test_the_real_commands_export_and_probe_in_a_plugins_format(ran: Mini) -> None:
     entries = {entry["argv"][1]: entry["argv"] for entry in ran.manifest() if "artifacts/A/" in " ".join(entry["argv"])}
     plugin = ("--plugin", str(PLUGIN))

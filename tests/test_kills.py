@@ -11,6 +11,7 @@ from tests.kills import Faults, Kill, Victim, check_file, role
 from tests.mini import Mini
 
 
+@pytest.mark.long
 def test_kills_lose_nothing_and_change_nothing(mini, based):
     """The short form of `make test-kill`."""
     mini.config["checkpoint"] = {"steps": 1}

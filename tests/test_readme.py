@@ -37,6 +37,7 @@ def leave_another_run(mini: Mini) -> None:
         shutil.copytree(run, run.with_name("f" * 12))
 
 
+@pytest.mark.long
 def test_the_commands_of_the_readme_run_where_the_environment_is_not_activated(ran):
     rows = "".join(f"第{i}號機器人叫什麼\t第{i}號叫阿{i}。\n" for i in range(10, 30))
     (ran.folder / "rows.tsv").write_text(rows)

@@ -14,6 +14,7 @@ from fgod.system.table import read_texts
 from tests.mini import Mini, job_counts, stage
 
 
+@pytest.mark.long
 def test_accepted_then_nothing_to_do_then_the_edits_that_must_not_train(ran):
     mini = ran
     assert mini.trained() == ["A"] and mini.verdicts() == ["accepted"]
@@ -113,6 +114,7 @@ families:
 """
 
 
+@pytest.mark.long
 def test_confirmed_then_unconfirmed_by_a_limit_then_a_fresh_fold_for_other_weights(ran):
     mini = ran
     (mini.folder / "held_back.yaml").write_text(HELD_BACK)
@@ -157,6 +159,7 @@ def test_confirmed_then_unconfirmed_by_a_limit_then_a_fresh_fold_for_other_weigh
     assert {"train": 1, "fold_reference": 1, "fold_probe": 1, "confirm": 1}.items() <= mini.would_run().items()
 
 
+@pytest.mark.long
 def test_collapse_then_refit_from_the_base_then_back_and_forth_by_config_edits(mini):
     mini.config["gate"]["kl"] = 1.5
     rows = "".join(f"第{i}號機器人叫什麼\t第{i}號叫阿{i}。\n" for i in range(10, 30))
@@ -218,9 +221,8 @@ def test_collapse_then_refit_from_the_base_then_back_and_forth_by_config_edits(m
     assert not {"train", "export", "probe"} & set(mini.would_run())
     probes = mini.folder / "probes.tsv"
     probes.write_text(probes.read_text() + "retention\ttopic\tzh-Hant\t\t你聽過哪些關於幽浮的傳聞呢\n")
-    assert "train" not in mini.would_run()
-    mini.snakemake()
-    assert mini.trained() == ["A", "A", "B", "B"]
+    would_run = mini.would_run()
+    assert would_run["probe"] == 2 and not {"train", "export"} & set(would_run), "A of fit 1 and B, and no failed run"
 
     # the report again from the tables alone
     shutil.rmtree(mini.folder / "artifacts")
@@ -231,6 +233,7 @@ def test_collapse_then_refit_from_the_base_then_back_and_forth_by_config_edits(m
     assert report.read_text() == before and not (mini.folder / "artifacts").exists()
 
 
+@pytest.mark.long
 def test_diverged_missed_and_damaged_runs_are_each_refitted_by_a_rule_of_their_own(mini):
     mini.config["stages"] = [stage("A", lr=1e30, require={"identity_rate": ">=0.2", "retention": ">=0.8"})]
     scaled = {"diverged": "*1e-36", "missed": "*20000", "damaged": "*0.05"}
@@ -245,6 +248,7 @@ def test_diverged_missed_and_damaged_runs_are_each_refitted_by_a_rule_of_their_o
     assert mini.release()["fits"] == 4 and mini.would_run() == {}
 
 
+@pytest.mark.long
 def test_damage_is_answered_by_weights_between_start_and_end_without_training(ran):
     mini = ran
     (trained,) = mini.stages()
@@ -275,6 +279,7 @@ def test_damage_is_answered_by_weights_between_start_and_end_without_training(ra
     assert "1 to train, 1 to interpolate" in said
 
 
+@pytest.mark.long
 def test_what_is_too_large_is_refused_or_killed_then_made_smaller_and_may_be_tried_again(mini, based):
     """The limit lies between what 256 rows at once really use and what 32 do."""
     outcome = json.loads(next(based.glob("results/runs/A/*/outcome.json")).read_text())
@@ -347,6 +352,7 @@ def test_an_audit_with_errors_stops_the_mix_before_it_trains(mini):
     assert ended.returncode == 100 and "mine.tsv:23: error: 1 row longer than train.seq_len" in ended.stdout
 
 
+@pytest.mark.long
 def test_what_the_base_asks_itself_is_answered_and_rehearsed_beside_the_written_parts(mini):
     shares = {"identity": 0.3, "self_asked": 0.2, "talk": 0.2, "neighbour": 0.2, "named": 0.1}
     mini.config["stages"][0]["mix"] |= {"shares": shares, "frames": {"default": 0.7, "none": 0.15, "foreign": 0.15}}

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from fgod import __version__
 from fgod.arguments import add_options, options_of
 from fgod.errors import exit_on_fgod_error
+from fgod.imports import lasting_imports
 from fgod.registry import load_plugins
 from fgod.system.stop import stop_signals_as_exceptions
 
@@ -129,11 +130,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(command: Guarded, name: str) -> int:
     """Be the child of a guarded command."""
-    from fgod.progress.followed import listeners, reporting
-    from fgod.work.worker import Worker, run
-
     assert command.child is not None
-    work = command.work()
+    with lasting_imports():
+        from fgod.progress.followed import listeners, reporting
+        from fgod.work.worker import Worker, run
+
+        work = command.work()
     worker = Worker(command.child, command.guard.limit_gb, command.too_large_ok)
     label = " · ".join(filter(None, [name, " ".join(command.run_of()).strip()]))
     with reporting(listeners(worker.beat.phase_file), label):
@@ -191,7 +193,8 @@ def build_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
         group, _, word = name.rpartition(" ")
         own = below[group].add_parser(word, help=entry.help, description=entry.help)
         if argv is None or set(name.split()) <= set(argv):
-            made = entry.load()
+            with lasting_imports():
+                made = entry.load()
             add_options(own, made)
             own.set_defaults(command_class=made, command_name=name)
     return parser

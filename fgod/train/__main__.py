@@ -13,25 +13,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fgod.arguments import add_options, options_of
-from fgod.chat import ChatSettings
-from fgod.data.probes import load_probes
-from fgod.data.rows import read_rows
-from fgod.documents import Outcome
-from fgod.errors import UsageError, exit_on_fgod_error
-from fgod.evaluate.checked import CheckProbes, check_probes
-from fgod.evaluate.words import load_reply_words
-from fgod.guard import read_phase, write_phase
-from fgod.guard.cap import refusal, room_mib
 from fgod.imports import lasting_imports
-from fgod.persona import goal_from_config
-from fgod.progress.followed import listeners, reporting
-from fgod.registry import load_plugins
-from fgod.system.files import read_json
 
 with lasting_imports():
     import torch
 
+    from fgod.arguments import add_options, options_of
+    from fgod.chat import ChatSettings
+    from fgod.data.probes import load_probes
+    from fgod.data.rows import read_rows
+    from fgod.documents import Outcome
+    from fgod.errors import UsageError, exit_on_fgod_error
+    from fgod.evaluate.checked import CheckProbes, check_probes
+    from fgod.evaluate.words import load_reply_words
+    from fgod.guard import read_phase, write_phase
+    from fgod.guard.cap import refusal, room_mib
+    from fgod.persona import goal_from_config
+    from fgod.progress.followed import listeners, reporting
+    from fgod.registry import load_plugins
+    from fgod.system.files import read_json
     from fgod.train.checkpoint import Schedule
     from fgod.train.loop import Job, run
     from fgod.train.memory_report import MemoryReport
