@@ -26,6 +26,7 @@ from fgod.train.preflight import check_forward
 from fgod.train.recipe import Kl, TrainRecipe
 from fgod.train.record import StepRow, numbers
 from fgod.train.stepper import UPDATE_NOT_FINITE, DivergedError, Phase, Result
+from fgod.train.stored import OwnTensors, StoredTensors
 
 
 def answer_loss(model: PreTrainedModel, batch: Batch, kind: str = "ce") -> Tensor:
@@ -93,6 +94,10 @@ class AutogradStepper:
     phase: Phase
     done: list[Result] = field(default_factory=list)
     lr_factor: float = 1.0
+
+    @property
+    def masters(self) -> StoredTensors:
+        return OwnTensors({name: parameter.detach() for name, parameter in self.model.named_parameters()})
 
     def preflight(self, chats: Sequence[Sequence[int]]) -> float:
         return check_forward(self.model, chats)

@@ -16,8 +16,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from fgod import training_numerics
 from fgod.checkpoints import PREFIX, folders
 from fgod.data.rows import LATER_COLUMNS, ROW_COLUMNS, Row, record
@@ -71,22 +69,15 @@ def _content(row: Row) -> dict[str, str | bool]:
     return {key: value for key, value in record(row).items() if key in first or value not in ("", "last", False)}
 
 
-def _tensors(optimizer: TensorOptimizer) -> dict[str, Tensor]:
-    out = {}
-    for name, tensor in optimizer.tensors.items():
-        out[f"{name}|w"] = tensor.weight
-        for part, state in tensor.states.items():
-            out |= {f"{name}|{part}{i}": stored for i, stored in enumerate(state.tensors)}
-    return out
-
-
 def save(work: Path, optimizer: TensorOptimizer, identity: Identity, more: Mapping[str, Any]) -> Path:
-    """Write a checkpoint and forget all but the two newest."""
-    target = work / f"{PREFIX}{optimizer.steps_done:08d}"
+    """Write a checkpoint and forget all but the two newest; of several ranks the first one does, with all of them."""
+    target, parts = work / f"{PREFIX}{optimizer.steps_done:08d}", optimizer.stored()
+    if not parts.writes:
+        parts.help_read()
+        return target
     with files.atomic_folder(target) as folder:
-        parts = _tensors(optimizer)
-        write_weights(folder, list(parts), lambda n: parts[n].nbytes, lambda n: {n: parts[n]}, DEVICE_SHARD_BYTES)
-        flags = {n: [t.got_gradient, t.changed] for n, t in optimizer.tensors.items()}
+        write_weights(folder, parts.names(), parts.nbytes, lambda n: {n: parts.whole(n)}, DEVICE_SHARD_BYTES)
+        flags = {n: [t.got_gradient, t.changed] for n, t in optimizer.took_part.items()}
         written = files.file_digests(folder)
         state = {"steps_done": optimizer.steps_done, "tensors": flags, "more": more, "files": written}
         files.write_json(folder / "state.json", {**asdict(identity), **state})
@@ -102,18 +93,21 @@ def restore(work: Path, optimizer: TensorOptimizer, identity: Identity) -> dict[
         UsageError: the checkpoint is of another run or processor; names both.
         FgodError: a file of it has changed since it was written, or is missing; names it.
     """
-    files.sweep(work)
+    parts = optimizer.stored()
+    if parts.writes:
+        files.sweep(work)
     found = folders(work)
     if not found:
         return None
     state = files.read_json(found[-1] / "state.json")
     _check_identity(found[-1], state, identity)
-    _check_files(found[-1], state["files"])
+    if parts.writes:
+        _check_files(found[-1], state["files"])
     with open_weights(found[-1]) as stored:
-        for name, value in _tensors(optimizer).items():
-            value.copy_(stored.read(name))
+        for name in parts.names():
+            parts.put(name, stored.read(name))
     for name, (got_gradient, changed) in state["tensors"].items():
-        optimizer.tensors[name].got_gradient, optimizer.tensors[name].changed = got_gradient, changed
+        optimizer.took_part[name].got_gradient, optimizer.took_part[name].changed = got_gradient, changed
     optimizer.steps_done = state["steps_done"]
     optimizer.measure()
     return dict(state["more"])

@@ -76,7 +76,8 @@ class Fused:
     def _settings(self, tensor: Trained) -> adamw.Settings:
         recipe = self.recipe
         return self.kernel.Settings(
-            *recipe.betas, recipe.eps, tensor.decay, recipe.l2_sp, recipe.grad_clip, tensor.factor, tensor.stream
+            *recipe.betas, recipe.eps, tensor.decay, recipe.l2_sp, recipe.grad_clip, tensor.factor, tensor.stream,
+            tensor.element,
         )
 
     def host_numbers(self, lr: float, step: int) -> Tensor:
@@ -91,6 +92,10 @@ class Fused:
         grad = grad.contiguous()
         clips = self.recipe.grad_clip is not None
         self._step(row, grad, self.kernel.sum_squares(grad, self.squares) if clips else self.squares)
+
+    def step_measured(self, row: int, grad: Tensor, squares: Tensor) -> None:
+        """`step` where the sum of the squares of the tensor's whole gradient is known: float32 [1]."""
+        self._step(row, grad.contiguous(), squares)
 
     def takes_factors(self, row: int, factors: Factors) -> bool:
         """Where gradients are clipped, BF16 and of few tokens: the product's kernel then adds up their squares, too."""

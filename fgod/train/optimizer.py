@@ -31,6 +31,7 @@ from fgod.train.codecs import segment_width
 from fgod.train.efficiency import Projection, group_of
 from fgod.train.recipe import TrainRecipe
 from fgod.train.storage import MASTERS, State, master_format, new_state
+from fgod.train.stored import OwnTensors, StoredTensors
 from fgod.train.update import (
     AMAX,
     CHUNK,
@@ -86,6 +87,16 @@ class Trained:
     factor: float
     decay: float
     start: Tensor | None
+    element: int = 0
+    """Index of its first element, where it is some rows of a tensor."""
+
+
+@dataclass
+class TookPart:
+    """What became of a tensor in all steps so far, and what it counts as: its group and its elements."""
+
+    group: str
+    elements: int
     got_gradient: bool = False
     changed: bool = False
 
@@ -99,6 +110,7 @@ class _Unit:
     start: Tensor | None
     modes: Modes
     rows: slice
+    element: int = 0
 
 
 def lr_factors(names: Iterable[str], lr_scale: Mapping[str, float], tied: bool) -> dict[str, float]:
@@ -145,6 +157,7 @@ class TensorOptimizer:
         seed: int = 0,
         banks: Mapping[str, Bank] | None = None,
         advance: Callable[..., Tensor] = advance_in_chunks,
+        elements: Mapping[str, int] | None = None,
     ) -> None:
         """Set up states on the parameters' device.
 
@@ -153,8 +166,10 @@ class TensorOptimizer:
             factors: on the learning rate, by name (`lr_factors`).
             banks: vectors among the parameters that are stepped together; `on_grad` then takes the bank's key.
             advance: `fgod.train.update.advance`, perhaps compiled.
+            elements: by name the index of the first element, of parameters that are some rows of a tensor.
         """
         self.recipe, self._advance = recipe, advance
+        self._elements = elements or {}
         self.method = OPTIMIZERS[recipe.optimizer]
         self.steps_done = 0
         banks = banks or {}
@@ -162,6 +177,7 @@ class TensorOptimizer:
         alone = [name for name in parameters if name not in set(banked)]
         self.names = alone + banked
         self.tensors = {name: self._tensor(name, parameters[name], factors[name], seed) for name in self.names}
+        self.took_part = {name: TookPart(t.group, t.weight.numel()) for name, t in self.tensors.items()}
         self._allocate(parameters[self.names[0]].device)
         self._units = {name: self._unit(self.tensors[name], row) for row, name in enumerate(alone)}
         self._units |= {key: self._bank_unit(bank, self.names.index(bank.names[0])) for key, bank in banks.items()}
@@ -200,7 +216,8 @@ class TensorOptimizer:
         pinned = recipe.offload_moments and parameter.ndim > 1 and weight.is_cuda
         states = {n: new_state(one, (rows, columns), weight.device, pinned) for n, one in formats.items()}
         start = weight.clone() if recipe.l2_sp else None
-        return Trained(parameter, weight, group_of(name), stream(seed, name), modes, states, factor, decay, start)
+        key, element = stream(seed, name), self._elements.get(name, 0)
+        return Trained(parameter, weight, group_of(name), key, modes, states, factor, decay, start, element)
 
     def _allocate(self, device: torch.device) -> None:
         """Tables with a row for each tensor."""
@@ -221,7 +238,7 @@ class TensorOptimizer:
 
         start = None if tensor.start is None else seen(tensor.start)
         states = tuple(tuple(map(seen, state.tensors)) for state in tensor.states.values())
-        return _Unit(seen(tensor.weight), states, start, tensor.modes, slice(row, row + 1))
+        return _Unit(seen(tensor.weight), states, start, tensor.modes, slice(row, row + 1), tensor.element)
 
     def _bank_unit(self, bank: Bank, first: int) -> _Unit:
         """The vectors of a bank, whose states move to one piece of memory too."""
@@ -252,13 +269,38 @@ class TensorOptimizer:
         magnitudes = [torch.aminmax(tensor.weight) for tensor in self.tensors.values()]
         self.amaxes.copy_(torch.stack([torch.maximum(-low, high).float() for low, high in magnitudes]))
 
+    @property
+    def whole_names(self) -> list[str]:
+        """Names of the rows of `whole_stats` and `whole_amaxes`: of all tensors, also where this has some rows of them
+        alone (`fgod.train.ranks.optimizer`)."""
+        return self.names
+
+    @property
+    def whole_stats(self) -> Tensor:
+        """Statistics of the last step, for `facts`."""
+        return self.step_stats
+
+    @property
+    def whole_amaxes(self) -> Tensor:
+        """The largest magnitude of each tensor."""
+        return self.amaxes
+
+    def stored(self) -> StoredTensors:
+        """All that a step depends on besides the recipe, for checkpoints."""
+        out = {}
+        for name, tensor in self.tensors.items():
+            out[f"{name}|w"] = tensor.weight
+            for part, state in tensor.states.items():
+                out |= {f"{name}|{part}{i}": one for i, one in enumerate(state.tensors)}
+        return OwnTensors(out)
+
     def got_gradient(self) -> dict[str, bool]:
         """By name: whether any step brought a gradient that was not zero."""
-        return {name: tensor.got_gradient for name, tensor in self.tensors.items()}
+        return {name: one.got_gradient for name, one in self.took_part.items()}
 
     def unchanged(self) -> list[str]:
         """Names of tensors that no step has changed."""
-        return [name for name, tensor in self.tensors.items() if not tensor.changed]
+        return [name for name, one in self.took_part.items() if not one.changed]
 
     def zero_grad(self) -> None:
         for tensor in self.tensors.values():
@@ -350,7 +392,7 @@ class TensorOptimizer:
             self.numbers[rows],
             self.keys[first],
             self.scales[first],
-            0,
+            unit.element,
             unit.modes,
         )
 
@@ -378,11 +420,11 @@ class TensorOptimizer:
         groups: dict[str, Projection] = {}
         whole = Projection()
         rows = step_stats.tolist()
-        for tensor, row in zip(self.tensors.values(), rows, strict=True):
-            one = _projection(row, tensor.weight.numel())
-            tensor.got_gradient |= row[SQUARES] != 0
-            tensor.changed |= one.moved != 0
-            groups.setdefault(tensor.group, Projection()).merge(one)
+        for part, row in zip(self.took_part.values(), rows, strict=True):
+            one = _projection(row, part.elements)
+            part.got_gradient |= row[SQUARES] != 0
+            part.changed |= one.moved != 0
+            groups.setdefault(part.group, Projection()).merge(one)
             whole.merge(one)
         squares = sum(row[SQUARES] for row in rows)
         return StepFacts(math.sqrt(squares) if squares >= 0 else math.nan, groups, whole)

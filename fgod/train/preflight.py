@@ -129,6 +129,11 @@ def check_forward(model: PreTrainedModel, chats: Sequence[Sequence[int]]) -> flo
     return loss
 
 
+def filled(chat: Sequence[int], bucket: int, device: torch.device) -> Tensor:
+    """ids [1, T] of a chat, filled up to a multiple of `bucket` tokens."""
+    return torch.tensor([[*chat, *[chat[-1]] * (-len(chat) % bucket)]], device=device)
+
+
 NETWORK_LIMIT = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 """‖ours - theirs‖ / ‖theirs‖ of logits by two paths that round at other places; a wrong path is off by 1."""
 
@@ -152,8 +157,7 @@ def check_network(
     worst = 0.0
     for chat in chats:
         theirs = _last_logits(model, [chat], len(chat))[0]
-        filled = [*chat, *[chat[-1]] * (-len(chat) % bucket)]
-        ours = logits(torch.tensor([filled], device=theirs.device))[0, : len(chat)]
+        ours = logits(filled(chat, bucket, theirs.device))[0, : len(chat)]
         worst = max(worst, ((ours - theirs).norm() / theirs.norm()).item())
     layer = next(module for module in model.modules() if isinstance(module, StraightThroughLinear))
     limit = NETWORK_LIMIT[layer.compute_dtype]

@@ -144,6 +144,9 @@ class TrainKeys(Keys):
     """CPU threads: sums over two threads have another order, hence other bits."""
     device: Annotated[str, OneOf(DEVICES)] = "cpu"
     """cpu or cuda. Another device gives other bits, so it is part of the lineage."""
+    gpus: Annotated[Count, OmitDefault()] = 1
+    """GPUs that share the run, of one host: weights and optimizer states are split over them, and the rows of a batch.
+    Another number gives other bits, so it is part of the lineage."""
     memory: Annotated[str, OneOf(tuple(MEMORY))] = "cpu"
     """Row of the memory table: gives the six keys below whose value is null."""
     master_dtype: Annotated[str, OneOf(MASTER_DTYPES), OrNull()] = None  # type: ignore[assignment]
@@ -222,6 +225,9 @@ class TrainRecipe(TrainKeys):
                 "accumulated; expected micro_batch null, a smaller batch, or step_in_backward false"
             )
 
+        if self.gpus > 1:
+            check_recipe(self, self.gpus)
+
     def _refuse_unused_keys(self) -> None:
         """Only for another optimizer than the default, which uses all: to look it up may import torch."""
         defaults = {one.name: one.default for one in fields(TrainKeys)} | asdict(MEMORY[self.memory])
@@ -269,3 +275,29 @@ class TrainRecipe(TrainKeys):
                 return self.lr * (1 + math.cos(math.pi * done)) / 2
             case _:
                 return self.lr
+
+
+def check_recipe(recipe: TrainRecipe, gpus: int) -> None:
+    """Whether so many GPUs can share a run of this recipe.
+
+    Raises:
+        UsageError: names the key that stands in the way.
+    """
+    if gpus == 1:
+        return
+    rows = recipe.micro_batch or recipe.batch
+    refused = {
+        f"offload_moments: found true with gpus: {gpus}; expected false: each GPU keeps its own share of the states":
+            recipe.offload_moments,
+        f"check: found a table with gpus: {gpus}; expected null: weights that lie on several GPUs cannot be asked":
+            recipe.check is not None,
+        f"master_dtype: found {recipe.master_dtype} with gpus: {gpus}; expected fp32 or bf16: the scale of NVFP4 "
+        "masters is that of a whole tensor": recipe.master_dtype.startswith("nvfp4"),
+        f"{'loss' if recipe.loss != 'ce' else 'train_last_layers'}: a debugging mode with gpus: {gpus}; expected gpus: "
+        "1 with it": recipe.loss != "ce" or recipe.train_last_layers > 0,
+        f"{'batch' if recipe.micro_batch is None else 'micro_batch'}: found {rows} with gpus: {gpus}; expected at least "
+        "a row for each": rows < gpus,
+    }  # fmt: skip
+    for words, holds in refused.items():
+        if holds:
+            raise UsageError(f"train.{words}")

@@ -15,6 +15,7 @@ from fgod.model.chats import Sample
 from fgod.train.optimizer import StepFacts, TensorOptimizer
 from fgod.train.recipe import TrainRecipe
 from fgod.train.record import StepRow
+from fgod.train.stored import StoredTensors
 
 Phase = Callable[[str], None]
 """Called with the name of what was just done (`fgod.guard.phases`)."""
@@ -46,6 +47,10 @@ class Stepper(Protocol):
     @property
     def model(self) -> PreTrainedModel:
         """transformers' model on the masters as they are now."""
+
+    @property
+    def masters(self) -> StoredTensors:
+        """The weights as they are stored now, by name."""
 
     def preflight(self, chats: Sequence[Sequence[int]]) -> float:
         """Check before the first step that what is trained is what is served.

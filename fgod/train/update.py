@@ -93,6 +93,9 @@ class Kernels(Protocol):
     def step(self, row: int, grad: Tensor) -> None:
         """Step a tensor by its gradient, clipped by its own norm."""
 
+    def step_measured(self, row: int, grad: Tensor, squares: Tensor) -> None:
+        """`step` of some rows of a tensor; `squares` float32 [1]: Σ g² of its whole gradient."""
+
     def takes_factors(self, row: int, factors: Factors) -> bool:
         """Whether `step_factors` serves a tensor and these factors."""
 

@@ -187,10 +187,10 @@ def _squares_kernel(grad, partials, count, programs, TILE: tl.constexpr):
     tl.store(partials + program, tl.sum(total, 0))
 
 
-@triton.jit(do_not_specialize=["programs", "stride", "partials", "stream0", "stream1"])
+@triton.jit(do_not_specialize=["programs", "stride", "partials", "stream0", "stream1", "element"])
 def _adamw_kernel(
     weight, grad, m, m_scales, m_segments, v, v_scales, v_segments, start, squares, numbers, sums,
-    count, programs, stride, stream0, stream1, partials, factor, rate1, beta2, rate2, eps, decay, l2_sp, clip,
+    count, programs, stride, stream0, stream1, element, partials, factor, rate1, beta2, rate2, eps, decay, l2_sp, clip,
     MASTER: tl.constexpr, M: tl.constexpr, V: tl.constexpr, DECAY: tl.constexpr, L2_SP: tl.constexpr,
     CLIP: tl.constexpr,
     WIDTH: tl.constexpr, SEGMENT: tl.constexpr, TILE: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr,
@@ -199,12 +199,14 @@ def _adamw_kernel(
     """The tiles p, p + programs, … of program p. sums: float32 [len(SLOTS), programs],
     rows `stride` apart.
 
-    `squares` holds `partials` partial sums of the gradient's squares where CLIP is set.
+    `squares` holds `partials` partial sums of the gradient's squares where CLIP is set. `element`: the index of the
+    first element within its tensor, of which these may be rows.
     """
     program = tl.program_id(0)
     minus_lr, lr = tl.load(numbers) * factor, tl.load(numbers + 1) * factor
     root_factor, limit = tl.load(numbers + 2), tl.load(numbers + 3)
     step = tl.load(numbers + 4).to(tl.uint32, bitcast=True)
+    first = element.to(tl.uint32, bitcast=True)
     k0, k1 = step_key(stream0.to(tl.uint32, bitcast=True), stream1.to(tl.uint32, bitcast=True), step)
     turns = tl.cdiv(tl.cdiv(count, TILE) - program, programs)
     shrink = 1.0
@@ -248,7 +250,7 @@ def _adamw_kernel(
             update = update + (_load(start, begin, places, left, EVEN).to(tl.float32) - w) * (lr * l2_sp)
         wanted = w + update
         if MASTER == "bf16":
-            kept = stochastic_bf16(wanted, begin.to(tl.uint32) + places.to(tl.uint32), k0, k1)
+            kept = stochastic_bf16(wanted, first + begin.to(tl.uint32) + places.to(tl.uint32), k0, k1)
         else:
             kept = wanted
         _store(weight, begin, places, kept, left, EVEN)
@@ -324,6 +326,8 @@ class Settings:
     clip: float | None
     factor: float
     stream: tuple[int, int]
+    element: int = 0
+    """Index of the first element within its tensor."""
 
 
 def _signed(word: int) -> int:
@@ -384,7 +388,7 @@ def step(
     exact = tuning.exact or not first.is_cuda  # the interpreter knows no assembler
     _adamw_kernel[(sums.shape[1],)](
         tensors.weight, grad, *m, *v, first if tensors.start is None else tensors.start, squares, numbers, sums,
-        count, sums.shape[1], sums.stride(0), *map(_signed, settings.stream), len(squares), settings.factor,
+        count, sums.shape[1], sums.stride(0), *map(_signed, (*settings.stream, settings.element)), len(squares), settings.factor,
         1 - settings.beta1, settings.beta2, 1 - settings.beta2, settings.eps, settings.decay, settings.l2_sp,
         settings.clip or 0.0,
         modes.master, modes.m, modes.v, settings.decay != 0, tensors.start is not None, settings.clip is not None,

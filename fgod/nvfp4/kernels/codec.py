@@ -128,7 +128,12 @@ def _quantise_kernel(
 
 
 @triton.jit
-def _dequantise_kernel(packed, scales, scale, out, count, TILE: tl.constexpr):
+def _dequantise_kernel(packed, scales, scale, out, count, stride, TILE: tl.constexpr):
+    """Of each part (the second dimension of the grid) `count` elements; its bytes begin `stride` after the last's."""
+    part = tl.program_id(1).to(tl.int64)
+    packed += part * stride
+    scales += part * stride
+    out += part * count
     begin = tl.program_id(0).to(tl.int64) * TILE
     left = count - begin
     pairs, blocks = tl.arange(0, TILE // 2), tl.arange(0, TILE // BLOCK)
@@ -235,7 +240,20 @@ def dequantise(
     """[N, K] in `dtype` of what `quantise` gives. Scales must be at least 2⁻⁶, as all that fgod writes are."""
     rows, half = packed.shape
     out = torch.empty(rows, 2 * half, dtype=dtype, device=packed.device)
-    _dequantise_kernel[(triton.cdiv(out.numel(), tuning.tile),)](
-        packed, scales.view(torch.uint8), scale, out, out.numel(), tuning.tile, num_warps=tuning.warps
+    _dequantise_kernel[(triton.cdiv(out.numel(), tuning.tile), 1)](
+        packed, scales.view(torch.uint8), scale, out, out.numel(), 0, tuning.tile, num_warps=tuning.warps
+    )
+    return out
+
+
+def dequantise_parts(
+    parts: Tensor, rows: int, columns: int, scale: Tensor, dtype: torch.dtype, tuning: Tuning = DEQUANTISE
+) -> Tensor:
+    """[P · rows, columns] of bytes uint8 [P, …], each part all codes of its rows and then their block scales."""
+    count, stride = rows * columns, parts.shape[1]
+    out = torch.empty(len(parts) * rows, columns, dtype=dtype, device=parts.device)
+    bytes_ = parts.view(-1)
+    _dequantise_kernel[(triton.cdiv(count, tuning.tile), len(parts))](
+        bytes_, bytes_[count // 2 :], scale, out, count, stride, tuning.tile, num_warps=tuning.warps
     )
     return out

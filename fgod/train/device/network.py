@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from fgod.models.architecture import architecture_of
 from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.codec import device_global_scale
-from fgod.train.device.head import SoftTargets, head_loss, soft_head_loss
+from fgod.train.device.head import WHOLE, SoftTargets, Vocabulary, head_loss, soft_head_loss
 from fgod.train.device.ops import Ops
 from fgod.train.device.weights import Masters, frequencies
 from fgod.train.update import Factors
@@ -146,6 +146,7 @@ class Network:
         """`head_gradient`: factor on the gradient that the head gives its table."""
         self.masters, self.ops, self.dtype, self.block_scales = masters, ops, dtype, block_scales
         self.head_gradient = head_gradient
+        self.tokens: Vocabulary = WHOLE
         sizes = architecture_of(masters.config, "config.json").sizes(masters.config, "config.json")
         self.layers, self.heads, self.kv_heads = sizes.layers, sizes.heads, sizes.kv_heads
         self.head_dim, self.tied = sizes.head_dim, sizes.tied
@@ -267,30 +268,42 @@ class Network:
             saved.append(one)
         final = self.masters.tensors["model.norm.weight"]
         chosen = x.index_select(0, inputs.positions)
-        head = self._head()
-        to_head = torch.empty(head.shape, dtype=self.dtype, device=head.device)
-        hidden = self._norm(chosen, final)
-        if inputs.soft is None:
-            each, to_hidden = head_loss(self.ops, hidden, head, inputs.labels, inputs.weights, to_head)
-        else:
-            each, to_hidden = soft_head_loss(self.ops, hidden, head, inputs.soft, inputs.weights, to_head)
-        if self.head_gradient != 1:
-            to_head *= self.head_gradient
+        to_head: Tensor | None
+        each, to_hidden, to_head = self._head_losses(self._norm(chosen, final), inputs)
         to_chosen, to_norm = self.ops.joined_norm_backward(
             chosen, final, self.eps, to_hidden, torch.zeros_like(to_hidden)
         )
         grads.vector("model.norm.weight", to_norm)
         grad = torch.zeros_like(x).index_put_((inputs.positions,), to_chosen, accumulate=True)
-        del x, chosen, hidden, to_hidden, to_chosen
-        if not self.tied:
+        del x, chosen, to_hidden, to_chosen
+        if not self.tied and to_head is not None:
             on_grad(TIED_HEAD, to_head)
-            del to_head
+            to_head = None
         for layer in reversed(range(self.layers)):
             grad = self._layer_backward(layer, grad, saved.pop(), shape, grads)
-        to_table = to_head if self.tied else torch.zeros_like(self.masters.tensors[EMBEDDING], dtype=self.dtype)
-        on_grad(EMBEDDING, to_table.index_put_((inputs.ids.flatten(),), grad, accumulate=True))
+        on_grad(EMBEDDING, self._table_gradient(inputs.ids.flatten(), grad, to_head))
         grads.finish()
         return each
+
+    def _head_losses(self, hidden: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+        """What each label adds to the loss, and the gradients of hidden states [L, H] and of the head."""
+        head = self._head()
+        to_head = torch.empty(head.shape, dtype=self.dtype, device=head.device)
+        if inputs.soft is None:
+            each, to_hidden = head_loss(self.ops, hidden, head, inputs.labels, inputs.weights, to_head, self.tokens)
+        else:
+            each, to_hidden = soft_head_loss(
+                self.ops, hidden, head, inputs.soft, inputs.weights, to_head, self.tokens
+            )
+        if self.head_gradient != 1:
+            to_head *= self.head_gradient
+        return each, to_hidden, to_head
+
+    def _table_gradient(self, ids: Tensor, grad: Tensor, to_head: Tensor | None) -> Tensor:
+        """The embedding's gradient, from that of what ids [T] gave, [T, H], and where it is the head too, the head's."""
+        table = self.masters.tensors[EMBEDDING]
+        to_table = torch.zeros_like(table, dtype=self.dtype) if to_head is None else to_head
+        return to_table.index_put_((ids,), grad, accumulate=True)
 
     def _layer_backward(
         self, layer: int, grad: Tensor, saved: SavedActivations, shape: torch.Size, grads: VectorGradients

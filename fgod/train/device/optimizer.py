@@ -6,6 +6,7 @@ All vectors of one width are stepped as one matrix whose rows are tensors: one l
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +24,19 @@ def device_optimizer(
     """An optimizer of all masters."""
     banks = {str(width): bank for width, bank in masters.banks.items()}
     return TensorOptimizer(masters.tensors, recipe, factors, seed, banks, ops.advance)
+
+
+class Gradients(Protocol):
+    """Where a step's gradients go."""
+
+    def on_grad(self, group: str, grad: Tensor | Factors) -> None:
+        """`fgod.train.device.network.OnGrad`."""
+
+    def finish_piece(self) -> None:
+        """After the last gradient of a piece of a step."""
+
+    def finish_step(self) -> None:
+        """After the last gradient of a step."""
 
 
 class GroupGradients:
@@ -62,6 +76,9 @@ class GroupGradients:
             self.waiting[key] += grad
         else:
             self.waiting[key] = grad.to(torch.float32, copy=True)
+
+    def finish_piece(self) -> None:
+        """Nothing is under way: gradients are stepped or added up as they come."""
 
     def finish_step(self) -> None:
         """After the last gradient of a step."""

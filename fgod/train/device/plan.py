@@ -44,13 +44,18 @@ def _resident(config: Mapping[str, Any], recipe: TrainRecipe) -> int:
     return one.weights + states + one.l2_sp
 
 
-def layer_plan(config: Mapping[str, Any], recipe: TrainRecipe, tokens: int) -> list[SavePolicy]:
-    """What each layer keeps at so many tokens: all, or under activation_checkpointing what `ROOM` has room for."""
+def layer_plan(config: Mapping[str, Any], recipe: TrainRecipe, tokens: int, gpus: int = 1) -> list[SavePolicy]:
+    """What each layer keeps at so many tokens: all, or under activation_checkpointing what `ROOM` has room for.
+
+    Args:
+        tokens: on this GPU.
+        gpus: that share weights and states.
+    """
     layers = config["num_hidden_layers"]
     if not recipe.activation_checkpointing:
         return [SavePolicy(True, True)] * layers
     base, attention, mlp = (tokens * size for size in _sizes(config, DTYPES[recipe.compute_dtype].itemsize))
-    room = ROOM * _resident(config, recipe) - layers * base
+    room = ROOM * _resident(config, recipe) / gpus - layers * base
     out = []
     for _ in range(layers):
         keep = SavePolicy(room >= attention, room >= attention + mlp)

@@ -27,7 +27,7 @@ from fgod.train.device.head import SoftTargets
 from fgod.train.device.module import ModuleNetwork
 from fgod.train.device.network import Inputs, Network, SavePolicy
 from fgod.train.device.ops import Ops, Say, choose_ops
-from fgod.train.device.optimizer import GroupGradients, device_optimizer
+from fgod.train.device.optimizer import Gradients, GroupGradients, device_optimizer
 from fgod.train.device.plan import layer_plan
 from fgod.train.device.weights import Masters, as_module, stream_in
 from fgod.train.distil import LossParts, SoftLabels, hard_labels, label_weights
@@ -36,6 +36,7 @@ from fgod.train.optimizer import StepFacts, TensorOptimizer, lr_factors
 from fgod.train.preflight import check_forward, check_network
 from fgod.train.recipe import Kl, TrainRecipe
 from fgod.train.record import StepRow, numbers
+from fgod.train.stored import OwnTensors, StoredTensors
 from fgod.train.stepper import UPDATE_NOT_FINITE, DivergedError, Phase, Result
 
 LABELS = 64
@@ -56,24 +57,29 @@ class _PendingStep:
     """All, and rehearsed ones."""
     samples: Sequence[Sample]
     loss: Tensor
-    each: list[Tensor]
-    """Of each piece what its labels add to the loss."""
+    each: list[tuple[Tensor, slice | Tensor]]
+    """Of each piece what its labels add to the loss, and which of these are labels."""
     step_stats: Tensor
     done: torch.cuda.Event | None
 
 
-def padded(batch: Batch, rows: int, pad: int, kl: Kl | None = None) -> Inputs:
-    """A batch on the host, rows and labels filled up; the weight of a label is what it counts beside others."""
+def padded(batch: Batch, rows: int, pad: int, kl: Kl | None = None, labels_to: int = 0) -> Inputs:
+    """A batch on the host, rows and labels filled up; the weight of a label is what it counts beside others.
+
+    Args:
+        labels_to: how many labels there must be; 0: the next multiple of `LABELS`.
+    """
     ids = torch.full((rows, batch.input_ids.shape[1]), pad)
     ids[: len(batch.input_ids)] = batch.input_ids
     count = len(batch.labels)
-    positions, labels = (torch.zeros(count + -count % LABELS, dtype=torch.int64) for _ in range(2))
+    more = labels_to - count if labels_to else -count % LABELS
+    positions, labels = (torch.zeros(count + more, dtype=torch.int64) for _ in range(2))
     positions[:count], labels[:count] = batch.positions, batch.labels
     weights = torch.zeros(len(labels))
     weights[:count] = 1.0
     if kl is None or batch.soft is None:
         return Inputs(ids, positions, labels, weights)
-    fill = hard_labels(torch.zeros(-count % LABELS, dtype=torch.int64), batch.soft.ids.shape[1])
+    fill = hard_labels(torch.zeros(more, dtype=torch.int64), batch.soft.ids.shape[1])
     soft = SoftLabels(*map(torch.cat, zip(batch.soft, fill, strict=True)))
     counts, cooling = label_weights(soft, kl)
     return Inputs(ids, positions, labels, weights * counts, SoftTargets(*soft[:3], soft.rehearsed.float(), cooling))
@@ -93,6 +99,9 @@ class _Shape:
 class DeviceStepper:
     """A `Stepper` of a network with a hand-written backward pass. `layer_plan` decides what its layers save."""
 
+    capture_error_mode = "global"
+    """As `torch.cuda.graph` takes it: calls of which threads break a capture."""
+
     def __init__(
         self,
         network: Network | ModuleNetwork,
@@ -105,7 +114,7 @@ class DeviceStepper:
     ) -> None:
         self.network, self.optimizer, self.recipe, self.pad, self.say = network, optimizer, recipe, pad, say
         self.phase, self.lr_factor = phase, 1.0
-        self.gradients = GroupGradients(optimizer, network.masters)
+        self.gradients = self._gradients()
         self.device = network.masters.device
         self.graphs = graphs and self.device.type == "cuda" and recipe.step_in_backward
         if graphs and self.device.type == "cuda" and not recipe.step_in_backward:
@@ -115,9 +124,17 @@ class DeviceStepper:
         self.last = time.perf_counter()
         self.pool = torch.cuda.graph_pool_handle() if self.graphs else None
         self._sent: deque[tuple[Tensor, ...]] = deque(maxlen=LAG + 3)
-        rows = [[optimizer.names.index(n) for n in network.masters.members[group]] for group in network.scaled]
+        rows = [[optimizer.whole_names.index(n) for n in network.masters.members[group]] for group in network.scaled]
         most = max(map(len, rows))
         self._members = torch.tensor([(row + row[:1] * most)[:most] for row in rows], device=self.device)
+
+    def _gradients(self) -> Gradients:
+        """Where gradients go."""
+        return GroupGradients(self.optimizer, self.network.masters)
+
+    @property
+    def masters(self) -> StoredTensors:
+        return OwnTensors(self.network.masters.tensors)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -141,22 +158,27 @@ class DeviceStepper:
         self._send(self.optimizer.on_device, values)
         rehearsed = sum(batch.rehearsed for batch in batches)
         loss = torch.zeros((2,) if rehearsed else (), device=self.device)
-        each: list[Tensor] = []
+        each: list[tuple[Tensor, slice | Tensor]] = []
         self._begin_pieces()
         for number, batch in enumerate(batches):
-            inputs = padded(batch, self.recipe.micro_batch or self.recipe.batch, self.pad, self.recipe.kl)
+            inputs, real = self._inputs(batch)
             inputs.weights.div_(labels)
             last = number + 1 == len(batches)
             part = loss if inputs.soft is not None or not rehearsed else loss[0]  # taught labels alone: one number
             shape = self._piece(inputs, last)
             part += shape.loss
-            each.append(self._read_back(shape.each[: len(batch.labels)]))  # the next piece may be of the same shape
+            each.append((self._read_back(shape.each), real))  # the next piece may be of the same shape
         tokens, counts = sum(batch.tokens for batch in batches), (labels, rehearsed)
-        loss, step_stats = self._read_back(loss), self._read_back(self.optimizer.step_stats)
+        loss, step_stats = self._read_back(loss), self._read_back(self.optimizer.whole_stats)
         self.pending.append(
             _PendingStep(step, lr, tokens, counts, samples, loss, each, step_stats, self._all_enqueued())
         )
         self.phase("optimizer_step_done")
+
+    def _inputs(self, batch: Batch) -> tuple[Inputs, slice | Tensor]:
+        """A batch as it is sent to the device, and where its labels are among those that fill up."""
+        rows = self.recipe.micro_batch or self.recipe.batch
+        return padded(batch, rows, self.pad, self.recipe.kl), slice(len(batch.labels))
 
     def _batches(self, samples: Sequence[Sample]) -> list[Batch]:
         if self.recipe.micro_batch is None:
@@ -171,7 +193,7 @@ class DeviceStepper:
 
     def measure(self) -> None:
         """Global scales of the masters as they are now."""
-        self.network.measure_scales(self.optimizer.amaxes, self._members)
+        self.network.measure_scales(self.optimizer.whole_amaxes, self._members)
 
     def _send(self, targets: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         """Copy from the host without waiting; what is sent stays alive until the device has surely read it."""
@@ -208,6 +230,8 @@ class DeviceStepper:
         shape.loss.copy_(shape.inputs.summed(each))
         if last:
             self.gradients.finish_step()
+        else:
+            self.gradients.finish_piece()
 
     def plan(self, tokens: int) -> list[SavePolicy]:
         """What each layer keeps at so many tokens."""
@@ -218,7 +242,7 @@ class DeviceStepper:
         try:
             torch.cuda.synchronize(self.device)
             torch.cuda.empty_cache()  # blocks of steps as they are written are not the graph's
-            with torch.cuda.graph(graph, pool=self.pool):
+            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode=self.capture_error_mode):
                 self._compute(shape)
             shape.graph = graph
         except torch.OutOfMemoryError:
@@ -274,7 +298,7 @@ class DeviceStepper:
 
     def _row_losses(self, pending: _PendingStep) -> str:
         """Of each row; a label's loss was divided by the count of all."""
-        losses = (torch.cat(pending.each) * pending.labels[0]).tolist()
+        losses = (torch.cat([each[real] for each, real in pending.each]) * pending.labels[0]).tolist()
         return numbers(row_losses(pending.samples, self.recipe.micro_batch, losses))
 
     def reset_peak(self) -> None:

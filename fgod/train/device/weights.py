@@ -89,20 +89,27 @@ def stream_in(folder: Path, config: Mapping[str, Any], master_dtype: str, device
         UsageError: a tensor is missing, too many, or of another shape.
     """
     masters = allocate(config, master_dtype, device, str(folder))
+    read_into(folder, masters, {name: (slice(None), master) for name, master in masters.tensors.items()})
+    return masters
+
+
+def read_into(folder: Path, whole: Masters, targets: Mapping[str, tuple[slice, Tensor]]) -> None:
+    """Rows of the tensors of a folder into memory that is there; `whole` says what the folder must have."""
     with open_weights(folder) as weights:
-        stored = set(stored_names(weights, config))
-        for names, words in ((masters.tensors.keys() - stored, "is missing from"),
-                             (stored - masters.tensors.keys(), "has no place in the config of")):  # fmt: skip
+        stored = set(stored_names(weights, whole.config))
+        for names, words in ((whole.tensors.keys() - stored, "is missing from"),
+                             (stored - whole.tensors.keys(), "has no place in the config of")):  # fmt: skip
             if names:
                 raise UsageError(f"{folder}: the tensor {min(names)} {words} the weights ({len(names)} such)")
-        for name, master in masters.tensors.items():
+        for name, master in whole.tensors.items():
             if weights.shape(name) != tuple(master.shape):
                 found = list(weights.shape(name))
                 raise UsageError(f"{folder}: {name}: found shape {found}, expected {list(master.shape)}")
-            master.copy_(weights.read(name))
+            if name in targets:
+                rows, target = targets[name]
+                target.copy_(weights.read(name)[rows])
     for file in weight_files(folder):
         drop_cached(file)
-    return masters
 
 
 def randomise(masters: Masters, seed: int) -> None:

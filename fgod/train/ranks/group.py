@@ -1,0 +1,131 @@
+"""What ranks tell each other. Sums of many numbers are made in float32, in the order of the ranks: the same bits always."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+GATHER: Callable[..., Any] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+"""Its name since torch 2.13, and before."""
+
+GRACE_SECS = 30.0
+"""Later than the launcher, which names the rank that hangs, ranks end by themselves (NCCL's and gloo's timeout)."""
+
+
+@dataclass
+class Pending:
+    """A result under way; what is sent must stay as it is until `wait`."""
+
+    work: Any
+    sent: Tensor
+    result: Callable[[], Tensor]
+
+    def wait(self) -> Tensor:
+        """The result, once it is there: on a GPU what is launched later waits, not this process."""
+        if self.work is not None:
+            self.work.wait()
+        return self.result()
+
+
+class Ranks:
+    """This rank among all. Every method but `agreed` and the properties must be called by all of them, in one order."""
+
+    def __init__(self, rank: int, count: int, device: torch.device, store: dist.Store) -> None:
+        self.rank, self.count, self.device = rank, count, device
+        self._store, self._agreed = store, 0
+
+    @classmethod
+    def join(cls, store: dist.Store, rank: int, count: int, device: torch.device, secs: float) -> Ranks:
+        """Start the process group: NCCL on GPUs, gloo on CPUs.
+
+        Args:
+            secs: that a rank may wait for another (0: as long as torch's default).
+        """
+        timeout = timedelta(seconds=secs + GRACE_SECS) if secs else dist.default_pg_timeout
+        own = {"device_id": device} if device.type == "cuda" else {}
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=dist.PrefixStore("group", store), rank=rank, world_size=count, timeout=timeout, **own,
+        )  # fmt: skip
+        return cls(rank, count, device, dist.PrefixStore("agreed", store))
+
+    @classmethod
+    def from_environment(cls, device: torch.device, secs: float, environment: Mapping[str, str] = os.environ) -> Ranks:
+        """The rank that torch's launcher made of this process."""
+        rank, count = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+        host, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+        hosted = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        store = dist.TCPStore(host, port, count, is_master=rank == 0 and not hosted, wait_for_workers=False)
+        return cls.join(dist.PrefixStore(environment.get("TORCHELASTIC_RUN_ID", ""), store), rank, count, device, secs)
+
+    @staticmethod
+    def leave() -> None:
+        """End the process group, when all is done."""
+        dist.destroy_process_group()
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes files and tells people."""
+        return self.rank == 0
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} of {self.count}"
+
+    # ------------------------------------------------------------------------------------------------ on the device
+
+    def gather(self, part: Tensor) -> Pending:
+        """[count, …] of every rank's contiguous part […]."""
+        part = part.contiguous()
+        out = torch.empty(self.count, *part.shape, dtype=part.dtype, device=part.device)
+        work = GATHER(out.flatten(), part.flatten(), async_op=True)
+        return Pending(work, part, lambda: out)
+
+    def exchange(self, whole: Tensor) -> Pending:
+        """float32 [n, …]: this rank's part of the sum over ranks of `whole` [count · n, …].
+
+        Parts travel in their own format and are added in float32, in the order of the ranks.
+        """
+        whole = whole.contiguous()
+        got = torch.empty_like(whole)
+        work = dist.all_to_all_single(got.view(-1), whole.view(-1), async_op=True)
+        return Pending(work, whole, lambda: got.unflatten(0, (self.count, -1)).sum(0, dtype=torch.float32))
+
+    def sums(self, values: Tensor) -> Pending:
+        """Sums of few float32 values over ranks, in the order of the ranks."""
+        pending = self.gather(values)
+        return Pending(pending.work, pending.sent, lambda: pending.result().sum(0))
+
+    def largest(self, values: Tensor) -> Tensor:
+        """The largest of each value; NaN where one is."""
+        return self.gather(values).wait().amax(0)
+
+    def send(self, part: Tensor, rank: int) -> None:
+        """Send contiguous bytes to a rank, which calls `receive` at the same time; others do neither."""
+        dist.send(part.view(torch.uint8), rank)
+
+    def receive(self, out: Tensor, rank: int) -> None:
+        """Into contiguous memory of the same size."""
+        dist.recv(out.view(torch.uint8), rank)
+
+    # --------------------------------------------------------------------------------------------------- on the host
+
+    def agreed(self, value: float) -> float:
+        """The first rank's value, on all; asks no device."""
+        key, self._agreed = f"{self._agreed}", self._agreed + 1
+        if self.first:
+            self._store.set(key, repr(value))
+            if self._agreed > 100:
+                self._store.delete_key(f"{self._agreed - 100}")
+            return value
+        return float(self._store.get(key))
+
+    def all_here(self) -> None:
+        """Wait until every rank is here."""
+        self.largest(torch.zeros(1, device=self.device)).item()

@@ -1,0 +1,184 @@
+"""Steps of one rank among several: its rows of each batch, with what they come to on every rank the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from fgod.errors import UsageError
+from fgod.model.chats import Sample
+from fgod.models.architecture import architecture_of
+from fgod.nvfp4.folders import DTYPES, read_plain_config
+from fgod.train.batches import Batch
+from fgod.train.device.network import Inputs, SavePolicy
+from fgod.train.device.ops import Say, choose_ops
+from fgod.train.device.plan import layer_plan
+from fgod.train.device.trainer import LABELS, DeviceStepper, padded
+from fgod.train.device.weights import Masters, as_module, stream_in
+from fgod.train.distil import SoftLabels
+from fgod.train.optimizer import lr_factors
+from fgod.train.preflight import check_forward, check_network, filled
+from fgod.train.ranks.group import Ranks
+from fgod.train.ranks.network import RankNetwork
+from fgod.train.ranks.optimizer import RankGradients, RankOptimizer, RankTensors
+from fgod.train.ranks.shards import Shards, split, stream_shard
+from fgod.train.recipe import Kl, TrainRecipe, check_recipe
+from fgod.train.stepper import Phase
+from fgod.train.stored import StoredTensors
+
+
+def rows_of_rank(batch: Batch, rank: int, rows: int) -> Batch:
+    """The rows rank · rows, … of a batch, perhaps none; `tokens` stays that of the whole batch."""
+    width, first = batch.input_ids.shape[1], rank * rows
+    ids = batch.input_ids[first : first + rows]
+    inside = (batch.positions >= first * width) & (batch.positions < (first + rows) * width)
+    soft = None if batch.soft is None else SoftLabels(*(part[inside] for part in batch.soft))
+    return Batch(ids, batch.positions[inside] - first * width, batch.labels[inside], batch.tokens, soft)
+
+
+def inputs_of_rank(
+    batch: Batch, rank: int, count: int, rows: int, pad: int, kl: Kl | None
+) -> tuple[Inputs, Tensor]:
+    """What a rank gets of a batch, and where the batch's labels are among those of all ranks.
+
+    Args:
+        rows: of the whole batch, filled up.
+    """
+    each = -(-rows // count)
+    parts = [rows_of_rank(batch, one, each) for one in range(count)]
+    most = max(len(part.labels) for part in parts)
+    most += -most % LABELS
+    made = [padded(part, each, pad, kl, most) for part in parts]
+    real = torch.cat([torch.arange(one * most, one * most + len(part.labels)) for one, part in enumerate(parts)])
+    labels, weights = (torch.cat([getattr(one, name) for one in made]) for name in ("labels", "weights"))
+    softs = [one.soft for one in made]
+    first, own = softs[0], made[rank]
+    soft = None if first is None else type(first)(*map(torch.cat, zip(*softs, strict=True)))
+    return Inputs(own.ids, own.positions, labels, weights, soft), real
+
+
+class RankStepper(DeviceStepper):
+    """A `Stepper` of one rank; every rank must make the same calls."""
+
+    capture_error_mode = "thread_local"  # NCCL's watchdog is another thread
+
+    network: RankNetwork
+    optimizer: RankOptimizer
+
+    def __init__(
+        self,
+        network: RankNetwork,
+        optimizer: RankOptimizer,
+        recipe: TrainRecipe,
+        pad: int,
+        say: Say,
+        graphs: bool,
+        phase: Phase,
+        start: Path,
+        beat: Callable[[], None],
+    ) -> None:
+        """`beat`: called before each step, to show that this rank lives."""
+        super().__init__(network, optimizer, recipe, pad, say, graphs, phase)
+        self.ranks, self.start, self.beat = network.ranks, start, beat
+
+    def _gradients(self) -> RankGradients:
+        return RankGradients(self.optimizer, self.network.masters)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        raise UsageError(
+            f"train.gpus: found {self.ranks.count}; a model whose weights lie on several GPUs cannot be asked; expected "
+            "gpus: 1 with train.check"
+        )
+
+    @property
+    def masters(self) -> StoredTensors:
+        shards, own = self.network.shards, self.optimizer.tensors
+        local = {name: {"w": tensor.parameter} for name, tensor in own.items()}
+        like = {name: {"w": whole} for name, whole in shards.whole.tensors.items()}
+        return RankTensors(self.ranks, shards, local, like, alone=True)
+
+    def preflight(self, chats: Sequence[Sequence[int]]) -> float:
+        """The first rank has the whole model for a moment, with which the network of all ranks is compared."""
+        self.measure()
+        bucket, first_loss = self.recipe.length_bucket, 0.0
+        if self.ranks.first:
+            config = self.network.masters.config
+            whole = stream_in(self.start, config, self.recipe.master_dtype, self.device)
+            model = as_module(whole, self.recipe.compute_dtype, self.recipe.block_scales)
+            first_loss = check_forward(model, chats)
+            check_network(self.network.logits, model, chats, bucket)
+        else:
+            for chat in chats:
+                self.network.logits(filled(chat, bucket, self.device))
+        return self.ranks.agreed(first_loss)
+
+    def launch(self, step: int, samples: Sequence[Sample]) -> None:
+        self.beat()
+        super().launch(step, samples)
+
+    def _inputs(self, batch: Batch) -> tuple[Inputs, slice | Tensor]:
+        rows = self.recipe.micro_batch or self.recipe.batch
+        return inputs_of_rank(batch, self.ranks.rank, self.ranks.count, rows, self.pad, self.recipe.kl)
+
+    def plan(self, tokens: int) -> list[SavePolicy]:
+        return layer_plan(self.network.masters.config, self.recipe, tokens, self.ranks.count)
+
+    def peak_mib(self) -> float:
+        """That of the rank that had most."""
+        own = torch.tensor([super().peak_mib()], device=self.device)
+        return round(self.ranks.largest(own).item(), 1)
+
+
+def rank_stepper(
+    ranks: Ranks,
+    start: Path,
+    recipe: TrainRecipe,
+    seed: int,
+    pad: int,
+    phase: Phase,
+    say: Say,
+    beat: Callable[[], None] = lambda: None,
+    graphs: bool = True,
+) -> RankStepper:
+    """Stream a rank's masters in, with its network and optimizer.
+
+    Raises:
+        UsageError: the recipe or the model's family is not for several GPUs.
+    """
+    config = read_plain_config(start)
+    check_recipe(recipe, ranks.count)
+    shards = split(config, recipe.master_dtype, ranks.count, str(start))
+    masters = stream_shard(start, shards, ranks.rank, ranks.device)
+    return stepper_of(ranks, shards, masters, start, recipe, seed, pad, phase, say, beat, graphs)
+
+
+def stepper_of(
+    ranks: Ranks,
+    shards: Shards,
+    masters: Masters,
+    start: Path,
+    recipe: TrainRecipe,
+    seed: int,
+    pad: int,
+    phase: Phase,
+    say: Say,
+    beat: Callable[[], None] = lambda: None,
+    graphs: bool = True,
+) -> RankStepper:
+    """The same of masters that are there; raises UsageError as `rank_stepper` does."""
+    config = masters.config
+    if not architecture_of(config, str(start)).hand_written(config):
+        raise UsageError(
+            f"{start}: found model_type {config['model_type']} with train.gpus: {ranks.count}, which no hand-written "
+            "network computes; expected a dense family (llama, mistral, qwen2, qwen3), or gpus: 1"
+        )
+    ops = choose_ops(ranks.device, say)
+    factors = lr_factors(shards.whole.tensors, recipe.lr_scale, config.get("tie_word_embeddings", False))
+    network = RankNetwork(masters, shards, ranks, ops, DTYPES[recipe.compute_dtype], recipe.block_scales)
+    optimizer = RankOptimizer(masters, shards, ranks, recipe, factors, seed, ops)
+    return RankStepper(network, optimizer, recipe, pad, say, graphs, phase, start, beat)
