@@ -151,6 +151,8 @@ class Outcome(Sealed):
     """Of a diverged one: the lines of rows.tsv that its last step was made of, which is not in train.tsv."""
     resumed_at: tuple[int, ...] = ()
     """Steps after which a killed run went on from its checkpoint."""
+    gpus: tuple[int, ...] = ()
+    """Of a run that several GPUs shared, how many did: at its start, and since each of `resumed_at`."""
     first_loss: float | None = None
     """Nats a token of the starting model's own answers (see `fgod.train.preflight`)."""
     memory_predicted_mib: dict[str, float] = {}

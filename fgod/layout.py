@@ -230,6 +230,11 @@ class Work:
         return self.folder / "phase"
 
     @property
+    def gpus(self) -> Path:
+        """How many GPUs a stopped run goes on with, where `fgod resume` said another number than its recipe's."""
+        return self.folder / "gpus.json"
+
+    @property
     def guard_reason(self) -> Path:
         return self.folder / "reason.json"
 

@@ -16,7 +16,7 @@ from fgod.cli.command import Command, Guarded
 from fgod.cli.options import LANGUAGES, Gpus
 from fgod.documents import Outcome, Stamp, check_interpolation, check_teacher, check_training_data
 from fgod.errors import UsageError, exit_on_fgod_error
-from fgod.guard.limits import Limits
+from fgod.guard.limits import RANK_SECS, Limits
 from fgod.layout import RunRecords, RunWeights
 from fgod.stamps import check_start, digests_of
 from fgod.system.files import copy_file, file_digests, read_json, sha256_file, write_json
@@ -74,7 +74,8 @@ def explained_memory(recipe_file: Path, weights: Path) -> str:
     recipe = TrainRecipe.from_dict(found.get("train", found))
     config, device = read_config(weights), choose_device(recipe, say)
     rows, width = recipe.micro_batch or recipe.batch, recipe.seq_len
-    predicted = prediction(config, recipe, device, rows, width, rows * width // 2, int(resident_mib() * MIB))
+    process = int(resident_mib() * MIB)
+    predicted = prediction(config, recipe, device, rows, width, rows * width // 2, process, recipe.gpus)
     return explain(weights, config, recipe, predicted)
 
 
@@ -104,6 +105,9 @@ class Train(Command):
     fit: Annotated[int, Option("shown in its progress")] = 0
     checkpoint_secs: Annotated[float, Option("a checkpoint this often (0: none by time)", "S")] = 0.0
     checkpoint_steps: Annotated[int, Option("and after this many steps (0: none by count)")] = 0
+    rank_secs: Annotated[
+        float, Option("seconds that GPUs wait for one that shares the run (default %(default)g)", "S")
+    ] = RANK_SECS
     memory_report: Annotated[
         Path | None,
         Output(

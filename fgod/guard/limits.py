@@ -23,6 +23,9 @@ HEADROOM = 0.05
 WHOLE_GB = 2.0**20
 """A limit that no machine reaches: the guard lowers it to what there is."""
 
+RANK_SECS = 600.0
+"""Seconds that the ranks of a run on several GPUs wait for one of them, by default."""
+
 LIMIT_HELP = "memory of the command and all its descendants in GiB (2^30), of the host and of each GPU"
 
 

@@ -9,7 +9,8 @@ python -m fgod.train --recipe F --weights DIR --rows F --work DIR --run DIR --ma
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +36,14 @@ with lasting_imports():
     from fgod.train.checkpoint import Schedule
     from fgod.train.loop import Job, run
     from fgod.train.memory_report import MemoryReport
+    from fgod.train.ranks.group import Ranks
     from fgod.train.recipe import TrainRecipe
     from fgod.train.supervise import Trainer
 
 
 def main() -> None:
     """Train one stage; the outcome goes to --result."""
-    parser = argparse.ArgumentParser(prog="python -m fgod.train", description=main.__doc__)
-    parser.add_argument("--plugin", type=Path, action="append", default=[])
-    add_options(parser, Trainer)
-    found = parser.parse_args()
-    load_plugins(found.plugin)
-    args = options_of(Trainer, found)
+    args = arguments(main.__doc__)
     recipe = read_json(args.recipe)
     try:
         outcome = trained(args, recipe)
@@ -57,6 +54,16 @@ def main() -> None:
         reason = f"The trainer stopped in phase {read_phase(args.phase_file)}: {refused}."
         outcome = Outcome(status="killed", reason=reason)
     outcome.write(args.result)
+
+
+def arguments(description: str | None) -> Trainer:
+    """The options of this process; plugins are loaded."""
+    parser = argparse.ArgumentParser(prog="python -m fgod.train", description=description)
+    parser.add_argument("--plugin", type=Path, action="append", default=[])
+    add_options(parser, Trainer)
+    found = parser.parse_args()
+    load_plugins(found.plugin)
+    return options_of(Trainer, found)
 
 
 def _checked(args: Trainer, recipe: Mapping[str, Any]) -> CheckProbes | None:
@@ -82,13 +89,29 @@ def _checked(args: Trainer, recipe: Mapping[str, Any]) -> CheckProbes | None:
     return found
 
 
-def trained(args: Trainer, recipe: Mapping[str, Any]) -> Outcome:
-    """Train as the options say."""
+def trained(
+    args: Trainer,
+    recipe: Mapping[str, Any],
+    ranks: Ranks | None = None,
+    checkpoints: Path | None = None,
+    told: Callable[[str], None] | None = None,
+) -> Outcome:
+    """Train as the options say.
+
+    Args:
+        ranks: this process among several; `args` has its own folders then.
+        checkpoints: where they lie; None: in the work folder.
+        told: each phase; None: the phase file is written.
+    """
+    first = ranks is None or ranks.first
     train = recipe["train"] if args.steps is None else {**recipe["train"], "steps": args.steps}
     report = MemoryReport(args.memory_report) if args.memory_report else None
 
     def tell(phase: str) -> None:
-        write_phase(args.phase_file, phase)
+        if told is None:
+            write_phase(args.phase_file, phase)
+        else:
+            told(phase)
         if report:
             report(phase)
 
@@ -101,7 +124,7 @@ def trained(args: Trainer, recipe: Mapping[str, Any]) -> Outcome:
         run_dir=args.run,
         master_out=args.master,
         stage=recipe["stage"],
-        lineage=args.work.name,
+        lineage=(checkpoints or args.work).name,
         phase=tell,
         schedule=Schedule(args.checkpoint_secs, args.checkpoint_steps),
         limit_gb=args.limit_gb,
@@ -109,7 +132,11 @@ def trained(args: Trainer, recipe: Mapping[str, Any]) -> Outcome:
         chat=ChatSettings.from_dict(recipe.get("chat", {})),
         teacher=args.teacher,
         checked=_checked(args, recipe),
+        ranks=ranks,
+        checkpoints=checkpoints,
     )
+    if not first:
+        return run(replace(job, say=lambda _: None))
     with reporting(listeners(args.phase_file), f"fit {args.fit} · {recipe['stage']}"):
         outcome = run(job)
     if report:

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from fgod.call import say
 from fgod.chat import ChatSettings
@@ -40,7 +39,6 @@ from fgod.nvfp4.folders import (
     write_weights,
 )
 from fgod.progress.followed import follow
-from fgod.registry import ARCHITECTURES
 from fgod.system import files
 from fgod.system.allocator import keep_freed_memory, return_freed_memory
 from fgod.system.procfs import resident_mib
@@ -56,6 +54,9 @@ from fgod.train.memory import FIRST_STEP, MIB, Prediction, check_fits, predict
 from fgod.train.optimizer import StepFacts
 from fgod.train.participation import Participant, check_holes, participation, write_participation
 from fgod.train.preflight import PROMPTS, check_changed, check_chat
+from fgod.train.ranks.group import Ranks
+from fgod.train.ranks.plan import predict_on_ranks
+from fgod.train.ranks.trainer import rank_stepper
 from fgod.train.recipe import TrainRecipe
 from fgod.train.record import (
     COLUMNS,
@@ -69,6 +70,7 @@ from fgod.train.record import (
     rows_of,
 )
 from fgod.train.stepper import DivergedError, Phase, Stepper
+from fgod.train.stored import StoredTensors, read_all
 from fgod.train.teacher import table_size, with_teacher
 
 TRAINED: Final = "trained"
@@ -77,6 +79,10 @@ DIVERGED: Final = "diverged"
 
 def _silent(*_: object) -> None:
     """For a caller that wants no phases."""
+
+
+def _say(text: str) -> None:
+    say(f"fgod: {text}")
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,9 @@ class Job:
         chat: the config's: how rows are written.
         teacher: folder of the base's distributions over these rows (`fgod.train.teacher`), for a recipe with `kl`.
         checked: what is asked on the way, for a recipe with `check`.
+        ranks: this process among those that share the run; each has a `work` and a `run_dir` of its own.
+        checkpoints: where they lie; None: in `work`.
+        say: what people are told.
     """
 
     start: Path
@@ -116,6 +125,14 @@ class Job:
     chat: ChatSettings = field(default_factory=ChatSettings)
     teacher: Path | None = None
     checked: CheckProbes | None = None
+    ranks: Ranks | None = None
+    checkpoints: Path | None = None
+    say: Callable[[str], None] = _say
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes weights and checkpoints: the only one, or the first of several."""
+        return self.ranks is None or self.ranks.first
 
 
 @dataclass
@@ -131,6 +148,8 @@ class _Run:
     """What the probes came to so far."""
     diverged_rows: str = ""
     """The lines of rows.tsv of the step that diverged."""
+    gpus: list[int] = field(default_factory=lambda: [1])
+    """GPUs that shared the run, at its start and each time that it went on."""
 
     def fit(self, plan: Iterator[list[int]], samples: Sequence[Sample]) -> str:
         """The steps that are not done yet; returns why training diverged, or nothing.
@@ -161,7 +180,7 @@ class _Run:
                 asked = job.recipe.check is not None and dose.is_due(step + 1, state, job.recipe.check)
                 try:
                     self.stepper.launch(step, [samples[index] for index in indices])
-                    due = not last and job.schedule.due(step + 1)
+                    due = not last and self._due(step + 1)
                     results = self.stepper.completed(last or due or asked)
                 except DivergedError as error:
                     self.diverged_rows = rows_of(taken.get(error.step, []))
@@ -178,9 +197,18 @@ class _Run:
                     self._judge(watch, facts, row)
                 if due:
                     checks = [asdict(result) for result in self.checks]
-                    more = {"resumed_at": self.resumed_at, **({"checks": checks} if checks else {})}
-                    checkpoint.save(job.work, optimizer, self.identity, more)
+                    more = {"resumed_at": self.resumed_at, **({"checks": checks} if checks else {}), **self.told_gpus()}
+                    checkpoint.save(job.checkpoints or job.work, optimizer, self.identity, more)
         return ""
+
+    def _due(self, step: int) -> bool:
+        """Whether a checkpoint is due: by the clock of the first rank, where there are several."""
+        due = self.job.schedule.due(step)
+        return due if self.job.ranks is None or not self.job.schedule.secs else bool(self.job.ranks.agreed(due))
+
+    def told_gpus(self) -> dict[str, list[int]]:
+        """Of a run that several GPUs shared, how many in each of its parts."""
+        return {"gpus": self.gpus} if any(count > 1 for count in self.gpus) else {}
 
     def _begin(self, step: int) -> dose.State:
         """Before a step: what the checks so far come to, with the learning rate that follows from it."""
@@ -202,7 +230,7 @@ class _Run:
         if before.decays_from and not state.ended:
             follows = "not any more: training goes on"
         took = f"{time.perf_counter() - begin:.1f} s"
-        _say(f"check · step {step} · {result.words} · {took}{' · ' if follows else ''}{follows}")
+        self.job.say(f"check · step {step} · {result.words} · {took}{' · ' if follows else ''}{follows}")
         return result.words
 
     def _judge(self, watch: Watch, facts: StepFacts, row: StepRow) -> None:
@@ -211,17 +239,23 @@ class _Run:
             check_changed(self.stepper.optimizer.unchanged(), row.step)
         efficiency = watch.add(facts.whole, row.lr)
         if efficiency is not None:
-            raise lost_updates(efficiency, recipe.master_dtype, row.lr, _weight_rms(self.stepper.model))
+            raise lost_updates(efficiency, recipe.master_dtype, row.lr, _weight_rms(self.stepper.masters))
 
 
-def _weight_rms(model: PreTrainedModel) -> float:
-    """Root mean square of all matrices' weights."""
-    matrices = [parameter.detach() for parameter in model.parameters() if parameter.ndim > 1]
-    squares = sum(torch.linalg.vector_norm(matrix, dtype=torch.float32).item() ** 2 for matrix in matrices)
-    return math.sqrt(squares / sum(matrix.numel() for matrix in matrices))
+def _weight_rms(masters: StoredTensors) -> float:
+    """Root mean square of all matrices' weights; 0 on a rank that does not have them."""
+    if not masters.writes:
+        masters.help_read()
+        return 0.0
+    squares, count = 0.0, 0
+    for _, master in read_all(masters):
+        if master.ndim > 1:
+            squares += torch.linalg.vector_norm(master, dtype=torch.float32).item() ** 2
+            count += master.numel()
+    return math.sqrt(squares / count)
 
 
-def save_masters(start: Path, masters: Mapping[str, Tensor], recipe: TrainRecipe, out: Path) -> dict[str, str]:
+def save_masters(start: Path, masters: StoredTensors, recipe: TrainRecipe, out: Path) -> dict[str, str]:
     """A Hugging Face folder of the masters as they are stored, with the start's tokenizer and config, by rename.
 
     Returns:
@@ -230,8 +264,8 @@ def save_masters(start: Path, masters: Mapping[str, Tensor], recipe: TrainRecipe
     config = read_plain_config(start)
     more = {} if recipe.block_scales == BLOCK_SCALES[0] else {BLOCK_SCALES_KEY: recipe.block_scales}
     with files.atomic_folder(out) as folder:
-        limit = SHARD_BYTES if all(m.device.type == "cpu" for m in masters.values()) else DEVICE_SHARD_BYTES
-        write_weights(folder, list(masters), lambda n: masters[n].nbytes, lambda n: {n: masters[n]}, limit)
+        limit = SHARD_BYTES if masters.device.type == "cpu" else DEVICE_SHARD_BYTES
+        write_weights(folder, masters.names(), masters.nbytes, lambda n: {n: masters.whole(n)}, limit)
         copy_side_files(start, folder)
         write_config(folder, config, "float32" if recipe.master_dtype == "fp32" else "bfloat16", **more)
     digests = files.file_digests(out)
@@ -239,10 +273,6 @@ def save_masters(start: Path, masters: Mapping[str, Tensor], recipe: TrainRecipe
         for file in weight_files(out):
             files.drop_cached(file)
     return digests
-
-
-def _say(text: str) -> None:
-    say(f"fgod: {text}")
 
 
 def _largest(recipe: TrainRecipe, samples: Sequence[Sample]) -> tuple[int, int, int]:
@@ -255,13 +285,13 @@ def _largest(recipe: TrainRecipe, samples: Sequence[Sample]) -> tuple[int, int, 
 
 
 def _predictor(
-    start: Path, samples: Sequence[Sample], device: torch.device, process: int
+    start: Path, samples: Sequence[Sample], device: torch.device, process: int, gpus: int
 ) -> Callable[[TrainRecipe], Prediction]:
     """What a recipe will need for the longest rows that can meet in one batch."""
     config = read_plain_config(start)
 
     def predicted(recipe: TrainRecipe) -> Prediction:
-        return prediction(config, recipe, device, *_largest(recipe, samples), process)
+        return prediction(config, recipe, device, *_largest(recipe, samples), process, gpus)
 
     return predicted
 
@@ -274,8 +304,9 @@ def prediction(
     width: int,
     labels: int,
     process: int,
+    gpus: int = 1,
 ) -> Prediction:
-    """What a step on a device will need: GPU memory there, all of this process on the CPU.
+    """What a step on a device will need: GPU memory there, all of this process on the CPU; of several each.
 
     On a GPU a family that the hand-written network does not compute keeps what transformers' layers keep on the CPU.
 
@@ -283,7 +314,11 @@ def prediction(
         rows, width: at once, and tokens of each.
         labels: of all of them.
         process: bytes of this process by now, before its first step.
+        gpus: that share the run.
     """
+    if gpus > 1:
+        found = predict_on_ranks(config, recipe, gpus, rows, width, labels, kernels=kernels.run_on(device))
+        return found if device.type == "cuda" else replace(found, process=process + FIRST_STEP)
     if device.type == "cuda" and architecture_of(config, "config").hand_written(config):
         return predict_on_device(config, recipe, rows, width, labels, kernels=kernels.run_on(device))
     before = 0 if device.type == "cuda" else process + FIRST_STEP[recipe.compute_dtype]
@@ -308,20 +343,16 @@ def _check_memory(
     except TooLargeError as error:
         if not job.too_large_ok:
             raise
-        _say(f"{error} It is tried all the same (guard.too_large_ok).")
-
-
-def _masters(model: PreTrainedModel) -> dict[str, Tensor]:
-    """By name: the weights as they are stored now."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+        job.say(f"{error} It is tried all the same (guard.too_large_ok).")
 
 
 def _participants(stepper: Stepper, start: Path) -> list[Participant]:
     """Who took part, by comparing the masters with the start folder."""
-    model, got_gradient = stepper.model, stepper.optimizer.got_gradient()
-    family, tied = ARCHITECTURES[type(model).__name__], model.config.tie_word_embeddings
+    config, got_gradient = read_plain_config(start), stepper.optimizer.got_gradient()
+    family, tied = architecture_of(config, str(start)), config.get("tie_word_embeddings", False)
     with open_weights(start) as weights:
-        return participation(_masters(model), weights, got_gradient, family, tied, stepper.recipe.compute_dtype)
+        masters = read_all(stepper.masters)
+        return participation(masters, weights, got_gradient, family, tied, stepper.recipe.compute_dtype)
 
 
 def run(job: Job) -> Outcome:
@@ -342,14 +373,14 @@ def run(job: Job) -> Outcome:
     begin = time.perf_counter()
     job.phase("start")
     process = int(resident_mib() * MIB) + (0 if job.teacher is None else 2 * table_size(job.teacher))
-    device = choose_device(job.recipe, _say)
+    device = choose_device(job.recipe, job.say)
     room = room_mib() if device.type == "cuda" else None
     cap_allocator(room)
     with deterministic(job.seed, job.recipe.threads), repeatable_cuda(device):
         samples, pad = _encoded(job)
-        predicted = _predictor(job.start, samples, device, process)
+        predicted = _predictor(job.start, samples, device, process, 1 if job.ranks is None else job.ranks.count)
         _check_memory(job, predicted, device, room)
-        stepper = choose_stepper(device, job.start, job.recipe, job.seed, pad, job.phase, _say)
+        stepper = _stepper(job, device, pad)
         job.phase("model_loaded")
         first_loss = stepper.preflight([list(s.ids[: s.prompt_length]) for s in spread(samples, PROMPTS)])
         training = _resume(stepper, job, processor(device))
@@ -376,6 +407,7 @@ def run(job: Job) -> Outcome:
         full_parameter=not job.recipe.partial,
         partial=job.recipe.partial,
         resumed_at=tuple(training.resumed_at),
+        gpus=tuple(training.gpus) if training.told_gpus() else (),
         first_loss=round(first_loss, 6),
         memory_predicted_mib=dict(predicted(job.recipe).to_mib()),
         memory_measured_mib=measured,
@@ -385,10 +417,17 @@ def run(job: Job) -> Outcome:
     )
 
 
+def _stepper(job: Job, device: torch.device, pad: int) -> Stepper:
+    """What makes the steps: of one process, or of one of several ranks."""
+    if job.ranks is None:
+        return choose_stepper(device, job.start, job.recipe, job.seed, pad, job.phase, job.say)
+    return rank_stepper(job.ranks, job.start, job.recipe, job.seed, pad, job.phase, job.say)
+
+
 def _encoded(job: Job) -> tuple[list[Sample], int]:
     """The rows as token ids, and the id that fills them up."""
     chat = ChatFormat.of_folder(job.start, job.chat)
-    _say(f"the first row: {check_chat(chat, read_plain_config(job.start)['vocab_size'], job.rows[0])!r}")
+    job.say(f"the first row: {check_chat(chat, read_plain_config(job.start)['vocab_size'], job.rows[0])!r}")
     samples = chat.rows(job.rows, job.recipe.seq_len)
     if job.recipe.kl is None:
         return samples, chat.pad_id
@@ -418,13 +457,15 @@ def _resume(stepper: Stepper, job: Job, processor: str) -> _Run:
         taught_by.append(files.digest(checked.digests))
     run = checkpoint.digest_of(job.recipe, job.rows, job.seed, job.start, taught_by)
     identity = checkpoint.Identity(run, processor)
-    saved = checkpoint.restore(job.work, stepper.optimizer, identity)
+    saved = checkpoint.restore(job.checkpoints or job.work, stepper.optimizer, identity)
+    count = 1 if job.ranks is None else job.ranks.count
+    gpus = [count] if saved is None else [*saved.get("gpus", [1] * (1 + len(saved["resumed_at"]))), count]
     resumed_at = [] if saved is None else [*saved["resumed_at"], stepper.optimizer.steps_done]
     checks = [] if saved is None else [dose.Result(**one) for one in saved.get("checks", [])]
     asker = None
     if job.recipe.check is not None and checked is not None:
         asker = Asker(job.recipe.check, ChatFormat.of_folder(job.start, job.chat), checked)
-    return _Run(stepper, job, identity, resumed_at, asker, checks)
+    return _Run(stepper, job, identity, resumed_at, asker, checks, gpus=gpus)
 
 
 def _fit(training: _Run, plan: Iterator[list[int]], samples: Sequence[Sample]) -> str:
@@ -443,10 +484,15 @@ def _finish(stepper: Stepper, job: Job, masters: bool) -> dict[str, str]:
         HoleError: a tensor of a full-parameter run was left out.
     """
     job.phase("saving")
+    saved = job.master_out is not None and masters
+    if not job.first:
+        for _ in range(1 + saved):
+            stepper.masters.help_read()
+        return {}
     participants = _participants(stepper, job.start)
     write_participation(job.run_dir / "participation.tsv", participants, job.stage, job.lineage)
     if job.master_out is None or not masters:
         return {}
     if not job.recipe.partial:
         check_holes(participants)
-    return save_masters(job.start, _masters(stepper.model), job.recipe, job.master_out)
+    return save_masters(job.start, stepper.masters, job.recipe, job.master_out)

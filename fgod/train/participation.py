@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,7 +35,7 @@ class HoleError(FgodError):
 
 
 def participation(
-    masters: Mapping[str, Tensor],
+    masters: Iterable[tuple[str, Tensor]],
     start: Weights,
     got_gradient: Mapping[str, bool],
     family: Architecture,
@@ -44,7 +44,7 @@ def participation(
 ) -> list[Participant]:
     """The participants of a run; `start` holds what the masters were. A tied head is listed beside its embedding."""
     out = []
-    for name, master in masters.items():
+    for name, master in masters:
         changed = (start.read(name).to(master.device) != master).count_nonzero().item() / master.numel()
         stored = dtype if family.scale_group(name) is None else NVFP4.name
         out.append(Participant(name, "", name in got_gradient, got_gradient.get(name, False), changed, stored))

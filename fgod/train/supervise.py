@@ -22,7 +22,7 @@ from fgod.arguments import Option, OptionalObject, words_of
 from fgod.call import Call, say
 from fgod.documents import Outcome, Stamp
 from fgod.errors import FgodError
-from fgod.guard.limits import MIB_PER_GB, lowered
+from fgod.guard.limits import MIB_PER_GB, RANK_SECS, lowered
 from fgod.layout import RunRecords, Work
 from fgod.registry import plugin_options
 from fgod.system.files import copy_file, file_digests, read_json, remove_folder
@@ -57,9 +57,13 @@ class Trainer:
     checkpoint_secs: Annotated[float, Option("a checkpoint this often (0: none by time)", "S")] = 0.0
     checkpoint_steps: Annotated[int, Option("and after this many steps (0: none by count)")] = 0
 
+    gpus: Annotated[int, Option("GPUs that share the run")] = 1
+    rank_secs: Annotated[float, Option("seconds that they wait for one of them (0: torch's default)", "S")] = RANK_SECS
+
     def command(self, plugins: Sequence[Path]) -> list[str]:
         """The command line of the trainer, with files of plugins that it loads."""
-        return [sys.executable, "-m", "fgod.train", *plugin_options(plugins), *words_of(self)]
+        module = "fgod.train" if self.gpus == 1 else "fgod.train.ranks.launch"
+        return [sys.executable, "-m", module, *plugin_options(plugins), *words_of(self)]
 
 
 def trainer_of(args: Train, work: Work, tables: Path) -> Trainer:
@@ -81,12 +85,21 @@ def trainer_of(args: Train, work: Work, tables: Path) -> Trainer:
         fit=args.fit,
         limit_gb=lowered(args.guard.limit_gb * MIB_PER_GB, total) / MIB_PER_GB,
         too_large_ok=args.too_large_ok,
+        gpus=ranks_of(args.recipe, work),
+        rank_secs=args.rank_secs,
     )
 
 
-def gpus_of(args: Train) -> int:
+def gpus_of(args: Train, work: Work) -> int:
     """How many GPUs a training takes."""
-    return 1 if read_json(args.recipe)["train"]["device"] == "cuda" else 0
+    return ranks_of(args.recipe, work) if read_json(args.recipe)["train"]["device"] == "cuda" else 0
+
+
+def ranks_of(recipe: Path, work: Work) -> int:
+    """How many share a run: as `fgod resume` said, else as its recipe says."""
+    if work.gpus.exists():
+        return int(read_json(work.gpus)["gpus"])
+    return int(read_json(recipe)["train"].get("gpus", 1))
 
 
 def train(args: Train, call: Call) -> None:
@@ -106,6 +119,7 @@ def train(args: Train, call: Call) -> None:
             remove_folder(args.master)
         _publish(args, outcome, work.records, run)
         checkpoints.forget(work.folder)
+        work.gpus.unlink(missing_ok=True)
     if outcome.status != "trained":
         say(f"{run.folder.parent.name} · {outcome.status} · {outcome.reason}")
 
@@ -151,7 +165,7 @@ def _trained(args: Train, call: Call, work: Work, lock: int) -> Outcome:
         checkpoint_steps=args.checkpoint_steps,
     )
     command = trainer.command(call.plugins)
-    ended = guard.run(command, limits, made.guard, work.guard_reason, work.phase, locks=[lock], gpus=gpus_of(args))
+    ended = guard.run(command, limits, made.guard, work.guard_reason, work.phase, locks=[lock], gpus=gpus_of(args, work))
     guard.report(ended)
     call.note(guard=ended.facts())
     if not ended.killed and ended.exit_code != 0:
@@ -193,7 +207,7 @@ def report_memory(args: Train, call: Call) -> int:
         trainer = trainer_of(args, work, work.records.folder)
         steps = 1 if args.steps is None else args.steps
         command = replace(trainer, memory_report=args.memory_report, steps=steps).command(call.plugins)
-        ended = guard.run(command, args.guard, phase_file=work.phase, gpus=gpus_of(args))
+        ended = guard.run(command, args.guard, phase_file=work.phase, gpus=gpus_of(args, work))
         outcome = Outcome.read(work.result) if ended.exit_code == 0 else None
     guard.report(ended)
     call.note(guard=ended.facts())

@@ -72,12 +72,14 @@ def predict_on_device(
     labels: int,
     where: str = "config",
     kernels: bool = True,
+    gpus: int = 1,
 ) -> Prediction:
     """Bytes that torch's allocator has at a step's widest moment.
 
     Args:
         width: tokens of each row.
         labels: in all.
+        gpus: that share weights and states, as far as these decide what layers keep; all else is of one GPU alone.
         kernels: Triton is there: kernels quantise and step, and torch compiles the rest. Without it plain torch makes
             copies in float32, whose sizes are counted in its code and were measured on no GPU.
     """
@@ -86,7 +88,7 @@ def predict_on_device(
     known = predict(config, recipe, width, labels, 0, where)
     tokens = rows * width
     base, attention, mlp = (tokens * size for size in _sizes(config, item))
-    plan = layer_plan(config, recipe, tokens)
+    plan = layer_plan(config, recipe, tokens, gpus)
     kept = sum(base + keep.attention * attention + keep.mlp * mlp for keep in plan)
     groups: dict[str, int] = {}
     shapes = family.tensors(config, where)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 GATHER: Callable[..., Any] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 """Its name since torch 2.13, and before."""
@@ -37,24 +38,27 @@ class Pending:
 class Ranks:
     """This rank among all. Every method but `agreed` and the properties must be called by all of them, in one order."""
 
-    def __init__(self, rank: int, count: int, device: torch.device, store: dist.Store) -> None:
+    def __init__(self, rank: int, count: int, device: torch.device, store: Store) -> None:
         self.rank, self.count, self.device = rank, count, device
         self._store, self._agreed = store, 0
 
     @classmethod
-    def join(cls, store: dist.Store, rank: int, count: int, device: torch.device, secs: float) -> Ranks:
+    def join(cls, store: Store, rank: int, count: int, device: torch.device, secs: float) -> Ranks:
         """Start the process group: NCCL on GPUs, gloo on CPUs.
 
         Args:
             secs: that a rank may wait for another (0: as long as torch's default).
         """
         timeout = timedelta(seconds=secs + GRACE_SECS) if secs else dist.default_pg_timeout
-        own = {"device_id": device} if device.type == "cuda" else {}
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
-            store=dist.PrefixStore("group", store), rank=rank, world_size=count, timeout=timeout, **own,
-        )  # fmt: skip
-        return cls(rank, count, device, dist.PrefixStore("agreed", store))
+            store=PrefixStore("group", store),
+            rank=rank,
+            world_size=count,
+            timeout=timeout,
+            device_id=device if device.type == "cuda" else None,
+        )
+        return cls(rank, count, device, PrefixStore("agreed", store))
 
     @classmethod
     def from_environment(cls, device: torch.device, secs: float, environment: Mapping[str, str] = os.environ) -> Ranks:
@@ -62,8 +66,8 @@ class Ranks:
         rank, count = int(environment["RANK"]), int(environment["WORLD_SIZE"])
         host, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
         hosted = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        store = dist.TCPStore(host, port, count, is_master=rank == 0 and not hosted, wait_for_workers=False)
-        return cls.join(dist.PrefixStore(environment.get("TORCHELASTIC_RUN_ID", ""), store), rank, count, device, secs)
+        store = TCPStore(host, port, count, is_master=rank == 0 and not hosted, wait_for_workers=False)
+        return cls.join(PrefixStore(environment.get("TORCHELASTIC_RUN_ID", ""), store), rank, count, device, secs)
 
     @staticmethod
     def leave() -> None:

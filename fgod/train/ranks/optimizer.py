@@ -208,6 +208,11 @@ class RankTensors:
             self.local[tensor][part].copy_(value[self.shards.rows(tensor, self.ranks.rank)])
 
 
+def factors_are_less(tokens: int, height: int, width: int) -> bool:
+    """Whether the factors of a gradient [height, width], of so many tokens in all, are fewer numbers than it has."""
+    return tokens * (height + width) < height * width
+
+
 class _Sent(NamedTuple):
     """A group's gradient under way to its owners."""
 
@@ -257,9 +262,8 @@ class RankGradients:
 
     def _send(self, group: str, factors: Factors) -> _Sent:
         """Factors where they are less than what they give: at few tokens, whatever the matrix."""
-        tokens = len(factors.inputs) * self.ranks.count
         height, width = factors.outputs.shape[1], factors.inputs.shape[1]
-        if tokens * (height + width) < height * width:
+        if factors_are_less(len(factors.inputs) * self.ranks.count, height, width):
             return _Sent(group, self.ranks.gather(torch.cat((factors.outputs, factors.inputs), 1)), height)
         return _Sent(group, self.ranks.exchange(factors.product()), 0)
 

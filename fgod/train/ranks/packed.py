@@ -25,14 +25,14 @@ def packed(weight: Tensor, global_scale: Tensor, block_scales: str) -> Tensor:
 
         codes, scales = codec.quantise(weight, global_scale, block_scales)
         return torch.cat((codes.flatten(), scales.view(torch.uint8).flatten()))
-    codes, scales = [], []
+    all_codes, all_scales = [], []
     for part in weight.split(QUANTISE_ROWS):
         blocks = block_view(part.float(), "weight")
         its_scales = scales_of_blocks(blocks, global_scale, block_scales)
         steps = its_scales.float() / global_scale
-        codes.append(pack(encode_e2m1(blocks / steps.unsqueeze(-1)).flatten(1)).flatten())
-        scales.append(its_scales.view(torch.uint8).flatten())
-    return torch.cat(codes + scales)
+        all_codes.append(pack(encode_e2m1(blocks / steps.unsqueeze(-1)).flatten(1)).flatten())
+        all_scales.append(its_scales.view(torch.uint8).flatten())
+    return torch.cat(all_codes + all_scales)
 
 
 def unpacked(parts: Tensor, columns: int, global_scale: Tensor, dtype: torch.dtype) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fgod.errors import UsageError
-from fgod.model.chats import Sample
 from fgod.models.architecture import architecture_of
 from fgod.nvfp4.folders import DTYPES, read_plain_config
 from fgod.train.batches import Batch
@@ -79,11 +78,9 @@ class RankStepper(DeviceStepper):
         graphs: bool,
         phase: Phase,
         start: Path,
-        beat: Callable[[], None],
     ) -> None:
-        """`beat`: called before each step, to show that this rank lives."""
         super().__init__(network, optimizer, recipe, pad, say, graphs, phase)
-        self.ranks, self.start, self.beat = network.ranks, start, beat
+        self.ranks, self.start = network.ranks, start
 
     def _gradients(self) -> RankGradients:
         return RankGradients(self.optimizer, self.network.masters)
@@ -117,10 +114,6 @@ class RankStepper(DeviceStepper):
                 self.network.logits(filled(chat, bucket, self.device))
         return self.ranks.agreed(first_loss)
 
-    def launch(self, step: int, samples: Sequence[Sample]) -> None:
-        self.beat()
-        super().launch(step, samples)
-
     def _inputs(self, batch: Batch) -> tuple[Inputs, slice | Tensor]:
         rows = self.recipe.micro_batch or self.recipe.batch
         return inputs_of_rank(batch, self.ranks.rank, self.ranks.count, rows, self.pad, self.recipe.kl)
@@ -142,7 +135,6 @@ def rank_stepper(
     pad: int,
     phase: Phase,
     say: Say,
-    beat: Callable[[], None] = lambda: None,
     graphs: bool = True,
 ) -> RankStepper:
     """Stream a rank's masters in, with its network and optimizer.
@@ -154,7 +146,7 @@ def rank_stepper(
     check_recipe(recipe, ranks.count)
     shards = split(config, recipe.master_dtype, ranks.count, str(start))
     masters = stream_shard(start, shards, ranks.rank, ranks.device)
-    return stepper_of(ranks, shards, masters, start, recipe, seed, pad, phase, say, beat, graphs)
+    return stepper_of(ranks, shards, masters, start, recipe, seed, pad, phase, say, graphs)
 
 
 def stepper_of(
@@ -167,7 +159,6 @@ def stepper_of(
     pad: int,
     phase: Phase,
     say: Say,
-    beat: Callable[[], None] = lambda: None,
     graphs: bool = True,
 ) -> RankStepper:
     """The same of masters that are there; raises UsageError as `rank_stepper` does."""
@@ -181,4 +172,4 @@ def stepper_of(
     factors = lr_factors(shards.whole.tensors, recipe.lr_scale, config.get("tie_word_embeddings", False))
     network = RankNetwork(masters, shards, ranks, ops, DTYPES[recipe.compute_dtype], recipe.block_scales)
     optimizer = RankOptimizer(masters, shards, ranks, recipe, factors, seed, ops)
-    return RankStepper(network, optimizer, recipe, pad, say, graphs, phase, start, beat)
+    return RankStepper(network, optimizer, recipe, pad, say, graphs, phase, start)

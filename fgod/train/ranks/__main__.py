@@ -1,0 +1,100 @@
+"""One rank of a training, started by `fgod.train.ranks.launch`: `python -m fgod.train` among several."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from fgod.documents import Outcome
+from fgod.errors import FgodError
+from fgod.guard import write_phase
+from fgod.guard.cap import refusal, room_mib
+from fgod.guard.limits import KILLED_EXIT
+from fgod.system.files import read_json, remove_folder
+from fgod.train.__main__ import arguments, trained
+from fgod.train.ranks.beats import Beats
+from fgod.train.ranks.group import Ranks
+from fgod.train.ranks.launch import RANKS, leave_error
+from fgod.train.supervise import Trainer
+
+PATIENCE_SECS = 3.0
+"""A rank that misses another waits so long before it fails: the launcher is to see the other one first."""
+
+
+def main() -> None:
+    """Train one stage together with the other ranks; the first one writes the outcome to --result."""
+    args = arguments(main.__doc__)
+    recipe = read_json(args.recipe)
+    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    with ended_for_a_reason(args, rank, count):
+        device = torch.device("cpu")
+        if recipe["train"].get("device", "cpu") == "cuda":
+            device = own_gpu(int(os.environ["LOCAL_RANK"]), count)
+        beats = Beats(args.work / RANKS, rank)
+        beats()
+        ranks = Ranks.from_environment(device, args.rank_secs)
+        own = args if ranks.first else scratch(args, rank)
+
+        def tell(phase: str) -> None:
+            beats()
+            if ranks.first:
+                write_phase(args.phase_file, phase)
+
+        outcome = trained(own, recipe, ranks, args.work, tell)
+        ranks.all_here()
+        if ranks.first:
+            outcome.write(args.result)
+        else:
+            remove_folder(own.work)
+        ranks.leave()
+
+
+def scratch(args: Trainer, rank: int) -> Trainer:
+    """The arguments of a rank that writes nothing for people: with a folder of its own."""
+    folder = args.work / f"rank-{rank}"
+    return replace(args, work=folder, run=folder / "records", memory_report=None)
+
+
+def own_gpu(place: int, count: int) -> torch.device:
+    """The GPU of a rank.
+
+    Raises:
+        FgodError: there are fewer.
+    """
+    seen = torch.cuda.device_count()
+    if seen < count:
+        raise FgodError(f"train.gpus: {count}, but torch sees {seen} CUDA devices; expected as many, or fewer gpus")
+    torch.cuda.set_device(place)
+    return torch.device("cuda", place)
+
+
+@contextmanager
+def ended_for_a_reason(args: Trainer, rank: int, count: int) -> Iterator[None]:
+    """Leave for the launcher why this rank ends, where that can be said in words."""
+    try:
+        yield
+    except FgodError as error:
+        leave_error(args.work / RANKS, rank, error)
+        sys.exit(error.exit_code)
+    except torch.OutOfMemoryError:
+        refused = refusal(room_mib())
+        if not refused:
+            raise
+        Outcome(status="killed", reason=f"Rank {rank} of {count} stopped: {refused}.").write(args.result)
+        sys.exit(KILLED_EXIT)
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            time.sleep(PATIENCE_SECS)
+        raise
+
+
+if __name__ == "__main__":
+    main()

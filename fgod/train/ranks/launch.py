@@ -1,0 +1,147 @@
+"""Starts the ranks of a run, waits for them and says which one failed; when one ends, all end.
+
+    fgod train → guard → keeper → python -m fgod.train.ranks.launch … → python -m fgod.train.ranks …, one for each GPU
+
+torch's elastic launcher starts and ends them. A rank that hangs is killed here, so that it is the one that has failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from threading import Event, Thread
+
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig, launch_agent
+
+from fgod.arguments import add_options, options_of
+from fgod.errors import FgodError, RefusedError, UsageError, exit_on_fgod_error
+from fgod.guard.limits import KILLED_EXIT
+from fgod.system import files
+from fgod.train.ranks.beats import hung, read_beats
+from fgod.train.supervise import Trainer
+
+LOOK_SECS = 0.5
+"""Between two looks at what ranks show."""
+
+MONITOR_SECS = 0.1
+"""Between two looks at whether ranks run."""
+
+RANKS = "ranks"
+"""In the work folder: beats and errors of ranks."""
+
+
+class HangWatch(Thread):
+    """Kills a rank that others wait for; `found`: its number, and for how many seconds they had."""
+
+    def __init__(self, folder: Path, secs: float) -> None:
+        super().__init__(daemon=True)
+        self.folder, self.secs = folder, secs
+        self.found: dict[int, float] = {}
+        self._over = Event()
+
+    def run(self) -> None:
+        while self.secs and not self._over.wait(LOOK_SECS):
+            beats = read_beats(self.folder)
+            rank = hung(beats, self.secs)
+            if rank is not None and rank not in self.found:
+                self.found[rank] = beats[rank].age
+                os.kill(beats[rank].pid, signal.SIGKILL)
+
+    def __enter__(self) -> HangWatch:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join()
+
+
+def run_ranks(module: str, words: Sequence[str], count: int, folder: Path, secs: float) -> int:
+    """Run `python -m MODULE WORDS…` as ranks of this host, to their end.
+
+    Args:
+        folder: for what ranks leave (`fgod.train.ranks.beats`, `leave_error`); made anew.
+        secs: that ranks may wait for one of them; 0: as long as torch's default.
+
+    Returns:
+        0, or `KILLED_EXIT` where a rank ended with that.
+
+    Raises:
+        FgodError: a rank failed; names it.
+    """
+    files.remove_folder(folder)
+    folder.mkdir(parents=True)
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=folder.parent.name, max_restarts=0,
+        rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost", monitor_interval=MONITOR_SECS,
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder / "logs")),
+    )  # fmt: skip
+    with HangWatch(folder, secs) as watch:
+        try:
+            launch_agent(config, sys.executable, ["-m", module, *words])
+        except ChildFailedError as failed:
+            rank, failure = root(failed.failures, watch.found)
+            if failure.exitcode == KILLED_EXIT:
+                return KILLED_EXIT
+            raise error_of(folder, rank, failure, count, watch.found.get(rank), secs) from None
+        except SignalException as stopped:
+            sys.exit(128 + stopped.sigval)
+    return 0
+
+
+def root(failures: Mapping[int, ProcessFailure], hanging: Mapping[int, float]) -> tuple[int, ProcessFailure]:
+    """The rank that failed first: one that hung, or was ended by a signal, before those that missed it."""
+
+    def place(rank: int) -> tuple[bool, bool, float]:
+        return rank not in hanging, failures[rank].exitcode >= 0, failures[rank].timestamp
+
+    first = min(failures, key=place)
+    return first, failures[first]
+
+
+def error_of(
+    folder: Path, rank: int, failure: ProcessFailure, count: int, waited: float | None, secs: float
+) -> FgodError:
+    """The failure of a rank in words: its own, or how it ended."""
+    name, then = f"rank {rank} of {count}", "all ranks were ended"
+    own = {one: folder / f"{one}.error.json" for one in (0, rank)}
+    for one, path in own.items():  # what the first rank found is what all find
+        if path.exists():
+            left = files.read_json(path)
+            kind = {2: UsageError, 100: RefusedError}.get(left["exit_code"], FgodError)
+            return kind(left["message"] if one == 0 else f"{name}: {left['message']}")
+    if waited is not None:
+        return FgodError(f"{name} hung: the others waited {waited:.0f} s for it (--rank-secs {secs:g}); {then}")
+    if failure.exitcode < 0:
+        return FgodError(f"{name} was ended by {signal.Signals(-failure.exitcode).name}; {then}")
+    return FgodError(f"{name} failed with exit code {failure.exitcode}, see above; {then}")
+
+
+def leave_error(folder: Path, rank: int, error: FgodError) -> None:
+    """By a rank: for the launcher to say."""
+    files.write_json(folder / f"{rank}.error.json", {"message": str(error), "exit_code": error.exit_code})
+
+
+def main() -> None:
+    """Start the ranks of a training; arguments as of `python -m fgod.train`."""
+    parser = argparse.ArgumentParser(prog="python -m fgod.train.ranks.launch", description=main.__doc__)
+    parser.add_argument("--plugin", type=Path, action="append", default=[])
+    add_options(parser, Trainer)
+    args = options_of(Trainer, parser.parse_args())
+    code = run_ranks("fgod.train.ranks", sys.argv[1:], args.gpus, args.work / RANKS, args.rank_secs)
+    if code == KILLED_EXIT and not args.result.exists():
+        raise FgodError(f"a rank ended with {KILLED_EXIT} and left no {args.result}")
+    files.remove_folder(args.work / RANKS)
+
+
+if __name__ == "__main__":
+    with exit_on_fgod_error():
+        main()
