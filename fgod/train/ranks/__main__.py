@@ -18,7 +18,7 @@ from fgod.errors import FgodError
 from fgod.guard import write_phase
 from fgod.guard.cap import refusal, room_mib
 from fgod.guard.limits import KILLED_EXIT
-from fgod.system.files import read_json, remove_folder
+from fgod.system.files import read_json
 from fgod.train.__main__ import arguments, trained
 from fgod.train.ranks.beats import Beats
 from fgod.train.ranks.group import Ranks
@@ -39,8 +39,7 @@ def main() -> None:
         if recipe["train"].get("device", "cpu") == "cuda":
             device = own_gpu(int(os.environ["LOCAL_RANK"]), count)
         beats = Beats(args.work / RANKS, rank)
-        beats()
-        ranks = Ranks.from_environment(device, args.rank_secs)
+        ranks = Ranks.from_environment(device, args.rank_secs, beats)
         own = args if ranks.first else scratch(args, rank)
 
         def tell(phase: str) -> None:
@@ -52,14 +51,12 @@ def main() -> None:
         ranks.all_here()
         if ranks.first:
             outcome.write(args.result)
-        else:
-            remove_folder(own.work)
         ranks.leave()
 
 
 def scratch(args: Trainer, rank: int) -> Trainer:
     """The arguments of a rank that writes nothing for people: with a folder of its own."""
-    folder = args.work / f"rank-{rank}"
+    folder = args.work / RANKS / f"{rank}"
     return replace(args, work=folder, run=folder / "records", memory_report=None)
 
 

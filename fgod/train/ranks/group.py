@@ -38,12 +38,23 @@ class Pending:
 class Ranks:
     """This rank among all. Every method but `agreed` and the properties must be called by all of them, in one order."""
 
-    def __init__(self, rank: int, count: int, device: torch.device, store: Store) -> None:
-        self.rank, self.count, self.device = rank, count, device
+    def __init__(
+        self, rank: int, count: int, device: torch.device, store: Store, beat: Callable[[], None] = lambda: None
+    ) -> None:
+        """`beat`: called each time that something is told to others."""
+        self.rank, self.count, self.device, self.beat = rank, count, device, beat
         self._store, self._agreed = store, 0
 
     @classmethod
-    def join(cls, store: Store, rank: int, count: int, device: torch.device, secs: float) -> Ranks:
+    def join(
+        cls,
+        store: Store,
+        rank: int,
+        count: int,
+        device: torch.device,
+        secs: float,
+        beat: Callable[[], None] = lambda: None,
+    ) -> Ranks:
         """Start the process group: NCCL on GPUs, gloo on CPUs.
 
         Args:
@@ -58,16 +69,23 @@ class Ranks:
             timeout=timeout,
             device_id=device if device.type == "cuda" else None,
         )
-        return cls(rank, count, device, PrefixStore("agreed", store))
+        return cls(rank, count, device, PrefixStore("agreed", store), beat)
 
     @classmethod
-    def from_environment(cls, device: torch.device, secs: float, environment: Mapping[str, str] = os.environ) -> Ranks:
+    def from_environment(
+        cls,
+        device: torch.device,
+        secs: float,
+        beat: Callable[[], None] = lambda: None,
+        environment: Mapping[str, str] = os.environ,
+    ) -> Ranks:
         """The rank that torch's launcher made of this process."""
         rank, count = int(environment["RANK"]), int(environment["WORLD_SIZE"])
         host, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
         hosted = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         store = TCPStore(host, port, count, is_master=rank == 0 and not hosted, wait_for_workers=False)
-        return cls.join(PrefixStore(environment.get("TORCHELASTIC_RUN_ID", ""), store), rank, count, device, secs)
+        run = PrefixStore(environment.get("TORCHELASTIC_RUN_ID", ""), store)
+        return cls.join(run, rank, count, device, secs, beat)
 
     @staticmethod
     def leave() -> None:
@@ -86,6 +104,7 @@ class Ranks:
 
     def gather(self, part: Tensor) -> Pending:
         """[count, …] of every rank's contiguous part […]."""
+        self.beat()
         part = part.contiguous()
         out = torch.empty(self.count, *part.shape, dtype=part.dtype, device=part.device)
         work = GATHER(out.flatten(), part.flatten(), async_op=True)
@@ -96,6 +115,7 @@ class Ranks:
 
         Parts travel in their own format and are added in float32, in the order of the ranks.
         """
+        self.beat()
         whole = whole.contiguous()
         got = torch.empty_like(whole)
         work = dist.all_to_all_single(got.view(-1), whole.view(-1), async_op=True)
@@ -122,6 +142,7 @@ class Ranks:
 
     def agreed(self, value: float) -> float:
         """The first rank's value, on all; asks no device."""
+        self.beat()
         key, self._agreed = f"{self._agreed}", self._agreed + 1
         if self.first:
             self._store.set(key, repr(value))

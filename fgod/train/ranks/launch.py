@@ -12,7 +12,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from threading import Event, Thread
 
@@ -24,7 +25,7 @@ from fgod.arguments import add_options, options_of
 from fgod.errors import FgodError, RefusedError, UsageError, exit_on_fgod_error
 from fgod.guard.limits import KILLED_EXIT
 from fgod.system import files
-from fgod.train.ranks.beats import hung, read_beats
+from fgod.train.ranks.beats import Hangs, read_beats
 from fgod.train.supervise import Trainer
 
 LOOK_SECS = 0.5
@@ -34,24 +35,27 @@ MONITOR_SECS = 0.1
 """Between two looks at whether ranks run."""
 
 RANKS = "ranks"
-"""In the work folder: beats and errors of ranks."""
+"""In the work folder: what ranks show, their errors, and scratch of all but the first one."""
+
+ELASTIC = "torch.distributed.elastic"
+"""Loggers of torch's launcher."""
 
 
 class HangWatch(Thread):
-    """Kills a rank that others wait for; `found`: its number, and for how many seconds they had."""
+    """Kills a rank that hangs while others wait for it; `found`: the ranks that did."""
 
     def __init__(self, folder: Path, secs: float) -> None:
         super().__init__(daemon=True)
-        self.folder, self.secs = folder, secs
-        self.found: dict[int, float] = {}
+        self.folder, self.hangs = folder, Hangs(secs)
+        self.found: set[int] = set()
         self._over = Event()
 
     def run(self) -> None:
-        while self.secs and not self._over.wait(LOOK_SECS):
+        while self.hangs.secs and not self._over.wait(LOOK_SECS):
             beats = read_beats(self.folder)
-            rank = hung(beats, self.secs)
+            rank = self.hangs.judge(time.monotonic(), beats)
             if rank is not None and rank not in self.found:
-                self.found[rank] = beats[rank].age
+                self.found.add(rank)
                 os.kill(beats[rank].pid, signal.SIGKILL)
 
     def __enter__(self) -> HangWatch:
@@ -78,7 +82,9 @@ def run_ranks(module: str, words: Sequence[str], count: int, folder: Path, secs:
     """
     files.remove_folder(folder)
     folder.mkdir(parents=True)
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in [ELASTIC, *logging.root.manager.loggerDict]:
+        if name.startswith(ELASTIC):  # what it says stands in our own message
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=folder.parent.name, max_restarts=0,
         rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost", monitor_interval=MONITOR_SECS,
@@ -91,13 +97,13 @@ def run_ranks(module: str, words: Sequence[str], count: int, folder: Path, secs:
             rank, failure = root(failed.failures, watch.found)
             if failure.exitcode == KILLED_EXIT:
                 return KILLED_EXIT
-            raise error_of(folder, rank, failure, count, watch.found.get(rank), secs) from None
+            raise error_of(folder, rank, failure, count, rank in watch.found, secs) from None
         except SignalException as stopped:
             sys.exit(128 + stopped.sigval)
     return 0
 
 
-def root(failures: Mapping[int, ProcessFailure], hanging: Mapping[int, float]) -> tuple[int, ProcessFailure]:
+def root(failures: Mapping[int, ProcessFailure], hanging: Collection[int]) -> tuple[int, ProcessFailure]:
     """The rank that failed first: one that hung, or was ended by a signal, before those that missed it."""
 
     def place(rank: int) -> tuple[bool, bool, float]:
@@ -108,7 +114,7 @@ def root(failures: Mapping[int, ProcessFailure], hanging: Mapping[int, float]) -
 
 
 def error_of(
-    folder: Path, rank: int, failure: ProcessFailure, count: int, waited: float | None, secs: float
+    folder: Path, rank: int, failure: ProcessFailure, count: int, hung: bool, secs: float
 ) -> FgodError:
     """The failure of a rank in words: its own, or how it ended."""
     name, then = f"rank {rank} of {count}", "all ranks were ended"
@@ -118,8 +124,8 @@ def error_of(
             left = files.read_json(path)
             kind = {2: UsageError, 100: RefusedError}.get(left["exit_code"], FgodError)
             return kind(left["message"] if one == 0 else f"{name}: {left['message']}")
-    if waited is not None:
-        return FgodError(f"{name} hung: the others waited {waited:.0f} s for it (--rank-secs {secs:g}); {then}")
+    if hung:
+        return FgodError(f"{name} hung: the others waited {secs:g} s for it (guard.rank_secs); {then}")
     if failure.exitcode < 0:
         return FgodError(f"{name} was ended by {signal.Signals(-failure.exitcode).name}; {then}")
     return FgodError(f"{name} failed with exit code {failure.exitcode}, see above; {then}")
@@ -136,10 +142,12 @@ def main() -> None:
     parser.add_argument("--plugin", type=Path, action="append", default=[])
     add_options(parser, Trainer)
     args = options_of(Trainer, parser.parse_args())
-    code = run_ranks("fgod.train.ranks", sys.argv[1:], args.gpus, args.work / RANKS, args.rank_secs)
+    try:
+        code = run_ranks("fgod.train.ranks", sys.argv[1:], args.gpus, args.work / RANKS, args.rank_secs)
+    finally:
+        files.remove_folder(args.work / RANKS)
     if code == KILLED_EXIT and not args.result.exists():
         raise FgodError(f"a rank ended with {KILLED_EXIT} and left no {args.result}")
-    files.remove_folder(args.work / RANKS)
 
 
 if __name__ == "__main__":
