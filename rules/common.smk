@@ -171,6 +171,11 @@ def gpus(device):
     return GPU if device == "cuda" else 0
 
 
+def shared_gpus(run):
+    """What the training of a run takes of it: as many as share the run."""
+    return gpus(records.device(run)) * json.loads(run.recipe)["train"].get("gpus", 1)
+
+
 def processes(device):
     """Threads of a job that asks a model on a device of this name: it forks as many processes. At most --cores."""
     return 1 if device == "cuda" else len(os.sched_getaffinity(0))

@@ -73,7 +73,7 @@ rule train:
         lineage=f"{NOT_RECORDED}{TRAINED}",
     threads: lambda wildcards: records.threads(run_of(wildcards))
     resources:
-        gpu=lambda wildcards: gpus(records.device(run_of(wildcards))),
+        gpu=lambda wildcards: shared_gpus(run_of(wildcards)),
         # Of no consequence for the weights, hence no params: where the start lies today, and the fit that is shown.
         weights=lambda wildcards: starting_weights(wildcards),
         start=lambda wildcards: start_stamp(run_of(wildcards)),
@@ -85,6 +85,7 @@ rule train:
         " --audit {input.audit:q} --outcome {output.outcome:q} --stamp {output.stamp:q}"
         " {resources.teacher} {resources.check} {GUARD} --fit {resources.fit}"
         " --checkpoint-secs {CONFIG[checkpoint][secs]} --checkpoint-steps {CONFIG[checkpoint][steps]}"
+        " --rank-secs {CONFIG[guard][rank_secs]}"
 
 
 def end_of_training(wildcards):

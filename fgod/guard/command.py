@@ -11,8 +11,9 @@ from fgod.arguments import Option, Output
 from fgod.guard.limits import Limits
 from fgod.guard.watch import GuardResult, report, run
 
-TOO_LARGE_OK = "too_large_ok"
-"""The config's key that is no limit: it is for the trainer, which predicts its memory."""
+TOO_LARGE_OK, RANK_SECS = "too_large_ok", "rank_secs"
+"""The config's keys that are no limits. The first is for all that predict their memory; the second for the trainer
+alone, to which its rule gives it."""
 
 
 def options(guard: Mapping[str, Any]) -> str:
@@ -21,9 +22,11 @@ def options(guard: Mapping[str, Any]) -> str:
     Raises:
         UsageError: a value is out of its range, or they do not go together.
     """
-    Limits(**{key: value for key, value in guard.items() if value is not None and key != TOO_LARGE_OK})
+    Limits(**{key: value for key, value in guard.items() if value is not None and key not in (TOO_LARGE_OK, RANK_SECS)})
     words = []
     for key, value in guard.items():
+        if key == RANK_SECS:
+            continue
         if value is True:
             words.append(f"--{key.replace('_', '-')}")
         elif value is not None and value is not False:

@@ -23,6 +23,7 @@ from fgod.train.device.weights import Masters
 from fgod.train.ranks.group import Pending, Ranks
 from fgod.train.ranks.packed import packed, unpacked
 from fgod.train.ranks.shards import Shards, bounds
+from fgod.train.recipe import TrainRecipe
 
 AHEAD = 4
 """Weights that are under way while one is used: a layer's."""
@@ -51,10 +52,10 @@ class RankNetwork(Network):
     """Loss and gradients by one rank's rows of a batch; the loss of each label is that of all ranks' labels."""
 
     def __init__(
-        self, masters: Masters, shards: Shards, ranks: Ranks, ops: Ops, dtype: torch.dtype, block_scales: str
+        self, masters: Masters, shards: Shards, ranks: Ranks, ops: Ops, dtype: torch.dtype, recipe: TrainRecipe
     ) -> None:
         """`masters`: those of this rank."""
-        super().__init__(masters, replace(ops, products=None), dtype, block_scales)
+        super().__init__(masters, replace(ops, products=None), dtype, recipe.block_scales, recipe.head_gradient)
         self.shards, self.ranks = shards, ranks
         self.vocab = len(shards.whole.tensors[EMBEDDING])
         self.tokens = SharedVocabulary(ranks, bounds(self.vocab, ranks.rank, ranks.count)[0])

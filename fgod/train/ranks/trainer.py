@@ -170,6 +170,6 @@ def stepper_of(
         )
     ops = choose_ops(ranks.device, say)
     factors = lr_factors(shards.whole.tensors, recipe.lr_scale, config.get("tie_word_embeddings", False))
-    network = RankNetwork(masters, shards, ranks, ops, DTYPES[recipe.compute_dtype], recipe.block_scales)
+    network = RankNetwork(masters, shards, ranks, ops, DTYPES[recipe.compute_dtype], recipe)
     optimizer = RankOptimizer(masters, shards, ranks, recipe, factors, seed, ops)
     return RankStepper(network, optimizer, recipe, pad, say, graphs, phase, start)
