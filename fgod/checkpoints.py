@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from fgod.system.files import remove_folder
+from fgod.layout import Work
+from fgod.system.files import read_json, remove_folder
 
 PREFIX = "checkpoint-"
 
@@ -27,3 +30,10 @@ def forget(work: Path) -> None:
     """Remove all checkpoints: the run has ended, and its outcome is on record."""
     for folder in folders(work):
         remove_folder(folder)
+
+
+def gpus(work: Work, recipe: Mapping[str, Any]) -> int:
+    """How many GPUs share a run from here on: as `fgod resume` said, else as its recipe (recipe.json) says."""
+    if work.gpus.exists():
+        return int(read_json(work.gpus)["gpus"])
+    return int(recipe["train"].get("gpus", 1))

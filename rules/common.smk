@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from fgod import inputs, layout, records, config as settings
+from fgod.checkpoints import gpus as gpus_sharing
 from fgod.config import engine_pairs
 from fgod.confirm.folds import give_fold, read_folds
 from fgod.context import context_of
@@ -173,7 +174,7 @@ def gpus(device):
 
 def shared_gpus(run):
     """What the training of a run takes of it: as many as share the run."""
-    return gpus(records.device(run)) * json.loads(run.recipe)["train"].get("gpus", 1)
+    return gpus(records.device(run)) * gpus_sharing(layout.work(run.lineage), json.loads(run.recipe))
 
 
 def processes(device):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from fgod import layout, records
+from fgod import checkpoints, layout, records
 from fgod.arguments import Input, Option, Output
 from fgod.call import Call, say
 from fgod.cli.command import Personal, ReadOnly
@@ -14,9 +14,12 @@ from fgod.cli.options import Like
 from fgod.errors import UsageError
 from fgod.guard.command import GuardOptions
 from fgod.imports import lasting_imports
+from fgod.layout import RunRecords
 from fgod.models.files import beside_weights
 from fgod.project import DEFAULT, lay_out, next_commands, project_files
-from fgod.system.files import remove_folder
+from fgod.runs import RUNS, all_runs, matching, name_of
+from fgod.system.files import read_json, remove_folder, write_json
+from fgod.system.lock import held
 
 if TYPE_CHECKING:
     from fgod.experiments import Experiment
@@ -122,6 +125,33 @@ class Retry(Personal):
             for folder in records.forget(run):
                 call.note(outputs=[folder])
                 print(f"removed {folder}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resume(Personal):
+    """Let a training that was stopped go on with another number of GPUs, from its newest checkpoint."""
+
+    run_name: Annotated[str, Option(f"a stopped run: {RUNS}", "RUN", positional=True)]
+    gpus: Annotated[int, Option("GPUs that share the run from here on")]
+
+    def run(self, call: Call) -> None:
+        from fgod.train.recipe import TrainRecipe, check_recipe
+
+        every = {name_of(run): run for run in all_runs()}
+        stopped = {name: run for name, run in every.items() if not run.outcome.exists() and self._saved(run)}
+        run = stopped[matching(self.run_name, stopped, "stopped run with a checkpoint")]
+        if self.gpus < 1:
+            raise UsageError(f"--gpus: found {self.gpus}, expected 1 or more")
+        check_recipe(TrainRecipe.from_dict(read_json(run.recipe)["train"]), self.gpus)
+        work = layout.work(run.folder.name)
+        with held(work.lock):
+            write_json(work.gpus, {"gpus": self.gpus})
+        call.note(outputs=[work.gpus])
+        print(f"{name_of(run)} goes on after step {self._saved(run)} with gpus: {self.gpus}, by snakemake")
+
+    @staticmethod
+    def _saved(run: RunRecords) -> int:
+        return checkpoints.saved_step(layout.work(run.folder.name).folder)
 
 
 def _check_new(out: Path) -> None:

@@ -18,7 +18,6 @@ from fgod.data.marks import MARKED
 from fgod.data.recipe import CLAIM, NAMED, NEIGHBOUR, PART_ROWS, TALK, MixRecipe
 from fgod.evaluate.settings import ProbeSettings
 from fgod.exporters.nvfp4 import NVFP4
-from fgod.guard.limits import RANK_SECS
 from fgod.model.spec import SHAPES, EmbeddedSpec
 from fgod.rule import RuleByLanguage
 from fgod.train.recipe import TrainKeys
@@ -384,6 +383,8 @@ class Guard(Keys):
     """GiB that others may use of the GPU at the start; null: any."""
     wait_secs: NotNegative = 0.0
     """Seconds to wait for others to leave the GPU, then it is refused. For one of several it waits without end."""
+    rank_secs: Positive = RANK_SECS
+    """Seconds that GPUs that share a run wait for one of them (train.gpus): then it hangs, and all are ended."""
     too_large_ok: bool = False
     """Train also what is predicted not to fit: a kill is a verdict that refits answer; a refusal is an error."""
     blind_ok: bool = False

@@ -49,12 +49,14 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 262144,
     },
     "qwen3-8b": {
-        **_QWEN3_LARGE, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32,
-        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 40960,
+        **_QWEN3_LARGE, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
+        "max_position_embeddings": 40960,
     },
     "qwen3-14b": {
-        **_QWEN3_LARGE, "hidden_size": 5120, "intermediate_size": 17408, "num_hidden_layers": 40, "num_attention_heads": 40,
-        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 40960,
+        **_QWEN3_LARGE, "hidden_size": 5120, "intermediate_size": 17408, "num_hidden_layers": 40,
+        "num_attention_heads": 40, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
+        "max_position_embeddings": 40960,
     },
     "qwen2.5-0.5b": {
         "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "tie_word_embeddings": True,
@@ -76,9 +78,8 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 2816, "max_position_embeddings": 2048,
     },
 }  # fmt: skip
-"""By the name in a config: of config.json what differs between families and sizes. Qwen3-4B-Instruct-2507's, Qwen3-8B's,
-Qwen3-14B's,
-Qwen2.5-0.5B-Instruct's, Llama-3.1-8B-Instruct's."""
+"""By the name in a config: of config.json what differs between families and sizes. Qwen3-4B-Instruct-2507's,
+Qwen3-8B's, Qwen3-14B's, Qwen2.5-0.5B-Instruct's, Llama-3.1-8B-Instruct's."""
 
 NOT_SPEC = ("kind", "seed", "require", "closed_answers")
 

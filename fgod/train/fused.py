@@ -76,7 +76,13 @@ class Fused:
     def _settings(self, tensor: Trained) -> adamw.Settings:
         recipe = self.recipe
         return self.kernel.Settings(
-            *recipe.betas, recipe.eps, tensor.decay, recipe.l2_sp, recipe.grad_clip, tensor.factor, tensor.stream,
+            *recipe.betas,
+            recipe.eps,
+            tensor.decay,
+            recipe.l2_sp,
+            recipe.grad_clip,
+            tensor.factor,
+            tensor.stream,
             tensor.element,
         )
 

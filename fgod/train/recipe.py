@@ -295,8 +295,8 @@ def check_recipe(recipe: TrainRecipe, gpus: int) -> None:
         "masters is that of a whole tensor": recipe.master_dtype.startswith("nvfp4"),
         f"{'loss' if recipe.loss != 'ce' else 'train_last_layers'}: a debugging mode with gpus: {gpus}; expected gpus: "
         "1 with it": recipe.loss != "ce" or recipe.train_last_layers > 0,
-        f"{'batch' if recipe.micro_batch is None else 'micro_batch'}: found {rows} with gpus: {gpus}; expected at least "
-        "a row for each": rows < gpus,
+        f"{'batch' if recipe.micro_batch is None else 'micro_batch'}: found {rows} with gpus: {gpus}; expected at "
+        "least a row for each": rows < gpus,
     }  # fmt: skip
     for words, holds in refused.items():
         if holds:

@@ -85,21 +85,15 @@ def trainer_of(args: Train, work: Work, tables: Path) -> Trainer:
         fit=args.fit,
         limit_gb=lowered(args.guard.limit_gb * MIB_PER_GB, total) / MIB_PER_GB,
         too_large_ok=args.too_large_ok,
-        gpus=ranks_of(args.recipe, work),
+        gpus=checkpoints.gpus(work, read_json(args.recipe)),
         rank_secs=args.rank_secs,
     )
 
 
 def gpus_of(args: Train, work: Work) -> int:
     """How many GPUs a training takes."""
-    return ranks_of(args.recipe, work) if read_json(args.recipe)["train"]["device"] == "cuda" else 0
-
-
-def ranks_of(recipe: Path, work: Work) -> int:
-    """How many share a run: as `fgod resume` said, else as its recipe says."""
-    if work.gpus.exists():
-        return int(read_json(work.gpus)["gpus"])
-    return int(read_json(recipe)["train"].get("gpus", 1))
+    recipe = read_json(args.recipe)
+    return checkpoints.gpus(work, recipe) if recipe["train"]["device"] == "cuda" else 0
 
 
 def train(args: Train, call: Call) -> None:
@@ -165,7 +159,9 @@ def _trained(args: Train, call: Call, work: Work, lock: int) -> Outcome:
         checkpoint_steps=args.checkpoint_steps,
     )
     command = trainer.command(call.plugins)
-    ended = guard.run(command, limits, made.guard, work.guard_reason, work.phase, locks=[lock], gpus=gpus_of(args, work))
+    ended = guard.run(
+        command, limits, made.guard, work.guard_reason, work.phase, locks=[lock], gpus=gpus_of(args, work)
+    )
     guard.report(ended)
     call.note(guard=ended.facts())
     if not ended.killed and ended.exit_code != 0:

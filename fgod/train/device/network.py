@@ -292,15 +292,13 @@ class Network:
         if inputs.soft is None:
             each, to_hidden = head_loss(self.ops, hidden, head, inputs.labels, inputs.weights, to_head, self.tokens)
         else:
-            each, to_hidden = soft_head_loss(
-                self.ops, hidden, head, inputs.soft, inputs.weights, to_head, self.tokens
-            )
+            each, to_hidden = soft_head_loss(self.ops, hidden, head, inputs.soft, inputs.weights, to_head, self.tokens)
         if self.head_gradient != 1:
             to_head *= self.head_gradient
         return each, to_hidden, to_head
 
     def _table_gradient(self, ids: Tensor, grad: Tensor, to_head: Tensor | None) -> Tensor:
-        """The embedding's gradient, from that of what ids [T] gave, [T, H], and where it is the head too, the head's."""
+        """The embedding's gradient, from that of what ids [T] gave, [T, H]; where it is the head too, with the head's."""
         table = self.masters.tensors[EMBEDDING]
         to_table = torch.zeros_like(table, dtype=self.dtype) if to_head is None else to_head
         return to_table.index_put_((ids,), grad, accumulate=True)

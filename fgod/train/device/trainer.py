@@ -36,8 +36,8 @@ from fgod.train.optimizer import StepFacts, TensorOptimizer, lr_factors
 from fgod.train.preflight import check_forward, check_network
 from fgod.train.recipe import Kl, TrainRecipe
 from fgod.train.record import StepRow, numbers
-from fgod.train.stored import OwnTensors, StoredTensors
 from fgod.train.stepper import UPDATE_NOT_FINITE, DivergedError, Phase, Result
+from fgod.train.stored import OwnTensors, StoredTensors
 
 LABELS = 64
 """Labels are filled up to a multiple of this many: fewer shapes."""

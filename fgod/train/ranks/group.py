@@ -1,4 +1,4 @@
-"""What ranks tell each other. Sums of many numbers are made in float32, in the order of the ranks: the same bits always."""
+"""What ranks tell each other. Sums are made in float32, in the order of the ranks: the same bits every time."""
 
 from __future__ import annotations
 

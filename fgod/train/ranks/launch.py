@@ -104,18 +104,18 @@ def run_ranks(module: str, words: Sequence[str], count: int, folder: Path, secs:
 
 
 def root(failures: Mapping[int, ProcessFailure], hanging: Collection[int]) -> tuple[int, ProcessFailure]:
-    """The rank that failed first: one that hung, or was ended by a signal, before those that missed it."""
+    """The rank that failed first: one that hung, else one that a signal ended, else one that failed by itself, perhaps
+    for want of another; those that were ended because of it come last."""
 
-    def place(rank: int) -> tuple[bool, bool, float]:
-        return rank not in hanging, failures[rank].exitcode >= 0, failures[rank].timestamp
+    def place(rank: int) -> tuple[bool, bool, bool, float]:
+        code = failures[rank].exitcode
+        return rank not in hanging, code == -signal.SIGTERM, code >= 0, failures[rank].timestamp
 
     first = min(failures, key=place)
     return first, failures[first]
 
 
-def error_of(
-    folder: Path, rank: int, failure: ProcessFailure, count: int, hung: bool, secs: float
-) -> FgodError:
+def error_of(folder: Path, rank: int, failure: ProcessFailure, count: int, hung: bool, secs: float) -> FgodError:
     """The failure of a rank in words: its own, or how it ended."""
     name, then = f"rank {rank} of {count}", "all ranks were ended"
     own = {one: folder / f"{one}.error.json" for one in (0, rank)}

@@ -97,7 +97,7 @@ class RankNetwork(Network):
     # ----------------------------------------------------------------------------------------------------------- tables
 
     def _own(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows of this rank's table for ids [T], some row where a token is another rank's; and whether it is its own."""
+        """Rows of this rank's table for ids [T], any row where a token is another rank's; and which are its own."""
         table = self.masters.tensors[EMBEDDING]
         places = ids - self.tokens.first
         own = (places >= 0) & (places < len(table))

@@ -36,9 +36,7 @@ def predict_on_ranks(
         rows: of the whole batch; width: tokens of each; labels: in all.
     """
     own_rows = -(-rows // gpus)
-    alone = predict_on_device(
-        config, recipe, own_rows, width, -(-labels // gpus), where, kernels, gpus
-    )
+    alone = predict_on_device(config, recipe, own_rows, width, -(-labels // gpus), where, kernels, gpus)
     item, family = DTYPES[recipe.compute_dtype].itemsize, architecture_of(config, where)
     shapes = family.tensors(config, where)
     groups: dict[str, list[int]] = {}

@@ -1,5 +1,5 @@
-"""Which rows of which tensors a rank owns: of each scale group as many rows in order, of tables with a row for each token
-the same, and all vectors, which every rank has. Whole rows: no block of a quantised weight or a packed state is cut.
+"""Which rows of which tensors a rank owns: as many of each scale group and of each table of tokens as any other, in
+order; vectors are on every rank. Rows are whole: no block of a quantised weight or of a packed state is cut.
 """
 
 from __future__ import annotations

@@ -39,9 +39,7 @@ def rows_of_rank(batch: Batch, rank: int, rows: int) -> Batch:
     return Batch(ids, batch.positions[inside] - first * width, batch.labels[inside], batch.tokens, soft)
 
 
-def inputs_of_rank(
-    batch: Batch, rank: int, count: int, rows: int, pad: int, kl: Kl | None
-) -> tuple[Inputs, Tensor]:
+def inputs_of_rank(batch: Batch, rank: int, count: int, rows: int, pad: int, kl: Kl | None) -> tuple[Inputs, Tensor]:
     """What a rank gets of a batch, and where the batch's labels are among those of all ranks.
 
     Args:
@@ -88,8 +86,8 @@ class RankStepper(DeviceStepper):
     @property
     def model(self) -> PreTrainedModel:
         raise UsageError(
-            f"train.gpus: found {self.ranks.count}; a model whose weights lie on several GPUs cannot be asked; expected "
-            "gpus: 1 with train.check"
+            f"train.gpus: found {self.ranks.count}; a model whose weights lie on several GPUs cannot be asked; "
+            "expected gpus: 1 with train.check"
         )
 
     @property

@@ -1,0 +1,32 @@
+"""One of two ranks, of which the second fails in the way that is said: python -m tests.failing_rank HOW FOLDER."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from fgod.errors import FgodError
+from fgod.train.ranks.beats import Beats
+from fgod.train.ranks.group import Ranks
+from fgod.train.ranks.launch import leave_error
+
+
+def main() -> None:
+    how, folder, rank = sys.argv[1], Path(sys.argv[2]), int(os.environ["RANK"])
+    ranks = Ranks.from_environment(torch.device("cpu"), 60, Beats(folder, rank))
+    ranks.all_here()
+    if rank == 1:
+        if how == "hang":
+            time.sleep(3600)
+        if how == "refuse":
+            leave_error(folder, rank, FgodError("not with me"))
+        os._exit(3)
+    ranks.all_here()
+
+
+if __name__ == "__main__":
+    main()
