@@ -18,6 +18,7 @@ from fgod.data.marks import MARKED
 from fgod.data.recipe import CLAIM, NAMED, NEIGHBOUR, PART_ROWS, TALK, MixRecipe
 from fgod.evaluate.settings import ProbeSettings
 from fgod.exporters.nvfp4 import NVFP4
+from fgod.guard.limits import RANK_SECS
 from fgod.model.spec import SHAPES, EmbeddedSpec
 from fgod.rule import RuleByLanguage
 from fgod.train.recipe import TrainKeys

@@ -315,12 +315,12 @@ def prediction(
         process: bytes of this process by now, before its first step.
         gpus: that share the run.
     """
+    before = 0 if device.type == "cuda" else process + FIRST_STEP[recipe.compute_dtype]
     if gpus > 1:
         found = predict_on_ranks(config, recipe, gpus, rows, width, labels, kernels=kernels.run_on(device))
-        return found if device.type == "cuda" else replace(found, process=process + FIRST_STEP)
+        return replace(found, process=before)
     if device.type == "cuda" and architecture_of(config, "config").hand_written(config):
         return predict_on_device(config, recipe, rows, width, labels, kernels=kernels.run_on(device))
-    before = 0 if device.type == "cuda" else process + FIRST_STEP[recipe.compute_dtype]
     return predict(config, recipe, width, labels, before)
 
 

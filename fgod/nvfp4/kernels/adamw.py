@@ -389,8 +389,8 @@ def step(
     _adamw_kernel[(sums.shape[1],)](
         tensors.weight, grad, *m, *v, first if tensors.start is None else tensors.start, squares, numbers, sums,
         count, sums.shape[1], sums.stride(0), *map(_signed, (*settings.stream, settings.element)), len(squares),
-        settings.factor, 1 - settings.beta1, settings.beta2, 1 - settings.beta2, settings.eps, settings.decay, settings.l2_sp,
-        settings.clip or 0.0,
+        settings.factor, 1 - settings.beta1, settings.beta2, 1 - settings.beta2, settings.eps, settings.decay,
+        settings.l2_sp, settings.clip or 0.0,
         modes.master, modes.m, modes.v, settings.decay != 0, tensors.start is not None, settings.clip is not None,
         modes.width, modes.segment, tuning.tile, even, tuning.stages, exact, NORM_PROGRAMS,
         num_warps=tuning.warps, maxnreg=tuning.registers, enable_fp_fusion=not tuning.exact,

@@ -298,7 +298,7 @@ class Network:
         return each, to_hidden, to_head
 
     def _table_gradient(self, ids: Tensor, grad: Tensor, to_head: Tensor | None) -> Tensor:
-        """The embedding's gradient, from that of what ids [T] gave, [T, H]; where it is the head too, with the head's."""
+        """The embedding's gradient, from that of what ids [T] gave, [T, H], and the head's where it is that too."""
         table = self.masters.tensors[EMBEDDING]
         to_table = torch.zeros_like(table, dtype=self.dtype) if to_head is None else to_head
         return to_table.index_put_((ids,), grad, accumulate=True)

@@ -161,7 +161,7 @@ class RankTensors:
         like: Mapping[str, Mapping[str, Tensor]],
         alone: bool = False,
     ) -> None:
-        """`local`: the parts of each tensor of which this rank has rows; `like`: of all, whole, on the device `meta`."""
+        """`local`: parts of each tensor of which this rank has rows; `like`: of all, whole, on the device `meta`."""
         self.ranks, self.shards, self.local, self.like = ranks, shards, local, like
         every = [(name, part) for name, parts in like.items() for part in parts]
         self._keys = {name if alone else f"{name}|{part}": (name, part) for name, part in every}
