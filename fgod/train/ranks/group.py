@@ -44,6 +44,8 @@ class Ranks:
         """`beat`: called each time that something is told to others."""
         self.rank, self.count, self.device, self.beat = rank, count, device, beat
         self._store, self._agreed = store, 0
+        self.received = 0
+        """Bytes that came from other ranks, as far as this process asked for them: a CUDA graph asks once."""
 
     @classmethod
     def join(
@@ -60,6 +62,8 @@ class Ranks:
         Args:
             secs: that a rank may wait for another (0: as long as torch's default).
         """
+        if device.type == "cpu":  # the host's name may be no address of it
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         timeout = timedelta(seconds=secs + GRACE_SECS) if secs else dist.default_pg_timeout
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
@@ -105,6 +109,7 @@ class Ranks:
     def gather(self, part: Tensor) -> Pending:
         """[count, …] of every rank's contiguous part […]."""
         self.beat()
+        self.received += part.nbytes * (self.count - 1)
         part = part.contiguous()
         out = torch.empty(self.count, *part.shape, dtype=part.dtype, device=part.device)
         work = GATHER(out.flatten(), part.flatten(), async_op=True)
@@ -116,6 +121,7 @@ class Ranks:
         Parts travel in their own format and are added in float32, in the order of the ranks.
         """
         self.beat()
+        self.received += whole.nbytes * (self.count - 1) // self.count
         whole = whole.contiguous()
         got = torch.empty_like(whole)
         work = dist.all_to_all_single(got.view(-1), whole.view(-1), async_op=True)
