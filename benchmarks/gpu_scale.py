@@ -10,8 +10,8 @@ A case is GPUs × rows × tokens a row; rows are those of the whole batch. Times
 milliseconds. peak_gib: torch's on the fullest GPU; device_gib: what the driver says is in use there, with NCCL and the
 context. nccl_ms: NCCL's kernels of a step, which wait for the slowest rank; exposed_ms: of that, while no other kernel
 runs; share: exposed over the step. received_gb: bytes of a step that come from other ranks, as they were asked for.
-Losses: 20 steps of one batch size on one and on two GPUs, from the same weights. fsdp2: transformers' model in BF16 with
-`fully_shard` by layer, checkpointed layers and torch's fused AdamW (BF16 states), for comparison.
+Losses: 20 steps of one batch size on one and on two GPUs, from the same weights. fsdp2: transformers' model in BF16
+with `fully_shard` by layer, checkpointed layers and torch's fused AdamW (BF16 states), for comparison.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
+ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30
 LIMIT_SECS = 100
 """Of one measurement: start, compiling, warm-up and steps."""

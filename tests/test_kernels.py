@@ -23,6 +23,7 @@ from fgod.train.device.optimizer import GroupGradients, device_optimizer
 from fgod.train.device.trainer import DeviceStepper
 from fgod.train.device.weights import Bank, Masters, stream_in
 from fgod.train.optimizer import StepFacts, TensorOptimizer
+from fgod.train.ranks.packed import packed
 from fgod.train.recipe import TrainRecipe
 from fgod.train.storage import master_kind
 from fgod.train.update import Factors
@@ -112,6 +113,35 @@ def test_programs_and_tiles_change_no_bit() -> None:
         results.append([bits(t) for t in (tensors.weight, *tensors.m, *tensors.v)])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_rows_of_a_tensor_step_as_in_the_whole() -> None:
+    """Random words go by the place in the tensor of which these are some rows."""
+    grad = gradient(shape=(6, 512))
+    found = []
+    for low, high in ((0, 6), (0, 2), (2, 6)):
+        case = twins.make_case((6, 512))
+        whole = case.tensors(DEVICE)
+        parts = adamw.Tensors(
+            whole.weight[low:high], tuple(t[low:high] for t in whole.m), tuple(t[low:high] for t in whole.v), None
+        )
+        settings = replace(case.settings, l2_sp=0.0, element=low * 512)
+        sums = torch.zeros(8, 1, device=DEVICE)
+        told = twins.numbers(1e-3, 2, 4.0, case.settings).to(DEVICE)
+        adamw.step(parts, grad[low:high].to(DEVICE), case.modes, settings, told, sums, sums, adamw.Tuning(512, 4))
+        found.append(bits(parts.weight))
+    assert torch.equal(found[0], torch.cat(found[1:]))
+
+
+def test_parts_of_a_weight_are_unpacked_below_each_other() -> None:
+    weight, scale = noise((6, 48), 3).to(DEVICE), torch.full((1,), 64.0, device=DEVICE)
+    sent = []
+    for part in weight.split(2):
+        codes, scales = on_gpu.quantise(part, scale)
+        sent.append(torch.cat((codes.flatten(), scales.view(torch.uint8).flatten())))
+        assert torch.equal(sent[-1].cpu(), packed(part.cpu(), scale.cpu(), "amax")), "as a CPU sends it"
+    found = on_gpu.dequantise_parts(torch.stack(sent), 2, 48, scale, torch.bfloat16)
+    assert torch.equal(found, on_gpu.fake_quantise(weight, scale, torch.bfloat16))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

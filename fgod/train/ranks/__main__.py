@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -74,22 +75,30 @@ def own_gpu(place: int, count: int) -> torch.device:
 
 @contextmanager
 def ended_for_a_reason(args: Trainer, rank: int, count: int) -> Iterator[None]:
-    """Leave for the launcher why this rank ends, where that can be said in words."""
+    """Leave for the launcher why this rank ends, where that can be said in words.
+
+    The process ends at once then: what is under way with other ranks may never be done, and would be waited for.
+    """
     try:
         yield
+        return
     except FgodError as error:
         leave_error(args.work / RANKS, rank, error)
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except torch.OutOfMemoryError:
-        refused = refusal(room_mib())
-        if not refused:
-            raise
-        Outcome(status="killed", reason=f"Rank {rank} of {count} stopped: {refused}.").write(args.result)
-        sys.exit(KILLED_EXIT)
-    except RuntimeError as error:
-        if isinstance(error, dist.DistError) or "gloo" in str(error):
+        refused, code = refusal(room_mib()), 1
+        if refused:
+            Outcome(status="killed", reason=f"Rank {rank} of {count} stopped: {refused}.").write(args.result)
+            code = KILLED_EXIT
+        else:
+            traceback.print_exc()
+    except BaseException as error:
+        if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
             time.sleep(PATIENCE_SECS)
-        raise
+        traceback.print_exc()
+        code = 1
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

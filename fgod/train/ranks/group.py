@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -73,7 +74,9 @@ class Ranks:
             timeout=timeout,
             device_id=device if device.type == "cuda" else None,
         )
-        return cls(rank, count, device, PrefixStore("agreed", store), beat)
+        agreed = PrefixStore("agreed", store)
+        agreed.set_timeout(timeout)
+        return cls(rank, count, device, agreed, beat)
 
     @classmethod
     def from_environment(
@@ -93,7 +96,8 @@ class Ranks:
 
     @staticmethod
     def leave() -> None:
-        """End the process group, when all is done."""
+        """End the process group, when all is done: CUDA graphs that nobody needs any more must be gone by then."""
+        gc.collect()
         dist.destroy_process_group()
 
     @property
