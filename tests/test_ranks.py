@@ -326,7 +326,7 @@ def test_a_killed_rank_ends_all_and_one_gpu_goes_on(two: Path, tmp_path: Path) -
         "run": tmp_path / "run", "phase-file": tmp_path / "phase", "result": tmp_path / "result.json",
     }  # fmt: skip
     words = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
-    command = [sys.executable, "-m", "fgod.train.ranks.launch", *words, "--gpus", "2", "--checkpoint-steps", "5"]
+    command = [sys.executable, "-m", "fgod.train.ranks.launch", *words, "--gpus", "2", "--checkpoint-secs", "0.2"]
     (tmp_path / "work").mkdir()
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     while not saved_step(tmp_path / "work"):

@@ -155,7 +155,7 @@ class Ranks:
         self.beat()
         key, self._agreed = f"{self._agreed}", self._agreed + 1
         if self.first:
-            self._store.set(key, repr(value))
+            self._store.set(key, repr(float(value)))
             if self._agreed > 100:
                 self._store.delete_key(f"{self._agreed - 100}")
             return value
