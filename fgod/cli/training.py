@@ -74,8 +74,7 @@ def explained_memory(recipe_file: Path, weights: Path) -> str:
     recipe = TrainRecipe.from_dict(found.get("train", found))
     config, device = read_config(weights), choose_device(recipe, say)
     rows, width = recipe.micro_batch or recipe.batch, recipe.seq_len
-    process = int(resident_mib() * MIB)
-    predicted = prediction(config, recipe, device, rows, width, rows * width // 2, process, recipe.gpus)
+    predicted = prediction(config, recipe, device, rows, width, rows * width // 2, int(resident_mib() * MIB))
     return explain(weights, config, recipe, predicted)
 
 

@@ -303,7 +303,7 @@ def prediction(
     width: int,
     labels: int,
     process: int,
-    gpus: int = 1,
+    gpus: int | None = None,
 ) -> Prediction:
     """What a step on a device will need: GPU memory there, all of this process on the CPU; of several each.
 
@@ -313,8 +313,9 @@ def prediction(
         rows, width: at once, and tokens of each.
         labels: of all of them.
         process: bytes of this process by now, before its first step.
-        gpus: that share the run.
+        gpus: that share the run; None: as the recipe says.
     """
+    gpus = recipe.gpus if gpus is None else gpus
     before = 0 if device.type == "cuda" else process + FIRST_STEP[recipe.compute_dtype]
     if gpus > 1:
         found = predict_on_ranks(config, recipe, gpus, rows, width, labels, kernels=kernels.run_on(device))
@@ -335,6 +336,8 @@ def _check_memory(
     limit_gb = job.limit_gb
     if device.type == "cuda":
         limit_gb = None if room is None else capped_mib(room) / MIB_PER_GB
+    elif limit_gb is not None and job.ranks is not None:
+        limit_gb /= job.ranks.count  # of which each is predicted alone
     if limit_gb is None:
         return
     try:

@@ -286,7 +286,7 @@ def _turned(
 def _smaller(recipe: TrainRecipe) -> Iterator[tuple[str, object, TrainRecipe]]:
     """The recipe with one knob turned, by the knob and its value."""
     rows = (recipe.micro_batch or recipe.batch) // 2
-    while rows:
+    while rows >= recipe.gpus:
         if recipe.step_in_backward:
             yield "train.batch", rows, replace(recipe, batch=rows, micro_batch=None)
         else:
@@ -296,7 +296,7 @@ def _smaller(recipe: TrainRecipe) -> Iterator[tuple[str, object, TrainRecipe]]:
         yield "train.activation_checkpointing", "true", replace(recipe, activation_checkpointing=True)
     if recipe.memory != "24gb" and (recipe.micro_batch or recipe.batch) == recipe.batch:
         yield "train.memory", "24gb", replace(recipe, memory="24gb", **asdict(MEMORY["24gb"]))
-    offloads = "offload_moments" in OPTIMIZERS[recipe.optimizer].used_keys
+    offloads = recipe.gpus == 1 and "offload_moments" in OPTIMIZERS[recipe.optimizer].used_keys
     if recipe.device == "cuda" and recipe.step_in_backward and offloads and not recipe.offload_moments:
         yield "train.offload_moments", "true", replace(recipe, offload_moments=True)
 
@@ -308,7 +308,8 @@ def explain(folder: Path, config: Mapping[str, Any], recipe: TrainRecipe, predic
     dtypes = {"master": recipe.master_dtype, **state_dtypes(recipe)}
     modes = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
     when = "in" if recipe.step_in_backward else "after"
+    shared = f"; on each of {recipe.gpus} GPUs" if recipe.gpus > 1 else ""
     return (
-        f"{folder}: {count:,} parameters; {modes}; stepped {when} the backward pass\n{prediction.text()}\n"
+        f"{folder}: {count:,} parameters; {modes}; stepped {when} the backward pass{shared}\n{prediction.text()}\n"
         f"{state / count:.3f} bytes a parameter for {_listed(('weights', *prediction.states))}"
     )
