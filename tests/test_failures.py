@@ -34,7 +34,8 @@ def train(start: Path, out: Path, recipe: TrainRecipe, rows: list[Row] | None = 
 def test_a_learning_rate_of_0_is_for_controls() -> None:
     with pytest.raises(UsageError, match=r"train\.lr: found 0, expected a number above 0; 0 is for an experiment"):
         TrainRecipe(steps=1, lr=0)
-    assert TrainRecipe(steps=1, lr=0, control=True).partial == ("control: true",)
+    control = TrainRecipe(steps=1, lr=0, control=True)
+    assert control.partial == ("control: true",) and control.debugging == (), "a GPU has it too"
 
 
 def test_the_control_of_an_experiment_is_that_of_its_stages() -> None:

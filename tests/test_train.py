@@ -76,7 +76,7 @@ def table(path: Path) -> list[dict[str, str]]:
         ({"stepz": 3}, r"train: unknown key 'stepz' \(did you mean steps\?\)"),
         ({"steps": 0}, r"train\.steps: found 0, expected at least 1"),
         ({"steps": 2.0}, r"train\.steps: found 2\.0"),
-        ({"lr": -1e-4}, r"train\.lr: found -0\.0001, expected more than 0"),
+        ({"lr": -1e-4}, r"train\.lr: found -0\.0001, expected at least 0"),
         ({"lr": math.nan}, r"train\.lr: found nan"),
         ({"micro_batch": 0}, r"train\.micro_batch: found 0"),
         ({"schedule": "step"}, r"train\.schedule: found 'step'; allowed: constant, linear, cosine"),

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fgod.errors import UsageError
 from fgod.nvfp4 import kernels
 from fgod.train import codecs
 from fgod.train.adamw import STATES, AdamW
@@ -27,19 +26,16 @@ COLUMNS = ("realised", "intended", "moved", "largest", "clamped", "amax", "squar
 
 
 def serves(tensors: Sequence[Trained], recipe: TrainRecipe) -> bool:
-    """Whether kernels step these tensors. Says once on stderr why not, where they could but for masters' format.
-
-    Raises:
-        UsageError: they could, but do not know the format of a state.
-    """
+    """Whether kernels step these tensors. Says once on stderr why not, where they could but for a format."""
     if not all(kernels.run_on(tensor.weight.device) for tensor in tensors):
         return False
     for name, kept in STATES.items():
         if (found := getattr(recipe, kept.key)) not in KNOWN[name]:
-            raise UsageError(
-                f"train.{kept.key}: found {found!r}, which the optimizer's kernel cannot read; expected one of "
-                f"{', '.join(KNOWN[name])} on a GPU, or train.device: cpu"
+            kernels.say_once(
+                f"train.{kept.key}: {found} is not read by the fused optimizer kernel; plain torch steps on the GPU, "
+                f"many times slower; expected one of {', '.join(KNOWN[name])} for speed"
             )
+            return False
     if any(tensor.modes.master not in AdamW.kernel_masters for tensor in tensors):
         kernels.say_once(
             f"train.master_dtype: {recipe.master_dtype} has no fused optimizer kernel; plain torch steps on the "

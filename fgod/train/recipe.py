@@ -240,15 +240,22 @@ class TrainRecipe(TrainKeys):
                 )
 
     @property
-    def partial(self) -> tuple[str, ...]:
-        """Settings that make a run something else than full-parameter training that is meant to work."""
+    def debugging(self) -> tuple[str, ...]:
+        """Settings of debugging, which only the CPU's path has."""
         found = {
-            "control: true": self.control,
             f"train_last_layers: {self.train_last_layers}": self.train_last_layers > 0,
             f"loss: {self.loss}": self.loss != "ce",
-            f"master_dtype: {self.master_dtype}": self.master_dtype.endswith("-rtn"),
         }
         return tuple(words for words, holds in found.items() if holds)
+
+    @property
+    def partial(self) -> tuple[str, ...]:
+        """Settings that make a run something else than full-parameter training that is meant to work."""
+        more = {
+            "control: true": self.control,
+            f"master_dtype: {self.master_dtype}": self.master_dtype.endswith("-rtn"),
+        }
+        return (*self.debugging, *(words for words, holds in more.items() if holds))
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:

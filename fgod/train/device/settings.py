@@ -28,10 +28,9 @@ def choose_device(recipe: TrainRecipe, say: Say) -> torch.device:
             "train.device: found 'cuda', but torch sees no CUDA device; expected a machine that has one, or "
             "train.device: cpu, which is another recipe with other bits"
         )
-    debugging = [words for words in recipe.partial if not words.startswith("master_dtype")]
-    if debugging:
+    if recipe.debugging:
         raise UsageError(
-            f"train.{debugging[0]}: a debugging mode of the CPU's path; expected train.device: cpu with it"
+            f"train.{recipe.debugging[0]}: a debugging mode of the CPU's path; expected train.device: cpu with it"
         )
     device = torch.device("cuda", torch.cuda.current_device())
     say(f"device: {torch.cuda.get_device_name(device)}")
