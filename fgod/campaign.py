@@ -1,6 +1,8 @@
 """All experiments of a config side by side: results/experiments.tsv, and a tree for people.
 
-fgod campaign      (results/experiments/NAME/walk.json → results/experiments.tsv)
+fgod campaign      (results/experiments/*/walk.json → results/experiments.tsv)
+
+An experiment that no longer has a run to release takes its release back, as the config's own chain does.
 """
 
 from __future__ import annotations
@@ -10,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from fgod.documents import Metrics, Verdict
-from fgod.layout import Releases, view
+from fgod.layout import Releases
 from fgod.promotion import WalkEntry, of_walk
 from fgod.registry import METRICS
-from fgod.system.files import read_json
+from fgod.release import retire
 from fgod.system.table import COUNT, NUMBER, TEXT, write_table
 from fgod.tables import REASON_BREAK
 
@@ -21,22 +23,23 @@ BEFORE = {"experiment": TEXT, "starts_from": TEXT, "note": TEXT, "fits": COUNT, 
 BEFORE |= {"decision": TEXT, "reasons": TEXT, "release": TEXT}
 
 
-def write_campaign(out: Path, told: Mapping[str, Mapping[str, str]], results: Path) -> list[dict[str, Any]]:
-    """Write a row for each experiment, of the last run that its walk came by; returns the rows.
+def write_campaign(out: Path, walks: Mapping[str, Mapping[str, Any]], results: Path) -> list[dict[str, Any]]:
+    """Write a row for each experiment, of the last run that it came by; returns the rows.
 
     Args:
-        told: `note` and `starts_from` of each, by name.
+        walks: note, start, fault and walk (`fgod.records.walk_json`) of each, by name.
 
     Raises:
-        FgodError: a walk, or a record of a run that was judged, is missing or was edited; names the file.
+        FgodError: a record of a run that was judged is missing or was edited; names the file.
     """
-    rows = [_row(name, one, read_json(view(name, results).walk)["walk"], results) for name, one in told.items()]
+    rows = [_row(name, one, results) for name, one in walks.items()]
     write_table(out, {**BEFORE, **dict.fromkeys(METRICS, NUMBER)}, rows)
     return rows
 
 
-def _row(name: str, told: Mapping[str, str], walk: Mapping[str, Any], results: Path) -> dict[str, Any]:
-    row: dict[str, Any] = {"experiment": name, **told, "release": ""}
+def _row(name: str, told: Mapping[str, Any], results: Path) -> dict[str, Any]:
+    walk = told["walk"]
+    row = {"experiment": name, "starts_from": told["starts_from"], "note": told["note"], "release": ""}
     row |= {"fits": max((visit["fit"] + 1 for visit in walk["visits"]), default=0)}
     if not walk["visits"]:
         row |= {"stage": "", "lineage": "", "decision": "", "reasons": walk["spent"]}
@@ -49,6 +52,25 @@ def _row(name: str, told: Mapping[str, str], walk: Mapping[str, Any], results: P
     if of_walk(walk, results).promoted:
         row |= {"release": Releases(results, experiment=name).link.as_posix()}
     return {**row, **{metric: metrics[metric].value if metric in metrics else None for metric in METRICS}}
+
+
+def retire_unpromoted(walks: Mapping[str, Mapping[str, Any]], results: Path, artifacts: Path) -> Iterator[str]:
+    """Take back what is released of experiments that promote nothing now; says what. The releases stay as history.
+
+    An experiment whose start is gone was not judged again: its release stays.
+
+    Args:
+        walks: as of `write_campaign`.
+
+    Raises:
+        FgodError: a confirmation was edited; names the file.
+    """
+    for name, one in walks.items():
+        if one["fault"] or of_walk(one["walk"], results).promoted:
+            continue
+        places = Releases(results, artifacts, name)
+        if earlier := retire(places):
+            yield f"{name}: nothing is released any more; its earlier release is whole in {earlier}"
 
 
 def tree(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

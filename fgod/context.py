@@ -8,36 +8,33 @@ from typing import Any
 
 from fgod.config import base_words, config_digest, engine_pairs
 from fgod.data.probes import probe_files, scored_suites, suites_of
+from fgod.experiments import Origin
 
 
-def context_of(
-    config: Mapping[str, Any],
-    files: str,
-    base_id: str,
-    experiment: str = "",
-    weights: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+def context_of(config: Mapping[str, Any], files: str, origin: Origin, experiment: str = "") -> dict[str, Any]:
     """What of `fgod.tables.Context` is no matter of the walk, as JSON values.
 
     Args:
         files: the names of the config's files.
-        base_id: of what the chain starts from in the end.
+        origin: the weights that the chain comes from.
         experiment: whose chain it is; empty: the config's own.
-        weights: those that an experiment starts from instead of the base, as a key `base` has them.
 
     Raises:
         UsageError: a file of probes is missing or wrong.
     """
     engines = [list(pair) for pair in engine_pairs(config)]
+    compared = base_words(config["base"])
+    base = base_words(origin.base)
     return {
+        **({"reference": compared} if base != compared else {}),
         **({"engines": engines} if engines else {}),
         **({"experiment": experiment} if experiment else {}),
         "persona": config["persona"]["name"],
         "stages": [stage["name"] for stage in config["stages"]],
         "suites": list(scored_suites(suites_of(probe_files(config), Path(config["data"]["folder"])))),
         "gate": config["gate"],
-        "base_id": base_id,
-        "base": base_words(weights or config["base"]),
+        "base_id": origin.id,
+        "base": base,
         "config": files,
         "config_digest": config_digest(config),
     }

@@ -9,31 +9,49 @@ says what it is made of.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from fgod import inputs, records, runs
 from fgod.chain import Chain, Decide, Inputs, Run, Start, Walk
 from fgod.config import experiment_configs, missing_weights, resolve, with_files
-from fgod.documents import Recipe
+from fgod.documents import BaseStamp, Recipe
 from fgod.errors import UsageError, did_you_mean
 from fgod.keep.holds import read_pins
-from fgod.layout import Releases, RunRecords, View, lineage_of, mix_of, view
+from fgod.layout import Releases, RunRecords, View, lineage_of, mix, mix_of, view
+from fgod.layout import base as base_folder
 from fgod.names import AT
 from fgod.system.files import canonical_json
 
 OWN = ""
 """The name of the config's own chain."""
 BASE = "base"
+USERS_OWN = ("folder", "gguf", "dat")
+"""Kinds of weights that are the user's."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Weights that no run of fgod made: their base_id, and what they are, as the key `base` has it."""
+
+    id: str
+    base: Mapping[str, Any]
+
+
+class GoneError(UsageError):
+    """What an experiment starts from was there once, or is to be there, and is not. Only that experiment stops."""
 
 
 @dataclass(frozen=True)
 class Experiment:
     """A chain of runs. `name`: empty of the config's own; `starts_from`: as the config has it; `asked`: the config that
     decides which prompts the base is asked for rehearsal; `weights`: those of the user's that it starts from, as a key
-    `base` has them, with their base_id."""
+    `base` has them, with their base_id; `origin`: the weights that it comes from in the end, with their id.
+
+    `recorded`: the run that it starts from, where that is known by its record alone, and the runs which that was made
+    from. `fault`: why it has no start, in words; it has no run then, and the other chains go on.
+    """
 
     name: str
     note: str
@@ -42,10 +60,11 @@ class Experiment:
     inputs: Inputs
     chain: Chain
     asked: Mapping[str, Any]
+    origin: Origin
     weights: Mapping[str, Any] | None = None
     weights_id: str = ""
+    recorded: tuple[Run, ...] = ()
     fault: str = ""
-    """Why it cannot start: what it starts from is gone. The other chains go on."""
 
     @property
     def words(self) -> str:
@@ -69,59 +88,71 @@ def experiments_of(raw: Mapping[str, Any], where: str) -> dict[str, Experiment]:
         raw: the config as it was read.
         where: the name of its file, for messages.
 
+    What an experiment starts from may be gone: it has no run then, and says so (`Experiment.fault`).
+
     Raises:
-        UsageError: the config, or an experiment, is faulty, or starts from what never was; names it.
+        UsageError: the config, or an experiment, is faulty, or starts from what has no such name; names it.
     """
     raw = with_files(raw, where)
     config = resolve(raw, where)
     gathered = inputs.gather(config)
-    found = {OWN: Experiment(OWN, "", BASE, config, gathered, Chain(config, gathered), config)}
+    own_base = Origin(gathered.base_id, config["base"])
+    found = {OWN: Experiment(OWN, "", BASE, config, gathered, Chain(config, gathered), config, own_base)}
     told: Mapping[str, Mapping[str, Any]] = config.get("experiments", {})
     starts = {name: one["starts_from"] for name, one in told.items()}
     _check_circles(starts, where)
     configs = experiment_configs(raw, where)
-    ids = {name: inputs.base_id(one, gathered.sources, inputs.readers_of(config)) for name, one in starts.items()
-           if isinstance(one, Mapping) and not _missing(one, name, where)}  # fmt: skip
-    origins = {gathered.base_id, *ids.values()}
     for name in sorted(configs, key=lambda name: _depth(name, starts)):
         own = configs[name]
         place = f"{where}: experiments.{name}"
         _check_dtype(config, own, place)
-        start = starts[name]
-        weights = start if isinstance(start, Mapping) else None
         asked = _asked(config, own)
         its = inputs.gather(own, asked)
-        fault = _missing(weights, name, where) if weights else ""
         try:
-            begins = _start(start, found, told, origins, ids.get(name, ""), place)
+            began = _beginning(starts[name], found, told, own, its, f"{place}.starts_from")
         except GoneError as error:
-            fault = str(error)
-        if fault:
-            begins = partial(_never, fault)
-        words = f"{weights['kind']} {weights['path']}" if weights else start
-        note, chain = told[name].get("note", ""), Chain(own, its, begins)
-        found[name] = Experiment(name, note, words, own, its, chain, asked, weights, ids.get(name, ""), fault)
+            began = _Beginning(_nothing(str(error)), own_base, fault=str(error))
+        weights = starts[name] if isinstance(starts[name], Mapping) else None
+        found[name] = Experiment(
+            name,
+            told[name].get("note", ""),
+            f"{weights['kind']} {weights['path']}" if weights else starts[name],
+            own,
+            its,
+            Chain(own, its, began.start),
+            asked,
+            began.origin,
+            None if began.fault else weights,
+            began.origin.id if weights and not began.fault else "",
+            began.recorded,
+            began.fault,
+        )
     return found
 
 
-def origin(chain: Experiment, chains: Mapping[str, Experiment]) -> Experiment:
-    """The chain that one starts from in the end, by the names of experiments."""
-    while (before := chains.get(chain.starts_from)) and before.name:
-        chain = before
-    return chain
+@dataclass(frozen=True)
+class _Beginning:
+    """How an experiment starts; see `Experiment`. `start` is None for the base."""
+
+    start: Callable[[Decide], Start] | None
+    origin: Origin
+    recorded: tuple[Run, ...] = ()
+    fault: str = ""
 
 
-class GoneError(UsageError):
-    """What an experiment starts from was there, and is gone."""
+def _nothing(why: str) -> Callable[[Decide], Start]:
+    return lambda decide: Start(why=why, never=True)
 
 
-def _missing(weights: Mapping[str, Any], name: str, where: str) -> str:
-    """What is not there of weights of the user's, in words; empty where all is."""
-    return "\n".join(missing_weights(weights, f"{where}: experiments.{name}.starts_from"))
+def _weights_of(weights: Mapping[str, Any], config: Mapping[str, Any], gathered: Inputs, where: str) -> Origin:
+    """Weights of the user's.
 
-
-def _never(why: str, decide: Decide) -> Start:
-    return Start(why=why, never=True)
+    Raises:
+        GoneError: they are not there.
+    """
+    if faults := list(missing_weights(weights, where)):
+        raise GoneError("\n".join(faults))
+    return Origin(inputs.base_id(weights, gathered.sources, inputs.readers_of(config)), weights)
 
 
 def _asked(config: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,32 +194,38 @@ def _depth(name: str, starts: Mapping[str, Any]) -> int:
     return 1 + _depth(start, starts) if isinstance(start, str) and start in starts else 0
 
 
-def _start(
+def _beginning(
     said: str | Mapping[str, Any],
     chains: Mapping[str, Experiment],
     told: Mapping[str, Any],
-    origins: Collection[str],
-    weights_id: str,
+    config: Mapping[str, Any],
+    gathered: Inputs,
     where: str,
-) -> Callable[[Decide], Start] | None:
-    """What an experiment starts from; None: the base.
+) -> _Beginning:
+    """What an experiment starts from.
 
     Args:
-        chains: those of the config by name; filled after this call.
-        origins: base_ids of the config's base, and of weights that experiments start from.
-        weights_id: the base_id of weights of the user's.
+        chains: those of the config by name, as far as they are known: the one that it starts from is.
+
+    Raises:
+        GoneError: that is not there.
+        UsageError: nothing can have this name.
     """
+    base = chains[OWN].origin
     if isinstance(said, Mapping):
-        return lambda decide: Start(weights_id)
+        weights = _weights_of(said, config, gathered, where)
+        return _Beginning(lambda decide: Start(weights.id), weights)
     if said == BASE:
-        return None
+        return _Beginning(None, base)
     pins = read_pins()
     if said in told:
         if said in pins:
-            raise UsageError(f"{where}.starts_from: {said} is an experiment and a pin; rename one of them")
-        return lambda decide: _end_of(said, chains[said].chain.walk(decide))
-    run = _recorded_start(said, pins, told, origins, f"{where}.starts_from")
-    return lambda decide: Start(run=run)
+            raise UsageError(f"{where}: {said} is an experiment and a pin; rename one of them")
+        before = chains[said]
+        fault = f"it starts from {said}: {before.fault}" if before.fault else ""
+        return _Beginning(lambda decide: _end_of(said, before.chain.walk(decide)), before.origin, fault=fault)
+    run = _recorded_start(said, pins, told, where)
+    return _Beginning(lambda decide: Start(run=run), _origin(run, base, where), tuple(_made_from(run)))
 
 
 def _end_of(name: str, walk: Walk) -> Start:
@@ -203,14 +240,12 @@ def _end_of(name: str, walk: Walk) -> Start:
     return Start(run=last)
 
 
-def _recorded_start(
-    said: str, pins: Mapping[str, str], told: Mapping[str, Any], origins: Collection[str], where: str
-) -> Run:
+def _recorded_start(said: str, pins: Mapping[str, str], told: Mapping[str, Any], where: str) -> Run:
     """The run on record that an experiment starts from.
 
     Raises:
-        UsageError: there is none of this name, or it is of another base.
-        GoneError: its weights are gone.
+        GoneError: there is none of this name, or its weights or rows are gone.
+        UsageError: it is no name of a run.
     """
     if said not in pins and AT not in said:
         known = [BASE, *told, *pins]
@@ -221,25 +256,45 @@ def _recorded_start(
     try:
         run = recorded(runs.resolve(pins.get(said, said)))
     except UsageError as error:
-        raise UsageError(f"{where}: {error}") from error
+        raise GoneError(f"{where}: {error}") from error
     weights = records.weights_of(run)
     for path in (weights.trained, weights.master):
         if not path.exists():
             back = f"; `fgod restore {run.stage}@{run.lineage}` brings them back" if records.in_trash(run) else ""
             raise GoneError(f"{where}: the weights of {run.stage}@{run.lineage} are gone: {path}{back}")
-    if origin_of(run) not in origins:
-        raise UsageError(
-            f"{where}: {run.stage}@{run.lineage} comes from the base {origin_of(run)}, expected one of "
-            f"{', '.join(sorted(origins))}, the config's and those that its experiments start from"
-        )
+    for one in _made_from(run):
+        if not (rows := mix(one.mix_id).rows).exists():
+            raise GoneError(f"{where}: the rows that {one.stage}@{one.lineage} was taught are gone: {rows}")
     return run
 
 
-def origin_of(run: Run) -> str:
-    """The base_id of the weights that a run comes from in the end."""
-    while run.parent:
-        run = run.parent
-    return str(Recipe.read(records.records_of(run).recipe).starts_from)
+def _made_from(run: Run) -> Iterator[Run]:
+    """A run, those before it, and the trainings that they lie between the start and the end of."""
+    yield run
+    for one in (run.parent, run.trained):
+        if one:
+            yield from _made_from(one)
+
+
+def _origin(run: Run, base: Origin, where: str) -> Origin:
+    """The weights that a run on record comes from in the end.
+
+    Raises:
+        UsageError: they are neither the config's base nor weights of the user's.
+    """
+    first = run
+    while first.parent:
+        first = first.parent
+    found = str(Recipe.read(records.records_of(first).recipe).starts_from)
+    if found == base.id:
+        return base
+    stamp = base_folder(found).stamp
+    if stamp.exists() and (weights := BaseStamp.read(stamp).base)["kind"] in USERS_OWN:
+        return Origin(found, weights)
+    raise UsageError(
+        f"{where}: {run.stage}@{run.lineage} comes from the base {found}, expected {base.id}, "
+        "the config's, or weights of yours: runs are compared with the config's base"
+    )
 
 
 def recorded(run: RunRecords) -> Run:
@@ -254,13 +309,12 @@ def recorded(run: RunRecords) -> Run:
         raise UsageError(f"{run.recipe}: it is not the recipe of {lineage}; expected it as fgod wrote it")
     before, of = (runs.of_lineage(str(key), run.folder.parents[2]) if key else None
                   for key in (recipe.starts_from, recipe.of))  # fmt: skip
-    mix = content["mix"]
     return Run(
         stage,
         lineage,
         canonical_json(content),
         mix_of(content).folder.name,
-        canonical_json(mix),
+        canonical_json(content["mix"]),
         recorded(before) if before else None,
         recipe.alpha,
         recorded(of) if of else None,

@@ -12,10 +12,10 @@ from fgod import layout, records
 from fgod.chain import Chain, Run, Visit, Walk
 from fgod.checkpoints import saved_step
 from fgod.config import engine_pairs, further_formats
-from fgod.confirm.folds import assign, read_folds
-from fgod.confirm.judge import confirmation_checks
+from fgod.confirm.folds import Reservations
 from fgod.decisions import ACCEPTED
-from fgod.documents import Confirmation, Release, confirmation_of
+from fgod.documents import Limit, Release, confirmation_of
+from fgod.evaluate.requirements import Check
 from fgod.layout import View
 from fgod.names import run_name
 from fgod.promotion import Promotion
@@ -30,8 +30,8 @@ from fgod.train.recipe import TrainRecipe
 
 @dataclass(frozen=True)
 class Step:
-    """What happens to one run: `action` is reuse, train, interpolate, (the gate alone) judge or, after them, confirm
-    (`why` in words)."""
+    """What happens to one run: `action` is reuse, train, interpolate, (the gate alone) judge, shared (another chain's
+    plan has it) or, after them, confirm (`why` in words)."""
 
     fit: int
     run: Run
@@ -50,19 +50,25 @@ def _making(run: Run) -> str:
 
 
 def plan(
-    chain: Chain, folds: Sequence[int] = (), context: Mapping[str, Any] | None = None, told: View | None = None
+    chain: Chain,
+    folds: Sequence[int] | Reservations = (),
+    context: Mapping[str, Any] | None = None,
+    told: View | None = None,
+    base: Mapping[str, Any] | None = None,
 ) -> tuple[list[Step], str]:
     """The steps of the walk as far as it is known, and a closing sentence.
 
     Runs whose records are whole count by the verdict that the gate will give them; other pending gates as accepted.
 
     Args:
-        folds: of the wordings that are held back for a confirmation.
+        folds: of the wordings that are held back for a confirmation; of several chains their reservations.
         context: what walk.json is to say besides the walk (`fgod.context.context_of`): where it says other things, it
             is written anew, and what follows it is made again, the promotion too; None: not looked at.
         told: where it lies; by default that of the config's own chain.
+        base: the weights that a first run starts from, as a key `base` has them; by default the config's.
     """
     told = told or layout.view()
+    reserved = folds if isinstance(folds, Reservations) else Reservations(layout.RESULTS, folds)
     standings: dict[Run, Standing] = {}
 
     def stands(run: Run) -> Standing:
@@ -72,13 +78,13 @@ def plan(
 
     known = chain.walk(lambda run: stands(run).decision)
     hopeful = chain.walk(lambda run: stands(run).decision or ACCEPTED)
-    steps = list(_steps(hopeful.visits, stands, chain.config["base"]))
+    steps = list(_steps(hopeful.visits, stands, base or chain.config["base"]))
     if not hopeful.visits:
-        return [], f"Nothing yet: {hopeful.reason}."
+        return [], f"{'Nothing yet' if hopeful.state == 'pending' else 'No run'}: {hopeful.reason}."
     last = [visit.run for visit in hopeful.visits if visit.fit == hopeful.visits[-1].fit]
-    changed = _changed_keys(known, folds, context, told.walk)
+    changed = _changed_keys(known, reserved, context, told.walk)
     formats, engines = further_formats(chain.config), engine_pairs(chain.config)
-    to_release = known.state == "accepted" and (
+    to_release = (known.state == "accepted" and not records.is_control(last[-1])) and (
         bool(changed) or not _released(layout.Releases(experiment=told.experiment), last, formats, engines)
     )
     steps = _with_lost_weights(steps, set(last) if to_release else set())
@@ -86,12 +92,12 @@ def plan(
     if changed:
         keys = ", ".join(changed)
         closing += f" {told.walk} is written anew ({keys}): tables, report and promotion are made again."
-    if to_release and not records.refused(last[-1]):
+    if to_release and not records.will_refuse(chain.config, last[-1]):
         closing += f" Then {', '.join(_to_release(last[-1], formats, engines))}."
-    return [*steps, *_confirmation(hopeful, folds, steps, chain.config)], closing
+    return [*steps, *_confirmation(hopeful, reserved, steps, chain.config)], closing
 
 
-def _changed_keys(walk: Walk, folds: Sequence[int], context: Mapping[str, Any] | None, file: Path) -> list[str]:
+def _changed_keys(walk: Walk, folds: Reservations, context: Mapping[str, Any] | None, file: Path) -> list[str]:
     """The keys in which walk.json differs from what it is to be, of a walk that is decided; `missing` without one."""
     if context is None or walk.state == "pending":
         return []
@@ -108,7 +114,7 @@ def _changed_keys(walk: Walk, folds: Sequence[int], context: Mapping[str, Any] |
     return [*keys, *(["walk"] if old["walk"] != new else [])]
 
 
-def _confirmation(walk: Walk, folds: Sequence[int], steps: Sequence[Step], config: Mapping[str, Any]) -> Iterator[Step]:
+def _confirmation(walk: Walk, folds: Reservations, steps: Sequence[Step], config: Mapping[str, Any]) -> Iterator[Step]:
     """What happens to the candidate after its gates; nothing where no wordings are held back."""
     fold = records.fold_of(walk, folds)
     if fold is None:
@@ -117,20 +123,19 @@ def _confirmation(walk: Walk, folds: Sequence[int], steps: Sequence[Step], confi
     own = next(step for step in steps if step.run == run)
     found = confirmation_of(records.confirmation_of(run), records.records_of(run))
     if own.action == "train" or found is None or found.fold != fold:
-        before = assign(read_folds(layout.RESULTS), run.lineage, folds).asked_before
+        before = folds.of(run.stage, run.lineage).asked_before
         used = f"; it was asked before of {', '.join(before)}: no longer held back" if before else ""
         action, why = "confirm", f"it is asked fold {fold} of the held-back wordings{used}"
-    elif {(c.metric, c.op, c.limit) for c in found.limits} != _limits(config, run, found):
+    elif _limits(found.limits) != _limits(records.checks_now(config, run, found)):
         action, why = "confirm", f"other limits: it is judged again on fold {fold}, and not asked anew"
     else:
         action, why = "reuse", f"its confirmation is on record: {found.decision} ({found.words})"
     yield Step(walk.fits[-1].number, run, action, (why,), own.standing)
 
 
-def _limits(config: Mapping[str, Any], run: Run, found: Confirmation) -> set[tuple[str, str, float]]:
-    """The limits that a confirmation would have now, of what its fold measures."""
-    checks = confirmation_checks(config["gate"], run.requirements, config.get("confirm", {}))
-    return {(c.metric, c.op, c.limit) for c in checks if c.metric not in found.unmeasured}
+def _limits(checks: Iterable[Check | Limit]) -> set[tuple[str, str, float]]:
+    """What is compared of the checks of a confirmation."""
+    return {(check.metric, check.op, check.limit) for check in checks}
 
 
 def _closing(known: Walk, judged: bool) -> str:
@@ -297,6 +302,20 @@ def to_train(steps: Iterable[Step]) -> list[tuple[str, TrainRecipe]]:
     """Stage and recipe of each run that is to be trained."""
     runs = [step.run for step in steps if step.action == "train"]
     return [(run.stage, TrainRecipe.from_dict(json.loads(run.recipe)["train"])) for run in runs]
+
+
+def without_shared(steps: Iterable[Step], planned: dict[Run, str], words: str) -> Iterator[Step]:
+    """The steps of a chain, of which those that another chain's plan makes too are no work of this one.
+
+    Args:
+        planned: the runs that the chains before it make, and which of them in words; this one's are added.
+        words: this chain, in words.
+    """
+    for step in steps:
+        if step.makes and planned.setdefault(step.run, words) != words:
+            yield replace(step, action="shared", why=(f"it is made for {planned[step.run]}",))
+        else:
+            yield step
 
 
 def text(steps: list[Step], closing: str) -> str:

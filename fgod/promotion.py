@@ -29,7 +29,7 @@ class WalkEntry:
 
     `starts_from` is the lineage of the run before it, or the base_id; `state` is the gate's decision, or `pending`;
     `candidate`: it is of the fit whose gates all accepted; `alpha` where an interpolated run lies between the start (0)
-    and the end of its stage's training.
+    and the end of its stage's training; `control`: it is an experiment's control.
     """
 
     fit: int
@@ -39,6 +39,7 @@ class WalkEntry:
     state: str
     candidate: bool = False
     alpha: float | None = None
+    control: bool = False
 
     @property
     def name(self) -> str:
@@ -84,9 +85,15 @@ class Promotion:
         return self.confirmation is not None and not self.confirmation.confirmed
 
     @property
+    def control(self) -> bool:
+        """Whether the candidate is a control. It is never released: what it waives, that every tensor changed and that
+        updates landed, is part of what a release says of itself."""
+        return any(entry.control for entry in self.candidate)
+
+    @property
     def promoted(self) -> tuple[WalkEntry, ...]:
         """The runs that are released, the last one's weights are the release; empty where there is none."""
-        return () if self.pending or self.unconfirmed else self.candidate
+        return () if self.pending or self.unconfirmed or self.control else self.candidate
 
 
 def promotion(entries: Sequence[WalkEntry], fold: int | None, results: Path) -> Promotion:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fgod import documents
 from fgod.chain import Run, Walk
-from fgod.confirm.folds import assign, read_folds
+from fgod.confirm.folds import Reservations
+from fgod.confirm.judge import confirmation_checks, judge_confirmation
 from fgod.decisions import ACCEPTED
-from fgod.documents import Limit, Outcome, Stamp, Verdict, check_run, differing_files, verdict_of
+from fgod.documents import Confirmation, Limit, Outcome, Stamp, Verdict, check_run, differing_files, verdict_of
 from fgod.errors import FgodError
-from fgod.evaluate.requirements import check_limits
+from fgod.evaluate.requirements import Check, check_limits
 from fgod.gate import judge_records
 from fgod.layout import (
     RESULTS,
@@ -55,6 +56,33 @@ def refused(run: Run) -> bool:
     """
     found = documents.confirmation_of(confirmation_of(run), records_of(run))
     return found is not None and not found.confirmed
+
+
+def will_refuse(config: Mapping[str, Any], run: Run) -> bool:
+    """The same as held-back wordings will say under the config's limits: where they are others than the record's, what
+    was asked is judged again, and nothing is written. False where nothing was asked.
+
+    Raises:
+        FgodError: a record of the confirmation was edited, or is of no candidate; names the file.
+    """
+    found = documents.confirmation_of(confirmation_of(run), records_of(run))
+    if found is None:
+        return False
+    checks = checks_now(config, run, found)
+    if {(c.metric, c.op, c.limit) for c in checks} == {(c.metric, c.op, c.limit) for c in found.limits}:
+        return not found.confirmed
+    return not judge_confirmation(RESULTS, run.stage, run.lineage, found.fold, checks).confirmed
+
+
+def checks_now(config: Mapping[str, Any], run: Run, found: Confirmation) -> list[Check]:
+    """The checks that a confirmation would have now, of what its fold measures."""
+    checks = confirmation_checks(config["gate"], run.requirements, config.get("confirm", {}))
+    return [check for check in checks if check.metric not in found.unmeasured]
+
+
+def is_control(run: Run) -> bool:
+    """Whether a run is an experiment's control, which is never released."""
+    return bool(json.loads(run.recipe)["train"].get("control"))
 
 
 def decision(run: Run) -> str | None:
@@ -165,16 +193,17 @@ def thrown_away() -> Iterator[tuple[str, str]]:
             yield stage, lineage
 
 
-def none_of_thrown(outputs: Sequence[Path], each: Sequence[Mapping[str, str]]) -> str:
-    """What a regular expression has before the lineage in a path, so that it matches no output of a run that was thrown
-    away; but those of a job of which some output is missing.
+def none_of(runs: Iterable[tuple[str, str]], outputs: Sequence[Path], each: Sequence[Mapping[str, str]] = ({},)) -> str:
+    """What a regular expression has before the lineage in a path, so that it matches no output of these runs; but those
+    of a job of which some output is missing.
 
     Args:
+        runs: stage and lineage of each.
         outputs: all outputs of a rule, with the wildcards `stage`, `lineage` and those of `each`.
         each: the values of these further wildcards, job by job.
     """
     ends = []
-    for stage, lineage in thrown_away():
+    for stage, lineage in runs:
         for values in each:
             made = [str(path).format(stage=stage, lineage=lineage, **values) for path in outputs]
             if all(Path(path).exists() for path in made):
@@ -212,21 +241,19 @@ def seq_len(run: Run) -> int:
     return int(json.loads(run.recipe)["train"]["seq_len"])
 
 
-def fold_of(walk: Walk, available: Sequence[int]) -> int | None:
+def fold_of(walk: Walk, folds: Reservations) -> int | None:
     """The fold of the held-back wordings that a walk's candidate is asked; None without either.
 
     Args:
-        available: the folds that the probes have.
+        folds: of the process that decides.
 
     Raises:
         FgodError: see `fgod.confirm.folds.read_folds`.
     """
-    return fold_for(walk.candidate[-1].lineage, available) if walk.candidate and available else None
-
-
-def fold_for(lineage: str, available: Sequence[int]) -> int:
-    """The fold that a candidate is asked by the record as it stands (see `fgod.confirm.folds.assign`)."""
-    return assign(read_folds(RESULTS), lineage, available).fold
+    if not walk.candidate or not folds.available:
+        return None
+    last = walk.candidate[-1]
+    return folds.of(last.stage, last.lineage).fold
 
 
 def walk_json(walk: Walk, fold: int | None = None) -> str:
@@ -241,6 +268,7 @@ def walk_json(walk: Walk, fold: int | None = None) -> str:
             "state": visit.decision or "pending",
             "candidate": bool(walk.candidate) and last is not None and visit.fit == last.number,
             "alpha": visit.run.alpha,
+            **({"control": True} if is_control(visit.run) else {}),
         }
         for visit in walk.visits
     ]

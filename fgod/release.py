@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgod import __version__
+from fgod import __version__, runs
 from fgod.chat import ChatSettings
 from fgod.comparison import HOW, read_comparison
 from fgod.comparison import in_words as in_columns
@@ -42,7 +42,6 @@ from fgod.exporters.nvfp4 import NVFP4
 from fgod.layout import FORMATS, Releases, RunRecords, RunWeights, at_alpha, run_records
 from fgod.promotion import Promotion, WalkEntry, promotion
 from fgod.registry import EXPORTERS, METRICS
-from fgod.runs import of_lineage
 from fgod.stamps import check_weights, remedy
 from fgod.system import files
 from fgod.tables import Context
@@ -76,7 +75,13 @@ def promote(
     if not found.promoted:
         earlier = retire(places)
         kept = f"\nThe release before it is whole in {earlier}; {places.link} is gone." if earlier else ""
-        why = unconfirmed_message(found) if found.unconfirmed else failure_message(entries, results, context.spent)
+        if found.control:
+            last = found.candidate[-1]
+            why = f"nothing is released: {last.stage} {last.lineage} is a control, which is only compared with others"
+        elif found.unconfirmed:
+            why = unconfirmed_message(found)
+        else:
+            why = failure_message(entries, results, context.spent)
         raise RefusedError(why + kept)
     last = found.promoted[-1]
     weights, export = last.weights(artifacts), _probed_export(last.records(results))
@@ -123,8 +128,8 @@ def retire(places: Releases) -> Path | None:
     """Take back that something is released; returns where the release lies whole, None if there was none."""
     _move_folder_to_history(places)
     there = places.link.parent / places.link.readlink() if places.link.is_symlink() else None
-    places.record.unlink(missing_ok=True)
-    places.link.unlink(missing_ok=True)
+    for path in (places.record, places.link, places.promoted):
+        path.unlink(missing_ok=True)
     return there if there and there.exists() else None
 
 
@@ -329,9 +334,7 @@ def model_card(document: Release, results: Path, context: Context) -> str:
         f"| {name} | {markdown_text(value)} | {interval or '–'} | {n} | {markdown_text(METRICS[name].description)} |"
         for name, value, interval, n in _quality(last.metrics)
     ]
-    first = run_records(document.promoted[0].stage, document.promoted[0].lineage, results)
-    made = [*_ancestors(first, results), *(run_records(run.stage, run.lineage, results) for run in document.promoted)]
-    run_rows = [_recipe_row(run) for run in made]
+    run_rows = [_recipe_row(run) for run in _made_by(document.promoted, results)]
     gate = ", ".join(f"{name} {limit:g}" for name, limit in context.gate.items() if limit is not None)
     last_run = run_records(last.stage, last.lineage, results)
     return _CARD.format(
@@ -339,6 +342,7 @@ def model_card(document: Release, results: Path, context: Context) -> str:
         path=document.path,
         base=markdown_text(context.base),
         base_id=context.base_id,
+        reference=f", {markdown_text(context.reference)}" if context.reference else "",
         metrics="\n".join(metric_rows),
         runs="\n".join(run_rows),
         fits=_fits(document),
@@ -439,14 +443,15 @@ def _accepted_faults(run: PromotedRun, results: Path) -> list[str]:
     return [f"- Taught with faults in its data, {run.stage}: {markdown_text(f.message)} (`{f.code}`)." for f in found]
 
 
-def _ancestors(run: RunRecords, results: Path) -> list[RunRecords]:
-    """The runs on record that a run starts from, the first one first."""
-    before = of_lineage(str(Recipe.read(run.recipe).starts_from), results)
-    return [] if before is None else [*_ancestors(before, results), before]
+def _made_by(promoted: Sequence[PromotedRun], results: Path) -> list[RunRecords]:
+    """The runs that made a release in order: those before its chain, where that starts from a run, and its own."""
+    own = [run_records(run.stage, run.lineage, results) for run in promoted]
+    return [*runs.chain(own[0], results)[:-1], *own]
 
 
 def _recipe_row(run: RunRecords) -> str:
-    recipe, (stage, lineage) = Recipe.read(run.recipe), (run.folder.parent.name, run.folder.name)
+    """A run in the table of those that made the release."""
+    recipe, stage, lineage = Recipe.read(run.recipe), run.folder.parent.name, run.folder.name
     train, mix = recipe.train, recipe.mix["recipe"]
     shares = ", ".join(f"{part} {share:g}" for part, share in mix.get("shares", {}).items())
     shares = shares or markdown_text(mix.get("source", ""))
@@ -499,8 +504,8 @@ base does. How far that holds was measured, below, on these very files.
 
 ## How good it is
 
-Greedy replies of this folder, loaded again, on prompts that no training row shares. The reference is the base rounded
-to NVFP4. Intervals: Wilson 95 % for shares, normal approximation over prompts for means.
+Greedy replies of this folder, loaded again, on prompts that no training row shares. The reference is the
+base{reference}, rounded to NVFP4. Intervals: Wilson 95 % for shares, normal approximation over prompts for means.
 
 | metric | value | 95 % interval | n | of |
 |---|---|---|---|---|

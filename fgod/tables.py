@@ -131,7 +131,8 @@ class Context:
     `base` the base in words; `spent` says why the walk gave up, empty if it did not; `adjustments` what the refit rules
     changed, in words, fit by fit; `fold` the fold of the held-back wordings that the candidate is confirmed on, None
     where the probes have none; `engines` each engine with each format of the release that it is asked of; `experiment`
-    whose chain it is, empty of the config's own.
+    whose chain it is, empty of the config's own; `reference` the base that its runs are compared with, in words, where
+    they come from other weights.
     """
 
     persona: str
@@ -147,6 +148,7 @@ class Context:
     fold: int | None = None
     engines: tuple[tuple[str, str], ...] = ()
     experiment: str = ""
+    reference: str = ""
 
     def told(self, results: Path) -> View:
         """Where the tables and the report of the chain lie."""

@@ -15,13 +15,15 @@ from pathlib import Path
 from fgod import inputs, layout, records, config as settings
 from fgod.checkpoints import gpus as gpus_sharing
 from fgod.config import engine_pairs
-from fgod.confirm.folds import give_fold, read_folds
+from fgod.confirm.folds import Reservations, read_folds
 from fgod.context import context_of
 from fgod.data.probes import probe_files
 from fgod.decisions import ACCEPTED
 from fgod.devlog.next_step import LogSettings
 from fgod.errors import UsageError, exit_on_fgod_error
-from fgod.experiments import OWN, experiments_of, origin
+from fgod.experiments import OWN, experiments_of
+from fgod.plan import stopped
+from fgod.promotion import of_walk
 from fgod.registry import plugin_options
 from fgod.session import Session, visits_of
 from fgod.system.files import canonical_json, check_room, digest, sweep
@@ -79,6 +81,7 @@ LIMITS = canonical_json({"gate": CONFIG["gate"], "require": [stage["require"] fo
 GOAL = canonical_json({key: CONFIG[key] for key in ("persona", "disambiguation")})
 CHECKED = f"--probes {shlex.join(PROBES)} {SOURCED} --goal {shlex.quote(GOAL)}"
 ENGINES = engine_pairs(CONFIG)
+RESERVED = Reservations(layout.RESULTS, [*FOLDS.values()])
 RUNS, RUN_CHAINS = {}, {}  # by stage and lineage: the runs that are known, and the chain that came by each first
 MIXES, MIX_CHAINS = {}, {}  # the same of mixes: what their rows depend on, and a chain that has their sources
 TEACHERS = {}
@@ -130,18 +133,6 @@ with exit_on_fgod_error():
     }
 
 
-RECORDED = sorted(  # lineages of runs that are known by their record alone, as what an experiment starts from
-    {
-        run.parent.lineage
-        for found in EXPECTED.values()
-        for run in found.runs
-        if run.parent and run.parent.recorded and (run.parent.stage, run.parent.lineage) not in RUNS
-    }
-)
-# For the wildcard `lineage` of the rules that make weights, which do not know how these are made.
-NOT_RECORDED = f"(?!(?:{'|'.join(map(re.escape, RECORDED))})/)" if RECORDED else ""
-
-
 def audit_of(run):
     """The audit of a run's rows: how long they may be is the run's, not the mix's."""
     return layout.mix(run.mix_id).audit(records.seq_len(run))
@@ -156,7 +147,25 @@ def unless_thrown(*outputs, each=({},)):
     """For the wildcard `lineage` of a rule that asks weights: no run whose weights lie in the trash, and of which all
     outputs stand. No rule makes them then, so that new probes or code do not make them again, which would lose them.
     `each`: the values of the rule's further wildcards, of each job."""
-    return f"{records.none_of_thrown(outputs, each)}(?:{LINEAGE})"
+    return f"{records.none_of(records.thrown_away(), outputs, each)}(?:{LINEAGE})"
+
+
+# Runs that experiments start from and that are known by their records alone, with those before them. They are inputs as
+# others are, and no rule makes what stands of them: none knows how. Another set of inputs would train again.
+RECORDED = [run for chain in CHAINS.values() for run in chain.recorded]
+
+
+def unless_recorded(pattern, *outputs):
+    """For the wildcard `lineage` of a rule that makes weights: those that match a pattern, but no such run of which all
+    outputs stand."""
+    return f"{records.none_of([(run.stage, run.lineage) for run in RECORDED], outputs)}{pattern}"
+
+
+def unless_rows_stand(pattern):
+    """The same for the wildcard `mix` of a rule that makes rows: none of the mixes of such runs whose rows are there."""
+    files = [layout.mix(run.mix_id).rows for run in RECORDED]
+    stand = [re.escape(f"{file.parent.name}/{file.name}") for file in files if file.exists()]
+    return f"(?!(?:{'|'.join(stand)})$){pattern}" if stand else pattern
 
 
 wildcard_constraints:
@@ -269,28 +278,30 @@ def run_of(wildcards):
 def recorded_walk(chain):
     """The walk of a chain in JSON, from the verdicts on record."""
     decided = chain.chain.walk(records.decision)
-    last = decided.candidate[-1:] if FOLDS else []
-    return records.walk_json(decided, *(fold_of(run.stage, run.lineage) for run in last))
+    return records.walk_json(decided, records.fold_of(decided, RESERVED))
 
 
-def fold_of(stage, lineage):
-    """The fold of the held-back wordings that a candidate is asked. It is recorded here, before any job asks it: of two
-    candidates that are due at once each has its own."""
-    if workflow.dryrun:
-        return records.fold_for(lineage, [*FOLDS.values()])
-    return give_fold(layout.RESULTS, stage, lineage, [*FOLDS.values()]).fold
+def say_what_is_finished():
+    """How far the experiments came of a campaign that was stopped. No command says it: their walks are longer than a
+    shell's argument may be."""
+    for chain in active():
+        if chain.name:
+            decided = json.loads(recorded_walk(chain))
+            print(f"\nExperiment {chain.name}. {stopped(decided, of_walk(decided, layout.RESULTS))}", flush=True)
 
 
 def to_release(chain):
-    """The last run of the accepted fit, in a list; empty where there is none, or held-back wordings do not confirm it:
-    what a release needs is made of no other. Pending asks the checkpoint; a dry-run counts it as confirmed."""
-    last = walk(chain).candidate[-1:]
+    """The last run of the accepted fit, in a list; empty where there is none, or held-back wordings do not confirm it,
+    or it is a control: what a release needs is made of no other. Pending asks the checkpoint; a dry-run counts it as
+    confirmed, and judges by other limits what was asked."""
+    last = [run for run in walk(chain).candidate[-1:] if not records.is_control(run)]
     if not FOLDS:
         return last
-    if not workflow.dryrun:
-        for run in last:
-            with checkpoints.confirm.get(stage=run.stage, lineage=run.lineage).output[0].open():
-                pass
+    if workflow.dryrun:
+        return [run for run in last if not records.will_refuse(chain.config, run)]
+    for run in last:
+        with checkpoints.confirm.get(stage=run.stage, lineage=run.lineage).output[0].open():
+            pass
     return [run for run in last if not records.refused(run)]
 
 

@@ -15,7 +15,7 @@ def fold_answers(name):
 
 
 def fold_for(wildcards):
-    return fold_of(wildcards.stage, wildcards.lineage)
+    return RESERVED.of(wildcards.stage, wildcards.lineage).fold
 
 
 rule fold_reference:
@@ -48,7 +48,7 @@ rule fold_harness:
         " --base {params.base:q} --goal {params.goal:q} --out {output:q}"
 
 
-# The fold is on record by now (results/confirmations/folds.json, which is no output: it outlives its figures).
+# Records the fold before it asks (results/confirmations/folds.json, which is no output: it outlives its figures).
 rule fold_probe:
     input:
         export=ancient(WEIGHTS.stamp),

@@ -23,7 +23,7 @@ rule mix:
     output:
         MIX.rows,
     wildcard_constraints:
-        mix="[0-9a-f]{12}",
+        mix=unless_rows_stand("[0-9a-f]{12}"),
     params:
         spec=lambda wildcards: MIXES[wildcards.mix],
     priority: 1  # all data before any training: a fault in the last stage's costs no hours

@@ -34,7 +34,7 @@ rule placebo_mix:
     output:
         MIX.rows,
     wildcard_constraints:
-        mix=f"[0-9a-f]{{12}}{layout.PLACEBO}",
+        mix=unless_rows_stand(f"[0-9a-f]{{12}}{layout.PLACEBO}"),
     params:
         spec=lambda wildcards: MIXES[wildcards.mix],
     threads: processes(CONFIG["probe"]["device"])

@@ -2,13 +2,12 @@
 
 
 def trained_on(wildcards):
-    """The rows that a run and those before it were trained on. Those of runs that are known by their record alone are
-    there, no rule can make them, and they are no inputs."""
+    """The rows that a run and those before it were trained on."""
     return rows_of(run_of(wildcards))
 
 
 def rows_of(run):
-    return [ancient(layout.mix(one.mix_id).rows) for one in with_those_before(run) if not one.recorded]
+    return [ancient(layout.mix(one.mix_id).rows) for one in with_those_before(run)]
 
 
 def with_those_before(run):

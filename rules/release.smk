@@ -132,4 +132,5 @@ onsuccess:
 
 onerror:
     SESSION.end("failed")
+    say_what_is_finished()
     shell("{FGOD} summary {options}", options=of_own_chain("--stopped"))

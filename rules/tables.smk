@@ -4,9 +4,7 @@
 def context(wildcards):
     """What is told of a chain besides its records."""
     chain = told(wildcards)
-    first = origin(chain, CHAINS)
-    base_id = first.weights_id or INPUTS.base_id
-    return canonical_json(context_of(chain.config, CONFIG_NAME, base_id, chain.name, first.weights))
+    return canonical_json(context_of(chain.config, CONFIG_NAME, chain.origin, chain.name))
 
 
 rule walk:

@@ -9,7 +9,7 @@ def starts_from(wildcards):
 
 
 def start_stamp(run):
-    """The same as a path. Of a run that is known by its record alone it is there, and no rule can make it."""
+    """The same as a path."""
     return str(records.weights_of(run.parent).trained if run.parent else layout.base(base_of(run)).stamp)
 
 
@@ -23,6 +23,14 @@ def starting_weights(wildcards):
     if run.parent:
         return str(records.weights_of(run.parent).master)
     return str(inputs.own_weights(BASES[base_of(run)]) or layout.base(base_of(run)).master)
+
+
+def tokens_of(wildcards):
+    """The option by which weights that come from others than the base are compared with its tokenizer."""
+    first = run_of(wildcards)
+    while first.parent:
+        first = first.parent
+    return "" if base_of(first) == INPUTS.base_id else shlex.join(["--tokens-of", BASE_WEIGHTS])
 
 
 def mix_rows(wildcards):
@@ -55,6 +63,9 @@ rule recipe:
         "{FGOD} recipe --json {params.recipe:q} --out {output:q}"
 
 
+MADE = [RUN.outcome, RUN.training, RUN.guard, RUN.participation, RUN.mix_audit, WEIGHTS.trained]
+
+
 rule train:
     input:
         recipe=ancient(RUN.recipe),
@@ -70,7 +81,7 @@ rule train:
         audit=RUN.mix_audit,
         stamp=WEIGHTS.trained,
     wildcard_constraints:
-        lineage=f"{NOT_RECORDED}{TRAINED}",
+        lineage=unless_recorded(TRAINED, *MADE),
     threads: lambda wildcards: records.threads(run_of(wildcards))
     resources:
         gpu=lambda wildcards: shared_gpus(run_of(wildcards)),
@@ -79,11 +90,12 @@ rule train:
         start=lambda wildcards: start_stamp(run_of(wildcards)),
         fit=lambda wildcards: first_fit(wildcards),
         teacher=lambda wildcards, input: f"--teacher {input.teacher}" if input.teacher else "",
+        tokens=tokens_of,
         check=lambda wildcards: CHECKED if "check" in json.loads(run_of(wildcards).recipe)["train"] else "",
     shell:
         "{FGOD} train --recipe {input.recipe:q} --weights {resources.weights:q} --start {resources.start:q} --rows {input.rows:q}"
         " --audit {input.audit:q} --outcome {output.outcome:q} --stamp {output.stamp:q}"
-        " {resources.teacher} {resources.check} {GUARD} --fit {resources.fit}"
+        " {resources.teacher} {resources.tokens} {resources.check} {GUARD} --fit {resources.fit}"
         " --checkpoint-secs {CONFIG[checkpoint][secs]} --checkpoint-steps {CONFIG[checkpoint][steps]}"
         " --rank-secs {CONFIG[guard][rank_secs]}"
 
@@ -109,7 +121,7 @@ rule interpolate:
         audit=RUN.mix_audit,
         stamp=WEIGHTS.trained,
     wildcard_constraints:
-        lineage=f"{NOT_RECORDED}(?:{INTERPOLATED})",
+        lineage=unless_recorded(INTERPOLATED, *MADE),
     resources:
         gpu=lambda wildcards: gpus(records.device(run_of(wildcards))),
         weights=lambda wildcards: starting_weights(wildcards),

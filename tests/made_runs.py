@@ -317,7 +317,7 @@ def confirmed_on(root: Path, entries: Sequence[WalkEntry], fold: int, mood: str,
     `mood`: as of `write_run`; its probes are the same ones here.
     """
     results, last = root / "results", next(entry for entry in reversed(entries) if entry.candidate)
-    give_fold(results, last.stage, last.lineage, available, fold)
+    give_fold(results, last.stage, last.lineage, fold, available)
     place = last.confirmation(results)
     write_probes(place.probes, scored(mood))
     export = Metrics.read(last.records(results).metrics).export

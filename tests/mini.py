@@ -88,9 +88,9 @@ class Mini:
         assert ended.returncode == code, said[-6000:]
         return said
 
-    def would_run(self) -> dict[str, int]:
+    def would_run(self, *targets: str) -> dict[str, int]:
         """Jobs of a dry-run by rule."""
-        return job_counts(self.snakemake("-n", "--quiet", "host"))
+        return job_counts(self.snakemake(*targets, "-n", "--quiet", "host"))
 
     def manifest(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.folder / "results/manifest.jsonl").read_text().splitlines()]

@@ -24,6 +24,7 @@ from fgod.decisions import ACCEPTED
 from fgod.documents import Metrics, Outcome, Probed, PromotedRun, Release, Served, Stamp
 from fgod.errors import UsageError
 from fgod.evaluate.metric import Estimate
+from fgod.experiments import Origin
 from fgod.probe.record import write_probes, write_skipped
 from fgod.project import DEFAULT
 from fgod.registry import METRICS
@@ -378,12 +379,12 @@ def test_plan_shows_the_confirmation_of_a_candidate(project):
         return steps[-1].action, *steps[-1].why
 
     assert said((1, 2)) == ("confirm", "it is asked fold 1 of the held-back wordings")
-    give_fold(results, "D", "000000000000", (1, 2))
+    give_fold(results, "D", "000000000000", 1, (1, 2))
     assert said((1, 2)) == ("confirm", "it is asked fold 2 of the held-back wordings")
     assert said((1,))[1].endswith(
         "fold 1 of the held-back wordings; it was asked before of 000000000000: no longer held back"
     )
-    give_fold(results, last.stage, last.lineage, (1, 2), 2)
+    give_fold(results, last.stage, last.lineage, 2, (1, 2))
     write_probes(place.probes, ())
     probed.write(place.metrics)
     require = chain.config["stages"][-1]["require"]
@@ -393,6 +394,15 @@ def test_plan_shows_the_confirmation_of_a_candidate(project):
     again = ("confirm", "other limits: it is judged again on fold 2, and not asked anew")
     assert said((1, 2), confirm={"leak": 0.01}) == again
 
+    found = judge_confirmation(results, last.stage, last.lineage, 2, checks)
+    found = found.model_copy(update={"decision": "unconfirmed", "reasons": ["a limit"]})
+    found.write(place.confirmation)
+    assert records.will_refuse(chain.config, last) and "it is released" not in plan.plan(chain, (1, 2))[1]
+    stricter = [limit.model_copy(update={"limit": limit.limit / 2}) for limit in found.limits]
+    found.model_copy(update={"limits": stricter}).write(place.confirmation)
+    assert records.refused(last) and not records.will_refuse(chain.config, last), "the limits are loosened since"
+    assert plan.plan(chain, (1, 2))[1].endswith("it is released.")
+
 
 def test_plan_foresees_that_a_promotion_is_repeated_where_the_walks_record_changes(project):
     chain = chain_of()
@@ -401,7 +411,7 @@ def test_plan_foresees_that_a_promotion_is_repeated_where_the_walks_record_chang
         record(run, ACCEPTED)
         Stamp(status="trained").write(records.weights_of(run).trained)
         Stamp(status="skipped").write(records.weights_of(run).stamp)
-    context = context_of(chain.config, "config.yaml", chain.inputs.base_id)
+    context = context_of(chain.config, "config.yaml", Origin(chain.inputs.base_id, chain.config["base"]))
     walk = json.loads(records.walk_json(chain.walk(records.decision)))
     write_json(layout.view().walk, {"walk": walk, "context": {**context, "config": str(Path("config.yaml").resolve())}})
     released = [PromotedRun(stage=run.stage, lineage=run.lineage, metrics={}, weights_sha256="") for run in runs]

@@ -2,20 +2,28 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from fgod import config as settings
-from fgod.campaign import tree
+from fgod import layout, records
+from fgod.campaign import retire_unpromoted, tree
 from fgod.cli import main
+from fgod.config import base_words
 from fgod.config.experiments import with_own
+from fgod.context import context_of
 from fgod.decisions import ACCEPTED
+from fgod.documents import BaseStamp, Outcome, Stamp
 from fgod.errors import UsageError
-from fgod.experiments import OWN, experiments_of
-from fgod.layout import Releases, View, view
+from fgod.experiments import OWN, Origin, experiments_of
+from fgod.layout import Releases, View, lineage_of, mix_of, run_records, run_weights, view
+from fgod.plan import plan, text, without_shared
+from fgod.system.files import replace_link, write_json, write_text
 from fgod.system.table import read_texts
+from fgod.train.recipe import RENAMED, TrainRecipe
 from tests.mini import stage
 
 ROOT = Path(__file__).parents[1]
@@ -121,34 +129,141 @@ def test_a_start_that_there_is_not_is_refused(raw, tmp_path, monkeypatch):
     said = refused(raw, a={"starts_from": "b"}, b={"starts_from": "a"})
     assert "c.yaml: experiments.a.starts_from: found a → b → a, a circle" in said
     assert "experiments.a.starts_from: found 'bas' (did you mean base?)" in refused(raw, a={"starts_from": "bas"})
-    assert "experiments.a.starts_from: A-mixed@123: " in refused(raw, a={"starts_from": "A-mixed@123"})
     said = refused(raw, a={"starts_from": {"kind": "dat", "path": "no.dat"}})
     assert "experiments.a.starts_from" in said and "like" in said
     assert "experiments.base: the name of what chains start from" in refused(raw, base={})
 
 
-def test_a_start_that_is_gone_stops_its_experiment_alone(raw):
-    found = chains(raw, a={"starts_from": {"kind": "folder", "path": "no/folder"}}, b={"starts_from": "a"}, c={})
-    assert "experiments.a.starts_from.path: found 'no/folder', expected a folder that exists" in found["a"].fault
-    assert found["a"].chain.walk(lambda run: ACCEPTED).reason == found["a"].fault
-    assert "which has none" in found["b"].chain.walk(lambda run: ACCEPTED).reason
-    assert lineages(found["c"]) == lineages(found[OWN]) and not found[OWN].fault
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        ("A-mixed@123", "c.yaml: experiments.a.starts_from: A-mixed@123: "),
+        ({"kind": "folder", "path": "no/folder"}, "starts_from.path: found 'no/folder', expected a folder that exists"),
+    ],
+)
+def test_a_start_that_is_gone_stops_that_experiment_and_no_other_chain(raw, start, words):
+    found = chains(raw, a={"starts_from": start}, after={"starts_from": "a"}, other={})
+    assert words in found["a"].fault and found["after"].fault == f"it starts from a: {found['a'].fault}"
+    walk = found["a"].chain.walk(lambda run: ACCEPTED)
+    assert (walk.state, walk.visits, walk.reason) == ("spent", (), found["a"].fault)
+    below = found["after"].chain.walk(lambda run: ACCEPTED)
+    assert below.state == "spent" and not below.visits and words in below.reason
+    assert not found["other"].fault and lineages(found["other"]) == lineages(found[OWN])
+    assert plan(found["a"].chain) == ([], f"No run: {found['a'].fault}.")
 
 
-def test_an_experiment_that_passes_no_more_is_released_no_more(tmp_path, monkeypatch, capsys):
+def test_a_key_may_have_its_old_name_in_the_config_and_the_new_one_in_an_experiment(raw):
+    old, new = next(iter(RENAMED.items()))
+    value = vars(TrainRecipe.from_dict(raw["stages"][0]["train"]))[new]
+    raw["stages"][0]["train"] = {**{k: v for k, v in raw["stages"][0]["train"].items() if k != new}, old: value}
+    named = [{"name": "A-mixed", "train": {new: value}}, {"name": "A-mixed", "train": {old: value}}]
+    found = chains(raw, **{f"x{i}": {"stages": [stage]} for i, stage in enumerate(named)})
+    assert lineages(found["x0"]) == lineages(found["x1"]) == lineages(found[OWN])[:1]
+
+
+def test_a_shared_run_is_planned_once(raw, tmp_path, monkeypatch):
+    found = chains(raw, same={"stages": ["A-mixed"]})
+    monkeypatch.chdir(tmp_path)  # where nothing is on record
+    planned = {}
+    own, same = ([*without_shared(plan(one.chain)[0], planned, one.words)] for one in found.values())
+    assert [step.action for step in own] == ["train"] * len(own)
+    assert [(step.action, step.why) for step in same] == [("shared", ("it is made for the config's own chain",))]
+    assert text(same, "").splitlines()[-1] == "0 to train. "
+
+
+# ---- a run on record as the start
+
+
+def on_record(folder, starts_from, stage="A"):
+    """A run of a recipe, with weights and rows that only look like some."""
+    recipe = {"numerics": 1, "stage": stage, "starts_from": starts_from, "seed": 1, "mix": {"recipe": {}}, "train": {}}
+    lineage = lineage_of(recipe)
+    run, weights = run_records(stage, lineage, folder / "results"), run_weights(stage, lineage, folder / "artifacts")
+    write_json(run.recipe, recipe)
+    Outcome(status="trained").write(run.outcome)
+    for table in (*run.training_tables, run.mix_audit, folder / mix_of(recipe).rows):
+        write_text(table, "")
+    weights.master.mkdir(parents=True)
+    Stamp(status="trained").write(weights.trained)
+    return f"{stage}@{lineage}"
+
+
+@pytest.fixture
+def project(raw, tmp_path, monkeypatch):
+    """A folder with the sources and probes of the default run, where no run is on record."""
+    (tmp_path / "traindata").symlink_to(ROOT / "traindata")
     monkeypatch.chdir(tmp_path)
-    places = Releases(experiment="hot")
-    folder = places.next_folder()
-    for path in (places.record, places.promoted, folder / "release.json", view("hot").walk):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("{}")
-    places.link.symlink_to("1")
-    view("hot").walk.write_text(json.dumps({"walk": {"visits": [], "spent": "no fit passed"}}))
-    told = {"hot": {"starts_from": "base", "note": ""}}
-    assert main(["campaign", "--told", json.dumps(told), "--out", "results/experiments.tsv"]) == 0
-    assert not places.record.exists() and not places.link.is_symlink() and not places.promoted.exists()
-    assert (folder / "release.json").exists(), "history is kept"
-    assert "hot is released no more; the release before is whole in artifacts/releases/hot/1" in capsys.readouterr().err
+    return tmp_path
+
+
+def test_rules_make_nothing_of_a_recorded_start_whose_files_stand(raw, project):
+    base = chains(raw)[OWN].inputs.base_id
+    start = on_record(project, base)
+    (found,) = chains(raw, a={"starts_from": start})["a"].recorded
+    assert f"{found.stage}@{found.lineage}" == start
+    made = [*run_records("{stage}", "{lineage}").training_tables, run_weights("{stage}", "{lineage}").trained]
+    pattern = re.compile(f"artifacts/A/{records.none_of([(found.stage, found.lineage)], made)}[0-9a-f]{{12}}/.*")
+    assert not pattern.fullmatch(str(run_weights("A", found.lineage).trained))
+    assert pattern.fullmatch(str(run_weights("A", "0123456789ab").trained))
+    run_records("A", found.lineage).guard.unlink()
+    assert not records.none_of([(found.stage, found.lineage)], made), "a job of which something is missing"
+    layout.mix(found.mix_id).rows.unlink()
+    assert "the rows that A@" in chains(raw, a={"starts_from": start})["a"].fault
+
+
+def test_a_run_that_comes_from_weights_of_the_users_may_be_continued_and_no_other_base(raw, project):
+    theirs = {"kind": "folder", "path": "gone by now"}
+    start = on_record(project, "feedfeedfeed")
+    assert "comes from the base feedfeedfeed, expected" in refused(raw, a={"starts_from": start})
+    BaseStamp(status="trained", base=theirs, facts={}).write(layout.base("feedfeedfeed").stamp)
+    found = chains(raw, a={"starts_from": start}, b={"starts_from": "a"}, own={})
+    assert found["a"].origin == found["b"].origin == Origin("feedfeedfeed", theirs)
+    told = context_of(found["b"].config, "c.yaml", found["b"].origin, "b")
+    assert (told["base_id"], told["base"]) == ("feedfeedfeed", "the model in gone by now")
+    assert told["reference"] == base_words(found[OWN].config["base"]) and "reference" not in context_of(
+        found["own"].config, "c.yaml", found["own"].origin, "own"
+    )
+    BaseStamp(status="trained", base={"kind": "random"}, facts={}).write(layout.base("feedfeedfeed").stamp)
+    assert "comes from the base feedfeedfeed, expected" in refused(raw, a={"starts_from": start})
+
+
+# ---- releases
+
+
+def test_an_experiment_that_promotes_nothing_takes_its_release_back(tmp_path):
+    results, artifacts = tmp_path / "results", tmp_path / "artifacts"
+    visit = {"fit": 0, "stage": "A", "lineage": "1", "starts_from": "base", "state": "accepted", "candidate": True}
+    walks = {
+        "passes": {"fault": "", "walk": {"visits": [visit], "fold": None}},
+        "control": {"fault": "", "walk": {"visits": [{**visit, "control": True}], "fold": None}},
+        "fails": {"fault": "", "walk": {"visits": [{**visit, "candidate": False, "state": "missed"}], "fold": None}},
+        "gone": {"fault": "its start is gone", "walk": {"visits": [], "fold": None}},
+        "never": {"fault": "", "walk": {"visits": [], "fold": None}},
+    }
+    for name in ("passes", "control", "fails", "gone"):
+        places = Releases(results, artifacts, name)
+        for path in (places.record, places.promoted, places.next_folder() / "release.json"):
+            write_text(path, "{}")
+        replace_link(places.link, places.link.parent / "1")
+    said = list(retire_unpromoted(walks, results, artifacts))
+    assert [line.split(":")[0] for line in said] == ["control", "fails"] and "is whole in" in said[0]
+    for name in ("passes", "control", "fails", "gone"):
+        places, kept = Releases(results, artifacts, name), name in ("passes", "gone")
+        assert [path.exists() for path in (places.record, places.promoted, places.link)] == [kept] * 3
+        assert (places.history / "1/release.json").exists(), "its history stays"
+    assert list(retire_unpromoted(walks, results, artifacts)) == []
+
+
+def test_a_campaign_reads_the_walks_from_their_files(project, capsys):
+    write_json(view("gone").walk, {"walk": {"visits": [], "spent": "its start is gone", "fold": None}, "context": {}})
+    command = ["campaign", "--out", "results/experiments.tsv", "--walks", str(view("gone").walk), "--experiments"]
+    one = {"note": "", "starts_from": "A@1", "fault": "its start is gone"}
+    assert main([*command, json.dumps({"gone": one})]) == 0
+    assert capsys.readouterr().out == "A@1\n└─ gone  no run: nothing (its start is gone)\n"
+    assert read_texts(Path("results/experiments.tsv"))[0]["reasons"] == "its start is gone"
+    with pytest.raises(SystemExit):
+        main([*command, json.dumps({"other": one})])
+    assert "--walks: found those of gone, expected other" in capsys.readouterr().err
 
 
 def test_what_is_told_of_an_experiment_lies_apart():
@@ -216,6 +331,10 @@ def test_a_campaign_shares_runs_starts_from_failed_ones_and_releases_apart(ran):
     assert compared.returncode == 0 and compared.stdout.startswith("A  fails: B ")
 
     start = f"B@{rows['fails']['lineage']}"
+    mini.config["experiments"]["onward"]["starts_from"] = start
+    assert not {"train", "export", "probe"} & mini.would_run("campaign").keys(), (
+        "the same run, whatever its start is called"
+    )
     mini.config["experiments"] = {"later": {"starts_from": start, "stages": [stage("D")]}}
     mini.snakemake("campaign", "--until", "train")
     assert mini.trained() == ["A", "B", "C", "D"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
-from fgod.confirm.folds import assign, give_fold, read_folds, with_assignment
+from fgod.confirm.folds import Reservations, assign, give_fold, read_folds, with_assignment
 from fgod.documents import FoldOf
 from fgod.errors import FgodError
 from fgod.layout import confirmation_records, folds
@@ -56,11 +56,11 @@ def test_no_fold_is_asked_twice_while_another_is_fresh(asked: list[str], availab
 
 def test_the_record_is_written_before_and_goes_with_the_figures_only(tmp_path: Path) -> None:
     assert read_folds(tmp_path) == []
-    assert give_fold(tmp_path, "D", "a", [1, 2]).fold == give_fold(tmp_path, "D", "a", [1, 2], 1).fold == 1
-    assert give_fold(tmp_path, "D", "b", [1, 2]).fold == 2
+    assert give_fold(tmp_path, "D", "a", 1, [1, 2]).fold == give_fold(tmp_path, "D", "a", 1, [1, 2]).fold == 1
+    assert give_fold(tmp_path, "D", "b", 2, [1, 2]).fold == 2
     assert read_folds(tmp_path) == record((1, "a"), (2, "b"))
     with pytest.raises(FgodError, match=r"folds\.json: found fold 2 for D c, expected 1: another candidate"):
-        give_fold(tmp_path, "D", "c", [1, 2], 1)
+        give_fold(tmp_path, "D", "c", 1, [1, 2])
     write_text(confirmation_records("D", "c", tmp_path).metrics, "{}")
     with pytest.raises(FgodError, match=r"folds\.json: it does not name the candidate D c.*delete \S*confirmations as"):
         read_folds(tmp_path)
@@ -69,8 +69,22 @@ def test_the_record_is_written_before_and_goes_with_the_figures_only(tmp_path: P
         read_folds(tmp_path)
 
 
+def test_candidates_that_are_due_at_once_have_a_fold_each_and_may_be_asked_in_any_order(tmp_path: Path) -> None:
+    decided = Reservations(tmp_path, [1, 2])
+    found = {name: decided.of("D", name).fold for name in "abcd"}
+    assert found == {"a": 1, "b": 2, "c": 2, "d": 2} == {name: decided.of("D", name).fold for name in "abcd"}
+    assert not folds(tmp_path).exists(), "a reservation is no record"
+    for name in "cdab":
+        assert give_fold(tmp_path, "D", name, found[name], [1, 2]).fold == found[name]
+    later = Reservations(tmp_path, [1, 2])
+    assert {name: later.of("D", name).fold for name in "dcba"} == found, "the record decides in another process"
+    assert later.of("D", "d").asked_before == ("c",) and later.of("D", "c").asked_before == ()
+    with pytest.raises(FgodError, match=r"found fold 2 for D c, expected 1"):
+        give_fold(tmp_path, "D", "c", 1, [1, 2])
+
+
 def test_an_edited_record_is_refused(tmp_path: Path) -> None:
-    give_fold(tmp_path, "D", "a", [1])
+    give_fold(tmp_path, "D", "a", 1, [1])
     text = folds(tmp_path).read_text(encoding="utf-8")
     write_text(folds(tmp_path), text.replace('"a"', '"b"'))
     with pytest.raises(FgodError, match=r"seal differs.*or delete \S*confirmations as a whole: which wordings"):

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
+from tokenizers.normalizers import Lowercase
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from fgod.answers import Answer, read_answers
@@ -24,7 +25,7 @@ from fgod.layout import Answers
 from fgod.model.ask import AnswerSettings, write_answers
 from fgod.model.chats import ChatFormat
 from fgod.model.embedded import epoch_batches, learning_rate, train_base
-from fgod.model.load import load_model, load_tokenizer
+from fgod.model.load import check_same_tokens, load_model, load_tokenizer
 from fgod.model.spec import SPECIAL_TOKENS, EmbeddedSpec
 from fgod.model.tokenizer import train_tokenizer
 from fgod.progress.followed import reporting
@@ -209,6 +210,18 @@ def test_loaded_model_is_for_reading(base: Path, capfd: pytest.CaptureFixture[st
     assert load_model(base, torch.bfloat16).dtype == torch.bfloat16
     assert load_tokenizer(base).eos_token == "<|im_end|>"
     assert capfd.readouterr().err == ""
+
+
+def test_weights_with_another_tokenizer_than_the_bases_are_refused(tmp_path: Path) -> None:
+    kinds = {name: train_tokenizer(TEXTS, 300) for name in ("base", "same", "cuts")}
+    kinds["other"] = train_tokenizer(["other texts altogether"], 290)
+    kinds["cuts"].backend_tokenizer.normalizer = Lowercase()
+    for name, tokenizer in kinds.items():
+        tokenizer.save_pretrained(tmp_path / name)
+    check_same_tokens(tmp_path / "same", tmp_path / "base")
+    for name, words in (("other", r"the token '.*' has id .*, expected .* such\)"), ("cuts", "into other tokens")):
+        with pytest.raises(UsageError, match=f"{name}: found another tokenizer than that of .*base: .*{words}"):
+            check_same_tokens(tmp_path / name, tmp_path / "base")
 
 
 def test_missing_and_broken_folders_are_named(base: Path, tmp_path: Path) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fgod.confirm.judge import confirmation_checks, judge_confirmation
-from fgod.documents import Confirmation, Metrics, Release, confirmation_of
+from fgod.documents import Confirmation, Metrics, Recipe, Release, confirmation_of
 from fgod.errors import FgodError, RefusedError
 from fgod.evaluate.requirements import gate_limits
 from fgod.layout import Releases
 from fgod.promotion import Promotion, WalkEntry, promotion
 from fgod.release import promote
 from fgod.system import files
-from tests.made_runs import DOOM, STAGES, STORY, confirmed_on, context, walk
+from tests.made_runs import DOOM, STAGES, STORY, confirmed_on, context, walk, write_run
 
 FOLDS = (1, 2)
 
@@ -34,6 +35,26 @@ def test_a_candidate_is_promoted_if_nothing_was_held_back_or_it_is_confirmed_on_
     refused = promotion(entries, 1, results)
     assert refused.unconfirmed and not refused.pending and refused.promoted == () and refused.candidate == chosen
     assert promotion(walk(tmp_path, DOOM), 1, results) == Promotion()
+
+
+def test_a_control_is_never_released_and_says_why(tmp_path: Path) -> None:
+    entries, places = walk(tmp_path, STORY[1:]), Releases(tmp_path / "results", tmp_path / "artifacts")
+    control = [replace(entry, control=True) for entry in entries]
+    assert promotion(control, None, places.results).promoted == ()
+    with pytest.raises(RefusedError, match=r"nothing is released: D-settle dddd11112222 is a control"):
+        promote(control, places.results, places.artifacts, context())
+
+
+def test_a_card_names_the_runs_before_the_chain_and_what_it_is_compared_with(tmp_path: Path) -> None:
+    entries, places = walk(tmp_path, STORY[1:]), Releases(tmp_path / "results", tmp_path / "artifacts")
+    first = entries[0].records(places.results)
+    write_run(tmp_path, "Before", "eeee11112222", "named")
+    Recipe.read(first.recipe).model_copy(update={"starts_from": "eeee11112222"}).write(first.recipe)
+    promote(entries, places.results, places.artifacts, context(base="the model in mine", reference="the base of all"))
+    card = (places.link / "README.md").read_text(encoding="utf-8")
+    rows = card.split("## How it was made")[1].split("## ")[0]
+    assert re.findall(r"^\| (\S+) \| \w{12} ", rows, re.MULTILINE) == ["Before", *STAGES]
+    assert "NVFP4 from the model in mine\n" in card and "The reference is the\nbase, the base of all, rounded" in card
 
 
 def test_an_unconfirmed_candidate_is_not_released_and_each_failed_figure_is_named(tmp_path: Path) -> None:

@@ -147,6 +147,20 @@ def of(run: str, *steps: str) -> list[Next]:
     return [Next(step, visit.fit, visit.stage, visit.lineage) for step in steps]
 
 
+def test_what_comes_next_of_a_campaign_is_told_for_each_experiment_and_of_shared_runs_once() -> None:
+    shared = replace(WALK[0], experiment="x")
+    found = facts(
+        walk=(shared, replace(shared, experiment="y"), replace(WALK[1], experiment="y")), end=End(spent="own")
+    )
+    of_x = [Next(step, 0, "A", RUN, "x") for step in ("train", "export", "probe", "gate")]
+    of_y = [Next(step, 0, "B", OTHER, "y") for step in ("interpolate", "export", "probe", "gate")]
+    ends = {name: [Next(step, experiment=name) for step in AFTER] for name in "xy"}
+    assert to_follow(found) == [*of_x, *ends["x"], *of_y, *ends["y"]]
+    assert "confirm, served, tables, report, promote (x)" in "\n".join(text.lines(judge(found)))
+    done = replace(found, snakemake=replace(AT_WORK, state="done"), end=End())
+    assert "results/experiments.tsv" in why_stopped(done).words and to_follow(done) == []
+
+
 END_OF_WALK = [Next(name) for name in AFTER]
 OF_OTHER = of(OTHER, "interpolate", "export", "probe", "gate")
 

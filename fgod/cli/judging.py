@@ -113,7 +113,7 @@ class Probe(Probing, Chatting, SideBySide):
             names = ", ".join(map(str, self.probes))
             raise UsageError(f"--fold: found {self.fold}, expected one of {list(available)}, which {names} hold back")
         call.note(outputs=[layout.folds()])
-        given = give_fold(layout.RESULTS, stage, lineage, available, self.fold)
+        given = give_fold(layout.RESULTS, stage, lineage, self.fold, available)
         before = f", which was asked before of {', '.join(given.asked_before)}" if given.asked_before else ""
         say(f"confirm · {stage} {lineage} is asked fold {self.fold} of the held-back wordings{before}")
 

@@ -22,6 +22,7 @@ from fgod.system.files import read_json, remove_folder, write_json
 from fgod.system.lock import held
 
 if TYPE_CHECKING:
+    from fgod.chain import Run
     from fgod.experiments import Experiment
 
 
@@ -61,25 +62,24 @@ class Plan(ReadOnly):
     config: Annotated[Path, CONFIG] = Path("config.yaml")
 
     def run(self, call: Call) -> None:
+        from fgod.confirm.folds import Reservations
         from fgod.context import context_of
-        from fgod.experiments import origin
+        from fgod.experiments import OWN
         from fgod.inputs import folds
         from fgod.outlook import said
-        from fgod.plan import plan, text, to_train
+        from fgod.plan import plan, text, to_train, without_shared
 
         chains = chains_of(self.config)
+        reserved = Reservations(layout.RESULTS, folds(chains[OWN].config))
+        planned: dict[Run, str] = {}
         for name, one in chains.items():
-            first = origin(one, chains)
-            base_id = first.weights_id or one.inputs.base_id
-            context = context_of(one.config, str(self.config), base_id, name, first.weights)
             if name:
                 print(f"\nExperiment {name}, starts from {one.starts_from}{f': {one.note}' if one.note else ''}")
-            if one.fault:
-                print(f"It cannot start: {one.fault}")
-                continue
-            steps, closing = plan(one.chain, folds(one.config), context, one.view)
+            context = context_of(one.config, str(self.config), one.origin, name)
+            found, closing = plan(one.chain, reserved, context, one.view, one.origin.base)
+            steps = list(without_shared(found, planned, one.words))
             print(text(steps, closing))
-            for line in said(one.config, one.inputs.base_id, to_train(steps)):
+            for line in said({**one.config, "base": one.origin.base}, one.origin.id, to_train(steps)):
                 print(line)
 
 

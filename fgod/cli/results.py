@@ -139,22 +139,21 @@ class Promote(Command):
 class Campaign(Command):
     """Write all experiments side by side, and print them as a tree."""
 
-    told: Annotated[JsonObject, Option("note and start of each experiment, by name; its walk is in its walk.json")]
+    experiments: Annotated[JsonObject, Option("note, start and fault of each experiment, by name")]
+    walks: Annotated[tuple[Path, ...], Input("walk.json of each")]
     out: Annotated[Path, Output("experiments.tsv to write")]
 
     def run(self, call: Call) -> None:
-        from fgod.campaign import tree, write_campaign
-        from fgod.release import retire
+        from fgod.campaign import retire_unpromoted, tree, write_campaign
 
-        rows = write_campaign(self.out, self.told, layout.RESULTS)
-        for row in rows:
-            places = layout.Releases(experiment=str(row["experiment"]))
-            if not row["release"] and (places.record.exists() or places.link.is_symlink()):
-                earlier = retire(places)
-                places.promoted.unlink(missing_ok=True)
-                kept = f"; the release before is whole in {earlier}" if earlier else ""
-                say(f"{row['experiment']} is released no more{kept}")
-        for line in tree(rows):
+        decided = {layout.View(file.parent).experiment: read_json(file)["walk"] for file in self.walks}
+        if decided.keys() != self.experiments.keys():
+            raise UsageError(f"--walks: found those of {', '.join(decided)}, expected {', '.join(self.experiments)}")
+        told = {name: {**one, "walk": decided[name]} for name, one in self.experiments.items()}
+        released = [layout.Releases(experiment=name) for name in told]
+        call.note(outputs=[path for places in released for path in (places.record, places.link)])
+        retired = list(retire_unpromoted(told, layout.RESULTS, layout.ARTIFACTS))
+        for line in [*tree(write_campaign(self.out, told, layout.RESULTS)), *retired]:
             print(line)
 
 

@@ -93,6 +93,9 @@ class Train(Command):
     outcome: Annotated[Path, RECORDS]
     stamp: Annotated[Path, STAMP]
     teacher: Annotated[Path | None, Input("teacher.json of these rows, for train.kl")] = None
+    tokens_of: Annotated[
+        Path | None, Option("folder of the base, whose tokenizer weights of another origin must have", "FOLDER")
+    ] = None
     probes: Annotated[tuple[Path, ...], Input("files of probes", group=CHECKED)] = ()
     sources: Annotated[Path | None, Input("folder of the written sources", group=CHECKED)] = None
     languages: Annotated[tuple[str, ...], replace(LANGUAGES, group=CHECKED)] = ()
@@ -151,6 +154,10 @@ class Train(Command):
                 "--steps: only with --memory-report; a stage trains as long as its recipe says (train.steps)"
             )
         check_start(self.weights, self.start)
+        if self.tokens_of:
+            from fgod.model.load import check_same_tokens
+
+            check_same_tokens(self.weights, self.tokens_of)
         if self.memory_report:
             return report_memory(self, call)
         check_training_data(self.recipe, self.outcome.parent.name, layout.Mix(self.rows.parent), self.audit)

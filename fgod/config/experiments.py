@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fgod.config.load import resolve
+from fgod.config.load import resolve, with_new_names
 from fgod.errors import UsageError, did_you_mean
 from fgod.validation import kind_words
 
@@ -28,10 +28,11 @@ def experiment_configs(raw: Mapping[str, Any], where: str) -> dict[str, dict[str
             experiment and the key.
     """
     experiments: Mapping[str, Mapping[str, Any]] = raw.get("experiments", {})
+    named = with_new_names(raw, where)
     found = {}
     for name, own in experiments.items():
         place = f"{where}: experiments.{name}"
-        found[name] = resolve(with_own(raw, own, place), place)
+        found[name] = resolve(with_own(named, with_new_names(own, place), place), place)
     return found
 
 

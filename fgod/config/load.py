@@ -145,7 +145,7 @@ def _rename(table: Any, old: str, new: str, where: str) -> None:
 
 
 def base_words(base: Mapping[str, Any]) -> str:
-    """A base in a few words, for the report and the model card."""
+    """A base, as the config's key has it, in a few words, for the report and the model card."""
     if base["kind"] in ("folder", "gguf", "dat"):
         return f"the model in {base['path']}"
     if base["kind"] == "random":

@@ -1,18 +1,23 @@
 """Which fold of the held-back wordings a candidate is asked. The record is written once, before any reply is read.
 
 A walk that comes to a release a second time, with other weights, has been steered by what the first one showed. So each
-candidate has a fold of its own, as long as there are any.
+candidate has a fold of its own, as long as there are any. Candidates of several chains may become due at once: who
+decides about them reserves a fold for each (`Reservations`), in memory alone, and each is recorded when it is asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fgod.documents import FoldOf, Folds
 from fgod.errors import FgodError
 from fgod.layout import all_confirmations, folds
+from fgod.system.lock import held
+
+WAIT_SECS = 60.0
+"""For as long another command that writes the record is waited for; it takes milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,34 @@ def assign(given: Sequence[FoldOf], lineage: str, available: Sequence[int]) -> A
     fold = given[own[-1]].fold if own else next((f for f in sorted(available) if f not in used), max(available))
     before = [entry.lineage for entry in earlier if entry.fold == fold and entry.lineage != lineage]
     return Assignment(fold, tuple(dict.fromkeys(before)))
+
+
+@dataclass
+class Reservations:
+    """The folds of the candidates that one process decides about: by the record, and what it gave out itself since.
+
+    Args:
+        results: the folder of the record.
+        available: the folds that the probes have; empty where no wordings are held back.
+        given: what this process gave out, in order.
+    """
+
+    results: Path
+    available: Sequence[int]
+    given: list[FoldOf] = field(default_factory=list)
+
+    def of(self, stage: str, lineage: str) -> Assignment:
+        """A candidate's fold, which is its own from now on.
+
+        Raises:
+            FgodError: see `read_folds`.
+        """
+        recorded = read_folds(self.results)
+        known = {entry.lineage for entry in recorded}
+        reserved = [entry for entry in self.given if entry.lineage not in known]
+        found = assign([*recorded, *reserved], lineage, self.available)
+        self.given = with_assignment(self.given, stage, lineage, found.fold)
+        return found
 
 
 def with_assignment(given: Sequence[FoldOf], stage: str, lineage: str, fold: int) -> list[FoldOf]:
@@ -63,25 +96,25 @@ def read_folds(results: Path) -> list[FoldOf]:
     return given
 
 
-def give_fold(
-    results: Path, stage: str, lineage: str, available: Sequence[int], expected: int | None = None
-) -> Assignment:
-    """Record a candidate's fold, before it is asked.
+def give_fold(results: Path, stage: str, lineage: str, fold: int, available: Sequence[int]) -> Assignment:
+    """Record a candidate's fold, before it is asked: its own, one that no other was asked, or the last one.
 
-    Args:
-        expected: its fold, where that is known already.
+    Candidates that were decided at once may be asked in any order, so the first free fold may be another's.
 
     Raises:
-        FgodError: see `read_folds`; or another fold is its own.
+        FgodError: see `read_folds`; or another fold is its own, or this one is another's.
     """
-    given = read_folds(results)
-    found = assign(given, lineage, available)
-    if expected is not None and found.fold != expected:
-        raise FgodError(
-            f"{folds(results)}: found fold {found.fold} for {stage} {lineage}, expected {expected}: another candidate "
-            "was asked meanwhile; run snakemake again"
-        )
-    after = with_assignment(given, stage, lineage, found.fold)
-    if after != given:
-        Folds(given=after).write(folds(results))
-    return found
+    folds(results).parent.mkdir(parents=True, exist_ok=True)
+    with held(folds(results).with_suffix(".lock"), "the record of folds", WAIT_SECS):
+        given = read_folds(results)
+        found = assign(given, lineage, available)
+        own = any(entry.lineage == lineage and entry.fold in available for entry in given)
+        fresh = fold not in {entry.fold for entry in given}
+        if found.fold != fold and (own or not (fresh or fold == max(available))):
+            raise FgodError(
+                f"{folds(results)}: found fold {found.fold} for {stage} {lineage}, expected {fold}: another candidate "
+                "was asked meanwhile; run snakemake again"
+            )
+        entries = with_assignment(given, stage, lineage, fold)
+        Folds(given=entries).write(folds(results))
+        return assign(entries, lineage, available)

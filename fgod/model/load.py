@@ -247,6 +247,33 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
+TOKENIZED = "Who are you, 你是誰？ お前は誰\n너는 누구니: it's 1234.5 __init__(self)  → Ünïcode"
+"""A text by which two tokenizers of one vocabulary are compared."""
+
+
+def check_same_tokens(folder: Path, base: Path) -> None:
+    """Weights that are taught rows which the base's tokenizer measured, and compared with the base, have its tokenizer.
+
+    Raises:
+        UsageError: they have another; names a token.
+    """
+    ours, theirs = load_tokenizer(folder), load_tokenizer(base)
+    found, expected = ours.get_vocab(), theirs.get_vocab()
+    differing = sorted(token for token in found.keys() | expected.keys() if found.get(token) != expected.get(token))
+    if differing:
+        token = differing[0]
+        ids = [vocabulary.get(token, "none") for vocabulary in (found, expected)]
+        how = f"the token {token!r} has id {ids[0]}, expected {ids[1]} ({len(differing)} such)"
+    elif ours.encode(TOKENIZED) != theirs.encode(TOKENIZED):
+        how = f"it cuts {TOKENIZED!r} into other tokens"
+    else:
+        return
+    raise UsageError(
+        f"{folder}: found another tokenizer than that of {base}: {how}; expected the same, as rows and probes "
+        "are written by the base's"
+    )
+
+
 def _check_merges(path: Path) -> None:
     """Raise UsageError for merges at which tokenizers panics, or ends the process: it cuts `continuing_subword_prefix`
     off the second token of each without a look whether it is there."""

@@ -44,8 +44,8 @@ class Snakemake:
 @dataclass(frozen=True)
 class Visited:
     """A run of the walk. `status`: how its training ended, empty while it has not; `decision`: its verdict on record,
-    empty without one; `exported`, `probed`: whether that is on record; `experiment`: whose walk it is, empty for the
-    config's own."""
+    empty without one; `exported`, `probed`: whether that is on record; `experiment`: whose walk it is of, empty of the
+    config's own chain."""
 
     fit: int
     stage: str
@@ -77,8 +77,8 @@ class Running:
 
 @dataclass(frozen=True)
 class End:
-    """What the walk's own records say of its end. `released`: the folder, empty where nothing is; `lineage`: of its
-    last run; `spent`: why no fit was accepted; `unconfirmed`: why the candidate is not confirmed."""
+    """What the records of the config's own walk say of its end. `released`: the folder, empty where nothing is;
+    `lineage`: of its last run; `spent`: why no fit was accepted; `unconfirmed`: why the candidate is not confirmed."""
 
     released: str = ""
     lineage: str = ""
@@ -211,8 +211,7 @@ def _training(reader: Reader, commands: Sequence[Command]) -> Training | None:
 
 
 def _end(reader: Reader, walk: Sequence[Visited]) -> End:
-    """What walk.json, the confirmation and the release of the config's own chain say, as far as they are of the walk
-    that is expected now."""
+    """What walk.json, the confirmation and the release say, as far as they are of the walk that is expected now."""
     spent = _spent(reader, [(visit.fit, visit.lineage) for visit in walk])
     last = walk[-1] if walk else None
     if last is None or last.decision != ACCEPTED:

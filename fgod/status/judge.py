@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from fgod.decisions import ACCEPTED
+from fgod.layout import CAMPAIGN
 from fgod.status.commands import WORKFLOW, Command
-from fgod.status.facts import Facts, Running, Snakemake, Visited
+from fgod.status.facts import End, Facts, Running, Snakemake, Visited
 from fgod.status.records import Training
 from fgod.system.times import iso_of, seconds_of
 
@@ -42,8 +43,8 @@ class Why:
 
 @dataclass(frozen=True)
 class Next:
-    """What is to follow: `step` is a command of a run, of this fit, stage and lineage, and of the experiment that comes
-    by it first; or one after the last gate, of no run."""
+    """What is to follow: `step` is a command of a run, of this fit, stage and lineage; or one after the last gate, of
+    no run. `experiment`: for whose walk, empty for the config's own chain."""
 
     step: str
     fit: int | None = None
@@ -153,6 +154,8 @@ def _finished(facts: Facts) -> Why:
         )
     if end.spent:
         return Why("not_accepted", f"no fit was accepted: {end.spent}")
+    if facts.walk and all(visit.experiment for visit in facts.walk):
+        return Why("finished", f"all experiments are decided; {CAMPAIGN} has them side by side")
     return Why("finished", "what snakemake was asked for is made")
 
 
@@ -194,23 +197,37 @@ OF_CANDIDATE = ("confirm", "export", "served", "engine")
 
 
 def to_follow(facts: Facts) -> list[Next]:
-    """The commands that are to follow those that run, to the end of the walk: where every gate accepts."""
-    done = facts.snakemake is not None and facts.snakemake.state == "done"
-    decided = done or facts.end.spent or facts.end.unconfirmed
-    if not facts.walk or (decided and not facts.running):
+    """The commands that are to follow those that run, to the end of each walk: where every gate accepts. What several
+    walks have in common is named with the first."""
+    if facts.snakemake is not None and facts.snakemake.state == "done" and not facts.running:
         return []
-    once = {(visit.stage, visit.lineage): visit for visit in reversed(facts.walk)}  # experiments may share runs
-    runs = [visit for visit in facts.walk if once[visit.stage, visit.lineage] is visit]
-    found = [step for visit in runs if not visit.decision for step in _of_run(visit, facts.running)]
-    if facts.end.released and not found:
-        return []
-    return [*found, *map(Next, _after(facts, pending=bool(found)))]
+    names = dict.fromkeys(visit.experiment for visit in facts.walk)
+    walks = {name: [visit for visit in facts.walk if visit.experiment == name] for name in names}
+    known: set[str] = set()
+    found: list[Next] = []
+    for name, walk in walks.items():
+        found += _of_walk(facts, name, walk, known)
+        known |= {visit.lineage for visit in walk}
+    return found
 
 
-def _after(facts: Facts, pending: bool) -> Sequence[str]:
-    """The commands after the last gate that have not begun; where no gate is pending, those behind the last one that
-    has."""
-    accepted = facts.walk[-1].decision in ("", ACCEPTED)
+def _of_walk(facts: Facts, experiment: str, walk: Sequence[Visited], known: set[str]) -> list[Next]:
+    """Those of one walk, without the runs that are `known` of another. Its end is only known of the own chain's."""
+    end = End() if experiment else facts.end
+    if (end.spent or end.unconfirmed) and not facts.running:
+        return []
+    pending = [visit for visit in walk if not visit.decision]
+    runs = [step for visit in pending if visit.lineage not in known for step in _of_run(visit, facts.running)]
+    if end.released and not pending:
+        return []
+    after = _after(facts, walk, pending=bool(pending))
+    return [*(replace(step, experiment=experiment) for step in runs), *(Next(x, experiment=experiment) for x in after)]
+
+
+def _after(facts: Facts, walk: Sequence[Visited], pending: bool) -> Sequence[str]:
+    """The commands after a walk's last gate that have not begun; where no gate is pending, those behind the last one
+    that has."""
+    accepted = walk[-1].decision in ("", ACCEPTED)
     steps = [name for name in facts.after if accepted or name not in OF_CANDIDATE]
     if pending:
         return steps
@@ -227,7 +244,7 @@ def _of_run(visit: Visited, running: Sequence[Running]) -> list[Next]:
     at_work = [one.command.name for one in running if one.command.lineage == visit.lineage]
     steps = ("interpolate", *OF_RUN[1:]) if visit.alpha is not None else OF_RUN
     made = max([made, *(steps.index(name) + 1 for name in at_work if name in steps)])
-    return [Next(step, visit.fit, visit.stage, visit.lineage, visit.experiment) for step in steps[made:]]
+    return [Next(step, visit.fit, visit.stage, visit.lineage) for step in steps[made:]]
 
 
 def seconds_left(training: Training | None) -> float | None:

@@ -164,11 +164,11 @@ def _next_lines(status: Status) -> Iterator[str]:
     """What is to follow, run by run."""
     if status.why and status.next:
         yield "run snakemake again; it goes on with"
-    for of, steps in groupby(status.next, key=lambda n: (n.fit, n.stage, n.lineage, n.experiment)):
+    of_run = groupby(status.next, key=lambda n: (n.experiment, n.fit, n.stage, n.lineage))
+    for (experiment, fit, stage, lineage), steps in of_run:
         names = ", ".join(step.step for step in steps)
-        fit, stage, lineage, experiment = of
-        whose = f" · experiment {experiment}" if experiment else ""
-        yield f"{names} of fit {fit} {stage} {lineage}{whose}" if stage else names
+        of = f" ({experiment})" if experiment else ""
+        yield f"{names} of fit {fit} {stage} {lineage}{of}" if stage else f"{names}{of}"
     if not status.next and not status.facts.walk and status.why and status.why.kind != "never_ran":
         yield "`fgod plan` says what comes next"
 
