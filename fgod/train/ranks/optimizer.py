@@ -31,6 +31,9 @@ MAXIMA = (LARGEST, AMAX)
 class RankOptimizer(TensorOptimizer):
     """Steps a rank's rows; its facts are of whole tensors, on every rank the same."""
 
+    _complete = False
+    """Whether it is set up, beyond what the base sets up and measures."""
+
     def __init__(
         self,
         masters: Masters,
@@ -59,6 +62,7 @@ class RankOptimizer(TensorOptimizer):
         self._counted = torch.tensor([name not in set(banked) or ranks.first for name in self.names], device=device)
         self._all_stats = torch.zeros(len(self._all_names), NUM_STATS, device=device)
         self._all_amaxes = torch.zeros(len(self._all_names), device=device)
+        self._complete = True
         self.share_amaxes()
 
     @property
@@ -96,7 +100,7 @@ class RankOptimizer(TensorOptimizer):
     @torch.no_grad()
     def measure(self) -> None:
         super().measure()
-        if hasattr(self, "ranks"):  # not while the base is set up
+        if self._complete:
             self.share_amaxes()
 
     def share_amaxes(self) -> None:
