@@ -100,11 +100,9 @@ def measure(case: Case) -> dict[str, Any] | None:
         torch.cuda.set_device(place)
         device = torch.device("cuda", place)
     ranks = Ranks.from_environment(device, 60) if count > 1 else None
-    try:
-        found = fsdp2(case, ranks, device) if case.kind == "fsdp2" else steps(case, ranks, device)
-    finally:
-        if ranks is not None and sys.exc_info()[0] is None:
-            ranks.leave()
+    found = fsdp2(case, ranks, device) if case.kind == "fsdp2" else steps(case, ranks, device)
+    if ranks is not None:
+        ranks.leave()
     return found if ranks is None or ranks.first else None
 
 
@@ -213,8 +211,11 @@ def steps(case: Case, ranks: Any, device: torch.device) -> dict[str, Any]:
             "warm_s": round(time.perf_counter() - begin, 1),
         }  # fmt: skip
         if device.type == "cuda":
-            out |= communication(lambda: made(100, 3), 3)
-            out["share"] = round(out["exposed_ms"] / step_ms, 4)
+            try:
+                out |= communication(lambda: made(100, 3), 3)
+                out["share"] = round(out["exposed_ms"] / step_ms, 4)
+            except Exception:  # times and memory are there, and are not lost for want of a profile
+                traceback.print_exc()
         stepper.graphs = False
         for shape in stepper.shapes.values():
             shape.graph = None
@@ -374,7 +375,12 @@ def child(case: Case, result: Path) -> None:
         words = ["--one", json.dumps(asdict(case)), "--result", str(result)]
         run_ranks("benchmarks.gpu_scale", words, case.gpus, result.parent / "ranks", 0)
         return
-    found = measure(case)
+    try:
+        found = measure(case)
+    except BaseException:  # said, and out: what is under way with other ranks would be waited for
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
     if found is not None:
         result.write_text(json.dumps(found))
 
@@ -387,30 +393,30 @@ def run_one(case: Case, result: Path, limit: float) -> dict[str, Any]:
     result.unlink(missing_ok=True)
     words = [sys.executable, "-m", "benchmarks.gpu_scale", "--one", json.dumps(asdict(case)), "--result", str(result)]
     begin = time.monotonic()
-    process = subprocess.Popen(words, cwd=ROOT, start_new_session=True)
+    process = subprocess.Popen(words, cwd=ROOT)
     try:
         code = process.wait(limit)
         failed = "" if code == 0 and result.exists() else f"exit code {code}"
     except subprocess.TimeoutExpired:
         failed = f"not done after {limit:.0f} s"
-    end_session(process)
+        end_all(process)
     found = {} if failed else json.loads(result.read_text())
     return {"case": case.name, **asdict(case), **found, "failed": failed, "s": round(time.monotonic() - begin, 1)}
 
 
-def end_session(process: subprocess.Popen[bytes]) -> None:
-    """End what a measurement left: its launcher is asked first, which ends the ranks; then all of its session."""
-    for number, secs in ((signal.SIGTERM, 8), (signal.SIGKILL, 5)):
-        if process.poll() is None:
-            process.send_signal(number)
-            try:
-                process.wait(secs)
-            except subprocess.TimeoutExpired:
-                continue
+def end_all(process: subprocess.Popen[bytes]) -> None:
+    """End a measurement that goes on: its launcher is asked first, which ends the ranks; then all that is left."""
+    from fgod.system.process import ProcessTree
+
+    tree = ProcessTree(process.pid)
+    tree.members()
+    process.send_signal(signal.SIGTERM)
     try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+        process.wait(8)
+    except subprocess.TimeoutExpired:
+        print("  its launcher does not end: all is killed", flush=True)
+    tree.kill()
+    process.wait()
 
 
 def scaling(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

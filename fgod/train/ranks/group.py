@@ -65,7 +65,7 @@ class Ranks:
         """
         if device.type == "cpu":  # the host's name may be no address of it
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        timeout = timedelta(seconds=secs + GRACE_SECS) if secs else dist.default_pg_timeout
+        timeout = timedelta(seconds=secs + GRACE_SECS) if secs else None  # None: torch's default
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=PrefixStore("group", store),
@@ -75,7 +75,8 @@ class Ranks:
             device_id=device if device.type == "cuda" else None,
         )
         agreed = PrefixStore("agreed", store)
-        agreed.set_timeout(timeout)
+        if timeout is not None:
+            agreed.set_timeout(timeout)
         return cls(rank, count, device, agreed, beat)
 
     @classmethod
