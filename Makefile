@@ -2,12 +2,13 @@
 # make run CONFIG=config/qwen3-4b.yaml    another config, and the build of torch that it needs
 # make test-gpu   the GPU tests, on the GPU of this machine
 # make recover    ready for a new run after kills        make test-kill   kill runs at random (KILLS=200 SEED=1)
+# make test-slurm   the pipeline on a cluster of Slurm that is set up here (root; slurmctld slurmd munge)
 # make lint   ruff and mypy                              make wheel  dist/fgod-VERSION-py3-none-any.whl
 # make clean  remove what runs and set-up made
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run recover test test-gpu test-kill lint format wheel clean
+.PHONY: run recover test test-gpu test-slurm test-kill lint format wheel clean
 
 run: .venv/ready
 	$(if $(CONFIG),$(BIN)/python -m fgod.torch_build $(CONFIG))
@@ -22,6 +23,10 @@ test: .venv/ready-dev
 test-gpu: .venv/ready-dev
 	$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make test-gpu: torch finds no CUDA device; expected a GPU and a CUDA build of torch")'
 	$(BIN)/python -m pytest -m gpu -rs
+
+test-slurm: .venv/ready-dev
+	$(BIN)/pip install --quiet --requirement requirements-slurm.lock
+	$(BIN)/python -m pytest -n 0 tests/slurm_cluster.py
 
 # In slices too: what was done is kept in a folder below $TMPDIR, and the same command goes on until KILLS are done.
 KILLS ?= 200

@@ -32,6 +32,28 @@ include: "rules/placebo.smk"
 include: "rules/campaign.smk"
 
 
+# Bookkeeping, which a cluster does where snakemake runs.
+localrules:
+    all,
+    audit,
+    campaign,
+    comparison,
+    confirm,
+    data,
+    evaluate,
+    experiments,
+    fold_harness,
+    gate,
+    harness,
+    mix,
+    placebo,
+    promote,
+    recipe,
+    report,
+    tables,
+    walk,
+
+
 # Without an output of its own, `all` asks for the walk itself: a target file that exists would go stale when a gate flips.
 rule all:
     default_target: True

@@ -15,7 +15,7 @@ PATTERNS = (
     "Snakefile",
     "rules/*.smk",
     "workflow/*.smk",
-    "profiles/default/config.yaml",
+    "profiles/*/config.yaml",
     "config.yaml",
     "config/*.yaml",
     "traindata/**/*.yaml",

@@ -156,6 +156,7 @@ class Chain:
     def __init__(self, config: Mapping[str, Any], inputs: Inputs, start: Callable[[Decide], Start] | None = None):
         self.config, self.inputs = config, inputs
         self._base = Start(inputs.base_id)
+        self._fits: dict[tuple[Start, tuple[tuple[str, str], ...]], Fit] = {}
         self.start = start or (lambda decide: self._base)
 
     def fit(self, failures: Sequence[tuple[str, str]], start: Start | None = None) -> Fit:
@@ -167,11 +168,14 @@ class Chain:
         Raises:
             FgodError: no refit rule answers a failure, or one that was applied before leaves what is allowed.
         """
-        answers = Answers(self.config)
-        for stage, decision in failures:
-            answers.answer(stage, decision)
-        runs = tuple(self._runs(answers, start or self._base))
-        return Fit(len(failures), runs, tuple(answers.adjustments), answers.refits)
+        start, failed = start or self._base, tuple(failures)
+        if (start, failed) not in self._fits:  # the walk is asked for by every rule that needs a part of it
+            answers = Answers(self.config)
+            for stage, decision in failed:
+                answers.answer(stage, decision)
+            runs = tuple(self._runs(answers, start))
+            self._fits[start, failed] = Fit(len(failed), runs, tuple(answers.adjustments), answers.refits)
+        return self._fits[start, failed]
 
     def _runs(self, answers: Answers, start: Start) -> Iterator[Run]:
         for stage in answers.stages:

@@ -260,10 +260,12 @@ def languages_of(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(config.get("languages", ()))
 
 
+@cache
 def sources_digest(folder: Path, languages: tuple[str, ...] = ()) -> str:
     """Digest of what the written sources say in some languages: rows are made of it (the probes are not among it).
 
-    Of what was read, so that a comment changes nothing; in its order, which decides where a prompt stands.
+    Of what was read, once a process, so that a comment changes nothing; in its order, which decides where a prompt
+    stands.
     """
     content = asdict(_sources(folder, languages))
     return digest(json.dumps(content, ensure_ascii=False))

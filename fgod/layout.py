@@ -48,6 +48,8 @@ DEVLOG_LOCK = Path(".snakemake/fgod/devlog")
 """Locked by who adds to the DevLog."""
 RUNNING = Path(".snakemake/fgod/running")
 """Locked by the snakemake that is at work here, as long as it lives."""
+AT_WORK = Path(".snakemake/fgod/at-work")
+"""Locked by every command of the workflow, on whatever node, together; alone by who clears up after kills."""
 SESSION = Path(".snakemake/fgod/session.json")
 """What the snakemake that is or was last at work here expects to do (`fgod.session`)."""
 

@@ -73,11 +73,11 @@ def project_files(config: str) -> dict[str, str]:
         raise UsageError(f"--config: found {config!r}, expected one of {', '.join(known)}{did_you_mean(config, known)}")
     written = Path(shipped("traindata"))
     sources = [file for file in folder_files(written) if not file.name.startswith(".")]  # an editor's own files
-    profile = "profiles/default/config.yaml"
+    profiles = [f"profiles/{name}/config.yaml" for name in ("default", "slurm")]
     return {
         "config.yaml": _with_schema(known[config].read_text(encoding="utf-8")),
         **{f"traindata/{file.relative_to(written)}": file.read_text(encoding="utf-8") for file in sources},
-        profile: Path(shipped(profile)).read_text(encoding="utf-8"),
+        **{profile: Path(shipped(profile)).read_text(encoding="utf-8") for profile in profiles},
         **{name: _INCLUDE.format(name=name) for name in SNAKEFILES},
     }
 

@@ -17,6 +17,7 @@ rule base:
         layout.base("{base}").stamp,
     resources:  # no params: its path does not say all of it, and nothing of the rest makes weights
         base=lambda wildcards: canonical_json(BASES[wildcards.base]),
+        mem_mb=asking_mb("cpu"),
     shell:
         "{FGOD} base --base {resources.base:q} {SOURCED} --chat {CHAT:q} --out {output:q} {GUARD}"
 
@@ -28,6 +29,7 @@ rule export_base:
         BASE_EXPORT.stamp,
     resources:
         gpu=gpus(records.device(EXPECTED[OWN].runs[0])),
+        mem_mb=asking_mb(records.device(EXPECTED[OWN].runs[0])),
     shell:
         "{FGOD} export --weights {BASE_WEIGHTS:q} --stamp {input:q} --dtype {BASE_DTYPE} --gpus {resources.gpu}"
         " --out {output:q} {GUARD}"
@@ -42,6 +44,7 @@ rule self_asked:
     threads: processes(CONFIG["probe"]["device"])
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
+        mem_mb=asking_mb(CONFIG["probe"]["device"]),
         settings=lambda wildcards: canonical_json(inputs.asking_settings(SELF_ASKED[wildcards.asked].config)),
     shell:
         "{FGOD} answers self-asked --export {input:q} --settings {resources.settings:q} --chat {CHAT:q} --out {output:q}"
@@ -67,6 +70,7 @@ rule rehearsal:
     threads: processes(CONFIG["probe"]["device"])
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
+        mem_mb=asking_mb(CONFIG["probe"]["device"]),
         settings=lambda wildcards: canonical_json(inputs.rehearsal_settings(REHEARSALS[wildcards.rehearsed].asked)),
         asked=lambda wildcards: asked_option(REHEARSALS[wildcards.rehearsed]),
     shell:
@@ -83,6 +87,7 @@ rule reference:
     threads: processes(CONFIG["probe"]["device"])
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
+        mem_mb=asking_mb(CONFIG["probe"]["device"]),
     shell:
         "{FGOD} answers reference --export {input:q} --probes {PROBES:q} {SOURCED}"
         " --settings {PROBED:q} --chat {CHAT:q} --out {output:q} --processes {threads} {GUARD}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from fgod import inputs, layout, records, config as settings
 from fgod.checkpoints import gpus as gpus_sharing
 from fgod.config import engine_pairs
+from fgod.cluster import UNKNOWN_MINUTES, Needs
 from fgod.confirm.folds import Reservations, read_folds
 from fgod.context import context_of
 from fgod.data.probes import probe_files
@@ -26,7 +27,7 @@ from fgod.plan import stopped
 from fgod.promotion import of_walk
 from fgod.registry import plugin_options
 from fgod.session import Session, visits_of
-from fgod.system.files import canonical_json, check_room, digest, sweep
+from fgod.system.files import canonical_json, check_room, digest
 from fgod.system.lock import held
 from fgod.system.stop import run_sigterm_handler_in_thread
 
@@ -73,7 +74,10 @@ SELF_ASKED = {chain.inputs.self_asked_id: chain for chain in CHAINS.values() if 
 REHEARSALS = {chain.inputs.rehearsal_id: chain for chain in CHAINS.values()}
 CHAT = canonical_json(CONFIG["chat"])
 PROBED = canonical_json(CONFIG["probe"])
-GPU = int(any(Path("/dev").glob("nvidia[0-9]*")))  # whether this machine has one
+CLUSTER = workflow.non_local_exec and not workflow.remote_exec  # whether jobs are handed to a cluster, by this snakemake
+GPU = int(CLUSTER or any(Path("/dev").glob("nvidia[0-9]*")))  # whether there is one where jobs run
+NEEDS = Needs(CONFIG)
+OF_RUN = "{stage}-{lineage}"  # jobs of a run share one allocation of a cluster
 REFERENCE = BASE.answers(inputs.reference_id(CONFIG))
 FOLDS = {inputs.reference_id(CONFIG, fold): fold for fold in inputs.folds(CONFIG)}  # of held-back wordings, by answers
 PROBES = [str(file) for file in probe_files(CONFIG)]
@@ -184,6 +188,22 @@ def gpus(device):
 def shared_gpus(run):
     """What the training of a run takes of it: as many as share the run."""
     return gpus(records.device(run)) * gpus_sharing(layout.work(run.lineage), json.loads(run.recipe))
+
+
+def asking_mb(device):
+    """Memory of the host that a job takes which asks or exports a model on a device of this name."""
+    return NEEDS.asking_mb(device)
+
+
+def training_mb(run, attempt):
+    """The same of a run's training, of all its ranks. It is predicted for a cluster alone: that imports torch."""
+    one = NEEDS.training_mb(json.loads(run.recipe)["train"], attempt) if CLUSTER else asking_mb(records.device(run))
+    return one * max(shared_gpus(run), 1)
+
+
+def training_minutes(run, attempt):
+    """How long a run's training may take on a cluster, which ends it then."""
+    return NEEDS.training_minutes(run.stage, json.loads(run.recipe)["train"], attempt) if CLUSTER else UNKNOWN_MINUTES
 
 
 def processes(device):

@@ -28,6 +28,7 @@ rule fold_reference:
     threads: processes(CONFIG["probe"]["device"])
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
+        mem_mb=asking_mb(CONFIG["probe"]["device"]),
     shell:
         "{FGOD} answers reference --export {input:q} --probes {PROBES:q} --fold {params.number} {SOURCED}"
         " --settings {PROBED:q} --chat {CHAT:q} --out {output:q} --processes {threads} {GUARD}"
@@ -71,6 +72,7 @@ rule fold_probe:
     threads: processes(CONFIG["probe"]["device"])
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
+        mem_mb=asking_mb(CONFIG["probe"]["device"]),
         rows=all_rows,
     shell:
         "{FGOD} probe --fold {params.number} --export {input.export:q} --reference {input.reference:q}"

@@ -71,6 +71,7 @@ rule teacher:
     threads: lambda wildcards: processes(TEACHERS[wildcards.teacher]["device"])
     resources:
         gpu=lambda wildcards: gpus(TEACHERS[wildcards.teacher]["device"]),
+        mem_mb=lambda wildcards: asking_mb(TEACHERS[wildcards.teacher]["device"]),
         weights=lambda wildcards: teacher_weights(wildcards),
     shell:
         "{FGOD} answers teacher --weights {resources.weights:q} --stamp {input.stamp:q} --rows {input.rows:q}"

@@ -46,6 +46,7 @@ rule abilities:
         code=inputs.code_digest("abilities", *inputs.REPLIES),
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
+        mem_mb=asking_mb(CONFIG["probe"]["device"]),
         weights=lambda wildcards: str(layout.run_weights(wildcards.stage, wildcards.lineage).exported),
     shell:
         "{FGOD} evaluate {BASE_EXPORT.exported} {resources.weights:q} {params.options}"

@@ -40,6 +40,7 @@ rule placebo_mix:
     threads: processes(CONFIG["probe"]["device"])
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
+        mem_mb=asking_mb(CONFIG["probe"]["device"]),
     shell:
         "{FGOD} data placebo --rows {input.rows:q} --export {input.export:q} --spec {params.spec:q} --chat {CHAT:q}"
         " --out {output:q} --processes {threads} {GUARD}"
@@ -80,6 +81,7 @@ rule base_probe:
     threads: processes(CONFIG["probe"]["device"])
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
+        mem_mb=asking_mb(CONFIG["probe"]["device"]),
         model=base_folder,
     shell:
         "{FGOD} probe --export {input.export:q} --model {resources.model:q} --reference {input.reference:q}"

@@ -36,6 +36,8 @@ rule probe:
         metrics=RUN.metrics,
     wildcard_constraints:
         lineage=unless_thrown(RUN.probes, RUN.metrics),
+    group:
+        OF_RUN
     params:
         base=BASE_SPEC,
         goal=GOAL,
@@ -45,6 +47,7 @@ rule probe:
     threads: processes(CONFIG["probe"]["device"])
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
+        mem_mb=asking_mb(CONFIG["probe"]["device"]),
         rows=all_rows,
     shell:
         "{FGOD} probe --export {input.export:q} --reference {input.reference:q}"

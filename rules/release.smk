@@ -3,6 +3,7 @@ import re
 from fgod.config import further_formats
 from fgod.release import release_faults
 from fgod.session import after_gates, visits_of
+from fgod.system.clear import cleared
 from fgod.tables import made_by_another
 from fgod.system.digests import CACHE
 
@@ -25,6 +26,7 @@ rule export_as:
         plugins=PLUGINS,
     resources:
         gpu=lambda wildcards: gpus(records.device(run_of(wildcards))),
+        mem_mb=lambda wildcards: asking_mb(records.device(run_of(wildcards))),
     shell:
         "{FGOD} export --weights artifacts/{wildcards.stage}/{wildcards.lineage}/master --stamp {input:q}"
         " --dtype {params.dtype} --format {wildcards.format:q} --gpus {resources.gpu} --out {output:q} {GUARD}"
@@ -39,6 +41,8 @@ rule served:
         RUN.served,
     wildcard_constraints:
         lineage=unless_thrown(RUN.served),
+    resources:
+        mem_mb=asking_mb("cpu"),
     shell:
         "{FGOD} served --export {input.export:q} --chat {CHAT:q} --out {output:q} {GUARD}"
 
@@ -69,6 +73,8 @@ rule engine:
         some=f"--count {number}" if (number := CONFIG.get("release", {}).get("engine_probes")) else "",
         code=inputs.code_digest("engines", "probe", "evaluate", "gate.py", *inputs.REPLIES) + PLUGINS,
     threads: processes("cpu")
+    resources:
+        mem_mb=asking_mb("cpu"),
     shell:
         "{FGOD} engine --engine {wildcards.engine:q} --format {wildcards.format:q} --stamp {input.stamp:q}"
         " --export {input.export:q} --reference {input.reference:q} --probes {PROBES:q} {SOURCED}"
@@ -115,7 +121,7 @@ onstart:
     run_sigterm_handler_in_thread()
     if other := made_by_another(layout.RESULTS, CONFIG_NAME):
         logger.warning(other)
-    for done in sweep(layout.ARTIFACTS, layout.RESULTS):
+    for done in cleared(layout.AT_WORK, layout.ARTIFACTS, layout.RESULTS):
         logger.info(done)
 
 

@@ -82,9 +82,13 @@ rule train:
         stamp=WEIGHTS.trained,
     wildcard_constraints:
         lineage=unless_recorded(TRAINED, *MADE),
+    group:
+        OF_RUN
     threads: lambda wildcards: records.threads(run_of(wildcards))
     resources:
         gpu=lambda wildcards: shared_gpus(run_of(wildcards)),
+        mem_mb=lambda wildcards, attempt: training_mb(run_of(wildcards), attempt),
+        runtime=lambda wildcards, attempt: training_minutes(run_of(wildcards), attempt),
         # Of no consequence for the weights, hence no params: where the start lies today, and the fit that is shown.
         weights=lambda wildcards: starting_weights(wildcards),
         start=lambda wildcards: start_stamp(run_of(wildcards)),
@@ -122,8 +126,11 @@ rule interpolate:
         stamp=WEIGHTS.trained,
     wildcard_constraints:
         lineage=unless_recorded(INTERPOLATED, *MADE),
+    group:
+        OF_RUN
     resources:
         gpu=lambda wildcards: gpus(records.device(run_of(wildcards))),
+        mem_mb=lambda wildcards: asking_mb(records.device(run_of(wildcards))),
         weights=lambda wildcards: starting_weights(wildcards),
         start=lambda wildcards: start_stamp(run_of(wildcards)),
     shell:
@@ -137,10 +144,13 @@ rule export:
         ancient(WEIGHTS.trained),
     output:
         WEIGHTS.stamp,
+    group:
+        OF_RUN
     params:
         dtype=lambda wildcards: records.compute_dtype(run_of(wildcards)),
     resources:
         gpu=lambda wildcards: gpus(records.device(run_of(wildcards))),
+        mem_mb=lambda wildcards: asking_mb(records.device(run_of(wildcards))),
     shell:
         "{FGOD} export --weights artifacts/{wildcards.stage}/{wildcards.lineage}/master --stamp {input:q}"
         " --dtype {params.dtype} --gpus {resources.gpu} --out {output:q} {GUARD}"

@@ -30,7 +30,7 @@ def texts(folder: Path) -> dict[str, str]:
 def test_a_project_has_its_own_config_and_sources_and_includes_the_workflow(tmp_path, capsys):
     assert main(["init", str(tmp_path / "new")]) == 0
     found = texts(tmp_path / "new")
-    assert found.keys() == {*listed("traindata"), "config.yaml", "profiles/default/config.yaml", *SNAKEFILES}
+    assert found.keys() == {*listed("traindata", "profiles"), "config.yaml", *SNAKEFILES}
     assert all(found[name] == (ROOT / name).read_text() for name in found if name.startswith(("traindata", "profiles")))
     first, _, rest = found["config.yaml"].partition("\n")
     assert rest == (ROOT / "config.yaml").read_text().partition("\n")[2]

@@ -17,6 +17,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -145,14 +146,20 @@ def _work(command: Guarded, name: str) -> int:
 
 def _run(command: Command, words: Sequence[str], plugins: Sequence[Path]) -> int:
     """Run a command, with its entry in the manifest if it leaves one."""
-    from fgod import manifest
+    from fgod import layout, manifest
     from fgod.call import Call
+    from fgod.cli.command import Personal
+    from fgod.system.lock import shared
 
     if not command.recorded:
         return command.run(Call(words, plugins)) or 0
     inputs = [*dict.fromkeys([*command.inputs(), *plugins])]
     stage, lineage = command.run_of()
-    with manifest.recorded(Path("."), ["fgod", *words], stage, lineage, inputs, command.outputs()) as record:
+    with ExitStack() as stack:
+        if not isinstance(command, Personal):
+            stack.enter_context(shared(layout.AT_WORK))
+        entry = manifest.recorded(Path("."), ["fgod", *words], stage, lineage, inputs, command.outputs())
+        record = stack.enter_context(entry)
         record.exit_code = command.run(Call(words, plugins, record)) or 0
         return record.exit_code
 

@@ -230,7 +230,7 @@ class Recover(Personal):
     """Make the folder ready for `snakemake` after kills: unlock it, clear up what was left half-written."""
 
     def run(self, call: Call) -> None:
-        from fgod.system.files import sweep
+        from fgod.system.clear import cleared
         from fgod.system.lock import held
 
         if not Path(".snakemake").is_dir():
@@ -244,9 +244,9 @@ class Recover(Personal):
             for work in layout.WORK.glob("*/lock"):
                 with held(work, "this training"):
                     pass
-            cleared = sweep(layout.ARTIFACTS, layout.RESULTS)
-            call.note(cleared=cleared)
-            for done in cleared:
+            said = cleared(layout.AT_WORK, layout.ARTIFACTS, layout.RESULTS)
+            call.note(cleared=said)
+            for done in said:
                 print(done)
         print("Ready: run snakemake again. What is finished is not made again.")
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -296,6 +296,12 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's parser, where PyYAML was built with it, is ten times as fast."""
 
 
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> Any:
+    """What a text says. Each experiment of a config reads the same files; nobody changes what they hold."""
+    return yaml.load(text, _LOADER)
+
+
 def load_yaml(path: Path) -> _Node:
     """A YAML file of the written sources.
 
@@ -303,7 +309,7 @@ def load_yaml(path: Path) -> _Node:
         UsageError: missing, not UTF-8 or not YAML; names the file.
     """
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
+        value = _parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         needed = f"; the folder needs {', '.join(SOURCE_NAMES)}" if path.name in SOURCE_NAMES else ""
         raise UsageError(f"{path}: no such file{needed}") from None

@@ -55,6 +55,9 @@ def digest(*values: Any) -> str:
 HASHED_AT_ONCE = 8
 """Files that are hashed beside each other: shards of gigabytes, where there are cores."""
 
+SMALL_BYTES = 2**24
+"""Files of so many bytes together are hashed one after another: that takes no longer than to start threads."""
+
 
 def sha256_file(path: Path) -> str:
     """SHA-256 hex digest of a file's bytes."""
@@ -69,12 +72,14 @@ def folder_files(folder: Path) -> list[Path]:
 
 def file_digests(folder: Path, paths: Iterable[Path] | None = None) -> dict[str, str]:
     """SHA-256 hex digest of each file (all below the folder by default) by its path relative to the folder, sorted."""
-    from concurrent.futures import ThreadPoolExecutor  # short commands hash nothing, and need not import it
-
     found = sorted(folder_files(folder) if paths is None else paths)
-    with ThreadPoolExecutor(min(HASHED_AT_ONCE, max(1, len(found)))) as pool:
-        digests = pool.map(sha256_file, found)
-        return {p.relative_to(folder).as_posix(): sha256 for p, sha256 in zip(found, digests, strict=True)}
+    names = [path.relative_to(folder).as_posix() for path in found]
+    if sum(path.stat().st_size for path in found) <= SMALL_BYTES:
+        return dict(zip(names, map(sha256_file, found), strict=True))
+    from concurrent.futures import ThreadPoolExecutor  # short commands hash nothing large, and need not import it
+
+    with ThreadPoolExecutor(min(HASHED_AT_ONCE, len(found))) as pool:
+        return dict(zip(names, pool.map(sha256_file, found), strict=True))
 
 
 def sha256_listing(listing: Mapping[str, str]) -> str:
@@ -151,13 +156,21 @@ def _claimed(make: Callable[[], str]) -> tuple[Path, int]:
     while True:
         temporary = Path(make())
         try:
-            handle = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+            handle = _open_to_lock(temporary)
         except FileNotFoundError:  # swept before it was locked
             continue
         fcntl.flock(handle, fcntl.LOCK_EX)
         if temporary.exists():
             return temporary, handle
         os.close(handle)
+
+
+def _open_to_lock(path: Path) -> int:
+    """A descriptor. NFS locks a file for one alone only where it is open for writing, and a folder on one node only."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except (IsADirectoryError, PermissionError):
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _new_file(path: Path) -> str:
@@ -286,7 +299,7 @@ def _swept(path: Path) -> str:
         path.unlink(missing_ok=True)
         return f"removed {path}, left by a killed process"
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        handle = _open_to_lock(path)
     except FileNotFoundError:  # its writer was done just now, or it lay in a folder that was removed
         return ""
     try:

@@ -78,6 +78,17 @@ def held(path: Path, what: str = "this folder", wait_secs: float = 0.0) -> Itera
 
 
 @contextmanager
+def shared(path: Path) -> Iterator[None]:
+    """Hold the lock together with others who share it; waits for who has it alone."""
+    handle, _ = _opened(path)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def held_if_free(path: Path) -> Iterator[int | None]:
     """Hold the lock as `held` does, or yield None at once where someone else does."""
     handle, writable = _opened(path)

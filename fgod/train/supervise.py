@@ -10,6 +10,7 @@ the snakemake around it is killed in between. One process at a time works on a r
 from __future__ import annotations
 
 import math
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -30,6 +31,10 @@ from fgod.system.lock import held
 
 if TYPE_CHECKING:
     from fgod.cli.training import Train
+
+
+ENDING_SECS = 120.0
+"""On a cluster the job that was cancelled or preempted may still be ending while the next one begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +109,7 @@ def train(args: Train, call: Call) -> None:
         LockHeldError: another process trains this run.
     """
     run, work = RunRecords(args.outcome.parent), layout.work(args.outcome.parent.name)
-    with held(work.lock) as lock:
+    with held(work.lock, "this training", ENDING_SECS if "SLURM_JOB_ID" in os.environ else 0.0) as lock:
         outcome = finished(work.records, args.master)
         if outcome is None:
             outcome = _trained(args, call, work, lock)
