@@ -66,7 +66,9 @@ BASE_DTYPE = CONFIG["stages"][0]["train"]["compute_dtype"]
 BASE_EXPORT = BASE.export(BASE_DTYPE)
 BASE_SPEC = canonical_json(CONFIG["base"])
 # By base_id: the base, and weights that an experiment starts from.
-BASES = {chain.weights_id: chain.weights for chain in CHAINS.values() if chain.weights} | {INPUTS.base_id: CONFIG["base"]}
+BASES = {chain.weights_id: chain.weights for chain in CHAINS.values() if chain.weights} | {
+    INPUTS.base_id: CONFIG["base"]
+}
 SOURCES = CONFIG["data"]["folder"]
 LANGUAGES = inputs.languages_of(CONFIG)
 SOURCED = shlex.join(["--sources", SOURCES, *(["--languages", *LANGUAGES] if LANGUAGES else [])])
@@ -74,7 +76,9 @@ SELF_ASKED = {chain.inputs.self_asked_id: chain for chain in CHAINS.values() if 
 REHEARSALS = {chain.inputs.rehearsal_id: chain for chain in CHAINS.values()}
 CHAT = canonical_json(CONFIG["chat"])
 PROBED = canonical_json(CONFIG["probe"])
-CLUSTER = workflow.non_local_exec and not workflow.remote_exec  # whether jobs are handed to a cluster, by this snakemake
+CLUSTER = (
+    workflow.non_local_exec and not workflow.remote_exec
+)  # whether jobs are handed to a cluster, by this snakemake
 GPU = int(CLUSTER or any(Path("/dev").glob("nvidia[0-9]*")))  # whether there is one where jobs run
 NEEDS = Needs(CONFIG)
 OF_RUN = "{stage}-{lineage}"  # jobs of a run share one allocation of a cluster

@@ -23,12 +23,12 @@ rule fold_reference:
         ancient(BASE_EXPORT.stamp),
     output:
         OF_FOLD.table,
-    params:
-        number=lambda wildcards: FOLDS[wildcards.fold],
     threads: processes(CONFIG["probe"]["device"])
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
         mem_mb=asking_mb(CONFIG["probe"]["device"]),
+    params:
+        number=lambda wildcards: FOLDS[wildcards.fold],
     shell:
         "{FGOD} answers reference --export {input:q} --probes {PROBES:q} --fold {params.number} {SOURCED}"
         " --settings {PROBED:q} --chat {CHAT:q} --out {output:q} --processes {threads} {GUARD}"
@@ -62,6 +62,11 @@ rule fold_probe:
         metrics=CONFIRMATION.metrics,
     wildcard_constraints:
         lineage=unless_thrown(CONFIRMATION.probes, CONFIRMATION.metrics),
+    threads: processes(CONFIG["probe"]["device"])
+    resources:
+        gpu=gpus(CONFIG["probe"]["device"]),
+        mem_mb=asking_mb(CONFIG["probe"]["device"]),
+        rows=all_rows,
     params:
         number=fold_for,
         base=BASE_SPEC,
@@ -69,11 +74,6 @@ rule fold_probe:
         held_out=canonical_json(sorted(CONFIG["data"]["held_out_topics"])),
         settings=canonical_json(CONFIG["probe"]),
         code=inputs.code_digest("probe", "evaluate", *inputs.REPLIES) + PLUGINS + inputs.reply_words_digest(CONFIG),
-    threads: processes(CONFIG["probe"]["device"])
-    resources:
-        gpu=gpus(CONFIG["probe"]["device"]),
-        mem_mb=asking_mb(CONFIG["probe"]["device"]),
-        rows=all_rows,
     shell:
         "{FGOD} probe --fold {params.number} --export {input.export:q} --reference {input.reference:q}"
         " --reference-weights {input.weights:q} --probes {PROBES:q} {SOURCED} --base {params.base:q}"

@@ -24,12 +24,12 @@ rule mix:
         MIX.rows,
     wildcard_constraints:
         mix=unless_rows_stand("[0-9a-f]{12}"),
-    params:
-        spec=lambda wildcards: MIXES[wildcards.mix],
     priority: 1  # all data before any training: a fault in the last stage's costs no hours
     resources:
         files=files_of,
         asked=lambda wildcards: asked_option(mix_chain(wildcards)),
+    params:
+        spec=lambda wildcards: MIXES[wildcards.mix],
     shell:
         "{FGOD} data mix --spec {params.spec:q} {SOURCED} --files {resources.files:q} --answers {input.answers:q}"
         " {resources.asked} --out {output:q}"
@@ -66,13 +66,13 @@ rule teacher:
         rows=ancient(MIX.rows),
     output:
         MIX.teacher("{teacher}").stamp,
-    params:
-        settings=lambda wildcards: canonical_json(TEACHERS[wildcards.teacher]),
     threads: lambda wildcards: processes(TEACHERS[wildcards.teacher]["device"])
     resources:
         gpu=lambda wildcards: gpus(TEACHERS[wildcards.teacher]["device"]),
         mem_mb=lambda wildcards: asking_mb(TEACHERS[wildcards.teacher]["device"]),
         weights=lambda wildcards: teacher_weights(wildcards),
+    params:
+        settings=lambda wildcards: canonical_json(TEACHERS[wildcards.teacher]),
     shell:
         "{FGOD} answers teacher --weights {resources.weights:q} --stamp {input.stamp:q} --rows {input.rows:q}"
         " --settings {params.settings:q} --disk-gb {CONFIG[data][teacher_gb]} --out {output:q}"

@@ -41,13 +41,13 @@ rule abilities:
         ABILITIES.with_suffix(".tsv"),
     wildcard_constraints:
         lineage=unless_thrown(ABILITIES, ABILITIES.with_suffix(".tsv")),
-    params:
-        options=shlex.join(evaluate_options(CONFIG["evaluate"])),
-        code=inputs.code_digest("abilities", *inputs.REPLIES),
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
         mem_mb=asking_mb(CONFIG["probe"]["device"]),
         weights=lambda wildcards: str(layout.run_weights(wildcards.stage, wildcards.lineage).exported),
+    params:
+        options=shlex.join(evaluate_options(CONFIG["evaluate"])),
+        code=inputs.code_digest("abilities", *inputs.REPLIES),
     shell:
         "{FGOD} evaluate {BASE_EXPORT.exported} {resources.weights:q} {params.options}"
         " --device {CONFIG[probe][device]} --chat {CHAT:q} --out {output[0]:q} {GUARD}"

@@ -3,7 +3,6 @@
 # them.
 from fgod.placebo import compared_runs, placebo_runs, tuned_mix
 
-
 OF_BASE = layout.base_records(INPUTS.base_id, "{form}")
 
 
@@ -35,12 +34,12 @@ rule placebo_mix:
         MIX.rows,
     wildcard_constraints:
         mix=unless_rows_stand(f"[0-9a-f]{{12}}{layout.PLACEBO}"),
-    params:
-        spec=lambda wildcards: MIXES[wildcards.mix],
     threads: processes(CONFIG["probe"]["device"])
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
         mem_mb=asking_mb(CONFIG["probe"]["device"]),
+    params:
+        spec=lambda wildcards: MIXES[wildcards.mix],
     shell:
         "{FGOD} data placebo --rows {input.rows:q} --export {input.export:q} --spec {params.spec:q} --chat {CHAT:q}"
         " --out {output:q} --processes {threads} {GUARD}"
@@ -72,17 +71,17 @@ rule base_probe:
         metrics=OF_BASE.metrics,
     wildcard_constraints:
         form="plain|rounded",
+    threads: processes(CONFIG["probe"]["device"])
+    resources:
+        gpu=gpus(CONFIG["probe"]["device"]),
+        mem_mb=asking_mb(CONFIG["probe"]["device"]),
+        model=base_folder,
     params:
         base=BASE_SPEC,
         goal=GOAL,
         held_out=canonical_json(sorted(CONFIG["data"]["held_out_topics"])),
         settings=canonical_json(CONFIG["probe"]),
         code=inputs.code_digest("probe", "evaluate", *inputs.REPLIES) + PLUGINS + inputs.reply_words_digest(CONFIG),
-    threads: processes(CONFIG["probe"]["device"])
-    resources:
-        gpu=gpus(CONFIG["probe"]["device"]),
-        mem_mb=asking_mb(CONFIG["probe"]["device"]),
-        model=base_folder,
     shell:
         "{FGOD} probe --export {input.export:q} --model {resources.model:q} --reference {input.reference:q}"
         " --reference-weights {input.weights:q} --probes {PROBES:q} {SOURCED} --base {params.base:q}"
@@ -94,7 +93,9 @@ rule comparison:
     input:
         base=layout.base_records(INPUTS.base_id, "plain").metrics,
         rounded=layout.base_records(INPUTS.base_id, "rounded").metrics,
-        placebo=lambda wildcards: records.records_of(with_placebos(compared_runs(walk(CHAINS[OWN])))[tuned(wildcards)]).metrics,
+        placebo=lambda wildcards: records.records_of(
+            with_placebos(compared_runs(walk(CHAINS[OWN])))[tuned(wildcards)]
+        ).metrics,
         tuned=lambda wildcards: records.records_of(tuned(wildcards)).metrics,
     output:
         layout.view().comparison,

@@ -38,17 +38,17 @@ rule probe:
         lineage=unless_thrown(RUN.probes, RUN.metrics),
     group:
         OF_RUN
+    threads: processes(CONFIG["probe"]["device"])
+    resources:
+        gpu=gpus(CONFIG["probe"]["device"]),
+        mem_mb=asking_mb(CONFIG["probe"]["device"]),
+        rows=all_rows,
     params:
         base=BASE_SPEC,
         goal=GOAL,
         held_out=canonical_json(sorted(CONFIG["data"]["held_out_topics"])),
         settings=canonical_json(CONFIG["probe"]),
         code=inputs.code_digest("probe", "evaluate", *inputs.REPLIES) + PLUGINS + inputs.reply_words_digest(CONFIG),
-    threads: processes(CONFIG["probe"]["device"])
-    resources:
-        gpu=gpus(CONFIG["probe"]["device"]),
-        mem_mb=asking_mb(CONFIG["probe"]["device"]),
-        rows=all_rows,
     shell:
         "{FGOD} probe --export {input.export:q} --reference {input.reference:q}"
         " --reference-weights {input.weights:q} --probes {PROBES:q} {SOURCED} --base {params.base:q}"
@@ -80,11 +80,11 @@ checkpoint gate:
         judged,
     output:
         RUN.verdict,
+    resources:
+        log=log_settings,  # of what the DevLog says, which judges nothing
     params:
         limits=canonical_json(CONFIG["gate"]),
         require=requirements,
         code=inputs.code_digest("gate.py", "evaluate") + PLUGINS,
-    resources:
-        log=log_settings,  # of what the DevLog says, which judges nothing
     shell:
         "{FGOD} gate --limits {params.limits:q} --require {params.require:q} --log {resources.log:q} --out {output:q}"

@@ -21,12 +21,12 @@ rule export_as:
         ancient(WEIGHTS.trained),
     output:
         WEIGHTS.stamp_of("{format}"),
-    params:
-        dtype=lambda wildcards: records.compute_dtype(run_of(wildcards)),
-        plugins=PLUGINS,
     resources:
         gpu=lambda wildcards: gpus(records.device(run_of(wildcards))),
         mem_mb=lambda wildcards: asking_mb(records.device(run_of(wildcards))),
+    params:
+        dtype=lambda wildcards: records.compute_dtype(run_of(wildcards)),
+        plugins=PLUGINS,
     shell:
         "{FGOD} export --weights artifacts/{wildcards.stage}/{wildcards.lineage}/master --stamp {input:q}"
         " --dtype {params.dtype} --format {wildcards.format:q} --gpus {resources.gpu} --out {output:q} {GUARD}"
@@ -63,6 +63,9 @@ rule engine:
             RUN.engine_probes("{engine}", "{format}"),
             each=[{"engine": engine, "format": format} for engine, format in ENGINES],
         ),
+    threads: processes("cpu")
+    resources:
+        mem_mb=asking_mb("cpu"),
     params:
         base=BASE_SPEC,
         goal=GOAL,
@@ -72,9 +75,6 @@ rule engine:
         require=requirements,
         some=f"--count {number}" if (number := CONFIG.get("release", {}).get("engine_probes")) else "",
         code=inputs.code_digest("engines", "probe", "evaluate", "gate.py", *inputs.REPLIES) + PLUGINS,
-    threads: processes("cpu")
-    resources:
-        mem_mb=asking_mb("cpu"),
     shell:
         "{FGOD} engine --engine {wildcards.engine:q} --format {wildcards.format:q} --stamp {input.stamp:q}"
         " --export {input.export:q} --reference {input.reference:q} --probes {PROBES:q} {SOURCED}"

@@ -107,7 +107,10 @@ rule train:
 def end_of_training(wildcards):
     """The stamp and the outcome of the trained run between whose start and end an interpolated one lies."""
     trained = run_of(wildcards).trained
-    return {"end": ancient(records.weights_of(trained).trained), "trained": ancient(records.records_of(trained).outcome)}
+    return {
+        "end": ancient(records.weights_of(trained).trained),
+        "trained": ancient(records.records_of(trained).outcome),
+    }
 
 
 # Weights between the start and the end of a stage that is damaged: nothing is trained.
@@ -146,11 +149,11 @@ rule export:
         WEIGHTS.stamp,
     group:
         OF_RUN
-    params:
-        dtype=lambda wildcards: records.compute_dtype(run_of(wildcards)),
     resources:
         gpu=lambda wildcards: gpus(records.device(run_of(wildcards))),
         mem_mb=lambda wildcards: asking_mb(records.device(run_of(wildcards))),
+    params:
+        dtype=lambda wildcards: records.compute_dtype(run_of(wildcards)),
     shell:
         "{FGOD} export --weights artifacts/{wildcards.stage}/{wildcards.lineage}/master --stamp {input:q}"
         " --dtype {params.dtype} --gpus {resources.gpu} --out {output:q} {GUARD}"
