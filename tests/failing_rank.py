@@ -9,10 +9,8 @@ from pathlib import Path
 
 import torch
 
-from fgod.errors import FgodError
 from fgod.train.ranks.beats import Beats
 from fgod.train.ranks.group import Ranks
-from fgod.train.ranks.launch import leave_error
 
 
 def main() -> None:
@@ -22,8 +20,6 @@ def main() -> None:
     if rank == 1:
         if how == "hang":
             time.sleep(3600)
-        if how == "refuse":
-            leave_error(folder, rank, FgodError("not with me"))
         os._exit(3)
     ranks.all_here()
 

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from fgod.checkpoints import gpus as gpus_sharing
 from fgod.checkpoints import saved_step
@@ -38,7 +39,7 @@ from fgod.train.optimizer import TensorOptimizer
 from fgod.train.ranks import optimizer as rank_optimizer
 from fgod.train.ranks.beats import Beat, Hangs
 from fgod.train.ranks.group import Ranks
-from fgod.train.ranks.launch import run_ranks
+from fgod.train.ranks.launch import error_of, leave_error, root, run_ranks
 from fgod.train.ranks.packed import packed, packed_bytes, unpacked
 from fgod.train.ranks.plan import predict_on_ranks
 from fgod.train.ranks.shards import bounds, split
@@ -303,7 +304,6 @@ def test_a_rank_that_is_behind_or_shows_nothing_hangs() -> None:
     ("how", "said"),
     [
         ("hang", "rank 1 of 2 hung: the others waited 1 s for it"),
-        ("refuse", "rank 1 of 2: not with me"),
         ("fail", "rank 1 of 2 failed with exit code 3, see above; all ranks were ended"),
     ],
 )
@@ -314,6 +314,21 @@ def test_the_rank_that_fails_is_named(how: str, said: str, tmp_path: Path) -> No
     assert time.monotonic() - begin < 30
     pids = [int(path.read_text().split()[0]) for path in (tmp_path / "ranks").glob("*.beat")]
     assert len(pids) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_who_failed_first_is_told_from_how_ranks_ended(tmp_path: Path) -> None:
+    def ended(rank: int, code: int) -> ProcessFailure:
+        return ProcessFailure(rank, 1, code, "")
+
+    by_us, missed, crashed = ended(0, -signal.SIGTERM), ended(1, 1), ended(2, -signal.SIGSEGV)
+    assert root({0: by_us, 1: missed, 2: crashed}, ()) == (2, crashed)
+    assert root({0: by_us, 1: missed}, ()) == (1, missed)
+    assert root({0: by_us, 1: missed, 2: crashed}, {0}) == (0, by_us), "a rank that hung was killed by us too"
+    leave_error(tmp_path, 1, UsageError("not with me"))
+    found = error_of(tmp_path, 1, missed, 2, False, 1)
+    assert isinstance(found, UsageError) and str(found) == "rank 1 of 2: not with me"
+    leave_error(tmp_path, 0, FgodError("nor with me"))
+    assert str(error_of(tmp_path, 1, missed, 2, False, 1)) == "nor with me", "what the first rank says is said of all"
 
 
 def test_a_killed_rank_ends_all_and_one_gpu_goes_on(two: Path, tmp_path: Path) -> None:
