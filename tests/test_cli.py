@@ -133,7 +133,7 @@ def path_arguments(made):
 
 SCRATCH = {"guard": {"phase_file", "lock"}}
 """Paths that leave nothing behind, or are found in another. (Of `--like` only what lies beside the weights is read, and
-that is digested: tests/test_dat.py.)"""
+that is digested: tests/test_dat.py. Of `--tokens-of` the tokenizer is compared, and the base has a stamp.)"""
 
 
 def test_every_command_is_listed_in_its_module():
@@ -145,7 +145,7 @@ def test_every_path_that_a_command_is_given_is_digested_by_the_manifest():
     for name, entry in COMMANDS.items():
         for one in path_arguments(entry.load()):
             digested = isinstance(one.option, Input | Output)
-            assert digested or one.name in {"child", "like", *SCRATCH.get(name, ())}, f"{name} {one.flag}"
+            assert digested or one.name in {"child", "like", "tokens_of", *SCRATCH.get(name, ())}, f"{name} {one.flag}"
 
 
 def test_only_commands_that_make_nothing_are_not_recorded():

@@ -452,7 +452,7 @@ def test_a_job_of_a_run_in_the_trash_is_barred_where_all_its_outputs_stand(
         write_text(path, "{}")
 
     def made(path: Path) -> bool:
-        lineage = records.none_of_thrown(outputs, each) + "(?:[0-9a-f]{12})"
+        lineage = records.none_of(records.thrown_away(), outputs, each) + "(?:[0-9a-f]{12})"
         return bool(re.match(rf"results/runs/B/(?P<lineage>{lineage})/engine-.*$", str(path)))
 
     files = [file for values in each for file in (run.engine(**values), run.engine_probes(**values))]

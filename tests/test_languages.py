@@ -102,6 +102,7 @@ def test_what_does_not_go_with_the_languages_is_named(edit: Any, message: str) -
 def lineages(config: dict[str, Any], folder: Path) -> tuple[str, ...]:
     """What the base's answers are named by, base_id, and all lineages of a config over the sources of a folder."""
     inputs._sources.cache_clear()
+    inputs.sources_digest.cache_clear()
     config = copy.deepcopy(config)
     config["data"].update(folder=str(folder), probes=str(folder / "probes.tsv"))
     resolved = settings.resolve(config, "c")
