@@ -9,7 +9,7 @@ The order of verdicts: diverged, killed, collapsed, damaged, missed, accepted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,6 +27,9 @@ from fgod.registry import METRICS
 
 _OPPOSITE = {">=": "<", "<=": ">", ">": "≤", "<": "≥"}
 
+
+Replies = Callable[[], Sequence[Scored]]
+"""Reads what a model said: a table of some thousand lines, which a run that passes is not asked for."""
 
 Limits = Mapping[str, float | None]
 """The config's `gate` by short names of metrics, with the metrics' own limits filled in (`gate_limits`)."""
@@ -99,14 +102,14 @@ def _loosened(check: Check, requirement: Check | None) -> Check:
 def judge(
     outcome: Outcome,
     metrics: Metrics,
-    records: Sequence[Scored],
+    records: Replies,
     limits: Limits,
     require: Mapping[str, str],
 ) -> Verdict:
     """The verdict on one run.
 
     Args:
-        records: the scored replies, for examples.
+        records: reads the scored replies, for examples; called where a check failed.
         require: the stage's requirements, metric → ">=0.95".
 
     Raises:
@@ -124,21 +127,22 @@ def judge(
     return weigh(checks, metrics, records)
 
 
-def weigh(checks: Sequence[Check], metrics: Metrics, records: Sequence[Scored]) -> Verdict:
-    """The verdict of checks, in the order of verdicts, on what was measured.
+def weigh(checks: Sequence[Check], metrics: Metrics, records: Replies) -> Verdict:
+    """The verdict of checks, in the order of verdicts, on what was measured; `records` as of `judge`.
 
     Raises:
         FgodError: no value for a metric that a check needs.
     """
     if metrics.non_finite:
-        return _non_finite(metrics.non_finite, records)
+        return _non_finite(metrics.non_finite, records())
     failed: dict[str, Check] = {}
     for check in checks:
         if not check.holds(_value(metrics, check)):
             failed.setdefault(check.metric, check)
     if not failed:
         return Verdict(ACCEPTED, ())
-    examples = [example(METRICS[name], records) for name in failed]
+    replies = records()
+    examples = [example(METRICS[name], replies) for name in failed]
     reasons = tuple(_reason(c, metrics, e) for c, e in zip(failed.values(), examples, strict=True))
     return Verdict(next(iter(failed.values())).failed, reasons, examples[0])
 
@@ -196,7 +200,7 @@ def judge_records(run: RunRecords, limits: Limits, require: Mapping[str, str]) -
     outcome, metrics = Outcome.read(run.outcome), Metrics.read(run.metrics)
     judged = judged_digests(run)
     try:
-        verdict = judge(outcome, metrics, read_probes(run.probes), limits, require)
+        verdict = judge(outcome, metrics, lambda: read_probes(run.probes), limits, require)
     except FgodError as error:
         raise type(error)(f"{run.folder}: {error}") from error
     worst = documents.WorstProbe(**asdict(verdict.worst)) if verdict.worst else None

@@ -30,7 +30,7 @@ def verdict(
     require: dict[str, str] | None = None,
     outcome: Outcome = TRAINED,
 ) -> Verdict:
-    return judge(outcome, measured(records, None, PROBED, {}), records, limits, require or {})
+    return judge(outcome, measured(records, None, PROBED, {}), lambda: records, limits, require or {})
 
 
 def replies(say: Callable[[Probe, str], Said | None]) -> list[Scored]:
@@ -122,7 +122,7 @@ def test_every_order_of_precedence() -> None:
     for status in ("killed", "diverged"):
         outcome = Outcome.model_validate({"status": status, "reason": f"it {status}"})
         assert verdict(leaking, limits, outcome=outcome).decision == status
-        assert judge(outcome, skipped, [], limits, {}) == Verdict(status, (f"it {status}",))
+        assert judge(outcome, skipped, list, limits, {}) == Verdict(status, (f"it {status}",))
     assert list(DECISIONS) == ["diverged", "killed", "collapsed", "damaged", "missed", "accepted"]
 
 
@@ -187,7 +187,7 @@ def test_wrong_requirements_are_usage_errors(require: dict[str, str], words: str
         parse_requirements(require)
     assert words in str(error.value)
     with pytest.raises(UsageError):
-        judge(Outcome(status="killed"), Metrics(status="skipped"), [], LIMITS, require)
+        judge(Outcome(status="killed"), Metrics(status="skipped"), list, LIMITS, require)
 
 
 def test_requirements_parse() -> None:
@@ -208,7 +208,7 @@ def test_limits_from_config() -> None:
 
 def test_records_that_contradict_each_other_are_errors() -> None:
     with pytest.raises(FgodError, match="for a run that trained"):
-        judge(TRAINED, Metrics(status="skipped", reason="no weights"), [], LIMITS, {})
+        judge(TRAINED, Metrics(status="skipped", reason="no weights"), list, LIMITS, {})
     without = [r for r in scored("good") if not r.held_out]
     with pytest.raises(FgodError, match="no value for retention_held_out, which require asks for"):
         verdict(without, require={"retention_held_out": ">=0.9"})

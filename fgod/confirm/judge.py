@@ -70,7 +70,7 @@ def decide(
             f"fold {assignment.fold} measures nothing that has a limit; expected probes of split confirmation that "
             f"measure some of {', '.join(dict.fromkeys(check.metric for check in checks))}"
         )
-    verdict = weigh(known, metrics, records)
+    verdict = weigh(known, metrics, lambda: records)
     return Confirmation(
         decision="unconfirmed" if verdict.reasons else "confirmed",
         fold=assignment.fold,

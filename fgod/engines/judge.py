@@ -71,7 +71,7 @@ def judge(ours: Sequence[Scored], theirs: Sequence[Scored], checks: Sequence[Che
             "(release.engine_probes: more of them)"
         )
     left = dict.fromkeys(check.metric for check in checks if check not in made)
-    verdict = weigh(made, Metrics(status="measured", metrics=metrics), theirs)
+    verdict = weigh(made, Metrics(status="measured", metrics=metrics), lambda: theirs)
     return Judged(verdict, metrics, tuple(made), tuple(left))
 
 
