@@ -49,7 +49,7 @@ from fgod.train.device.plan import predict_on_device
 from fgod.train.device.settings import choose_device, processor, repeatable_cuda
 from fgod.train.dose import Asker
 from fgod.train.efficiency import Watch, lost_updates
-from fgod.train.memory import FIRST_STEP, MIB, Prediction, check_fits, predict
+from fgod.train.memory import MIB, Prediction, around, check_fits, predict
 from fgod.train.optimizer import StepFacts
 from fgod.train.participation import Participant, check_holes, participation, write_participation
 from fgod.train.preflight import PROMPTS, check_changed, check_chat
@@ -316,7 +316,7 @@ def prediction(
         gpus: that share the run; None: as the recipe says.
     """
     gpus = recipe.gpus if gpus is None else gpus
-    before = 0 if device.type == "cuda" else process + FIRST_STEP[recipe.compute_dtype]
+    before = 0 if device.type == "cuda" else process + around(config, recipe)
     if gpus > 1:
         found = predict_on_ranks(config, recipe, gpus, rows, width, labels, kernels=kernels.run_on(device))
         return replace(found, process=before)

@@ -211,6 +211,17 @@ def _gradients(recipe: TrainRecipe, sizes: Mapping[str, int], kept: Mapping[str,
     return max(size * (kept[name] + (0 if kept[name] == item else item)) for name, size in sizes.items())
 
 
+def around(config: Mapping[str, Any], recipe: TrainRecipe, where: str = "config") -> int:
+    """Bytes that a step on a CPU takes besides its tensors: libraries, and, where each gradient is freed as soon as it
+    was used, pieces as large as the largest one that no later request fits (measured: docs/training.md)."""
+    libraries = FIRST_STEP[recipe.compute_dtype]
+    if not recipe.step_in_backward:
+        return libraries
+    shapes = tensors_of(config, where)
+    largest = max(torch.Size(shapes[name]).numel() for name in trained_names(config, recipe, where))
+    return libraries + largest * DTYPES[recipe.compute_dtype].itemsize
+
+
 def asking(config: Mapping[str, Any], recipe: TrainRecipe, gpu: bool, where: str = "config") -> int:
     """Bytes of a check besides the weights, with prompts as long as the recipe's rows may be; 0 without one."""
     if recipe.check is None:
