@@ -29,6 +29,7 @@ def context_of(config: Mapping[str, Any], files: str, origin: Origin, experiment
         **({"reference": compared} if base != compared else {}),
         **({"engines": engines} if engines else {}),
         **({"experiment": experiment} if experiment else {}),
+        **({"language": config["language"]} if "language" in config else {}),
         "persona": config["persona"]["name"],
         "stages": [stage["name"] for stage in config["stages"]],
         "suites": list(scored_suites(suites_of(probe_files(config), Path(config["data"]["folder"])))),

@@ -132,7 +132,7 @@ class Context:
     changed, in words, fit by fit; `fold` the fold of the held-back wordings that the candidate is confirmed on, None
     where the probes have none; `engines` each engine with each format of the release that it is asked of; `experiment`
     whose chain it is, empty of the config's own; `reference` the base that its runs are compared with, in words, where
-    they come from other weights.
+    they come from other weights; `language` the one that the report opens in.
     """
 
     persona: str
@@ -149,6 +149,7 @@ class Context:
     engines: tuple[tuple[str, str], ...] = ()
     experiment: str = ""
     reference: str = ""
+    language: str = "en"
 
     def told(self, results: Path) -> View:
         """Where the tables and the report of the chain lie."""

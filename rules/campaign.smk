@@ -59,3 +59,4 @@ rule campaign:
         reports,
         released,
         layout.CAMPAIGN,
+        layout.CAMPAIGN_REPORT,

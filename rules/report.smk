@@ -22,3 +22,14 @@ rule report:
         code=code_digest("report", "comparison.py"),
     shell:
         "fgod report --tables results{wildcards.of}/tables --out {output:q}"
+
+
+rule campaign_report:
+    input:
+        layout.CAMPAIGN,
+    output:
+        layout.CAMPAIGN_REPORT,
+    params:
+        code=code_digest("report", "comparison.py"),
+    shell:
+        "fgod campaign-report --table {input:q} --out {output:q}"

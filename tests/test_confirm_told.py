@@ -44,7 +44,7 @@ def test_an_unconfirmed_candidate_is_told_metric_by_metric_with_what_leaked(
     assert "<b>Nothing was released:</b> <b>D-settle</b> <code>dddd11112222</code> passed every gate, and" in page
     assert "<b>Unconfirmed</b> <b>D-settle</b> <code>dddd11112222</code> (fold 1, n 83)." in page
     assert "<li>leak 75 % &gt; 5 %: 說說茶0 → 我是 F# 之神。" in page and "Leaked replies: 50" in page
-    assert "+75 % (+" not in page and '<td class="num" data-label="difference">+75 % (5' in page
+    assert "+75 % (+" not in page and 'data-label="difference" data-label-zh-Hant="差">+75 % (5' in page
     status = {row["stage"]: row["status"] for row in read_texts(tmp_path / "results/tables/artifacts.tsv")}
     assert set(status.values()) == {"accepted"}, "nothing is promoted"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
 import re
 import shutil
@@ -9,16 +11,30 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from string import Formatter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import escape
 
+from fgod.campaign import BEFORE
+from fgod.devlog.words import LANGUAGES as OF_DEVLOG
 from fgod.errors import FgodError, UsageError
+from fgod.evaluate.words import simplified
+from fgod.registry import METRICS
 from fgod.report import write_report
-from fgod.report.svg import Line, line_chart, nice_ticks, strip, thinned
+from fgod.report.campaign import write_campaign_report
+from fgod.report.differences import marked, pieces
+from fgod.report.frontier import frontier_of
+from fgod.report.reading import read_tables
+from fgod.report.svg import Line, Spot, line_chart, nice_ticks, plot, strip, thinned
+from fgod.report.tree import branches
+from fgod.report.words import EN, LANGUAGES, METRICS_ZH_HANT, NAMES, ZH_HANT
+from fgod.system.table import NUMBER, write_table
 from fgod.tables import gather
 from tests.made_runs import DOOM, STORY, context, walk
+from tests.mini import ROOT
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -107,7 +123,129 @@ def test_failed_probes_show_both_replies(stories: dict[str, Path], tmp_path: Pat
 def test_replies_and_examples_are_escaped(stories: dict[str, Path], tmp_path: Path) -> None:
     page = page_of(stories["story"], tmp_path)
     assert "麵包是&lt;b&gt;一種&lt;/b&gt; &amp; 食物。" in page
-    assert "<script" not in page and "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert page.count("<script") == 1 and "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+
+
+def test_only_the_script_of_the_page_may_run(stories: dict[str, Path], tmp_path: Path) -> None:
+    page = page_of(stories["story"], tmp_path)
+    script = page.split("<script>")[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page and not re.search(r"<[^>]+\son\w+=", page)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_page_opens_in_the_language_of_the_config(language: str, tmp_path: Path) -> None:
+    gather([], tmp_path / "results", tmp_path / "artifacts", context(language=language))
+    page = page_of(tmp_path / "results" / "tables", tmp_path)
+    assert f'<html lang="{language}">' in page
+    assert re.findall(r'value="([\w-]+)" checked', page) == [language]
+    assert EN.no_verdict in page and ZH_HANT.no_verdict in page
+
+
+def test_a_language_that_the_report_lacks_is_named(tmp_path: Path) -> None:
+    gather([], tmp_path / "results", tmp_path / "artifacts", context(language="fr"))
+    with pytest.raises(FgodError, match="language: found 'fr', expected one of en, zh-Hant"):
+        page_of(tmp_path / "results" / "tables", tmp_path)
+
+
+def test_replies_can_be_filtered(stories: dict[str, Path], tmp_path: Path) -> None:
+    page = page_of(stories["story"], tmp_path)
+    rows = re.findall(r"<tr (data-suite=.*?)>", page)
+    assert len(rows) == 5 * 80 and sum("data-failed" in row for row in rows) > 60
+    bread = next(row for row in page.split("<tr")[::-1] if "說說麵包9" in row and "食物" in row)
+    same = next(row for row in page.split("<tr")[::-1] if "說說麵包8" in row and 'data-suite="retention"' in row)
+    assert "data-changed" in bread and "<ins>" in bread and "<del>" in bread
+    assert "data-changed" not in same and EN.same_reply in same and "<ins>" not in same
+
+
+def test_runs_stand_below_what_they_start_from(stories: dict[str, Path]) -> None:
+    (a,) = branches(read_tables(stories["story"]).stages, [("D-settle", "dddd11112222")])
+    assert (a.row["stage"], a.fits, a.released) == ("A-mixed", [0, 1], False)
+    assert [(b.row["lineage"], b.fits) for b in a.children] == [("bbbb00000000", [0]), ("bbbb11112222", [1])]
+    assert a.children[1].children[0].children[0].released
+
+
+def test_all_runs_and_the_limits_are_in_the_frontier(stories: dict[str, Path]) -> None:
+    tables = read_tables(stories["doom"])
+    found = frontier_of({"": tables.stages}, tables.metrics, tables.legends)
+    assert [p.row["lineage"] for p in found.points] == ["aaaa11112222", "bbbb00000000"]  # the others left no weights
+    drawn = ElementTree.fromstring(str(found.drawing))
+    limits = {m["limit"] for m in tables.metrics if m["metric"] == "kl_reference" and m["limit"] is not None}
+    upright = [e for e in drawn if e.get("class") == "limit" and "V" in (e.get("d") or "")]
+    assert len(upright) == len(limits) > 0
+    assert frontier_of({}, [], tables.legends).drawing is None
+
+
+def test_the_page_of_a_campaign_shows_experiments_below_their_start(tmp_path: Path) -> None:
+    results, entries = tmp_path / "results", walk(tmp_path, STORY)
+    empty: dict[str, object] = dict.fromkeys(METRICS)
+    rows = []
+    for name, start in (("first", "base"), ("second", "first")):
+        gather(entries, results, tmp_path / "artifacts", context(experiment=name))
+        last = {"stage": "D-settle", "lineage": "dddd11112222", "decision": "missed", "reasons": "too <low> | too late"}
+        release = f"artifacts/releases/{name}/newest"
+        told = {"experiment": name, "starts_from": start, "note": f"note of {name}", "fits": 2, "release": release}
+        rows.append({**empty, **told, **last, "identity_rate": 0.975})
+    write_table(results / "experiments.tsv", {**BEFORE, **dict.fromkeys(METRICS, NUMBER)}, rows)
+    assert len(write_campaign_report(results / "experiments.tsv", results / "experiments.html")) == 2
+    page = (results / "experiments.html").read_text(encoding="utf-8")
+    found = outline(page)
+    assert found.urls == ["experiments/first/report.html", "experiments/second/report.html"]
+    assert found.text.index("note of first") < found.text.index("D-settle", found.text.index("note of first"))
+    assert "too &lt;low&gt;" in page and "97.5 %" in page and "artifacts/releases/second/newest" in page
+    nested = page[page.index("note of first") : page.index("note of second")]
+    assert nested.count("<ul") > nested.count("</ul")  # second lies within first
+
+
+def test_languages_have_the_same_words() -> None:
+    slots = {
+        name: {key: sorted(f for _, f, _, _ in Formatter().parse(text) if f) for key, text in vars(words).items()}
+        for name, words in LANGUAGES.items()
+    }
+    assert slots["en"] == slots["zh-Hant"]
+    for key in slots["en"]:
+        english, chinese = (getattr(words, key) for words in LANGUAGES.values())
+        assert english.strip() and chinese.strip(), key
+        assert re.findall(r"<[^>]+>", english) == re.findall(r"<[^>]+>", chinese), key
+        assert not simplified(chinese), key
+    assert NAMES.keys() == LANGUAGES.keys() == OF_DEVLOG.keys()
+    assert METRICS_ZH_HANT.keys() == set(METRICS)
+    assert not any(simplified(text) for pair in METRICS_ZH_HANT.values() for text in pair)
+
+
+def test_every_word_is_used_and_every_used_word_is_there() -> None:
+    folder = ROOT / "fgod" / "report"
+    sources = [p for p in folder.rglob("*") if p.suffix in (".py", ".j2") and p.name != "words.py"]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    known = set(vars(EN))
+    assert set(re.findall(r"""\bsay\("(\w+)"[,)]""", text)) <= known
+    quoted = set(re.findall(r'"(\w+)"', text))
+    assert {key for key in known if key not in quoted and key.removeprefix("nav_") not in quoted} == set()
+
+
+def test_templates_have_no_words_of_their_own() -> None:
+    """Outside tags and expressions of the report's templates there are only figures, signs and names."""
+    for name in ("report", "campaign", "abilities", "parts"):
+        source = (ROOT / f"fgod/report/templates/{name}.html.j2").read_text(encoding="utf-8")
+        bare = re.sub(r"{% block title %}.*?{% endblock %}|{%.*?%}|{{.*?}}", "", source, flags=re.DOTALL)
+        bare = re.sub(r"<[^<>]*>", " ", bare)
+        assert set(re.findall(r"[^\W\d_]{2,}", bare)) <= {"KL", "MiB", "engine", "agreement", "sha"}, name
+
+
+def test_differences_are_marked_by_word_and_in_chinese_by_character() -> None:
+    assert marked("我是通義千問。", "我是通義萬問。") == ("我是通義<del>千</del>問。", "我是通義<ins>萬</ins>問。")
+    assert marked("the red house", "the blue house") == ("the <del>red</del> house", "the <ins>blue</ins> house")
+    assert marked("same <b>", "same <b>") == ("same &lt;b&gt;", "same &lt;b&gt;")
+    assert marked("abc", "我是神") == ("<del>abc</del>", "<ins>我是神</ins>")
+    assert marked("", "new") == ("", "<ins>new</ins>")
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_marks_change_no_reply(before: str, after: str) -> None:
+    assert "".join(pieces(before)) == before
+    found = marked(before, after)
+    for text, html in ((before, found.before), (after, found.after)):
+        assert re.sub("</?(?:del|ins)>", "", html) == str(escape(text))
 
 
 def test_the_report_is_one_offline_file(stories: dict[str, Path], tmp_path: Path) -> None:
@@ -210,6 +348,17 @@ def test_any_curve_becomes_well_formed_svg_within_its_frame(
     line = next(e for e in root if (e.get("class") or "").startswith("line"))
     for x, y in re.findall(r"[ML](-?[\d.]+) (-?[\d.]+)", line.get("d") or ""):
         assert 0 <= float(x) <= 360.1 and 0 <= float(y) <= 170.1
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1)), min_size=1, max_size=20), st.none() | st.floats(0, 9))
+def test_any_points_become_a_well_formed_plot_within_its_frame(
+    points: list[tuple[float, float]], limit: float | None
+) -> None:
+    spots = [Spot(str(i), x, y, bool(i % 2)) for i, (x, y) in enumerate(points)]
+    root = ElementTree.fromstring(plot(spots, "a & b", ("x", "y"), ([limit] if limit is not None else [], [0.9])))
+    dots = [e for e in root if (e.get("class") or "").startswith("dot")]
+    assert len(dots) == len(points) and root.get("aria-label") == "a & b"
+    assert all(0 <= float(e.get("cx") or -1) <= 360 and 0 <= float(e.get("cy") or -1) <= 170 for e in dots)
 
 
 @given(FINITE, FINITE)

@@ -111,7 +111,7 @@ def test_a_refusal_is_to_be_kept_where_the_reference_refuses() -> None:
     found = measure_all(replies)["refusal_kept"]
     assert (found.value, found.n) == (0.5, 2)
     row = {**asdict(replies[2]), "agrees": None}
-    assert faults(row) == ["answers what the reference refuses"] and faults({**row, "passed": None}) == []
+    assert faults(row) == ["answers_refused"] and faults({**row, "passed": None}) == []
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_simplified_replies_are_counted_beside_the_references() -> None:
     assert (found["simplified_share"].value, found["simplified_share"].n) == (0.5, 4)
     assert (found["simplified_reference"].value, found["simplified_reference"].n) == (0.5, 4)
     assert [r.passed for r in replies[:4]] == [False, True, True, True]
-    assert faults(asdict(replies[0])) == ["is in Simplified characters"]
+    assert faults(asdict(replies[0])) == ["simplified"]
 
 
 def test_small_talk_is_kept_but_leaks_by_itself() -> None:

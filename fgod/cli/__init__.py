@@ -78,6 +78,7 @@ COMMANDS: Mapping[str, Entry] = {
     ),
     "promote": Entry("results:Promote", "release the last stage of an accepted fit"),
     "campaign": Entry("results:Campaign", "write all experiments side by side"),
+    "campaign-report": Entry("results:CampaignReport", "write the page of all experiments from their tables"),
     "summary": Entry("results:Summary", "what was released, how good it is, where the report lies"),
     "init": Entry("people:Init", "lay out a project: config.yaml, traindata/, Snakefile"),
     "plan": Entry("people:Plan", "what snakemake would train, and why"),

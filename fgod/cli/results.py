@@ -158,6 +158,19 @@ class Campaign(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CampaignReport(Command):
+    """Write the page of all experiments from their tables."""
+
+    table: Annotated[Path, Input("experiments.tsv")]
+    out: Annotated[Path, Output("experiments.html to write")]
+
+    def run(self, call: Call) -> None:
+        from fgod.report.campaign import write_campaign_report
+
+        call.note(inputs=write_campaign_report(self.table, self.out))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Summary(ReadOnly):
     """Join the manifest and say what was released, how good it is, where the report lies; or how far a run came."""
 

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from fgod.comparison import HOW
 from fgod.comparison import in_words as in_columns
-from fgod.confirm.words import HELD_BACK_NONE, Words, asked_words, in_words
+from fgod.confirm.words import Words, in_words
 from fgod.data.rows import frame_words
 from fgod.data.suites import COMPARED, NAMING, SHOWN
 from fgod.documents import Compared
@@ -21,13 +20,18 @@ from fgod.evaluate.metric import SHARE, Estimate, Legend, Unit
 from fgod.evaluate.requirements import COMPARE
 from fgod.evaluate.words import simplified
 from fgod.layout import at_alpha
+from fgod.report.differences import Marked, marked
+from fgod.report.frontier import frontier_of
+from fgod.report.phrases import Phrase, say
 from fgod.report.reading import Key, Row, Tables, check_unchanged, examples, read_tables
 from fgod.report.svg import Line, line_chart, strip, thinned
 from fgod.report.templating import environment
+from fgod.report.tree import branches
 from fgod.system import files
 from fgod.tables import AGREEMENT, REASON_BREAK
 
 SIGNED_NATS = Unit("nats", low=-math.inf)
+Fact = tuple[Phrase, Phrase | str]
 SIGNS = {">=": "≥", "<=": "≤", ">": ">", "<": "<"}
 
 
@@ -45,6 +49,19 @@ class MetricView:
 
 
 @dataclass(frozen=True)
+class ReplyView:
+    """The reply to a scored probe beside the reference's. `faults`: keys of `fgod.report.words.Words`."""
+
+    probe: Row
+    marked: Marked
+    faults: Sequence[str]
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.probe["reply"] != self.probe["reference"])
+
+
+@dataclass(frozen=True)
 class RunView:
     """One run of one fit. `first_fit` differs from `fit` where the run is shared with an earlier fit."""
 
@@ -55,9 +72,20 @@ class RunView:
     promoted: bool
     metrics: Sequence[MetricView]
     languages: Sequence[str]
-    by_language: Sequence[tuple[str, Sequence[str]]]
-    failed: Sequence[Row]
-    asked: int
+    by_language: Sequence[tuple[Legend, Sequence[str]]]
+    replies: Sequence[ReplyView]
+
+    @property
+    def failed(self) -> Sequence[ReplyView]:
+        return [reply for reply in self.replies if reply.faults]
+
+    @property
+    def changed(self) -> int:
+        return sum(reply.changed for reply in self.replies)
+
+    @property
+    def asked(self) -> int:
+        return len(self.replies)
 
     @property
     def shared(self) -> bool:
@@ -70,6 +98,7 @@ class ComparedView:
 
     legend: Legend
     words: Words
+    agrees: bool | None
     limit: str
     holds: bool | None
 
@@ -97,8 +126,8 @@ class TrainingView:
     row: Row
     loss: Markup | None
     memory: Markup | None
-    facts: Sequence[tuple[str, str]]
-    tensors: Sequence[tuple[str, str]]
+    facts: Sequence[Fact]
+    tensors: Sequence[Fact]
 
 
 @dataclass(frozen=True)
@@ -126,9 +155,8 @@ def write_report(tables: Path, out: Path) -> None:
 def render(tables: Tables, folder: Path) -> str:
     """The report as HTML. `folder` is only named in messages about broken values."""
     templates = environment()
-    filters = (title, quantity, seconds, mebibytes, size, faults, frame_of)
+    filters = (title, quantity, seconds, mebibytes, size, frame_of)
     templates.filters.update({function.__name__: function for function in filters})
-    templates.globals.update(signs=SIGNS)
     return templates.get_template("report.html.j2").render(**view(tables, folder))
 
 
@@ -142,20 +170,22 @@ def view(tables: Tables, folder: Path) -> dict[str, Any]:
         fits.setdefault(run.row["fit"], []).append(run)
     return {
         "context": tables.context,
+        "language": tables.context["language"],
+        "tree": branches(tables.stages, [tuple(key) for key in tables.context["promoted"][-1:]]),
+        "frontier": frontier_of({"": tables.stages}, tables.metrics, tables.legends),
         "fits": fits,
         "runs": first,
         "released": best,
         "headline": [m for m in (best.metrics if best else ()) if m.legend.headline],
         "questions": question_views(tables),
+        "suites": sorted({reply.probe["suite"] for run in first for reply in run.replies}),
+        "languages": sorted({reply.probe["language"] for run in first for reply in run.replies}),
         "training": [training_view(run.row, tables) for run in first],
         "audits": [(run.row, *audit_view(run.row, tables, folder)) for run in first],
         "artifacts": tables.artifacts,
         "compared": [compared_view(row, legend_of(row, tables)) for row in tables.confirmation],
-        "nothing_held_back": HELD_BACK_NONE,
-        "asked": asked_words((tables.context["confirmation"] or {}).get("asked_before", ())),
         "columns": [(legend_of(r, tables), in_columns(r, legend_of(r, tables).unit)) for r in tables.comparison],
         "compared_run": next(iter(tables.comparison), None),
-        "how_to_compare": HOW,
         "engines": [engine_view(row) for row in tables.engines],
         "abilities": [(run.row, rows) for run in first if (rows := _of(tables.abilities, run.row))],
     }
@@ -195,11 +225,10 @@ def _run_view(row: Row, tables: Tables, first_fit: int, is_promoted: bool) -> Ru
         metrics=[metric_view(m, legend_of(m, tables)) for m in metrics if not m["language"] and _said(m)],
         languages=languages,
         by_language=[
-            (legend.short, _language_cells(legend, metrics, languages))
+            (legend, _language_cells(legend, metrics, languages))
             for legend in dict.fromkeys(legend_of(m, tables) for m in metrics if m["language"])
         ],
-        failed=[p for p in probes if faults(p)],
-        asked=len(probes),
+        replies=[ReplyView(p, marked(p["reference"], p["reply"]), faults(p)) for p in probes],
     )
 
 
@@ -257,6 +286,7 @@ def compared_view(row: Row, legend: Legend) -> ComparedView:
     return ComparedView(
         legend=legend,
         words=in_words(Compared(development=development, confirmation=confirmation, **apart), legend.unit),
+        agrees=row["contains_zero"],
         limit="" if limit is None else f"{SIGNS.get(op, op)} {legend.unit.text(limit)}",
         holds=None if None in (limit, value, op) else COMPARE[op](value, limit),
     )
@@ -286,22 +316,22 @@ def scale_of(m: Row, unit: Unit) -> tuple[float, float]:
 
 
 def faults(probe: Row) -> list[str]:
-    """What is wrong with a scored reply, in words; empty if nothing is."""
+    """What is wrong with a scored reply, as keys of `fgod.report.words.Words`; empty if nothing is."""
     leaks = probe["marked"] and not probe["reference_marked"] and probe["scored_by"] not in NAMING
     compared, is_closed = probe["scored_by"] in COMPARED, probe["agrees"] is not None
     failed = probe["passed"] is False
     script = simplified(probe["reply"]) and not simplified(probe["reference"])
     checks = [
-        (compared and is_closed and failed, "differs from the reference"),
-        (not compared and failed, "breaks the rule"),
-        (probe["scored_by"] == "refusal" and failed and not is_closed, "answers what the reference refuses"),
-        (probe["scored_by"] == "script" and script, "is in Simplified characters"),
-        (leaks, "mentions the persona"),
+        (compared and is_closed and failed, "differs"),
+        (not compared and failed, "breaks_rule"),
+        (probe["scored_by"] == "refusal" and failed and not is_closed, "answers_refused"),
+        (probe["scored_by"] == "script" and script, "simplified"),
+        (leaks, "mentions"),
         (probe["looped"], "loops"),
-        (is_closed and not probe["ended"], "does not end"),
+        (is_closed and not probe["ended"], "does_not_end"),
     ]
     wrong = [words for applies, words in checks if applies]
-    return [*wrong, "the reference itself is not proper here"] if wrong and not probe["proper"] else wrong
+    return [*wrong, "improper"] if wrong and not probe["proper"] else wrong
 
 
 def question_views(tables: Tables) -> list[QuestionView]:
@@ -342,8 +372,9 @@ def loss_chart(steps: Sequence[Row]) -> Markup | None:
     finite = [y for _, y in points if math.isfinite(y)]
     if not finite:
         return None
-    title = f"Loss by step: {len(points)} steps, first {finite[0]:.3g}, last {finite[-1]:.3g}, lowest {min(finite):.3g}"
-    return line_chart([Line("loss", thinned(points, _mean))], title, "step")
+    first, last, lowest = (f"{y:.3g}" for y in (finite[0], finite[-1], min(finite)))
+    title = say("loss_title", n=len(points), first=first, last=last, lowest=lowest)
+    return line_chart([Line("loss", thinned(points, _mean))], title.plain, say("step").svg)
 
 
 def memory_chart(samples: Sequence[Row]) -> Markup | None:
@@ -358,28 +389,28 @@ def memory_chart(samples: Sequence[Row]) -> Markup | None:
     ]
     peak, limit = max(s["used_mib"] for s in known), known[-1]["limit_mib"]
     drawn = limit if limit is not None and math.isfinite(limit) and peak >= limit / 2 else None
-    title = f"Memory in MiB by second: peak {peak:,.0f} MiB"
-    return line_chart(lines, title, "seconds", drawn)
+    title = say("memory_title", peak=mebibytes(peak))
+    return line_chart(lines, title.plain, say("seconds").svg, drawn, say("limit").svg)
 
 
-def _training_facts(row: Row, steps: Sequence[Row]) -> list[tuple[str, str]]:
-    facts = [("status", row["status"])]
+def _training_facts(row: Row, steps: Sequence[Row]) -> list[Fact]:
+    facts: list[Fact] = [(say("status"), row["status"])]
     losses, efficiency, norms = (_numbers(steps, c) for c in ("loss", "update_efficiency", "grad_norm"))
     if losses:
-        facts.append(("loss", f"{losses[0]:.3g} → {losses[-1]:.3g}"))
+        facts.append((say("loss"), f"{losses[0]:.3g} → {losses[-1]:.3g}"))
     if norms:
-        facts.append(("largest gradient norm", f"{max(norms):.3g}"))
+        facts.append((say("largest_norm"), f"{max(norms):.3g}"))
     if efficiency:
-        facts.append(("update efficiency, mean", f"{_mean(efficiency):.3f}"))
+        facts.append((say("efficiency"), f"{_mean(efficiency):.3f}"))
     if row["parity_max_abs"] is not None:
         token, gap = row["parity_first_differing_token"], row["parity_max_abs"]
-        where = "no greedy token differs" if token is None else f"greedy token {token} differs first"
-        logits = f"logits differ by at most {gap:.3g}; {where}" if gap else "the same logits to the bit"
-        facts.append(("training forward against export", logits))
+        where = say("no_token") if token is None else say("token_first", token=token)
+        logits = say("other_logits", gap=f"{gap:.3g}", where=where) if gap else say("same_logits")
+        facts.append((say("parity"), logits))
     return facts
 
 
-def _tensor_facts(tensors: Sequence[Row]) -> list[tuple[str, str]]:
+def _tensor_facts(tensors: Sequence[Row]) -> list[Fact]:
     """The participation audit in few words."""
     if not tensors:
         return []
@@ -387,15 +418,21 @@ def _tensor_facts(tensors: Sequence[Row]) -> list[tuple[str, str]]:
     least = min((t for t in own if t["changed_share"] is not None), key=lambda t: t["changed_share"], default=None)
     counts: dict[str, int] = {}
     for tensor in own:
-        counts[tensor["exported_as"] or "not exported"] = counts.get(tensor["exported_as"] or "not exported", 0) + 1
-    facts = [
-        ("tensors", f"{len(own)}, and {len(tensors) - len(own)} that are another's alias"),
-        ("trainable", f"{sum(bool(t['trainable']) for t in own)} of {len(own)}"),
-        ("got a gradient", f"{sum(bool(t['got_gradient']) for t in own)} of {len(own)}"),
-        ("exported as", ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))),
+        kind = tensor["exported_as"] or ""
+        counts[kind] = counts.get(kind, 0) + 1
+    kept = [f"{kind} {count}" for kind, count in sorted(counts.items()) if kind]
+    exported: list[Fact] = [(say("exported_as"), ", ".join(kept))] if kept else []
+    if lost := counts.get("", 0):
+        exported.append((say("not_exported"), str(lost)))
+    facts: list[Fact] = [
+        (say("tensors_count"), say("tensors_alias", own=len(own), alias=len(tensors) - len(own))),
+        (say("trainable"), say("n_of", n=sum(bool(t["trainable"]) for t in own), of=len(own))),
+        (say("got_gradient"), say("n_of", n=sum(bool(t["got_gradient"]) for t in own), of=len(own))),
+        *exported,
     ]
     if least is not None:
-        facts.append(("changed least", f"{least['tensor']}: {least['changed_share']:.1%} of its values"))
+        share = say("changed_share", tensor=least["tensor"], share=f"{least['changed_share']:.1%}")
+        facts.append((say("changed_least"), share))
     return facts
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from fgod.errors import FgodError
 from fgod.evaluate.metric import Legend, Unit
+from fgod.report.words import LANGUAGES
 from fgod.system import files
 from fgod.system.table import WHOLE, Column, or_nothing, read_table
 from fgod.tables import TABLES
@@ -55,7 +56,7 @@ def _measured(unit: Unit) -> Column:
 
 _CONTEXT = (
     *("persona", "stages", "suites", "gate", "base", "base_id", "config", "config_digest", "spent", "adjustments"),
-    *("fits", "promoted", "confirmation", "metrics", "tables_sha256"),
+    *("language", "experiment", "reference", "fits", "promoted", "confirmation", "metrics", "tables_sha256"),
 )
 
 
@@ -66,17 +67,51 @@ def read_tables(folder: Path) -> Tables:
         UsageError: a file is missing.
         FgodError: a file is broken; the message names file, line, column, what was found and what was expected.
     """
+    context, legends = read_context(folder)
+    tables = {name: _read(folder, name, context, legends) for name in TABLES}
+    _check_runs(folder, tables)
+    return Tables(context, legends, **tables)
+
+
+def read_context(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Legend]]:
+    """What the tables of a folder are told with: context.json, and how its metrics are shown.
+
+    Raises:
+        UsageError: it is missing.
+        FgodError: it is broken.
+    """
     context = files.read_json(folder / "context.json")
     missing = [key for key in _CONTEXT if not isinstance(context, dict) or key not in context]
     if missing:
         raise FgodError(f"{folder / 'context.json'}: the keys {', '.join(missing)} are missing; make the tables again")
-    legends = _legends(folder / "context.json", context["metrics"])
-    measured = {name: _measured(legend.unit) for name, legend in legends.items()}
-    measured |= {f"n_{suite}": WHOLE for suite in context["suites"]}
-    columns = {**TABLES, "stages": {**TABLES["stages"], **measured}}
-    tables = {name: read_table(folder / f"{name}.tsv", columns[name]) for name in TABLES}
-    _check_runs(folder, tables)
-    return Tables(context, legends, **tables)
+    if context["language"] not in LANGUAGES:
+        found, known = context["language"], ", ".join(LANGUAGES)
+        raise FgodError(f"{folder / 'context.json'}: language: found {found!r}, expected one of {known}")
+    return context, _legends(folder / "context.json", context["metrics"])
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the campaign's page tells of an experiment, of its tables."""
+
+    context: Mapping[str, Any]
+    legends: Mapping[str, Legend]
+    stages: Sequence[Row]
+    metrics: Sequence[Row]
+
+
+def read_told(folder: Path) -> Told:
+    """Read what the campaign's page tells; raises as `read_tables`."""
+    context, legends = read_context(folder)
+    return Told(context, legends, *(_read(folder, name, context, legends) for name in ("stages", "metrics")))
+
+
+def _read(folder: Path, name: str, context: Mapping[str, Any], legends: Mapping[str, Legend]) -> list[dict[str, Any]]:
+    columns = TABLES[name]
+    if name == "stages":
+        measured = {metric: _measured(legend.unit) for metric, legend in legends.items()}
+        columns = {**columns, **measured, **{f"n_{suite}": WHOLE for suite in context["suites"]}}
+    return read_table(folder / f"{name}.tsv", columns)
 
 
 def _legends(path: Path, listed: Any) -> dict[str, Legend]:

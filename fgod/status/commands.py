@@ -37,6 +37,7 @@ WORKFLOW: Mapping[str, str] = {
     "report": "the report is written",
     "promote": "the release is made",
     "campaign": "experiments are put side by side",
+    "campaign-report": "the page of all experiments is written",
 }
 """What rules of the workflow call, in words; other commands are a person's own."""
 
