@@ -9,9 +9,11 @@ import re
 import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from string import Formatter
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -19,11 +21,12 @@ from hypothesis import strategies as st
 from markupsafe import escape
 
 from fgod.campaign import BEFORE
+from fgod.data.formats import Severity
 from fgod.devlog.words import LANGUAGES as OF_DEVLOG
 from fgod.errors import FgodError, UsageError
 from fgod.evaluate.words import simplified
 from fgod.registry import METRICS
-from fgod.report import write_report
+from fgod.report import render, write_report
 from fgod.report.campaign import write_campaign_report
 from fgod.report.differences import marked, pieces
 from fgod.report.frontier import frontier_of
@@ -195,6 +198,13 @@ def test_the_page_of_a_campaign_shows_experiments_below_their_start(tmp_path: Pa
     assert "too &lt;low&gt;" in page and "97.5 %" in page and "artifacts/releases/second/newest" in page
     nested = page[page.index("note of first") : page.index("note of second")]
     assert nested.count("<ul") > nested.count("</ul")  # second lies within first
+
+
+@pytest.mark.parametrize("severity", get_args(Severity))
+def test_findings_of_every_severity_are_shown(severity: str, tables: Path) -> None:
+    read = read_tables(tables)
+    audits = [{**row, "severity": severity} if row["severity"] == "warning" else row for row in read.audits]
+    assert f'<span class="tag {severity}">' in render(replace(read, audits=audits), tables)
 
 
 def test_languages_have_the_same_words() -> None:

@@ -159,6 +159,7 @@ class Words:
     line: str
     error: str
     warning: str
+    note: str
     accepted_finding: str
     all_facts: str
     replies: str
@@ -374,6 +375,7 @@ EN = Words(
     line="line {line}",
     error="error",
     warning="warning",
+    note="note",
     accepted_finding="accepted",
     all_facts="All facts",
     replies="Replies before and after",
@@ -580,6 +582,7 @@ ZH_HANT = Words(
     line="第 {line} 行",
     error="錯誤",
     warning="警告",
+    note="註記",
     accepted_finding="放行",
     all_facts="所有事實",
     replies="訓練前後的回覆",
