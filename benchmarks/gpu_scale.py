@@ -11,7 +11,11 @@ milliseconds. peak_gib: torch's on the fullest GPU; device_gib: what the driver 
 context. nccl_ms: NCCL's kernels of a step, which wait for the slowest rank; exposed_ms: of that, while no other kernel
 runs; share: exposed over the step. received_gb: bytes of a step that come from other ranks, as they were asked for.
 Losses: 20 steps of one batch size on one and on two GPUs, from the same weights. fsdp2: transformers' model in BF16
-with `fully_shard` by layer, checkpointed layers and torch's fused AdamW (BF16 states), for comparison.
+with `fully_shard` by layer and checkpointed layers, for comparison: with torch's fused AdamW (BF16 states), or `8-bit`:
+torchao's AdamW with 8-bit states and stochastic rounding.
+
+Cases of one, two and four GPUs can be measured side by side on GPUs of their own (CUDA_VISIBLE_DEVICES), each with a
+folder of its own; `--join FOLDER FOLDER…` writes one table of them, with the ratios, to `--out`.
 """
 
 from __future__ import annotations
@@ -44,7 +48,7 @@ SMALLEST_SECS = 25
 
 @dataclass(frozen=True)
 class Case:
-    """kind: steps, losses or fsdp2. `rows` of `width` tokens in all."""
+    """kind: steps, losses, fsdp2 or fsdp2-8bit. `rows` of `width` tokens in all."""
 
     kind: str
     shape: str
@@ -61,25 +65,18 @@ class Case:
 
 def cases(gpus: list[int], shapes: list[str], sizes: list[tuple[int, int]]) -> list[Case]:
     """What is measured, the most important first. `sizes`: rows and tokens of one GPU."""
-    found: list[Case] = []
-    small = shapes[0]
-    for width_first in (True, False):  # weak scaling of the first shape: the targets
-        for rows, width in sizes:
-            for count in gpus:
-                if (count <= 2) == width_first:
-                    found.append(Case("steps", small, count, rows * count, width))
+    small, large = shapes[0], shapes[1:]
     rows, width = sizes[0]
-    for count in gpus[1:]:
-        if rows >= count:
-            found.append(Case("steps", small, count, rows, width))  # strong, and the memory of one batch
-    found += [Case("losses", small, count, 4, sizes[-1][1], steps=20) for count in gpus[:2]]
-    for shape in shapes[1:]:
-        for count in (*gpus[1:2], *gpus[2:], *gpus[:1]):
-            found.append(Case("steps", shape, count, rows, width))
-        found += [Case("steps", shape, count, sizes[-1][0] * count, sizes[-1][1]) for count in gpus[1:]]
-        found += [Case("steps", shape, count, rows * count, width) for count in gpus[1:]]
-        found += [Case("fsdp2", shape, count, rows, width) for count in gpus[1:2]]
-    found += [Case("fsdp2", small, count, rows * count, width) for count in gpus[-1:] if count > 1]
+    several = [count for count in gpus if count > 1]
+    found = [Case("steps", small, count, size[0] * count, size[1]) for size in sizes for count in gpus]  # weak scaling
+    found += [Case("steps", small, count, rows, width) for count in several if rows >= count]  # strong
+    found += [Case("losses", small, count, 4, sizes[-1][1], steps=20) for count in gpus if count <= 2]
+    for shape in large:
+        found += [Case("steps", shape, count, rows, width) for count in gpus]
+        found += [Case("fsdp2", shape, count, rows, width) for count in several]
+        found += [Case("fsdp2-8bit", shape, count, rows, width) for count in several]
+        found += [Case("steps", shape, count, size[0] * count, size[1]) for size in sizes for count in gpus]
+    found += [Case("fsdp2", small, count, rows * count, width) for count in several]
     return list(dict.fromkeys(found))
 
 
@@ -100,7 +97,7 @@ def measure(case: Case) -> dict[str, Any] | None:
         torch.cuda.set_device(place)
         device = torch.device("cuda", place)
     ranks = Ranks.from_environment(device, 60) if count > 1 else None
-    found = fsdp2(case, ranks, device) if case.kind == "fsdp2" else steps(case, ranks, device)
+    found = fsdp2(case, ranks, device) if case.kind.startswith("fsdp2") else steps(case, ranks, device)
     if ranks is not None:
         ranks.leave()
     return found if ranks is None or ranks.first else None
@@ -317,7 +314,7 @@ def fsdp2(case: Case, ranks: Any, device: torch.device) -> dict[str, Any]:
             1.0 / (settings.rope_parameters["rope_theta"] ** (
                 torch.arange(0, settings.head_dim, 2, device=device).float() / settings.head_dim)), 1.0)  # fmt: skip
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=device.type == "cuda")
+    optimizer = peer_optimizer(case, model.parameters(), device)
     own, half = case.rows // ranks.count, case.width // 2
     times = []
     for step in range(6):
@@ -339,6 +336,33 @@ def fsdp2(case: Case, ranks: Any, device: torch.device) -> dict[str, Any]:
         "peak_gib": peak(device), "reserved_gib": reserved(device), "device_gib": device_used(device),
     }  # fmt: skip
     return largest_of_all(out, ranks, device, ("peak_gib", "reserved_gib", "device_gib"))
+
+
+class OnShards:
+    """torchao's 8-bit AdamW on each rank's own shards, as it does not compile on DTensors."""
+
+    def __init__(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        from torchao.optim import AdamW8bit
+
+        self.parameters: list[Any] = list(parameters)
+        self.shards = [torch.nn.Parameter(parameter.detach().to_local()) for parameter in self.parameters]
+        self.adamw = AdamW8bit(self.shards, lr=1e-5, bf16_stochastic_round=True)
+
+    def step(self) -> None:
+        for parameter, shard in zip(self.parameters, self.shards, strict=True):
+            shard.grad = parameter.grad.to_local()
+        self.adamw.step()
+        self.adamw.zero_grad()
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
+def peer_optimizer(case: Case, parameters: Iterable[torch.nn.Parameter], device: torch.device) -> Any:
+    if case.kind == "fsdp2-8bit":
+        return OnShards(parameters)
+    return torch.optim.AdamW(parameters, lr=1e-5, fused=device.type == "cuda")
 
 
 def wait(device: torch.device) -> None:
@@ -459,13 +483,24 @@ def versions(count: int) -> dict[str, Any]:
     return found | {"env": {k: v for k, v in os.environ.items() if k.startswith("NCCL")}}
 
 
+def write(out: Path, of: dict[str, Any], rows: list[dict[str, Any]], told: bool = True) -> None:
+    """Both tables, and their lines to the terminal. `of`: versions and machine."""
+    facts = {**of, "losses": losses_apart(rows), "rows": scaling(rows)}
+    (out / "gpu_scale.json").write_text(json.dumps(facts, indent=1))
+    (out / "gpu_scale.tsv").write_text(table(rows) + "\n")
+    if told:
+        print(table(rows), flush=True)
+        print(f"losses on 1 and 2: {facts['losses']}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--gpus", help="comma-separated (default: 1, 2, 4, 8, as many as there are)")
     parser.add_argument("--shapes", default="qwen3-4b,qwen3-14b", help="the first one is measured most")
     parser.add_argument("--rows", default="8x512,1x96", help="rows and tokens of one GPU")
-    parser.add_argument("--only", default="steps,losses,fsdp2")
+    parser.add_argument("--only", default="steps,losses,fsdp2,fsdp2-8bit")
+    parser.add_argument("--join", nargs="+", type=Path, metavar="FOLDER", help="measure nothing: one table of these")
     parser.add_argument("--seconds", type=float, default=340, help="no measurement goes on for longer")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
@@ -477,6 +512,10 @@ def main() -> None:
         parser.error("--out: expected a folder")
     out = args.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
+    if args.join:
+        found = [json.loads((folder / "gpu_scale.json").read_text()) for folder in args.join]
+        write(out, found[0], [row for one in found for row in one["rows"]])
+        return
     there = torch.cuda.device_count() if torch.cuda.is_available() else 2
     counts = [int(n) for n in args.gpus.split(",")] if args.gpus else [n for n in (1, 2, 4, 8) if n <= there]
     sizes = [(int(size.split("x")[0]), int(size.split("x")[1])) for size in args.rows.split(",")]
@@ -503,12 +542,9 @@ def main() -> None:
             print(table(scaling(rows)[-1:]), flush=True)
         except Exception:
             traceback.print_exc()
-        facts = {**versions(there), "losses": losses_apart(rows), "rows": scaling(rows)}
-        (out / "gpu_scale.json").write_text(json.dumps(facts, indent=1))
-        (out / "gpu_scale.tsv").write_text(table(rows) + "\n")
+        write(out, versions(there), rows, told=False)
     (out / "one.json").unlink(missing_ok=True)
-    print(table(rows), flush=True)
-    print(f"losses on 1 and 2: {losses_apart(rows)}", flush=True)
+    write(out, versions(there), rows)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +21,6 @@ from fgod.checkpoints import gpus as gpus_sharing
 from fgod.checkpoints import saved_step
 from fgod.cli import main
 from fgod.config.models import Guard
-from fgod.data.rows import write_rows
 from fgod.errors import FgodError, UsageError
 from fgod.guard.command import options
 from fgod.layout import Work
@@ -47,7 +44,7 @@ from fgod.train.ranks.trainer import RankStepper, inputs_of_rank, rank_stepper
 from fgod.train.recipe import TrainRecipe
 from fgod.train.stepper import Stepper
 from fgod.train.stored import read_all
-from tests.mini import ROOT
+from tests.running_ranks import pids_of_ranks, start_ranks
 from tests.test_device import soft_samples
 from tests.tiny_model import noise, tiny_folder, tiny_rows, tiny_tokenizer
 
@@ -333,21 +330,8 @@ def test_who_failed_first_is_told_from_how_ranks_ended(tmp_path: Path) -> None:
 
 def test_a_killed_rank_ends_all_and_one_gpu_goes_on(two: Path, tmp_path: Path) -> None:
     keys = {"steps": 60, "lr": 1e-3, "batch": 4, "memory": "80gb", "gpus": 2}
-    write_rows(tmp_path / "rows.tsv", tiny_rows())
-    recipe = tmp_path / "recipe.json"
-    recipe.write_text(json.dumps({"train": keys, "seed": 1, "stage": "A"}))
-    paths = {
-        "recipe": recipe, "weights": two / "tied", "rows": tmp_path / "rows.tsv", "work": tmp_path / "work",
-        "run": tmp_path / "run", "phase-file": tmp_path / "phase", "result": tmp_path / "result.json",
-    }  # fmt: skip
-    words = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
-    command = [sys.executable, "-m", "fgod.train.ranks.launch", *words, "--gpus", "2", "--checkpoint-secs", "0.2"]
-    (tmp_path / "work").mkdir()
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    while not saved_step(tmp_path / "work"):
-        assert process.poll() is None and process.stderr is not None, process.communicate()[1]
-        time.sleep(0.05)
-    pids = [int(path.read_text().split()[0]) for path in sorted((tmp_path / "work" / "ranks").glob("*.beat"))]
+    process = start_ranks(tmp_path, two / "tied", keys)
+    pids = pids_of_ranks(tmp_path / "work")
     begin = time.monotonic()
     os.kill(pids[1], signal.SIGKILL)
     said = process.communicate()[1]
