@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -40,8 +41,9 @@ if os.environ.get("RANK") == "1":
 FAULTS = {
     "killed": "rank 1 of 2 was ended by SIGKILL; all ranks were ended",
     "stopped": "rank 1 of 2 hung: the others waited 5 s for it",
-    "lost": "rank 1 of 2 failed with exit code 1, see above; all ranks were ended",
+    "lost": "rank 1 of 2 (failed with exit code 1, see above|was ended by SIGABRT); all ranks were ended",
 }
+"""What is said, as a pattern. CUDA's errors may end a process where memory is freed, which may not fail."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -59,7 +61,7 @@ def test_a_rank_that_fails_on_its_gpu_ends_all_and_one_gpu_goes_on(fault: str, t
     said = process.communicate()[1]
     took = time.monotonic() - begin
     print(f"{fault}: all ended after {took:.1f} s")
-    assert process.returncode == 1 and FAULTS[fault] in said, said
+    assert process.returncode == 1 and re.search(FAULTS[fault], said), said
     assert took < 20 and not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
     done, out = saved_step(work), tmp_path / "out"
