@@ -29,6 +29,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -41,6 +42,9 @@ ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30
 LIMIT_SECS = 100
 """Of one measurement: start, compiling, warm-up and steps."""
+
+LISTED, NAME = 40, 120
+"""Kernels that are listed, and letters of a name."""
 
 SMALLEST_SECS = 25
 """With less time left no measurement is begun."""
@@ -230,17 +234,21 @@ def largest_of_all(out: dict[str, Any], ranks: Any, device: torch.device, keys: 
     return out
 
 
-def communication(work: Callable[[], Any], count: int) -> dict[str, float]:
-    """Milliseconds a step of NCCL's kernels, of those while no other kernel runs, and of all kernels."""
+def communication(work: Callable[[], Any], count: int) -> dict[str, Any]:
+    """Milliseconds a step of NCCL's kernels, of those while no other kernel runs, and of all kernels.
+
+    longest: milliseconds a step of the kernels of each name, those that take most.
+    """
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
         work()
-    nccl, others = [], []
+    nccl, others, by_name = [], [], Counter[str]()
     for event in seen.events() or ():
         if event.device_type == torch.autograd.DeviceType.CUDA:
             span = (event.time_range.start, event.time_range.end)
             (nccl if "nccl" in event.name.lower() else others).append(span)
+            by_name[event.name[:NAME]] += (span[1] - span[0]) / count / 1e3
     covered, busy = merged(others), merged(nccl)
     total = sum(end - start for start, end in busy)
     hidden = sum(overlap(span, covered) for span in busy)
@@ -249,6 +257,7 @@ def communication(work: Callable[[], Any], count: int) -> dict[str, float]:
         "nccl_ms": round(total / count / 1e3, 3),
         "exposed_ms": round((total - hidden) / count / 1e3, 3),
         "kernels_ms": round(kernels / count / 1e3, 3),
+        "longest": {name: round(ms, 3) for name, ms in by_name.most_common(LISTED)},
     }
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fgod.nvfp4 import codec
-from fgod.nvfp4.kernels import adamw, product, top
+from fgod.nvfp4.kernels import adamw, product, sums, top
 from fgod.nvfp4.kernels import codec as on_gpu
 from fgod.nvfp4.kernels import elementwise as fast
 from fgod.selftest import adamw as twins
@@ -32,7 +32,10 @@ def kernel_cases(gpu: bool) -> list[Case]:
     Args:
         gpu: for a CUDA device; else for Triton's interpreter.
     """
-    return [*_top_cases(), *_quantiser_cases(), *_product_cases(gpu), *_elementwise_cases(gpu), *_adamw_cases(gpu)]
+    return [
+        *_top_cases(), *_quantiser_cases(), *_product_cases(gpu), *_sum_cases(gpu),
+        *_elementwise_cases(gpu), *_adamw_cases(gpu),
+    ]  # fmt: skip
 
 
 def _dtypes(gpu: bool) -> list[torch.dtype]:
@@ -193,6 +196,27 @@ def _gradient(gpu: bool, shape: tuple[int, int, int], device: torch.device) -> F
         made, partials = product.gradient(outputs, inputs, squares, tuning)
         yield same_bits("gᵀ·x", made + 0.0, expected.to(inputs.dtype) + 0.0)  # of one term −0 and 0 are alike
         yield near("the sum of its squares", partials.sum(), expected.square().sum(), 1e-6)
+
+
+# ------------------------------------------------------------------------------------------------- gradients of ranks
+
+
+def _sum_cases(gpu: bool) -> Iterator[Case]:
+    for dtype in _dtypes(gpu):
+        for ranks, heights, width in ((2, (150, 3), 48), (3, (1,), 16), *([(4, (300, 70, 70), 2560)] if gpu else [])):
+            run = partial(_summed, dtype, ranks, heights, width)
+            yield Case("sum of a gradient's parts", f"{ranks} x {heights} x {width}, {_short(dtype)}", run)
+
+
+def _summed(dtype: torch.dtype, ranks: int, heights: tuple[int, ...], width: int, device: torch.device) -> Found:
+    """As in training, and by so few programs that each has several tiles where there are so many."""
+    parts = noise((ranks, sum(heights), width), 5).to(dtype)
+    wide = parts.double()
+    expected = torch.stack([one.square().sum() for one in wide.sum(0).split(heights)])
+    for most in (sums.PROGRAMS, 3):
+        made, squares = sums.sum_parts(parts.to(device), heights, most)
+        yield near(f"the sum by {most} programs", made, wide.sum(0), 1e-6)
+        yield near(f"its squares by {most} programs", squares, expected, 1e-5)
 
 
 # --------------------------------------------------------------------------------------------------- elementwise parts

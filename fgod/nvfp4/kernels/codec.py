@@ -215,10 +215,23 @@ def quantise(
 
     The bytes of `codec.pack(codec.quantise(weight).codes)`. Raises as `fake_quantise` does.
     """
-    _check(weight)
     rows, columns = weight.shape
     packed = torch.empty(rows, columns // 2, dtype=torch.uint8, device=weight.device)
     scales = torch.empty(rows, columns // codec.BLOCK, dtype=torch.uint8, device=weight.device)
+    quantise_into(packed, scales, weight, scale, block_scales, tuning)
+    return packed, scales.view(torch.float8_e4m3fn)
+
+
+def quantise_into(
+    packed: Tensor,
+    scales: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    block_scales: str = "amax",
+    tuning: Tuning = QUANTISE,
+) -> None:
+    """`quantise` into memory that is there, contiguous bytes of any shape."""
+    _check(weight)
     _quantise_kernel[(triton.cdiv(weight.numel(), tuning.tile),)](
         weight,
         scale,
@@ -231,7 +244,6 @@ def quantise(
         num_warps=tuning.warps,
         enable_fp_fusion=False,
     )
-    return packed, scales.view(torch.float8_e4m3fn)
 
 
 def dequantise(

@@ -120,17 +120,22 @@ class Ranks:
         work = GATHER(out.flatten(), part.flatten(), async_op=True)
         return Pending(work, part, lambda: out)
 
-    def exchange(self, whole: Tensor) -> Pending:
-        """float32 [n, …]: this rank's part of the sum over ranks of `whole` [count · n, …].
-
-        Parts travel in their own format and are added in float32, in the order of the ranks.
-        """
+    def parts(self, whole: Tensor) -> Pending:
+        """[count, n, …]: this rank's part of every rank's `whole` [count · n, …], in the order of the ranks."""
         self.beat()
         self.received += whole.nbytes * (self.count - 1) // self.count
         whole = whole.contiguous()
         got = torch.empty_like(whole)
         work = dist.all_to_all_single(got.view(-1), whole.view(-1), async_op=True)
-        return Pending(work, whole, lambda: got.unflatten(0, (self.count, -1)).sum(0, dtype=torch.float32))
+        return Pending(work, whole, lambda: got.unflatten(0, (self.count, -1)))
+
+    def exchange(self, whole: Tensor) -> Pending:
+        """float32 [n, …]: this rank's part of the sum over ranks of `whole` [count · n, …].
+
+        Parts travel in their own format and are added in float32, in the order of the ranks.
+        """
+        pending = self.parts(whole)
+        return Pending(pending.work, pending.sent, lambda: pending.result().sum(0, dtype=torch.float32))
 
     def sums(self, values: Tensor) -> Pending:
         """Sums of few float32 values over ranks, in the order of the ranks."""

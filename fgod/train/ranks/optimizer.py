@@ -20,6 +20,7 @@ from fgod.train.efficiency import group_of
 from fgod.train.optimizer import TensorOptimizer, TookPart, as_matrix
 from fgod.train.ranks.group import Pending, Ranks
 from fgod.train.ranks.shards import TABLES, Shards
+from fgod.train.ranks.sums import summed
 from fgod.train.recipe import TrainRecipe
 from fgod.train.storage import as_matrix_shape
 from fgod.train.update import AMAX, CLIP, LARGEST, NUM_STATS, SQUARES, Factors
@@ -109,11 +110,6 @@ class RankOptimizer(TensorOptimizer):
         self._all_amaxes.copy_(self.ranks.largest(own))
 
     # ---------------------------------------------------------------------------------------------------------- a step
-
-    @torch.no_grad()
-    def squares_of(self, name: str, grad: Tensor) -> Tensor:
-        """Σ g² of a gradient of this rank's rows, float32 without dimensions."""
-        return torch.linalg.vector_norm(grad, dtype=torch.float32).square()
 
     @torch.no_grad()
     def step_rows(self, name: str, grad: Tensor, own: Tensor, whole: Tensor) -> None:
@@ -212,6 +208,11 @@ class RankTensors:
             self.local[tensor][part].copy_(value[self.shards.rows(tensor, self.ranks.rank)])
 
 
+def squares_of(grad: Tensor) -> Tensor:
+    """Σ g², float32 without dimensions."""
+    return torch.linalg.vector_norm(grad, dtype=torch.float32).square()
+
+
 def factors_are_less(tokens: int, height: int, width: int) -> bool:
     """Whether the factors of a gradient [height, width], of so many tokens in all, are fewer numbers than it has."""
     return tokens * (height + width) < height * width
@@ -262,44 +263,47 @@ class RankGradients:
         elif isinstance(grad, Factors):
             self._sent.append(self._send(group, grad))
         else:
-            self._sent.append(_Sent(group, self.ranks.exchange(grad), 0))
+            self._sent.append(_Sent(group, self.ranks.parts(grad), 0))
 
     def _send(self, group: str, factors: Factors) -> _Sent:
         """Factors where they are less than what they give: at few tokens, whatever the matrix."""
         height, width = factors.outputs.shape[1], factors.inputs.shape[1]
         if factors_are_less(len(factors.inputs) * self.ranks.count, height, width):
             return _Sent(group, self.ranks.gather(torch.cat((factors.outputs, factors.inputs), 1)), height)
-        return _Sent(group, self.ranks.exchange(factors.product()), 0)
+        return _Sent(group, self.ranks.parts(factors.product()), 0)
 
     def _move(self) -> None:
         if self._measured:
             self._step(self._measured.popleft())
         if self._sent:
             group, pending, height = self._sent.popleft()
-            grad = pending.wait()
+            got = pending.wait()
             if height:
-                both, rows = grad.flatten(0, 1), len(self.masters.groups[group])
+                both, rows = got.flatten(0, 1), len(self.masters.groups[group])
                 first = self.ranks.rank * rows
-                grad = both[:, first : first + rows].t() @ both[:, height:]
-            self._arrived(group, grad)
+                self._arrived(group, both[:, first : first + rows].t() @ both[:, height:])
+            else:
+                self._arrived(group, *summed(got, [len(self.masters.tensors[name]) for name in self._own(group)]))
 
-    def _arrived(self, group: str, grad: Tensor) -> None:
-        """The gradient of this rank's rows of a group."""
-        grads, first = {}, 0
-        for name in self.masters.members[group]:
-            if name in self.masters.tensors:
-                rows = len(self.masters.tensors[name])
-                grads[name] = grad[first : first + rows]
-                first += rows
+    def _own(self, group: str) -> list[str]:
+        """The tensors of a group of which this rank has rows."""
+        return [name for name in self.masters.members[group] if name in self.masters.tensors]
+
+    def _arrived(self, group: str, grad: Tensor, squares: Tensor | None = None) -> None:
+        """The gradient of this rank's rows of a group, and Σ g² of each of its tensors if that is known."""
+        own = self._own(group)
+        parts = grad.split([len(self.masters.tensors[name]) for name in own])
+        grads = dict(zip(own, parts, strict=True))
         if not self.optimizer.recipe.step_in_backward:
             for name, part in grads.items():
                 self._wait(name, part)
             return
         names = self.masters.members[group]
-        own = {name: self.optimizer.squares_of(name, part) for name, part in grads.items()}
+        found = squares if squares is not None else [squares_of(part) for part in parts]
+        squares_by = dict(zip(own, found, strict=True))
         none = torch.zeros((), device=grad.device)
-        whole = self.ranks.sums(torch.stack([own.get(name, none) for name in names]))
-        self._measured.append(_Measured(names, grads, own, whole))
+        whole = self.ranks.sums(torch.stack([squares_by.get(name, none) for name in names]))
+        self._measured.append(_Measured(names, grads, squares_by, whole))
 
     def _step(self, measured: _Measured) -> None:
         whole = measured.whole.wait()

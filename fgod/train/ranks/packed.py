@@ -23,8 +23,10 @@ def packed(weight: Tensor, global_scale: Tensor, block_scales: str) -> Tensor:
     if kernels.run_on(weight.device):
         from fgod.nvfp4.kernels import codec
 
-        codes, scales = codec.quantise(weight, global_scale, block_scales)
-        return torch.cat((codes.flatten(), scales.view(torch.uint8).flatten()))
+        made = torch.empty(packed_bytes(*weight.shape), dtype=torch.uint8, device=weight.device)
+        codes, scales = made.split([weight.numel() // 2, weight.numel() // BLOCK])
+        codec.quantise_into(codes, scales, weight, global_scale, block_scales)
+        return made
     all_codes, all_scales = [], []
     for part in weight.split(QUANTISE_ROWS):
         blocks = block_view(part.float(), "weight")
