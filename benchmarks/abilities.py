@@ -22,7 +22,7 @@ from fgod.abilities.figures import summary
 from fgod.abilities.items import check_allowed, read_suites
 from fgod.abilities.measure import Settings
 from fgod.abilities.record import write
-from fgod.abilities.work import ask_folder
+from fgod.cli.work.evaluate import ask_folder
 from fgod.system.files import file_digests, sha256_listing
 
 

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from fgod.chat import ChatSettings
 from fgod.data.probes import Probe, asked_in, load_probes
+from fgod.engines.asking import ask_engine, figures, first_tokens
 from fgod.engines.judge import chosen
 from fgod.errors import exit_on_fgod_error
-from fgod.probe.engine import ask_engine, figures, first_tokens
 from fgod.registry import ENGINES
 
 SOURCES = Path("traindata")

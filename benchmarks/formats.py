@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from fgod.dat import codec as dat
-from fgod.exporters.dat import Dat
+from fgod.dat.exporter import Dat
 from fgod.exporters.nvfp4 import Nvfp4
 from fgod.exporters.single_file import SingleFile
 from fgod.model.load import read_config

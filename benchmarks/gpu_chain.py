@@ -32,9 +32,9 @@ from fgod.evaluate.requirements import gate_limits
 from fgod.evaluate.scoring import Standard
 from fgod.evaluate.settings import ProbeSettings
 from fgod.evaluate.words import load_reply_words
+from fgod.exporters.write import export
 from fgod.gate import judge_run
 from fgod.layout import Base, Mix, RunRecords, RunWeights
-from fgod.nvfp4 import export
 from fgod.persona import goal_from_config
 from fgod.probe.run import Reference, run_probes
 from fgod.system.files import digest, read_json

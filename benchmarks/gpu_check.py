@@ -42,6 +42,7 @@ from fgod.data.sources import load_sources
 from fgod.documents import Outcome
 from fgod.evaluate.scoring import Standard
 from fgod.evaluate.settings import ProbeSettings
+from fgod.exporters.write import export
 from fgod.model.ask import write_answers
 from fgod.model.chats import ChatFormat
 from fgod.model.decode import decode
@@ -50,7 +51,6 @@ from fgod.model.generate import left_padded, own_settings
 from fgod.model.load import load_model
 from fgod.model.random import write_random
 from fgod.model.spec import EmbeddedSpec
-from fgod.nvfp4.export import export
 from fgod.nvfp4.folders import SHARD_BYTES
 from fgod.persona import goal_from_config
 from fgod.probe.run import Reference, answer_settings, run_probes
@@ -122,7 +122,7 @@ WATCHED = {
     "fgod.train.loop": ("_Run.fit", "_participants", "save_masters"),
     "fgod.train.device.trainer": ("stream_in", "check_forward", "check_network", "DeviceStepper._capture"),
     "fgod.nvfp4.folders": ("save_tensors",),
-    "fgod.nvfp4.export": ("_tensors", "write_weights"),
+    "fgod.exporters.write": ("_tensors", "write_weights"),
     "fgod.system.files": ("file_digests", "drop_cached"),
     "fgod.model.ask": ("load_model", "ask"),
     "fgod.probe.run": (

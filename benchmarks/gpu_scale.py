@@ -115,7 +115,7 @@ def built(case: Case, ranks: Any, device: torch.device) -> Any:
     from fgod.train.device.trainer import DeviceStepper, choose_network
     from fgod.train.device.weights import allocate
     from fgod.train.ranks.shards import split
-    from fgod.train.ranks.trainer import stepper_of
+    from fgod.train.ranks.trainer import Asked, stepper_of
     from fgod.train.recipe import TrainRecipe
 
     recipe = TrainRecipe(
@@ -132,7 +132,8 @@ def built(case: Case, ranks: Any, device: torch.device) -> Any:
     shards = split(config, recipe.master_dtype, ranks.count, case.shape)
     masters = shards.own(ranks.rank, device)
     fill(masters, {name: shards.rows(name, ranks.rank) for name in masters.tensors}, shards.whole)
-    return stepper_of(ranks, shards, masters, Path(case.shape), recipe, 1, 0, lambda _: None, told, case.graphs)
+    asked = Asked(Path(case.shape), recipe, 1, 0, lambda _: None, told, case.graphs)
+    return stepper_of(ranks, shards, masters, asked)
 
 
 def fill(masters: Any, rows: dict[str, slice], whole: Any) -> None:

@@ -37,10 +37,10 @@ from fgod.data.suites import DEVELOPMENT
 from fgod.evaluate.scoring import Standard
 from fgod.evaluate.settings import ProbeSettings
 from fgod.evaluate.words import load_reply_words
+from fgod.exporters.write import export
 from fgod.inputs import gather
 from fgod.models.architecture import tensors_of
 from fgod.models.names import projection_group
-from fgod.nvfp4 import export
 from fgod.nvfp4.codec import BLOCK
 from fgod.nvfp4.folders import open_weights
 from fgod.persona import goal_from_config

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from fgod.documents import Metrics, Verdict
+from fgod.evaluate.metric import METRICS
 from fgod.layout import Releases
 from fgod.promotion import WalkEntry, of_walk
-from fgod.registry import METRICS
 from fgod.release import retire
 from fgod.system.table import COUNT, NUMBER, TEXT, write_table
 from fgod.tables import REASON_BREAK

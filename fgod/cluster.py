@@ -16,7 +16,7 @@ from typing import Any
 from fgod import outlook
 from fgod.errors import UsageError
 from fgod.guard.limits import MIB_PER_GB
-from fgod.model.sizes import BaseSizes, base_sizes
+from fgod.sizes import BaseSizes, base_sizes
 from fgod.system.files import canonical_json
 from fgod.system.procfs import MIB
 from fgod.train.recipe import TrainRecipe

@@ -16,11 +16,10 @@ from fgod.confirm.words import side_words, signed
 from fgod.documents import Metrics, differing_files
 from fgod.errors import FgodError
 from fgod.evaluate.measure import measure
-from fgod.evaluate.metric import Estimate, Unit
+from fgod.evaluate.metric import METRICS, Estimate, Unit
 from fgod.evaluate.scoring import Scored
 from fgod.layout import RunRecords
 from fgod.probe.record import read_probes
-from fgod.registry import METRICS
 from fgod.system.table import COUNT, NUMBER, TEXT, Column, read_table, write_table
 
 SIDES = ("base", "rounded", "placebo", "tuned")

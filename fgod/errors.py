@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from fgod.system import terminal
+from fgod import terminal
 
 
 class FgodError(Exception):

@@ -18,12 +18,11 @@ from fgod.decisions import ACCEPTED
 from fgod.documents import DECISIONS, Metrics, Outcome, check_run, judged_digests
 from fgod.errors import FgodError
 from fgod.escape import one_line
-from fgod.evaluate.metric import Metric
+from fgod.evaluate.metric import METRICS, Metric
 from fgod.evaluate.requirements import Check, parse_requirements
 from fgod.evaluate.scoring import Scored
 from fgod.layout import RunRecords
 from fgod.probe.record import read_probes
-from fgod.registry import METRICS
 
 _OPPOSITE = {">=": "<", "<=": ">", ">": "≤", "<": "≥"}
 

@@ -22,7 +22,8 @@ from fgod.evaluate.words import ReplyWords, load_reply_words
 from fgod.model.spec import RANDOM_DESIGN
 from fgod.models.files import CONFIG, beside_weights
 from fgod.persona import goal_from_config
-from fgod.registry import ARCHITECTURES, EXPORTERS, MEAN_FORMATS, OPTIMIZERS, ROW_FORMATS, SQUARE_FORMATS, Registry
+from fgod.plugins import Registry
+from fgod.registry import ARCHITECTURES, EXPORTERS, MEAN_FORMATS, OPTIMIZERS, ROW_FORMATS, SQUARE_FORMATS
 from fgod.system.digests import CACHE, cached_sha256
 from fgod.system.files import digest, folder_files, read_json, sha256_file, sha256_files
 

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fgod.exporters.exporter import EXPORTERS
 from fgod.exporters.names import NVFP4
 from fgod.recipes import is_placebo
-from fgod.registry import EXPORTERS
 from fgod.system.files import digest
 
 RESULTS = Path("results")

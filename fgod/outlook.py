@@ -16,8 +16,8 @@ from fgod import layout
 from fgod.documents import Outcome
 from fgod.errors import FgodError, UsageError
 from fgod.exporters.names import NVFP4
-from fgod.model.sizes import BF16, FLOAT32, BaseSizes, base_sizes
 from fgod.models.names import BLOCK
+from fgod.sizes import BF16, FLOAT32, BaseSizes, base_sizes
 from fgod.system.files import read_json
 from fgod.train.recipe import TrainRecipe
 

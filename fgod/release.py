@@ -37,11 +37,11 @@ from fgod.documents import (
 )
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.escape import html_text, markdown_text, one_line
-from fgod.evaluate.metric import SHARE, Estimate
+from fgod.evaluate.metric import METRICS, SHARE, Estimate
+from fgod.exporters.exporter import EXPORTERS
 from fgod.exporters.nvfp4 import NVFP4
 from fgod.layout import FORMATS, Releases, RunRecords, RunWeights, at_alpha, run_records
 from fgod.promotion import Promotion, WalkEntry, promotion
-from fgod.registry import EXPORTERS, METRICS
 from fgod.stamps import check_weights, remedy
 from fgod.system import files
 from fgod.tables import Context

@@ -31,12 +31,11 @@ from fgod.documents import (
     read_engine_verdict,
 )
 from fgod.errors import UsageError
-from fgod.evaluate.metric import Estimate
+from fgod.evaluate.metric import METRICS, Estimate
 from fgod.evaluate.requirements import COMPARE
 from fgod.layout import View, abilities, view
 from fgod.probe.record import SCORED, fields_of, read_probes
 from fgod.promotion import Promotion, WalkEntry, promotion
-from fgod.registry import METRICS
 from fgod.system import files
 from fgod.system.table import (
     COUNT,

@@ -28,7 +28,7 @@ from pydantic import BeforeValidator, ConfigDict, GetCoreSchemaHandler, Tag, Typ
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
 from fgod.errors import UsageError, did_you_mean
-from fgod.registry import Registry
+from fgod.plugins import Registry
 
 T = TypeVar("T")
 
@@ -95,6 +95,7 @@ SomeTexts = Annotated[tuple[Text, ...], MinLen(1), FromList]
 TextByName = Annotated[Mapping[str, Text], MinLen(1)]
 Count = Annotated[int, Ge(1)]
 CountOrZero = Annotated[int, Ge(0)]
+Device = Annotated[str, OneOf(("cpu", "cuda"))]
 Seed = Annotated[int, Interval(ge=0, le=2**63 - 1)]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]

@@ -25,7 +25,7 @@ from fgod.errors import UsageError, exit_on_fgod_error
 from fgod.experiments import OWN, experiments_of
 from fgod.plan import stopped
 from fgod.promotion import of_walk
-from fgod.registry import plugin_options
+from fgod.plugins import plugin_options
 from fgod.session import Session, visits_of
 from fgod.system.files import canonical_json, check_room, digest
 from fgod.system.lock import held

@@ -41,7 +41,7 @@ LIFE = {
 """Seconds that each process lives, about."""
 
 GUARDED = {"train": "guard", "base": "guard", "export": "starter", "probe": "starter", "answers": "starter"}
-"""Roles of the commands that start a child under the guard; the child's has --child (`fgod.work.supervise`)."""
+"""Roles of the commands that start a child under the guard; the child's has --child (`fgod.cli.work.supervise`)."""
 
 ENDED_SECS = 300.0
 """Within these snakemake ends: told by SIGTERM it waits for its command, and what the keeper ignores stops nobody."""

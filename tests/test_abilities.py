@@ -25,6 +25,7 @@ from fgod.abilities.paired import Paired
 from fgod.abilities.record import COLUMNS, figures, table_of
 from fgod.cli import parse
 from fgod.cli.judging import Evaluate
+from fgod.cli.work.worker import Worker
 from fgod.errors import UsageError
 from fgod.layout import abilities, run_of_path
 from fgod.model.chats import ChatFormat
@@ -32,7 +33,6 @@ from fgod.model.load import load_model
 from fgod.report import write_report
 from fgod.system.table import read_texts
 from fgod.tables import gather
-from fgod.work.worker import Worker
 from tests.made_runs import STORY, context, walk
 from tests.tiny_model import tiny_folder
 

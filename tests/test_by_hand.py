@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from fgod.exporters.dat import FILE as DAT_FILE
-from fgod.exporters.gguf import FILE as GGUF_FILE
+from fgod.dat.exporter import FILE as DAT_FILE
+from fgod.exporters.read import dequantised
+from fgod.gguf.exporter import FILE as GGUF_FILE
 from fgod.nvfp4.folders import SINGLE
-from fgod.nvfp4.reader import dequantised
 from fgod.registry import EXPORTERS
 from tests import by_hand
 from tests.by_hand import Floats

@@ -20,7 +20,6 @@ from fgod.cli import main
 from fgod.compare import words
 from fgod.compare.document import Comparison, compare
 from fgod.compare.operands import operand
-from fgod.compare.page import page
 from fgod.compare.pairs import BOOTSTRAP as PAIRED
 from fgod.compare.pairs import MCNEMAR, difference, paired
 from fgod.documents import Metrics, Outcome, Probed, Recipe
@@ -32,6 +31,7 @@ from fgod.probe.record import measured, read_probes, write_probes
 from fgod.recipes import PLACEBO
 from fgod.registry import METRICS
 from fgod.release import promote
+from fgod.report.compare import page
 from fgod.system.files import file_digests
 from tests.made_runs import STORY, context, scored, walk, write_run
 from tests.test_comparison import replied, side

@@ -19,30 +19,30 @@ from safetensors.torch import load_file, save_file
 
 from fgod import config as settings_of
 from fgod.cli import main, parse
+from fgod.cli.work.worker import Worker
 from fgod.config.load import base_words
 from fgod.dat.codec import LEAST, SCALES, TORCH, Packed, dequantise, quantise
+from fgod.dat.exporter import DAT, DAT_FLOAT16, FILE, Dat
 from fgod.dat.file import DatFile, Element, read_dat, write_dat
 from fgod.dat.weights import packed_of, stored_weights
 from fgod.documents import BaseStamp, Stamp
 from fgod.errors import FgodError, UsageError
-from fgod.exporters.dat import DAT, DAT_FLOAT16, FILE, Dat
 from fgod.exporters.nvfp4 import NVFP4
+from fgod.exporters.read import dequantised
 from fgod.importing import RECORD
 from fgod.importing.dat import import_dat
 from fgod.importing.nvfp4 import decode_export
 from fgod.inputs import base_id, own_weights
+from fgod.inspected import text
 from fgod.model import memory
 from fgod.model.load import load_model, read_config
 from fgod.nvfp4.codec import BLOCK_SCALES, NonFiniteError, largest_magnitude
 from fgod.nvfp4.codec import dequantise as dequantise_nvfp4
 from fgod.nvfp4.codec import quantise as quantise_nvfp4
 from fgod.nvfp4.folders import BLOCK_SCALES_KEY, SINGLE
-from fgod.nvfp4.inspect import text
-from fgod.nvfp4.reader import dequantised
 from fgod.stamps import digests_of
 from fgod.system.files import read_json, sha256_file, sha256_folder, write_json
 from fgod.talk import work
-from fgod.work.worker import Worker
 from tests.by_hand import dat as by_hand
 from tests.families import family_folder
 from tests.mini import ROOT

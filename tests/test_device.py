@@ -22,7 +22,7 @@ from fgod.models.architecture import architecture_of
 from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.codec import device_global_scale, power_of_two_global_scale
 from fgod.nvfp4.layers import prepare
-from fgod.registry import load_plugins
+from fgod.plugins import load_plugins
 from fgod.train.autograd import answer_loss, autograd_stepper, soft_loss
 from fgod.train.batches import Batch, collate
 from fgod.train.device import head

@@ -27,16 +27,16 @@ from fgod.doctor.machine import Config, Look, Machine, read_config
 from fgod.doctor.told import Asked, Benchmark, CaseResult, Speed, Told, TorchFacts, parsed
 from fgod.documents import Outcome
 from fgod.errors import FgodError
+from fgod.exporters.write import export
 from fgod.guard.cuda import DriverError, Gpu
 from fgod.guard.nvml import Nvml
 from fgod.guard.predict import Knob
 from fgod.guard.sources import UnseenError
-from fgod.model.sizes import BaseSizes, NotHereError, base_sizes
 from fgod.nvfp4 import codec
-from fgod.nvfp4.export import export
 from fgod.project import lay_out, project_files
 from fgod.selftest.case import Case, Difference
 from fgod.selftest.plain import cpu_cases
+from fgod.sizes import BaseSizes, NotHereError, base_sizes
 from fgod.system.files import write_json
 from fgod.torch_build import Build
 from fgod.train import checkpoint, teacher

@@ -18,6 +18,7 @@ from fgod.chat import Chat, ChatSettings
 from fgod.data.probes import Probe
 from fgod.data.rows import NO_SYSTEM, Message
 from fgod.documents import EngineVerdict, Release, Stamp
+from fgod.engines.asking import ask_engine, figures, first_tokens, scored_reply
 from fgod.engines.engine import Engine, messages
 from fgod.engines.judge import chosen, divergence, judge, same_reply
 from fgod.errors import FgodError, UsageError
@@ -25,9 +26,9 @@ from fgod.evaluate.requirements import gate_limits
 from fgod.evaluate.scoring import Said
 from fgod.gate import checks_of
 from fgod.layout import Releases
-from fgod.probe.engine import ask_engine, figures, first_tokens, scored_reply
+from fgod.plugins import load_plugins
 from fgod.promotion import WalkEntry
-from fgod.registry import ENGINES, EXPORTERS, load_plugins
+from fgod.registry import ENGINES, EXPORTERS
 from fgod.release import promote, release_faults, summary_text
 from fgod.report import write_report
 from fgod.system import files

@@ -15,12 +15,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fgod.errors import UsageError
+from fgod.exporters.read import dequantised, read_export
+from fgod.exporters.write import export
+from fgod.inspected import inspect_tensor, text
 from fgod.model.load import load_model
 from fgod.model.masters import load_masters
-from fgod.nvfp4 import NonFiniteError, Quantised, codec, dequantised, export, read_export
+from fgod.nvfp4 import NonFiniteError, Quantised, codec
 from fgod.nvfp4.codec import BLOCK_SCALES, BadScaleError, fake_quantise, quantise, shared_global_scale
 from fgod.nvfp4.folders import open_weights, plan_shards, write_weights
-from fgod.nvfp4.inspect import inspect_tensor, text
 from fgod.system.files import sha256_folder
 from fgod.system.procfs import forget_peak, peak_mib, resident_mib
 from tests.tiny_model import noise, tiny_folder

@@ -15,15 +15,16 @@ from fgod.documents import Metrics
 from fgod.errors import UsageError
 from fgod.exporters.exporter import Exporter, exporter_of
 from fgod.exporters.nvfp4 import NVFP4
+from fgod.exporters.read import dequantised
 from fgod.importing.nvfp4 import decode_export
+from fgod.inspected import text
 from fgod.model import memory
 from fgod.model.folder import check_folder
 from fgod.model.load import load_model, read_config
 from fgod.nvfp4 import NonFiniteError, dequantise, quantise
 from fgod.nvfp4.folders import open_weights
-from fgod.nvfp4.inspect import text
-from fgod.nvfp4.reader import dequantised
-from fgod.registry import EXPORTERS, load_plugins
+from fgod.plugins import load_plugins
+from fgod.registry import EXPORTERS
 from fgod.system.files import read_json, write_json
 from tests import vllm_rules
 from tests.families import family_folder

@@ -17,7 +17,8 @@ from fgod.model.chats import ChatFormat
 from fgod.model.load import read_config
 from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.folders import open_weights
-from fgod.registry import SQUARE_FORMATS, load_plugins
+from fgod.plugins import load_plugins
+from fgod.registry import SQUARE_FORMATS
 from fgod.train.autograd import autograd_stepper, head_logits, label_losses
 from fgod.train.batches import collate
 from fgod.train.loop import Job, run

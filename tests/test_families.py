@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from fgod.errors import UsageError
+from fgod.exporters.write import export
 from fgod.model.chats import ChatFormat
 from fgod.model.load import load_model
 from fgod.model.masters import load_masters
 from fgod.models.architecture import architecture_of, tensors_of
-from fgod.nvfp4 import export
-from fgod.registry import ARCHITECTURES, load_plugins
+from fgod.plugins import load_plugins
+from fgod.registry import ARCHITECTURES
 from fgod.train.autograd import answer_loss
 from fgod.train.batches import collate
 from fgod.train.loop import TRAINED, Job, run

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from fgod.cli.work.supervise import ChildError
 from fgod.data.asking import Draft, Filter, Sieve, places
 from fgod.errors import FgodError, UsageError
+from fgod.exporters.write import export
 from fgod.guard.heartbeat import Heartbeat
 from fgod.model import self_asked
 from fgod.model.ask import AnswerSettings, portioned, write_answers
@@ -24,12 +26,10 @@ from fgod.model.forks import TOKENIZERS_POOL, ForkLostError, in_batches, side_by
 from fgod.model.generate import greedy
 from fgod.model.load import beat_at_each_forward, load_model
 from fgod.model.self_asked import drafts_at_once
-from fgod.nvfp4 import export
 from fgod.probe.likelihood import compare
 from fgod.progress.followed import reporting
 from fgod.system.process import read_process
 from fgod.train.teacher import ask_teacher, write_table
-from fgod.work.supervise import ChildError
 from tests.heard import Heard
 from tests.tiny_model import QUESTIONS, tiny_folder, tiny_rows
 

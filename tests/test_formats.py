@@ -19,7 +19,8 @@ from fgod.data.rows import read_rows
 from fgod.documents import AnswersStamp
 from fgod.errors import UsageError
 from fgod.layout import Answers
-from fgod.registry import ROW_FORMATS, load_plugins
+from fgod.plugins import load_plugins
+from fgod.registry import ROW_FORMATS
 from fgod.system.files import file_digests
 from fgod.system.table import write_table
 

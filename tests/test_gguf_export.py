@@ -22,12 +22,14 @@ from safetensors.torch import load_file, save_file
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from fgod.cli import main, parse
+from fgod.cli.work.worker import Worker
 from fgod.documents import Stamp
 from fgod.errors import StorageError, UsageError
 from fgod.exporters.exporter import exporter_of
-from fgod.exporters.gguf import FILE, GGUF, GGUF_BF16, Gguf
 from fgod.exporters.nvfp4 import NVFP4
+from fgod.exporters.read import dequantised
 from fgod.gguf.blocks import blocks_of, quantised_of
+from fgod.gguf.exporter import FILE, GGUF, GGUF_BF16, Gguf
 from fgod.gguf.metadata import NO_4_BIT_ACTIVATIONS, TENSORS
 from fgod.gguf.modelfile import modelfile
 from fgod.gguf.tokens import tokenizer_keys
@@ -37,18 +39,16 @@ from fgod.importing.gguf_config import gguf_name
 from fgod.importing.gguf_file import GgufFile, read_gguf
 from fgod.importing.gguf_tokenizer import tokenizer_of
 from fgod.importing.nvfp4 import decode_export
+from fgod.inspected import text as inspected
 from fgod.model import memory
 from fgod.model.chats import ChatFormat
 from fgod.model.load import load_model, quiet, read_config
 from fgod.models.names import projection_group
 from fgod.nvfp4.codec import BLOCK_SCALES, NonFiniteError, dequantise, quantise
 from fgod.nvfp4.folders import BLOCK_SCALES_KEY, SINGLE
-from fgod.nvfp4.inspect import text as inspected
-from fgod.nvfp4.reader import dequantised
 from fgod.stamps import digests_of
 from fgod.system.files import read_json, sha256_file, sha256_folder, write_json
 from fgod.talk import work
-from fgod.work.worker import Worker
 from tests.byte_level_tokenizers import PEERS, TEXTS
 from tests.chat_templates import CHATML, THINKING
 from tests.chat_templates import tokenizer_of as with_template

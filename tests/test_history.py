@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fgod import manifest
-from fgod.cli import main
+from fgod.cli import main, parse
 from fgod.documents import Outcome, Stamp
 from fgod.errors import FgodError, UsageError
 from fgod.history import replay
@@ -231,12 +231,16 @@ def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 # A run made again
 
 
+def written(words: Sequence[str]) -> list[Path]:
+    return parse(words).outputs()
+
+
 def index() -> Index:
     return Index.of(manifest.join(Path(".")))
 
 
 def test_a_replay_makes_the_mix_and_the_run_and_reads_the_rest(project: Path, tmp_path: Path) -> None:
-    steps = steps_of(RUN, index(), from_rows=False)
+    steps = steps_of(RUN, index(), False, written)
     assert [subcommand(one["argv"]) for one in steps.entries] == ["data mix", "train"]
     reads = {read["path"] for _, read in steps.inputs()}
     start = f"artifacts/A/{A}"
@@ -246,7 +250,7 @@ def test_a_replay_makes_the_mix_and_the_run_and_reads_the_rest(project: Path, tm
     lay_out(Path("."), steps, folder)
     assert (folder / "traindata/topics.yaml").read_text() == "tea: {}\n" and (folder / start / "master").is_dir()
     assert not (folder / ROWS).exists() and not (folder / RUN.outcome).exists()
-    assert [subcommand(one["argv"]) for one in steps_of(RUN, index(), from_rows=True).entries] == ["train"]
+    assert [subcommand(one["argv"]) for one in steps_of(RUN, index(), True, written).entries] == ["train"]
 
 
 def test_what_has_changed_since_is_named_and_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -274,7 +278,7 @@ def test_a_run_without_a_record_or_weights_or_written_elsewhere_is_refused(
     with recorded(Path("."), ["fgod", "train", *elsewhere], "B", B, [], [RUN.outcome]):
         RUN.outcome.touch()
     with pytest.raises(UsageError, match=r"it wrote to /elsewhere/trained\.json, expected a path below the project"):
-        steps_of(RUN, index(), from_rows=True)
+        steps_of(RUN, index(), True, written)
 
 
 @pytest.fixture
@@ -326,7 +330,7 @@ def test_other_bits_are_said_with_what_else_is_other(
 
 
 def test_another_version_commit_or_numerics_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    making = steps_of(RUN, index(), from_rows=True).making
+    making = steps_of(RUN, index(), True, written).making
     assert environment_then(RUN, making) == []
     then = {**making, "versions": {**making["versions"], "torch": "1.0"}, "commit": {"sha": "f" * 40, "dirty": True}}
     lines = environment_then(RUN, then)
@@ -337,6 +341,6 @@ def test_another_version_commit_or_numerics_is_named(project: Path, monkeypatch:
 
 
 def test_a_command_that_fails_again_is_an_error(project: Path, tmp_path: Path) -> None:
-    failing = {**steps_of(RUN, index(), from_rows=True).making, "argv": ["fgod", "recipe"]}
+    failing = {**steps_of(RUN, index(), True, written).making, "argv": ["fgod", "recipe"]}
     with pytest.raises(FgodError, match="it failed with exit code 2"):
         replay.run_again(failing, tmp_path)

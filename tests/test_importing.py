@@ -13,19 +13,19 @@ from safetensors.torch import load_file, save_file
 
 from fgod.cli import main
 from fgod.cli.base import Base
+from fgod.cli.work.worker import Worker, run
 from fgod.documents import BaseStamp
 from fgod.errors import UsageError
+from fgod.exporters.read import dequantised
+from fgod.exporters.write import export
 from fgod.guard import Limits
 from fgod.importing import RECORD
 from fgod.importing.nvfp4 import decode_export
 from fgod.inputs import base_id, own_weights
 from fgod.model.folder import check_folder
 from fgod.model.load import load_model
-from fgod.nvfp4 import export
 from fgod.nvfp4.folders import SINGLE
-from fgod.nvfp4.reader import dequantised
 from fgod.system.files import read_json, sha256_file, sha256_folder, write_json
-from fgod.work.worker import Worker, run
 from tests.families import family_folder, family_model
 from tests.gguf_files import write_gguf
 from tests.mini import ROOT

@@ -21,6 +21,7 @@ from fgod import NUMERICS_VERSION, layout, manifest, records
 from fgod.call import Call
 from fgod.cli import main, parse
 from fgod.cli.keep import in_words
+from fgod.cli.work.train import train
 from fgod.decisions import ACCEPTED
 from fgod.documents import Outcome, PromotedRun, Recipe, Release, Stamp, Trashed, Verdict
 from fgod.errors import FgodError, StorageError, UsageError
@@ -35,7 +36,6 @@ from fgod.runs import resolve
 from fgod.stamps import check_weights, digests_of
 from fgod.system.files import file_digests, folder_files, sha256_file, write_json, write_text
 from fgod.system.table import read_texts
-from fgod.train.supervise import train
 
 BASE = "base00000000"
 A, B, C, D = "aaaa11111111", "bbbb11111111", "bbbb22222222", "cccc11111111"

@@ -17,7 +17,8 @@ from fgod.evaluate.measure import measure
 from fgod.evaluate.metric import NATS, SHARE, Estimate, Legend, Metric, Unit, mean
 from fgod.evaluate.requirements import gate_limits, parse_requirements
 from fgod.gate import limit_checks
-from fgod.registry import METRICS, load_plugins
+from fgod.plugins import load_plugins
+from fgod.registry import METRICS
 from fgod.system import files
 from fgod.system.table import read_texts
 from fgod.tables import stage_columns

@@ -23,16 +23,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fgod.cli import main
 from fgod.documents import Outcome
 from fgod.errors import UsageError
+from fgod.exporters.read import dequantised
+from fgod.exporters.write import export
 from fgod.guard.predict import TooLargeError
 from fgod.model.chats import ChatFormat
 from fgod.model.load import read_config
 from fgod.model.masters import load_masters, master_torch_dtype
 from fgod.model.tokenizer import CHAT_TEMPLATE
 from fgod.models.architecture import tensors_of
-from fgod.nvfp4 import export, kernels
+from fgod.nvfp4 import kernels
 from fgod.nvfp4.codec import BLOCK_SCALES, fake_quantise, quantise
 from fgod.nvfp4.layers import prepare
-from fgod.nvfp4.reader import dequantised
 from fgod.registry import MEAN_FORMATS, OPTIMIZERS, SQUARE_FORMATS
 from fgod.train import checkpoint
 from fgod.train.autograd import autograd_stepper

@@ -15,7 +15,8 @@ from fgod.errors import UsageError
 from fgod.guard.predict import TooLargeError
 from fgod.nvfp4 import kernels
 from fgod.nvfp4.folders import open_weights
-from fgod.registry import _LOADED_PLUGINS, MEAN_FORMATS, OPTIMIZERS, load_plugins
+from fgod.plugins import _LOADED_PLUGINS, load_plugins
+from fgod.registry import MEAN_FORMATS, OPTIMIZERS
 from fgod.system.files import read_json
 from fgod.train import checkpoint, choose
 from fgod.train.autograd import autograd_stepper

@@ -13,6 +13,7 @@ from fgod import config as settings
 from fgod.chain import Chain, Inputs, interpolated
 from fgod.chat import Chat, ChatSettings
 from fgod.cli.data import Placebo
+from fgod.cli.work.worker import Worker
 from fgod.data.placebo import EMPTY, SHORTENED, placebo_rows, taught_chats
 from fgod.data.rows import BASE, CONFIG, NO_SYSTEM, USER, Message, Row, read_rows, write_rows
 from fgod.decisions import ACCEPTED
@@ -25,7 +26,6 @@ from fgod.model.load import load_model
 from fgod.placebo import compared_runs, placebo_runs, tuned_mix
 from fgod.recipes import PLACEBO as KEY
 from fgod.system.files import digest
-from fgod.work.worker import Worker
 from tests.mini import ROOT
 from tests.tiny_model import tiny_folder, tiny_rows
 

@@ -16,16 +16,8 @@ from fgod import inputs
 from fgod.chain import Chain
 from fgod.cli import main
 from fgod.errors import UsageError
-from fgod.registry import (
-    ARCHITECTURES,
-    AUDIT_CHECKS,
-    EXPORTERS,
-    MEAN_FORMATS,
-    METRICS,
-    OPTIMIZERS,
-    ROW_FORMATS,
-    load_plugins,
-)
+from fgod.plugins import load_plugins
+from fgod.registry import ARCHITECTURES, AUDIT_CHECKS, EXPORTERS, MEAN_FORMATS, METRICS, OPTIMIZERS, ROW_FORMATS
 from tests.mini import Mini
 
 ROOT = Path(__file__).parents[1]

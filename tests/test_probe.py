@@ -286,9 +286,9 @@ def test_likelihoods_are_means_over_tokens() -> None:
 def test_models_are_compared_in_batches_as_one_by_one(tmp_path: Path) -> None:
     import torch
 
+    from fgod.exporters.write import export
     from fgod.model.chats import ChatFormat
     from fgod.model.load import load_model
-    from fgod.nvfp4 import export
     from fgod.probe.likelihood import compare, likelihood
     from tests.tiny_model import QUESTIONS, tiny_folder
 
@@ -351,11 +351,11 @@ def test_a_real_export_is_probed(tmp_path: Path) -> None:
     import torch
 
     from fgod.evaluate.settings import ProbeSettings
+    from fgod.exporters.write import export
     from fgod.model.ask import AnswerSettings, write_folder
     from fgod.model.chats import ChatFormat
     from fgod.model.generate import greedy
     from fgod.model.load import load_model
-    from fgod.nvfp4 import export
     from fgod.probe.run import Reference, run_probes
     from tests.tiny_model import tiny_folder
 

@@ -40,7 +40,7 @@ from fgod.train.ranks.launch import error_of, leave_error, root, run_ranks
 from fgod.train.ranks.packed import packed, packed_bytes, unpacked
 from fgod.train.ranks.plan import predict_on_ranks
 from fgod.train.ranks.shards import bounds, split
-from fgod.train.ranks.trainer import RankStepper, inputs_of_rank, rank_stepper
+from fgod.train.ranks.trainer import Asked, RankStepper, inputs_of_rank, rank_stepper
 from fgod.train.recipe import TrainRecipe
 from fgod.train.stepper import Stepper
 from fgod.train.stored import read_all
@@ -132,7 +132,7 @@ def rank_of_two(rank: int, folder: Path) -> None:
     for number, variant in enumerate(VARIANTS.values()):
         rank_optimizer.factors_are_less = (lambda *_: True) if variant.factors else less
         start, recipe = start_of(folder, variant), variant.made()
-        one, again = (rank_stepper(ranks, start, recipe, 1, 0, lambda _: None, print) for _ in range(2))
+        one, again = (rank_stepper(ranks, Asked(start, recipe, 1, 0, lambda _: None, print)) for _ in range(2))
         found = steps_of(one, variant.samples())
         found.came_back = came_back(ranks, one, again, folder / f"work{number}")
         torch.save(found, folder / f"{number}-{rank}.pt")

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from fgod.nvfp4 import export
+from fgod.exporters.write import export
 from tests.families import family_model
 from tests.gguf_files import write_gguf
 from tests.mini import ROOT, Mini, stage

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fgod.errors import UsageError
-from fgod.registry import Registry, load_plugins
+from fgod.plugins import Registry, load_plugins
 
 
 def test_a_registry_gives_entries_by_name_and_names_what_it_has() -> None:

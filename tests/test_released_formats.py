@@ -14,9 +14,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from fgod import config as settings
+from fgod.cli.work.weights import export
+from fgod.cli.work.worker import Worker
+from fgod.dat.exporter import Dat
 from fgod.documents import Release, Served
 from fgod.errors import FgodError, UsageError
-from fgod.exporters.dat import Dat
 from fgod.exporters.nvfp4 import NVFP4
 from fgod.layout import Releases
 from fgod.model import load
@@ -25,8 +27,6 @@ from fgod.probe import served
 from fgod.registry import EXPORTERS
 from fgod.release import promote, release_faults, summary_text
 from fgod.system import files
-from fgod.work.weights import export
-from fgod.work.worker import Worker
 from tests.families import FAMILIES, family_folder
 from tests.made_runs import STORY, context, walk, write_format
 from tests.tiny_model import tiny_folder

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from fgod.errors import UsageError
 from fgod.nvfp4 import kernels
-from fgod.registry import _LOADED_PLUGINS, MEAN_FORMATS, load_plugins
+from fgod.plugins import _LOADED_PLUGINS, load_plugins
+from fgod.registry import MEAN_FORMATS
 from fgod.system.files import read_json
 from fgod.train.adamw import STATES
 from fgod.train.fused import serves

@@ -15,7 +15,12 @@ import torch
 
 from fgod.cli import parse
 from fgod.cli.command import SideBySide
+from fgod.cli.work import supervise
+from fgod.cli.work import worker as workers
+from fgod.cli.work.supervise import Attempt, ChildError, KilledError, attempt_all, attempt_of, check_result
+from fgod.cli.work.worker import Worker, run
 from fgod.errors import UsageError
+from fgod.exporters.write import export
 from fgod.guard import End, GuardResult, Limits, phases
 from fgod.guard.heartbeat import Heartbeat
 from fgod.guard.predict import TooLargeError
@@ -24,13 +29,8 @@ from fgod.model.ask import AnswerSettings, write_answers
 from fgod.model.chats import ChatFormat
 from fgod.model.generate import greedy
 from fgod.model.load import load_model
-from fgod.nvfp4 import export
 from fgod.system.procfs import MIB
 from fgod.train.teacher import teacher_predictor
-from fgod.work import supervise
-from fgod.work import worker as workers
-from fgod.work.supervise import Attempt, ChildError, KilledError, attempt_all, attempt_of, check_result
-from fgod.work.worker import Worker, run
 from tests.mini import ROOT
 from tests.tiny_model import tiny_folder, tiny_rows
 

@@ -20,15 +20,16 @@ from hypothesis import strategies as st
 from fgod.chat import Chat, ChatSettings
 from fgod.cli import parse
 from fgod.cli.command import Guarded
+from fgod.cli.work.worker import Worker
 from fgod.data.rows import NO_SYSTEM, Message
 from fgod.errors import RefusedError, UsageError
+from fgod.exporters.write import export
 from fgod.guard.predict import TooLargeError
 from fgod.importing.gguf import import_gguf
 from fgod.model.chats import ChatFormat
 from fgod.model.generate import greedy
 from fgod.model.load import load_model, load_tokenizer, quiet
 from fgod.model.tokenizer import CHAT_TEMPLATE
-from fgod.nvfp4 import export
 from fgod.persona import Rule
 from fgod.probe.parity import gap, summary
 from fgod.system.files import read_json, write_json
@@ -37,7 +38,6 @@ from fgod.talk.conversation import Answered, Asking, Conversation, passes_of, sy
 from fgod.talk.opening import Opened, bytes_a_token, check_place, context_of, open_model, predicted, stored_dtype
 from fgod.talk.script import failures, read_script
 from fgod.talk.terminal import Typed, cache_in_words, facts_in_words, save, typed
-from fgod.work.worker import Worker
 from tests.families import family_model
 from tests.gguf_files import write_gguf
 from tests.tiny_model import tiny_folder

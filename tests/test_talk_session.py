@@ -15,7 +15,7 @@ from fgod.model.attention import one_kernel_norms
 from fgod.model.decode import decode
 from fgod.model.generate import left_padded
 from fgod.model.load import load_model
-from fgod.registry import load_plugins
+from fgod.plugins import load_plugins
 from fgod.system.files import read_json, write_json
 from fgod.talk import session as module
 from fgod.talk.sampling import Chooser, Sampling

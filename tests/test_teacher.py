@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from fgod.data.rows import Row, is_rehearsed
 from fgod.errors import FgodError, UsageError
+from fgod.exporters.write import export
 from fgod.layout import SOFT_LABELS
 from fgod.model.chats import ChatFormat
 from fgod.model.load import load_model
-from fgod.nvfp4 import export
 from fgod.train.batches import batches
 from fgod.train.loop import Job, run
 from fgod.train.recipe import Kl, TrainRecipe

@@ -23,11 +23,11 @@ from fgod.chat import ChatSettings
 from fgod.data.rows import Message, Row
 from fgod.documents import Outcome
 from fgod.errors import UsageError
+from fgod.exporters.write import export
 from fgod.guard.phases import read_phase, write_phase
 from fgod.model.chats import ChatFormat, Sample
 from fgod.model.load import load_model
 from fgod.model.masters import load_masters
-from fgod.nvfp4 import export
 from fgod.progress.followed import reporting
 from fgod.system.files import sha256_folder
 from fgod.train.autograd import answer_loss

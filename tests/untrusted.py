@@ -23,23 +23,23 @@ from safetensors.torch import load_file
 
 import fgod
 from fgod.chat import ChatSettings
+from fgod.dat.exporter import DAT, DAT_FLOAT16
+from fgod.dat.exporter import FILE as DAT_FILE
 from fgod.dat.file import read_dat
 from fgod.dat.weights import read_weight, stored_weights
 from fgod.errors import FgodError
-from fgod.exporters.dat import DAT, DAT_FLOAT16
-from fgod.exporters.dat import FILE as DAT_FILE
 from fgod.exporters.nvfp4 import NVFP4
 from fgod.importing.gguf_config import HEAD, TABLE, config_of, same_table
 from fgod.importing.gguf_file import read_gguf
 from fgod.importing.gguf_tokenizer import tokenizer_of
 from fgod.importing.gguf_weights import model_of
+from fgod.inspected import text as inspected
 from fgod.model import memory
 from fgod.model.chats import ChatFormat
 from fgod.model.folder import checked_chat, checked_config, checked_weights, read_header
 from fgod.model.load import load_model, read_config
 from fgod.models.files import CONFIG
 from fgod.nvfp4.folders import INDEX, SINGLE, open_weights, save_tensors
-from fgod.nvfp4.inspect import text as inspected
 from tests.chat_templates import CHATML
 from tests.families import family_model
 from tests.gguf_files import write_gguf

@@ -26,7 +26,8 @@ from fgod import __version__
 from fgod.arguments import add_options, options_of
 from fgod.errors import exit_on_fgod_error
 from fgod.imports import lasting_imports
-from fgod.registry import load_plugins
+from fgod.names import GROUPS
+from fgod.plugins import load_plugins
 from fgod.system.stop import stop_signals_as_exceptions
 
 if TYPE_CHECKING:
@@ -111,13 +112,6 @@ COMMANDS: Mapping[str, Entry] = {
 }
 """The subcommands by their words."""
 
-GROUPS: Mapping[str, str] = {
-    "answers": "ask the base",
-    "data": "mixes, audits, identity files",
-    "manifest": "what commands did",
-}
-"""Help of the words that stand before those of several subcommands."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns or exits with its code."""
@@ -135,8 +129,8 @@ def _work(command: Guarded, name: str) -> int:
     """Be the child of a guarded command."""
     assert command.child is not None
     with lasting_imports():
+        from fgod.cli.work.worker import Worker, run
         from fgod.progress.followed import listeners, reporting
-        from fgod.work.worker import Worker, run
 
         work = command.work()
     worker = Worker(command.child, command.guard.limit_gb, command.too_large_ok)

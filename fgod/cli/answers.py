@@ -24,8 +24,8 @@ from fgod.system.files import write_json
 
 if TYPE_CHECKING:
     from fgod.answers import Answer
+    from fgod.cli.work.worker import Work
     from fgod.evaluate.scoring import Standard
-    from fgod.work.worker import Work
 
 TEACHER_BATCH = 64
 """Rows that the base is asked about at once."""
@@ -67,7 +67,7 @@ class SelfAsked(Chatting, AskingBase):
         self.supervised(call, "what the base asks itself", self.batch or BATCH, self.gpu)
 
     def work(self) -> Work:
-        from fgod.work.answers import self_asked
+        from fgod.cli.work.answers import self_asked
 
         return partial(self_asked, self)
 
@@ -85,7 +85,7 @@ class Rehearsal(Sourced, Chatting, AskingBase):
         self.supervised(call, "the rehearsal answers of the base", self.batch or BATCH, self.gpu)
 
     def work(self) -> Work:
-        from fgod.work.answers import rehearsal
+        from fgod.cli.work.answers import rehearsal
 
         return partial(rehearsal, self)
 
@@ -100,7 +100,7 @@ class Reference(Probing, Chatting, AskingBase):
         self.supervised(call, "the reference answers of the base", batch, self.gpu)
 
     def work(self) -> Work:
-        from fgod.work.answers import reference
+        from fgod.cli.work.answers import reference
 
         return partial(reference, self)
 
@@ -126,7 +126,7 @@ class Teacher(SideBySide):
         self.supervised(call, "the base as teacher", self.batch or TEACHER_BATCH, gpu)
 
     def work(self) -> Work:
-        from fgod.work.answers import teacher
+        from fgod.cli.work.answers import teacher
 
         return partial(teacher, self)
 

@@ -14,14 +14,14 @@ from fgod.cli.command import Guarded
 from fgod.cli.options import Chatting, Format, Gpus, Sourced
 from fgod.documents import BaseStamp, Stamp
 from fgod.errors import UsageError
+from fgod.exporters.exporter import EXPORTERS
 from fgod.exporters.names import NVFP4
 from fgod.inputs import own_weights
 from fgod.models.files import beside_weights
-from fgod.registry import EXPORTERS
 from fgod.stamps import check_weights, digests_of
 
 if TYPE_CHECKING:
-    from fgod.work.worker import Work
+    from fgod.cli.work.worker import Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Base(Sourced, Chatting, Guarded):
         BaseStamp(status="trained", base=self.base, **digests_of(folder), facts=dict(facts)).write(self.out)
 
     def work(self) -> Work:
-        from fgod.work.base import base
+        from fgod.cli.work.base import base
 
         return partial(base, self)
 
@@ -101,6 +101,6 @@ class Export(Guarded):
             )
 
     def work(self) -> Work:
-        from fgod.work.weights import export
+        from fgod.cli.work.weights import export
 
         return partial(export, self)

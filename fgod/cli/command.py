@@ -16,7 +16,7 @@ from fgod.guard.limits import Limits
 from fgod.layout import run_of_path
 
 if TYPE_CHECKING:
-    from fgod.work.worker import Work
+    from fgod.cli.work.worker import Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +81,8 @@ class Guarded(Command):
         """What the child does; the modules that it needs are imported, and belong to the memory that it starts with."""
 
     def supervised(self, call: Call, what: str, batch: int = 0, gpu: bool = False) -> Mapping[str, Any]:
-        """Let children work until one is not killed; what that one found out (see `fgod.work.supervise`)."""
-        from fgod.work.supervise import supervise
+        """Let children work until one is not killed; what that one found out (see `fgod.cli.work.supervise`)."""
+        from fgod.cli.work.supervise import supervise
 
         return supervise(call.argv, self.guard, call.record.facts, what, batch, gpu, isinstance(self, SideBySide))
 

@@ -42,7 +42,7 @@ class Compare(Personal):
         compared = compare(found)
         call.note(inputs=[one.records.folder for one in found])
         if self.html:
-            from fgod.compare.page import page
+            from fgod.report.compare import page
 
             write_text(self.html, page(compared))
         print(dumps(compared.to_dict(), ensure_ascii=False, indent=2) if self.json else text(compared))

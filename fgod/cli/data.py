@@ -34,8 +34,8 @@ from fgod.stamps import check_export
 from fgod.system.files import sha256_file
 
 if TYPE_CHECKING:
+    from fgod.cli.work.worker import Work
     from fgod.data.probes import Probe
-    from fgod.work.worker import Work
 
 SPEC = Option("all that the rows depend on")
 ROWS = Output("rows.tsv to write")
@@ -158,7 +158,7 @@ class Placebo(Chatting, SideBySide):
         stamp.write(layout.Mix(self.out.parent).stamp)
 
     def work(self) -> Work:
-        from fgod.work.answers import placebo
+        from fgod.cli.work.answers import placebo
 
         return partial(placebo, self)
 

@@ -11,6 +11,7 @@ from typing import Annotated
 from fgod import layout, manifest
 from fgod.arguments import Input, Option, Output
 from fgod.call import Call, say
+from fgod.cli import parse
 from fgod.cli.command import Personal, ReadOnly
 from fgod.errors import RefusedError, UsageError
 from fgod.runs import RUNS, name_of, resolve
@@ -75,7 +76,8 @@ class Replay(Personal):
         from fgod.keep.trash import weights_of
 
         run = resolve(self.about)
-        steps = steps_of(run, Index.of(e for e in manifest.join(HERE) if e["state"] == "done"), self.from_rows)
+        index = Index.of(e for e in manifest.join(HERE) if e["state"] == "done")
+        steps = steps_of(run, index, self.from_rows, lambda words: parse(words).outputs())
         with self._folder() as folder:
             found = replay(HERE, run, steps, folder, say)
             for line in told(run, found, other_bytes(run, weights_of(run), folder)):

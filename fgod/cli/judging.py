@@ -16,17 +16,17 @@ from fgod.cli.command import Batched, Command, Guarded, SideBySide
 from fgod.cli.options import Chatting, Format, Like, Probing, Where
 from fgod.documents import EngineVerdict, Stamp, check_answers
 from fgod.documents import Served as ServedRecord
+from fgod.engines.engine import ENGINES
 from fgod.errors import FgodError, UsageError
 from fgod.evaluate.requirements import check_limits
 from fgod.exporters.nvfp4 import NVFP4
 from fgod.guard.limits import WholeMachine
 from fgod.models.files import beside_weights
-from fgod.registry import ENGINES
 from fgod.stamps import check_export, check_weights
 
 if TYPE_CHECKING:
+    from fgod.cli.work.worker import Work
     from fgod.devlog.next_step import LogSettings
-    from fgod.work.worker import Work
 
 EVALUATION_BATCH = 32
 """Items that a model is asked at once."""
@@ -118,7 +118,7 @@ class Probe(Probing, Chatting, SideBySide):
         say(f"confirm · {stage} {lineage} is asked fold {self.fold} of the held-back wordings{before}")
 
     def work(self) -> Work:
-        from fgod.work.probe import probe
+        from fgod.cli.work.probe import probe
 
         return partial(probe, self)
 
@@ -160,7 +160,7 @@ class Served(Chatting, Guarded):
         say(f"served · {self.records.folder.parent.name} {self.records.folder.name} · {found.words}")
 
     def work(self) -> Work:
-        from fgod.work.served import served
+        from fgod.cli.work.served import served
 
         return partial(served, self)
 
@@ -226,7 +226,7 @@ class Engine(Probing, Chatting, Guarded):
         _tell("engine", run, found.words, found.reasons)
 
     def work(self) -> Work:
-        from fgod.work.engine import engine
+        from fgod.cli.work.engine import engine
 
         return partial(engine, self)
 
@@ -271,7 +271,7 @@ class Evaluate(Chatting, Batched):
         self.supervised(call, f"the evaluation of {self.tuned}", batch, self.device == "cuda")
 
     def work(self) -> Work:
-        from fgod.abilities.work import evaluate
+        from fgod.cli.work.evaluate import evaluate
 
         return partial(evaluate, self)
 

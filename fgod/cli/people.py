@@ -220,7 +220,7 @@ class Inspect(ReadOnly):
 
     def run(self, call: Call) -> None:
         with lasting_imports():
-            from fgod.nvfp4.inspect import text
+            from fgod.inspected import text
 
         print(text(self.folder))
 

@@ -15,7 +15,7 @@ from fgod.cli.options import Chatting, Like, Where
 from fgod.guard.limits import WholeMachine
 
 if TYPE_CHECKING:
-    from fgod.work.worker import Work
+    from fgod.cli.work.worker import Work
 
 PLACES = "a master, export, release, base or Hugging Face folder, a .gguf or a .dat file"
 
@@ -70,7 +70,7 @@ class Ask(Answering):
         return f"asking {self.folder}"
 
     def work(self) -> Work:
-        from fgod.talk.work import ask
+        from fgod.cli.work.talk import ask
 
         return partial(ask, self)
 
@@ -87,7 +87,7 @@ class Chat(Answering):
         return f"the chat with {self.folder}"
 
     def work(self) -> Work:
-        from fgod.talk.work import chat
+        from fgod.cli.work.talk import chat
 
         return partial(chat, self)
 
@@ -109,6 +109,6 @@ class Parity(Talking):
         return f"the comparison of {self.a} and {self.b}"
 
     def work(self) -> Work:
-        from fgod.talk.work import parity
+        from fgod.cli.work.talk import parity
 
         return partial(parity, self)

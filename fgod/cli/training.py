@@ -22,7 +22,7 @@ from fgod.stamps import check_start, digests_of
 from fgod.system.files import copy_file, file_digests, read_json, sha256_file, write_json
 
 if TYPE_CHECKING:
-    from fgod.work.worker import Work
+    from fgod.cli.work.worker import Work
 
 RECORDS = Output("outcome.json to write, beside the run's tables")
 STAMP = Output("trained.json to write, beside master/")
@@ -82,7 +82,7 @@ def explained_memory(recipe_file: Path, weights: Path) -> str:
 class Train(Command):
     """Train one stage under the guard. Trained, killed by the guard and diverged are outcomes; all else is an error.
 
-    `fgod.train.supervise` starts the trainer and makes an outcome of how it ends.
+    `fgod.cli.work.train` starts the trainer and makes an outcome of how it ends.
     """
 
     recipe: Annotated[Path, Input("recipe.json")]
@@ -147,7 +147,7 @@ class Train(Command):
         return layout.run_of_path(self.outcome)
 
     def run(self, call: Call) -> int | None:
-        from fgod.train.supervise import report_memory, train
+        from fgod.cli.work.train import report_memory, train
 
         if self.steps is not None and not self.memory_report:
             raise UsageError(
@@ -231,6 +231,6 @@ class Interpolate(Guarded):
         ).write(self.outcome)
 
     def work(self) -> Work:
-        from fgod.work.weights import interpolate
+        from fgod.cli.work.weights import interpolate
 
         return partial(interpolate, self)

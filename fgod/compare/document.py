@@ -13,12 +13,11 @@ from fgod.compare.operands import Operand
 from fgod.compare.pairs import Difference, Pairs, difference, paired
 from fgod.documents import Metrics, Outcome, Recipe, Verdict, check_run, verdict_of
 from fgod.errors import UsageError
-from fgod.evaluate.metric import Estimate
+from fgod.evaluate.metric import METRICS, Estimate
 from fgod.evaluate.scoring import Scored
 from fgod.layout import RunRecords
 from fgod.probe.record import read_probes
 from fgod.recipes import NOTHING, differing
-from fgod.registry import METRICS
 
 Values = tuple[str, ...]
 """One for each side."""

@@ -9,8 +9,7 @@ from fgod.compare.document import Asked, Changed, Comparison, Measured, Setting,
 from fgod.compare.pairs import MCNEMAR, Difference
 from fgod.confirm.words import side_words, signed
 from fgod.escape import one_line
-from fgod.evaluate.metric import Legend, Unit
-from fgod.registry import METRICS
+from fgod.evaluate.metric import METRICS, Legend, Unit
 
 LISTED = 20
 """Changed replies that the text shows; HTML and JSON have all."""

@@ -18,12 +18,14 @@ from fgod.data.recipe import DENIAL, PARTS, SELF_ASKED, VERBATIM, MixRecipe
 from fgod.data.rows import NO_SYSTEM
 from fgod.data.sources import MANNERS, chosen_languages, source_kinds, source_languages
 from fgod.data.wordings import style_of
+from fgod.engines.engine import ENGINES
 from fgod.errors import UsageError, did_you_mean
+from fgod.evaluate.metric import METRICS
 from fgod.evaluate.requirements import check_limits, gate_limits, parse_requirements
+from fgod.exporters.exporter import EXPORTERS
 from fgod.exporters.nvfp4 import NVFP4
 from fgod.models.files import CONFIG
 from fgod.persona import Rule, goal_from_config, has_any, lookup, wordings_of
-from fgod.registry import ENGINES, EXPORTERS, METRICS
 from fgod.train.recipe import TrainKeys, TrainRecipe
 from fgod.validation import plain, validate
 

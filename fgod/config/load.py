@@ -13,7 +13,7 @@ import yaml
 from fgod.config.check import check_meaning, with_limits
 from fgod.config.models import Config
 from fgod.errors import UsageError
-from fgod.registry import load_plugins
+from fgod.plugins import load_plugins
 from fgod.system.files import digest
 from fgod.train.recipe import RENAMED
 from fgod.validation import kind_words, plain, validate

@@ -21,8 +21,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from fgod import rule
 from fgod.config import models
 from fgod.config.models import Config, RefitRule
-from fgod.evaluate.metric import Metric
-from fgod.registry import METRICS
+from fgod.evaluate.metric import METRICS, Metric
 from fgod.train import recipe
 from fgod.train.recipe import RENAMED, TrainKeys
 

@@ -22,12 +22,12 @@ from fgod.documents import (
     confirmation_digests,
 )
 from fgod.errors import FgodError
+from fgod.evaluate.metric import METRICS
 from fgod.evaluate.requirements import Check, parse_requirements
 from fgod.evaluate.scoring import Scored
 from fgod.gate import Limits, as_example, checks_of, weigh
 from fgod.layout import confirmation_records, folds, run_records
 from fgod.probe.record import read_probes
-from fgod.registry import METRICS
 
 
 def confirmation_checks(gate: Limits, require: Mapping[str, str], own: Limits) -> tuple[Check, ...]:

@@ -1,4 +1,4 @@
-"""Write a folder of the formats of `fgod.exporters.dat` from plain weights."""
+"""Write a folder of the formats of `fgod.dat.exporter` from plain weights."""
 
 from __future__ import annotations
 

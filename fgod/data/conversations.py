@@ -25,6 +25,7 @@ from fgod.data.formats import (
     EMPTY_PROMPT,
     HEADER,
     MISSING_TARGET,
+    ROW_FORMATS,
     UTF8,
     Fault,
     FaultKind,
@@ -35,7 +36,6 @@ from fgod.data.formats import (
 from fgod.data.records import Record, has_keys, read_records
 from fgod.data.rows import Message
 from fgod.data.text import excerpt, has_control, has_surrogate, is_header
-from fgod.registry import ROW_FORMATS
 
 NO_CHAT = FaultKind("record", "that are no chats")
 MISSING_ROLE = FaultKind("missing_role", "with a turn that has no role")

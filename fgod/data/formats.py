@@ -15,7 +15,9 @@ from typing import Any, Literal
 from fgod.data.rows import USER, LossOn, Message, Row
 from fgod.data.text import excerpt, guess_language, has_control, is_header
 from fgod.errors import UsageError, did_you_mean
-from fgod.registry import ROW_FORMATS
+from fgod.plugins import Registry
+
+ROW_FORMATS: Registry[RowFormat] = Registry("row format", ["fgod.data.tsv", "fgod.data.conversations"])
 
 Severity = Literal["error", "accepted", "warning", "note"]
 SHOWN_FAULTS = 10

@@ -19,10 +19,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from fgod.data.formats import CONTROL, UTF8, Fault, FaultKind, RowFormat, UserFile, UserRow, field_fault
+from fgod.data.formats import CONTROL, ROW_FORMATS, UTF8, Fault, FaultKind, RowFormat, UserFile, UserRow, field_fault
 from fgod.data.text import BOM, excerpt, has_control
 from fgod.errors import UsageError
-from fgod.registry import ROW_FORMATS
 from fgod.system.files import write_text
 
 FIELDS = FaultKind("fields", "with more than one tab")

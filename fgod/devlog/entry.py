@@ -17,10 +17,10 @@ from fgod.devlog.words import Words
 from fgod.documents import Audit, Limit, Metrics, Outcome, Recipe, Verdict, check_run, verdict_of
 from fgod.errors import UsageError
 from fgod.escape import markdown_text, one_line
+from fgod.evaluate.metric import METRICS
 from fgod.layout import RunRecords, at_alpha, run_weights
 from fgod.probe.record import read_probes
 from fgod.recipes import changes
-from fgod.registry import METRICS
 from fgod.runs import of_lineage
 from fgod.system.files import digest
 

@@ -17,8 +17,8 @@ from fgod.guard.cap import capped_mib
 from fgod.guard.limits import MIB_PER_GB
 from fgod.guard.pools import Pool
 from fgod.guard.predict import Knob
-from fgod.model.sizes import BaseSizes, NotHereError
 from fgod.outlook import Disk, disk_of, hours, recorded, size
+from fgod.sizes import BaseSizes, NotHereError
 from fgod.system.procfs import MIB
 from fgod.torch_build import devices_of
 from fgod.train.recipe import MEMORY, TrainRecipe

@@ -23,7 +23,7 @@ from fgod.guard.limits import WHOLE_GB, Limits, WholeMachine
 from fgod.guard.nvml import Nvml
 from fgod.guard.pools import Pool, of_this_machine
 from fgod.guard.sources import UnseenError
-from fgod.model.sizes import BaseSizes, NotHereError, base_sizes, require_weights
+from fgod.sizes import BaseSizes, NotHereError, base_sizes, require_weights
 from fgod.torch_build import Build, devices_of
 
 

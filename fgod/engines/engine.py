@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fgod.chat import DEFAULT, NONE, Chat, ChatSettings, system_of
+from fgod.plugins import Registry
+
+ENGINES: Registry[Engine] = Registry("engine", ["fgod.engines.llama_cpp"])
 
 
 @dataclass(frozen=True)

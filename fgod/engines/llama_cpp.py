@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from fgod.chat import Chat, ChatSettings
-from fgod.engines.engine import Ask, Engine, Reply, messages
+from fgod.engines.engine import ENGINES, Ask, Engine, Reply, messages
 from fgod.errors import FgodError
-from fgod.exporters.gguf import FILE, GGUF, GGUF_BF16
-from fgod.registry import ENGINES
+from fgod.gguf.exporter import FILE, GGUF, GGUF_BF16
 
 LISTED = 2000
 """Tokens of the first distribution that it lists."""

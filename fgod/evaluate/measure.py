@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fgod.errors import FgodError
-from fgod.evaluate.metric import Estimate, Metric
+from fgod.evaluate.metric import METRICS, Estimate, Metric
 from fgod.evaluate.scoring import Scored
-from fgod.registry import METRICS
 
 
 def measure(metric: Metric, records: Sequence[Scored]) -> Estimate:

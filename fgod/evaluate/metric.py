@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 
 from fgod.errors import UsageError
 from fgod.evaluate.scoring import Scored
-from fgod.registry import METRICS
+from fgod.plugins import Registry
+
+METRICS: Registry[Metric] = Registry("metric", ["fgod.evaluate.metrics"])
 
 Z95 = 1.959963984540054
 """0.975 quantile of the standard normal distribution."""

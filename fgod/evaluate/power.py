@@ -10,9 +10,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from fgod.evaluate.metric import Estimate
+from fgod.evaluate.metric import METRICS, Estimate
 from fgod.evaluate.requirements import Check
-from fgod.registry import METRICS
 
 SURE = 0.95
 

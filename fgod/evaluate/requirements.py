@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fgod.errors import UsageError, did_you_mean
-from fgod.evaluate.metric import Metric
-from fgod.registry import METRICS
+from fgod.evaluate.metric import METRICS, Metric
 from fgod.validation import kind_words
 
 COMPARE: Mapping[str, Callable[[float, float], bool]] = {

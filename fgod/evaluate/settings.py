@@ -8,8 +8,7 @@ from typing import Annotated, Any, Self
 from annotated_types import Interval
 from pydantic.dataclasses import dataclass
 
-from fgod.train.recipe import DEVICES
-from fgod.validation import KEYS, Count, Keys, OneOf, validate
+from fgod.validation import KEYS, Count, Device, Keys, validate
 
 
 @dataclass(frozen=True, config=KEYS)
@@ -22,7 +21,7 @@ class ProbeSettings(Keys):
     """Prompts decoded at once; more: faster, more memory."""
     chrf: Annotated[float, Interval(ge=0, le=100)] | None = None
     """Replies count as the same from this chrF on; null: only if equal but for closing punctuation."""
-    device: Annotated[str, OneOf(DEVICES)] = "cpu"
+    device: Device = "cpu"
     """cuda: models are asked on the GPU, the base for its rehearsal too: another device trains anew."""
 
     @classmethod

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fgod.exporters.exporter import Exporter
-from fgod.registry import EXPORTERS
+from fgod.exporters.exporter import EXPORTERS, Exporter
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +35,7 @@ class Bf16(Exporter):
         Raises:
             NonFiniteError: a weight is no finite number of BF16; names folder and tensor.
         """
-        from fgod.nvfp4.export import export_plain
+        from fgod.exporters.write import export_plain
 
         export_plain(master, out, "bfloat16", device, beat)
 

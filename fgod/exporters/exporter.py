@@ -17,12 +17,23 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fgod.registry import EXPORTERS
+from fgod.plugins import Registry
 
 if TYPE_CHECKING:
     import torch
 
     from fgod.nvfp4.folders import Weights
+
+EXPORTERS: Registry[Exporter] = Registry(
+    "export format",
+    [
+        "fgod.exporters.nvfp4",
+        "fgod.exporters.modelopt",
+        "fgod.exporters.bf16",
+        "fgod.dat.exporter",
+        "fgod.gguf.exporter",
+    ],
+)
 
 
 class Exporter(ABC):

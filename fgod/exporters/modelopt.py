@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgod import __version__
+from fgod.exporters.exporter import EXPORTERS
 from fgod.exporters.nvfp4 import Nvfp4
 from fgod.models.files import MODELOPT
 from fgod.models.names import BLOCK
-from fgod.registry import EXPORTERS
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +57,7 @@ class Modelopt(Nvfp4):
         device: torch.device | None = None,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
-        from fgod.nvfp4.export import export
+        from fgod.exporters.write import export
 
         quantization = {
             "quant_algo": self.engine,

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from fgod.errors import UsageError
 from fgod.exporters import names
-from fgod.exporters.exporter import Exporter
+from fgod.exporters.exporter import EXPORTERS, Exporter
 from fgod.models.names import BLOCK
-from fgod.registry import EXPORTERS
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +93,7 @@ class Nvfp4(Exporter):
         device: torch.device | None = None,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
-        from fgod.nvfp4.export import export
+        from fgod.exporters.write import export
 
         export(master, out, dtype, device=device, beat=beat, exporter=self)
 
@@ -121,8 +120,8 @@ class Nvfp4(Exporter):
 
     def read(self, weights: Weights, name: str, device: torch.device) -> torch.Tensor:
         """Raises BadScaleError too: a scale is zero, negative or not finite."""
+        from fgod.exporters.read import read_quantised
         from fgod.nvfp4.codec import dequantise
-        from fgod.nvfp4.reader import read_quantised
 
         if self.quantises(weights, name):
             return dequantise(read_quantised(weights, name, device, self), f"{weights.folder}: {name}")

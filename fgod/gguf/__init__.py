@@ -1,4 +1,4 @@
 """GGUF files as exports: NVFP4 blocks, metadata, tokenizers, Ollama's Modelfile, and the folder's weights read back.
 
-`fgod.exporters.gguf` registers what is exported to them; `fgod.importing.gguf` makes a folder of plain weights of one.
+`fgod.gguf.exporter` registers what is exported to them; `fgod.importing.gguf` makes a folder of plain weights of one.
 """

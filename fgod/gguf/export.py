@@ -1,4 +1,4 @@
-"""Write a folder of the formats of `fgod.exporters.gguf` from plain weights."""
+"""Write a folder of the formats of `fgod.gguf.exporter` from plain weights."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from fgod import manifest
+from fgod import manifest, names
 from fgod.layout import ARTIFACTS, TRASH
 from fgod.names import run_name
 
@@ -109,11 +109,7 @@ def words_of(entry: Entry) -> str:
 
 def subcommand(argv: Sequence[str]) -> str:
     """The words that name a subcommand in a recorded command line: `data mix`."""
-    from fgod.cli import COMMANDS
-
-    rest = manifest.arguments(argv)
-    two, one = " ".join(rest[:2]), " ".join(rest[:1])
-    return two if two in COMMANDS else one
+    return names.subcommand(manifest.arguments(argv))
 
 
 def command_line(entry: Entry) -> str:

@@ -51,7 +51,11 @@ class Steps:
                     yield entry, read
 
 
-def steps_of(run: RunRecords, index: Index, from_rows: bool) -> Steps:
+Outputs = Callable[[Sequence[str]], Sequence[Path]]
+"""The paths that a command line writes to, of its words behind `fgod`."""
+
+
+def steps_of(run: RunRecords, index: Index, from_rows: bool, outputs: Outputs) -> Steps:
     """The commands that made a run's weights.
 
     Args:
@@ -70,14 +74,12 @@ def steps_of(run: RunRecords, index: Index, from_rows: bool) -> Steps:
         mix = maker.entry if maker and subcommand(maker.entry["argv"]) == MIX else None
     steps = Steps(mix, making)
     for entry in steps.entries:
-        _check_inside(entry)
+        _check_inside(entry, outputs)
     return steps
 
 
-def _check_inside(entry: Entry) -> None:
-    from fgod.cli import parse
-
-    for path in parse(entry["argv"][1:]).outputs():
+def _check_inside(entry: Entry, outputs: Outputs) -> None:
+    for path in outputs(entry["argv"][1:]):
         if path.is_absolute() or ".." in path.parts:
             raise UsageError(f"{words_of(entry)}: it wrote to {path}, expected a path below the project: it would be "
                              "written over, so that this run cannot be made again elsewhere")  # fmt: skip

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fgod.errors import UsageError
-from fgod.exporters.exporter import Exporter, exporter_of
+from fgod.exporters.exporter import EXPORTERS, Exporter, exporter_of
+from fgod.exporters.read import dequantised
 from fgod.models.files import check_links
 from fgod.models.names import TIED_HEAD
 from fgod.nvfp4.folders import DTYPES
-from fgod.nvfp4.reader import dequantised
-from fgod.registry import EXPORTERS
 from fgod.system.files import read_json
 
 if TYPE_CHECKING:

@@ -9,7 +9,11 @@ from typing import Any, Protocol
 
 from fgod.errors import UsageError
 from fgod.models.names import EMBEDDING, TIED_HEAD, projection_group
-from fgod.registry import ARCHITECTURES
+from fgod.plugins import Registry
+
+ARCHITECTURES: Registry[Architecture] = Registry(
+    "model family", [f"fgod.models.{family}" for family in ("qwen3", "qwen2", "llama", "mistral")]
+)
 
 Config = Mapping[str, Any]
 Shape = tuple[int, ...]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from fgod.models.architecture import Config, DenseDecoder
-from fgod.registry import ARCHITECTURES
+from fgod.models.architecture import ARCHITECTURES, Config, DenseDecoder
 
 
 class Llama(DenseDecoder):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fgod.models.architecture import DenseDecoder
-from fgod.registry import ARCHITECTURES
+from fgod.models.architecture import ARCHITECTURES, DenseDecoder
 
 ARCHITECTURES.register("MistralForCausalLM", DenseDecoder("MistralForCausalLM", window_keys=("sliding_window",)))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from fgod.models.architecture import DenseDecoder
-from fgod.registry import ARCHITECTURES
+from fgod.models.architecture import ARCHITECTURES, DenseDecoder
 
 ARCHITECTURES.register(
     "Qwen2ForCausalLM",

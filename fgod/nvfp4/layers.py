@@ -16,10 +16,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from fgod.errors import UsageError
-from fgod.models.architecture import Architecture
+from fgod.models.architecture import ARCHITECTURES, Architecture
 from fgod.nvfp4 import kernels
 from fgod.nvfp4.codec import BLOCK, CHUNK, fake_quantise, shared_global_scale
-from fgod.registry import ARCHITECTURES
 
 
 class _QuantisedLinear(torch.autograd.Function):

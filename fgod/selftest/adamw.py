@@ -14,9 +14,9 @@ from torch import Tensor
 
 from fgod.nvfp4.kernels import adamw
 from fgod.nvfp4.rounding import Key, random_bits, step_key, stochastic_bf16
-from fgod.registry import MEAN_FORMATS, SQUARE_FORMATS
 from fgod.train import codecs
 from fgod.train.codecs import block_width, segment_width
+from fgod.train.recipe import MEAN_FORMATS, SQUARE_FORMATS
 from fgod.train.storage import Bf16, Bf16Root, Int8, Nvfp4, Nvfp4Root, State, StateFormat, Uint8Root, new_state
 
 ENCODE: dict[type[StateFormat], Callable[[Tensor], tuple[Tensor, ...]]] = {

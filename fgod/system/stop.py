@@ -12,8 +12,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from fgod import terminal
 from fgod.errors import FgodError, Stopped
-from fgod.system import terminal
 from fgod.system.process import read_process
 
 VARIABLE = "FGOD_SNAKEMAKE"

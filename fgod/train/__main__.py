@@ -30,15 +30,15 @@ with lasting_imports():
     from fgod.guard import read_phase, write_phase
     from fgod.guard.cap import refusal, room_mib
     from fgod.persona import goal_from_config
+    from fgod.plugins import load_plugins
     from fgod.progress.followed import listeners, reporting
-    from fgod.registry import load_plugins
     from fgod.system.files import read_json
     from fgod.train.checkpoint import Schedule
     from fgod.train.loop import Job, run
     from fgod.train.memory_report import MemoryReport
     from fgod.train.ranks.group import Ranks
     from fgod.train.recipe import TrainRecipe
-    from fgod.train.supervise import Trainer
+    from fgod.train.trainer import Trainer
 
 
 def main() -> None:

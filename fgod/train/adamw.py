@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fgod.registry import MEAN_FORMATS, OPTIMIZERS, SQUARE_FORMATS
-from fgod.train.recipe import TrainRecipe
+from fgod.train.recipe import MEAN_FORMATS, OPTIMIZERS, SQUARE_FORMATS, TrainRecipe
 from fgod.train.storage import StateKind
 from fgod.train.update import Kernels, Optimizer
 

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from fgod.chat import Chat
-from fgod.data.rows import Message
+from fgod.data.rows import Chat, Message
 from fgod.evaluate.checked import CheckProbes
 from fgod.evaluate.requirements import COMPARE, comparison
 from fgod.evaluate.scoring import Said

@@ -55,7 +55,7 @@ from fgod.train.participation import Participant, check_holes, participation, wr
 from fgod.train.preflight import PROMPTS, check_changed, check_chat
 from fgod.train.ranks.group import Ranks
 from fgod.train.ranks.plan import predict_on_ranks
-from fgod.train.ranks.trainer import rank_stepper
+from fgod.train.ranks.trainer import Asked, rank_stepper
 from fgod.train.recipe import TrainRecipe
 from fgod.train.record import (
     COLUMNS,
@@ -423,7 +423,7 @@ def _stepper(job: Job, device: torch.device, pad: int) -> Stepper:
     """What makes the steps: of one process, or of one of several ranks."""
     if job.ranks is None:
         return choose_stepper(device, job.start, job.recipe, job.seed, pad, job.phase, job.say)
-    return rank_stepper(job.ranks, job.start, job.recipe, job.seed, pad, job.phase, job.say)
+    return rank_stepper(job.ranks, Asked(job.start, job.recipe, job.seed, pad, job.phase, job.say))
 
 
 def _encoded(job: Job) -> tuple[list[Sample], int]:

@@ -23,8 +23,7 @@ from fgod.models.architecture import architecture_of, tensors_of
 from fgod.models.names import EMBEDDING
 from fgod.nvfp4.codec import CHUNK as QUANTISE_CHUNK
 from fgod.nvfp4.folders import DTYPES
-from fgod.registry import OPTIMIZERS
-from fgod.train.recipe import MEMORY, TrainRecipe
+from fgod.train.recipe import MEMORY, OPTIMIZERS, TrainRecipe
 from fgod.train.storage import FP32, as_matrix_shape, master_kind, state_bytes, state_dtypes
 from fgod.train.update import CHUNK
 

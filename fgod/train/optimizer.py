@@ -26,10 +26,9 @@ from fgod.errors import UsageError
 from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.codec import device_global_scale
 from fgod.nvfp4.rounding import MAX_ELEMENTS, Key, key_words, step_key, stream
-from fgod.registry import OPTIMIZERS
 from fgod.train.codecs import segment_width
 from fgod.train.efficiency import Projection, group_of
-from fgod.train.recipe import TrainRecipe
+from fgod.train.recipe import OPTIMIZERS, TrainRecipe
 from fgod.train.storage import MASTERS, State, master_format, new_state
 from fgod.train.stored import OwnTensors, StoredTensors
 from fgod.train.update import (
@@ -361,9 +360,13 @@ class TensorOptimizer:
         for key, grad in grads.items():
             self._measure_grad(self._units[key], grad)
         if self.recipe.grad_clip is not None:
-            self.numbers[:, CLIP] = self._clip_factor(self.step_stats[:, SQUARES].sum().sqrt())
+            self.numbers[:, CLIP] = self._clip_factor(self._all_squares().sqrt())
         for key, grad in grads.items():
             self._step_unit(self._units[key], grad)
+
+    def _all_squares(self) -> Tensor:
+        """Σ g² of all gradients of a step, also where this has some rows of the tensors alone; float32 [] or [1]."""
+        return self.step_stats[:, SQUARES].sum()
 
     def finish_step(self) -> None:
         """Last: statistics are complete, and largest magnitudes become those of the new weights."""

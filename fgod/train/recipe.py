@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, field, fields
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from annotated_types import Ge, Interval, Lt, MinLen
 from pydantic import StringConstraints
 from pydantic.dataclasses import dataclass
 
 from fgod.errors import UsageError
-from fgod.registry import MEAN_FORMATS, OPTIMIZERS, SQUARE_FORMATS
+from fgod.plugins import Registry
 from fgod.validation import (
     KEYS,
     Count,
     CountOrZero,
+    Device,
     FromList,
     Keys,
     NotNegative,
@@ -29,6 +30,16 @@ from fgod.validation import (
     validate,
 )
 
+if TYPE_CHECKING:
+    from fgod.train.storage import StateFormat
+    from fgod.train.update import Optimizer
+
+MEAN_FORMATS: Registry[StateFormat] = Registry("train.m_dtype", ["fgod.train.storage"])
+SQUARE_FORMATS: Registry[StateFormat] = Registry("train.v_dtype", ["fgod.train.storage"])
+OPTIMIZERS: Registry[Optimizer] = Registry(
+    "train.optimizer", ["fgod.train.adamw"], lambda name, optimizer: optimizer.check(name)
+)
+
 SCHEDULES = ("constant", "linear", "cosine")
 BATCHINGS = ("shuffled", "by_length")
 SAMPLE_MODES = ("random", "sequential", "curriculum")
@@ -39,7 +50,6 @@ M_DTYPES = ("fp32", "bf16", "int8", "nvfp4")
 V_DTYPES = ("fp32", "bf16", "uint8", "nvfp4")
 BLOCK_SCALES = ("amax", "four-over-six")
 LOSSES = ("ce", "scalar")
-DEVICES = ("cpu", "cuda")
 TEACHERS = ("rounded", "plain")
 
 OPTIMIZER_KEYS = ("betas", "eps", "m_dtype", "v_dtype", "offload_moments")
@@ -142,7 +152,7 @@ class TrainKeys(Keys):
     """Number format of the forward and backward pass."""
     threads: Annotated[int, Interval(ge=1, le=1024)] = 1
     """CPU threads: sums over two threads have another order, hence other bits."""
-    device: Annotated[str, OneOf(DEVICES)] = "cpu"
+    device: Device = "cpu"
     """cpu or cuda. Another device gives other bits, so it is part of the lineage."""
     gpus: Annotated[Count, OmitDefault()] = 1
     """GPUs that share the run, of one host: weights and optimizer states are split over them, and the rows of a batch.

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from fgod.nvfp4.codec import BLOCK, device_global_scale, fake_quantise
 from fgod.nvfp4.rounding import random_words, stochastic_bf16, stochastic_nvfp4
-from fgod.registry import MEAN_FORMATS, OPTIMIZERS, SQUARE_FORMATS, Registry
+from fgod.plugins import Registry
 from fgod.train import codecs
-from fgod.train.recipe import TrainRecipe
+from fgod.train.recipe import MEAN_FORMATS, OPTIMIZERS, SQUARE_FORMATS, TrainRecipe
 
 Shape = torch.Size | tuple[int, ...]
 

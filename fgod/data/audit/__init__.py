@@ -35,13 +35,12 @@ from fgod.data.audit.case import (
     number_of,
     sample_tag,
 )
-from fgod.data.audit.checks import EXAMPLES, Check, check_accepted, stated_share
+from fgod.data.audit.checks import AUDIT_CHECKS, EXAMPLES, Check, check_accepted, stated_share
 from fgod.data.formats import UserFile, UserRow, UserSource, read_user_file
 from fgod.data.mix import Changes, OldIdentity
 from fgod.data.recipe import MixRecipe
 from fgod.data.rows import NO_SYSTEM, Row, normalise
 from fgod.persona import Persona
-from fgod.registry import AUDIT_CHECKS
 
 __all__ = [
     "Audit", "Finding", "TokenLimit", "audit_file", "audit_parsed", "audit_rows", "check_accepted", "identity_row",

@@ -39,7 +39,10 @@ from fgod.data.recipe import SELF_ASKED, VARIED, VERBATIM, MixRecipe
 from fgod.data.rows import BASE, normalise
 from fgod.data.text import CONTROL_TOKEN, excerpt, has_control, is_header
 from fgod.errors import UsageError, did_you_mean
-from fgod.registry import AUDIT_CHECKS
+from fgod.plugins import Registry
+
+AUDIT_CHECKS: Registry[Check] = Registry("audit check")
+"""In the order in which they are run."""
 
 NEVER_ACCEPTED = "such rows cannot be trained on as they stand, or they would spoil the measurement"
 EXAMPLES = 3

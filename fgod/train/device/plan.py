@@ -11,12 +11,11 @@ import torch
 from fgod.models.architecture import Sizes, architecture_of
 from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.folders import DTYPES
-from fgod.registry import OPTIMIZERS
 from fgod.train.device.head import chunk_width
 from fgod.train.device.network import SavePolicy
 from fgod.train.device.ops import QUANTISE_ROWS
 from fgod.train.memory import Prediction, asking, predict, step_temporaries, trained_names
-from fgod.train.recipe import TrainRecipe
+from fgod.train.recipe import OPTIMIZERS, TrainRecipe
 from fgod.train.update import CHUNK
 
 ROOM = 0.10

@@ -23,7 +23,7 @@ from fgod.train.__main__ import arguments, trained
 from fgod.train.ranks.beats import Beats
 from fgod.train.ranks.group import Ranks
 from fgod.train.ranks.launch import RANKS, leave_error
-from fgod.train.supervise import Trainer
+from fgod.train.trainer import Trainer
 
 PATIENCE_SECS = 3.0
 """A rank that misses another waits so long before it fails: the launcher is to see the other one first."""

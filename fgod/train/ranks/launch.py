@@ -26,7 +26,7 @@ from fgod.errors import FgodError, RefusedError, UsageError, exit_on_fgod_error
 from fgod.guard.limits import KILLED_EXIT
 from fgod.system import files
 from fgod.train.ranks.beats import Hangs, read_beats
-from fgod.train.supervise import Trainer
+from fgod.train.trainer import Trainer
 
 LOOK_SECS = 0.5
 """Between two looks at what ranks show."""

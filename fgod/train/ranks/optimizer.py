@@ -128,15 +128,9 @@ class RankOptimizer(TensorOptimizer):
             self.numbers[unit.rows, CLIP] = self._clip_factor(whole.sqrt())
         self._step_unit(unit, grad)
 
-    @torch.no_grad()
-    def step_together(self, grads: Mapping[str, Tensor]) -> None:
-        for key, grad in grads.items():
-            self._measure_grad(self._units[key], grad)
-        if self.recipe.grad_clip is not None:
-            own = (self.step_stats[:, SQUARES] * self._counted).sum()
-            self.numbers[:, CLIP] = self._clip_factor(self.ranks.sums(own[None]).wait().sqrt())
-        for key, grad in grads.items():
-            self._step_unit(self._units[key], grad)
+    def _all_squares(self) -> Tensor:
+        own = (self.step_stats[:, SQUARES] * self._counted).sum()
+        return self.ranks.sums(own[None]).wait()
 
     def finish_step(self) -> None:
         super().finish_step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -58,6 +59,26 @@ def inputs_of_rank(batch: Batch, rank: int, count: int, rows: int, pad: int, kl:
     return Inputs(own.ids, own.positions, labels, weights, soft), real
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a rank's stepper is made for.
+
+    Args:
+        start: folder of plain weights to start from.
+        seed: of stochastic rounding.
+        pad: token id that fills rows up.
+        graphs: use CUDA graphs where they work.
+    """
+
+    start: Path
+    recipe: TrainRecipe
+    seed: int
+    pad: int
+    phase: Phase
+    say: Say
+    graphs: bool = True
+
+
 class RankStepper(DeviceStepper):
     """A `Stepper` of one rank; every rank must make the same calls."""
 
@@ -66,19 +87,9 @@ class RankStepper(DeviceStepper):
     network: RankNetwork
     optimizer: RankOptimizer
 
-    def __init__(
-        self,
-        network: RankNetwork,
-        optimizer: RankOptimizer,
-        recipe: TrainRecipe,
-        pad: int,
-        say: Say,
-        graphs: bool,
-        phase: Phase,
-        start: Path,
-    ) -> None:
-        super().__init__(network, optimizer, recipe, pad, say, graphs, phase)
-        self.ranks, self.start = network.ranks, start
+    def __init__(self, network: RankNetwork, optimizer: RankOptimizer, asked: Asked) -> None:
+        super().__init__(network, optimizer, asked.recipe, asked.pad, asked.say, asked.graphs, asked.phase)
+        self.ranks, self.start = network.ranks, asked.start
 
     def _gradients(self) -> RankGradients:
         return RankGradients(self.optimizer, self.network.masters)
@@ -125,49 +136,29 @@ class RankStepper(DeviceStepper):
         return round(self.ranks.largest(own).item(), 1)
 
 
-def rank_stepper(
-    ranks: Ranks,
-    start: Path,
-    recipe: TrainRecipe,
-    seed: int,
-    pad: int,
-    phase: Phase,
-    say: Say,
-    graphs: bool = True,
-) -> RankStepper:
+def rank_stepper(ranks: Ranks, asked: Asked) -> RankStepper:
     """Stream a rank's masters in, with its network and optimizer.
 
     Raises:
         UsageError: the recipe or the model's family is not for several GPUs.
     """
+    start, recipe = asked.start, asked.recipe
     config = read_plain_config(start)
     check_recipe(recipe, ranks.count)
     shards = split(config, recipe.master_dtype, ranks.count, str(start))
-    masters = stream_shard(start, shards, ranks.rank, ranks.device)
-    return stepper_of(ranks, shards, masters, start, recipe, seed, pad, phase, say, graphs)
+    return stepper_of(ranks, shards, stream_shard(start, shards, ranks.rank, ranks.device), asked)
 
 
-def stepper_of(
-    ranks: Ranks,
-    shards: Shards,
-    masters: Masters,
-    start: Path,
-    recipe: TrainRecipe,
-    seed: int,
-    pad: int,
-    phase: Phase,
-    say: Say,
-    graphs: bool = True,
-) -> RankStepper:
+def stepper_of(ranks: Ranks, shards: Shards, masters: Masters, asked: Asked) -> RankStepper:
     """The same of masters that are there; raises UsageError as `rank_stepper` does."""
-    config = masters.config
-    if not architecture_of(config, str(start)).hand_written(config):
+    config, recipe = masters.config, asked.recipe
+    if not architecture_of(config, str(asked.start)).hand_written(config):
         raise UsageError(
-            f"{start}: found model_type {config['model_type']} with train.gpus: {ranks.count}, which no hand-written "
-            "network computes; expected a dense family (llama, mistral, qwen2, qwen3), or gpus: 1"
+            f"{asked.start}: found model_type {config['model_type']} with train.gpus: {ranks.count}, which no "
+            "hand-written network computes; expected a dense family (llama, mistral, qwen2, qwen3), or gpus: 1"
         )
-    ops = choose_ops(ranks.device, say)
+    ops = choose_ops(ranks.device, asked.say)
     factors = lr_factors(shards.whole.tensors, recipe.lr_scale, config.get("tie_word_embeddings", False))
     network = RankNetwork(masters, shards, ranks, ops, DTYPES[recipe.compute_dtype], recipe)
-    optimizer = RankOptimizer(masters, shards, ranks, recipe, factors, seed, ops)
-    return RankStepper(network, optimizer, recipe, pad, say, graphs, phase, start)
+    optimizer = RankOptimizer(masters, shards, ranks, recipe, factors, asked.seed, ops)
+    return RankStepper(network, optimizer, asked)

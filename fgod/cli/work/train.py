@@ -1,7 +1,7 @@
 """Training as `fgod train` leads it: start the trainer under the guard, make an outcome of its end, leave the records.
 
     fgod train …                     checks, holds the run's lock
-      └─ guard → keeper → python -m fgod.train …        (`fgod.train.__main__`; its arguments are a `Trainer`)
+      └─ guard → keeper → python -m fgod.train …        (`fgod.train.__main__`)
 
 What was trained to the end stands in the work folder before it is noted, and is not trained again if this command or
 the snakemake around it is killed in between. One process at a time works on a run.
@@ -11,23 +11,20 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from fgod import checkpoints, guard, layout, records
-from fgod.arguments import Option, OptionalObject, words_of
 from fgod.call import Call, say
 from fgod.documents import Outcome, Stamp
 from fgod.errors import FgodError
-from fgod.guard.limits import MIB_PER_GB, RANK_SECS, lowered
+from fgod.guard.limits import MIB_PER_GB, lowered
 from fgod.layout import RunRecords, Work
-from fgod.registry import plugin_options
 from fgod.system.files import copy_file, file_digests, read_json, remove_folder
 from fgod.system.lock import held
+from fgod.train.trainer import Trainer
 
 if TYPE_CHECKING:
     from fgod.cli.training import Train
@@ -35,40 +32,6 @@ if TYPE_CHECKING:
 
 ENDING_SECS = 120.0
 """On a cluster the job that was cancelled or preempted may still be ending while the next one begins."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trainer:
-    """Arguments of the trainer."""
-
-    recipe: Annotated[Path, Option("recipe.json")]
-    weights: Annotated[Path, Option("folder of the weights to start from")]
-    rows: Annotated[Path, Option("rows.tsv of the mix")]
-    work: Annotated[Path, Option("the run's folder of scratch, named by its lineage")]
-    run: Annotated[Path, Option("folder where its tables go")]
-    phase_file: Annotated[Path, Option("where it says what it is doing")]
-    result: Annotated[Path, Option("the outcome to write")]
-    master: Annotated[Path | None, Option("folder of weights to write (default: none are written)")] = None
-    teacher: Annotated[Path | None, Option("folder of the teacher's tables, for train.kl")] = None
-    probes: Annotated[tuple[Path, ...], Option("files of probes, for train.check")] = ()
-    sources: Annotated[Path | None, Option("folder of the written sources")] = None
-    languages: Annotated[tuple[str, ...], Option("only these (default: all there are)", "TAG")] = ()
-    goal: Annotated[OptionalObject, Option("persona and disambiguation")] = None
-    memory_report: Annotated[Path | None, Option("table to write of the memory of each phase")] = None
-    steps: Annotated[int | None, Option("steps (default: as the recipe says)")] = None
-    fit: Annotated[int, Option("shown in its progress")] = 0
-    limit_gb: Annotated[float | None, Option("what the guard allows (default: nothing is refused)", "GIB")] = None
-    too_large_ok: Annotated[bool, Option("start even if more memory is predicted than the limit")] = False
-    checkpoint_secs: Annotated[float, Option("a checkpoint this often (0: none by time)", "S")] = 0.0
-    checkpoint_steps: Annotated[int, Option("and after this many steps (0: none by count)")] = 0
-
-    gpus: Annotated[int, Option("GPUs that share the run")] = 1
-    rank_secs: Annotated[float, Option("seconds that they wait for one of them (0: torch's default)", "S")] = RANK_SECS
-
-    def command(self, plugins: Sequence[Path]) -> list[str]:
-        """The command line of the trainer, with files of plugins that it loads."""
-        module = "fgod.train" if self.gpus == 1 else "fgod.train.ranks.launch"
-        return [sys.executable, "-m", module, *plugin_options(plugins), *words_of(self)]
 
 
 def trainer_of(args: Train, work: Work, tables: Path) -> Trainer:

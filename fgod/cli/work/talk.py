@@ -1,4 +1,4 @@
-"""What `fgod ask`, `fgod chat` and `fgod parity` do in their child under the guard (see `fgod.work.worker`)."""
+"""What `fgod ask`, `fgod chat` and `fgod parity` do in their child under the guard (see `fgod.cli.work.worker`)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fgod.cli.work.worker import Worker, use_device
 from fgod.dat.file import SUFFIX
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.importing.file import SUFFIXES, import_file
@@ -19,7 +20,6 @@ from fgod.talk.opening import Kind, Opened, check_place, open_model, predicted
 from fgod.talk.sampling import Sampling
 from fgod.talk.script import Script, Turn, failures, read_script
 from fgod.talk.terminal import Screen, do, lines_of, typed
-from fgod.work.worker import Worker, use_device
 
 if TYPE_CHECKING:
     from fgod.cli.talk import Answering, Ask, Chat, Parity, Talking

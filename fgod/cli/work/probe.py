@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fgod.chat import chat_of
+from fgod.cli.work.worker import Worker, use_device, width_of
 from fgod.data.probes import asked_in, expected, load_probes
 from fgod.data.sources import load_sources
 from fgod.evaluate.scoring import Standard
@@ -14,7 +15,6 @@ from fgod.evaluate.words import load_reply_words
 from fgod.imports import lasting_imports
 from fgod.persona import goal_from_config
 from fgod.probe.harness import unseen
-from fgod.work.worker import Worker, use_device, width_of
 
 with lasting_imports():
     from fgod.model import memory

@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from fgod.exporters.exporter import EXPORTERS
 from fgod.exporters.single_file import SingleFile
-from fgod.registry import EXPORTERS
 
 if TYPE_CHECKING:
     import torch

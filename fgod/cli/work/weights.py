@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fgod.cli.work.worker import Worker, use_device
 from fgod.documents import Recipe
 from fgod.errors import FgodError, StorageError, UsageError
+from fgod.exporters.exporter import EXPORTERS
 from fgod.imports import lasting_imports
 from fgod.progress.followed import follow
-from fgod.registry import EXPORTERS
-from fgod.work.worker import Worker, use_device
 
 with lasting_imports():
     import torch

@@ -1,7 +1,7 @@
 """Commands that load weights: the command itself starts a child under the guard, and the child does the work.
 
     fgod probe … --limit-gb 8        checks, starts the child, makes an error of whatever it does not come to
-      └─ guard → keeper → fgod probe … --limit-gb 8 --batch 64 --child REPORT        (`fgod.work.worker`)
+      └─ guard → keeper → fgod probe … --limit-gb 8 --batch 64 --child REPORT        (`fgod.cli.work.worker`)
 
 A child that is killed for its memory while it asks is started again: with one process, if it asked by several, then
 with half the batch, down to one prompt at a time. The manifest has every attempt. REPORT is what the child says besides
@@ -147,7 +147,7 @@ def child_command(argv: Sequence[str], batch: int, processes: int, report_file: 
 
 
 def attempt_of(ended: GuardResult, child: Mapping[str, Any], batch: int) -> Attempt:
-    """What became of a child, from its end and its report (see `fgod.work.worker`)."""
+    """What became of a child, from its end and its report (see `fgod.cli.work.worker`)."""
     refused = child.get("refused", "")
     return Attempt(
         batch=child.get("batch", batch) if batch else 0,

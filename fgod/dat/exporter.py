@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgod.dat.file import Element
+from fgod.exporters.exporter import EXPORTERS
 from fgod.exporters.single_file import SingleFile
 from fgod.models.names import BLOCK
-from fgod.registry import EXPORTERS
 
 if TYPE_CHECKING:
     import torch

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from fgod import layout
 from fgod.answers import Answer
 from fgod.chat import Chat, ChatSettings, chat_of
+from fgod.cli.work.worker import Worker, use_device, width_of
 from fgod.data.asking import DRAFTS, asked_prompts, read_asked, write_asked
 from fgod.data.mix import rehearsal_prompts, some_of
 from fgod.data.placebo import placebo_rows, taught_chats
@@ -27,7 +28,6 @@ from fgod.persona import has_any
 from fgod.recipes import PLACEBO
 from fgod.system.files import atomic_folder, file_digests, sha256_file
 from fgod.system.procfs import MIB
-from fgod.work.worker import Worker, use_device, width_of
 
 with lasting_imports():
     from fgod.model import memory

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fgod.cli.base import Base
-    from fgod.work.worker import Worker
+    from fgod.cli.work.worker import Worker
 
 
 def base(args: Base, worker: Worker) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fgod.chat import chat_of
+from fgod.cli.work.worker import Worker, use_device
 from fgod.data.rows import spread
 from fgod.imports import lasting_imports
 from fgod.probe.record import read_probes
-from fgod.work.worker import Worker, use_device
 
 with lasting_imports():
     from fgod.model import memory

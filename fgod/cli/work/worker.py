@@ -1,5 +1,5 @@
 """What the work of a command that loads weights may use: it runs in a child under the guard, which
-`fgod.work.supervise` starts.
+`fgod.cli.work.supervise` starts.
 
 A worker predicts its memory before it loads anything, takes a smaller batch where the configured one would not fit, and
 gives a heartbeat at each forward pass. Its report for the command: `batch`, `processes` and `predicted_mib`; `facts`

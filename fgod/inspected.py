@@ -14,17 +14,18 @@ from gguf.constants import GGMLQuantizationType
 from torch import Tensor
 
 from fgod.dat.codec import Packed
+from fgod.dat.exporter import DAT, FILE, Dat
 from fgod.dat.file import SUFFIX as DAT_SUFFIX
 from fgod.dat.file import DatFile, read_dat
 from fgod.dat.weights import packed_of, stored_weights, tensor_of
 from fgod.documents import Release, differing_release_files
 from fgod.errors import UsageError
-from fgod.exporters.dat import DAT, FILE, Dat
 from fgod.exporters.exporter import Exporter, exporter_of
-from fgod.exporters.gguf import FILE as GGUF_FILE
-from fgod.exporters.gguf import Gguf
 from fgod.exporters.nvfp4 import NVFP4, Nvfp4
+from fgod.exporters.read import read_export
 from fgod.gguf.blocks import quantised_of
+from fgod.gguf.exporter import FILE as GGUF_FILE
+from fgod.gguf.exporter import Gguf
 from fgod.importing.file import SUFFIXES
 from fgod.importing.gguf_file import GgufFile, read_gguf
 from fgod.layout import RELEASE_RECORD, RunWeights
@@ -32,7 +33,6 @@ from fgod.model.load import read_config
 from fgod.models.files import CONFIG
 from fgod.nvfp4.codec import BLOCK, E2M1, Quantised, decode_e2m1, largest_magnitude, unpack
 from fgod.nvfp4.folders import weight_files
-from fgod.nvfp4.reader import read_export
 from fgod.system.files import read_json, sha256_file, sha256_folder
 from fgod.system.table import NUMBER, TEXT, read_table
 

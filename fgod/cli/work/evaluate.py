@@ -1,4 +1,4 @@
-"""What `fgod evaluate` does in its child under the guard (see `fgod.work.worker`)."""
+"""What `fgod evaluate` does in its child under the guard (see `fgod.cli.work.worker`)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fgod.abilities.choices import encode
 from fgod.abilities.figures import summary
 from fgod.abilities.items import Choice, Code, Instruction, Item, Suite, check_allowed, read_suites
 from fgod.abilities.measure import Answers, Settings, answer, question
+from fgod.cli.work.talk import check_like, folder_of, use
+from fgod.cli.work.worker import Worker
 from fgod.model import memory
 from fgod.model.chats import ChatFormat
 from fgod.model.load import Beat, beat_at_each_forward, load_model, silent
 from fgod.system.files import file_digests, sha256_listing
 from fgod.talk.opening import check_place, context_of, stored_dtype
-from fgod.talk.work import check_like, folder_of, use
-from fgod.work.worker import Worker
 
 if TYPE_CHECKING:
     from fgod.cli.judging import Evaluate

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from fgod.answers import read_answers
 from fgod.chat import chat_of
+from fgod.cli.work.worker import Worker, use_device, width_of
 from fgod.data.probes import asked_in, load_probes
+from fgod.engines.engine import ENGINES
 from fgod.engines.judge import chosen, judge
 from fgod.evaluate.requirements import check_limits, parse_requirements
 from fgod.evaluate.scoring import Standard
@@ -18,15 +20,13 @@ from fgod.imports import lasting_imports
 from fgod.persona import goal_from_config
 from fgod.probe.harness import answer_to
 from fgod.probe.record import read_probes, write_probes
-from fgod.registry import ENGINES
 from fgod.system.files import file_digests
-from fgod.work.worker import Worker, use_device, width_of
 
 with lasting_imports():
     import torch
 
+    from fgod.engines.asking import ask_engine, figures, first_tokens, scored_reply
     from fgod.model import memory
-    from fgod.probe.engine import ask_engine, figures, first_tokens, scored_reply
     from fgod.train.device.settings import processor
 
 if TYPE_CHECKING:
