@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fgod.chat import ChatSettings
 from fgod.dat.file import DatFile, read_dat
 from fgod.dat.weights import Stored, element_counts, read_weight, stored_weights
 from fgod.errors import UsageError
 from fgod.importing import RECORD
-from fgod.importing.folder import plain_folder
 from fgod.model.folder import FolderFacts, check_folder, check_sizes, checked_chat
 from fgod.model.load import read_config
 from fgod.models.architecture import architecture_of
 from fgod.models.files import CONFIG
 from fgod.models.names import EMBEDDING, TIED_HEAD
-from fgod.nvfp4.folders import DTYPES, copy_side_files, write_config
-from fgod.system.files import sha256_file, write_json
+from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, DTYPES, copy_side_files, write_config, write_weights
+from fgod.system.files import atomic_folder, sha256_file, write_json
 
 
 def import_dat(
@@ -62,8 +62,13 @@ def import_dat(
     checked_chat(like, config, chat or ChatSettings())
     kind = DTYPES[dtype]
 
+    def made(name: str) -> dict[str, Tensor]:
+        beat()
+        return {name: read_weight(file, stored[name], kind)}
+
     say(f"import · {path} · {sum(map(prod, names.values())):,} parameters")
-    with plain_folder(out, names, kind.itemsize, lambda name: read_weight(file, stored[name], kind), beat) as folder:
+    with atomic_folder(out) as folder:
+        write_weights(folder, list(names), lambda n: prod(names[n]) * kind.itemsize, made, DEVICE_SHARD_BYTES)
         copy_side_files(like, folder)
         write_config(folder, config, dtype)
         write_json(folder / RECORD, _record(file, like, names, stored, dtype))

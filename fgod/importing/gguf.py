@@ -18,7 +18,6 @@ from transformers import GenerationConfig
 from fgod.chat import ChatSettings
 from fgod.errors import UsageError
 from fgod.importing import RECORD
-from fgod.importing.folder import plain_folder
 from fgod.importing.gguf_config import HEAD, TABLE, config_of, same_table
 from fgod.importing.gguf_file import read_gguf
 from fgod.importing.gguf_tokenizer import GgufTokenizer, tokenizer_of
@@ -26,8 +25,8 @@ from fgod.importing.gguf_weights import GgufModel, model_of
 from fgod.model.folder import FolderFacts, check_folder
 from fgod.model.load import quiet
 from fgod.models.names import EMBEDDING
-from fgod.nvfp4.folders import DTYPES
-from fgod.system.files import sha256_file, write_json
+from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, DTYPES, write_weights
+from fgod.system.files import atomic_folder, sha256_file, write_json
 
 
 def import_gguf(
@@ -55,14 +54,17 @@ def import_gguf(
     model, kind = model_of(file, config, path, tied), DTYPES[dtype]
     names = model.shapes
 
-    def read(name: str) -> Tensor:
-        return torch.from_numpy(model.read(name)).to(kind)
+    def made(name: str) -> dict[str, Tensor]:
+        beat()
+        return {name: torch.from_numpy(model.read(name)).to(kind)}
 
     say(f"import · {path} · {sum(map(prod, names.values())):,} parameters")
-    with plain_folder(out, names, kind.itemsize, read, beat) as folder:
+    with atomic_folder(out) as folder:
+        write_weights(folder, list(names), lambda n: prod(names[n]) * kind.itemsize, made, DEVICE_SHARD_BYTES)
         _write_tokens(folder, config, tokens, dtype)
         write_json(folder / RECORD, _record(model, tied, dtype))
-        return _checked(folder, path, chat)
+        facts = _checked(folder, path, chat)
+    return facts
 
 
 def _write_tokens(folder: Path, config: Mapping[str, Any], tokens: GgufTokenizer, dtype: str) -> None:

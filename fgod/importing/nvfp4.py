@@ -7,19 +7,20 @@ again is to give the codes that were there.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fgod.chat import ChatSettings
 from fgod.exporters.exporter import exporter_of
 from fgod.importing import RECORD
-from fgod.importing.folder import plain_folder
 from fgod.model.folder import FolderFacts, check_folder, checked_config
 from fgod.models.architecture import tensors_of, wrong
-from fgod.nvfp4.folders import copy_side_files, write_config
-from fgod.system.files import read_json, sha256_folder, write_json
+from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, copy_side_files, write_config, write_weights
+from fgod.system.files import atomic_folder, read_json, sha256_folder, write_json
 
 DTYPE = "float32"
 CPU = torch.device("cpu")
@@ -46,11 +47,13 @@ def decode_export(
     if exporter is None:
         raise wrong(export / "config.json", "quantization_config", None, "that of an export")
 
+    def made(name: str) -> dict[str, Tensor]:
+        beat()
+        return {name: exporter.read(weights, name, CPU)}
+
     say(f"base · {export} · an export in {exporter.name}, decoded to {DTYPE}")
-    with (
-        exporter.open(export) as weights,
-        plain_folder(out, wanted, 4, lambda name: exporter.read(weights, name, CPU), beat) as folder,
-    ):
+    with exporter.open(export) as weights, atomic_folder(out) as folder:
+        write_weights(folder, list(wanted), lambda name: 4 * prod(wanted[name]), made, DEVICE_SHARD_BYTES)
         copy_side_files(export, folder)
         write_config(folder, {key: value for key, value in config.items() if key != "quantization_config"}, DTYPE)
         write_json(folder / RECORD, _record(export))

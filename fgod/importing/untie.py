@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 
 from torch import Tensor
 
 from fgod.chat import ChatSettings
 from fgod.importing import RECORD
-from fgod.importing.folder import plain_folder
 from fgod.model.folder import FolderFacts, check_folder, checked_config
 from fgod.models.architecture import architecture_of, tensors_of, wrong
 from fgod.models.names import EMBEDDING, TIED_HEAD
-from fgod.nvfp4.folders import copy_side_files, open_weights
-from fgod.system.files import sha256_folder, write_json
+from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, copy_side_files, open_weights, write_weights
+from fgod.system.files import atomic_folder, sha256_folder, write_json
 
 TIED = "tie_word_embeddings"
 
@@ -41,14 +41,15 @@ def untie(
     untied = {**config, TIED: False}
     wanted = tensors_of(untied, str(where))
     say(f"base · {source} · its head is made a tensor of its own")
-    with open_weights(source) as weights:
+    with open_weights(source) as weights, atomic_folder(out) as folder:
 
-        def read(name: str) -> Tensor:
-            return weights.read(EMBEDDING).clone() if name == TIED_HEAD else weights.read(name)
+        def made(name: str) -> dict[str, Tensor]:
+            beat()
+            return {name: weights.read(EMBEDDING).clone() if name == TIED_HEAD else weights.read(name)}
 
-        itemsize = weights.read("model.norm.weight").element_size()
-        with plain_folder(out, wanted, itemsize, read, beat) as folder:
-            copy_side_files(source, folder)
-            write_json(folder / "config.json", untied)
-            write_json(folder / RECORD, {"source": source.name, "sha256": sha256_folder(source), "untied": True})
-            return check_folder(folder, chat)
+        item = weights.read("model.norm.weight").element_size()
+        write_weights(folder, list(wanted), lambda name: item * prod(wanted[name]), made, DEVICE_SHARD_BYTES)
+        copy_side_files(source, folder)
+        write_json(folder / "config.json", untied)
+        write_json(folder / RECORD, {"source": source.name, "sha256": sha256_folder(source), "untied": True})
+        return check_folder(folder, chat)
