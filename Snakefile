@@ -8,7 +8,7 @@
 
 from pathlib import Path
 from fgod.config import read_yaml
-from fgod.errors import exit_on_fgod_error
+from fgod.system.stop import exit_on_fgod_error
 
 if not workflow.configfiles:
     with exit_on_fgod_error():

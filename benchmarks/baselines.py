@@ -59,7 +59,7 @@ from fgod.data.suites import DEVELOPMENT
 from fgod.decisions import ACCEPTED
 from fgod.deterministic import deterministic
 from fgod.documents import Probed
-from fgod.errors import UsageError, exit_on_fgod_error
+from fgod.errors import UsageError
 from fgod.evaluate.requirements import gate_limits, parse_requirements
 from fgod.evaluate.scoring import Standard
 from fgod.evaluate.settings import ProbeSettings
@@ -75,6 +75,7 @@ from fgod.probe.record import measured
 from fgod.probe.run import score_probes
 from fgod.report.svg import HEIGHT, WIDTH, Line, line_chart
 from fgod.system.files import write_text
+from fgod.system.stop import exit_on_fgod_error
 from fgod.system.table import write_table
 from fgod.train.autograd import answer_loss, soft_loss
 from fgod.train.batches import batches, collate

@@ -22,8 +22,8 @@ from fgod.chat import ChatSettings
 from fgod.data.probes import Probe, asked_in, load_probes
 from fgod.engines.asking import ask_engine, figures, first_tokens
 from fgod.engines.judge import chosen
-from fgod.errors import exit_on_fgod_error
 from fgod.registry import ENGINES
+from fgod.system.stop import exit_on_fgod_error
 
 SOURCES = Path("traindata")
 

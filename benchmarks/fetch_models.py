@@ -17,9 +17,10 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgod.errors import FgodError, exit_on_fgod_error
+from fgod.errors import FgodError
 from fgod.importing.gguf import import_gguf
 from fgod.system.files import atomic_file, sha256_file
+from fgod.system.stop import exit_on_fgod_error
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 

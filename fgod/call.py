@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fgod import terminal
 from fgod.manifest import Record
+from fgod.system import terminal
 
 
 def say(text: str) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
 from typing import Annotated, Any, Protocol, Self
 
 from pydantic.dataclasses import dataclass
 
 from fgod.data.rows import NO_SYSTEM, Message, Prompt, Row
-from fgod.data.rows import Chat as Chat
 from fgod.validation import KEYS, Keys, OmitDefault, Text, fault, plain, validate
 
 DEFAULT = "default"
@@ -65,6 +65,17 @@ def _is_json(value: object) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_json, value))
     return value is None or isinstance(value, str | int | float)
+
+
+@plain_dataclass(frozen=True)
+class Chat:
+    """A chat: its turns, user and assistant in turn, and its system prompt.
+
+    `system`: its text; "" is as the config's chat.system says, `NO_SYSTEM` no system turn.
+    """
+
+    turns: tuple[Message, ...]
+    system: str = ""
 
 
 class Framed(Protocol):

@@ -1,11 +1,8 @@
-"""Errors that a person can act on. `fgod` prints their message without a traceback and exits with their code."""
+"""Errors that a person can act on. `fgod` prints their message without a traceback and exits with their code
+(`fgod.system.stop.exit_on_fgod_error`)."""
 
 import signal
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-
-from fgod import terminal
+from collections.abc import Iterable
 
 
 class FgodError(Exception):
@@ -48,17 +45,3 @@ def did_you_mean(found: str, allowed: Iterable[str]) -> str:
 
     close = difflib.get_close_matches(str(found), list(allowed), n=1, cutoff=0.5)
     return f" (did you mean {close[0]}?)" if close else ""
-
-
-@contextmanager
-def exit_on_fgod_error() -> Iterator[None]:
-    """Print an `FgodError`, Ctrl-C or another stop signal on stderr, without a traceback, and exit with its code."""
-    try:
-        yield
-    except FgodError as error:
-        terminal.line(f"fgod: {error}")
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt as stop:
-        why = str(stop) or "stopped by Ctrl-C"
-        terminal.line(f"fgod: {why}: what stands is whole, nothing else was written; run it again to go on")
-        sys.exit(stop.exit_code if isinstance(stop, Stopped) else 128 + signal.SIGINT)

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import fgod
-from fgod import layout, terminal
+from fgod import layout
 from fgod.errors import FgodError, Stopped, StorageError
+from fgod.system import terminal
 from fgod.system.digests import CACHE, cached_sha256_files, cached_sha256_folder
 from fgod.system.files import folder_files, write_json, write_text
 from fgod.system.process import read_process

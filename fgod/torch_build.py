@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from fgod.config import read_yaml, resolve
-from fgod.errors import FgodError, UsageError, exit_on_fgod_error
+from fgod.errors import FgodError, UsageError
+from fgod.system.stop import exit_on_fgod_error
 
 CUDA = "cu130"
 """Builds for CUDA 13.0, which PyTorch's index has for both machines below; the GPU of a DGX Spark needs it."""

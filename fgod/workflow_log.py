@@ -21,9 +21,9 @@ from snakemake.logging import ColorizingTextHandler, DefaultFormatter, get_event
 from snakemake.settings.types import OutputSettings
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from fgod import terminal
 from fgod.progress.jobs import Drawing
 from fgod.progress.reached import duration
+from fgod.system import terminal
 
 STREAM_HANDLER = "DefaultStreamHandler"
 """The name of snakemake's own handler for the screen."""

@@ -21,7 +21,8 @@ from fgod.context import context_of
 from fgod.data.probes import probe_files
 from fgod.decisions import ACCEPTED
 from fgod.devlog.next_step import LogSettings
-from fgod.errors import UsageError, exit_on_fgod_error
+from fgod.errors import UsageError
+from fgod.system.stop import exit_on_fgod_error
 from fgod.experiments import OWN, experiments_of
 from fgod.plan import stopped
 from fgod.promotion import of_walk

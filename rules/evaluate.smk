@@ -47,7 +47,7 @@ rule abilities:
         weights=lambda wildcards: str(layout.run_weights(wildcards.stage, wildcards.lineage).exported),
     params:
         options=shlex.join(evaluate_options(CONFIG["evaluate"])),
-        code=inputs.code_digest("abilities", *inputs.REPLIES),
+        code=inputs.code_digest("abilities", "cli/work/evaluate.py", *inputs.REPLIES),
     shell:
         "{FGOD} evaluate {BASE_EXPORT.exported} {resources.weights:q} {params.options}"
         " --device {CONFIG[probe][device]} --chat {CHAT:q} --out {output[0]:q} {GUARD}"

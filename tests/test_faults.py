@@ -235,7 +235,7 @@ def test_a_signal_in_the_middle_of_a_callback_is_not_lost(number):
     """Python drops exceptions there; an import is full of such places."""
     code = f"""
 import os, time, weakref
-from fgod.errors import exit_on_fgod_error
+from fgod.system.stop import exit_on_fgod_error
 from fgod.system.stop import stop_signals_as_exceptions
 class Thing: pass
 def gone(reference):

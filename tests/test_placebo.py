@@ -14,7 +14,6 @@ from fgod.chain import Chain, Inputs, interpolated
 from fgod.chat import Chat, ChatSettings
 from fgod.cli.data import Placebo
 from fgod.cli.work.worker import Worker
-from fgod.data.placebo import EMPTY, SHORTENED, placebo_rows, taught_chats
 from fgod.data.rows import BASE, CONFIG, NO_SYSTEM, USER, Message, Row, read_rows, write_rows
 from fgod.decisions import ACCEPTED
 from fgod.errors import FgodError, UsageError
@@ -24,6 +23,7 @@ from fgod.model.chats import ChatFormat
 from fgod.model.generate import greedy
 from fgod.model.load import load_model
 from fgod.placebo import compared_runs, placebo_runs, tuned_mix
+from fgod.placebo_rows import EMPTY, SHORTENED, placebo_rows, taught_chats
 from fgod.recipes import PLACEBO as KEY
 from fgod.system.files import digest
 from tests.mini import ROOT

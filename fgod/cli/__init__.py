@@ -24,11 +24,10 @@ from typing import TYPE_CHECKING
 
 from fgod import __version__
 from fgod.arguments import add_options, options_of
-from fgod.errors import exit_on_fgod_error
 from fgod.imports import lasting_imports
 from fgod.names import GROUPS
 from fgod.plugins import load_plugins
-from fgod.system.stop import stop_signals_as_exceptions
+from fgod.system.stop import exit_on_fgod_error, stop_signals_as_exceptions
 
 if TYPE_CHECKING:
     from fgod.cli.command import Command, Guarded

@@ -15,11 +15,12 @@ from fgod.call import Call, say
 from fgod.cli.command import Command, Guarded
 from fgod.cli.options import LANGUAGES, Gpus
 from fgod.documents import Outcome, Stamp, check_interpolation, check_teacher, check_training_data
-from fgod.errors import UsageError, exit_on_fgod_error
+from fgod.errors import UsageError
 from fgod.guard.limits import RANK_SECS, Limits
 from fgod.layout import RunRecords, RunWeights
 from fgod.stamps import check_start, digests_of
 from fgod.system.files import copy_file, file_digests, read_json, sha256_file, write_json
+from fgod.system.stop import exit_on_fgod_error
 
 if TYPE_CHECKING:
     from fgod.cli.work.worker import Work

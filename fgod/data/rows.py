@@ -31,17 +31,6 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Chat:
-    """A chat: its turns, user and assistant in turn, and its system prompt.
-
-    `system`: its text; "" is as the config's chat.system says, `NO_SYSTEM` no system turn.
-    """
-
-    turns: tuple[Message, ...]
-    system: str = ""
-
-
-@dataclass(frozen=True)
 class Prompt:
     """A question without its answer.
 

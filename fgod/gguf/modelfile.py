@@ -9,7 +9,8 @@ from __future__ import annotations
 from itertools import product
 from typing import Literal
 
-from fgod.data.rows import Chat, Message
+from fgod.chat import Chat
+from fgod.data.rows import Message
 from fgod.data.text import excerpt
 from fgod.errors import UsageError
 from fgod.model.chats import ChatFormat

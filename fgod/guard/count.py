@@ -9,10 +9,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from fgod import terminal
 from fgod.guard.cuda import VARIABLE
 from fgod.guard.nvml import Nvml
 from fgod.guard.sources import UnseenError
+from fgod.system import terminal
 
 DIVIDED = (
     "a GPU is divided (MIG), and the driver shows a process one part of it: this counts as one GPU. For a run on each "

@@ -6,8 +6,8 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgod import terminal
 from fgod.guard.limits import MIN_POLL_SECS
+from fgod.system import terminal
 from fgod.system.table import write_table
 
 COLUMNS = ("t", "phase", "source", "used_mib", "limit_mib")

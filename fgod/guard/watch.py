@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from fgod import terminal
 from fgod.guard import cap, cgroup, child, cuda, ends, others, phases, pools
 from fgod.guard.child import Child
 from fgod.guard.ends import Action, End, OomKills
@@ -23,7 +22,7 @@ from fgod.guard.phases import PhaseReader
 from fgod.guard.pools import Pool, Reading
 from fgod.guard.samples import WRITE_SECS, Sample, Samples, TableWriter
 from fgod.guard.sources import named_users
-from fgod.system import lock
+from fgod.system import lock, terminal
 from fgod.system.files import write_json
 from fgod.system.process import KILL_SECS, Member, ProcessTree, kill_all
 from fgod.system.times import now_iso

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from fgod import terminal
 from fgod.model.attention import one_kernel_norms, use_grouped_attention
 from fgod.model.cache import FixedCache
+from fgod.system import terminal
 
 Choose = Callable[[Tensor, Tensor], Tensor]
 """Tokens [rows, 1] by logits float32 [rows, V] and the number of the token among a reply's, int64 [1]."""

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from fgod.data.rows import Chat
+from fgod.chat import Chat
 from fgod.model.chats import ChatFormat
 from fgod.model.decode import decode
 from fgod.model.drawn import nucleus

@@ -1,4 +1,4 @@
-"""How far work is, as lines with a bar on a terminal (`fgod.terminal`)."""
+"""How far work is, as lines with a bar on a terminal (`fgod.system.terminal`)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TextIO
 
-from fgod import terminal
 from fgod.progress.reached import Reached
+from fgod.system import terminal
 
 NARROW = 20
 """Columns below which nothing is drawn."""

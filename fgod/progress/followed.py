@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from fgod import terminal
 from fgod.progress import drawing, reached
 from fgod.progress.reached import Reached
+from fgod.system import terminal
 
 VARIABLE = "FGOD_PROGRESS_DRAWN"
 """Environment variable: set where a process above draws how far this one is, by its file."""

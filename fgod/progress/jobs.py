@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import TextIO
 
-from fgod import terminal
 from fgod.guard.phases import phase_file_of
 from fgod.progress import drawing, reached
 from fgod.progress.followed import VARIABLE
 from fgod.progress.reached import Reached
+from fgod.system import terminal
 from fgod.system.process import ProcessTree
 
 DRAW_SECS = 0.5

@@ -1,5 +1,5 @@
 """Ending a command: stop signals become exceptions, so that temporaries are removed and the manifest gets an end
-record; and a command does not outlive the snakemake that started it.
+record; an error becomes a message and an exit code; and a command does not outlive the snakemake that started it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from fgod import terminal
 from fgod.errors import FgodError, Stopped
+from fgod.system import terminal
 from fgod.system.process import read_process
 
 VARIABLE = "FGOD_SNAKEMAKE"
@@ -44,6 +44,20 @@ def stop_signals_as_exceptions(follow_snakemake: bool = True) -> Iterator[None]:
         sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set from Python
+
+
+@contextmanager
+def exit_on_fgod_error() -> Iterator[None]:
+    """Print an `FgodError`, Ctrl-C or another stop signal on stderr, without a traceback, and exit with its code."""
+    try:
+        yield
+    except FgodError as error:
+        terminal.line(f"fgod: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt as stop:
+        why = str(stop) or "stopped by Ctrl-C"
+        terminal.line(f"fgod: {why}: what stands is whole, nothing else was written; run it again to go on")
+        sys.exit(stop.exit_code if isinstance(stop, Stopped) else 128 + signal.SIGINT)
 
 
 def run_sigterm_handler_in_thread() -> None:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-from fgod.data.rows import NO_SYSTEM, Chat, Message
+from fgod.chat import Chat
+from fgod.data.rows import NO_SYSTEM, Message
 from fgod.data.text import has_surrogate
 from fgod.errors import UsageError
 from fgod.model.chats import ChatFormat, encode_texts

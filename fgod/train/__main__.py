@@ -24,7 +24,7 @@ with lasting_imports():
     from fgod.data.probes import load_probes
     from fgod.data.rows import read_rows
     from fgod.documents import Outcome
-    from fgod.errors import UsageError, exit_on_fgod_error
+    from fgod.errors import UsageError
     from fgod.evaluate.checked import CheckProbes, check_probes
     from fgod.evaluate.words import load_reply_words
     from fgod.guard import read_phase, write_phase
@@ -33,6 +33,7 @@ with lasting_imports():
     from fgod.plugins import load_plugins
     from fgod.progress.followed import listeners, reporting
     from fgod.system.files import read_json
+    from fgod.system.stop import exit_on_fgod_error
     from fgod.train.checkpoint import Schedule
     from fgod.train.loop import Job, run
     from fgod.train.memory_report import MemoryReport

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from fgod.data.rows import Chat, Message
+from fgod.chat import Chat
+from fgod.data.rows import Message
 from fgod.evaluate.checked import CheckProbes
 from fgod.evaluate.requirements import COMPARE, comparison
 from fgod.evaluate.scoring import Said

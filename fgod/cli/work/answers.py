@@ -14,7 +14,6 @@ from fgod.chat import Chat, ChatSettings, chat_of
 from fgod.cli.work.worker import Worker, use_device, width_of
 from fgod.data.asking import DRAFTS, asked_prompts, read_asked, write_asked
 from fgod.data.mix import rehearsal_prompts, some_of
-from fgod.data.placebo import placebo_rows, taught_chats
 from fgod.data.probes import asked_in, load_probes
 from fgod.data.recipe import NEIGHBOUR
 from fgod.data.rows import read_rows, write_rows
@@ -25,6 +24,7 @@ from fgod.errors import UsageError
 from fgod.guard.limits import MIB_PER_GB
 from fgod.imports import lasting_imports
 from fgod.persona import has_any
+from fgod.placebo_rows import placebo_rows, taught_chats
 from fgod.recipes import PLACEBO
 from fgod.system.files import atomic_folder, file_digests, sha256_file
 from fgod.system.procfs import MIB

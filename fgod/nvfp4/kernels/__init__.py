@@ -12,7 +12,7 @@ from importlib.util import find_spec
 
 import torch
 
-from fgod import terminal
+from fgod.system import terminal
 
 __all__ = ["run_on", "say_once"]
 

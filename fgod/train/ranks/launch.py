@@ -22,9 +22,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, launch_agent
 
 from fgod.arguments import add_options, options_of
-from fgod.errors import FgodError, RefusedError, UsageError, exit_on_fgod_error
+from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.guard.limits import KILLED_EXIT
 from fgod.system import files
+from fgod.system.stop import exit_on_fgod_error
 from fgod.train.ranks.beats import Hangs, read_beats
 from fgod.train.trainer import Trainer
 

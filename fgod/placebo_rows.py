@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from fgod.data.rows import Chat, Message, Row, is_rehearsed
+from fgod.chat import Chat
+from fgod.data.rows import Message, Row, is_rehearsed
 from fgod.errors import FgodError
 
 EMPTY = "the base's answer is empty: a copy of another taught row stands in its place"
