@@ -21,14 +21,14 @@ from fgod.context import context_of
 from fgod.data.probes import probe_files
 from fgod.decisions import ACCEPTED
 from fgod.devlog.next_step import LogSettings
-from fgod.errors import UsageError
 from fgod.system.stop import exit_on_fgod_error
 from fgod.experiments import OWN, experiments_of
+from fgod.known import Known, none_of_mixes, walked
 from fgod.plan import stopped
 from fgod.promotion import of_walk
 from fgod.plugins import plugin_options
 from fgod.session import Session, visits_of
-from fgod.system.files import canonical_json, check_room, digest
+from fgod.system.files import canonical_json, check_room
 from fgod.system.lock import held
 from fgod.system.stop import run_sigterm_handler_in_thread
 
@@ -91,53 +91,12 @@ GOAL = canonical_json({key: CONFIG[key] for key in ("persona", "disambiguation")
 CHECKED = f"--probes {shlex.join(PROBES)} {SOURCED} --goal {shlex.quote(GOAL)}"
 ENGINES = engine_pairs(CONFIG)
 RESERVED = Reservations(layout.RESULTS, [*FOLDS.values()])
-RUNS, RUN_CHAINS = {}, {}  # by stage and lineage: the runs that are known, and the chain that came by each first
-MIXES, MIX_CHAINS = {}, {}  # the same of mixes: what their rows depend on, and a chain that has their sources
-TEACHERS = {}
-
-
-def teacher_of(run):
-    """The digest of how the base is asked for its distributions over a run's rehearsed rows; None where it is not."""
-    asked = inputs.teacher_settings(CONFIG, INPUTS.base_id, json.loads(run.recipe))
-    if asked is None:
-        return None
-    TEACHERS[digest(asked)] = asked
-    return digest(asked)
-
-
-def meet(run, chain):
-    """Make a run that the walk of a chain comes by known to the rules. What its path does not say of it must be the
-    same for all chains that have it."""
-    known = RUN_CHAINS.setdefault((run.stage, run.lineage), chain)
-    same = RUNS.setdefault((run.stage, run.lineage), run)
-    if same.require != run.require:
-        raise UsageError(
-            f"{CONFIG_NAME}: {known.words} and {chain.words} have the run {run.stage}@{run.lineage}, and require other "
-            f"things of it: {same.require}, {run.require}; expected the same, as a run has one verdict"
-        )
-    MIXES[run.mix_id] = run.mix_spec
-    MIX_CHAINS.setdefault(run.mix_id, chain)
-    teacher_of(run)
-
-
-def chain_of(run):
-    """The chain that first came by a run."""
-    return RUN_CHAINS[run.stage, run.lineage]
-
-
-def met(chain, decide):
-    """A walk's `decide`, by which the runs that it comes by become known."""
-
-    def decision(run):
-        meet(run, chain)
-        return decide(run)
-
-    return decision
+KNOWN = Known(CONFIG_NAME, CHAINS)
 
 
 with exit_on_fgod_error():
     EXPECTED = {  # as far as known, pending gates accepted
-        name: chain.chain.walk(met(chain, lambda run: standing(run).decision or ACCEPTED))
+        name: chain.chain.walk(KNOWN.met(chain, lambda run: standing(run).decision or ACCEPTED))
         for name, chain in CHAINS.items()
     }
 
@@ -172,9 +131,7 @@ def unless_recorded(pattern, *outputs):
 
 def unless_rows_stand(pattern):
     """The same for the wildcard `mix` of a rule that makes rows: none of the mixes of such runs whose rows are there."""
-    files = [layout.mix(run.mix_id).rows for run in RECORDED]
-    stand = [re.escape(f"{file.parent.name}/{file.name}") for file in files if file.exists()]
-    return f"(?!(?:{'|'.join(stand)})$){pattern}" if stand else pattern
+    return none_of_mixes(layout.mix(run.mix_id).rows for run in RECORDED) + pattern
 
 
 wildcard_constraints:
@@ -228,10 +185,8 @@ def is_target(name):
 
 
 def active():
-    """The chains that this snakemake walks. `snakemake campaign`, without another target, leaves the config's own
-    chain alone."""
-    alone = set(workflow.dag_settings.targets) == {"campaign"}
-    return [chain for chain in CHAINS.values() if (is_target("campaign") if chain.name else not alone)]
+    """The chains that this snakemake walks."""
+    return walked(CHAINS, workflow.dag_settings.targets, "campaign")
 
 
 def expected_visits(decide):
@@ -262,11 +217,8 @@ def decide(run):
 
 
 def walk(chain):
-    """The walk of a chain as far as the gates have decided. Runs of later fits are met here for the first time: those of
-    the experiment that it starts from as that one's."""
-    if before := CHAINS.get(chain.starts_from):
-        walk(before)
-    return chain.chain.walk(met(chain, decide))
+    """The walk of a chain as far as the gates have decided."""
+    return KNOWN.walk(chain, decide)
 
 
 # What is told of a chain lies in results/ or results/experiments/NAME/: the wildcard `of` is empty, or the latter.
@@ -294,7 +246,7 @@ def candidate(name):
 
 def run_of(wildcards):
     """The run that a path names."""
-    run = RUNS.get((wildcards.stage, wildcards.lineage))
+    run = KNOWN.runs.get((wildcards.stage, wildcards.lineage))
     if run is None:
         raise WorkflowError(f"{wildcards.stage}/{wildcards.lineage} is no run of this config's walk (see `fgod plan`)")
     return run

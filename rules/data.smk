@@ -4,7 +4,7 @@
 
 def mix_chain(wildcards):
     """A chain that has the sources of a mix."""
-    return MIX_CHAINS[wildcards.mix]
+    return KNOWN.mix_chains[wildcards.mix]
 
 
 def rehearsal_of(wildcards):
@@ -29,7 +29,7 @@ rule mix:
         files=files_of,
         asked=lambda wildcards: asked_option(mix_chain(wildcards)),
     params:
-        spec=lambda wildcards: MIXES[wildcards.mix],
+        spec=lambda wildcards: KNOWN.mixes[wildcards.mix],
     shell:
         "{FGOD} data mix --spec {params.spec:q} {SOURCED} --files {resources.files:q} --answers {input.answers:q}"
         " {resources.asked} --out {output:q}"
@@ -51,12 +51,12 @@ rule audit:
 
 def teacher_start(wildcards):
     """The stamp of the base as it teaches: rounded, or as its folder has it."""
-    rounded = TEACHERS[wildcards.teacher]["teacher"] == "rounded"
+    rounded = KNOWN.teachers[wildcards.teacher]["teacher"] == "rounded"
     return ancient(BASE_EXPORT.stamp if rounded else BASE.stamp)
 
 
 def teacher_weights(wildcards):
-    return str(BASE_EXPORT.exported) if TEACHERS[wildcards.teacher]["teacher"] == "rounded" else BASE_WEIGHTS
+    return str(BASE_EXPORT.exported) if KNOWN.teachers[wildcards.teacher]["teacher"] == "rounded" else BASE_WEIGHTS
 
 
 # The base's distributions at the labels of a mix's rehearsed rows, for stages with train.kl.
@@ -66,13 +66,13 @@ rule teacher:
         rows=ancient(MIX.rows),
     output:
         MIX.teacher("{teacher}").stamp,
-    threads: lambda wildcards: processes(TEACHERS[wildcards.teacher]["device"])
+    threads: lambda wildcards: processes(KNOWN.teachers[wildcards.teacher]["device"])
     resources:
-        gpu=lambda wildcards: gpus(TEACHERS[wildcards.teacher]["device"]),
-        mem_mb=lambda wildcards: asking_mb(TEACHERS[wildcards.teacher]["device"]),
+        gpu=lambda wildcards: gpus(KNOWN.teachers[wildcards.teacher]["device"]),
+        mem_mb=lambda wildcards: asking_mb(KNOWN.teachers[wildcards.teacher]["device"]),
         weights=lambda wildcards: teacher_weights(wildcards),
     params:
-        settings=lambda wildcards: canonical_json(TEACHERS[wildcards.teacher]),
+        settings=lambda wildcards: canonical_json(KNOWN.teachers[wildcards.teacher]),
     shell:
         "{FGOD} answers teacher --weights {resources.weights:q} --stamp {input.stamp:q} --rows {input.rows:q}"
         " --settings {params.settings:q} --disk-gb {CONFIG[data][teacher_gb]} --out {output:q}"

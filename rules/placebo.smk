@@ -10,7 +10,7 @@ def with_placebos(runs):
     """The placebo of each run by the run; those that are met for the first time become known to the rules."""
     found = placebo_runs(runs, inputs.placebo_settings(CONFIG, INPUTS.base_id))
     for run in found.values():
-        meet(run, CHAINS[OWN])
+        KNOWN.meet(run, CHAINS[OWN])
     return found
 
 
@@ -23,7 +23,7 @@ def placebos(name):
 
 def taught_rows(wildcards):
     """The rows of the mix that a placebo's mix stands for."""
-    return ancient(layout.mix(tuned_mix(json.loads(MIXES[wildcards.mix]))).rows)
+    return ancient(layout.mix(tuned_mix(json.loads(KNOWN.mixes[wildcards.mix]))).rows)
 
 
 rule placebo_mix:
@@ -39,7 +39,7 @@ rule placebo_mix:
         gpu=gpus(CONFIG["probe"]["device"]),
         mem_mb=asking_mb(CONFIG["probe"]["device"]),
     params:
-        spec=lambda wildcards: MIXES[wildcards.mix],
+        spec=lambda wildcards: KNOWN.mixes[wildcards.mix],
     shell:
         "{FGOD} data placebo --rows {input.rows:q} --export {input.export:q} --spec {params.spec:q} --chat {CHAT:q}"
         " --out {output:q} --processes {threads} {GUARD}"

@@ -71,7 +71,7 @@ def requirements(wildcards):
 
 def log_settings(wildcards):
     """What the DevLog needs of the chain that first came by a run."""
-    chain = chain_of(run_of(wildcards))
+    chain = KNOWN.chain_of(run_of(wildcards))
     return canonical_json(LogSettings.of_config(chain.config, chain.name, chain.note).to_dict())
 
 

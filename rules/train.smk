@@ -40,7 +40,7 @@ def mix_rows(wildcards):
 def teacher(wildcards):
     """The base's distributions over a run's rehearsed rows, where it is taught by them."""
     run = run_of(wildcards)
-    settings = teacher_of(run)
+    settings = KNOWN.teacher_of(run)
     return ancient(layout.mix(run.mix_id).teacher(settings).stamp) if settings else []
 
 
@@ -51,7 +51,7 @@ def mix_audit(wildcards):
 def first_fit(wildcards):
     """The fit in which the walk first came by a run: shown, and no part of what the run is made of."""
     run = run_of(wildcards)
-    return next((v.fit for v in chain_of(run).chain.walk(records.decision).visits if v.run == run), 0)
+    return next((v.fit for v in KNOWN.chain_of(run).chain.walk(records.decision).visits if v.run == run), 0)
 
 
 rule recipe:
