@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fgod.abilities import sandbox, work
+from fgod.abilities import sandbox
 from fgod.abilities.checks import Checks, failed, words
 from fgod.abilities.choices import encode, log_likelihoods
 from fgod.abilities.figures import Figures, summary
@@ -25,6 +25,7 @@ from fgod.abilities.paired import Paired
 from fgod.abilities.record import COLUMNS, figures, table_of
 from fgod.cli import parse
 from fgod.cli.judging import Evaluate
+from fgod.cli.work.evaluate import evaluate
 from fgod.cli.work.worker import Worker
 from fgod.errors import UsageError
 from fgod.layout import abilities, run_of_path
@@ -368,7 +369,7 @@ def evaluated(folder: Path, tmp_path: Path, *words: str) -> Figures:
     command = ["evaluate", str(folder), str(folder), "--items", source, "--out", str(tmp_path / "out.json"), *words]
     args = parse([*command, "--batch", "4"])
     assert isinstance(args, Evaluate)
-    work.evaluate(args, Worker(tmp_path / "report.json", args.guard.limit_gb, args.too_large_ok))
+    evaluate(args, Worker(tmp_path / "report.json", args.guard.limit_gb, args.too_large_ok))
     return Figures.read(tmp_path / "out.json")
 
 

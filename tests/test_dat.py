@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from fgod import config as settings_of
 from fgod.cli import main, parse
+from fgod.cli.work import talk as work
 from fgod.cli.work.worker import Worker
 from fgod.config.load import base_words
 from fgod.dat.codec import LEAST, SCALES, TORCH, Packed, dequantise, quantise
@@ -42,7 +43,6 @@ from fgod.nvfp4.codec import quantise as quantise_nvfp4
 from fgod.nvfp4.folders import BLOCK_SCALES_KEY, SINGLE
 from fgod.stamps import digests_of
 from fgod.system.files import read_json, sha256_file, sha256_folder, write_json
-from fgod.talk import work
 from tests.by_hand import dat as by_hand
 from tests.families import family_folder
 from tests.mini import ROOT

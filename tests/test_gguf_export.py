@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from fgod.cli import main, parse
+from fgod.cli.work import talk as work
 from fgod.cli.work.worker import Worker
 from fgod.documents import Stamp
 from fgod.errors import StorageError, UsageError
@@ -48,7 +49,6 @@ from fgod.nvfp4.codec import BLOCK_SCALES, NonFiniteError, dequantise, quantise
 from fgod.nvfp4.folders import BLOCK_SCALES_KEY, SINGLE
 from fgod.stamps import digests_of
 from fgod.system.files import read_json, sha256_file, sha256_folder, write_json
-from fgod.talk import work
 from tests.byte_level_tokenizers import PEERS, TEXTS
 from tests.chat_templates import CHATML, THINKING
 from tests.chat_templates import tokenizer_of as with_template

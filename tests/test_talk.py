@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from fgod.chat import Chat, ChatSettings
 from fgod.cli import parse
 from fgod.cli.command import Guarded
+from fgod.cli.work import talk as work
 from fgod.cli.work.worker import Worker
 from fgod.data.rows import NO_SYSTEM, Message
 from fgod.errors import RefusedError, UsageError
@@ -33,7 +34,6 @@ from fgod.model.tokenizer import CHAT_TEMPLATE
 from fgod.persona import Rule
 from fgod.probe.parity import gap, summary
 from fgod.system.files import read_json, write_json
-from fgod.talk import work
 from fgod.talk.conversation import Answered, Asking, Conversation, passes_of, system_of
 from fgod.talk.opening import Opened, bytes_a_token, check_place, context_of, open_model, predicted, stored_dtype
 from fgod.talk.script import failures, read_script
