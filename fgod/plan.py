@@ -329,22 +329,26 @@ def text(steps: list[Step], closing: str) -> str:
     return "\n".join([*lines, "", f"{trains} to train{also}. {closing}"])
 
 
-def stopped(walk: Mapping[str, Any], found: Promotion) -> str:
+def stopped(walk: Mapping[str, Any], found: Promotion, experiment: bool = False) -> str:
     """How far a run came that was stopped: what is finished, what is saved, what goes on.
 
     Args:
         walk: as `records.walk_json` gives it: the visits up to the first whose gate is pending.
         found: what became of its candidate.
+        experiment: it is an experiment's walk, which may have come to its end while another was stopped.
     """
     done = [v for v in walk["visits"] if v["state"] != "pending"]
     lines = [f"  finished  {_named(v)}: {v['state']}" for v in done]
     lines += [f"  {_under_way(v)}" for v in walk["visits"] if v["state"] == "pending"]
+    head = "Decided:" if experiment else "Stopped:"
     if walk["spent"]:
-        return "\n".join(["Stopped:", *lines, f"No fit was accepted: {walk['spent']}."])
+        return "\n".join([head, *lines, f"No fit was accepted: {walk['spent']}."])
     if found.unconfirmed and found.confirmation:
         last, said = found.candidate[-1], found.confirmation
         end = f"{last.stage} {last.lineage} is not confirmed on held-back wordings ({said.words}):"
-        return "\n".join(["Stopped:", *lines, end, *(f"  {reason}" for reason in said.reasons)])
+        return "\n".join([head, *lines, end, *(f"  {reason}" for reason in said.reasons)])
+    if experiment and not found.pending and all(visit["state"] != "pending" for visit in walk["visits"]):
+        return "\n".join([head, *lines])
     if found.pending:
         last = found.candidate[-1]
         lines.append(f"  to do     {last.stage} {last.lineage}: its confirmation on fold {found.fold}")

@@ -516,6 +516,8 @@ def test_plan_names_the_edited_key_of_the_base(project):
     edited = chain_of(base={**chain.config["base"], "steps": 1400})
     steps, _ = plan.plan(edited)
     assert steps[0].why[0] == "base.steps 2300 → 1400"
+    steps, _ = plan.plan(edited, base={"kind": "folder", "path": "models/mine"})
+    assert {"base.kind embedded → folder", "base.path nothing → models/mine"} <= set(steps[0].why), "an experiment's own"
 
 
 def test_what_the_digests_depend_on(project):
