@@ -14,6 +14,7 @@ import argparse
 import datetime
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -55,7 +56,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a command showed."""
+    """What a command showed, all of it."""
 
     command: str
     lines: tuple[str, ...]
@@ -94,7 +95,7 @@ def record(command: Command, folder: Path) -> Iterator[Shown]:
         said.seek(0)
         text = COLOURS.sub("", said.read())
     check(command, code, text)
-    yield Shown(command.run.rstrip(), tuple(shown(text.splitlines(), command.show)), code, round(seconds, 1))
+    yield Shown(command.run.rstrip(), tuple(text.splitlines()), code, round(seconds, 1))
 
 
 def check(command: Command, code: int, text: str) -> None:
@@ -148,30 +149,37 @@ def gap(lines: int) -> str:
     return f"[… {lines} line{'s' if lines > 1 else ''}]"
 
 
-def page(told: dict[str, Any], steps: Sequence[Sequence[Shown]], language: str, about: str) -> str:
+def page(told: dict[str, Any], steps: Sequence[Sequence[Shown]], language: str) -> str:
     """The page in one language."""
     other = {"en": f"[正體中文]({PAGES['zh']})", "zh": f"[English](../{PAGES['en']})"}[language]
-    parts = [f"# {told['title'][language]}", other, told["intro"][language].strip(), about]
+    parts = [f"# {told['title'][language]}", other, told["intro"][language].strip(), recorded(told, language)]
     for number, (step, commands) in enumerate(zip(told["steps"], steps, strict=True), 1):
         parts += [f"## {number}. {step['title'][language]}", step["text"][language].strip()]
-        parts += ["\n".join(block(command)) for command in commands]
+        shows = {one["run"].rstrip(): one.get("show", {}) for one in every(step["commands"])}
+        parts += ["\n".join(block(command, shows[command.command])) for command in commands]
     return "\n\n".join(parts) + "\n"
 
 
-def block(command: Shown) -> Iterator[str]:
+def every(commands: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Commands, and those that run meanwhile."""
+    for command in commands:
+        yield from (*command.get("meanwhile", ()), command)
+
+
+def block(command: Shown, show: dict[str, Any]) -> Iterator[str]:
     yield "```text"
     first, *rest = command.command.splitlines()
     yield f"$ {first}"
     yield from rest
-    yield from (line.rstrip() for line in command.lines)
+    yield from (line.rstrip() for line in shown(command.lines, show))
     yield f"[exit {command.code} · {command.seconds:.1f} s]"
     yield "```"
 
 
-def about() -> str:
-    """When and on what it was recorded, in words that both pages can have."""
-    cores = len(os.sched_getaffinity(0))
-    return f"({datetime.date.today().isoformat()} · {cores} × {cpu_info('model name')})"
+def recorded(told: dict[str, Any], language: str) -> str:
+    """When and on what it was recorded."""
+    facts = {"date": datetime.date.today().isoformat(), "cores": len(os.sched_getaffinity(0))}
+    return str(told["recorded"][language]).format(**facts, cpu=cpu_info("model name") or platform.machine())
 
 
 # ------------------------------------------------------------------------------------------------------------ the tour
@@ -200,7 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help=f"folder of the pages: {', '.join(PAGES.values())}")
     parser.add_argument("--work", type=Path, help="the empty folder of the project (default: one that is removed)")
-    parser.add_argument("--from", dest="first", type=int, default=1, help="go on in --work at this step")
+    parser.add_argument("--from", dest="first", type=int, default=1, help="go on in --work at this step of the record; behind the last: only write the pages")
     args = parser.parse_args()
     told = yaml.safe_load(STEPS.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as temporary:
@@ -213,7 +221,7 @@ def main() -> None:
         except TourError as error:
             sys.exit(str(error))
     for language, name in PAGES.items():
-        write_text(args.out / name, page(told, steps, language, about()))
+        write_text(args.out / name, page(told, steps, language))
         print(args.out / name)
 
 

@@ -88,7 +88,7 @@ def plan(
         bool(changed) or not _released(layout.Releases(experiment=told.experiment), last, formats, engines)
     )
     steps = _with_lost_weights(steps, set(last) if to_release else set())
-    closing = _closing(known, any(step.action == "judge" for step in steps))
+    closing = _closing(known, any(step.action == "judge" for step in steps), chain.config["refits"]["max"] > 0)
     if changed:
         keys = ", ".join(changed)
         closing += f" {told.walk} is written anew ({keys}): tables, report and promotion are made again."
@@ -138,9 +138,11 @@ def _limits(checks: Iterable[Check | Limit]) -> set[tuple[str, str, float]]:
     return {(check.metric, check.op, check.limit) for check in checks}
 
 
-def _closing(known: Walk, judged: bool) -> str:
+def _closing(known: Walk, judged: bool, refits: bool) -> str:
     if known.state == "spent":
         return f"No fit {'will be' if judged else 'was'} accepted: {known.reason}."
+    if known.state == "pending" and not refits:
+        return "There is one fit (refits.max: 0): a run that fails ends it."
     if known.state == "pending":
         return "Later fits are decided by the gates: a run that fails starts the next fit from the base."
     if judged:
