@@ -16,6 +16,7 @@ import base64
 import fcntl
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,7 @@ SETTLE_SECS = 0.5
 """How long a page is watched after it has loaded."""
 TALLEST = 12_000
 """Pixels of a screenshot from the top; Chromium refuses some that are taller."""
+SILENT_SECS = 60
 EXEC = "import os, sys\nos.dup2(int(sys.argv[1]), 3)\nos.dup2(int(sys.argv[2]), 4)\nos.execv(sys.argv[3], sys.argv[3:])"
 TOO_WIDE = """(() => {
   const width = document.documentElement.clientWidth;
@@ -100,6 +102,8 @@ class Browser:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self.unread:
+            if not select.select([self.back], [], [], SILENT_SECS)[0]:
+                raise RuntimeError(f"the browser has said nothing for {SILENT_SECS} s")
             more = os.read(self.back, 1 << 16)
             if not more:
                 raise RuntimeError("the browser ended")
@@ -191,13 +195,18 @@ def faults_of(page: Browser, file: Path, width: int, language: str, out: Path | 
     return [*found, *heard(page, url)]
 
 
+def program_of(name: str | None) -> str | None:
+    """Where a browser is, by default the first of those that are known; None without one."""
+    return next(filter(None, map(shutil.which, [name] if name else BROWSERS)), None)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pages", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, help="folder of the screenshots and PDFs (default: none are made)")
     parser.add_argument("--browser", help="the program (default: the first of " + ", ".join(BROWSERS) + ")")
     args = parser.parse_args()
-    program = shutil.which(args.browser) if args.browser else next(filter(None, map(shutil.which, BROWSERS)), None)
+    program = program_of(args.browser)
     if program is None:
         print(f"Nothing was checked: no {args.browser or ', '.join(BROWSERS)} in the PATH; install Chromium, or name it")
         return SKIPPED
