@@ -212,7 +212,8 @@ def main() -> int:
     args = parser.parse_args()
     program = program_of(args.browser)
     if program is None:
-        print(f"Nothing was checked: no {args.browser or ', '.join(BROWSERS)} in the PATH; install Chromium, or name it")
+        wanted = args.browser or ", ".join(BROWSERS)
+        print(f"Nothing was checked: no {wanted} in the PATH; install Chromium, or name it by --browser")
         return SKIPPED
     if missing := [str(file) for file in args.pages if not file.is_file()]:
         parser.error(f"no such file: {', '.join(missing)}")

@@ -119,7 +119,7 @@ def wait_for_a_step(folder: Path, running: subprocess.Popen[bytes]) -> None:
         words = ["fgod", "status", "--json"]
         asked = subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True, check=True)
         status = json.loads(asked.stdout)
-        if status["training"] and status["training"]["step"] and any(r["command"] == "train" for r in status["running"]):
+        if status["training"] and status["training"]["runs"] and status["training"]["step"]:
             return
         time.sleep(1)
     raise TourError(f"no stage trained within {STATUS_SECS} s")
@@ -208,7 +208,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help=f"folder of the pages: {', '.join(PAGES.values())}")
     parser.add_argument("--work", type=Path, help="the empty folder of the project (default: one that is removed)")
-    parser.add_argument("--from", dest="first", type=int, default=1, help="go on in --work at this step of the record; behind the last: only write the pages")
+    of_record = "go on in --work at this step of the record; behind the last: only write the pages"
+    parser.add_argument("--from", dest="first", type=int, default=1, help=of_record)
     args = parser.parse_args()
     told = yaml.safe_load(STEPS.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as temporary:

@@ -519,7 +519,7 @@ def test_plan_names_the_edited_key_of_the_base(project):
     steps, _ = plan.plan(edited)
     assert steps[0].why[0] == "base.steps 2300 → 1400"
     steps, _ = plan.plan(edited, base={"kind": "folder", "path": "models/mine"})
-    assert {"base.kind embedded → folder", "base.path nothing → models/mine"} <= set(steps[0].why), "an experiment's own"
+    assert {"base.kind embedded → folder", "base.path nothing → models/mine"} <= set(steps[0].why), "an experiment's"
 
 
 def test_what_the_digests_depend_on(project):
