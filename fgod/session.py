@@ -2,10 +2,10 @@
 
     .snakemake/fgod/session.json    {"process", "start", "end", "config", "walk", "after", "ended"}
 
-`walk` are the visits of the walk (fit, stage, lineage, alpha; of an experiment its name, and whether it is a control) with
-pending gates counted as accepted: written when snakemake starts, and again when a gate decides. `after` are the commands
-that follow the last gate (`after_gates`). `ended`: done or failed; null while it is at work, or if it was killed, which
-its process tells.
+`walk` are the visits of the walk (fit, stage, lineage, alpha; of an experiment its name, and whether it is a control)
+with pending gates counted as accepted: written when snakemake starts, and again when a gate decides. `after` are the
+commands that follow the last gate (`after_gates`). `ended`: done or failed; null while it is at work, or if it was
+killed, which its process tells.
 """
 
 from __future__ import annotations
