@@ -1,6 +1,6 @@
 """A tour by commands from an empty folder: runs them, and writes docs/tour.md with what they really showed.
 
-    .venv/bin/python -m benchmarks.tour --out docs                  # some 10 minutes on two CPU cores
+    .venv/bin/python -m benchmarks.tour --out docs                  # some 3 minutes on two CPU cores
     .venv/bin/python -m benchmarks.tour --out DOCS --work FOLDER    # the project stays in FOLDER, which must be empty
     .venv/bin/python -m benchmarks.tour --out DOCS --work FOLDER --from 4    # goes on there at step 4 of the record
 
