@@ -54,6 +54,20 @@ def _row(name: str, told: Mapping[str, Any], results: Path) -> dict[str, Any]:
     return {**row, **{metric: metrics[metric].value if metric in metrics else None for metric in METRICS}}
 
 
+def unpromoted(walks: Mapping[str, Mapping[str, Any]], results: Path) -> Iterator[str]:
+    """The experiments that promote nothing now, those whose start is gone left out.
+
+    Args:
+        walks: as of `write_campaign`.
+
+    Raises:
+        FgodError: a confirmation was edited; names the file.
+    """
+    for name, one in walks.items():
+        if not one["fault"] and not of_walk(one["walk"], results).promoted:
+            yield name
+
+
 def retire_unpromoted(walks: Mapping[str, Mapping[str, Any]], results: Path, artifacts: Path) -> Iterator[str]:
     """Take back what is released of experiments that promote nothing now; says what. The releases stay as history.
 
@@ -65,11 +79,8 @@ def retire_unpromoted(walks: Mapping[str, Mapping[str, Any]], results: Path, art
     Raises:
         FgodError: a confirmation was edited; names the file.
     """
-    for name, one in walks.items():
-        if one["fault"] or of_walk(one["walk"], results).promoted:
-            continue
-        places = Releases(results, artifacts, name)
-        if earlier := retire(places):
+    for name in unpromoted(walks, results):
+        if earlier := retire(Releases(results, artifacts, name)):
             yield f"{name}: nothing is released any more; its earlier release is whole in {earlier}"
 
 

@@ -276,7 +276,9 @@ class Chain:
             try:
                 fit = self.fit(failures, start)
             except FgodError as error:
-                return Walk(tuple(visits), tuple(fits), "spent", str(error))
+                never = failures and self.config["refits"]["max"] == 0
+                reason = f"{' '.join(failures[-1])}, and refits.max is 0: there is one fit" if never else str(error)
+                return Walk(tuple(visits), tuple(fits), "spent", reason)
             if fit.refits > self.config["refits"]["max"]:
                 reason = f"all {len(fits)} fits are spent (refits.max: {self.config['refits']['max']})"
                 return Walk(tuple(visits), tuple(fits), "spent", reason)

@@ -88,7 +88,7 @@ def plan(
         bool(changed) or not _released(layout.Releases(experiment=told.experiment), last, formats, engines)
     )
     steps = _with_lost_weights(steps, set(last) if to_release else set())
-    closing = _closing(known, any(step.action == "judge" for step in steps))
+    closing = _closing(known, any(step.action == "judge" for step in steps), chain.config["refits"]["max"] > 0)
     if changed:
         keys = ", ".join(changed)
         closing += f" {told.walk} is written anew ({keys}): tables, report and promotion are made again."
@@ -138,9 +138,11 @@ def _limits(checks: Iterable[Check | Limit]) -> set[tuple[str, str, float]]:
     return {(check.metric, check.op, check.limit) for check in checks}
 
 
-def _closing(known: Walk, judged: bool) -> str:
+def _closing(known: Walk, judged: bool, refits: bool) -> str:
     if known.state == "spent":
         return f"No fit {'will be' if judged else 'was'} accepted: {known.reason}."
+    if known.state == "pending" and not refits:
+        return "There is one fit (refits.max: 0): a run that fails ends it."
     if known.state == "pending":
         return "Later fits are decided by the gates: a run that fails starts the next fit from the base."
     if judged:
@@ -329,22 +331,26 @@ def text(steps: list[Step], closing: str) -> str:
     return "\n".join([*lines, "", f"{trains} to train{also}. {closing}"])
 
 
-def stopped(walk: Mapping[str, Any], found: Promotion) -> str:
+def stopped(walk: Mapping[str, Any], found: Promotion, experiment: bool = False) -> str:
     """How far a run came that was stopped: what is finished, what is saved, what goes on.
 
     Args:
         walk: as `records.walk_json` gives it: the visits up to the first whose gate is pending.
         found: what became of its candidate.
+        experiment: it is an experiment's walk, which may have come to its end while another was stopped.
     """
     done = [v for v in walk["visits"] if v["state"] != "pending"]
     lines = [f"  finished  {_named(v)}: {v['state']}" for v in done]
     lines += [f"  {_under_way(v)}" for v in walk["visits"] if v["state"] == "pending"]
+    head = "Decided:" if experiment else "Stopped:"
     if walk["spent"]:
-        return "\n".join(["Stopped:", *lines, f"No fit was accepted: {walk['spent']}."])
+        return "\n".join([head, *lines, f"No fit was accepted: {walk['spent']}."])
     if found.unconfirmed and found.confirmation:
         last, said = found.candidate[-1], found.confirmation
         end = f"{last.stage} {last.lineage} is not confirmed on held-back wordings ({said.words}):"
-        return "\n".join(["Stopped:", *lines, end, *(f"  {reason}" for reason in said.reasons)])
+        return "\n".join([head, *lines, end, *(f"  {reason}" for reason in said.reasons)])
+    if experiment and not found.pending and all(visit["state"] != "pending" for visit in walk["visits"]):
+        return "\n".join([head, *lines])
     if found.pending:
         last = found.candidate[-1]
         lines.append(f"  to do     {last.stage} {last.lineage}: its confirmation on fold {found.fold}")

@@ -2,10 +2,10 @@
 
     .snakemake/fgod/session.json    {"process", "start", "end", "config", "walk", "after", "ended"}
 
-`walk` are the visits of the walk (fit, stage, lineage, alpha) with pending gates counted as accepted: written when
-snakemake starts, and again when a gate decides. `after` are the commands that
-follow the last gate (`after_gates`). `ended`: done or failed; null while it is at work, or if it was killed,
-which its process tells.
+`walk` are the visits of the walk (fit, stage, lineage, alpha; of an experiment its name, and whether it is a control)
+with pending gates counted as accepted: written when snakemake starts, and again when a gate decides. `after` are the
+commands that follow the last gate (`after_gates`). `ended`: done or failed; null while it is at work, or if it was
+killed, which its process tells.
 """
 
 from __future__ import annotations
@@ -40,9 +40,15 @@ def after_gates(confirms: bool, formats: bool, engines: bool) -> list[str]:
 
 def visits_of(walk: Walk, experiment: str = "") -> list[dict[str, Any]]:
     """The visits of a walk, as they stand in the file."""
+    from fgod.records import is_control  # `fgod status` imports this module, and is to answer at once
+
     of = {"experiment": experiment} if experiment else {}
     return [
-        {**of, "fit": v.fit, "stage": v.run.stage, "lineage": v.run.lineage, "alpha": v.run.alpha} for v in walk.visits
+        {
+            **{**of, "fit": v.fit, "stage": v.run.stage, "lineage": v.run.lineage, "alpha": v.run.alpha},
+            **({"control": True} if is_control(v.run) else {}),
+        }
+        for v in walk.visits
     ]
 
 

@@ -264,7 +264,10 @@ def say_what_is_finished():
     for chain in active():
         if chain.name:
             decided = json.loads(recorded_walk(chain))
-            print(f"\nExperiment {chain.name}. {stopped(decided, of_walk(decided, layout.RESULTS))}", flush=True)
+            print(
+                f"\nExperiment {chain.name}. {stopped(decided, of_walk(decided, layout.RESULTS), experiment=True)}",
+                flush=True,
+            )
 
 
 def to_release(chain):

@@ -97,6 +97,9 @@ def test_a_verdict_that_no_rule_answers_ends_the_walk(config):
     config["refits"]["rules"] = []
     walk = Chain(config, INPUTS).walk(lambda run: "missed")
     assert walk.state == "spent" and "no rule under refits.rules answers 'missed'" in walk.reason
+    config["refits"]["max"] = 0
+    walk = Chain(config, INPUTS).walk(lambda run: "missed")
+    assert walk.state == "spent" and walk.reason == "A-mixed missed, and refits.max is 0: there is one fit"
 
 
 def test_a_refit_that_changes_nothing_ends_the_walk(config):

@@ -346,6 +346,8 @@ def test_plan_judges_again_what_a_changed_limit_or_requirement_decides(project):
         (1, stage["name"], "train") for stage in chain.config["stages"]
     ], "a refit of the whole chain"
     assert "4 to train. Later fits are decided" in plan.text(steps, closing)
+    _, closing = plan.plan(chain_of(base={**chain.config["base"], "seed": 7}, refits={"max": 0}))
+    assert closing == "There is one fit (refits.max: 0): a run that fails ends it."
 
     stages = yaml.safe_load(Path("config.yaml").read_text())["stages"]
     stages[1]["require"] = {"kl_reference": "<=0.01"}
@@ -516,6 +518,8 @@ def test_plan_names_the_edited_key_of_the_base(project):
     edited = chain_of(base={**chain.config["base"], "steps": 1400})
     steps, _ = plan.plan(edited)
     assert steps[0].why[0] == "base.steps 2300 → 1400"
+    steps, _ = plan.plan(edited, base={"kind": "folder", "path": "models/mine"})
+    assert {"base.kind embedded → folder", "base.path nothing → models/mine"} <= set(steps[0].why), "an experiment's"
 
 
 def test_what_the_digests_depend_on(project):

@@ -85,6 +85,11 @@ def test_a_run_that_ended_unconfirmed_or_before_it_was_asked_says_so(tmp_path: P
         said.startswith("Stopped before the end:")
         and "to do     D-settle dddd11112222: its confirmation on fold 1" in said
     )
+    assert stopped(decided, of_walk(decided, results), experiment=True) == said, "its confirmation is to come"
+    without = {**decided, "fold": None}
+    assert stopped(without, of_walk(without, results)).startswith("Stopped before the end:"), "the release is to come"
+    ended = stopped(without, of_walk(without, results), experiment=True).splitlines()
+    assert ended[0] == "Decided:" and all("accepted" in line for line in ended[1:]) and len(ended) == 1 + len(entries)
     confirmed_on(tmp_path, entries, 1, "collapsed", (1,))
     said = stopped(decided, promotion(entries, 1, results))
     assert "D-settle dddd11112222 is not confirmed on held-back wordings (fold 1, n 83):\n  leak 75 % > 5 %" in said

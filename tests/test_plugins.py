@@ -79,8 +79,11 @@ def test_a_plugin_is_loaded_before_the_config_is_checked(tmp_path: Path) -> None
 
 
 def test_a_plugin_that_a_command_is_given_is_loaded_before_it_runs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("config.yaml", "traindata"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)  # where nothing is on record
     for name, registry in (("one", "METRICS"), ("two", "ROW_FORMATS")):
         (tmp_path / f"{name}.py").write_text(ADDS.format(registry))
     assert main(["--plugin", f"{tmp_path}/one.py", "--plugin", f"{tmp_path}/two.py", "plan"]) == 0

@@ -157,6 +157,10 @@ def test_what_comes_next_of_a_campaign_is_told_for_each_experiment_and_of_shared
     ends = {name: [Next(step, experiment=name) for step in AFTER] for name in "xy"}
     assert to_follow(found) == [*of_x, *ends["x"], *of_y, *ends["y"]]
     assert "confirm, served, tables, report, promote (x)" in "\n".join(text.lines(judge(found)))
+    control = replace(shared, control=True)
+    assert to_follow(facts(walk=(control,))) == [*of_x, *(Next(step, experiment="x") for step in ("tables", "report"))]
+    failed = facts(walk=(replace(shared, decision="missed"),))
+    assert [step.step for step in to_follow(failed)] == ["tables", "report"], "it is released nowhere"
     done = replace(found, snakemake=replace(AT_WORK, state="done"), end=End())
     assert "results/experiments.tsv" in why_stopped(done).words and to_follow(done) == []
 

@@ -47,7 +47,8 @@ class Init(Personal):
     def run(self, call: Call) -> None:
         files = project_files(self.config)
         lay_out(self.folder, files)
-        print(f"{self.folder}: {', '.join(dict.fromkeys(Path(name).parts[0] for name in files))}. Next:")
+        where = "this folder" if self.folder.resolve() == Path.cwd() else self.folder
+        print(f"In {where}: {', '.join(dict.fromkeys(Path(name).parts[0] for name in files))}. Next:")
         for command in next_commands(self.folder):
             print(f"    {command}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,14 +145,15 @@ class Campaign(Command):
     out: Annotated[Path, Output("experiments.tsv to write")]
 
     def run(self, call: Call) -> None:
-        from fgod.campaign import retire_unpromoted, tree, write_campaign
+        from fgod.campaign import retire_unpromoted, tree, unpromoted, write_campaign
 
         decided = {layout.View(file.parent).experiment: read_json(file)["walk"] for file in self.walks}
         if decided.keys() != self.experiments.keys():
             raise UsageError(f"--walks: found those of {', '.join(decided)}, expected {', '.join(self.experiments)}")
         told = {name: {**one, "walk": decided[name]} for name, one in self.experiments.items()}
-        released = [layout.Releases(experiment=name) for name in told]
-        call.note(outputs=[path for places in released for path in (places.record, places.link)])
+        taken_back = [layout.Releases(experiment=name) for name in unpromoted(told, layout.RESULTS)]
+        paths = [path for places in taken_back for path in (places.record, places.link)]
+        call.note(outputs=[path for path in paths if os.path.lexists(path)])
         retired = list(retire_unpromoted(told, layout.RESULTS, layout.ARTIFACTS))
         for line in [*tree(write_campaign(self.out, told, layout.RESULTS)), *retired]:
             print(line)

@@ -6,11 +6,14 @@ was recorded. Metrics have their English words from context.json, where those of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fgod.comparison import HOW
 from fgod.confirm.words import HELD_BACK_NONE, asked_words
+
+CODE = re.compile(r"`([^`]+)`")
 
 
 @dataclass(frozen=True)
@@ -326,7 +329,7 @@ EN = Words(
     side_rounded="rounded",
     side_placebo="placebo",
     side_tuned="tuned",
-    how_to_compare=HOW,
+    how_to_compare=CODE.sub(r"<code>\1</code>", HOW),
     abilities="Abilities beside the base",
     abilities_note=(
         "The same items, asked of the base rounded to NVFP4 and of the run. Lost: only the base is right; "
@@ -534,7 +537,7 @@ ZH_HANT = Words(
     side_rounded="捨入",
     side_placebo="安慰劑",
     side_tuned="微調",
-    how_to_compare="`snakemake placebo` 會並列出：不論教什麼，微調本身的代價，以及捨入的代價（四欄）。",
+    how_to_compare="<code>snakemake placebo</code> 會並列出：不論教什麼，微調本身的代價，以及捨入的代價（四欄）。",
     abilities="與基礎模型相比的能力",
     abilities_note=(
         "同樣的題目，分別問捨入為 NVFP4 的基礎模型與訓練結果。失去：只有基礎模型答對；獲得：只有訓練結果答對。p"

@@ -45,7 +45,7 @@ class Snakemake:
 class Visited:
     """A run of the walk. `status`: how its training ended, empty while it has not; `decision`: its verdict on record,
     empty without one; `exported`, `probed`: whether that is on record; `experiment`: whose walk it is of, empty of the
-    config's own chain."""
+    config's own chain; `control`: it is that experiment's control, which is never released."""
 
     fit: int
     stage: str
@@ -56,6 +56,7 @@ class Visited:
     probed: bool = False
     decision: str = ""
     experiment: str = ""
+    control: bool = False
 
     @property
     def name(self) -> str:
@@ -184,6 +185,7 @@ def visited(reader: Reader, visit: Mapping[str, Any]) -> Visited:
         probed=run.metrics.exists(),
         decision=str((verdict or {}).get("decision", "")),
         experiment=str(visit.get("experiment", "")),
+        control=bool(visit.get("control", False)),
     )
 
 

@@ -195,6 +195,10 @@ OF_RUN = ("train", "export", "probe", "gate")
 OF_CANDIDATE = ("confirm", "export", "served", "engine")
 """Commands after the last gate that only an accepted fit has."""
 
+PROMOTE = "promote"
+"""The last command of the config's own chain, whose message says why nothing is released; of an experiment only where
+something is."""
+
 
 def to_follow(facts: Facts) -> list[Next]:
     """The commands that are to follow those that run, to the end of each walk: where every gate accepts. What several
@@ -227,8 +231,10 @@ def _of_walk(facts: Facts, experiment: str, walk: Sequence[Visited], known: set[
 def _after(facts: Facts, walk: Sequence[Visited], pending: bool) -> Sequence[str]:
     """The commands after a walk's last gate that have not begun; where no gate is pending, those behind the last one
     that has."""
-    accepted = walk[-1].decision in ("", ACCEPTED)
-    steps = [name for name in facts.after if accepted or name not in OF_CANDIDATE]
+    last = walk[-1]
+    releases = last.decision in ("", ACCEPTED) and not last.control
+    of_release = (*OF_CANDIDATE, *([PROMOTE] if last.experiment else []))
+    steps = [name for name in facts.after if releases or name not in of_release]
     if pending:
         return steps
     names = [command.name for command in of_session(facts.commands, facts.snakemake)]
