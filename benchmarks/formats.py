@@ -4,10 +4,9 @@
 
 Each export runs in a process of its own, from BF16 weights in shards of 1 GB that are in no cache. `before` is what the
 process has in memory when it begins, `peak` the most that it ever had resident (VmHWM), with what it maps of a file
-that it reads. `shard` is the largest file of weights that it maps, and the largest that it makes whole before it writes
-it (0: a format that is written tensor by tensor). Another process reads the export again, each weight with the
-package's reader, and compares it to the bit with what the format's quantiser makes of the weights. FOLDER gets `master`
-and one folder for each format, which are made anew. Exit code 1 if any weight differs. docs/formats.md has the numbers.
+that it reads. Another process reads the export again, each weight in float32 with the package's reader; a third one
+compares what it reads to the bit with what the format's quantiser makes of the weights. FOLDER gets `master` and one
+folder for each format, which are made anew. Exit code 1 if any weight differs. docs/formats.md has the numbers.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from torch import Tensor
 from fgod.dat import codec as dat
 from fgod.dat.exporter import Dat
 from fgod.exporters.nvfp4 import Nvfp4
-from fgod.exporters.single_file import SingleFile
 from fgod.model.load import read_config
 from fgod.model.random import write_shape
 from fgod.model.spec import SHAPES
@@ -48,23 +46,41 @@ MIB = 2**20
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What one export took. Memory in MiB."""
+class Taken:
+    """What some work took. Memory in MiB; `cpu` are seconds of all its threads."""
 
     seconds: float
+    cpu: float
     before: float
     peak: float
 
 
-def export(name: str, master: Path, out: Path, gpus: int) -> Exported:
-    """Export in this process, which has done nothing else."""
-    torch.zeros(1, device="cuda" if gpus else "cpu")  # a CUDA context takes seconds and memory of its own
+def taken(work: Callable[[torch.device], None], gpus: int) -> Taken:
+    """Work in this process, which has done nothing else."""
+    device = torch.device("cuda" if gpus else "cpu")
+    torch.zeros(1, device=device)  # a CUDA context takes seconds and memory of its own
+    forget_peak()
+    before, begin, cpu = resident_mib(), time.perf_counter(), time.process_time()
+    work(device)
+    return Taken(time.perf_counter() - begin, time.process_time() - cpu, before, peak_mib())
+
+
+def export(name: str, master: Path, out: Path, gpus: int) -> Taken:
+    """Export weights that are in no cache."""
     for file in weight_files(master):
         drop_cached(file)
-    forget_peak()
-    before, begin = resident_mib(), time.perf_counter()
-    EXPORTERS[name].write(master, out, DTYPE, torch.device("cuda" if gpus else "cpu"))
-    return Exported(time.perf_counter() - begin, before, peak_mib())
+    return taken(lambda device: EXPORTERS[name].write(master, out, DTYPE, device), gpus)
+
+
+def read(name: str, out: Path, gpus: int) -> Taken:
+    """Read each weight of an export in float32."""
+
+    def work(device: torch.device) -> None:
+        with EXPORTERS[name].open(out) as weights:
+            for tensor in EXPORTERS[name].names(weights):
+                EXPORTERS[name].read(weights, tensor, device)
+
+    return taken(work, gpus)
 
 
 def differing(name: str, master: Path, out: Path, gpus: int) -> tuple[int, list[str]]:
@@ -124,11 +140,11 @@ def rounding(name: str) -> Callable[[str, Tensor, float | None], Tensor]:
     return as_nvfp4 if quantises else lambda tensor, value, amax: value
 
 
-def shards(name: str, master: Path, out: Path) -> tuple[int, int]:
-    """Bytes that an export has to hold: of the file that it maps, and of the one that it makes whole."""
-    written = [] if isinstance(EXPORTERS[name], SingleFile) else weight_files(out)
-    read = max(file.stat().st_size for file in weight_files(master))
-    return read, max((file.stat().st_size for file in written), default=0)
+def largest(master: Path) -> tuple[int, int]:
+    """Bytes of the largest file of weights, and of the largest tensor."""
+    with open_weights(master) as weights:
+        tensors = max(weights.read(name).nbytes for name in weights.names)
+    return max(file.stat().st_size for file in weight_files(master)), tensors
 
 
 def apart(work: Callable[..., Any], *args: Any) -> Any:
@@ -159,20 +175,22 @@ def main() -> None:
     parameters = apart(write_master, args.shape, master)
     device = torch.cuda.get_device_name() if args.gpus else f"CPU, {torch.get_num_threads()} threads"
     print(f"{args.shape}: {parameters:,} parameters, written in {time.perf_counter() - begin:.0f} s; {device}")
-    print("| format | MB | s | before, MiB | peak, MiB | above before, MiB | shard, MiB | read back |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    file, tensor = (size / MIB for size in largest(master))
+    print(f"largest file of weights {file:.0f} MiB, largest tensor {tensor:.0f} MiB")
+    print("| format | MB | s | CPU s | before, MiB | peak, MiB | above | read, s | above, MiB | read back |")
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     same = True
     for name in args.formats:
         out = args.out / name
-        found: Exported = apart(export, name, master, out, args.gpus)
+        made: Taken = apart(export, name, master, out, args.gpus)
+        back: Taken = apart(read, name, out, args.gpus)
         count, wrong = apart(differing, name, master, out, args.gpus)
         same &= not wrong
-        mapped, made = shards(name, master, out)
         size = sum(file.stat().st_size for file in folder_files(out)) / MB
         told = f"{len(wrong)} of {count} tensors DIFFER, first {wrong[0]}" if wrong else f"{count} tensors, equal"
         print(
-            f"| `{name}` | {size:.0f} | {found.seconds:.1f} | {found.before:.0f} | {found.peak:.0f} "
-            f"| {found.peak - found.before:.0f} | {mapped / MIB:.0f} + {made / MIB:.0f} | {told} |",
+            f"| `{name}` | {size:.0f} | {made.seconds:.1f} | {made.cpu:.1f} | {made.before:.0f} | {made.peak:.0f} "
+            f"| {made.peak - made.before:.0f} | {back.seconds:.1f} | {back.peak - back.before:.0f} | {told} |",
             flush=True,
         )
     sys.exit(not same)

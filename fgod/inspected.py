@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from fgod.importing.gguf_file import GgufFile, read_gguf
 from fgod.layout import RELEASE_RECORD, RunWeights
 from fgod.model.load import read_config
 from fgod.models.files import CONFIG
-from fgod.nvfp4.codec import BLOCK, E2M1, Quantised, decode_e2m1, largest_magnitude, unpack
+from fgod.nvfp4.codec import AT_ONCE, BLOCK, E2M1, Quantised, decode_e2m1, largest_magnitude, rows_at_once, unpack
 from fgod.nvfp4.folders import weight_files
 from fgod.system.files import read_json, sha256_file, sha256_folder
 from fgod.system.table import NUMBER, TEXT, read_table
@@ -54,18 +53,29 @@ class Inspected:
 def inspect_tensor(name: str, value: Quantised | Tensor, zero_scales: bool = False) -> Inspected:
     """What a stored tensor holds; broken scales are counted, not decoded. `zero_scales`: scales may be 0."""
     if not isinstance(value, Quantised):
-        bad = int((~torch.isfinite(value)).sum())
+        parts = value.reshape(-1).split(AT_ONCE[value.device.type])
+        bad = sum(int((~torch.isfinite(part)).sum()) for part in parts)
         faults = f"{bad:,} non-finite weights" if bad else ""
         stored = str(value.dtype).removeprefix("torch.")
-        return Inspected(name, tuple(value.shape), stored, value.nbytes, largest_magnitude(value.float()), "", faults)
+        return Inspected(
+            name, tuple(value.shape), stored, value.nbytes, _largest(part.float() for part in parts), "", faults
+        )
     scales = value.scales.float()
-    steps = scales.repeat_interleave(BLOCK, 1) / value.global_scale
-    amax = (decode_e2m1(value.codes) * steps).abs().max().item()
+    steps, rows = scales / value.global_scale, rows_at_once(value.codes)
+    amax = _largest(
+        decode_e2m1(codes).unflatten(1, (-1, BLOCK)) * its_steps.unsqueeze(-1)
+        for codes, its_steps in zip(value.codes.split(rows), steps.split(rows), strict=True)
+    )
     nbytes = value.codes.numel() // 2 + value.scales.nbytes + 4
     detail = f"global scale {value.global_scale:g} · scales {_scale_histogram(scales)} · codes {_codes(value.codes)}"
     return Inspected(
         name, tuple(value.codes.shape), NVFP4.name, nbytes, amax, detail, _scale_faults(scales, value, zero_scales)
     )
+
+
+def _largest(parts: Iterable[Tensor]) -> float:
+    """The largest magnitude in any of the parts; NaN if any element is NaN."""
+    return torch.tensor([largest_magnitude(part) for part in parts]).max().item()
 
 
 def _inspect_packed(name: str, packed: Packed) -> Inspected:
@@ -100,15 +110,16 @@ def _inspect_gguf(file: GgufFile) -> Iterator[Inspected]:
 def _scale_histogram(scales: Tensor) -> str:
     """Share of block scales by power of two: `2^3 12%` are those in [8, 16)."""
     _, exponents = torch.frexp(scales[torch.isfinite(scales) & (scales > 0)])
-    counts = Counter((exponents - 1).tolist())
+    found, its_counts = torch.unique(exponents - 1, return_counts=True)
+    counts = zip(found.tolist(), its_counts.tolist(), strict=True)
     total = max(1, scales.numel())
     zeros = [f"0 {share:.0%}"] if (share := int((scales == 0).sum()) / total) else []
-    return " ".join([*zeros, *(f"2^{exponent} {count / total:.0%}" for exponent, count in sorted(counts.items()))])
+    return " ".join([*zeros, *(f"2^{exponent} {count / total:.0%}" for exponent, count in counts)])
 
 
 def _codes(codes: Tensor) -> str:
     """Share of each magnitude among the codes."""
-    counts = torch.bincount((codes % 8).flatten().long(), minlength=8).tolist()
+    counts = torch.bincount((codes & 7).flatten(), minlength=8).tolist()
     return " ".join(f"{value:g} {count / codes.numel():.0%}" for value, count in zip(E2M1, counts, strict=True))
 
 

@@ -20,9 +20,9 @@ from fgod.exporters.write import export
 from fgod.inspected import inspect_tensor, text
 from fgod.model.load import load_model
 from fgod.model.masters import load_masters
-from fgod.nvfp4 import NonFiniteError, Quantised, codec
+from fgod.nvfp4 import NonFiniteError, Quantised, codec, folders
 from fgod.nvfp4.codec import BLOCK_SCALES, BadScaleError, fake_quantise, quantise, shared_global_scale
-from fgod.nvfp4.folders import open_weights, plan_shards, write_weights
+from fgod.nvfp4.folders import described, open_weights, plan_shards, write_weights
 from fgod.system.files import sha256_folder
 from fgod.system.procfs import forget_peak, peak_mib, resident_mib
 from tests.tiny_model import noise, tiny_folder
@@ -175,7 +175,7 @@ def test_shards_hold_the_same_tensors(masters: Masters, exports: Exports, tmp_pa
     assert torch.equal(*served)
 
 
-def test_one_shard_is_in_memory_while_shards_are_written(tmp_path: Path) -> None:
+def test_one_tensor_is_in_memory_while_shards_are_written(tmp_path: Path) -> None:
     alive, most = 0, 0
 
     def made(name: str) -> dict[str, torch.Tensor]:
@@ -190,8 +190,39 @@ def test_one_shard_is_in_memory_while_shards_are_written(tmp_path: Path) -> None
         nonlocal alive
         alive -= 1
 
-    write_weights(tmp_path, [str(n) for n in range(12)], lambda n: 1000, made, 3000)
-    assert len(list(tmp_path.glob("*.safetensors"))) == 4 and most == 3 and alive == 0
+    def planned(name: str) -> dict[str, torch.Tensor]:
+        return {name: described((1000,), torch.int8)}
+
+    write_weights(tmp_path, [str(n) for n in range(12)], planned, made, 3000)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 4 and most == 1 and alive == 0
+
+
+def test_a_file_written_tensor_by_tensor_is_the_one_that_safetensors_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "PART_BYTES", 7)
+    monkeypatch.setattr(folders, "UNSYNCED_BYTES", 20)
+    dtypes = (torch.uint8, torch.float8_e4m3fn, torch.bfloat16, torch.float16, torch.int64, torch.float32, torch.bool)
+    made = {f"b.{i}": noise((3, 5), i).to(dtype) for i, dtype in enumerate(dtypes)}
+    made |= {"字": torch.tensor(2.5), "a": torch.zeros(0), "c": noise((4, 6), 9).T}
+    expected = {name: value.contiguous() for name, value in made.items()}
+    save_file(expected, tmp_path / "expected", {"format": "pt"})
+    write_weights(tmp_path, list(made), lambda n: {n: described(made[n].shape, made[n].dtype)}, lambda n: {n: made[n]})
+    assert (tmp_path / "model.safetensors").read_bytes() == (tmp_path / "expected").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({"w": torch.zeros(3)}, r"w: found torch\.float32 \[3\], expected torch\.float32 \[2\]"),
+        ({"w": torch.zeros(2).half()}, r"w: found torch\.float16 \[2\], expected torch\.float32 \[2\]"),
+        ({"v": torch.zeros(2)}, r"v: found torch\.float32 \[2\], expected one of \['w'\]"),
+        ({}, r"model\.safetensors: 1 tensors were not made, as w"),
+    ],
+)
+def test_tensors_other_than_planned_are_refused(made: dict[str, torch.Tensor], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=said):
+        write_weights(tmp_path, ["w"], lambda n: {n: described((2,), torch.float32)}, lambda n: made)
 
 
 @pytest.mark.parametrize("rule", BLOCK_SCALES)
@@ -202,7 +233,8 @@ def test_chunks_of_rows_give_the_bits_of_the_whole(
     monkeypatch.setitem(codec.AT_ONCE, "cpu", 100)
     weight = (noise((37, 32), 5) * 0.1).to(dtype)
     whole = codec.quantise(weight.float(), 2.0**12, block_scales=rule)
-    chunks = codec.quantise_chunks(weight, 2.0**12, block_scales=rule)
+    codes, scales = codec.quantise_chunks(weight, 2.0**12, lambda one: (one.codes, one.scales), block_scales=rule)
+    chunks = codec.Quantised(codes, scales, 2.0**12)
     assert torch.equal(chunks.codes, whole.codes) and torch.equal(chunks.scales.float(), whole.scales.float())
     steps = (whole.scales.float() / 2.0**12).repeat_interleave(16, 1)
     assert torch.equal(codec.dequantise(chunks), codec.decode_e2m1(whole.codes) * steps)
@@ -211,7 +243,7 @@ def test_chunks_of_rows_give_the_bits_of_the_whole(
 def test_reading_shards_in_turn_holds_one_of_them(tmp_path: Path) -> None:
     size = 2**26
     made = {str(n): torch.full((size,), n, dtype=torch.int8) for n in range(4)}
-    write_weights(tmp_path, list(made), lambda n: size, lambda n: {n: made[n]}, size)
+    write_weights(tmp_path, list(made), lambda n: {n: described((size,), torch.int8)}, lambda n: {n: made[n]}, size)
     with open_weights(tmp_path) as weights:
         assert weights.names == ["0", "1", "2", "3"] and len(set(weights.files.values())) == 4
         made.clear()
@@ -221,6 +253,19 @@ def test_reading_shards_in_turn_holds_one_of_them(tmp_path: Path) -> None:
         assert peak_mib() - before < 2.5 * size / 2**20
         assert weights.shape("0") == (size,) and int(weights.read("0")[0]) == 0
     assert resident_mib() - before < size / 2**20
+
+
+def test_reading_one_file_in_turn_does_not_hold_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 2**25
+    monkeypatch.setattr(folders, "MAPPED_BYTES", size)
+    value = torch.ones(size, dtype=torch.int8)
+    names = [str(n) for n in range(8)]
+    write_weights(tmp_path, names, lambda n: {n: described((size,), torch.int8)}, lambda n: {n: value})
+    with open_weights(tmp_path) as weights:
+        before = resident_mib()
+        forget_peak()
+        assert all(int(weights.read(name).min()) == 1 for name in names)
+        assert peak_mib() - before < 3.5 * size / 2**20
 
 
 def test_shards_are_planned_in_order_within_the_limit() -> None:

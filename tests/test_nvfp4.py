@@ -29,6 +29,7 @@ from fgod.nvfp4.codec import (
     decode_e2m1,
     dequantise,
     encode_e2m1,
+    encode_finite,
     fake_quantise,
     pack,
     power_of_two_global_scale,
@@ -76,6 +77,15 @@ def test_e2m1_equals_ml_dtypes_on_every_finite_bf16_value() -> None:
     values = values[values.isfinite()]
     theirs = values.numpy().astype(ml_dtypes.float4_e2m1fn).astype(np.float32)
     assert torch.equal(decode_e2m1(encode_e2m1(values)), torch.from_numpy(theirs))
+
+
+@pytest.mark.parametrize("negative", [False, True])
+def test_codes_of_finite_values_are_those_of_the_definition(negative: bool) -> None:
+    edges = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0])
+    near = [edges, torch.nextafter(edges, torch.tensor(9.0)), torch.nextafter(edges, torch.tensor(-9.0))]
+    more = [torch.linspace(0, 8, 100_003), torch.tensor([1e-45, 1e-38, 1e30, torch.finfo(torch.float32).max])]
+    values = torch.cat([*near, *more]) * (-1 if negative else 1)
+    assert torch.equal(encode_finite(values.clone()), encode_e2m1(values))
 
 
 def test_e4m3_of_torch_equals_ml_dtypes() -> None:

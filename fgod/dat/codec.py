@@ -27,8 +27,9 @@ from fgod.nvfp4.codec import (
     block_amax,
     block_view,
     decode_e2m1,
-    encode_e2m1,
+    encode_finite,
     fake_quantise,
+    in_chunks,
     largest_magnitude,
     pack,
     power_of_two_global_scale,
@@ -60,6 +61,10 @@ E4M3_LAST = 0x7E
 """The bits of the largest E4M3 number, 448; those of 2⁻⁹ are 1."""
 
 LARGEST = {Element.FP8_E4M3: E4M3_MAX, Element.FLOAT16: torch.finfo(torch.float16).max}
+
+
+Chunk = tuple[Tensor, Tensor]
+"""Codes and scales of some rows of a `Packed`."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +109,11 @@ def quantise(
             "block scale"
         )
     global_scale = power_of_two_global_scale(amax, name)
-    chunks = weight.split(rows_at_once(weight))
     pack_chunk = _with_e4m3 if element is Element.FP8_E4M3 else _with_float16
-    parts = [pack_chunk(chunk.float(), global_scale, rule, rounded, name) for chunk in chunks]
-    return Packed(torch.cat([one.codes for one in parts]), torch.cat([one.scales for one in parts]))
+    return Packed(*in_chunks(weight, lambda chunk: pack_chunk(chunk, global_scale, rule, rounded, name)))
 
 
-def _with_e4m3(weight: Tensor, global_scale: float, rule: str, rounded: bool, name: str) -> Packed:
+def _with_e4m3(weight: Tensor, global_scale: float, rule: str, rounded: bool, name: str) -> Chunk:
     blocks = block_view(fake_quantise(weight, global_scale, name, rule) if rounded else weight, name)
     nearest = (block_amax(blocks) / E2M1_MAX).clamp_(LEAST[Element.FP8_E4M3], E4M3_MAX).to(torch.float8_e4m3fn)
     best = nearest.float()
@@ -123,14 +126,14 @@ def _with_e4m3(weight: Tensor, global_scale: float, rule: str, rounded: bool, na
     return _packed(blocks, best.to(torch.float8_e4m3fn))
 
 
-def _with_float16(weight: Tensor, global_scale: float, rule: str, rounded: bool, name: str) -> Packed:
+def _with_float16(weight: Tensor, global_scale: float, rule: str, rounded: bool, name: str) -> Chunk:
     blocks = block_view(weight, name)
     exact = scales_of_blocks(blocks, global_scale, rule).float() / global_scale
     return _packed(blocks, exact.clamp_(LEAST[Element.FLOAT16], LARGEST[Element.FLOAT16]).half())
 
 
-def _packed(blocks: Tensor, scales: Tensor) -> Packed:
-    return Packed(pack(encode_e2m1(blocks / scales.float().unsqueeze(-1)).flatten(1)), scales)
+def _packed(blocks: Tensor, scales: Tensor) -> Chunk:
+    return pack(encode_finite(blocks / scales.float().unsqueeze(-1)).flatten(1)), scales
 
 
 def dequantise(packed: Packed, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -151,7 +154,7 @@ def half(weight: Tensor, name: str) -> Tensor:
         UsageError: a weight is beyond float16's range; names the tensor.
     """
     rounded, most = weight.half(), LARGEST[Element.FLOAT16]
-    if not torch.isfinite(rounded).all():
+    if not math.isfinite(largest_magnitude(rounded)):
         found = f"the largest magnitude is {largest_magnitude(weight):g}"
         raise UsageError(f"{name}: {found}, expected at most {most:g}: float16 holds no more")
     return rounded

@@ -254,5 +254,6 @@ def write_dat(path: Path, count: int, entries: Iterable[tuple[str, Element, NDAr
             numbers = b"".join(map(encoded, (element, data.ndim, *data.shape)))
             stream.write(encoded(len(name)) + name + numbers)
             stream.write(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)
+            del data  # before the next one is made
         if len(keys) != count:
             raise ValueError(f"{path}: {len(keys)} entries, expected {count}")

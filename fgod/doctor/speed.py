@@ -20,7 +20,7 @@ from fgod.model.generate import own_settings
 from fgod.model.load import load_model
 from fgod.model.random import random_tensor
 from fgod.models.architecture import tensors_of
-from fgod.nvfp4.folders import DTYPES, write_config, write_weights
+from fgod.nvfp4.folders import DTYPES, described, write_config, write_weights
 from fgod.train.choose import choose_stepper
 from fgod.train.device.settings import repeatable_cuda
 from fgod.train.recipe import TrainRecipe
@@ -69,7 +69,7 @@ def write_model(folder: Path, config: Mapping[str, Any]) -> None:
     write_weights(
         folder,
         list(shapes),
-        lambda name: 2 * torch.Size(shapes[name]).numel(),
+        lambda name: {name: described(shapes[name], torch.bfloat16)},
         lambda name: {name: random_tensor(name, shapes[name], 1, texts, config)},
     )
 

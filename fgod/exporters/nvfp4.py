@@ -14,7 +14,6 @@ from fgod.models.names import BLOCK
 if TYPE_CHECKING:
     import torch
 
-    from fgod.nvfp4.codec import Quantised
     from fgod.nvfp4.folders import Weights
 
 
@@ -65,15 +64,15 @@ class Nvfp4(Exporter):
         }
         return config if dtype == "bfloat16" else {**config, "dequantize": True}
 
-    def stored(self, name: str, quantised: Quantised) -> dict[str, torch.Tensor]:
-        """The three tensors that a quantised weight is stored as, on its device but for the last one."""
-        from fgod.nvfp4.codec import pack
+    def stored(
+        self, name: str, packed: torch.Tensor, scales: torch.Tensor, global_scale: float
+    ) -> dict[str, torch.Tensor]:
+        """The three tensors that a quantised weight is stored as; the last one lies on the host.
 
-        return {
-            f"{name}{self.packed}": pack(quantised.codes),
-            f"{name}{self.scale}": quantised.scales,
-            f"{name}{self.global_scale}": self.factor_of(quantised.global_scale),
-        }
+        Args:
+            packed: two codes a byte (`fgod.nvfp4.codec.pack`).
+        """
+        return dict(zip(self.parts(name), (packed, scales, self.factor_of(global_scale)), strict=True))
 
     def factor_of(self, global_scale: float) -> torch.Tensor:
         """What is stored of a global scale, a divisor."""

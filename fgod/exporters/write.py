@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,22 @@ from torch import Tensor
 from fgod.exporters.nvfp4 import NVFP4, Nvfp4
 from fgod.models.architecture import Architecture, architecture_of
 from fgod.models.names import EMBEDDING, TIED_HEAD
-from fgod.nvfp4.codec import BLOCK, NonFiniteError, largest_magnitude, quantise_chunks, shared_global_scale
+from fgod.nvfp4.codec import (
+    BLOCK,
+    NonFiniteError,
+    Quantised,
+    largest_magnitude,
+    matrix_of_blocks,
+    pack,
+    quantise_chunks,
+    shared_global_scale,
+)
 from fgod.nvfp4.folders import (
     DTYPES,
     SHARD_BYTES,
     Weights,
     copy_side_files,
+    described,
     open_weights,
     read_plain_config,
     stored_block_scales,
@@ -58,10 +67,18 @@ def _units(sources: Mapping[str, str], family: Architecture, head: bool) -> list
     return list(units.values())
 
 
-def _size(weights: Weights, unit: _Unit, dtype: torch.dtype) -> int:
-    """Bytes of a unit in the export: 4.5 bits a quantised weight and 4 bytes for its global scale."""
-    counts = [prod(weights.shape(source)) for source in unit.sources.values()]
-    return sum(n // 2 + n // BLOCK + 4 if unit.quantised else n * dtype.itemsize for n in counts)
+def _planned(weights: Weights, unit: _Unit, dtype: torch.dtype, exporter: Nvfp4) -> dict[str, Tensor]:
+    """What is stored of a unit, on the device meta."""
+    out: dict[str, Tensor] = {}
+    for name, source in unit.sources.items():
+        shape = weights.shape(source)
+        if not unit.quantised:
+            out[name] = described(shape, dtype)
+            continue
+        rows, width = matrix_of_blocks(shape, f"{weights.folder}: {name}")
+        scales = described((rows, width // BLOCK), torch.float8_e4m3fn)
+        out.update(exporter.stored(name, described((rows, width // 2), torch.uint8), scales, 1.0))
+    return out
 
 
 def _plain(value: Tensor, dtype: torch.dtype, where: str) -> Tensor:
@@ -87,8 +104,13 @@ def _tensors(
     global_scale = shared_global_scale(list(masters.values()), f"{weights.folder}: {unit.group}")
     out: dict[str, Tensor] = {}
     for name, master in masters.items():
-        out.update(exporter.stored(name, quantise_chunks(master, global_scale, name, block_scales)))
+        packed, scales = quantise_chunks(master, global_scale, _packed, name, block_scales)
+        out.update(exporter.stored(name, packed, scales, global_scale))
     return out
+
+
+def _packed(quantised: Quantised) -> tuple[Tensor, Tensor]:
+    return pack(quantised.codes), quantised.scales
 
 
 CPU = torch.device("cpu")
@@ -107,7 +129,8 @@ def export(
     """Export a folder of plain weights (float32 masters, or a BF16 model: plain rounding). `out` appears whole.
 
     `dtype` (float32 or bfloat16) is that of embeddings, norms and head, and of the training forward that the export
-    equals. At most one shard is in memory. The bytes do not depend on the device. `beat` is called for each tensor.
+    equals. The tensors of one scale group are in memory. The bytes do not depend on the device. `beat` is called for
+    each tensor.
 
     Args:
         exporter: names the stored tensors, and says whether the head is quantised.
@@ -133,7 +156,7 @@ def export(
             sources.setdefault(TIED_HEAD, EMBEDDING)
             config = {**config, "tie_word_embeddings": False}
         units = _units(sources, family, exporter.head)
-        write_weights(folder, units, lambda u: _size(weights, u, kind), made, shard_bytes)
+        write_weights(folder, units, lambda u: _planned(weights, u, kind, exporter), made, shard_bytes)
         copy_side_files(master, folder)
         for name, content in (beside or {}).items():
             files.write_json(folder / name, content)
@@ -150,6 +173,7 @@ def export_plain(
     beat: Callable[[], None] = lambda: None,
 ) -> None:
     """Write a folder of plain weights in another dtype (float32 or bfloat16), rounded to nearest. `out` appears whole.
+    One tensor is in memory.
 
     Raises:
         UsageError: a file is missing, or the weights are quantised already.
@@ -163,7 +187,7 @@ def export_plain(
 
     with open_weights(master) as weights, files.atomic_folder(out) as folder:
         names = stored_names(weights, config)
-        write_weights(folder, names, lambda name: prod(weights.shape(name)) * kind.itemsize, made)
+        write_weights(folder, names, lambda name: {name: described(weights.shape(name), kind)}, made)
         copy_side_files(master, folder)
         write_config(folder, config, dtype)
     for file in (*weight_files(master), *weight_files(out)):

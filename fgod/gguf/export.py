@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -78,7 +78,7 @@ def export_gguf(
     device: torch.device | None = None,
     beat: Callable[[], None] = lambda: None,
 ) -> None:
-    """Export a folder of plain weights. `out` appears whole; one tensor is in memory.
+    """Export a folder of plain weights. `out` appears whole; the tensors of one scale group are in memory.
 
     Args:
         name: of the file in `out`.
@@ -107,7 +107,6 @@ def export_gguf(
     tokens = tokenizer_keys(chat, sizes.vocab, master / "tokenizer.json")
     with open_weights(master) as weights, files.atomic_folder(out) as folder:
         check_tensors(weights, shapes, config)
-        scales = _global_scales(weights, packed)
         writer = GGUFWriter(folder / name, architecture)
         add_origin(writer, master, gguf, FILE_TYPES[kind])
         add_model(writer, config, sizes)
@@ -118,10 +117,10 @@ def export_gguf(
         with _written(writer, [*rope, *(entry for one in shapes for entry in layout.entries(one))]):
             if factors is not None:
                 _write(writer, torch.from_numpy(factors))
-            for one in shapes:
+            for one, value, scale in _masters(weights, shapes, packed, device or torch.device("cpu")):
                 beat()
-                for value in layout.made(one, weights.read(one).to(device or "cpu"), scales, rule):
-                    _write(writer, value)
+                for stored in layout.made(one, value, scale, rule):
+                    _write(writer, stored)
         (folder / MODELFILE).write_text(modelfile(chat, name), encoding="utf-8")
         copy_side_files(master, folder)
         write_config(folder, config, dtype, quantization_config=dict(quantised))
@@ -165,25 +164,26 @@ class _Layout:
             return [_Entry(own, NVFP4, shape), _Entry(f"{own.removesuffix(WEIGHT)}{SCALE}", F32, (1,))]
         return [_Entry(own, BF16 if self._bf16(name) else F32, shape)]
 
-    def made(self, name: str, value: Tensor, scales: Mapping[str, float], rule: str) -> Iterator[Tensor]:
+    def made(self, name: str, value: Tensor, scale: float | None, rule: str) -> Iterator[Tensor]:
         """The data of `entries`.
 
         Args:
             value: in transformers' order of rows.
-            scales: the global scale of each scale group.
+            scale: the global scale of its scale group; None: it is not packed.
             rule: of block scales.
 
         Raises:
             NonFiniteError: a weight is NaN or infinite; names folder and tensor.
         """
         where = f"{self.master}: {name}"
-        largest_finite(value, where)
+        if scale is None:
+            largest_finite(value, where)
         if name in self.heads:
             order = permuted_rows(len(value), self.heads[name])
             value = value[torch.from_numpy(order).to(value.device)]
         if name in self.packed:
-            scale = scales[self.packed[name]]
-            yield blocks_of(quantise_chunks(value, scale, where, rule))
+            assert scale is not None
+            yield from quantise_chunks(value, scale, lambda chunk: (blocks_of(chunk),), where, rule)
             yield torch.tensor([1 / scale])
         elif self._bf16(name):
             yield value.bfloat16()
@@ -194,13 +194,29 @@ class _Layout:
         return len(self.shapes[name]) > 1 and (self.kind == BF16 or self.dtype == torch.bfloat16)
 
 
-def _global_scales(weights: Weights, packed: Mapping[str, str]) -> dict[str, float]:
-    """The global scale of each scale group, of which one tensor at a time is read."""
-    largest: dict[str, float] = {}
-    for name, group in packed.items():
-        found = largest_finite(weights.read(name), f"{weights.folder}: {name}")
-        largest[group] = max(found, largest.get(group, 0.0))
-    return {group: power_of_two_global_scale(amax, group) for group, amax in largest.items()}
+def _masters(
+    weights: Weights, names: Iterable[str], packed: Mapping[str, str], device: torch.device
+) -> Iterator[tuple[str, Tensor, float | None]]:
+    """Each tensor on the device, with the global scale of its scale group if it has one: groups are read together, each
+    tensor once.
+
+    Raises:
+        NonFiniteError: a weight that is packed is NaN or infinite; names folder and tensor.
+    """
+    scales: dict[str, float] = {}
+    held: dict[str, Tensor] = {}
+    for name in names:
+        group = packed.get(name)
+        if group is None:
+            yield name, weights.read(name).to(device), None
+            continue
+        if group not in scales:
+            members = {one: weights.read(one).to(device) for one, its in packed.items() if its == group}
+            amax = max(largest_finite(value, f"{weights.folder}: {one}") for one, value in members.items())
+            scales[group] = power_of_two_global_scale(amax, group)
+            held |= members
+            members.clear()
+        yield name, held.pop(name), scales[group]
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from fgod.model.load import read_config
 from fgod.models.architecture import architecture_of
 from fgod.models.files import CONFIG
 from fgod.models.names import EMBEDDING, TIED_HEAD
-from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, DTYPES, copy_side_files, write_config, write_weights
+from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, DTYPES, copy_side_files, described, write_config, write_weights
 from fgod.system.files import atomic_folder, sha256_file, write_json
 
 
@@ -41,7 +41,7 @@ def import_dat(
     """Write a file's weights as a Hugging Face folder. `out` appears whole, and passes as a base.
 
     Where the config says that the head is the embedding, and the file has a head of other numbers, the written config
-    says that they are two. At most one shard and one tensor are in memory, or head and embedding. `beat` is called for
+    says that they are two. One tensor is in memory, or head and embedding. `beat` is called for
     each tensor.
 
     Args:
@@ -62,13 +62,16 @@ def import_dat(
     checked_chat(like, config, chat or ChatSettings())
     kind = DTYPES[dtype]
 
+    def planned(name: str) -> dict[str, Tensor]:
+        return {name: described(names[name], kind)}
+
     def made(name: str) -> dict[str, Tensor]:
         beat()
         return {name: read_weight(file, stored[name], kind)}
 
     say(f"import · {path} · {sum(map(prod, names.values())):,} parameters")
     with atomic_folder(out) as folder:
-        write_weights(folder, list(names), lambda n: prod(names[n]) * kind.itemsize, made, DEVICE_SHARD_BYTES)
+        write_weights(folder, list(names), planned, made, DEVICE_SHARD_BYTES)
         copy_side_files(like, folder)
         write_config(folder, config, dtype)
         write_json(folder / RECORD, _record(file, like, names, stored, dtype))

@@ -25,7 +25,7 @@ from fgod.importing.gguf_weights import GgufModel, model_of
 from fgod.model.folder import FolderFacts, check_folder
 from fgod.model.load import quiet
 from fgod.models.names import EMBEDDING
-from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, DTYPES, write_weights
+from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, DTYPES, described, write_weights
 from fgod.system.files import atomic_folder, sha256_file, write_json
 
 
@@ -39,7 +39,7 @@ def import_gguf(
 ) -> FolderFacts:
     """Write a GGUF file's model as a Hugging Face folder. `out` appears whole, and passes as a base.
 
-    At most one shard and one tensor in float32 are in memory. `beat` is called for each tensor.
+    One tensor in float32 is in memory. `beat` is called for each tensor.
 
     Args:
         dtype: of the weights: bfloat16 (default) or float32, which rounds nothing that was decoded.
@@ -54,13 +54,16 @@ def import_gguf(
     model, kind = model_of(file, config, path, tied), DTYPES[dtype]
     names = model.shapes
 
+    def planned(name: str) -> dict[str, Tensor]:
+        return {name: described(names[name], kind)}
+
     def made(name: str) -> dict[str, Tensor]:
         beat()
         return {name: torch.from_numpy(model.read(name)).to(kind)}
 
     say(f"import · {path} · {sum(map(prod, names.values())):,} parameters")
     with atomic_folder(out) as folder:
-        write_weights(folder, list(names), lambda n: prod(names[n]) * kind.itemsize, made, DEVICE_SHARD_BYTES)
+        write_weights(folder, list(names), planned, made, DEVICE_SHARD_BYTES)
         _write_tokens(folder, config, tokens, dtype)
         write_json(folder / RECORD, _record(model, tied, dtype))
         facts = _checked(folder, path, chat)

@@ -32,6 +32,9 @@ VERSIONS = (2, 3)
 ALIGNMENT = 32
 """Bytes to a multiple of which the tensors begin, unless general.alignment says otherwise."""
 
+AT_ONCE = 2**22
+"""Weights that are decoded at once."""
+
 MOST_NESTED = 8
 """Arrays within each other: nobody writes more than two."""
 
@@ -78,9 +81,24 @@ class GgufFile:
         Raises:
             UsageError: the scale is not one positive finite number.
         """
-        values = np.asarray(dequantize(self.stored(name, rows), self.tensors[name].type), dtype=np.float32)
-        scale = self.scale(name)
-        return values if scale is None else values * scale
+        tensor, scale = self.tensors[name], self.scale(name)
+        if len(tensor.shape) == 1:
+            values = np.array(dequantize(self.stored(name), tensor.type)[rows], dtype=np.float32)
+        else:
+            values = self._decoded(tensor, range(tensor.shape[0])[rows])
+        if scale is not None:
+            values *= scale
+        return values
+
+    def _decoded(self, tensor: GgufTensor, rows: range) -> NDArray[np.float32]:
+        """Rows of a tensor as they are stored, decoded some at a time."""
+        values = np.empty((len(rows), *tensor.shape[1:]), np.float32)
+        step = max(1, AT_ONCE // math.prod(tensor.shape[1:]))
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            stored = self.stored(tensor.name, slice(some.start, some.stop, some.step))
+            values[start : start + len(some)] = dequantize(stored, tensor.type)
+        return values
 
     def scale(self, name: str) -> np.float32 | None:
         """What a weight is to be multiplied by: X.scale of X.weight, as NVFP4 has it; None: there is no such tensor.

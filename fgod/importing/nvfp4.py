@@ -7,7 +7,6 @@ again is to give the codes that were there.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from fgod.exporters.exporter import exporter_of
 from fgod.importing import RECORD
 from fgod.model.folder import FolderFacts, check_folder, checked_config
 from fgod.models.architecture import tensors_of, wrong
-from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, copy_side_files, write_config, write_weights
+from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, copy_side_files, described, write_config, write_weights
 from fgod.system.files import atomic_folder, read_json, sha256_folder, write_json
 
 DTYPE = "float32"
@@ -33,7 +32,7 @@ def decode_export(
     say: Callable[[str], None] = lambda text: None,
     beat: Callable[[], None] = lambda: None,
 ) -> FolderFacts:
-    """Write the weights that an export stands for. `out` appears whole; at most one shard is in memory.
+    """Write the weights that an export stands for. `out` appears whole; one tensor is in memory.
 
     Args:
         chat: the config's `chat`.
@@ -47,13 +46,16 @@ def decode_export(
     if exporter is None:
         raise wrong(export / "config.json", "quantization_config", None, "that of an export")
 
+    def planned(name: str) -> dict[str, Tensor]:
+        return {name: described(wanted[name], torch.float32)}
+
     def made(name: str) -> dict[str, Tensor]:
         beat()
         return {name: exporter.read(weights, name, CPU)}
 
     say(f"base · {export} · an export in {exporter.name}, decoded to {DTYPE}")
     with exporter.open(export) as weights, atomic_folder(out) as folder:
-        write_weights(folder, list(wanted), lambda name: 4 * prod(wanted[name]), made, DEVICE_SHARD_BYTES)
+        write_weights(folder, list(wanted), planned, made, DEVICE_SHARD_BYTES)
         copy_side_files(export, folder)
         write_config(folder, {key: value for key, value in config.items() if key != "quantization_config"}, DTYPE)
         write_json(folder / RECORD, _record(export))

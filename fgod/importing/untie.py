@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
 from pathlib import Path
 
 from torch import Tensor
@@ -13,7 +12,7 @@ from fgod.importing import RECORD
 from fgod.model.folder import FolderFacts, check_folder, checked_config
 from fgod.models.architecture import architecture_of, tensors_of, wrong
 from fgod.models.names import EMBEDDING, TIED_HEAD
-from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, copy_side_files, open_weights, write_weights
+from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, copy_side_files, described, open_weights, write_weights
 from fgod.system.files import atomic_folder, sha256_folder, write_json
 
 TIED = "tie_word_embeddings"
@@ -43,12 +42,17 @@ def untie(
     say(f"base · {source} · its head is made a tensor of its own")
     with open_weights(source) as weights, atomic_folder(out) as folder:
 
+        def stored(name: str) -> Tensor:
+            return weights.read(EMBEDDING if name == TIED_HEAD else name)
+
+        def planned(name: str) -> dict[str, Tensor]:
+            return {name: described(wanted[name], stored(name).dtype)}
+
         def made(name: str) -> dict[str, Tensor]:
             beat()
-            return {name: weights.read(EMBEDDING).clone() if name == TIED_HEAD else weights.read(name)}
+            return {name: stored(name)}
 
-        item = weights.read("model.norm.weight").element_size()
-        write_weights(folder, list(wanted), lambda name: item * prod(wanted[name]), made, DEVICE_SHARD_BYTES)
+        write_weights(folder, list(wanted), planned, made, DEVICE_SHARD_BYTES)
         copy_side_files(source, folder)
         write_json(folder / "config.json", untied)
         write_json(folder / RECORD, {"source": source.name, "sha256": sha256_folder(source), "untied": True})

@@ -16,7 +16,7 @@ from typing import Any
 from fgod.errors import UsageError
 from fgod.exporters.exporter import exporter_of
 from fgod.model.load import read_config
-from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, DTYPES, SHARD_BYTES, open_weights, weight_files
+from fgod.nvfp4.folders import DTYPES, MAPPED_BYTES, open_weights, weight_files
 
 Parts = dict[str, int]
 """Bytes by what they are for."""
@@ -222,24 +222,26 @@ def predict_parity(
 
 
 def predict_export(master: Stored, process: int, gpu: bool) -> Parts:
-    """While weights are quantised tensor by tensor. On the host: the file being read and the shard being written."""
-    shard = min(SHARD_BYTES, master.weights * 4)
+    """While weights are quantised and written tensor by tensor. On the host: what is mapped of the file being read."""
     return {
         "process": process,
-        "mapped file": 0 if gpu else master.file,
-        "shard being written": 0 if gpu else shard,
+        "mapped file": 0 if gpu else _mapped(master),
         "tensors being quantised": master.reading * PACKED_BYTES // PLAIN_BYTES,
     }
 
 
 def predict_interpolation(end: Stored, process: int, gpu: bool) -> Parts:
-    """While weights are computed from two folders. On the host: two files being read and the shard being written."""
+    """While weights are computed from two folders. On the host: what is mapped of the two files being read."""
     return {
         "process": process,
-        "mapped files": 0 if gpu else 2 * end.file,
-        "shard being written": 0 if gpu else min(DEVICE_SHARD_BYTES, end.weights * 4),
+        "mapped files": 0 if gpu else 2 * _mapped(end),
         "tensors being computed": 2 * end.reading,
     }
+
+
+def _mapped(folder: Stored) -> int:
+    """Bytes of a file that are mapped at most while its tensors are read one after another."""
+    return min(folder.file, MAPPED_BYTES + folder.reading // PLAIN_BYTES * 4)
 
 
 def widest(*moments: Parts) -> Parts:

@@ -16,6 +16,7 @@ layer, and there a norm's gradient is a thousand times as large as what it norme
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from fgod.model.embedded import base_tokenizer
 from fgod.model.load import quiet
 from fgod.model.spec import SHAPES
 from fgod.models.architecture import tensors_of
-from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, write_weights
+from fgod.nvfp4.folders import DEVICE_SHARD_BYTES, described, write_weights
 from fgod.system.files import atomic_folder, write_json
 
 ADDED = 0.3
@@ -135,16 +136,18 @@ def write_shape(
 ) -> int:
     """Write a folder of a shape's random weights with a tokenizer; returns its number of parameters.
 
-    At most one shard is in memory. `beat` is called for each tensor.
+    One tensor is in memory. `beat` is called for each tensor.
 
     Raises:
         UsageError: there is no such shape.
     """
     config = model_config(shape)
     wanted = tensors_of(config, shape)
-    sizes = {name: torch.Size(one).numel() for name, one in wanted.items()}
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     texts = [token for token in range(len(tokenizer)) if token == end or is_text(str(tokenizer.decode([token])))]
+
+    def planned(name: str) -> dict[str, Tensor]:
+        return {name: described(wanted[name], torch.bfloat16)}
 
     def made(name: str) -> dict[str, Tensor]:
         beat()
@@ -154,5 +157,5 @@ def write_shape(
         tokenizer.save_pretrained(folder)
         GenerationConfig(do_sample=False, eos_token_id=[end, pad], pad_token_id=pad).save_pretrained(folder)
         write_json(folder / "config.json", {**config, "eos_token_id": end, "pad_token_id": pad})
-        write_weights(folder, list(wanted), lambda name: 2 * sizes[name], made, DEVICE_SHARD_BYTES)
-    return sum(sizes.values())
+        write_weights(folder, list(wanted), planned, made, DEVICE_SHARD_BYTES)
+    return sum(map(prod, wanted.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from fgod.errors import FgodError, UsageError
@@ -25,16 +26,22 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 SHARD_BYTES = 4_000_000_000
-"""Largest shard, unless one unit is larger. A shard is held in memory while it is written."""
+"""Largest shard, unless one unit is larger."""
 
 DEVICE_SHARD_BYTES = 1_000_000_000
 """The same of weights that lie on a GPU."""
 
-ALIGNMENT = 64
-"""Bytes between the places of tensors in pinned memory are a multiple of this."""
+MAPPED_BYTES = 2**28
+"""Bytes of a file of weights that are mapped at most, unless one tensor is larger: then it is mapped anew."""
 
-PADDING = 2**20
-"""What that takes, for 16,000 tensors."""
+PART_BYTES = 2**26
+"""Bytes that are written at once."""
+
+UNSYNCED_BYTES = 2**29
+"""After so many bytes that were written, the disk is asked to take them."""
+
+LENGTH_BYTES = 8
+"""Of the number before safetensors' header, whose length is a multiple of this too."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """The compute dtypes of configs and exports by name."""
@@ -49,11 +56,13 @@ class Weights:
     """An open folder: `names` in stored order, and in `files` from which file each comes.
 
     One file is open at a time: what was read of it is mapped, and counts as this process's memory, until it is closed.
+    It is closed and opened again where more than `MAPPED_BYTES` would be mapped.
     """
 
     def __init__(self, folder: Path, files: Mapping[str, Path]) -> None:
         self.folder, self.files = folder, files
         self._open: tuple[Path, Any] | None = None
+        self._mapped = 0
 
     @property
     def names(self) -> list[str]:
@@ -63,7 +72,12 @@ class Weights:
         return tuple(self._file(name).get_slice(name).get_shape())
 
     def read(self, name: str) -> Tensor:
-        return self._file(name).get_tensor(name)
+        value: Tensor = self._file(name).get_tensor(name)  # mapped, and not read yet
+        if self._mapped and self._mapped + value.nbytes > MAPPED_BYTES:
+            self.close()
+            value = self._file(name).get_tensor(name)
+        self._mapped += value.nbytes
+        return value
 
     def _file(self, name: str) -> Any:
         path = self.files[name]
@@ -76,7 +90,7 @@ class Weights:
         """Unmap what was read, but for tensors that somebody still holds."""
         if self._open is not None:
             self._open[1].__exit__(None, None, None)
-            self._open = None
+            self._open, self._mapped = None, 0
 
 
 def weight_shards(folder: Path) -> dict[Path, list[str] | None]:
@@ -163,24 +177,95 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
         raise OSError(int(number[1] or number[2]), str(error), str(path)) from error
 
 
+def described(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A tensor on the device meta: it stands for one of this shape and dtype, and holds nothing."""
+    return torch.empty(tuple(shape), dtype=dtype, device="meta")
+
+
 class _Host:
-    """Host memory for one shard at a time. What comes from a GPU goes to pinned memory that every shard uses again:
+    """The bytes of tensors, some at a time. What comes from a GPU passes through pinned memory, which is used again:
     into memory that is new each time it comes slower than a disk takes it."""
 
-    def __init__(self, size: int) -> None:
-        self.size, self.used = size, 0
+    def __init__(self) -> None:
         self.pinned: Tensor | None = None
 
-    def take(self, value: Tensor) -> Tensor:
-        """The tensor on the host, contiguous, until `used` is set back."""
-        if value.device.type != "cuda":
-            return value.contiguous()
+    def parts(self, value: Tensor) -> Iterator[memoryview]:
+        """Each part is valid until the next one is asked for."""
+        for part in value.contiguous().reshape(-1).view(torch.uint8).split(PART_BYTES):
+            yield self._here(part).numpy().data
+
+    def _here(self, part: Tensor) -> Tensor:
+        if part.device.type != "cuda":
+            return part
         if self.pinned is None:
-            self.pinned = torch.empty(self.size, dtype=torch.uint8, pin_memory=True)
-        start, self.used = self.used, self.used + value.nbytes + -value.nbytes % ALIGNMENT
-        if self.used > self.size:
-            return value.cpu()
-        return self.pinned[start : start + value.nbytes].view(value.dtype).view(value.shape).copy_(value)
+            self.pinned = torch.empty(PART_BYTES, dtype=torch.uint8, pin_memory=True)
+        return self.pinned[: len(part)].copy_(part)
+
+
+class _Shard:
+    """A safetensors file that is written tensor by tensor, in any order, with the bytes of safetensors' `save_file`.
+
+    Args:
+        path: of the file, which is made anew.
+        planned: what it is to hold, on the device meta.
+    """
+
+    def __init__(self, path: Path, planned: Mapping[str, Tensor]) -> None:
+        header, self._starts = _header(planned)
+        self._planned, self._left = planned, {*planned}
+        self._stream = path.open("wb", buffering=0)
+        self._stream.truncate(len(header) + sum(value.nbytes for value in planned.values()))
+        self._begin = len(header)
+        self._put(memoryview(header), 0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def write(self, name: str, value: Tensor, host: _Host) -> None:
+        """Write a tensor.
+
+        Raises:
+            ValueError: it was not planned, not so, or is written already.
+        """
+        plan = self._planned[name] if name in self._left else None
+        if plan is None or (plan.shape, plan.dtype) != (value.shape, value.dtype):
+            expected = f"{plan.dtype} {list(plan.shape)}" if plan is not None else f"one of {sorted(self._left)}"
+            raise ValueError(f"{name}: found {value.dtype} {list(value.shape)}, expected {expected}")
+        self._left.remove(name)
+        at = self._begin + self._starts[name]
+        for part in host.parts(value):
+            self._put(part, at)
+            at += len(part)
+
+    def check_whole(self) -> None:
+        """Raise ValueError where a planned tensor was not written."""
+        if self._left:
+            raise ValueError(f"{self._stream.name}: {len(self._left)} tensors were not made, as {min(self._left)}")
+
+    def _put(self, data: memoryview, at: int) -> None:
+        while data:
+            written = os.pwrite(self._stream.fileno(), data, at)
+            data, at = data[written:], at + written
+
+
+def _header(planned: Mapping[str, Tensor]) -> tuple[bytes, dict[str, int]]:
+    """What stands before the tensors in safetensors' file of them; where each one's data begins behind that.
+
+    The order and the names of dtypes are those that safetensors gives for empty tensors of these names.
+    """
+    empty = save({name: torch.empty(0, dtype=value.dtype) for name, value in planned.items()}, {"format": "pt"})
+    size = int.from_bytes(empty[:LENGTH_BYTES], "little")
+    entries, starts, at = json.loads(empty[LENGTH_BYTES : LENGTH_BYTES + size]), {}, 0
+    for name in [one for one in entries if one in planned]:
+        starts[name], end = at, at + planned[name].nbytes
+        entries[name] |= {"shape": list(planned[name].shape), "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % LENGTH_BYTES)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text, starts
 
 
 def _fsync(path: Path) -> None:
@@ -191,30 +276,42 @@ def _fsync(path: Path) -> None:
 def write_weights(
     folder: Path,
     units: Sequence[Unit],
-    size: Callable[[Unit], int],
+    planned: Callable[[Unit], Mapping[str, Tensor]],
     tensors: Callable[[Unit], Mapping[str, Tensor]],
     limit: int = SHARD_BYTES,
 ) -> None:
     """Write the tensors of units, on any device, made one unit at a time: one file, or shards with an index.
 
-    `size` gives a unit's bytes before its tensors are made. The disk takes one shard while the next is made.
+    A unit is written before the next one is made, while the disk takes what was written before.
+
+    Args:
+        planned: a unit's tensors on the device meta, before they are made.
+        limit: bytes of a shard.
+
+    Raises:
+        ValueError: a unit's tensors are others than planned.
     """
-    sizes = [size(unit) for unit in units]
-    shards = plan_shards(sizes, limit)
-    host = _Host(max((sum(sizes[i] for i in indices) for indices in shards), default=0) + PADDING)
-    weight_map: dict[str, str] = {}
-    total = 0
-    synced = []
+    plans = [planned(unit) for unit in units]
+    shards = plan_shards([sum(value.nbytes for value in plan.values()) for plan in plans], limit)
+    host, weight_map, total, synced = _Host(), dict[str, str](), 0, []
     with ThreadPoolExecutor(1) as disk:
         for number, indices in enumerate(shards, start=1):
             name = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-            host.used = 0
-            shard = {key: host.take(value) for i in indices for key, value in tensors(units[i]).items()}
-            save_tensors(shard, folder / name, metadata={"format": "pt"})
+            whole = {key: value for i in indices for key, value in plans[i].items()}
+            unsynced = 0
+            with _Shard(folder / name, whole) as shard:
+                for i in indices:
+                    for key, value in tensors(units[i]).items():
+                        shard.write(key, value, host)
+                        unsynced += value.nbytes
+                        del value  # before the next one is made
+                    if unsynced > UNSYNCED_BYTES:
+                        synced.append(disk.submit(_fsync, folder / name))
+                        unsynced = 0
+                shard.check_whole()
             synced.append(disk.submit(_fsync, folder / name))
-            weight_map.update(dict.fromkeys(shard, name))
-            total += sum(value.nbytes for value in shard.values())
-            del shard  # before the next one is made
+            weight_map.update(dict.fromkeys(whole, name))
+            total += sum(value.nbytes for value in whole.values())
     for one in synced:
         one.result()
     if len(shards) > 1:

@@ -165,6 +165,8 @@ def _quantiser(weight: Tensor, rule: str, device: torch.device) -> Found:
     made = codec.quantise(weight, block_scales=rule)
     yield Difference("the global scale, as a quotient less 1,", abs(made.global_scale / scale - 1), 0.0)
     yield same_bits("codes", made.codes, torch.tensor(codes, dtype=torch.uint8))
+    [exported] = codec.quantise_chunks(weight.to(device), scale, lambda one: (one.codes,), block_scales=rule)
+    yield same_bits("codes of an export", exported.cpu(), torch.tensor(codes, dtype=torch.uint8))
     yield same_bits("block scales", made.scales.view(torch.uint8), torch.tensor(scales, dtype=torch.uint8))
     expected = torch.tensor(values) + 0.0  # no zero has a sign
     yield same_bits("what is unpacked", codec.dequantise(made) + 0.0, expected)

@@ -76,7 +76,13 @@ def save(work: Path, optimizer: TensorOptimizer, identity: Identity, more: Mappi
         parts.help_read()
         return target
     with files.atomic_folder(target) as folder:
-        write_weights(folder, parts.names(), parts.nbytes, lambda n: {n: parts.whole(n)}, DEVICE_SHARD_BYTES)
+        write_weights(
+            folder,
+            parts.names(),
+            lambda n: {n: parts.like(n)},
+            lambda n: {n: parts.whole(n)},
+            DEVICE_SHARD_BYTES,
+        )
         flags = {n: [t.got_gradient, t.changed] for n, t in optimizer.took_part.items()}
         written = files.file_digests(folder)
         state = {"steps_done": optimizer.steps_done, "tensors": flags, "more": more, "files": written}

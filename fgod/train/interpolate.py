@@ -11,7 +11,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 import torch
@@ -23,6 +22,7 @@ from fgod.nvfp4.folders import (
     DEVICE_SHARD_BYTES,
     Weights,
     copy_side_files,
+    described,
     open_weights,
     read_plain_config,
     stored_names,
@@ -106,11 +106,12 @@ def interpolate(
         changed[name] = (value != first).count_nonzero().item() / value.numel()
         return {name: value}
 
-    def size(name: str) -> int:
-        return prod(after.shape(name)) * master_kind(line.master_dtype, after.shape(name)).dtype.itemsize
+    def planned(name: str) -> Mapping[str, Tensor]:
+        shape = after.shape(name)
+        return {name: described(shape, master_kind(line.master_dtype, shape).dtype)}
 
     with open_weights(start) as before, open_weights(end) as after, files.atomic_folder(out) as folder:
-        write_weights(folder, stored_names(after, config), size, made, DEVICE_SHARD_BYTES)
+        write_weights(folder, stored_names(after, config), planned, made, DEVICE_SHARD_BYTES)
         copy_side_files(end, folder)
         shutil.copyfile(end / "config.json", folder / "config.json")
     for file in (*weight_files(start), *weight_files(end), *weight_files(out)):

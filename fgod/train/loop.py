@@ -264,7 +264,7 @@ def save_masters(start: Path, masters: StoredTensors, recipe: TrainRecipe, out: 
     more = {} if recipe.block_scales == BLOCK_SCALES[0] else {BLOCK_SCALES_KEY: recipe.block_scales}
     with files.atomic_folder(out) as folder:
         limit = SHARD_BYTES if masters.device.type == "cpu" else DEVICE_SHARD_BYTES
-        write_weights(folder, masters.names(), masters.nbytes, lambda n: {n: masters.whole(n)}, limit)
+        write_weights(folder, masters.names(), lambda n: {n: masters.like(n)}, lambda n: {n: masters.whole(n)}, limit)
         copy_side_files(start, folder)
         write_config(folder, config, "float32" if recipe.master_dtype == "fp32" else "bfloat16", **more)
     digests = files.file_digests(out)

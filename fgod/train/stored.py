@@ -19,8 +19,8 @@ class StoredTensors(Protocol):
     @property
     def device(self) -> torch.device: ...
     def names(self) -> list[str]: ...
-    def nbytes(self, name: str) -> int:
-        """Of the whole tensor, which need not be there for it."""
+    def like(self, name: str) -> Tensor:
+        """The whole tensor on the device meta: its shape and dtype. It need not be there for it."""
 
     def whole(self, name: str) -> Tensor:
         """A tensor, perhaps the memory itself; only where `writes`."""
@@ -47,8 +47,8 @@ class OwnTensors:
     def names(self) -> list[str]:
         return list(self.tensors)
 
-    def nbytes(self, name: str) -> int:
-        return self.tensors[name].nbytes
+    def like(self, name: str) -> Tensor:
+        return torch.empty_like(self.tensors[name], device="meta")
 
     def whole(self, name: str) -> Tensor:
         return self.tensors[name]

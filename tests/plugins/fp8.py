@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from fgod.nvfp4.folders import (
     SHARD_BYTES,
     Weights,
     copy_side_files,
+    described,
     open_weights,
     read_plain_config,
     stored_names,
@@ -53,6 +53,13 @@ class Fp8(Exporter):
         config = read_plain_config(master)
         family = architecture_of(config, master / "config.json")
 
+        def planned(name: str) -> dict[str, Tensor]:
+            shape = weights.shape(name)
+            if family.scale_group(name) is None:
+                return {name: described(shape, DTYPES[dtype])}
+            scale = described((shape[0], 1), torch.float32)
+            return {name: described(shape, torch.float8_e4m3fn), f"{name}_scale": scale}
+
         def made(name: str) -> dict[str, Tensor]:
             beat()
             weight = weights.read(name).to(device).float()
@@ -63,7 +70,7 @@ class Fp8(Exporter):
 
         with open_weights(master) as weights, atomic_folder(out) as folder:
             names = stored_names(weights, config)
-            write_weights(folder, names, lambda name: 4 * prod(weights.shape(name)), made, SHARD_BYTES)
+            write_weights(folder, names, planned, made, SHARD_BYTES)
             copy_side_files(master, folder)
             write_config(folder, config, dtype, quantization_config=self.quantization_config())
 

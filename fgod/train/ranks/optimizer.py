@@ -156,7 +156,7 @@ class RankTensors:
         alone: bool = False,
     ) -> None:
         """`local`: parts of each tensor of which this rank has rows; `like`: of all, whole, on the device `meta`."""
-        self.ranks, self.shards, self.local, self.like = ranks, shards, local, like
+        self.ranks, self.shards, self.local, self._like = ranks, shards, local, like
         every = [(name, part) for name, parts in like.items() for part in parts]
         self._keys = {name if alone else f"{name}|{part}": (name, part) for name, part in every}
 
@@ -171,15 +171,15 @@ class RankTensors:
     def names(self) -> list[str]:
         return list(self._keys)
 
-    def nbytes(self, name: str) -> int:
+    def like(self, name: str) -> Tensor:
         tensor, part = self._keys[name]
-        return self.like[tensor][part].nbytes
+        return self._like[tensor][part]
 
     def whole(self, name: str) -> Tensor:
         tensor, part = self._keys[name]
         if tensor not in self.shards.spans:
             return self.local[tensor][part]
-        like = self.like[tensor][part]
+        like = self.like(name)
         out = torch.empty(like.shape, dtype=like.dtype, device=self.ranks.device)
         for rank, (low, high) in enumerate(self.shards.spans[tensor]):
             if high == low:
