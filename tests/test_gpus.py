@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from snakemake.profiles import ProfileConfigFileParser
 
 from fgod.errors import UsageError
-from fgod.guard import LockHeldError, count, others
+from fgod.guard import LockHeldError, count, others, watch
 from fgod.guard.cuda import Gpu
 from fgod.guard.limits import Limits
 from fgod.guard.nvml import Nvml
@@ -183,6 +184,33 @@ def test_a_part_of_a_divided_gpu_is_told_as_one(folder: Path) -> None:
         others.gpus_taken(known, 2, 0, print),
     ):
         pass
+
+
+def test_a_free_gpu_is_taken_or_none_and_then_none_is_seen(folder: Path) -> None:
+    """Never waits. Memory that is shared with the host is watched all the same."""
+    known, said = simulated([UUID, OTHER], folder), []
+    with others.gpu_if_free(known, math.inf, said.append) as first:
+        assert len(first.uuids) == len(first.locks) == 1 and first.chosen
+        with others.gpu_if_free(known, math.inf, said.append) as second:
+            assert {*first.uuids, *second.uuids} == {UUID, OTHER} and said == []
+            with others.gpu_if_free(known, math.inf, said.append) as third:
+                assert (third.uuids, third.locks, third.chosen) == ((), (), True)
+                assert watch._environment(known, None, third)["CUDA_VISIBLE_DEVICES"] == ""
+    assert said[0].startswith("no GPU is free: ") and said[0].count(f"is held by process {os.getpid()} (") == 2
+
+    for pool in known:
+        pool.source.machine_mib = lambda: 900.0  # type: ignore[method-assign]
+    with others.gpu_if_free(known, 800.0, said.append) as full:
+        assert full.uuids == () and "gpu0: 900 MiB of" in said[1]
+    alone = simulated([UUID], folder)
+    with others.gpu_if_free(alone, math.inf, print) as one, others.gpu_if_free([], math.inf, print) as absent:
+        assert (one.uuids, one.chosen, absent.uuids, absent.chosen) == ((UUID,), False, (), False)
+
+    gpu, nvml = Gpu(0, UUID, True, 1000.0), Nvml(SimulatedNvml())
+    unified = of_this_machine(Limits(limit_gb=2, others_gb=0), lambda: [gpu], lambda: nvml)
+    with ExitStack() as stack:
+        watched, taken = watch._allowed(unified, Limits(limit_gb=2, others_gb=0), "if_free", stack)
+        assert (watched, taken.uuids) == (unified, ())
 
 
 def test_status_says_who_has_which_gpu(folder: Path) -> None:

@@ -373,7 +373,7 @@ def test_questions_are_answered_each_by_itself(
     assert first["prompt"] == "hi" and second["cached_tokens"] == 0 and first["token_ids"] == third["token_ids"]
     work.ask(*parsed(tmp_path, "ask", str(folder), "hi", "--max-tokens", "4"))
     shown = capsys.readouterr()
-    assert shown.out == first["reply"] + "\n" and shown.err.startswith("[4 tokens, first after ")
+    assert shown.out == first["reply"] + "\n" and "\n[4 tokens, first after " in shown.err
 
 
 def test_a_gguf_file_is_asked_as_what_is_imported_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -477,6 +477,33 @@ def test_what_is_wrong_with_a_line_is_said_and_the_next_is_taken(
     assert "/oops: no such command" in shown.err and len(shown.out.splitlines()) == 3
     assert json.loads(file.read_text())["messages"][0] == {"role": "system", "content": "Be brief."}
     assert "tokens were cached" in shown.err
+
+
+def test_the_device_is_a_gpu_with_room_or_else_the_cpu_and_is_said(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args, worker = parsed(tmp_path, "ask", str(folder), "1")
+    assert args.device == "auto"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    args.work()(worker)
+    cpu = f"fgod: computes on the CPU with {torch.get_num_threads()} threads: "
+    assert next(line for line in capsys.readouterr().err.splitlines() if "computes on" in line).startswith(cpu)
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert work.chosen(dict, worker) == "cpu"
+    assert capsys.readouterr().err == f"{cpu}no GPU is free, or CUDA_VISIBLE_DEVICES hides them\n"
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "H100")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (3 << 20, 8 << 20))
+    for room, device, said in (
+        ("8", "cuda", "fgod: computes on H100\n"),
+        ("1", "cpu", f"{cpu}2 MiB are predicted, and 1 MiB may be used of H100\n"),
+    ):
+        monkeypatch.setattr(worker, "limit", lambda gpu, room=room: int(room) << 20)
+        assert work.chosen(lambda: {"weights": 2 << 20}, worker) == device
+        assert capsys.readouterr().err == said
 
 
 def test_what_does_not_fit_is_refused_before_it_is_loaded(folder: Path, tmp_path: Path) -> None:

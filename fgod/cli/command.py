@@ -16,6 +16,7 @@ from fgod.guard.limits import Limits
 from fgod.layout import run_of_path
 
 if TYPE_CHECKING:
+    from fgod.cli.work.supervise import GpuUse
     from fgod.cli.work.worker import Work
 
 
@@ -80,7 +81,7 @@ class Guarded(Command):
     def work(self) -> Work:
         """What the child does; the modules that it needs are imported, and belong to the memory that it starts with."""
 
-    def supervised(self, call: Call, what: str, batch: int = 0, gpu: bool = False) -> Mapping[str, Any]:
+    def supervised(self, call: Call, what: str, batch: int = 0, gpu: GpuUse = False) -> Mapping[str, Any]:
         """Let children work until one is not killed; what that one found out (see `fgod.cli.work.supervise`)."""
         from fgod.cli.work.supervise import supervise
 

@@ -26,6 +26,11 @@ Device = Literal["cpu", "cuda"]
 
 Where = Annotated[Device, Option("where it computes (default: cpu)")]
 
+Anywhere = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    Option("where it computes (default auto: on a GPU that is free and has room for it, else on the CPU)"),
+]
+
 Gpus = Annotated[Literal[0, 1], Option("1: compute on the GPU (default 0: the CPU); same bytes")]
 
 Format = Annotated[

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from fgod.arguments import Count, Input, Option
 from fgod.call import Call
 from fgod.cli.command import Guarded, ReadOnly
-from fgod.cli.options import Chatting, Like, Where
+from fgod.cli.options import Anywhere, Chatting, Like
 from fgod.guard.limits import WholeMachine
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Talking(Chatting, Guarded, ReadOnly):
     """A command that opens weights and prints what they say."""
 
     guard: WholeMachine = field(default_factory=WholeMachine)
-    device: Where = "cpu"
+    device: Anywhere = "auto"
     like: Like = None
     json: Annotated[bool, Option("print JSON")] = False
     max_tokens: Annotated[Count, Option("of a reply (default %(default)s)")] = 512
@@ -41,7 +41,7 @@ class Talking(Chatting, Guarded, ReadOnly):
         """What is done, in words, for messages."""
 
     def run(self, call: Call) -> None:
-        self.supervised(call, self.what, gpu=self.device == "cuda")
+        self.supervised(call, self.what, gpu="if_free" if self.device == "auto" else self.device == "cuda")
 
 
 @dataclass(frozen=True, kw_only=True)

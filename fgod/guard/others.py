@@ -113,6 +113,25 @@ def gpus_taken(
         time.sleep(LOOK_SECS)
 
 
+@contextmanager
+def gpu_if_free(pools: Sequence[Pool], others_mib: float, say: Callable[[str], None]) -> Iterator[Taken]:
+    """Hold the lock of one visible GPU that nobody has, that of which others use least; of none where none is free, and
+    then the command is to see none. It never waits.
+
+    Args:
+        others_mib: what others may use of a GPU that counts as free.
+    """
+    number = {uuid: pool for pool in pools for uuid in pool.uuids}
+    full = occupied(pools, others_mib)
+    fit = sorted((uuid for uuid in number if number[uuid] not in full), key=lambda uuid: _in_use(number[uuid]))
+    with ExitStack() as stack:
+        found = _free(fit, 1, stack)
+        if number and not found:
+            why = [part for part in (_holders(number), "; ".join(map(described, full))) if part]
+            say(f"no GPU is free: {'; '.join(why) or 'the one that had it has just ended'}")
+        yield Taken(tuple(found), tuple(found.values()), chosen=len(number) > len(found))
+
+
 def lock_file(uuid: str) -> Path:
     """The lock of a GPU, or of a part of one."""
     return LOCK_FOLDER / f"fgod-gpu-{uuid}.lock"

@@ -16,7 +16,7 @@ from typing import Literal
 from fgod.guard import cap, cgroup, child, cuda, ends, others, phases, pools
 from fgod.guard.child import Child
 from fgod.guard.ends import Action, End, OomKills
-from fgod.guard.limits import Limits, Stall
+from fgod.guard.limits import MIB_PER_GB, Limits, Stall
 from fgod.guard.others import Taken
 from fgod.guard.phases import PhaseReader
 from fgod.guard.pools import Pool, Reading
@@ -32,6 +32,9 @@ LEFTOVER_SECS = 1.0
 
 RETURN_SECS = 2.0
 """How long a GPU may take to get the memory of killed processes back."""
+
+GpuCount = int | Literal["all", "if_free"]
+"""How many GPUs a command takes for itself."""
 
 RETURN_SHARE = 0.5
 """Part of their memory that must be back then; others come and go meanwhile."""
@@ -165,7 +168,7 @@ def run(
     locks: Sequence[int] = (),
     watched: Sequence[Pool] | None = None,
     write_secs: float = WRITE_SECS,
-    gpus: int | Literal["all"] = 0,
+    gpus: GpuCount = 0,
 ) -> GuardResult:
     """Run a command under the guard and wait for it, all its descendants, and the records.
 
@@ -178,7 +181,8 @@ def run(
         locks: descriptors of more locks, held by the caller, which the command holds too while it lives.
         watched: the pools of memory; those of this machine by default.
         gpus: how many of the visible GPUs are the command's alone: no second one that asks for GPUs gets them. Where
-            there are more, the command sees these alone, and the guard watches no other.
+            there are more, the command sees these alone, and the guard watches no other. `if_free`: one that is free
+            now, else none, and then it sees none.
 
     A breach kills the whole tree. SIGHUP, SIGINT, SIGQUIT or SIGTERM to us go on to the command, which has
     `limits.grace_secs` to end by itself; then its tree is killed (exit code 128 + n). Any exception here kills the tree
@@ -223,17 +227,17 @@ def run(
         return result
 
 
-def _allowed(
-    known: Sequence[Pool], limits: Limits, gpus: int | Literal["all"], stack: ExitStack
-) -> tuple[list[Pool], Taken]:
+def _allowed(known: Sequence[Pool], limits: Limits, gpus: GpuCount, stack: ExitStack) -> tuple[list[Pool], Taken]:
     """See that the pools can be read, take GPUs, and see that others leave room there: the pools to watch."""
     for line in pools.require_sight(known, limits.blind_ok):
         say(line)
-    taken = stack.enter_context(others.gpus_taken(known, gpus, limits.wait_secs, say))
-    if taken.chosen:
-        known = [pool for pool in known if not pool.uuids or set(taken.uuids) & {*pool.uuids}]
-    others.wait_until_free(known, limits, say)
-    return list(known), taken
+    if gpus == "if_free":
+        taken = stack.enter_context(others.gpu_if_free(known, limits.others_gb * MIB_PER_GB, say))
+    else:
+        taken = stack.enter_context(others.gpus_taken(known, gpus, limits.wait_secs, say))
+    seen = [pool for pool in known if not (pool.uuids and taken.chosen) or {*taken.uuids} & {*pool.uuids}]
+    others.wait_until_free(seen, limits, say)
+    return [pool for pool in known if pool in seen or pool.whole], taken
 
 
 def _result(

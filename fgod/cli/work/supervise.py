@@ -15,12 +15,15 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fgod.call import say
 from fgod.errors import FgodError
 from fgod.guard import KILLED_EXIT, PHASES, GuardResult, Limits, report, run
 from fgod.system.files import read_json
+
+GpuUse = bool | Literal["if_free"]
+"""Whether work computes on a GPU; `if_free`: where one is."""
 
 
 class KilledError(FgodError):
@@ -94,7 +97,7 @@ def supervise(
     facts: dict[str, Any],
     what: str,
     batch: int = 0,
-    gpu: bool = False,
+    gpu: GpuUse = False,
     several: bool = False,
 ) -> Mapping[str, Any]:
     """Let children do the work of a command line until one is not killed; returns what that one found out.
@@ -106,6 +109,7 @@ def supervise(
         what: is done, in words, for messages.
         batch: prompts at once; 0: the work has no batch, and a kill is final.
         gpu: whether it computes on a GPU: then it takes one, which no other such command uses.
+            `if_free`: on one that is free now, else on none, and then it sees none.
         several: whether the command takes `--processes`.
 
     Raises:
@@ -127,13 +131,13 @@ def supervise(
 
 
 def _start(
-    argv: Sequence[str], limits: Limits, batch: int, processes: int, gpu: bool
+    argv: Sequence[str], limits: Limits, batch: int, processes: int, gpu: GpuUse
 ) -> tuple[GuardResult, dict[str, Any]]:
     """Let one child work; how it ended, and its report."""
     with tempfile.TemporaryDirectory(prefix="fgod-") as folder:
         found = Path(folder) / "report.json"
         command = child_command(argv, batch, processes, found)
-        ended = run(command, limits, phase_file=Path(folder) / "phase", gpus=int(gpu))
+        ended = run(command, limits, phase_file=Path(folder) / "phase", gpus=gpu if gpu == "if_free" else int(gpu))
         child: dict[str, Any] = read_json(found) if found.exists() else {}
     report(ended)
     return ended, child

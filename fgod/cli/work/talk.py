@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
 
 from fgod.cli.work.worker import Worker, use_device
 from fgod.dat.file import SUFFIX
 from fgod.errors import FgodError, RefusedError, UsageError
+from fgod.guard.cuda import VARIABLE
 from fgod.importing.file import SUFFIXES, import_file
 from fgod.model import memory
 from fgod.probe.parity import Gap, gap, logits_of, summary, table
+from fgod.system.procfs import MIB
 from fgod.talk.conversation import Answered, Asking, Conversation, system_of
 from fgod.talk.opening import Kind, Opened, check_place, open_model, predicted
 from fgod.talk.sampling import Sampling
@@ -31,6 +36,34 @@ FIRST_TOKENS = 1024
 def use(device: str) -> bool:
     """Set up a device; whether it is a GPU. A CPU computes with all threads that torch takes: nothing is recorded."""
     return device == "cuda" and use_device(device, "--device")
+
+
+def chosen(needed: Callable[[], memory.Parts], worker: Worker) -> str:
+    """The device that `auto` is here, which is said: cuda where the guard shows a GPU with room, else cpu.
+
+    Args:
+        needed: what is predicted to be needed of a GPU's memory.
+    """
+    cpu = f"fgod: computes on the CPU with {torch.get_num_threads()} threads"
+    if not torch.cuda.is_available():
+        worker.say(f"{cpu}: {_no_gpu()}")
+        return "cpu"
+    name, free, limit = torch.cuda.get_device_name(0), torch.cuda.mem_get_info(0)[0], worker.limit(gpu=True)
+    room, wanted = free if limit is None else min(free, limit), sum(needed().values())
+    if wanted > room:
+        worker.say(f"{cpu}: {wanted / MIB:.0f} MiB are predicted, and {room / MIB:.0f} MiB may be used of {name}")
+        return "cpu"
+    worker.say(f"fgod: computes on {name}")
+    return "cuda"
+
+
+def _no_gpu() -> str:
+    """Why torch sees none."""
+    if torch.version.cuda is None:
+        return "this build of torch is for CPUs alone"
+    if os.environ.get(VARIABLE) == "":
+        return f"no GPU is free, or {VARIABLE} hides them"
+    return "torch sees no GPU"
 
 
 def folder_of(place: Path, worker: Worker, like: Path | None) -> Path:
@@ -63,18 +96,19 @@ def open_all(args: Talking, worker: Worker, places: Sequence[tuple[Path, Kind]],
         tokens: of a conversation, whose cache is predicted with them.
     """
     check_like((place for place, _ in places), args.like)
-    gpu = use(args.device)
     folders = [(place, folder_of(place, worker, args.like), kind) for place, kind in places]
 
-    def together(_: int) -> memory.Parts:
+    def together(gpu: bool) -> memory.Parts:
         parts: memory.Parts = {}
         for place, folder, kind in folders:
             for name, size in predicted(folder, kind, tokens, 0, gpu).items():
                 parts[name if len(folders) == 1 else f"{name} of {place}"] = size
         return {**parts, "process": worker.process(gpu)}
 
-    worker.fit(together, 1, gpu)
-    opened = [open_model(folder, kind, args.device, args.chat, str(place)) for place, folder, kind in folders]
+    device = chosen(lambda: together(True), worker) if args.device == "auto" else args.device
+    gpu = use(device)
+    worker.fit(lambda _: together(gpu), 1, gpu)
+    opened = [open_model(folder, kind, device, args.chat, str(place)) for place, folder, kind in folders]
     worker.beat("model_loaded")
     return opened
 
