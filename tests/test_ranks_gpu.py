@@ -40,7 +40,7 @@ if os.environ.get("RANK") == "1":
 """A plugin that makes the second rank's GPU useless once a file is there."""
 FAULTS = {
     "killed": "rank 1 of 2 was ended by SIGKILL; all ranks were ended",
-    "stopped": "rank 1 of 2 hung: the others waited 5 s for it",
+    "stopped": "rank 1 of 2 hung: the others waited 30 s for it",
     "lost": "rank 1 of 2 (failed with exit code 1, see above|was ended by SIGABRT); all ranks were ended",
 }
 """What is said, as a pattern. CUDA's errors may end a process where memory is freed, which may not fail."""
@@ -51,7 +51,7 @@ def test_a_rank_that_fails_on_its_gpu_ends_all_and_one_gpu_goes_on(fault: str, t
     plugin, there, work = tmp_path / "lose.py", tmp_path / "now", tmp_path / "work"
     plugin.write_text(LOST.format(there=str(there)))
     words = ["--plugin", str(plugin)] if fault == "lost" else []
-    process = start_ranks(tmp_path, tiny_folder(tmp_path / "base"), TRAIN, "--rank-secs", "5", *words)
+    process = start_ranks(tmp_path, tiny_folder(tmp_path / "base"), TRAIN, "--rank-secs", "30", *words)
     pids = pids_of_ranks(work)
     begin = time.monotonic()
     if fault == "lost":
@@ -62,7 +62,7 @@ def test_a_rank_that_fails_on_its_gpu_ends_all_and_one_gpu_goes_on(fault: str, t
     took = time.monotonic() - begin
     print(f"{fault}: all ended after {took:.1f} s")
     assert process.returncode == 1 and re.search(FAULTS[fault], said), said
-    assert took < 20 and not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert took < 45 and not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
     done, out = saved_step(work), tmp_path / "out"
     recipe = TrainRecipe.from_dict(TRAIN)
