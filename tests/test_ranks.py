@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +38,7 @@ from fgod.train.optimizer import TensorOptimizer
 from fgod.train.ranks import optimizer as rank_optimizer
 from fgod.train.ranks.beats import Beat, Hangs
 from fgod.train.ranks.group import Ranks
-from fgod.train.ranks.launch import error_of, leave_error, root, run_ranks
+from fgod.train.ranks.launch import HangWatch, error_of, leave_error, root, run_ranks
 from fgod.train.ranks.packed import packed, packed_bytes, unpacked
 from fgod.train.ranks.plan import predict_on_ranks
 from fgod.train.ranks.shards import bounds, split
@@ -311,6 +313,16 @@ def test_the_rank_that_fails_is_named(how: str, said: str, tmp_path: Path) -> No
     assert time.monotonic() - begin < 30
     pids = [int(path.read_text().split()[0]) for path in (tmp_path / "ranks").glob("*.beat")]
     assert len(pids) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_a_rank_that_ends_before_it_is_killed_did_not_hang(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / "0.beat").write_text(f"{os.getpid()} 5\n")
+    (tmp_path / "1.beat").write_text(f"{gone.pid} 3\n")
+    with HangWatch(tmp_path, 0.1) as watch:
+        time.sleep(1.5)
+        assert watch.is_alive() and not watch.found
 
 
 def test_who_failed_first_is_told_from_how_ranks_ended(tmp_path: Path) -> None:

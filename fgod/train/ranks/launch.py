@@ -57,7 +57,10 @@ class HangWatch(Thread):
             rank = self.hangs.judge(time.monotonic(), beats)
             if rank is not None and rank not in self.found:
                 self.found.add(rank)
-                os.kill(beats[rank].pid, signal.SIGKILL)
+                try:
+                    os.kill(beats[rank].pid, signal.SIGKILL)
+                except ProcessLookupError:  # it has just ended by itself, and the launcher says how
+                    self.found.discard(rank)
 
     def __enter__(self) -> HangWatch:
         self.start()
