@@ -117,7 +117,8 @@ def browser(program: str) -> Iterator[Browser]:
     """A headless browser with an empty page, which hears what happens there."""
     ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for pair in (os.pipe(), os.pipe()) for end in pair]
     its_in, to, back, its_out = ends
-    with tempfile.TemporaryDirectory() as profile:
+    # processes of the browser may write a moment longer than the one that was started lives
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = ["--headless", "--remote-debugging-pipe", "--hide-scrollbars", "--disable-gpu", "--no-first-run"]
         options += [f"--user-data-dir={profile}", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
         words = [sys.executable, "-c", EXEC, str(its_in), str(its_out), program, *options]
