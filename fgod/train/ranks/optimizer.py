@@ -20,7 +20,7 @@ from fgod.train.efficiency import group_of
 from fgod.train.optimizer import TensorOptimizer, TookPart, as_matrix
 from fgod.train.ranks.group import Pending, Ranks
 from fgod.train.ranks.shards import TABLES, Shards
-from fgod.train.ranks.sums import summed
+from fgod.train.ranks.sums import squares_of, summed
 from fgod.train.recipe import TrainRecipe
 from fgod.train.storage import as_matrix_shape
 from fgod.train.update import AMAX, CLIP, LARGEST, NUM_STATS, SQUARES, Factors
@@ -200,11 +200,6 @@ class RankTensors:
         tensor, part = self._keys[name]
         if tensor in self.local:
             self.local[tensor][part].copy_(value[self.shards.rows(tensor, self.ranks.rank)])
-
-
-def squares_of(grad: Tensor) -> Tensor:
-    """Σ g², float32 without dimensions."""
-    return torch.linalg.vector_norm(grad, dtype=torch.float32).square()
 
 
 def factors_are_less(tokens: int, height: int, width: int) -> bool:

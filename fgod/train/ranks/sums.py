@@ -17,5 +17,9 @@ def summed(parts: Tensor, heights: Sequence[int]) -> tuple[Tensor, Tensor]:
 
         return sums.sum_parts(parts, heights)
     total = parts.sum(0, dtype=torch.float32)
-    norms = [torch.linalg.vector_norm(one, dtype=torch.float32) for one in total.split(list(heights))]
-    return total, torch.stack(norms).square()
+    return total, torch.stack([squares_of(one) for one in total.split(list(heights))])
+
+
+def squares_of(grad: Tensor) -> Tensor:
+    """Σ g², float32 without dimensions."""
+    return torch.linalg.vector_norm(grad, dtype=torch.float32).square()
