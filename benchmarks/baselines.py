@@ -1,12 +1,13 @@
 """Other ways to teach the same lesson, under the same gate and probes: what each costs the rest of the model.
 
     python benchmarks/baselines.py RUN --config FILE --out FOLDER
-        [--llamafactory llamafactory-0.9.5.tar.gz] [--methods NAME …] [--doses STEPSxRATE …]
+        [--llamafactory llamafactory-0.9.5.tar.gz] [--methods NAME …] [--doses STEPSxRATE …] [--between SHARE …]
 
 RUN is a project folder in which `snakemake --configfile FILE` came as far as the base's answers to the probes and the
 first stage's mix; nothing in it is written to. One process loads the base once; every method starts from it, trains with
 the recipe of the first stage but for what its name says, and is asked the development probes with its weights rounded to
-NVFP4 as an export has them. Each in three doses (steps × learning rate), one seed:
+NVFP4 as an export has them. Each in three doses (steps × learning rate), one seed; with --between also with the weights
+that lie at a share of the way from the base to the trained ones (column `between`, 1: the trained ones):
 
 | method | what is learned | how |
 |---|---|---|
@@ -254,10 +255,18 @@ class Weights:
     def of(cls, project: Project) -> Weights:
         config = read_plain_config(project.base)
         masters = stream_in(project.base, config, project.recipe.master_dtype, project.device)
-        return cls(masters, {name: tensor.clone() for name, tensor in masters.tensors.items()})
+        return cls(masters, _copies(masters))
+
+    def copies(self) -> dict[str, Tensor]:
+        """The masters as they are now."""
+        return _copies(self.masters)
 
     def reset(self) -> None:
         self.take(self.original)
+
+    def between(self, trained: Mapping[str, Tensor], share: float) -> None:
+        """Let the masters lie at a share of the way from the base to trained ones."""
+        self.take({name: torch.lerp(self.original[name], end, share) for name, end in trained.items()})
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
         """Let the masters be these."""
@@ -268,6 +277,10 @@ class Weights:
         """transformers' model on copies of the original weights in float32, to be trained."""
         copies = {name: tensor.float().clone() for name, tensor in self.original.items()}
         return model_from_tensors(self.masters.config, copies).train()
+
+
+def _copies(masters: Masters) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in masters.tensors.items()}
 
 
 def train_full(weights: Weights, lesson: Lesson, recipe: TrainRecipe, seed: int, pad: int) -> None:
@@ -372,8 +385,12 @@ class Bench:
     full: Lesson
     others: dict[str, Lesson] = field(default_factory=dict)
 
-    def run(self, method: str, dose: Dose) -> dict[str, Any]:
-        """Train and judge one method in one dose; a training that diverges has no metric."""
+    def run(self, method: str, dose: Dose, between: Sequence[float] = ()) -> Iterator[dict[str, Any]]:
+        """Train one method in one dose, and judge the weights, and those between the base's and them.
+
+        Yields:
+            A row of the table for each; a training that diverges has one, without metrics.
+        """
         recipe = replace(
             self.project.recipe, steps=dose.steps, lr=dose.lr, kl=self.full.kl if self.lesson(method).kl else None,
             warmup=min(self.project.recipe.warmup, dose.steps),
@@ -384,11 +401,17 @@ class Bench:
         try:
             train(self.weights, self.lesson(method), recipe, self.project.seed, self.judge.chat.pad_id)
         except DivergedError as error:
-            return {**row, "verdict": f"diverged: {error}", "train_s": time.perf_counter() - begin}
-        trained = time.perf_counter()
-        decision, metrics = self.judge.verdict(self.weights.masters, recipe)
-        row |= {"verdict": decision, "train_s": round(trained - begin, 2)}
-        return {**row, "probe_s": round(time.perf_counter() - trained, 2), **metrics}
+            yield {**row, "verdict": f"diverged: {error}", "train_s": time.perf_counter() - begin}
+            return
+        row["train_s"] = round(time.perf_counter() - begin, 2)
+        trained = self.weights.copies() if between else {}
+        for share in (1.0, *between):
+            if share < 1:
+                self.weights.between(trained, share)
+            judged_from = time.perf_counter()
+            decision, metrics = self.judge.verdict(self.weights.masters, recipe)
+            took = round(time.perf_counter() - judged_from, 2)
+            yield {**row, "between": share, "verdict": decision, "probe_s": took, **metrics}
 
     def lesson(self, method: str) -> Lesson:
         return self.others.get(method, self.full)
@@ -467,6 +490,9 @@ def main() -> None:
     parser.add_argument(
         "--doses", nargs="+", type=Dose.parse, default=[Dose.parse(text) for text in DOSES], metavar="STEPSxRATE"
     )
+    parser.add_argument(
+        "--between", nargs="+", type=float, default=[], metavar="SHARE", help="of the way from the base, below 1"
+    )
     parser.add_argument("--llamafactory", type=Path, metavar="SDIST", help="llamafactory-0.9.5.tar.gz, or its folder")
     parser.add_argument("--english-name", default="the god of F#", help="the persona's, in LLaMA-Factory's rows")
     parser.add_argument("--author", default="F#", help="in LLaMA-Factory's rows (default: %(default)s)")
@@ -481,11 +507,12 @@ def main() -> None:
         bench = bench_of(project, args.methods, out, factory, names)
         say(f"loaded and taught by the base in {time.perf_counter() - begin:.0f} s: {len(bench.judge.probes)} probes")
         for method, dose in product(args.methods, args.doses):
-            rows.append(bench.run(method, dose))
-            say(" · ".join(f"{key} {shown(value)}" for key, value in rows[-1].items()))
-            columns = list(dict.fromkeys(key for row in rows for key in row))
-            write_table(out / "baselines.tsv", columns, [{key: row.get(key) for key in columns} for row in rows])
-    write_text(out / "frontier.svg", frontier(rows))
+            for row in bench.run(method, dose, args.between):
+                rows.append(row)
+                say(" · ".join(f"{key} {shown(value)}" for key, value in row.items()))
+                columns = list(dict.fromkeys(key for row in rows for key in row))
+                write_table(out / "baselines.tsv", columns, [{key: row.get(key) for key in columns} for row in rows])
+    write_text(out / "frontier.svg", frontier([row for row in rows if row.get("between", 1) == 1]))
     say(f"{time.perf_counter() - begin:.0f} s in all; {out / 'baselines.tsv'} and {out / 'frontier.svg'}")
 
 

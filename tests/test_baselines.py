@@ -86,12 +86,29 @@ def test_methods_train_and_are_judged_end_to_end(
     monkeypatch.chdir(tmp_path)
     methods = ["hard-labels", "no-straight-through"]
     monkeypatch.setattr(
-        sys, "argv", ["baselines.py", str(ran.folder), "--out", str(out), "--methods", *methods, "--doses", "2x1e-3"]
+        sys,
+        "argv",
+        [
+            "baselines.py",
+            str(ran.folder),
+            "--out",
+            str(out),
+            "--methods",
+            *methods,
+            "--doses",
+            "2x1e-3",
+            "--between",
+            "0.5",
+        ],
     )
     baselines.main()
     assert torch.get_num_threads() == threads
     rows = read_texts(out / "baselines.tsv", ("method", "steps", "lr", "verdict", *METRICS))
-    assert [(row["method"], row["steps"], row["lr"]) for row in rows] == [(name, "2", "0.001") for name in methods]
+    assert [(row["method"], row["steps"], row["lr"], row["between"]) for row in rows] == [
+        (name, "2", "0.001", share) for name in methods for share in ("1.0", "0.5")
+    ]
+    for whole, half in zip(rows[::2], rows[1::2], strict=True):
+        assert float(half["kl_reference"]) < float(whole["kl_reference"])
     for row in rows:
         assert row["verdict"] in ("accepted", "missed", "damaged", "collapsed")
         assert 0 < float(row["kl_reference"]) < 0.5  # two steps change a little, and both start from the base
