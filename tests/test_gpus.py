@@ -164,7 +164,7 @@ def test_several_are_taken_all_or_none(folder: Path, monkeypatch: pytest.MonkeyP
     with others.gpus_taken(known, "all", 0, print) as taken:
         assert (len(taken.uuids), taken.chosen) == (3, False)
     with (
-        pytest.raises(UsageError, match="found 3 visible GPUs, expected at least 4"),
+        pytest.raises(UsageError, match=r"found 3 visible GPUs, expected at least 4 .*CUDA_VISIBLE_DEVICES"),
         others.gpus_taken(known, 4, 0, print),
     ):
         pass

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from fgod.errors import FgodError, UsageError
+from fgod.guard import cuda
 from fgod.guard.limits import MIB_PER_GB, Limits
 from fgod.guard.pools import Pool
 from fgod.guard.sources import named_users
@@ -92,7 +93,10 @@ def gpus_taken(
         yield Taken()
         return
     if wanted > len(number):
-        raise UsageError(f"found {len(number)} visible GPUs{_parts(pools)}, expected at least {wanted}")
+        raise UsageError(
+            f"found {len(number)} visible GPUs{_parts(pools)}, expected at least {wanted} (train.gpus, or "
+            f"`fgod resume --gpus`); {cuda.VARIABLE} says which are visible"
+        )
     if wanted == len(number):
         deadline = time.monotonic() + wait_secs
         with ExitStack() as stack:
