@@ -33,7 +33,6 @@ from fgod.train import checkpoint
 from fgod.train.batches import collate
 from fgod.train.device.plan import predict_on_device
 from fgod.train.device.trainer import device_stepper
-from fgod.train.loop import TRAINED, Job, run
 from fgod.train.optimizer import TensorOptimizer
 from fgod.train.ranks import optimizer as rank_optimizer
 from fgod.train.ranks.beats import Beat, Hangs, read_beats
@@ -44,6 +43,7 @@ from fgod.train.ranks.plan import predict_on_ranks
 from fgod.train.ranks.shards import bounds, split
 from fgod.train.ranks.trainer import Asked, RankStepper, inputs_of_rank, rank_stepper
 from fgod.train.recipe import TrainRecipe
+from fgod.train.stage import TRAINED, Job, run
 from fgod.train.stepper import Stepper
 from fgod.train.stored import read_all
 from tests.running_ranks import pids_of_ranks, start_ranks
