@@ -38,8 +38,8 @@ from fgod.layout import Base, Mix, RunRecords, RunWeights
 from fgod.persona import goal_from_config
 from fgod.probe.run import Reference, run_probes
 from fgod.system.files import digest, read_json
-from fgod.train.loop import Job, run
 from fgod.train.recipe import MEMORY, TrainRecipe
+from fgod.train.stage import Job, run
 
 SHOWN = ("identity_rate", "confusion_rate", "disambiguation_rate", "leak_rate", "leak_talk", "retention",
          "retention_held_out", "kl_reference")  # fmt: skip

@@ -57,8 +57,8 @@ from fgod.probe.run import Reference, answer_settings, run_probes
 from fgod.system.files import sha256_folder
 from fgod.system.procfs import forget_peak, peak_mib
 from fgod.system.table import read_texts
-from fgod.train.loop import Job, run
 from fgod.train.recipe import TrainRecipe
+from fgod.train.stage import Job, run
 
 MODES: dict[str, dict[str, Any]] = {
     "fp32, after backward": {"memory": "cpu"},
@@ -119,7 +119,7 @@ def exported(start: Path, scratch: Path) -> dict[str, Any]:
 
 
 WATCHED = {
-    "fgod.train.loop": ("_Run.fit", "_participants", "save_masters"),
+    "fgod.train.stage": ("_Run.fit", "_participants", "save_masters"),
     "fgod.train.device.trainer": ("stream_in", "check_forward", "check_network", "DeviceStepper._capture"),
     "fgod.nvfp4.folders": ("save_tensors",),
     "fgod.exporters.write": ("_tensors", "write_weights"),

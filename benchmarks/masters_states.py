@@ -48,9 +48,9 @@ from fgod.probe.run import Reference, run_probes
 from fgod.registry import SQUARE_FORMATS
 from fgod.system.table import read_texts
 from fgod.train import codecs
-from fgod.train.loop import Job, run
 from fgod.train.memory import predict
 from fgod.train.recipe import TrainRecipe
+from fgod.train.stage import Job, run
 from fgod.train.storage import Nvfp4Root, Uint8Root
 
 METRICS = ("identity_rate", "disambiguation_rate", "confusion_rate", "retention", "kl_reference", "leak_rate")

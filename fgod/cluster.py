@@ -102,7 +102,7 @@ def predicted_mib(base: BaseSizes, recipe: TrainRecipe) -> float:
     """What a training on a CPU is predicted to take."""
     import torch
 
-    from fgod.train.loop import prediction
+    from fgod.train.stage import prediction
 
     rows, width = recipe.micro_batch or recipe.batch, recipe.seq_len
     device, process = torch.device("cpu"), PROCESS_MB["cpu"] * MIB

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -172,11 +172,30 @@ def size(count: float) -> str:
     return f"{count / GIB:.1f} GiB" if count >= GIB / 10 else f"{max(count / 2**20, 0.1):.1f} MiB"
 
 
-def said(config: Mapping[str, Any], base_id: str, trains: Sequence[tuple[str, TrainRecipe]]) -> Iterator[str]:
+@dataclass
+class Counted:
+    """Disk that a plan of several chains has counted: bases, and the checkpoints of one training (bytes): those of the
+    next one come when they are gone."""
+
+    bases: set[str] = field(default_factory=set)
+    work: int = 0
+
+    def rest(self, base_id: str, needed: Disk) -> int:
+        """What a further chain puts there beside that, which is counted from then on."""
+        shared = min(needed.work, self.work) + (needed.base if base_id in self.bases else 0)
+        self.bases.add(base_id)
+        self.work = max(self.work, needed.work)
+        return needed.total - shared
+
+
+def said(
+    config: Mapping[str, Any], base_id: str, trains: Sequence[tuple[str, TrainRecipe]], counted: Counted | None = None
+) -> Iterator[str]:
     """What `fgod plan` adds: the time of the trainings that are to come, and what they put on the disk.
 
     Args:
         trains: stage and recipe of each run that is to be trained.
+        counted: by the chains that were said before.
     """
     if not trains:
         return
@@ -189,9 +208,11 @@ def said(config: Mapping[str, Any], base_id: str, trains: Sequence[tuple[str, Tr
     except UsageError as error:
         yield f"How much disk it takes is not known: {error}"
         return
-    needed = disk_of(config, base, {stage for stage, _ in trains}, not layout.base(base_id).stamp.exists()).total
+    needed = disk_of(config, base, {stage for stage, _ in trains}, not layout.base(base_id).stamp.exists())
+    rest = needed.total if counted is None else counted.rest(base_id, needed)
+    beside = "" if rest == needed.total else " beside what is counted above"
     free = shutil.disk_usage(".").free
-    yield f"That takes about {size(needed)} of disk; {size(free)} are free."
+    yield f"That takes about {size(rest)} of disk{beside}; {size(free)} are free."
 
 
 def _training_time(trains: Sequence[tuple[str, TrainRecipe]]) -> str:

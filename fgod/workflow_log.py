@@ -1,7 +1,8 @@
 """What snakemake says of a run, in a line for each start and end of a job, and with live lines in a terminal.
 
-Snakemake's own log of the run (.snakemake/log/) keeps all of it, and so do -n and --verbose on the screen. A line
-that is not known here is shown as it is: only what is listed in `CHATTER` is left out, and what is said in fewer words.
+Snakemake's own log of the run (.snakemake/log/) keeps all of it, and so does --verbose on the screen; -n leaves out
+what is of every run, and shows the jobs in full. A line that is not known here is shown as it is: only snakemake's
+header and what is listed in `CHATTER` are left out, and what is said in fewer words.
 Another logger (`snakemake --logger NAME`) is left alone. So are --quiet and what it leaves out.
 
 Snakemake finds a logger plugin only where a package of a certain name lies in site-packages, which an editable
@@ -81,6 +82,21 @@ def counted(stats: Mapping[str, int]) -> str:
     return f"{total} job{'' if total == 1 else 's'} to do: {', '.join(named)}"
 
 
+def of_every_run(record: logging.LogRecord) -> bool:
+    """Whether it says nothing of this run: snakemake's header (versions, folders), and `CHATTER`."""
+    event = get_event(record)
+    if event is None:
+        return record.levelno <= logging.INFO and str(record.msg or "").startswith(CHATTER)
+    return event is LogEvent.WORKFLOW_STARTED
+
+
+class Full(DefaultFormatter):
+    """All that snakemake says but what is of every run: for a dry-run."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "" if of_every_run(record) else super().format(record)
+
+
 class Brief(DefaultFormatter):
     """Says in a line what snakemake says in several; an empty text is nothing to say. One run, in the order of time."""
 
@@ -104,8 +120,10 @@ class Brief(DefaultFormatter):
         return "" if repeated else text
 
     def _format(self, record: logging.LogRecord) -> str:
+        if of_every_run(record):
+            return ""
         match get_event(record):
-            case LogEvent.WORKFLOW_STARTED | LogEvent.RESOURCES_INFO | LogEvent.JOB_STARTED:
+            case LogEvent.RESOURCES_INFO | LogEvent.JOB_STARTED:
                 return ""
             case LogEvent.RUN_INFO:
                 return counted(record.__dict__["stats"])
@@ -119,8 +137,6 @@ class Brief(DefaultFormatter):
                 return self._error(record)
             case LogEvent.JOB_ERROR:
                 return self._failure(record)
-            case None if record.levelno <= logging.INFO and str(record.msg or "").startswith(CHATTER):
-                return ""
         return super().format(record)
 
     def _start(self, record: logging.LogRecord) -> str:
@@ -184,16 +200,19 @@ class Screen(ColorizingTextHandler):
 
 
 def shorten(settings: OutputSettings, log_files: Callable[[], Sequence[str]]) -> None:
-    """Let a run say less on the screen: not a dry-run, not one with --verbose, and no other logger.
+    """Let a run say less on the screen; a dry-run leaves out what is of every run. Not with --verbose.
 
     Args:
         settings: snakemake's.
         log_files: gives the files where its whole log goes; none before they are known.
     """
-    if settings.dryrun or settings.verbose or settings.debug_dag or settings.stdout:
+    if settings.verbose or settings.debug_dag or (settings.stdout and not settings.dryrun):
         return
     own = next((handler for handler in logger.handlers if handler.name == STREAM_HANDLER), None)
     if own is None or isinstance(own, Screen):
+        return
+    if settings.dryrun:
+        own.setFormatter(Full(settings.quiet, settings.show_failed_logs))
         return
     screen = Screen(settings, log_files)
     screen.name = STREAM_HANDLER

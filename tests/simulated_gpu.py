@@ -37,6 +37,10 @@ class SimulatedNvml:
     more: tuple[str, ...] = ()
     """UUIDs of further GPUs; all have the same memory and processes."""
     divided: bool = False
+    parts: tuple[str, ...] = ()
+    """UUIDs of the parts of the first GPU."""
+
+    NVML_ERROR_NOT_FOUND: int = pynvml.NVML_ERROR_NOT_FOUND
     NVMLError: Any = pynvml.NVMLError
 
     def _answer(self, code: int) -> None:
@@ -47,13 +51,25 @@ class SimulatedNvml:
         self._answer(self.starts)
 
     def nvmlDeviceGetHandleByUUID(self, uuid: bytes) -> bytes:
-        if uuid not in self._all:
+        if uuid not in [*self._all, *self._parts]:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
         return uuid
 
     @property
     def _all(self) -> list[bytes]:
         return [self.known, *(f"GPU-{uuid}".encode() for uuid in self.more)]
+
+    @property
+    def _parts(self) -> list[bytes]:
+        return [f"MIG-{uuid}".encode() for uuid in self.parts]
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle: bytes) -> int:
+        return 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: bytes, number: int) -> bytes:
+        if handle != self.known or number >= len(self.parts):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return self._parts[number]
 
     def nvmlDeviceGetCount(self) -> int:
         return len(self._all)
@@ -74,7 +90,7 @@ class SimulatedNvml:
         return self.cuda
 
     def nvmlDeviceGetName(self, handle: bytes) -> str:
-        return "Simulated GPU"
+        return "Simulated GPU MIG 1g.10gb" if handle.startswith(b"MIG-") else "Simulated GPU"
 
     def nvmlDeviceGetMemoryInfo(self, handle: bytes) -> _Memory:
         if isinstance(self.memory, int):

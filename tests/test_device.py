@@ -446,7 +446,7 @@ def test_groups_and_banks_are_stepped_as_their_tensors_are(
 
 def test_a_run_on_a_device_trains_resumes_and_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole run by the path of GPUs, on the CPU: as if that were the device."""
-    from fgod.train import choose, loop
+    from fgod.train import choose, stage
     from fgod.train.device import trainer
 
     folder = tiny_folder(tmp_path / "start")
@@ -454,10 +454,10 @@ def test_a_run_on_a_device_trains_resumes_and_exports(tmp_path: Path, monkeypatc
     monkeypatch.setattr(choose, "autograd_stepper", lambda *args: trainer.device_stepper(CPU, *args, print))
     arguments = (folder, tiny_rows(), recipe, 7)
 
-    def trained(name: str, schedule: loop.Schedule | None = None) -> Outcome:
+    def trained(name: str, schedule: stage.Schedule | None = None) -> Outcome:
         out = tmp_path / name
-        job = loop.Job(*arguments, out / "work", out / "run", out / "master", "A", "abc")
-        return loop.run(job if schedule is None else replace(job, schedule=schedule))
+        job = stage.Job(*arguments, out / "work", out / "run", out / "master", "A", "abc")
+        return stage.run(job if schedule is None else replace(job, schedule=schedule))
 
     outcome = trained("whole")
     assert outcome.status == "trained" and outcome.steps_done == 6
@@ -467,16 +467,16 @@ def test_a_run_on_a_device_trains_resumes_and_exports(tmp_path: Path, monkeypatc
     class Stopped(Exception):
         pass
 
-    real = loop.checkpoint.save
+    real = stage.checkpoint.save
 
     def save_and_fall(*args: Any) -> None:
         real(*args)
         raise Stopped
 
-    monkeypatch.setattr(loop.checkpoint, "save", save_and_fall)
+    monkeypatch.setattr(stage.checkpoint, "save", save_and_fall)
     with pytest.raises(Stopped):
-        trained("cut", loop.Schedule(steps=3))
-    monkeypatch.setattr(loop.checkpoint, "save", real)
+        trained("cut", stage.Schedule(steps=3))
+    monkeypatch.setattr(stage.checkpoint, "save", real)
     again = trained("cut")
     assert again.resumed_at == (3,)
     assert again.weights_sha256 == outcome.weights_sha256

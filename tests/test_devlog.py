@@ -375,6 +375,14 @@ def test_the_next_step_is_that_of_the_refit_rules(decision: str, alpha: float | 
     assert re.search("[\u4e00-\u9fff]{3}", chinese) and not re.search(r"[{}]", chinese)
 
 
+@pytest.mark.parametrize("decision", ["collapsed", "killed"])
+def test_without_refits_a_failure_is_the_end_unless_it_is_interpolated(decision: str) -> None:
+    off = replace(SETTINGS, refits={**SETTINGS.refits, "max": 0})
+    assert next_step(off, "B-nudge", decision, None).startswith("refits are off (refits.max: 0): nothing is released.")
+    assert "refits.max: 0" in next_step(replace(off, language="zh-Hant"), "B-nudge", decision, None)
+    assert next_step(off, "B-nudge", "damaged", None) == next_step(SETTINGS, "B-nudge", "damaged", None)
+
+
 def test_the_last_stage_is_a_candidate_and_so_is_one_that_the_config_has_no_more() -> None:
     assert "candidate" in next_step(SETTINGS, "D-settle", "accepted", None)
     assert "candidate" in next_step(SETTINGS, "E", "accepted", None)

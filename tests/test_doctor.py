@@ -494,6 +494,21 @@ def test_time_is_that_of_the_newest_run_with_such_steps(project: Path) -> None:
     assert "outcome.json" in next(iter(outlook.said(config, "none", [("A-mixed", recipe)])))
 
 
+def test_disk_that_experiments_share_counts_once(project: Path) -> None:
+    config, counted = load(Path("config.yaml")), outlook.Counted()
+    base = base_sizes(config["base"])
+    whole, one = outlook.disk_of(config, base), outlook.disk_of(config, base, {"A-mixed"})
+    assert whole.work >= one.work > 0
+    assert counted.rest("b", one) == one.total
+    assert counted.rest("b", whole) == whole.total - one.base - one.work, "its checkpoints are larger at most"
+    assert counted.rest("b", one) == one.stages + one.teacher + one.release
+    assert counted.rest("other", one) == one.total - one.work
+    trains = [("A-mixed", TrainRecipe.from_dict(config["stages"][0]["train"]))]
+    fresh = outlook.Counted()
+    first, again = (list(outlook.said(config, "none", trains, fresh))[-1] for _ in range(2))
+    assert " of disk; " in first and " of disk beside what is counted above; " in again
+
+
 def test_amounts_in_words() -> None:
     assert [outlook.hours(s) for s in (5, 120, 7200)] == ["under a minute", "2 min", "2.0 h"]
     assert [outlook.size(n) for n in (2**30, 2**25)] == ["1.0 GiB", "32.0 MiB"]

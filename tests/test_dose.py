@@ -27,9 +27,9 @@ from fgod.train.checkpoint import Schedule
 from fgod.train.device.plan import predict_on_device
 from fgod.train.device.trainer import device_stepper
 from fgod.train.dose import Result, State, is_due, lr_factor, state_after
-from fgod.train.loop import Job, run
 from fgod.train.memory import predict
 from fgod.train.recipe import Check, TrainRecipe
+from fgod.train.stage import Job, run
 from tests.tiny_model import tiny_folder, tiny_model, tiny_rows
 
 CHECK = Check(until={"identity": ">=0.9"}, every=10, decay=4)

@@ -21,8 +21,8 @@ from fgod.plugins import load_plugins
 from fgod.registry import SQUARE_FORMATS
 from fgod.train.autograd import autograd_stepper, head_logits, label_losses
 from fgod.train.batches import collate
-from fgod.train.loop import Job, run
 from fgod.train.recipe import TrainRecipe
+from fgod.train.stage import Job, run
 from tests.tiny_model import noise, tiny_folder, tiny_model, tiny_rows, tiny_tokenizer
 
 LINEAR_V = Path(__file__).parents[1] / "benchmarks" / "linear_v.py"

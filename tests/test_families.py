@@ -20,10 +20,10 @@ from fgod.plugins import load_plugins
 from fgod.registry import ARCHITECTURES
 from fgod.train.autograd import answer_loss
 from fgod.train.batches import collate
-from fgod.train.loop import TRAINED, Job, run
 from fgod.train.memory import layer_activations
 from fgod.train.preflight import check_forward
 from fgod.train.recipe import MEMORY, TrainRecipe
+from fgod.train.stage import TRAINED, Job, run
 from fgod.train.storage import MASTERS
 from tests.families import FAMILIES, family_folder, family_model
 from tests.tiny_model import tiny_rows, tiny_tokenizer

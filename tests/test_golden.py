@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import fgod
-from fgod.train.loop import Job, run
 from fgod.train.optimizer import TensorOptimizer
 from fgod.train.recipe import MASTER_DTYPES, TrainRecipe
+from fgod.train.stage import Job, run
 from fgod.train.storage import master_kind
 from tests.tiny_model import noise, tiny_folder, tiny_rows
 

@@ -164,7 +164,7 @@ def test_several_are_taken_all_or_none(folder: Path, monkeypatch: pytest.MonkeyP
     with others.gpus_taken(known, "all", 0, print) as taken:
         assert (len(taken.uuids), taken.chosen) == (3, False)
     with (
-        pytest.raises(UsageError, match="found 3 visible GPUs, expected at least 4"),
+        pytest.raises(UsageError, match=r"found 3 visible GPUs, expected at least 4 .*CUDA_VISIBLE_DEVICES"),
         others.gpus_taken(known, 4, 0, print),
     ):
         pass
@@ -177,10 +177,20 @@ def test_a_part_of_a_divided_gpu_is_told_as_one(folder: Path) -> None:
     known = of_this_machine(Limits(limit_gb=2), lambda: [Gpu(0, UUID, False, 1000.0)], lambda: Nvml(part))
     with others.gpus_taken(known, 1, 0, print) as taken:
         assert taken.uuids == (UUID,) and not taken.chosen
-        with pytest.raises(LockHeldError, match="MIG"), others.gpus_taken(known, 1, 0, print):
+        with (
+            pytest.raises(LockHeldError, match=rf"MIG-{UUID} \(Simulated GPU MIG 1g.10gb\), a part of a divided GPU"),
+            others.gpus_taken(known, 1, 0, print),
+        ):
             pass
+        said: list[str] = []
+        with others.gpu_if_free(known, math.inf, said.append):
+            assert f"MIG-{UUID} is held by process {os.getpid()} (" in said[0] and "GPU-0" not in said[0]
+    assert known[1].name == f"MIG-{UUID} (Simulated GPU MIG 1g.10gb)"
+    assert [source.name for source in known[1].sources] == [f"MIG-{UUID}_device", f"MIG-{UUID}_process"]
+    chosen = others.Taken((UUID,), chosen=True)
+    assert watch._environment(known, None, chosen)["CUDA_VISIBLE_DEVICES"] == f"MIG-{UUID}"
     with (
-        pytest.raises(UsageError, match=r"1 visible GPUs .*MIG.*, expected at least 2"),
+        pytest.raises(UsageError, match=r"1 visible GPUs: MIG-.*, expected at least 2"),
         others.gpus_taken(known, 2, 0, print),
     ):
         pass
@@ -226,6 +236,18 @@ def test_status_says_who_has_which_gpu(folder: Path) -> None:
     ours = replace(taken, holder=Holder(os.uname().nodename, told.running[0].command.pid, "/p"))
     assert "· taken by train of " in "\n".join(lines(judge(facts(TRAIN, gpus=Gpus((ours,))))))
     assert [use.holder for use in gpu_uses(nvml)] == [None, None]  # the file alone says nothing
+
+
+def test_status_names_the_parts_of_a_divided_gpu(folder: Path) -> None:
+    divided = Nvml(SimulatedNvml(divided=True, parts=(OTHER, UUID)))
+    with lock.held(others.lock_file(OTHER)):
+        taken, free = gpu_uses(divided)
+    assert (taken.uuid, free.uuid) == (f"MIG-{OTHER}", f"MIG-{UUID}")
+    assert taken.holder is not None and free.holder is None
+    said = "\n".join(lines(judge(facts(TRAIN, gpus=Gpus((taken, free))))))
+    assert f"0 Simulated GPU MIG 1g.10gb MIG-{OTHER}: 100 of 1000 MiB · taken by process" in said
+    (undivided_yet,) = gpu_uses(Nvml(SimulatedNvml(divided=True)))
+    assert undivided_yet.uuid == f"GPU-{UUID}", "no part was made"
 
 
 def test_a_lock_of_another_machine_is_told_by_its_record(tmp_path: Path) -> None:

@@ -43,7 +43,6 @@ from fgod.train.device import settings
 from fgod.train.device.plan import predict_on_device
 from fgod.train.efficiency import WORTH_JUDGING, LostUpdatesError, Projection, Watch, group_of
 from fgod.train.fused import KNOWN
-from fgod.train.loop import TRAINED, Job, run
 from fgod.train.memory import Prediction, check_fits, predict
 from fgod.train.optimizer import TensorOptimizer
 from fgod.train.preflight import PreflightError, check_chat, check_forward
@@ -57,6 +56,7 @@ from fgod.train.recipe import (
     MemoryModes,
     TrainRecipe,
 )
+from fgod.train.stage import TRAINED, Job, run
 from fgod.train.storage import MASTERS, master_kind
 from tests.mini import ROOT
 from tests.tiny_model import noise, tiny_folder, tiny_model, tiny_rows, tiny_tokenizer
@@ -449,7 +449,7 @@ import json, sys
 from pathlib import Path
 from transformers import Qwen3ForCausalLM
 from fgod.model.load import quiet
-from fgod.train.loop import Job, run
+from fgod.train.stage import Job, run
 from fgod.train.recipe import TrainRecipe
 from tests.tiny_model import tiny_model, tiny_rows, tiny_tokenizer
 

@@ -23,10 +23,10 @@ from fgod.train.autograd import autograd_stepper
 from fgod.train.checkpoint import Schedule
 from fgod.train.device import trainer
 from fgod.train.device.plan import CUDA_WORKSPACE, predict_on_device
-from fgod.train.loop import Job, run
 from fgod.train.memory import Prediction, check_fits, explain, predict
 from fgod.train.optimizer import TensorOptimizer
 from fgod.train.recipe import TrainRecipe
+from fgod.train.stage import Job, run
 from fgod.train.storage import StateKind
 from fgod.train.update import CHUNK, PARTS, Optimizer
 from tests.tiny_model import noise, tiny_folder, tiny_rows

@@ -33,10 +33,9 @@ from fgod.train import checkpoint
 from fgod.train.batches import collate
 from fgod.train.device.plan import predict_on_device
 from fgod.train.device.trainer import device_stepper
-from fgod.train.loop import TRAINED, Job, run
 from fgod.train.optimizer import TensorOptimizer
 from fgod.train.ranks import optimizer as rank_optimizer
-from fgod.train.ranks.beats import Beat, Hangs
+from fgod.train.ranks.beats import Beat, Hangs, read_beats
 from fgod.train.ranks.group import Ranks
 from fgod.train.ranks.launch import HangWatch, error_of, leave_error, root, run_ranks
 from fgod.train.ranks.packed import packed, packed_bytes, unpacked
@@ -44,6 +43,7 @@ from fgod.train.ranks.plan import predict_on_ranks
 from fgod.train.ranks.shards import bounds, split
 from fgod.train.ranks.trainer import Asked, RankStepper, inputs_of_rank, rank_stepper
 from fgod.train.recipe import TrainRecipe
+from fgod.train.stage import TRAINED, Job, run
 from fgod.train.stepper import Stepper
 from fgod.train.stored import read_all
 from tests.running_ranks import pids_of_ranks, start_ranks
@@ -292,11 +292,24 @@ def test_memory_is_that_of_each_gpu() -> None:
 def test_a_rank_that_is_behind_or_shows_nothing_hangs() -> None:
     hangs = Hangs(10)
     assert hangs.judge(0, {0: Beat(1, 5, 0), 1: Beat(2, 5, 0)}) is None
-    assert hangs.judge(9, {0: Beat(1, 6, 0), 1: Beat(2, 5, 0)}) is None
-    assert hangs.judge(11, {0: Beat(1, 6, 0), 1: Beat(2, 5, 0)}) == 1, "others are further for ten seconds"
-    assert Hangs(10).judge(0, {0: Beat(1, 5, 11), 1: Beat(2, 5, 0)}) == 0, "its process stands still"
+    assert hangs.judge(9, {0: Beat(1, 6, 9), 1: Beat(2, 5, 9)}) is None
+    assert hangs.judge(11, {0: Beat(1, 6, 11), 1: Beat(2, 5, 11)}) == 1, "others are further for ten seconds"
+    frozen = Hangs(10)
+    seen = [frozen.judge(t, {0: Beat(1, 5, 0), 1: Beat(2, 5, t)}) for t in (0, 9, 10)]
+    assert seen == [None, None, 0], "its process stands still"
     same = Hangs(10)
     assert [same.judge(t, {0: Beat(1, 5, 0), 1: Beat(2, 5, 0)}) for t in (0, 100)] == [None, None]
+
+
+def test_the_clock_of_a_file_server_is_not_read(tmp_path: Path) -> None:
+    """One that goes an hour wrong, for a rank that writes and for one that does not any more."""
+    hangs, begin = Hangs(1), time.time()
+    for t, (lives, gone) in enumerate([(0, 0), (1, 0), (2, 0)]):
+        for rank, (writings, wrong) in enumerate([(lives, -3600), (gone, 3600)]):
+            file = tmp_path / f"{rank}.beat"
+            file.write_text(f"{rank} 5 {writings}\n")
+            os.utime(file, (begin + wrong, begin + wrong))
+        assert hangs.judge(t, read_beats(tmp_path)) == (None if t < 1 else 1)
 
 
 @pytest.mark.parametrize(
@@ -318,8 +331,8 @@ def test_the_rank_that_fails_is_named(how: str, said: str, tmp_path: Path) -> No
 def test_a_rank_that_ends_before_it_is_killed_did_not_hang(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    (tmp_path / "0.beat").write_text(f"{os.getpid()} 5\n")
-    (tmp_path / "1.beat").write_text(f"{gone.pid} 3\n")
+    (tmp_path / "0.beat").write_text(f"{os.getpid()} 5 0\n")
+    (tmp_path / "1.beat").write_text(f"{gone.pid} 3 0\n")
     with HangWatch(tmp_path, 0.1) as watch:
         time.sleep(1.5)
         assert watch.is_alive() and not watch.found

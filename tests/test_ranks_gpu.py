@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from fgod.checkpoints import saved_step
-from fgod.train.loop import TRAINED, Job, run
 from fgod.train.recipe import TrainRecipe
+from fgod.train.stage import TRAINED, Job, run
 from tests.running_ranks import pids_of_ranks, start_ranks
 from tests.tiny_model import tiny_folder, tiny_rows
 

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from fgod.errors import UsageError
-from fgod.nvfp4.codec import E4M3_MAX, fake_quantise, power_of_two_global_scale, quantise
+from fgod.nvfp4.codec import E4M3_MAX, encode_e2m1, fake_quantise, power_of_two_global_scale, quantise, unpack
 from fgod.nvfp4.rounding import (
     Key,
     mix,
@@ -223,6 +223,18 @@ def test_nvfp4_moments_are_off_by_a_sixth_of_their_block_at_most(array: np.ndarr
     per_block = segments.repeat_interleave(blocks.shape[1] // segments.shape[1], 1)
     errors = (back - values).unflatten(1, (-1, 16)).abs().amax(-1)
     assert (errors <= blocks * 0.2 + per_block * 2.0**-6 / 448 + 1e-30).all()
+
+
+@given(MOMENTS)
+def test_codes_of_nvfp4_moments_are_those_of_the_definition(array: np.ndarray) -> None:
+    values = torch.from_numpy(array)
+    for encode, given_values in ((encode_nvfp4, values), (encode_root_nvfp4, values.abs())):
+        packed, scales, segments = encode(given_values)
+        divisors = torch.where(segments > 0, segments, 1.0).unsqueeze(-1)
+        steps = (scales.float().unflatten(1, (segments.shape[1], -1)) * divisors).flatten(1).unsqueeze(-1)
+        blocks = given_values.unflatten(1, (-1, 16)) / torch.where(steps > 0, steps, 1.0)
+        least = int(encode is encode_root_nvfp4)
+        assert torch.equal(unpack(packed), encode_e2m1(blocks).flatten(1).clamp(min=least))
 
 
 @settings(max_examples=20)

@@ -17,10 +17,10 @@ from fgod.registry import MEAN_FORMATS
 from fgod.system.files import read_json
 from fgod.train.adamw import STATES
 from fgod.train.fused import serves
-from fgod.train.loop import Job, run
 from fgod.train.memory import explain, predict
 from fgod.train.optimizer import TensorOptimizer
 from fgod.train.recipe import TrainRecipe
+from fgod.train.stage import Job, run
 from tests.tiny_model import noise, tiny_folder, tiny_rows
 
 PLUGIN = Path(__file__).parent.resolve() / "plugins" / "half.py"

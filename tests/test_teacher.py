@@ -17,8 +17,8 @@ from fgod.layout import SOFT_LABELS
 from fgod.model.chats import ChatFormat
 from fgod.model.load import load_model
 from fgod.train.batches import batches
-from fgod.train.loop import Job, run
 from fgod.train.recipe import Kl, TrainRecipe
+from fgod.train.stage import Job, run
 from fgod.train.teacher import (
     ask_teacher,
     rehearsed_samples,

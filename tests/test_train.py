@@ -33,12 +33,12 @@ from fgod.system.files import sha256_folder
 from fgod.train.autograd import answer_loss
 from fgod.train.batches import batches, collate, computed_order, micro_batches, real_share, row_losses
 from fgod.train.efficiency import Projection
-from fgod.train.loop import DIVERGED, TRAINED, Job, run
 from fgod.train.optimizer import TensorOptimizer, lr_factors
 from fgod.train.participation import HoleError, Participant, check_holes
 from fgod.train.preflight import PreflightError
 from fgod.train.recipe import Kl, TrainRecipe
 from fgod.train.record import publish
+from fgod.train.stage import DIVERGED, TRAINED, Job, run
 from tests.heard import Heard
 from tests.tiny_model import noise, tiny_folder, tiny_rows, tiny_tokenizer
 

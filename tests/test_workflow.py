@@ -403,4 +403,5 @@ def test_a_fresh_clone_shows_the_whole_first_fit(tmp_path):
     mini.config["stages"] = [stage("A"), stage("B"), stage("C"), stage("D")]
     said = mini.snakemake("-n")
     assert mini.would_run()["train"] == 4 and "decided by the gates" in said
+    assert "SNAKEMAKE" not in said and "Building DAG" not in said and "rule base:" in said and "Job stats:" in said
     assert not (mini.folder / "results").exists() and not (mini.folder / "artifacts").exists()

@@ -67,12 +67,13 @@ class Plan(ReadOnly):
         from fgod.context import context_of
         from fgod.experiments import OWN
         from fgod.inputs import folds
-        from fgod.outlook import said
+        from fgod.outlook import Counted, said
         from fgod.plan import plan, text, to_train, without_shared
 
         chains = chains_of(self.config)
         reserved = Reservations(layout.RESULTS, folds(chains[OWN].config))
         planned: dict[Run, str] = {}
+        counted = Counted()
         for name, one in chains.items():
             if name:
                 print(f"\nExperiment {name}, starts from {one.starts_from}{f': {one.note}' if one.note else ''}")
@@ -80,7 +81,7 @@ class Plan(ReadOnly):
             found, closing = plan(one.chain, reserved, context, one.view, one.origin.base)
             steps = list(without_shared(found, planned, one.words))
             print(text(steps, closing))
-            for line in said({**one.config, "base": one.origin.base}, one.origin.id, to_train(steps)):
+            for line in said({**one.config, "base": one.origin.base}, one.origin.id, to_train(steps), counted):
                 print(line)
 
 

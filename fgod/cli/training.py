@@ -67,9 +67,9 @@ def explained_memory(recipe_file: Path, weights: Path) -> str:
     from fgod.model.load import read_config
     from fgod.system.procfs import resident_mib
     from fgod.train.device.settings import choose_device
-    from fgod.train.loop import prediction  # which makes this process as large as one that trains
     from fgod.train.memory import MIB, explain
     from fgod.train.recipe import TrainRecipe
+    from fgod.train.stage import prediction  # which makes this process as large as one that trains
 
     found = read_json(recipe_file)
     recipe = TrainRecipe.from_dict(found.get("train", found))

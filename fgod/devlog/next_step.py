@@ -69,10 +69,12 @@ def next_step(settings: LogSettings, stage: str, decision: str, alpha: float | N
     if alpha is not None and decision == DAMAGED and (lower := _lower(rules, alpha)):
         return words.interpolate.format(alpha=f"{lower[1]:g}", rule=lower[0])
     index = next(answering(rules, decision, alpha is not None), None)
+    if index is not None and (between := rules[index].get("interpolate")):
+        return words.interpolate.format(alpha=f"{between[0]:g}", rule=index)
+    if settings.refits["max"] == 0:  # of what trains anew: an interpolation does not
+        return words.no_refits
     if index is None:
         return words.no_rule
-    if between := rules[index].get("interpolate"):
-        return words.interpolate.format(alpha=f"{between[0]:g}", rule=index)
     return words.gap.join([_refit(rules[index], index, words), words.at_most.format(max=settings.refits["max"])])
 
 

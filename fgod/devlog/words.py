@@ -60,6 +60,7 @@ class Words:
     bisect: str
     at_most: str
     no_rule: str
+    no_refits: str
     remarks: str
     decisions: Mapping[str, str]
 
@@ -119,6 +120,7 @@ EN = Words(
     ),
     at_most="At most {max} refits in all.",
     no_rule="no rule under refits.rules answers it: nothing is released. Change the data, the recipe or the limits.",
+    no_refits="refits are off (refits.max: 0): nothing is released. Change the data, the recipe or the limits.",
     remarks="Remarks",
     decisions={
         "accepted": "accepted",
@@ -181,6 +183,7 @@ ZH_HANT = Words(
     bisect="從基礎模型重新開始，{key} 取沒學會的最大值與過頭的最小值之間（refits.rules[{rule}]）。",
     at_most="重訓最多共 {max} 次。",
     no_rule="refits.rules 中沒有規則可以應對：不發行任何模型。請更改資料、做法或限制。",
+    no_refits="不再重訓（refits.max: 0）：不發行任何模型。請更改資料、做法或限制。",
     remarks="備註",
     decisions={
         "accepted": "通過",

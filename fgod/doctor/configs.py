@@ -138,8 +138,8 @@ def fit_of(stage: Mapping[str, Any], base: BaseSizes, pool: Pool, limit_gb: floa
     import torch
 
     from fgod.system.procfs import resident_mib
-    from fgod.train.loop import prediction  # which makes this process as large as one that trains
     from fgod.train.memory import Prediction, knobs_to_fit
+    from fgod.train.stage import prediction  # which makes this process as large as one that trains
 
     process = int(resident_mib() * MIB)
 

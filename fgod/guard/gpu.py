@@ -24,19 +24,27 @@ SLACK_MIB = 256.0
 
 
 class Device:
-    """One GPU as NVML shows it, with its list of processes read rarely."""
+    """One GPU as NVML shows it, with its list of processes read rarely.
+
+    `part`: it is a part of a divided GPU (MIG). `label`: how its pool and the sources of that are called: `gpu0`, by
+    its number among those that are visible; of a part its UUID, as every process sees its own part as number 0.
+    """
 
     def __init__(self, nvml: Nvml, gpu: Gpu) -> None:
         self.gpu = gpu
         self._nvml = nvml
         self._handle: Any = nvml.device(gpu.uuid)
+        self.part = nvml.uuid(self._handle).startswith("MIG-")
+        self.label = f"MIG-{gpu.uuid}" if self.part else f"gpu{gpu.number}"
         self._processes: dict[int, float | None] = {}
         self._due = 0.0
 
-    @property
-    def part(self) -> bool:
-        """Whether it is a part of a divided GPU (MIG)."""
-        return self._nvml.uuid(self._handle).startswith("MIG-")
+    def profile(self) -> str:
+        """What NVML calls it, with the profile of a part; empty where it does not say."""
+        try:
+            return self._nvml.name(self._handle)
+        except UnseenError:
+            return ""
 
     def used_mib(self) -> float:
         return self._nvml.used_mib(self._handle, self.gpu.total_mib)
@@ -92,7 +100,7 @@ class DeviceMemory:
     """
 
     def __init__(self, device: Device, exact_above_mib: float) -> None:
-        self.name = f"gpu{device.gpu.number}_device"
+        self.name = f"{device.label}_device"
         self._device = device
         self._exact_above = exact_above_mib
         self._own_numbers = numbers_are_ours()
@@ -138,7 +146,7 @@ class TreeDeviceMemory:
     """A discrete GPU where the device does not report it: what NVML says of the tree's processes."""
 
     def __init__(self, device: Device) -> None:
-        self.name = f"gpu{device.gpu.number}_process"
+        self.name = f"{device.label}_process"
         self._device = device
 
     def total_mib(self) -> float | None:

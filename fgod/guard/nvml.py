@@ -51,8 +51,21 @@ class Nvml:
             return False
         return bool(current)
 
+    def parts(self, device: Any) -> list[Any]:
+        """Handles of the parts of a divided GPU (MIG) that are to be seen here."""
+        most = self._ask("number of parts", self.library.nvmlDeviceGetMaxMigDeviceCount, device)
+        return [part for number in range(most) if (part := self._part(device, number)) is not None]
+
+    def _part(self, device: Any, number: int) -> Any:
+        try:
+            return self.library.nvmlDeviceGetMigDeviceHandleByIndex(device, number)
+        except self.library.NVMLError as error:
+            if error.value == self.library.NVML_ERROR_NOT_FOUND:
+                return None
+            raise UnseenError(f"part {number}: NVML says {error}") from None
+
     def name(self, device: Any) -> str:
-        """What its maker calls it."""
+        """What its maker calls it; of a part of a divided GPU with its profile: `… MIG 1g.10gb`."""
         found = self._ask("name", self.library.nvmlDeviceGetName, device)
         return found.decode(errors="replace") if isinstance(found, bytes) else str(found)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from fgod.errors import FgodError, UsageError
+from fgod.guard import cuda
 from fgod.guard.limits import MIB_PER_GB, Limits
 from fgod.guard.pools import Pool
 from fgod.guard.sources import named_users
@@ -92,7 +93,10 @@ def gpus_taken(
         yield Taken()
         return
     if wanted > len(number):
-        raise UsageError(f"found {len(number)} visible GPUs{_parts(pools)}, expected at least {wanted}")
+        raise UsageError(
+            f"found {len(number)} visible GPUs{_parts(pools)}, expected at least {wanted} (train.gpus, or "
+            f"`fgod resume --gpus`); {cuda.VARIABLE} says which are visible"
+        )
     if wanted == len(number):
         deadline = time.monotonic() + wait_secs
         with ExitStack() as stack:
@@ -139,9 +143,10 @@ def lock_file(uuid: str) -> Path:
 
 def _parts(pools: Sequence[Pool]) -> str:
     """What is to be known of a divided GPU."""
-    if not any(pool.part for pool in pools):
+    parts = ", ".join(pool.name for pool in pools if pool.part)
+    if not parts:
         return ""
-    return " (a part of a divided GPU, MIG: a process sees one; CUDA_VISIBLE_DEVICES=MIG-UUID names another)"
+    return f": {parts}, a part of a divided GPU (a process sees one; CUDA_VISIBLE_DEVICES=MIG-UUID names another)"
 
 
 def _in_use(pool: Pool) -> float:
@@ -157,9 +162,9 @@ def _free(uuids: Sequence[str], wanted: int, stack: ExitStack) -> dict[str, int]
     return found
 
 
-def _holders(uuids: Iterable[str]) -> str:
-    held = {uuid: lock.holder_of(lock_file(uuid)) for uuid in uuids}
-    return ", ".join(f"GPU-{uuid} is held by process {holder}" for uuid, holder in held.items() if holder)
+def _holders(number: Mapping[str, Pool]) -> str:
+    held = {pool.named(uuid): lock.holder_of(lock_file(uuid)) for uuid, pool in number.items()}
+    return ", ".join(f"{name} is held by process {holder}" for name, holder in held.items() if holder)
 
 
 @contextmanager

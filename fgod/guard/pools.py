@@ -47,7 +47,7 @@ class Pool:
     """One pool: its sources, and how long it has been over the limit or out of sight.
 
     `whole`: what everybody uses of it counts against the limit, not only the command's part. `part`: it is that
-    of a part of a divided GPU (MIG).
+    of a part of a divided GPU (MIG), whose UUID is then the beginning of its name.
     """
 
     part = False
@@ -68,6 +68,10 @@ class Pool:
         self.events: list[str] = []
         self._retry_at = dict.fromkeys((s.name for s in sources), float("-inf"))
         self._blind_since: float | None = None
+
+    def named(self, uuid: str) -> str:
+        """One of its GPUs as CUDA_VISIBLE_DEVICES names it."""
+        return f"{'MIG' if self.part else 'GPU'}-{uuid}"
 
     def room_mib(self) -> float:
         """What a command that starts now may take of it: where the whole pool counts, others' part is gone already."""
@@ -174,15 +178,16 @@ def of_this_machine(
 
 
 def _discrete(gpu: Gpu, limits: Limits, nvml: Callable[[], Nvml]) -> Pool:
-    name = f"gpu{gpu.number}"
     try:
         device = Device(nvml(), gpu)
-        part = device.part
     except UnseenError as error:
+        name = f"gpu{gpu.number}"
         return Pool(name, [_Unseen(name, str(error))], limits, [gpu])
+    profile = device.profile() if device.part else ""
+    name = f"{device.label} ({profile})" if profile else device.label
     limit = lowered(limits.limit_mib, gpu.total_mib)
     pool = Pool(name, [DeviceMemory(device, limit), TreeDeviceMemory(device)], limits, [gpu])
-    pool.part = part
+    pool.part = device.part
     return pool
 
 

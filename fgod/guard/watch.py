@@ -282,7 +282,8 @@ def _environment(known: Sequence[Pool], phase_file: Path | None, taken: Taken) -
         cap.VARIABLE: _room(known),
     }
     kept = {name: value for name, value in os.environ.items() if name not in ours}
-    seen = {cuda.VARIABLE: ",".join(f"GPU-{uuid}" for uuid in taken.uuids)} if taken.chosen else {}
+    names = {uuid: pool.named(uuid) for pool in known for uuid in pool.uuids}
+    seen = {cuda.VARIABLE: ",".join(names[uuid] for uuid in taken.uuids)} if taken.chosen else {}
     return kept | {name: value for name, value in ours.items() if value} | seen
 
 

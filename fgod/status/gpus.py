@@ -29,7 +29,8 @@ class User:
 
 @dataclass(frozen=True)
 class GpuUse:
-    """A GPU, its memory in MiB (None: NVML does not say, as of integrated GPUs), and who uses it.
+    """A GPU, or a part of a divided one (MIG: `number` is then that of the whole, `uuid` begins with MIG-), its memory
+    in MiB (None: NVML does not say, as of integrated GPUs), and who uses it.
 
     `holder`: the command of fgod that has taken it; None where none has.
     """
@@ -78,12 +79,16 @@ def _ask(answer: _Answer, nvml: Callable[[], Nvml] | None) -> None:
 
 
 def gpu_uses(nvml: Nvml) -> list[GpuUse]:
-    """What NVML says of each GPU.
+    """What NVML says of each GPU; of a divided one, of each of its parts.
 
     Raises:
         UnseenError: it does not say which there are.
     """
-    return [_use(nvml, number, device) for number, device in enumerate(nvml.devices())]
+    return [
+        _use(nvml, number, one)
+        for number, device in enumerate(nvml.devices())
+        for one in (nvml.divided(device) and nvml.parts(device)) or [device]
+    ]
 
 
 def _use(nvml: Nvml, number: int, device: object) -> GpuUse:
@@ -101,5 +106,5 @@ def _use(nvml: Nvml, number: int, device: object) -> GpuUse:
     seen = {pid: read_process(pid) for pid in users}
     named = (User(pid, known.name if (known := seen[pid]) else "", mib) for pid, mib in sorted(users.items()))
     uuid = nvml.uuid(device)
-    holder = holder_of(lock_file(uuid.removeprefix("GPU-")))
+    holder = holder_of(lock_file(uuid.removeprefix("GPU-").removeprefix("MIG-")))
     return GpuUse(number, nvml.name(device), used, total, tuple(named), uuid, holder)

@@ -35,10 +35,10 @@ with lasting_imports():
     from fgod.system.files import read_json
     from fgod.system.stop import exit_on_fgod_error
     from fgod.train.checkpoint import Schedule
-    from fgod.train.loop import Job, run
     from fgod.train.memory_report import MemoryReport
     from fgod.train.ranks.group import Ranks
     from fgod.train.recipe import TrainRecipe
+    from fgod.train.stage import Job, run
     from fgod.train.trainer import Trainer
 
 

@@ -17,7 +17,7 @@ from math import gcd
 import torch
 from torch import Tensor
 
-from fgod.nvfp4.codec import BLOCK, E2M1_MAX, E4M3_MAX, SCALE_MIN, decode_e2m1, encode_e2m1, pack, unpack
+from fgod.nvfp4.codec import BLOCK, E2M1_MAX, E4M3_MAX, SCALE_MIN, decode_e2m1, encode_finite, pack, unpack
 
 INT8_MAX, UINT8_MAX = 127, 255
 
@@ -39,7 +39,7 @@ def segment_width(columns: int) -> int:
 
 
 def _safe(scales: Tensor) -> Tensor:
-    """Divisors: 1 where a block is all zeros."""
+    """Divisors: 1 where one is zero, as of a block that is all zeros."""
     return torch.where(scales > 0, scales, 1.0)
 
 
@@ -74,7 +74,7 @@ def _nvfp4(values: Tensor, least: int) -> tuple[Tensor, Tensor, Tensor]:
     divisors = _safe(segments).unsqueeze(-1)
     scales = (in_segments / E2M1_MAX / divisors).flatten(1).clamp_(SCALE_MIN, E4M3_MAX).to(torch.float8_e4m3fn)
     steps = (scales.float().unflatten(1, (segments.shape[1], -1)) * divisors).flatten(1)
-    codes = encode_e2m1((blocks / steps.unsqueeze(-1)).flatten(1))
+    codes = encode_finite(blocks / _safe(steps).unsqueeze(-1)).flatten(1)  # a step that underflows stands for zeros
     return pack(codes.clamp_(min=least)), scales, segments
 
 

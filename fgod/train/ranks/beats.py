@@ -1,7 +1,9 @@
-"""Each rank shows that it lives and how far it is: a file with its process number and a count, for the launcher."""
+"""Each rank shows that it lives and how far it is, in a file for the launcher: its process number, a count of what it
+did, and a count of writings. No time of a file is read: a file server has a clock of its own."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Mapping
@@ -26,28 +28,32 @@ class Beats(Thread):
         self._count += 1
 
     def run(self) -> None:
-        while True:
-            os.pwrite(self._file, f"{os.getpid():10} {self._count:20}\n".encode(), 0)
+        for writings in itertools.count():
+            os.pwrite(self._file, f"{os.getpid():10} {self._count:20} {writings:20}\n".encode(), 0)
             time.sleep(BEAT_SECS)
 
 
 @dataclass(frozen=True)
 class Beat:
-    """pid: of the rank; age: seconds since it wrote its count."""
+    """pid: of the rank; count: of what it did; writings: of these two: a rank that waits shows by it that it lives."""
 
     pid: int
     count: int
-    age: float
+    writings: int
 
 
 def read_beats(folder: Path) -> dict[int, Beat]:
     """By rank, of those that have shown that they live."""
-    found, now = {}, time.time()
+    found = {}
     for path in folder.glob("*.beat"):
         words = path.read_text().split()
-        if len(words) == 2:
-            found[int(path.stem)] = Beat(int(words[0]), int(words[1]), now - path.stat().st_mtime)
+        if len(words) == 3:
+            found[int(path.stem)] = Beat(*map(int, words))
     return found
+
+
+Seen = dict[int, tuple[int, float]]
+"""By rank a number that it shows, and since when."""
 
 
 @dataclass
@@ -56,15 +62,16 @@ class Hangs:
     at the same place: then it is not a rank that is at fault."""
 
     secs: float
-    counts: dict[int, tuple[int, float]] = field(default_factory=dict)
-    """By rank its count, and since when."""
+    counts: Seen = field(default_factory=dict)
+    writings: Seen = field(default_factory=dict)
 
     def judge(self, t: float, beats: Mapping[int, Beat]) -> int | None:
-        """Take what ranks show at time `t` (seconds, not falling); returns the rank that hangs."""
+        """Take what ranks show at time `t` (seconds of our own clock, not falling); returns the rank that hangs."""
         for rank, beat in beats.items():
-            if rank not in self.counts or self.counts[rank][0] != beat.count:
-                self.counts[rank] = beat.count, t
-        frozen = [rank for rank, beat in beats.items() if beat.age >= self.secs]
+            for seen, shown in ((self.counts, beat.count), (self.writings, beat.writings)):
+                if rank not in seen or seen[rank][0] != shown:
+                    seen[rank] = shown, t
+        frozen = [rank for rank in beats if t - self.writings[rank][1] >= self.secs]
         if frozen and len(frozen) < len(beats):
             return min(frozen)
         most = max((count for count, _ in self.counts.values()), default=0)

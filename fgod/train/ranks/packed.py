@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fgod.nvfp4 import kernels
-from fgod.nvfp4.codec import BLOCK, block_view, decode_e2m1, encode_e2m1, pack, scales_of_blocks, unpack
+from fgod.nvfp4.codec import BLOCK, block_view, decode_e2m1, encode_finite, pack, scales_of_blocks, unpack
 from fgod.train.device.ops import QUANTISE_ROWS
 
 
@@ -32,7 +32,7 @@ def packed(weight: Tensor, global_scale: Tensor, block_scales: str) -> Tensor:
         blocks = block_view(part.float(), "weight")
         its_scales = scales_of_blocks(blocks, global_scale, block_scales)
         steps = its_scales.float() / global_scale
-        all_codes.append(pack(encode_e2m1(blocks / steps.unsqueeze(-1)).flatten(1)).flatten())
+        all_codes.append(pack(encode_finite(blocks / steps.unsqueeze(-1)).flatten(1)).flatten())
         all_scales.append(its_scales.view(torch.uint8).flatten())
     return torch.cat(all_codes + all_scales)
 
