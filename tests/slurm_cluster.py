@@ -1,6 +1,6 @@
 """The pipeline on a real cluster of Slurm: munged, slurmctld and two slurmd ("nodes") on this machine.
 
-    make test-slurm          # sets it up, runs these tests, takes it down; 10 minutes on two cores
+    make test-slurm          # sets it up, runs these tests, takes it down; 11 minutes on two cores
 
 As root, with Debian's packages slurmctld, slurmd and munge, and the extra fgod[slurm]. All of the cluster lies in a
 folder of its own: keys, sockets, ports and logs of another cluster on the machine are not touched.
