@@ -382,6 +382,14 @@ class Folds(Sealed):
         return f"delete {path.parent} as a whole: which wordings were asked is not forgotten without their figures"
 
 
+class ReservedFolds(Folds):
+    """reserved.json: which candidate will be asked which fold, in the order in which the folds were given out."""
+
+    @classmethod
+    def anew(cls, path: Path) -> str:
+        return f"delete {path} while no job of snakemake waits or is at work here"
+
+
 class Compared(Document):
     """A metric on the wordings that the gate knows, on those that were held back, and confirmation - development.
 

@@ -488,6 +488,11 @@ def folds(results: Path = RESULTS) -> Path:
     return results / CONFIRMATIONS.name / "folds.json"
 
 
+def reserved_folds(results: Path = RESULTS) -> Path:
+    """Which candidate will be asked which fold. No record of what was: who is asked moves to `folds`."""
+    return results / CONFIRMATIONS.name / "reserved.json"
+
+
 def lineage_of(recipe: Mapping[str, Any]) -> str:
     """The name of a run: the digest of its recipe, and for an interpolated one the α at which its weights lie."""
     alpha = recipe.get("interpolate")

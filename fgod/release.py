@@ -71,7 +71,10 @@ def promote(
     places = Releases(results, artifacts, context.experiment)
     found = promotion(entries, context.fold, results)
     if found.pending:
-        raise FgodError(f"{found.candidate[-1].confirmation(results).confirmation}: no such file; run snakemake again")
+        file = found.candidate[-1].confirmation(results).confirmation
+        raise FgodError(
+            f"{file}: found none on fold {found.fold} of the held-back wordings, expected one; run snakemake again"
+        )
     if not found.promoted:
         earlier = retire(places)
         kept = f"\nThe release before it is whole in {earlier}; {places.link} is gone." if earlier else ""

@@ -252,6 +252,11 @@ def run_of(wildcards):
     return run
 
 
+def expected_candidates():
+    """The lineages of the last runs of all chains, those that this snakemake does not walk too. Their folds are kept."""
+    return {run.lineage for expected in EXPECTED.values() for run in expected.candidate[-1:]}
+
+
 def recorded_walk(chain):
     """The walk of a chain in JSON, from the verdicts on record."""
     decided = chain.chain.walk(records.decision)

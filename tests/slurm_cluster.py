@@ -1,6 +1,6 @@
 """The pipeline on a real cluster of Slurm: munged, slurmctld and two slurmd ("nodes") on this machine.
 
-    make test-slurm          # sets it up, runs these tests, takes it down; 10 minutes on two cores
+    make test-slurm          # sets it up, runs these tests, takes it down; 11 minutes on two cores
 
 As root, with Debian's packages slurmctld, slurmd and munge, and the extra fgod[slurm]. All of the cluster lies in a
 folder of its own: keys, sockets, ports and logs of another cluster on the machine are not touched.
@@ -274,3 +274,33 @@ def test_a_job_over_its_time_limit_goes_on_with_more_time(on_cluster: Mini, clus
     assert [(job[1], job[3]) for job in ours] == [("TIMEOUT", "1:00"), ("COMPLETED", "3:00")], said[-3000:]
     (outcome,) = outcomes(mini)
     assert outcome["status"] == "trained" and len(outcome["resumed_at"]) == 1, said[-3000:]
+
+
+HELD_BACK = """
+scored: reference
+families:
+  - {name: whence, split: confirmation, fold: 1, kind: topic, cores: {zh-Hant: [煩請細說一回麵包的由來始末]}}
+  - {name: asked, split: confirmation, fold: 2, kind: topic, cores: {en: [pray tell what there is to bread]}}
+"""
+
+
+def test_candidates_that_are_due_at_once_on_two_nodes_are_asked_a_fold_each(on_cluster: Mini, cluster: Cluster) -> None:
+    mini = on_cluster
+    (mini.folder / "held_back.yaml").write_text(HELD_BACK)
+    mini.config["data"]["probes"] = ["probes.tsv", "held_back.yaml"]
+    mini.config["refits"] = {"max": 0, "rules": []}
+    mini.config["experiments"] = {"one": {"stages": [stage("A")]}, "two": {"stages": [stage("A", lr=2e-3)]}}
+    Snakemake(mini, "campaign", "--until", "gate", "--retries", "0").ended()
+    assert mini.verdicts() == ["accepted", "accepted"]
+    planned = mini.run("fgod", "plan").stdout
+    assert "it is asked fold 1 of" in planned and "it is asked fold 2 of" in planned
+    assert not (mini.folder / "results/confirmations/folds.json").exists(), "nobody was asked yet"
+
+    said = Snakemake(mini, "campaign", "--retries", "0").ended()
+    given = json.loads((mini.folder / "results/confirmations/folds.json").read_text())["given"]
+    assert sorted(entry["fold"] for entry in given) == [1, 2], said[-3000:]
+    assert json.loads((mini.folder / "results/confirmations/reserved.json").read_text())["given"] == []
+    asked = [job for job in cluster.jobs() if "fold_probe" in job[4]]
+    assert [job[1] for job in asked] == ["COMPLETED", "COMPLETED"] and {job[2] for job in asked} == {"n1", "n2"}, asked
+    assert len([entry for entry in mini.commands("probe") if "--fold" in entry["argv"]]) == 2
+    assert mini.would_run("campaign") == {}

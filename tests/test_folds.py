@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
-from fgod.confirm.folds import Reservations, assign, give_fold, read_folds, with_assignment
+from fgod.confirm.folds import (
+    Reservations,
+    assign,
+    give_fold,
+    holding,
+    may_have,
+    read_folds,
+    read_reserved,
+    with_assignment,
+)
 from fgod.documents import FoldOf
 from fgod.errors import FgodError
-from fgod.layout import confirmation_records, folds
+from fgod.layout import confirmation_records, folds, reserved_folds
 from fgod.system.files import write_text
 
 
@@ -89,3 +100,123 @@ def test_an_edited_record_is_refused(tmp_path: Path) -> None:
     write_text(folds(tmp_path), text.replace('"a"', '"b"'))
     with pytest.raises(FgodError, match=r"seal differs.*or delete \S*confirmations as a whole: which wordings"):
         read_folds(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fold", "lineage", "expected"),
+    [(1, "a", True), (2, "a", False), (1, "c", False), (2, "c", True), (3, "c", True), (4, "c", False)],
+)
+def test_a_candidate_may_have_its_own_fold_or_a_fresh_one_or_the_last(fold: int, lineage: str, expected: bool) -> None:
+    assert may_have(record((1, "a"), (3, "b")), lineage, fold, [1, 2, 3]) == expected
+
+
+@pytest.mark.parametrize(
+    ("reserved", "available", "held"),
+    [
+        ([(2, "b"), (3, "c"), (3, "d")], [1, 2, 3], [(2, "b"), (3, "c"), (3, "d")]),  # the last is shared
+        ([(2, "a")], [1, 2], []),  # it was asked meanwhile
+        ([(2, "a")], [2, 3], [(2, "a")]),  # but what it was asked is no longer among the probes
+        ([(1, "b"), (2, "c")], [1, 2], [(2, "c")]),  # another was asked it
+        ([(2, "b")], [1, 3], []),  # its wordings are gone
+        ([(2, "b"), (2, "c")], [1, 2, 3], [(2, "b")]),  # the last one then; there is a fresh one now
+        ([(2, "b"), (3, "b")], [1, 2, 3], [(2, "b")]),
+    ],
+)
+def test_reservations_hold_as_long_as_their_candidates_may_have_them(
+    reserved: list[tuple[int, str]], available: list[int], held: list[tuple[int, str]]
+) -> None:
+    assert holding(record((1, "a")), record(*reserved), available) == record(*held)
+
+
+def test_what_is_kept_decides_in_the_processes_of_jobs_and_ends_when_it_is_asked(tmp_path: Path) -> None:
+    decided = Reservations(tmp_path, [1, 2, 3])
+    assert decided.of("D", "a").fold == 1 and not reserved_folds(tmp_path).exists(), "nobody else is to know it yet"
+    decided.keep(["a", "b"])
+    assert decided.of("D", "b").fold == 2
+    assert read_reserved(tmp_path) == record((1, "a"), (2, "b")) and read_folds(tmp_path) == []
+    written = reserved_folds(tmp_path).read_bytes()
+    job = Reservations(tmp_path, [1, 2, 3])
+    assert (job.of("D", "b").fold, job.of("D", "c").fold, job.of("D", "a").fold) == (2, 3, 1)
+    assert reserved_folds(tmp_path).read_bytes() == written, "a job, a dry-run or a plan only reads it"
+    with pytest.raises(FgodError, match=r"folds\.json: found fold 3 for D c, expected 1: another candidate was given"):
+        give_fold(tmp_path, "D", "c", 1, [1, 2, 3])
+    with pytest.raises(FgodError, match=r"found fold 2 for D b, expected 3"):
+        give_fold(tmp_path, "D", "b", 3, [1, 2, 3])
+    give_fold(tmp_path, "D", "b", 2, [1, 2, 3])
+    assert (read_folds(tmp_path), read_reserved(tmp_path)) == (record((2, "b")), record((1, "a")))
+    assert {name: decided.of("D", name).fold for name in "ab"} == {"a": 1, "b": 2}
+    give_fold(tmp_path, "D", "a", 1, [1, 2, 3])
+    assert (read_folds(tmp_path), read_reserved(tmp_path)) == (record((2, "b"), (1, "a")), [])
+
+
+def test_the_next_start_drops_reservations_of_runs_that_are_no_candidates_and_no_others(tmp_path: Path) -> None:
+    before = Reservations(tmp_path, [1, 2, 3])
+    before.keep([])
+    assert not reserved_folds(tmp_path).exists()
+    assert [before.of("D", name).fold for name in "abc"] == [1, 2, 3]
+    now = Reservations(tmp_path, [1, 2, 3])
+    now.keep(["c"])  # which may wait in a queue
+    assert read_reserved(tmp_path) == record((3, "c"))
+    assert [now.of("D", name).fold for name in "dec"] == [1, 2, 3]
+    Reservations(tmp_path, []).keep([])
+    assert len(read_reserved(tmp_path)) == 3, "nothing is held back by this config: it says nothing of candidates"
+
+
+def test_a_start_is_refused_where_another_process_gave_a_fold_away_since_it_decided(tmp_path: Path) -> None:
+    here = Reservations(tmp_path, [1, 2])
+    assert here.of("D", "a").fold == 1
+    give_fold(tmp_path, "D", "b", 1, [1, 2])
+    with pytest.raises(FgodError, match=r"reserved\.json: found fold None for D a, expected 1: another candidate"):
+        here.keep(["a"])
+    again = Reservations(tmp_path, [1, 2])
+    assert again.of("D", "a").fold == 2
+    again.keep(["a"])
+    assert read_reserved(tmp_path) == record((2, "a"))
+
+
+RACE = """
+import sys
+from pathlib import Path
+from fgod.confirm.folds import Reservations, give_fold
+results, name, available = Path(sys.argv[1]), sys.argv[2], [*range(1, 21)]
+mine = Reservations(results, available)
+mine.keep([])
+print("ready", flush=True)
+sys.stdin.readline()
+names = [f"{name}{number}" for number in range(10)]
+for name in names:
+    mine.of("D", name)
+for name in names:
+    give_fold(results, "D", name, Reservations(results, available).of("D", name).fold, available)
+"""
+
+
+def test_two_processes_that_race_for_folds_have_each_its_own(tmp_path: Path) -> None:
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACE, tmp_path, name],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for name in "ab"
+    ]  # fmt: skip
+    for process in both:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for process in both:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=60)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    given = read_folds(tmp_path)
+    assert sorted(entry.fold for entry in given) == [*range(1, 21)] and read_reserved(tmp_path) == []
+    assert len({entry.lineage for entry in given}) == 20
+
+
+def test_an_edited_reservation_is_refused(tmp_path: Path) -> None:
+    decided = Reservations(tmp_path, [1, 2])
+    decided.keep([])
+    decided.of("D", "a")
+    text = reserved_folds(tmp_path).read_text(encoding="utf-8")
+    write_text(reserved_folds(tmp_path), text.replace('"a"', '"b"'))
+    with pytest.raises(FgodError, match=r"reserved\.json: .*seal differs.*delete \S*reserved\.json while no job"):
+        decided.of("D", "a")

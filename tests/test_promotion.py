@@ -62,7 +62,7 @@ def test_an_unconfirmed_candidate_is_not_released_and_each_failed_figure_is_name
     released = promote(entries, places.results, places.artifacts, context())
     assert released.confirmation is None and Release.read(places.record) == released
     before = files.file_digests(tmp_path / "artifacts/releases/1")
-    with pytest.raises(FgodError, match=r"confirmation\.json: no such file; run snakemake again"):
+    with pytest.raises(FgodError, match=r"confirmation\.json: found none on fold 1 of .*; run snakemake again"):
         promote(entries, places.results, places.artifacts, context(fold=1))
     assert places.link.exists()
 
@@ -78,6 +78,8 @@ def test_an_unconfirmed_candidate_is_not_released_and_each_failed_figure_is_name
     assert not places.record.exists() and not places.link.exists()
 
     confirmed_on(tmp_path, entries, 1, "good", FOLDS)
+    with pytest.raises(FgodError, match=r"confirmation\.json: found none on fold 2 of .*; run snakemake again"):
+        promote(entries, places.results, places.artifacts, context(fold=2))
     again = promote(entries, places.results, places.artifacts, context(fold=1))
     assert again.confirmation == Confirmation.read(entries[-1].confirmation(places.results).confirmation)
     assert Release.read(places.record) == again and again.confirmation.words == "fold 1, n 83"

@@ -2,18 +2,26 @@
 
 A walk that comes to a release a second time, with other weights, has been steered by what the first one showed. So each
 candidate has a fold of its own, as long as there are any. Candidates of several chains may become due at once: who
-decides about them reserves a fold for each (`Reservations`), in memory alone, and each is recorded when it is asked.
+decides about them reserves a fold for each (`Reservations`), and each is recorded when it is asked.
+
+    folds.json      who was asked what: nothing leaves it
+    reserved.json   who will be asked what. The snakemake that is alone at work here writes it, so that jobs on other
+                    nodes, which decide by the records, decide the same
+
+A reservation ends when its candidate is asked, or when a snakemake starts whose walks do not have it as a candidate. So
+one of the same config takes no fold from a job that a snakemake before it left in a cluster's queue.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fgod.documents import FoldOf, Folds
+from fgod.documents import FoldOf, Folds, ReservedFolds
 from fgod.errors import FgodError
-from fgod.layout import all_confirmations, folds
+from fgod.layout import all_confirmations, folds, reserved_folds
 from fgod.system.lock import held
 
 WAIT_SECS = 60.0
@@ -26,6 +34,32 @@ class Assignment:
 
     fold: int
     asked_before: tuple[str, ...]
+
+
+def own_fold(given: Sequence[FoldOf], lineage: str, available: Sequence[int]) -> int | None:
+    """The fold that a candidate was given last, of those that the probes have."""
+    own = [entry.fold for entry in given if entry.lineage == lineage and entry.fold in available]
+    return own[-1] if own else None
+
+
+def may_have(given: Sequence[FoldOf], lineage: str, fold: int, available: Sequence[int]) -> bool:
+    """Whether a candidate may be asked a fold: its own; without one any that is no other's, or the last one."""
+    own = own_fold(given, lineage, available)
+    if own is not None:
+        return fold == own
+    fresh = fold not in {entry.fold for entry in given}
+    return fold in available and (fresh or fold == max(available))
+
+
+def holding(recorded: Sequence[FoldOf], reserved: Sequence[FoldOf], available: Sequence[int]) -> list[FoldOf]:
+    """The reservations that hold beside the record: those of candidates that have no fold yet, if they may have it."""
+    found: list[FoldOf] = []
+    for entry in reserved:
+        given = [*recorded, *found]
+        new = own_fold(given, entry.lineage, available) is None
+        if new and may_have(given, entry.lineage, entry.fold, available):
+            found.append(entry)
+    return found
 
 
 def assign(given: Sequence[FoldOf], lineage: str, available: Sequence[int]) -> Assignment:
@@ -45,28 +79,67 @@ def assign(given: Sequence[FoldOf], lineage: str, available: Sequence[int]) -> A
 
 @dataclass
 class Reservations:
-    """The folds of the candidates that one process decides about: by the record, and what it gave out itself since.
+    """The folds of the candidates that one process decides about: by what is recorded and reserved, and by what it gave
+    out itself since. It remembers that for itself alone, until it is told to keep it for others too.
 
     Args:
         results: the folder of the record.
         available: the folds that the probes have; empty where no wordings are held back.
         given: what this process gave out, in order.
+        kept: whether what it gives out is written to reserved.json (see `keep`).
     """
 
     results: Path
     available: Sequence[int]
     given: list[FoldOf] = field(default_factory=list)
+    kept: bool = field(default=False, init=False)
 
     def of(self, stage: str, lineage: str) -> Assignment:
         """A candidate's fold, which is its own from now on.
 
         Raises:
-            FgodError: see `read_folds`.
+            FgodError: see `read_folds`; reserved.json was edited.
         """
+        recorded, reserved = self._known()
+        if not self.kept or own_fold([*recorded, *reserved], lineage, self.available) is not None:
+            return self._give([*recorded, *reserved], stage, lineage)
+        with _locked(self.results):
+            recorded, reserved = self._known()
+            found = self._give([*recorded, *reserved], stage, lineage)
+            _write_reserved(self.results, with_assignment(reserved, stage, lineage, found.fold))
+        return found
+
+    def keep(self, candidates: Collection[str]) -> None:
+        """Let other processes know from now on what this one gives out, and what it gave out so far. Only the snakemake
+        that is alone at work here may do so: it drops the reservations of runs that are no candidates.
+
+        Args:
+            candidates: the lineages of the candidates of all walks, as they are expected.
+
+        Raises:
+            FgodError: see `of`; or another process reserved or recorded otherwise since this one decided.
+        """
+        if not self.available:
+            return
+        with _locked(self.results):
+            earlier = [entry for entry in read_reserved(self.results) if entry.lineage in candidates]
+            recorded = read_folds(self.results)
+            reserved = holding(recorded, [*earlier, *self.given], self.available)
+            for entry in self.given:
+                found = own_fold([*recorded, *reserved], entry.lineage, self.available)
+                if found != entry.fold:
+                    raise _taken(reserved_folds(self.results), entry.stage, entry.lineage, found, entry.fold)
+            _write_reserved(self.results, reserved)
+        self.kept = True
+
+    def _known(self) -> tuple[list[FoldOf], list[FoldOf]]:
+        """What is recorded, and what is reserved beside."""
+        reserved = read_reserved(self.results)  # first: what moves from here to the record meanwhile is found there
         recorded = read_folds(self.results)
-        known = {entry.lineage for entry in recorded}
-        reserved = [entry for entry in self.given if entry.lineage not in known]
-        found = assign([*recorded, *reserved], lineage, self.available)
+        return recorded, holding(recorded, [*reserved, *self.given], self.available)
+
+    def _give(self, known: Sequence[FoldOf], stage: str, lineage: str) -> Assignment:
+        found = assign(known, lineage, self.available)
         self.given = with_assignment(self.given, stage, lineage, found.fold)
         return found
 
@@ -96,25 +169,52 @@ def read_folds(results: Path) -> list[FoldOf]:
     return given
 
 
+def read_reserved(results: Path) -> list[FoldOf]:
+    """The folds that are kept for candidates which are not asked yet, in the order of giving.
+
+    Raises:
+        FgodError: it was edited.
+    """
+    path = reserved_folds(results)
+    return ReservedFolds.read(path).given if path.exists() else []
+
+
+def _write_reserved(results: Path, entries: Sequence[FoldOf]) -> None:
+    if [*entries] != read_reserved(results):
+        ReservedFolds(given=[*entries]).write(reserved_folds(results))
+
+
+@contextmanager
+def _locked(results: Path) -> Iterator[None]:
+    """Alone with both files."""
+    folds(results).parent.mkdir(parents=True, exist_ok=True)
+    with held(folds(results).with_suffix(".lock"), "the record of folds", WAIT_SECS):
+        yield
+
+
+def _taken(path: Path, stage: str, lineage: str, found: int | None, expected: int) -> FgodError:
+    return FgodError(
+        f"{path}: found fold {found} for {stage} {lineage}, expected {expected}: another candidate was given that "
+        "meanwhile; run snakemake again"
+    )
+
+
 def give_fold(results: Path, stage: str, lineage: str, fold: int, available: Sequence[int]) -> Assignment:
-    """Record a candidate's fold, before it is asked: its own, one that no other was asked, or the last one.
+    """Record a candidate's fold, before it is asked: its own, one that no other was given, or the last one. It is
+    reserved no longer then.
 
     Candidates that were decided at once may be asked in any order, so the first free fold may be another's.
 
     Raises:
-        FgodError: see `read_folds`; or another fold is its own, or this one is another's.
+        FgodError: see `read_folds`; reserved.json was edited; or another fold is its own, or this one is another's.
     """
-    folds(results).parent.mkdir(parents=True, exist_ok=True)
-    with held(folds(results).with_suffix(".lock"), "the record of folds", WAIT_SECS):
-        given = read_folds(results)
-        found = assign(given, lineage, available)
-        own = any(entry.lineage == lineage and entry.fold in available for entry in given)
-        fresh = fold not in {entry.fold for entry in given}
-        if found.fold != fold and (own or not (fresh or fold == max(available))):
-            raise FgodError(
-                f"{folds(results)}: found fold {found.fold} for {stage} {lineage}, expected {fold}: another candidate "
-                "was asked meanwhile; run snakemake again"
-            )
-        entries = with_assignment(given, stage, lineage, fold)
+    with _locked(results):
+        recorded = read_folds(results)
+        reserved = holding(recorded, read_reserved(results), available)
+        known = [*recorded, *reserved]
+        if not may_have(known, lineage, fold, available):
+            raise _taken(folds(results), stage, lineage, assign(known, lineage, available).fold, fold)
+        entries = with_assignment(recorded, stage, lineage, fold)
         Folds(given=entries).write(folds(results))
+        _write_reserved(results, holding(entries, reserved, available))
         return assign(entries, lineage, available)
