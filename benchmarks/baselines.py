@@ -369,7 +369,9 @@ class Judge:
             model, lambda: self.reference, self.chat, self.probes, self.theirs, self.known, self.standard, self.settings
         )
         metrics = measured(records, None, Probed(sha256="", bytes=0, files={}), {})
-        return weigh(self.checks, metrics, lambda: records).decision, {name: m.value for name, m in metrics.metrics.items()}
+        return weigh(self.checks, metrics, lambda: records).decision, {
+            name: m.value for name, m in metrics.metrics.items()
+        }
 
 
 # ----------------------------------------------------------------------------------------------------------------- runs
