@@ -286,6 +286,24 @@ def test_memory_is_that_of_each_gpu() -> None:
     assert 14.7e9 < large.weights < 14.9e9, "half of 14.8 billion parameters of two bytes"
 
 
+@pytest.mark.parametrize(
+    ("shape", "gpus", "rows", "width", "measured"),
+    [
+        ("qwen3-4b", 2, 2, 96, 8.76), ("qwen3-4b", 2, 8, 512, 9.55), ("qwen3-4b", 2, 16, 512, 10.39),
+        ("qwen3-4b", 4, 4, 96, 4.64), ("qwen3-4b", 4, 8, 512, 4.99), ("qwen3-4b", 4, 32, 512, 6.28),
+        ("qwen3-14b", 2, 8, 512, 33.23), ("qwen3-14b", 2, 16, 512, 34.00),
+        ("qwen3-14b", 4, 8, 512, 17.01), ("qwen3-14b", 4, 32, 512, 19.31),
+    ],
+)  # fmt: skip
+def test_memory_is_predicted_as_it_was_measured(shape: str, gpus: int, rows: int, width: int, measured: float) -> None:
+    """GiB of torch's peak on H100s (docs/several-gpus.md): at least that, and at most a tenth more."""
+    recipe = TrainRecipe(
+        steps=1, lr=1e-5, batch=rows, memory="80gb", device="cuda", compute_dtype="bfloat16", length_bucket=32
+    )
+    predicted = predict_on_ranks(model_config(shape), recipe, gpus, rows, width, rows * (width - width // 2))
+    assert measured < predicted.total / 2**30 < 1.1 * measured
+
+
 # ---- ends
 
 

@@ -43,6 +43,16 @@ def _resident(config: Mapping[str, Any], recipe: TrainRecipe) -> int:
     return one.weights + states + one.l2_sp
 
 
+def layer_temporaries(config: Mapping[str, Any], item: int, tokens: int) -> int:
+    """Bytes of what the backward pass of a layer has at once beside what was kept for it, at so many tokens.
+
+    Args:
+        item: bytes of a number of the compute dtype.
+    """
+    _, attention, mlp = (tokens * size for size in _sizes(config, item))
+    return tokens * config["hidden_size"] * item * 4 + 2 * mlp + mlp // 2 + attention
+
+
 def layer_plan(config: Mapping[str, Any], recipe: TrainRecipe, tokens: int, gpus: int = 1) -> list[SavePolicy]:
     """What each layer keeps at so many tokens: all, or under activation_checkpointing what `ROOM` has room for.
 
@@ -98,9 +108,8 @@ def predict_on_device(
     groups.pop(TIED_HEAD, None)
     largest = max(groups.values()) * item
     gradients = table + largest if recipe.step_in_backward else known.gradients + largest + table
-    of_layer = tokens * config["hidden_size"] * item * 4 + 2 * mlp + mlp // 2 + attention
     chunk = chunk_width(labels, config["vocab_size"]) * labels
-    activations, logits = kept + of_layer, chunk * (2 * item)
+    activations, logits = kept + layer_temporaries(config, item, tokens), chunk * (2 * item)
     trained = [shapes[name] for name in trained_names(config, recipe, where)]
     stepping = _stepping(recipe, trained, activations + logits, kernels)
     plain = 0 if kernels else _plain_copies(family.sizes(config, where), tokens, chunk)

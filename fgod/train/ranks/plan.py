@@ -12,7 +12,7 @@ from fgod.models.architecture import architecture_of
 from fgod.models.names import EMBEDDING
 from fgod.nvfp4.folders import DTYPES
 from fgod.train.device.head import chunk_width
-from fgod.train.device.plan import predict_on_device
+from fgod.train.device.plan import layer_temporaries, predict_on_device
 from fgod.train.memory import Prediction
 from fgod.train.ranks.optimizer import factors_are_less
 from fgod.train.ranks.packed import packed_bytes
@@ -31,6 +31,9 @@ def predict_on_ranks(
     kernels: bool = True,
 ) -> Prediction:
     """Bytes that torch's allocator has on the fullest GPU at a step's widest moment.
+
+    That is the backward pass of the head, or of a layer. What only one of them has is counted once: `logits` is what
+    the head has beyond what a layer has.
 
     Args:
         rows: of the whole batch; width: tokens of each; labels: in all.
@@ -58,6 +61,7 @@ def predict_on_ranks(
     ahead = sum(packed_bytes(*shape) for shape in groups.values()) // layers * (gpus + 1) // gpus
     hidden = labels * config["hidden_size"] * (item + 3 * 4)
     vocab = -(-config["vocab_size"] // gpus)
+    head = chunk_width(labels, vocab) * labels * 2 * item + hidden
     return replace(
         alone,
         weights=alone.weights // gpus,
@@ -65,5 +69,5 @@ def predict_on_ranks(
         l2_sp=alone.l2_sp // gpus,
         gradients=gradients,
         quantised=2 * largest * item + ahead,
-        logits=chunk_width(labels, vocab) * labels * 2 * item + hidden,
+        logits=max(0, head - travelling - layer_temporaries(config, item, tokens)),
     )
