@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +119,8 @@ class RankStepper(DeviceStepper):
             model = as_module(whole, self.recipe.compute_dtype, self.recipe.block_scales)
             first_loss = check_forward(model, chats)
             check_network(self.network.logits, model, chats, bucket)
+            del model, whole
+            gc.collect()  # modules refer to each other in circles: without it the whole model stays for some steps
         else:
             for chat in chats:
                 self.network.logits(filled(chat, bucket, self.device))
