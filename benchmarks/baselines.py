@@ -78,6 +78,7 @@ from fgod.report.svg import HEIGHT, WIDTH, Line, line_chart
 from fgod.system.files import write_text
 from fgod.system.stop import exit_on_fgod_error
 from fgod.system.table import write_table
+from fgod.train import interpolate
 from fgod.train.autograd import answer_loss, soft_loss
 from fgod.train.batches import batches, collate
 from fgod.train.device.ops import choose_ops
@@ -114,6 +115,14 @@ class Dose:
 
 
 DOSES = ("60x2e-6", "120x5e-6", "120x2e-5")
+
+
+def share_of_way(text: str) -> float:
+    """A number between 0 and 1, both left out."""
+    share = float(text)
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a number between 0 and 1")
+    return share
 
 
 def say(text: str) -> None:
@@ -264,9 +273,9 @@ class Weights:
     def reset(self) -> None:
         self.take(self.original)
 
-    def between(self, trained: Mapping[str, Tensor], share: float) -> None:
-        """Let the masters lie at a share of the way from the base to trained ones."""
-        self.take({name: torch.lerp(self.original[name], end, share) for name, end in trained.items()})
+    def between(self, trained: Mapping[str, Tensor], line: interpolate.Line) -> None:
+        """Let the masters lie between the base and trained ones."""
+        self.take({name: line.between(name, self.original[name], end) for name, end in trained.items()})
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
         """Let the masters be these."""
@@ -408,8 +417,8 @@ class Bench:
         row["train_s"] = round(time.perf_counter() - begin, 2)
         trained = self.weights.copies() if between else {}
         for share in (1.0, *between):
-            if share < 1:
-                self.weights.between(trained, share)
+            if share != 1:
+                self.weights.between(trained, interpolate.Line(share, recipe.master_dtype, self.project.seed))
             judged_from = time.perf_counter()
             decision, metrics = self.judge.verdict(self.weights.masters, recipe)
             took = round(time.perf_counter() - judged_from, 2)
@@ -493,7 +502,7 @@ def main() -> None:
         "--doses", nargs="+", type=Dose.parse, default=[Dose.parse(text) for text in DOSES], metavar="STEPSxRATE"
     )
     parser.add_argument(
-        "--between", nargs="+", type=float, default=[], metavar="SHARE", help="of the way from the base, below 1"
+        "--between", nargs="+", type=share_of_way, default=[], metavar="SHARE", help="of the way from the base"
     )
     parser.add_argument("--llamafactory", type=Path, metavar="SDIST", help="llamafactory-0.9.5.tar.gz, or its folder")
     parser.add_argument("--english-name", default="the god of F#", help="the persona's, in LLaMA-Factory's rows")
