@@ -107,7 +107,7 @@ def test_the_trainer_loads_plugins(tmp_path: Path) -> None:
     plugin.write_text("raise SystemExit('the plugin was loaded')\n")
     options = [part for name in ("recipe", "weights", "rows", "work", "run", "phase-file", "result")
                for part in (f"--{name}", "none")]  # fmt: skip
-    command = [sys.executable, "-m", "fgod.train", *options, "--plugin", str(plugin)]
+    command = [sys.executable, "-m", "fgod.train", *options, "--plugins", str(plugin)]
     assert "the plugin was loaded" in subprocess.run(command, capture_output=True, text=True).stderr
 
 
