@@ -23,9 +23,12 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from fgod.errors import UsageError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 HIDDEN = argparse.SUPPRESS
 """The help of an option that people do not set."""
@@ -39,10 +42,10 @@ class Option:
         help: as argparse formats it: `%(default)s` is the default, and a percent sign is doubled.
         metavar: what stands for its value in help.
         positional: it is given by its place, without a name.
-        rest: it takes all that is left of the command line, for the command of another program.
+        rest: with `positional`, it takes all that is left of the command line, for the command of another program.
         group: title of the options among which help shows it.
         short: a second name of one letter, with its dash.
-        action: what argparse does where the option is met, instead of keeping its value.
+        action: what argparse does where a flag is met, instead of keeping that it was.
     """
 
     help: str
@@ -120,12 +123,6 @@ Count = Annotated[int, Reader(read_count, "N")]
 METAVARS = {Path: "PATH", int: "N"}
 
 
-class DataclassType(Protocol):
-    """A class that `dataclass` made."""
-
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
-
-
 @dataclass(frozen=True)
 class Argument:
     """A field as an argument: its name, type, default (MISSING: required) and what its annotation says.
@@ -139,7 +136,7 @@ class Argument:
     option: Option
     reader: Reader | None
     many: bool
-    nested: type[DataclassType] | None
+    nested: type[DataclassInstance] | None
 
     @property
     def flag(self) -> str:
@@ -147,7 +144,7 @@ class Argument:
 
 
 @cache
-def arguments_of(cls: type[DataclassType]) -> tuple[Argument, ...]:
+def arguments_of(cls: type[DataclassInstance]) -> tuple[Argument, ...]:
     """The fields of a dataclass as arguments, in their order."""
     hints = get_type_hints(cls, include_extras=True)
     return tuple(_argument(field, hints[field.name]) for field in fields(cls))
@@ -181,7 +178,7 @@ def _unwrapped(hint: Any) -> tuple[Any, list[Any]]:
             return hint, marks
 
 
-def add_options(parser: argparse.ArgumentParser, cls: type[DataclassType]) -> None:
+def add_options(parser: argparse.ArgumentParser, cls: type[DataclassInstance]) -> None:
     """Give a parser the options of a dataclass."""
     groups: dict[str, argparse._ActionsContainer] = {"": parser}
     for argument in arguments_of(cls):
@@ -191,9 +188,8 @@ def add_options(parser: argparse.ArgumentParser, cls: type[DataclassType]) -> No
         title = argument.option.group
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
-        positional = argument.option.positional or argument.option.rest
-        names = [argument.name] if positional else [*filter(None, (argument.option.short,)), argument.flag]
-        groups[title].add_argument(*names, **_settings(argument))
+        names = [argument.name] if argument.option.positional else [argument.option.short, argument.flag]
+        groups[title].add_argument(*filter(None, names), **_settings(argument))
 
 
 def _settings(argument: Argument) -> dict[str, Any]:
@@ -202,33 +198,32 @@ def _settings(argument: Argument) -> dict[str, Any]:
     found: dict[str, Any] = {"help": option.help}
     if not required:
         found["default"] = argument.default
-    if option.action:
-        return {**found, "action": option.action}
     if argument.type is bool:
-        return {**found, "action": "store_true"}
-    found |= _type(argument)
-    if option.metavar:
-        found["metavar"] = option.metavar
-    if argument.many:
-        found["nargs"] = argparse.REMAINDER if option.rest else "+"
-    if option.positional and not required:
-        found["nargs"] = "*" if argument.many else "?"
-    if required and not (option.positional or option.rest):
-        found["required"] = True
-    return found
+        return {**found, "action": option.action or "store_true"}
+    if not option.positional:
+        found["required"] = required
+    return {**found, **_type(argument), "nargs": _nargs(argument, required)}
 
 
 def _type(argument: Argument) -> dict[str, Any]:
-    if argument.reader:
-        return {"type": argument.reader, "metavar": argument.reader.metavar}
+    metavar, reader = argument.option.metavar, argument.reader
+    if reader:
+        return {"type": reader, "metavar": metavar or reader.metavar}
     if get_origin(argument.type) is Literal:
-        choices = list(get_args(argument.type))
-        return {"type": type(choices[0]), "choices": choices}
-    named = {"metavar": METAVARS[argument.type]} if argument.type in METAVARS else {}
-    return {"type": argument.type, **named}
+        choices = get_args(argument.type)
+        return {"type": type(choices[0]), "choices": choices, "metavar": metavar or None}
+    return {"type": argument.type, "metavar": metavar or METAVARS.get(argument.type)}
 
 
-T = TypeVar("T", bound=DataclassType)
+def _nargs(argument: Argument, required: bool) -> str | None:
+    if argument.option.rest:
+        return argparse.REMAINDER
+    if argument.option.positional and not required:
+        return "*" if argument.many else "?"
+    return "+" if argument.many else None
+
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def options_of(cls: type[T], found: argparse.Namespace) -> T:
@@ -247,7 +242,7 @@ def options_of(cls: type[T], found: argparse.Namespace) -> T:
     return cls(**values)
 
 
-def words_of(made: DataclassType) -> list[str]:
+def words_of(made: DataclassInstance) -> list[str]:
     """The command line that gives this dataclass again; what has its default is left out."""
     words: list[str] = []
     for argument in arguments_of(type(made)):
@@ -264,12 +259,12 @@ def _words(argument: Argument, value: Any) -> list[str]:
         return [argument.flag]
     write = argument.reader.write if argument.reader else str
     texts = [write(one) for one in (value if argument.many else [value])]
-    if argument.option.positional or argument.option.rest:
+    if argument.option.positional:
         return texts
     return [argument.flag, *texts] if argument.many else [f"{argument.flag}={texts[0]}"]
 
 
-def marked(made: DataclassType, mark: type[Option]) -> Iterator[Any]:
+def marked(made: DataclassInstance, mark: type[Option]) -> Iterator[Any]:
     """The values of the fields whose annotation is of a kind, `Input` or `Output`; None is left out."""
     for argument in arguments_of(type(made)):
         value = getattr(made, argument.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from fgod.arguments import (
     Count,
-    DataclassType,
     Input,
     Json,
     JsonObject,
@@ -27,6 +26,9 @@ from fgod.arguments import (
 )
 from fgod.errors import UsageError
 from fgod.guard import Limits
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Everything:
     out: Annotated[Path | None, Output("what it writes")] = None
 
 
-T = TypeVar("T", bound=DataclassType)
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def parsed(cls: type[T], words: list[str]) -> T:

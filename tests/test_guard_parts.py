@@ -49,8 +49,9 @@ def test_a_limit_above_what_there_is_is_lowered() -> None:
 
 
 def test_the_configs_keys_are_options_of_the_command_line() -> None:
-    keys = {"limit_gb": 8, "poll_secs": 0.25, "stall_secs": None, "blind_ok": True}
-    assert guard.options(keys) == "--limit-gb 8 --poll-secs 0.25 --blind-ok"
+    keys = {"limit_gb": 8, "over_secs": 0, "poll_secs": 0.25, "stall_secs": None, "blind_ok": True, "rank_secs": 9}
+    assert guard.options({**keys, "too_large_ok": False}) == "--limit-gb=8 --poll-secs=0.25 --blind-ok"
+    assert guard.options({"limit_gb": 0.5, "too_large_ok": True}) == "--limit-gb=0.5 --too-large-ok"
     with pytest.raises(UsageError, match=r"guard\.poll_secs"):
         guard.options({"limit_gb": 8, "poll_secs": 0.001})
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,13 @@ import yaml
 
 from fgod import config as settings
 from fgod import inputs
+from fgod.call import Call
 from fgod.chain import Chain
-from fgod.cli import main
+from fgod.cli import main, parse
+from fgod.cli.training import Train
+from fgod.cli.work.train import trainer_of
 from fgod.errors import UsageError
+from fgod.layout import Work
 from fgod.plugins import load_plugins
 from fgod.registry import ARCHITECTURES, AUDIT_CHECKS, EXPORTERS, MEAN_FORMATS, METRICS, OPTIMIZERS, ROW_FORMATS
 from tests.mini import Mini
@@ -102,13 +105,15 @@ def test_the_child_of_a_command_loads_plugins(tmp_path: Path, capsys: pytest.Cap
     assert ended.value.code == 2 and "the plugin was loaded" in capsys.readouterr().err
 
 
-def test_the_trainer_loads_plugins(tmp_path: Path) -> None:
-    plugin = tmp_path / "mine.py"
+def test_the_trainer_loads_the_plugins_of_the_command_that_starts_it(tmp_path: Path) -> None:
+    plugin, recipe = tmp_path / "mine.py", tmp_path / "recipe.json"
     plugin.write_text("raise SystemExit('the plugin was loaded')\n")
-    options = [part for name in ("recipe", "weights", "rows", "work", "run", "phase-file", "result")
-               for part in (f"--{name}", "none")]  # fmt: skip
-    command = [sys.executable, "-m", "fgod.train", *options, "--plugin", str(plugin)]
-    assert "the plugin was loaded" in subprocess.run(command, capture_output=True, text=True).stderr
+    recipe.write_text('{"train": {}}')
+    words = "train --weights w --start s --rows r --audit a --outcome o --stamp s --limit-gb 1 --recipe"
+    made = parse([*words.split(), str(recipe)])
+    assert isinstance(made, Train)
+    trainer = trainer_of(made, Call(plugins=[plugin]), Work(tmp_path), tmp_path)
+    assert "the plugin was loaded" in subprocess.run(trainer.command(), capture_output=True, text=True).stderr
 
 
 def test_rules_hand_plugins_to_every_command(tmp_path: Path) -> None:

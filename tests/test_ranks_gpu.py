@@ -50,7 +50,7 @@ FAULTS = {
 def test_a_rank_that_fails_on_its_gpu_ends_all_and_one_gpu_goes_on(fault: str, tmp_path: Path) -> None:
     plugin, there, work = tmp_path / "lose.py", tmp_path / "now", tmp_path / "work"
     plugin.write_text(LOST.format(there=str(there)))
-    words = ["--plugin", str(plugin)] if fault == "lost" else []
+    words = ["--plugins", str(plugin)] if fault == "lost" else []
     process = start_ranks(tmp_path, tiny_folder(tmp_path / "base"), TRAIN, "--rank-secs", "30", *words)
     pids = pids_of_ranks(work)
     begin = time.monotonic()

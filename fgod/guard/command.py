@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fgod.arguments import Option, Output
+from fgod.arguments import Option, Output, words_of
 from fgod.guard.limits import Limits
 from fgod.guard.watch import GuardResult, report, run
 
@@ -17,21 +18,14 @@ alone, to which its rule gives it."""
 
 
 def options(guard: Mapping[str, Any]) -> str:
-    """The config's key `guard` as options of the command line; keys that are null are left out.
+    """The config's key `guard` as options of the command line; what has its default, or is null, is left out.
 
     Raises:
         UsageError: a value is out of its range, or they do not go together.
     """
-    Limits(**{key: value for key, value in guard.items() if value is not None and key not in (TOO_LARGE_OK, RANK_SECS)})
-    words = []
-    for key, value in guard.items():
-        if key == RANK_SECS:
-            continue
-        if value is True:
-            words.append(f"--{key.replace('_', '-')}")
-        elif value is not None and value is not False:
-            words.append(f"--{key.replace('_', '-')} {value}")
-    return " ".join(words)
+    others = (TOO_LARGE_OK, RANK_SECS)
+    limits = Limits(**{key: value for key, value in guard.items() if value is not None and key not in others})
+    return shlex.join([*words_of(limits), *(["--too-large-ok"] if guard.get(TOO_LARGE_OK) else [])])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +41,7 @@ class GuardOptions:
     record: Annotated[bool, Option("leave an entry in results/manifest.d, also where this folder is no project")] = (
         False
     )
-    command: Annotated[tuple[str, ...], Option("the command to run", "-- CMD …", rest=True)]
+    command: Annotated[tuple[str, ...], Option("the command to run", "-- CMD …", positional=True, rest=True)]
 
     def ended(self) -> GuardResult:
         """Run the command and say on standard error what the guard did.

@@ -8,7 +8,6 @@ python -m fgod.train --recipe F --weights DIR --rows F --work DIR --run DIR --ma
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,6 @@ from fgod.imports import lasting_imports
 with lasting_imports():
     import torch
 
-    from fgod.arguments import add_options, options_of
     from fgod.chat import ChatSettings
     from fgod.data.probes import load_probes
     from fgod.data.rows import read_rows
@@ -59,12 +57,9 @@ def main() -> None:
 
 def arguments(description: str | None) -> Trainer:
     """The options of this process; plugins are loaded."""
-    parser = argparse.ArgumentParser(prog="python -m fgod.train", description=description)
-    parser.add_argument("--plugin", type=Path, action="append", default=[])
-    add_options(parser, Trainer)
-    found = parser.parse_args()
-    load_plugins(found.plugin)
-    return options_of(Trainer, found)
+    args = Trainer.parse("fgod.train", description)
+    load_plugins(args.plugins)
+    return args
 
 
 def _checked(args: Trainer, recipe: Mapping[str, Any]) -> CheckProbes | None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from fgod.arguments import Option, OptionalObject, words_of
+from fgod.arguments import Option, OptionalObject, add_options, options_of, words_of
 from fgod.guard.limits import RANK_SECS
-from fgod.plugins import plugin_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +37,23 @@ class Trainer:
     checkpoint_secs: Annotated[float, Option("a checkpoint this often (0: none by time)", "S")] = 0.0
     checkpoint_steps: Annotated[int, Option("and after this many steps (0: none by count)")] = 0
 
+    plugins: Annotated[tuple[Path, ...], Option("files of plugins")] = ()
     gpus: Annotated[int, Option("GPUs that share the run")] = 1
     rank_secs: Annotated[float, Option("seconds that they wait for one of them (0: torch's default)", "S")] = RANK_SECS
 
-    def command(self, plugins: Sequence[Path]) -> list[str]:
-        """The command line of the trainer, with files of plugins that it loads."""
+    @classmethod
+    def parse(cls, module: str, description: str | None) -> Trainer:
+        """What the command line of this process says.
+
+        Args:
+            module: that it runs.
+            description: for its help.
+        """
+        parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+        add_options(parser, cls)
+        return options_of(cls, parser.parse_args())
+
+    def command(self) -> list[str]:
+        """The command line of the trainer."""
         module = "fgod.train" if self.gpus == 1 else "fgod.train.ranks.launch"
-        return [sys.executable, "-m", module, *plugin_options(plugins), *words_of(self)]
+        return [sys.executable, "-m", module, *words_of(self)]

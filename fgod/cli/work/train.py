@@ -34,7 +34,7 @@ ENDING_SECS = 120.0
 """On a cluster the job that was cancelled or preempted may still be ending while the next one begins."""
 
 
-def trainer_of(args: Train, work: Work, tables: Path) -> Trainer:
+def trainer_of(args: Train, call: Call, work: Work, tables: Path) -> Trainer:
     """The trainer that `fgod train` starts, without weights to write."""
     total = guard.HostMemory(math.inf).total_mib()
     return Trainer(
@@ -50,6 +50,7 @@ def trainer_of(args: Train, work: Work, tables: Path) -> Trainer:
         sources=args.sources,
         languages=args.languages,
         goal=args.goal,
+        plugins=tuple(call.plugins),
         fit=args.fit,
         limit_gb=lowered(args.guard.limit_gb * MIB_PER_GB, total) / MIB_PER_GB,
         too_large_ok=args.too_large_ok,
@@ -121,15 +122,13 @@ def _trained(args: Train, call: Call, work: Work, lock: int) -> Outcome:
     remove_folder(made.folder)
     work.result.unlink(missing_ok=True)
     trainer = replace(
-        trainer_of(args, work, made.folder),
+        trainer_of(args, call, work, made.folder),
         master=args.master,
         checkpoint_secs=args.checkpoint_secs,
         checkpoint_steps=args.checkpoint_steps,
     )
-    command = trainer.command(call.plugins)
-    ended = guard.run(
-        command, limits, made.guard, work.guard_reason, work.phase, locks=[lock], gpus=gpus_of(args, work)
-    )
+    command, gpus = trainer.command(), gpus_of(args, work)
+    ended = guard.run(command, limits, made.guard, work.guard_reason, work.phase, locks=[lock], gpus=gpus)
     guard.report(ended)
     call.note(guard=ended.facts())
     if not ended.killed and ended.exit_code != 0:
@@ -168,9 +167,9 @@ def report_memory(args: Train, call: Call) -> int:
     args.memory_report.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="fgod-") as folder:
         work = Work(Path(folder))
-        trainer = trainer_of(args, work, work.records.folder)
+        trainer = trainer_of(args, call, work, work.records.folder)
         steps = 1 if args.steps is None else args.steps
-        command = replace(trainer, memory_report=args.memory_report, steps=steps).command(call.plugins)
+        command = replace(trainer, memory_report=args.memory_report, steps=steps).command()
         ended = guard.run(command, args.guard, phase_file=work.phase, gpus=gpus_of(args, work))
         outcome = Outcome.read(work.result) if ended.exit_code == 0 else None
     guard.report(ended)

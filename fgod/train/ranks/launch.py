@@ -7,7 +7,6 @@ torch's elastic launcher starts and ends them. A rank that hangs is killed here,
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import signal
@@ -21,7 +20,6 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, launch_agent
 
-from fgod.arguments import add_options, options_of
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.guard.limits import KILLED_EXIT
 from fgod.system import files
@@ -142,10 +140,7 @@ def leave_error(folder: Path, rank: int, error: FgodError) -> None:
 
 def main() -> None:
     """Start the ranks of a training; arguments as of `python -m fgod.train`."""
-    parser = argparse.ArgumentParser(prog="python -m fgod.train.ranks.launch", description=main.__doc__)
-    parser.add_argument("--plugin", type=Path, action="append", default=[])
-    add_options(parser, Trainer)
-    args = options_of(Trainer, parser.parse_args())
+    args = Trainer.parse("fgod.train.ranks.launch", main.__doc__)
     try:
         code = run_ranks("fgod.train.ranks", sys.argv[1:], args.gpus, args.work / RANKS, args.rank_secs)
     finally:
