@@ -18,8 +18,11 @@ from fgod.errors import FgodError, UsageError
 from fgod.layout import Mix, RunRecords
 from fgod.seal import read_object, read_sealed
 from fgod.system.files import sha256_file
-from fgod.system.table import parse_texts
-from fgod.train.record import FIRST_ROW, PARTIAL, whole_lines
+from fgod.system.table import COUNT, FLOAT, TEXT, optional, parse_table, whole_lines
+from fgod.train.record import FIRST_ROW, PARTIAL
+
+STEP = {"step": COUNT, "loss": FLOAT, "rows": optional(TEXT), "row_losses": optional(TEXT)}
+"""Columns of train.tsv. Tables of older versions do not say which rows a step took."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,10 @@ def read_step(run: RunRecords, step: int) -> StepMade:
         raise UsageError(f"RUN: {stage} {lineage} made no steps: it lies between start and end of {recipe.get('of')}")
     table = _table(run)
     text = whole_lines(table)
-    made = parse_texts(text, table, ("step", "loss")) if text else []
-    found = next((row for row in made if row["step"] == str(step)), None)
+    made = parse_table(text, table, STEP) if text else []
+    found = next((row for row in made if row["step"] == step), None)
     if found is not None:
-        lines, losses, loss = found.get("rows", ""), found.get("row_losses", ""), float(found["loss"])
+        lines, losses, loss = found.get("rows", ""), found.get("row_losses", ""), found["loss"]
     else:
         lines, losses, loss = _diverged(run, table, made, step), "", None
     if not lines:
@@ -102,7 +105,7 @@ def _diverged(run: RunRecords, table: Path, made: Sequence[Any], step: int) -> s
         UsageError: this is not that step.
     """
     outcome = read_sealed(run.outcome) if run.outcome.exists() else {}
-    last = int(made[-1]["step"]) if made else 0
+    last = made[-1]["step"] if made else 0
     if outcome.get("status") == "diverged" and step == last + 1:
         return str(outcome.get("diverged_rows", ""))
     raise UsageError(f"STEP: found {step}, expected 1 to {last}: {table} has {last} steps")

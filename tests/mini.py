@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from fgod.data.sources import source_languages
+from fgod.system.table import read_texts
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -109,8 +110,7 @@ class Mini:
         return [json.loads(f.read_text())["decision"] for f in files]
 
     def stages(self) -> list[dict[str, str]]:
-        lines = [line.split("\t") for line in (self.folder / "results/tables/stages.tsv").read_text().splitlines()]
-        return [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+        return read_texts(self.folder / "results/tables/stages.tsv")
 
     def release(self) -> dict[str, Any]:
         return json.loads((self.folder / "results/release.json").read_text())

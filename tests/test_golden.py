@@ -6,7 +6,6 @@ the roots of v, so that a step is a smooth function of the gradient and changes 
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from dataclasses import replace
@@ -21,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import fgod
+from fgod.system.table import read_texts
 from fgod.train.optimizer import TensorOptimizer
 from fgod.train.recipe import MASTER_DTYPES, TrainRecipe
 from fgod.train.stage import Job, run
@@ -80,8 +80,7 @@ def training(folder: Path, recipe: TrainRecipe) -> dict[str, Any]:
     start = tiny_folder(folder / "start")
     run(Job(start, tiny_rows(), recipe, 7, folder / "work", folder / "run", folder / "master"))
     before, after = (load_file(path / "model.safetensors") for path in (start, folder / "master"))
-    with (folder / "run" / "train.tsv").open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
+    rows = read_texts(folder / "run" / "train.tsv")
     moved = {name: after[name].float() - before[name] for name in sorted(after)}
     return {
         "losses": [float(row["loss"]) for row in rows],

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from fgod import layout, manifest
 from fgod.cli import main
+from fgod.errors import FgodError
 from fgod.guard.nvml import Nvml
 from fgod.guard.phases import write_phase
 from fgod.guard.samples import COLUMNS as GUARD_COLUMNS
@@ -31,7 +32,7 @@ from fgod.status.commands import WORKFLOW, Command, command_of
 from fgod.status.facts import End, Facts, Running, Snakemake, Visited, gather
 from fgod.status.gpus import Gpus, look
 from fgod.status.judge import Next, Status, as_json, judge, state_of, to_follow, why_stopped
-from fgod.status.records import Step, Steps, Training, pools_of, steps_of
+from fgod.status.records import STEP, Step, Steps, Training, pools_of, steps_of
 from fgod.system.files import write_json, write_text
 from fgod.system.table import write_table
 from fgod.system.times import iso_of
@@ -253,6 +254,14 @@ def test_the_last_reading_and_the_peak_of_each_pool() -> None:
     host, gpu = pools_of("\n".join(lines), Path("guard.tsv"))
     assert (host.source, host.phase, host.used_mib, host.peak_mib, host.limit_mib) == ("host", "b", 7.5, 10.0, 99.0)
     assert (gpu.used_mib, gpu.peak_mib) == (None, None)
+
+
+def test_a_broken_step_is_named_by_its_line() -> None:
+    """Not every step is read: the line is that of the file, not that among those which are."""
+    lines = ["\t".join(STEP), *(f"{i}\t0.5\t0.1\t10\t0.5\t9" for i in range(1, 1001)), ""]
+    lines[990] = lines[990].replace("0.1", "x")
+    with pytest.raises(FgodError, match=r"^train\.tsv:991: lr: found 'x', expected a number$"):
+        steps_of("\n".join(lines), Path("train.tsv"))
 
 
 LOSSES = st.floats(0, 1e300) | st.sampled_from([math.nan, math.inf])

@@ -13,19 +13,21 @@ from fgod.errors import FgodError, UsageError
 from fgod.system.table import (
     COUNT,
     FLAG,
+    FLOAT,
     NUMBER,
     TEXT,
     TRUTH,
     WHOLE,
     Column,
     columns_of,
-    escape_field,
+    line,
     one_of,
     optional,
     or_nothing,
+    parse_table,
     read_table,
     read_texts,
-    unescape_field,
+    whole_lines,
     write_table,
 )
 
@@ -39,26 +41,38 @@ class Kept:
     count: int
     place: int | None
     share: float | None
+    loss: float
     passed: bool
     agrees: bool | None
 
 
 COLUMNS = columns_of(Kept)
 FLAGS = st.booleans()
-NUMBERS = st.none() | st.floats(allow_nan=False)
-ROWS = st.builds(Kept, TEXTS, st.integers(0), st.none() | st.integers(), NUMBERS, FLAGS, st.none() | FLAGS)
+NUMBERS = st.floats(allow_nan=False)
+ROWS = st.builds(
+    Kept, TEXTS, st.integers(0), st.none() | st.integers(0), st.none() | NUMBERS, NUMBERS, FLAGS, st.none() | FLAGS
+)
+HERE = Path("t.tsv")
 
 
-@given(TEXTS)
-def test_any_text_is_one_field_and_reads_back(text: str) -> None:
-    assert not set("\t\n\r") & set(escape_field(text))
-    assert unescape_field(escape_field(text)) == text
+@given(TEXTS, TEXTS)
+def test_any_texts_are_one_line_and_read_back(one: str, other: str) -> None:
+    made = line((one, other))
+    assert (made.count("\t"), made.count("\n"), made.count("\r")) == (1, 1, 0)
+    assert parse_table("a\tb\n" + made, HERE, {"a": TEXT, "b": TEXT}) == [{"a": one, "b": other}]
 
 
 @given(TEXTS)
 def test_an_unknown_escape_stays_as_it_stands(text: str) -> None:
-    unknown = re.sub(r"\\[\\tnr]", "", text)
-    assert unescape_field(unknown) == unknown
+    unknown = re.sub(r"\\[\\tnr]", "", re.sub(r"[\t\n]", "", text))
+    assert parse_table(f"a\n{unknown}\n", HERE, {"a": TEXT}) == [{"a": unknown}]
+
+
+def test_of_some_rows_each_has_the_number_of_its_line() -> None:
+    text = "a\n0\n1\nx\n3\n"
+    assert parse_table(text, HERE, {"a": COUNT}, (0, 3)) == [{"a": 0}, {"a": 3}]
+    with pytest.raises(FgodError, match=r"^t\.tsv:4: a: found 'x', expected a whole number from 0$"):
+        parse_table(text, HERE, {"a": COUNT}, (0, 2))
 
 
 @settings(max_examples=50)
@@ -91,11 +105,12 @@ def test_the_bytes_of_a_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "text", "expected"),
     [
-        (WHOLE, "1.5", "a whole number or nothing"),
-        (WHOLE, "1_000", "a whole number or nothing"),
+        (WHOLE, "1.5", "a whole number from 0 or nothing"),
+        (WHOLE, "1_000", "a whole number from 0 or nothing"),
         (COUNT, "-1", "a whole number from 0"),
         (COUNT, "", "a whole number from 0"),
         (NUMBER, "1 GiB", "a number or nothing"),
+        (FLOAT, "", "a number"),
         (TRUTH, "yes", "true or false"),
         (TRUTH, "", "true or false"),
         (FLAG, "True", "true, false or nothing"),
@@ -138,6 +153,16 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     path.write_bytes(b"a\n1\n\xff\n")
     with pytest.raises(FgodError, match=r"t\.tsv:3: not UTF-8 at byte 4 of the file"):
         read_texts(path)
+
+
+def test_a_piece_of_a_line_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "t.tsv"
+    assert whole_lines(path) == ""
+    path.write_bytes("a\n1\n我".encode()[:-1])
+    assert whole_lines(path) == "a\n1\n"
+    path.write_bytes(b"a\n\xff\n2")
+    with pytest.raises(FgodError, match=r"t\.tsv:2: not UTF-8 at byte 2 of the file"):
+        whole_lines(path)
 
 
 def test_line_ends_of_another_system_read_the_same(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from fgod.exporters.write import export
 from fgod.layout import SOFT_LABELS
 from fgod.model.chats import ChatFormat
 from fgod.model.load import load_model
+from fgod.system.table import read_texts
 from fgod.train.batches import batches
 from fgod.train.recipe import Kl, TrainRecipe
 from fgod.train.stage import Job, run
@@ -63,11 +63,6 @@ def taught(rounded: Path) -> Path:
     return teach(rounded, rounded.parent / "teacher")
 
 
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream, delimiter="\t"))
-
-
 def test_top_tokens_are_those_of_the_softmax() -> None:
     logits = torch.randn(5, 50, generator=torch.Generator().manual_seed(1)) * 4
     found = top_tokens(logits.clone(), 6, 2.0)
@@ -107,11 +102,11 @@ def test_the_rounded_start_as_its_own_teacher_has_no_kl_and_taught_rows_have_cro
     start: Path, taught: Path, tmp_path: Path
 ) -> None:
     run(Job(start, rows(), RECIPE, 7, tmp_path / "work", tmp_path / "run", tmp_path / "master", teacher=taught))
-    steps = table(tmp_path / "run" / "train.tsv")
+    steps = read_texts(tmp_path / "run" / "train.tsv")
     assert abs(float(steps[0]["kl"])) < 1e-5 < float(steps[1]["kl"]) and float(steps[0]["ce"]) > 1
     plain = replace(RECIPE, kl=None)
     run(Job(start, rows(), plain, 7, tmp_path / "w2", tmp_path / "r2", tmp_path / "m2"))
-    assert {(row["ce"], row["kl"]) for row in table(tmp_path / "r2" / "train.tsv")} == {("", "")}
+    assert {(row["ce"], row["kl"]) for row in read_texts(tmp_path / "r2" / "train.tsv")} == {("", "")}
 
 
 def test_the_loss_is_the_mean_over_all_labels_with_the_weight_on_rehearsed_ones(
@@ -120,7 +115,7 @@ def test_the_loss_is_the_mean_over_all_labels_with_the_weight_on_rehearsed_ones(
     far = teach(start, tmp_path / "far", 8, 2.0)  # not rounded: some KL from the first step on
     recipe = replace(RECIPE, steps=1, kl=Kl(weight=3.0, top_k=8, temperature=2.0), micro_batch=2)
     run(Job(start, rows(), recipe, 7, tmp_path / "work", tmp_path / "run", tmp_path / "master", teacher=far))
-    (step,) = table(tmp_path / "run" / "train.tsv")
+    (step,) = read_texts(tmp_path / "run" / "train.tsv")
     loss, ce, kl = (float(step[name]) for name in ("loss", "ce", "kl"))
     chosen = next(batches(rows(), recipe, 7))
     samples = ChatFormat.of_folder(start).rows(rows())

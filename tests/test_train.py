@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections import Counter
@@ -30,6 +29,7 @@ from fgod.model.load import load_model
 from fgod.model.masters import load_masters
 from fgod.progress.followed import reporting
 from fgod.system.files import sha256_folder
+from fgod.system.table import read_texts
 from fgod.train.autograd import answer_loss
 from fgod.train.batches import batches, collate, computed_order, micro_batches, real_share, row_losses
 from fgod.train.efficiency import Projection
@@ -60,11 +60,6 @@ def train(
 ) -> Outcome:
     rows = tiny_rows() if rows is None else rows
     return run(Job(start, rows, recipe, seed, out / "work", out / "run", out / "master", "A", "abc", **more))
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream, delimiter="\t"))
 
 
 # ---- recipe
@@ -337,7 +332,7 @@ def test_micro_batches_add_up_to_the_batch(start: Path, tmp_path: Path) -> None:
     moved = load_file(start / "model.safetensors")
     for name in whole:
         assert (whole[name] - cut[name]).norm() < 0.02 * (whole[name] - moved[name]).norm(), name
-    first = [table(tmp_path / n / "run" / "train.tsv")[0] for n in ("whole", "pieces")]
+    first = [read_texts(tmp_path / n / "run" / "train.tsv")[0] for n in ("whole", "pieces")]
     assert float(first[0]["loss"]) == pytest.approx(float(first[1]["loss"]), rel=1e-5)
     assert first[0]["tokens"] == first[1]["tokens"]
     assert first[0]["rows"] == first[1]["rows"]
@@ -349,7 +344,7 @@ def test_each_step_names_its_rows_whose_losses_are_that_of_the_step(start: Path,
     rows = tiny_rows()
     train(start, tmp_path, replace(RECIPE, micro_batch=3), rows)
     learned = [len(sample.learned) for sample in ChatFormat(tiny_tokenizer()).rows(rows, RECIPE.seq_len)]
-    for step, indices in zip(table(tmp_path / "run" / "train.tsv"), batches(rows, RECIPE, 7), strict=True):
+    for step, indices in zip(read_texts(tmp_path / "run" / "train.tsv"), batches(rows, RECIPE, 7), strict=True):
         assert [int(line) for line in step["rows"].split()] == [index + 2 for index in indices]
         labels = [learned[index] for index in indices]
         losses = [float(loss) for loss in step["row_losses"].split()]
@@ -378,7 +373,7 @@ def test_a_run_lowers_the_loss_and_gives_the_same_bits_again(start: Path, tmp_pa
     first, second = train(start, tmp_path / "1", recipe), train(start, tmp_path / "2", recipe)
     assert (first.status, first.reason, first.steps_done, first.threads) == (TRAINED, "", 12, 1)
     assert first.weights_sha256 == second.weights_sha256 == sha256_folder(tmp_path / "1" / "master")
-    losses = [float(row["loss"]) for row in table(tmp_path / "1" / "run" / "train.tsv")]
+    losses = [float(row["loss"]) for row in read_texts(tmp_path / "1" / "run" / "train.tsv")]
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
     assert sha256_folder(start) == before, "the start is only read"
     other = train(start, tmp_path / "3", recipe, seed=8)
@@ -398,7 +393,7 @@ def test_the_tables_of_a_run(start: Path, tmp_path: Path) -> None:
     heard = Heard()
     with reporting(heard):
         train(start, tmp_path, phase=partial(write_phase, tmp_path / "phase"))
-    rows = table(tmp_path / "run" / "train.tsv")
+    rows = read_texts(tmp_path / "run" / "train.tsv")
     columns = "stage lineage step loss lr grad_norm update_efficiency tokens seconds memory_mib"
     columns += " update_noise largest_update clamped_share ce kl check rows row_losses"
     assert list(rows[0]) == columns.split()
@@ -414,7 +409,7 @@ def test_the_tables_of_a_run(start: Path, tmp_path: Path) -> None:
 def test_every_tensor_takes_part_and_the_tied_head_is_listed(start: Path, untied: Path, tmp_path: Path) -> None:
     for folder in (start, untied):
         train(folder, tmp_path / folder.name)
-        rows = {r["tensor"]: r for r in table(tmp_path / folder.name / "run" / "participation.tsv")}
+        rows = {r["tensor"]: r for r in read_texts(tmp_path / folder.name / "run" / "participation.tsv")}
         assert list(next(iter(rows.values()))) == [
             "stage", "lineage", "tensor", "alias_of", "trainable", "got_gradient", "changed_share", "exported_as",
         ]  # fmt: skip
@@ -448,7 +443,7 @@ def test_a_run_that_diverges_says_when_and_why_and_leaves_no_weights(
     step = int(reason.split()[1])
     indices = list(batches(tiny_rows(), RECIPE, 7))[step - 1]
     assert outcome.diverged_rows == " ".join(str(index + 2) for index in indices)
-    assert [row["step"] for row in table(tmp_path / "run" / "train.tsv")] == [str(i) for i in range(1, step)]
+    assert [row["step"] for row in read_texts(tmp_path / "run" / "train.tsv")] == [str(i) for i in range(1, step)]
     assert outcome.steps_done <= 3
     assert not (tmp_path / "master").exists()
     assert (tmp_path / "run" / "train.tsv").exists()
@@ -458,7 +453,7 @@ def test_a_tensor_that_the_first_steps_leave_as_it_was_fails_the_run_by_name(sta
     with pytest.raises(PreflightError, match=r"after step 1, 24 tensors .*embed.*raise train\.lr"):
         train(start, tmp_path, replace(RECIPE, lr=1e-12, l2_sp=0.0, warmup=0))
     assert not (tmp_path / "master").exists()
-    assert len(table(tmp_path / "run" / "train.tsv")) == 1
+    assert len(read_texts(tmp_path / "run" / "train.tsv")) == 1
 
 
 def test_each_kind_of_hole_is_named() -> None:

@@ -14,8 +14,8 @@ from fgod.checkpoints import saved_step
 from fgod.errors import FgodError, UsageError
 from fgod.guard.phases import read_phase
 from fgod.seal import read_object, read_sealed
-from fgod.system.table import parse_texts
-from fgod.train.record import PARTIAL, whole_lines
+from fgod.system.table import FLOAT, NUMBER, TEXT, columns_of, parse_table, whole_lines
+from fgod.train.record import PARTIAL
 
 RECENT = 20
 """Steps whose mean says how fast it goes."""
@@ -72,25 +72,21 @@ class Steps:
         )
 
 
-COLUMNS = ("step", "loss", "lr", "tokens", "seconds", "memory_mib")
+STEP = columns_of(Step)
 
 
 def steps_of(text: str, path: Path) -> Steps:
     """The steps of a table of whole lines.
 
     Raises:
-        FgodError: a column is missing, or a line is broken; names the file.
+        FgodError: a column is missing, or a line is broken; names file and line.
     """
-    header, *lines = text.split("\n")[:-1] or [""]
-    if not lines:
+    count = text.count("\n") - 1
+    if count < 1:
         return Steps()
-    taken = sorted({*range(max(0, len(lines) - RECENT), len(lines)), *spread_places(len(lines), SHOWN)})
-    rows = parse_texts("\n".join([header, *(lines[place] for place in taken)]) + "\n", path, COLUMNS)
-    try:
-        made = [Step(int(row["step"]), *(float(row[name]) for name in COLUMNS[1:])) for row in rows]
-    except ValueError as error:
-        raise FgodError(f"{path}: {error}; expected numbers in the columns {', '.join(COLUMNS)}") from error
-    shown = set(spread_places(len(lines), SHOWN))
+    shown = set(spread_places(count, SHOWN))
+    taken = sorted({*range(max(0, count - RECENT), count), *shown})
+    made = [Step(**row) for row in parse_table(text, path, STEP, taken)]
     losses = tuple((row.step, row.loss) for place, row in zip(taken, made, strict=True) if place in shown)
     return Steps(tuple(made[-RECENT:]), losses)
 
@@ -113,30 +109,24 @@ class PoolUse:
     peak_mib: float | None
 
 
+READING = {"source": TEXT, "phase": TEXT, "used_mib": NUMBER, "limit_mib": FLOAT}
+
+
 def pools_of(text: str, path: Path) -> list[PoolUse]:
     """The pools of a guard.tsv, each as it was read last.
 
     Raises:
-        FgodError: a column is missing, or a line is broken; names the file.
+        FgodError: a column is missing, or a line is broken; names file and line.
     """
     if not text:
         return []
-    last: dict[str, dict[str, str]] = {}
+    last: dict[str, dict[str, Any]] = {}
     peaks: dict[str, float] = {}
-    for row in parse_texts(text, path, ("source", "phase", "used_mib", "limit_mib")):
+    for row in parse_table(text, path, READING):
         last[row["source"]] = row
-        if row["used_mib"]:
-            peaks[row["source"]] = max(float(row["used_mib"]), peaks.get(row["source"], 0.0))
-    return [
-        PoolUse(
-            source,
-            row["phase"],
-            float(row["used_mib"]) if row["used_mib"] else None,
-            float(row["limit_mib"]),
-            peaks.get(source),
-        )
-        for source, row in last.items()
-    ]
+        if row["used_mib"] is not None:
+            peaks[row["source"]] = max(row["used_mib"], peaks.get(row["source"], 0.0))
+    return [PoolUse(**row, peak_mib=peaks.get(source)) for source, row in last.items()]
 
 
 @dataclass(frozen=True)
@@ -234,7 +224,7 @@ class Reader:
     def _pools(self, table: Path) -> Sequence[PoolUse]:
         try:
             return pools_of(whole_lines(table), table)
-        except (FgodError, ValueError) as error:
+        except FgodError as error:
             self.problems.append(str(error))
             return []
 

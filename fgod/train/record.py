@@ -10,7 +10,7 @@ from typing import TextIO
 from fgod.guard.samples import COLUMNS as GUARD_COLUMNS
 from fgod.layout import RunRecords
 from fgod.system.files import write_text
-from fgod.system.table import line, parse_texts, read_texts, write_table
+from fgod.system.table import COUNT, TEXT, line, optional, parse_table, read_texts, whole_lines, write_table
 
 PARTIAL, PARTIAL_GROUPS = "train.partial.tsv", "efficiency.partial.tsv"
 """In the work folder, flushed row by row: what a killed run leaves."""
@@ -90,8 +90,9 @@ class StepTable:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.key = (stage, lineage)
         text = whole_lines(path) if done else ""
-        before = parse_texts(text, path, ("step",)) if text else []
-        kept = [{**dict.fromkeys(columns), **row} for row in before if int(row["step"]) <= done]
+        known = {**dict.fromkeys(columns, optional(TEXT)), "step": COUNT}
+        before = parse_table(text, path, known) if text else []
+        kept = [{**dict.fromkeys(columns), **row} for row in before if row["step"] <= done]
         write_table(path, columns, kept)  # the columns that an older version did not have are empty
         self.stream: TextIO = path.open("a", encoding="utf-8", newline="")
 
@@ -104,15 +105,6 @@ class StepTable:
 
     def __exit__(self, *_: object) -> None:
         self.stream.close()
-
-
-def whole_lines(path: Path) -> str:
-    """The lines that end; a kill, or a look while one is written, leaves a piece of one. Empty without the file."""
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        return ""
-    return text[: text.rfind(b"\n") + 1].decode()  # a piece may end inside a character
 
 
 def publish(work: Path, run_dir: Path, keep: bool = False) -> None:
