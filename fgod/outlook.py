@@ -52,7 +52,7 @@ class Disk:
     Args:
         base: the base's own folder and its export.
         stages: masters and exports of the stages.
-        work: checkpoints of the one training that is under way; they are removed when it ends.
+        work: checkpoints of the one training of a chain that is under way; they are removed when it ends.
         teacher: distributions of the base at most.
         release: what is released.
     """
@@ -174,17 +174,15 @@ def size(count: float) -> str:
 
 @dataclass
 class Counted:
-    """Disk that a plan of several chains has counted: bases, and the checkpoints of one training (bytes): those of the
-    next one come when they are gone."""
+    """Disk that a plan of several chains has counted. They share bases alone: as they train side by side, each has
+    checkpoints of its own."""
 
     bases: set[str] = field(default_factory=set)
-    work: int = 0
 
     def rest(self, base_id: str, needed: Disk) -> int:
         """What a further chain puts there beside that, which is counted from then on."""
-        shared = min(needed.work, self.work) + (needed.base if base_id in self.bases else 0)
+        shared = needed.base if base_id in self.bases else 0
         self.bases.add(base_id)
-        self.work = max(self.work, needed.work)
         return needed.total - shared
 
 
@@ -209,8 +207,9 @@ def said(
         yield f"How much disk it takes is not known: {error}"
         return
     needed = disk_of(config, base, {stage for stage, _ in trains}, not layout.base(base_id).stamp.exists())
-    rest = needed.total if counted is None else counted.rest(base_id, needed)
-    beside = "" if rest == needed.total else " beside what is counted above"
+    counted = Counted() if counted is None else counted
+    beside = " beside what is counted above" if counted.bases else ""
+    rest = counted.rest(base_id, needed)
     free = shutil.disk_usage(".").free
     yield f"That takes about {size(rest)} of disk{beside}; {size(free)} are free."
 

@@ -494,19 +494,20 @@ def test_time_is_that_of_the_newest_run_with_such_steps(project: Path) -> None:
     assert "outcome.json" in next(iter(outlook.said(config, "none", [("A-mixed", recipe)])))
 
 
-def test_disk_that_experiments_share_counts_once(project: Path) -> None:
+def test_of_the_disk_of_experiments_the_base_alone_counts_once(project: Path) -> None:
     config, counted = load(Path("config.yaml")), outlook.Counted()
     base = base_sizes(config["base"])
     whole, one = outlook.disk_of(config, base), outlook.disk_of(config, base, {"A-mixed"})
     assert whole.work >= one.work > 0
     assert counted.rest("b", one) == one.total
-    assert counted.rest("b", whole) == whole.total - one.base - one.work, "its checkpoints are larger at most"
-    assert counted.rest("b", one) == one.stages + one.teacher + one.release
-    assert counted.rest("other", one) == one.total - one.work
+    assert counted.rest("b", whole) == whole.total - whole.base, "both train at once: each has its checkpoints"
+    assert counted.rest("b", one) == one.stages + one.work + one.teacher + one.release
+    assert counted.rest("other", one) == one.total
     trains = [("A-mixed", TrainRecipe.from_dict(config["stages"][0]["train"]))]
     fresh = outlook.Counted()
-    first, again = (list(outlook.said(config, "none", trains, fresh))[-1] for _ in range(2))
-    assert " of disk; " in first and " of disk beside what is counted above; " in again
+    first, again, other = (list(outlook.said(config, base, trains, fresh))[-1] for base in ("none", "none", "other"))
+    assert " of disk; " in first
+    assert all(" of disk beside what is counted above; " in text for text in (again, other)), "with its base or without"
 
 
 def test_amounts_in_words() -> None:
