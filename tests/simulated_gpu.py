@@ -39,6 +39,8 @@ class SimulatedNvml:
     divided: bool = False
     parts: tuple[str, ...] = ()
     """UUIDs of the parts of the first GPU."""
+    after_parts: int = pynvml.NVML_ERROR_NOT_FOUND
+    """The error code that is answered to the number after those."""
 
     NVML_ERROR_NOT_FOUND: int = pynvml.NVML_ERROR_NOT_FOUND
     NVMLError: Any = pynvml.NVMLError
@@ -68,7 +70,7 @@ class SimulatedNvml:
 
     def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: bytes, number: int) -> bytes:
         if handle != self.known or number >= len(self.parts):
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+            raise pynvml.NVMLError(self.after_parts)
         return self._parts[number]
 
     def nvmlDeviceGetCount(self) -> int:

@@ -33,6 +33,7 @@ from tests.test_status import TRAIN, facts
 
 ROOT = Path(__file__).parents[1]
 OTHER = "11112233-4455-6677-8899-aabbccddeeff"
+THIRD = "22222233-4455-6677-8899-aabbccddeeff"
 
 GPUS = """
 from pathlib import Path
@@ -248,6 +249,8 @@ def test_status_names_the_parts_of_a_divided_gpu(folder: Path) -> None:
     assert f"0 Simulated GPU MIG 1g.10gb MIG-{OTHER}: 100 of 1000 MiB · taken by process" in said
     (undivided_yet,) = gpu_uses(Nvml(SimulatedNvml(divided=True)))
     assert undivided_yet.uuid == f"GPU-{UUID}", "no part was made"
+    unreadable = SimulatedNvml(divided=True, parts=(OTHER,), after_parts=pynvml.NVML_ERROR_UNKNOWN, more=(THIRD,))
+    assert [one.uuid for one in gpu_uses(Nvml(unreadable))] == [f"GPU-{UUID}", f"GPU-{THIRD}"]
 
 
 def test_a_lock_of_another_machine_is_told_by_its_record(tmp_path: Path) -> None:

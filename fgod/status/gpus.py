@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fgod.system.lock import Holder, holder_of
 from fgod.system.process import read_process
@@ -79,7 +79,7 @@ def _ask(answer: _Answer, nvml: Callable[[], Nvml] | None) -> None:
 
 
 def gpu_uses(nvml: Nvml) -> list[GpuUse]:
-    """What NVML says of each GPU; of a divided one, of each of its parts.
+    """What NVML says of each GPU; of a divided one, of each of its parts, or of the whole where it cannot list them.
 
     Raises:
         UnseenError: it does not say which there are.
@@ -87,8 +87,17 @@ def gpu_uses(nvml: Nvml) -> list[GpuUse]:
     return [
         _use(nvml, number, one)
         for number, device in enumerate(nvml.devices())
-        for one in (nvml.divided(device) and nvml.parts(device)) or [device]
+        for one in _parts(nvml, device) or [device]
     ]
+
+
+def _parts(nvml: Nvml, device: object) -> list[Any]:
+    from fgod.guard.sources import UnseenError
+
+    try:
+        return nvml.parts(device) if nvml.divided(device) else []
+    except UnseenError:
+        return []
 
 
 def _use(nvml: Nvml, number: int, device: object) -> GpuUse:
