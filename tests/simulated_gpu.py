@@ -115,6 +115,7 @@ class SimulatedDriver:
 
     gpus: list[tuple[bool, float]] = field(default_factory=list)
     init: int = 0
+    name: bytes = b"Simulated GPU"
 
     def cuInit(self, flags: int) -> int:
         return self.init
@@ -129,6 +130,11 @@ class SimulatedDriver:
 
     def cuDeviceGetUuid_v2(self, uuid: Any, device: ctypes.c_int) -> int:
         uuid._obj[:] = bytes.fromhex(UUID.replace("-", ""))
+        return 0
+
+    def cuDeviceGetName(self, name: Any, length: int, device: ctypes.c_int) -> int:
+        assert len(self.name) < length
+        name.value = self.name
         return 0
 
     def cuDeviceGetAttribute(self, value: Any, attribute: int, device: ctypes.c_int) -> int:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pynvml
 import pytest
+import torch
 from snakemake.profiles import ProfileConfigFileParser
 
 from fgod.errors import UsageError
-from fgod.guard import LockHeldError, count, others, watch
+from fgod.guard import LockHeldError, cap, count, cuda, others, watch
 from fgod.guard.cuda import Gpu
 from fgod.guard.limits import Limits
 from fgod.guard.nvml import Nvml
@@ -27,13 +28,14 @@ from fgod.status.judge import judge
 from fgod.status.text import lines
 from fgod.system import lock
 from fgod.system.lock import Holder, holder_of
-from tests.simulated_gpu import UUID, SimulatedNvml
+from tests.simulated_gpu import UUID, SimulatedDriver, SimulatedNvml
 from tests.test_guard import until
 from tests.test_status import TRAIN, facts
 
 ROOT = Path(__file__).parents[1]
 OTHER = "11112233-4455-6677-8899-aabbccddeeff"
 THIRD = "22222233-4455-6677-8899-aabbccddeeff"
+PART_OF_ONE = Gpu(0, UUID, False, 1000.0, "Simulated GPU MIG 1g.10gb")
 
 GPUS = """
 from pathlib import Path
@@ -175,7 +177,7 @@ def test_several_are_taken_all_or_none(folder: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_part_of_a_divided_gpu_is_told_as_one(folder: Path) -> None:
     part = SimulatedNvml(known=f"MIG-{UUID}".encode())
-    known = of_this_machine(Limits(limit_gb=2), lambda: [Gpu(0, UUID, False, 1000.0)], lambda: Nvml(part))
+    known = of_this_machine(Limits(limit_gb=2), lambda: [PART_OF_ONE], lambda: Nvml(part))
     with others.gpus_taken(known, 1, 0, print) as taken:
         assert taken.uuids == (UUID,) and not taken.chosen
         with (
@@ -195,6 +197,24 @@ def test_a_part_of_a_divided_gpu_is_told_as_one(folder: Path) -> None:
         others.gpus_taken(known, 2, 0, print),
     ):
         pass
+
+
+def test_a_part_has_one_name_wherever_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a pool that cannot be read, and of an allocator that refuses, it is that of the pool that is read."""
+    library = SimulatedDriver([(False, 1000.0)], name=b"Simulated GPU MIG 1g.10gb")
+    (seen,) = cuda.parsed(cuda.ask(library))
+    assert seen == PART_OF_ONE
+    absent = SimulatedNvml(starts=pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+    (_, blind) = of_this_machine(Limits(limit_gb=2), lambda: [seen], lambda: Nvml(absent))
+    name = f"MIG-{UUID} (Simulated GPU MIG 1g.10gb)"
+    assert (blind.name, blind.part, blind.named(UUID)) == (name, True, f"MIG-{UUID}")
+    assert blind.troubles()[0].startswith(f"MIG-{UUID}: ")
+
+    monkeypatch.setattr(cuda.ctypes, "CDLL", lambda file: library)
+    monkeypatch.setattr(cap, "cap_allocator", lambda room: {0: 700.0})
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (800 * 2**20, 1000 * 2**20))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+    assert f" more than 700 MiB of {name}, " in cap.refusal(900.0)
 
 
 def test_a_free_gpu_is_taken_or_none_and_then_none_is_seen(folder: Path) -> None:

@@ -49,7 +49,8 @@ def own_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_driver_says_which_gpus_are_integrated() -> None:
     answer = cuda.ask(SimulatedDriver([(False, 81_000.0), (True, 122_000.0)]))
-    assert cuda.parsed(answer) == [Gpu(0, UUID, False, 81_000.0), Gpu(1, UUID, True, 122_000.0)]
+    name = "Simulated GPU"
+    assert cuda.parsed(answer) == [Gpu(0, UUID, False, 81_000.0, name), Gpu(1, UUID, True, 122_000.0, name)]
     assert cuda.parsed(cuda.ask(SimulatedDriver([]))) == []
 
 

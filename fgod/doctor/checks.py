@@ -161,11 +161,10 @@ def runs_on(capability: tuple[int, int], architectures: Iterable[str]) -> bool:
 
 
 def unified(look: Look) -> Iterator[Finding]:
-    parts = {uuid: pool.name for pool in look.pools if pool.part for uuid in pool.uuids}
     for gpu in look.gpus:
         total = size(gpu.total_mib * 2**20)
         kind = "shares the memory of the host" if gpu.integrated else "has memory of its own"
-        yield ok("memory of the GPU", f"{parts.get(gpu.uuid, f'gpu{gpu.number}')} {kind}, {total}")
+        yield ok("memory of the GPU", f"{gpu.pool} {kind}, {total}")
 
 
 def disk(look: Look) -> Iterator[Finding]:

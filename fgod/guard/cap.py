@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 
 from fgod.errors import UsageError
+from fgod.guard import cuda
 
 VARIABLE = "FGOD_GUARD_ROOM_MIB"
 
@@ -83,5 +84,6 @@ def refusal(room: float | None) -> str:
     for device, cap in cap_allocator(room).items():
         free, _ = torch.cuda.mem_get_info(device)
         if (free + torch.cuda.memory_reserved(device)) / 2**20 >= cap:
-            return f"torch was to take more than {cap:.0f} MiB of gpu{device}, the guard's limit less a reserve"
+            name = cuda.here()[device].pool
+            return f"torch was to take more than {cap:.0f} MiB of {name}, the guard's limit less a reserve"
     return ""

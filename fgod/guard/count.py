@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from fgod.guard.cuda import VARIABLE
+from fgod.guard.cuda import PART, VARIABLE, WHOLE
 from fgod.guard.nvml import Nvml
 from fgod.guard.sources import UnseenError
 from fgod.system import terminal
@@ -46,7 +46,7 @@ def gpus(
         say(f"how many GPUs there are is not known ({error}): one job at a time uses one. `--resources gpu=N` says it")
         return 1
     named = environment.get(VARIABLE)
-    if divided and (named is None or "MIG-" in named):
+    if divided and (named is None or PART in named):
         say(DIVIDED)
         return 1
     return max(len(uuids) if named is None else len(visible(named, uuids)), 1)
@@ -69,4 +69,4 @@ def visible(named: str, uuids: Sequence[str]) -> list[str]:
 
 
 def _begins(uuid: str, word: str) -> bool:
-    return word.startswith("GPU-") and uuid.lower().startswith(word.lower())
+    return word.startswith(WHOLE) and uuid.lower().startswith(word.lower())

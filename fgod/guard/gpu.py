@@ -24,27 +24,14 @@ SLACK_MIB = 256.0
 
 
 class Device:
-    """One GPU as NVML shows it, with its list of processes read rarely.
-
-    `part`: it is a part of a divided GPU (MIG). `label`: how its pool and the sources of that are called: `gpu0`, by
-    its number among those that are visible; of a part its UUID, as every process sees its own part as number 0.
-    """
+    """One GPU as NVML shows it, with its list of processes read rarely."""
 
     def __init__(self, nvml: Nvml, gpu: Gpu) -> None:
         self.gpu = gpu
         self._nvml = nvml
         self._handle: Any = nvml.device(gpu.uuid)
-        self.part = nvml.uuid(self._handle).startswith("MIG-")
-        self.label = f"MIG-{gpu.uuid}" if self.part else f"gpu{gpu.number}"
         self._processes: dict[int, float | None] = {}
         self._due = 0.0
-
-    def profile(self) -> str:
-        """What NVML calls it, with the profile of a part; empty where it does not say."""
-        try:
-            return self._nvml.name(self._handle)
-        except UnseenError:
-            return ""
 
     def used_mib(self) -> float:
         return self._nvml.used_mib(self._handle, self.gpu.total_mib)
@@ -100,7 +87,7 @@ class DeviceMemory:
     """
 
     def __init__(self, device: Device, exact_above_mib: float) -> None:
-        self.name = f"{device.label}_device"
+        self.name = f"{device.gpu.label}_device"
         self._device = device
         self._exact_above = exact_above_mib
         self._own_numbers = numbers_are_ours()
@@ -146,7 +133,7 @@ class TreeDeviceMemory:
     """A discrete GPU where the device does not report it: what NVML says of the tree's processes."""
 
     def __init__(self, device: Device) -> None:
-        self.name = f"{device.label}_process"
+        self.name = f"{device.gpu.label}_process"
         self._device = device
 
     def total_mib(self) -> float | None:

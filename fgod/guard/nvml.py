@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fgod.guard.cuda import PART, WHOLE
 from fgod.guard.sources import UnseenError
 from fgod.system.procfs import MIB
 
@@ -29,9 +30,9 @@ class Nvml:
     def device(self, uuid: str) -> Any:
         """Handle of a GPU, or of a part of one (MIG)."""
         try:
-            return self._ask("GPU", self.library.nvmlDeviceGetHandleByUUID, f"GPU-{uuid}".encode())
+            return self._ask("GPU", self.library.nvmlDeviceGetHandleByUUID, f"{WHOLE}{uuid}".encode())
         except UnseenError:
-            return self._ask("GPU", self.library.nvmlDeviceGetHandleByUUID, f"MIG-{uuid}".encode())
+            return self._ask("GPU", self.library.nvmlDeviceGetHandleByUUID, f"{PART}{uuid}".encode())
 
     def devices(self) -> list[Any]:
         """Handles of all GPUs of the machine."""

@@ -47,17 +47,17 @@ class Pool:
     """One pool: its sources, and how long it has been over the limit or out of sight.
 
     `whole`: what everybody uses of it counts against the limit, not only the command's part. `part`: it is that
-    of a part of a divided GPU (MIG), whose UUID is then the beginning of its name.
+    of a part of a divided GPU (MIG).
     """
-
-    part = False
 
     def __init__(
         self, name: str, sources: Sequence[MemorySource], limits: Limits, gpus: Sequence[Gpu] = (), whole: bool = False
     ) -> None:
         self.name = name
         self.sources = tuple(sources)
-        self.uuids = tuple(gpu.uuid for gpu in gpus)
+        self.part = any(gpu.part for gpu in gpus)
+        self._full_uuids = {gpu.uuid: gpu.full_uuid for gpu in gpus}
+        self.uuids = tuple(self._full_uuids)
         """GPUs whose memory this is: their other users are listed and waited for before the start."""
         self.whole = whole
         self.before_mib = self.sources[0].machine_mib()
@@ -71,7 +71,7 @@ class Pool:
 
     def named(self, uuid: str) -> str:
         """One of its GPUs as CUDA_VISIBLE_DEVICES names it."""
-        return f"{'MIG' if self.part else 'GPU'}-{uuid}"
+        return self._full_uuids[uuid]
 
     def room_mib(self) -> float:
         """What a command that starts now may take of it: where the whole pool counts, others' part is gone already."""
@@ -181,14 +181,9 @@ def _discrete(gpu: Gpu, limits: Limits, nvml: Callable[[], Nvml]) -> Pool:
     try:
         device = Device(nvml(), gpu)
     except UnseenError as error:
-        name = f"gpu{gpu.number}"
-        return Pool(name, [_Unseen(name, str(error))], limits, [gpu])
-    profile = device.profile() if device.part else ""
-    name = f"{device.label} ({profile})" if profile else device.label
+        return Pool(gpu.pool, [_Unseen(gpu.label, str(error))], limits, [gpu])
     limit = lowered(limits.limit_mib, gpu.total_mib)
-    pool = Pool(name, [DeviceMemory(device, limit), TreeDeviceMemory(device)], limits, [gpu])
-    pool.part = device.part
-    return pool
+    return Pool(gpu.pool, [DeviceMemory(device, limit), TreeDeviceMemory(device)], limits, [gpu])
 
 
 def _unified(gpus: Sequence[Gpu], host: HostMemory, limits: Limits, nvml: Callable[[], Nvml]) -> Pool:

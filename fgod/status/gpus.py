@@ -43,6 +43,13 @@ class GpuUse:
     uuid: str = ""
     holder: Holder | None = None
 
+    @property
+    def part(self) -> bool:
+        """Whether it is a part of a divided GPU."""
+        from fgod.guard.cuda import PART
+
+        return self.uuid.startswith(PART)
+
 
 @dataclass(frozen=True)
 class Gpus:
@@ -101,6 +108,7 @@ def _parts(nvml: Nvml, device: object) -> list[Any]:
 
 
 def _use(nvml: Nvml, number: int, device: object) -> GpuUse:
+    from fgod.guard.cuda import bare
     from fgod.guard.others import lock_file
     from fgod.guard.sources import UnseenError
 
@@ -115,5 +123,5 @@ def _use(nvml: Nvml, number: int, device: object) -> GpuUse:
     seen = {pid: read_process(pid) for pid in users}
     named = (User(pid, known.name if (known := seen[pid]) else "", mib) for pid, mib in sorted(users.items()))
     uuid = nvml.uuid(device)
-    holder = holder_of(lock_file(uuid.removeprefix("GPU-").removeprefix("MIG-")))
+    holder = holder_of(lock_file(bare(uuid)))
     return GpuUse(number, nvml.name(device), used, total, tuple(named), uuid, holder)

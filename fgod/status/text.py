@@ -157,7 +157,7 @@ def _gpu(gpu: GpuUse, ours: set[int], commands: Mapping[int, str]) -> str:
         for user in gpu.users
     ]
     taken = f" · taken by {commands.get(gpu.holder.pid) or f'process {gpu.holder}'}" if gpu.holder else ""
-    part = f" {gpu.uuid}" if gpu.uuid.startswith("MIG-") else ""
+    part = f" {gpu.uuid}" if gpu.part else ""
     return f"{gpu.number} {gpu.name}{part}: {memory}{taken} · {', '.join(users) or 'NVML names no user'}"
 
 
