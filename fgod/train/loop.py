@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 
 from fgod.model.chats import Sample
-from fgod.train.optimizer import StepFacts
-from fgod.train.record import StepRow, rows_of
-from fgod.train.stepper import DivergedError, Stepper
+from fgod.train.stepper import DivergedError, Result, Stepper
 
 
 @dataclass(frozen=True)
@@ -19,10 +17,11 @@ class Around:
     Args:
         begin: before a step, by its number from 0; False: it is not made, and training ends.
         asks: whether `ask` follows after so many steps. It is called before the last of them is made.
-        ask: asks the weights after so many steps; gives `StepRow.check`.
+        ask: asks the weights after so many steps; gives what they said, in words.
         saves: whether `save` follows after so many steps. Not called of the last step.
         save: writes the weights down, as they are after all steps so far.
-        tell: takes the result of each step, in their order; may raise what ends training.
+        tell: takes the result of each step, in their order, with the indices of its samples and what `ask` gave after
+            it, or nothing; may raise what ends training.
     """
 
     begin: Callable[[int], bool]
@@ -30,15 +29,15 @@ class Around:
     ask: Callable[[int], str]
     saves: Callable[[int], bool]
     save: Callable[[], None]
-    tell: Callable[[StepRow, StepFacts], None]
+    tell: Callable[[Result, Sequence[int], str], None]
 
 
 @dataclass(frozen=True)
 class Diverged:
-    """Why training cannot go on, and the lines of rows.tsv of the step that showed it (`StepRow.rows`)."""
+    """Why training cannot go on, and the indices of the samples of the step that showed it."""
 
     reason: str
-    rows: str
+    indices: Sequence[int]
 
 
 def make_steps(
@@ -64,11 +63,11 @@ def make_steps(
             saves = step < steps and around.saves(step)
             results = stepper.completed(step == steps or saves or asks)
         except DivergedError as error:
-            return Diverged(f"step {error.step} of {steps}: {error}", rows_of(taken.get(error.step, [])))
+            return Diverged(f"step {error.step} of {steps}: {error}", taken.get(error.step, []))
         said = around.ask(step) if asks else ""
-        for row, facts in results:
-            told = replace(row, rows=rows_of(taken.pop(row.step)))
-            around.tell(replace(told, check=said) if row.step == step else told, facts)
+        for result in results:
+            told = result[0].step
+            around.tell(result, taken.pop(told), said if told == step else "")
         if saves:
             around.save()
     return None

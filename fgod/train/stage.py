@@ -66,8 +66,9 @@ from fgod.train.record import (
     StepRow,
     StepTable,
     publish,
+    rows_of,
 )
-from fgod.train.stepper import Phase, Stepper
+from fgod.train.stepper import Phase, Result, Stepper
 from fgod.train.stored import StoredTensors, read_all
 from fgod.train.teacher import table_size, with_teacher
 
@@ -168,8 +169,9 @@ class _Run:
             follow("", job.recipe.steps, "step", done) as progress,
         ):
 
-            def tell(row: StepRow, facts: StepFacts) -> None:
-                table.add(row)
+            def tell(result: Result, indices: Sequence[int], said: str) -> None:
+                row, facts = result
+                table.add(replace(row, rows=rows_of(indices), check=said))
                 for group, sums in facts.groups.items():
                     groups.add(
                         GroupRow(row.step, group, sums.ratio(), sums.noise(), sums.largest, sums.clamped_share())
@@ -177,11 +179,11 @@ class _Run:
                 progress.to(row.step, f"loss {row.loss:.3f}")
                 self._judge(watch, facts, row)
 
-            around = Around(self._begin, self._asks, self._ask, self._saves, self._save, tell)
-            diverged = make_steps(self.stepper, job.recipe.steps, plan, samples, around)
+            hooks = Around(self._begin, self._asks, self._ask, self._saves, self._save, tell)
+            diverged = make_steps(self.stepper, job.recipe.steps, plan, samples, hooks)
         if diverged is None:
             return ""
-        self.diverged_rows = diverged.rows
+        self.diverged_rows = rows_of(diverged.indices)
         return diverged.reason
 
     def _saves(self, step: int) -> bool:
@@ -198,27 +200,31 @@ class _Run:
         """Of a run that several GPUs shared, how many in each of its parts."""
         return {"gpus": self.gpus} if any(count > 1 for count in self.gpus) else {}
 
+    @property
+    def _state(self) -> dose.State:
+        """What the checks so far come to."""
+        check = self.job.recipe.check
+        return dose.State() if check is None else dose.state_after(self.checks, check.decay)
+
     def _begin(self, step: int) -> bool:
         """Before a step: the learning rate that follows from the checks so far; False where they end the stage."""
-        check = self.job.recipe.check
-        if check is None:
-            return True
-        state = dose.state_after(self.checks, check.decay)
-        self.stepper.lr_factor = dose.lr_factor(step, state, check)
+        state, check = self._state, self.job.recipe.check
+        if check is not None:
+            self.stepper.lr_factor = dose.lr_factor(step, state, check)
         return not state.ended
 
     def _asks(self, step: int) -> bool:
         """Whether the probes are asked after so many steps."""
         check = self.job.recipe.check
-        return check is not None and dose.is_due(step, dose.state_after(self.checks, check.decay), check)
+        return check is not None and dose.is_due(step, self._state, check)
 
     def _ask(self, step: int) -> str:
         """Ask the probes of the weights as they are now, and say what came of it; returns the shares in words."""
-        assert self.asker is not None and self.job.recipe.check is not None
-        begin, before = time.perf_counter(), dose.state_after(self.checks, self.job.recipe.check.decay)
+        assert self.asker is not None
+        begin, before = time.perf_counter(), self._state
         result = self.asker.ask(self.stepper.model, step)
         self.checks.append(result)
-        state = dose.state_after(self.checks, self.job.recipe.check.decay)
+        state = self._state
         follows = "the stage ends" if state.ended else "the rate decays" if state.decays_from else ""
         if before.decays_from and not state.ended:
             follows = "not any more: training goes on"
