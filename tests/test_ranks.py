@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,15 @@ from fgod.guard.command import options
 from fgod.layout import Work
 from fgod.model.chats import ChatFormat, Sample
 from fgod.model.random import model_config
+from fgod.models.architecture import tensors_of
+from fgod.models.names import EMBEDDING
 from fgod.nvfp4.codec import BLOCK_SCALES, device_global_scale, fake_quantise
 from fgod.train import checkpoint
 from fgod.train.batches import collate
-from fgod.train.device.plan import predict_on_device
+from fgod.train.device.head import chunk_width
+from fgod.train.device.plan import CUDA_WORKSPACE, layer_temporaries, predict_on_device
 from fgod.train.device.trainer import device_stepper
+from fgod.train.memory import step_temporaries
 from fgod.train.optimizer import TensorOptimizer
 from fgod.train.ranks import optimizer as rank_optimizer
 from fgod.train.ranks.beats import Beat, Hangs, read_beats
@@ -302,6 +307,23 @@ def test_memory_is_predicted_as_it_was_measured(shape: str, gpus: int, rows: int
     )
     predicted = predict_on_ranks(model_config(shape), recipe, gpus, rows, width, rows * (width - width // 2))
     assert measured < predicted.total / 2**30 < 1.1 * measured
+
+
+def test_a_step_after_the_backward_pass_has_for_itself_what_waited_for_it() -> None:
+    """Many labels in short rows of a narrow model: the head has more than a layer and what travels."""
+    gpus, rows, width, labels, item = 4, 32, 16, 256, 2
+    config = model_config("qwen2.5-0.5b")
+    recipe = TrainRecipe(steps=1, lr=1e-5, batch=rows, device="cuda", compute_dtype="bfloat16", m_dtype="int8")
+    predicted = predict_on_ranks(config, recipe, gpus, rows, width, labels)
+    shapes = tensors_of(config, "config")
+    table, parameters = prod(shapes[EMBEDDING]), sum(map(prod, shapes.values()))
+    travelling = predicted.gradients - table * item // gpus - 4 * parameters // gpus
+    chunk = chunk_width(labels, -(-config["vocab_size"] // gpus))
+    head = labels * (chunk * 2 * item + config["hidden_size"] * (item + 12))
+    assert predicted.logits == head - travelling - layer_temporaries(config, item, rows // gpus * width) > 0
+    own = step_temporaries(recipe, shapes.values(), "cuda")
+    assert predicted.activations + predicted.logits + predicted.workspace == CUDA_WORKSPACE + own
+    assert "logits of the labels, beyond what a layer needs" in predicted.text()
 
 
 # ---- ends

@@ -100,7 +100,7 @@ class Prediction:
             "gradients": "gradients alive at once",
             "quantised": "quantised weights kept for the backward pass",
             "activations": "activations kept for the backward pass",
-            "logits": "logits of the labels",
+            "logits": "logits of the labels, beyond what a layer needs",
             "workspace": "largest temporaries",
             "process": "Python and its libraries",
             "teacher": "the teacher's distributions at the labels",

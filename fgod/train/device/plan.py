@@ -82,6 +82,7 @@ def predict_on_device(
     where: str = "config",
     kernels: bool = True,
     gpus: int = 1,
+    logits: int | None = None,
 ) -> Prediction:
     """Bytes that torch's allocator has at a step's widest moment.
 
@@ -89,6 +90,7 @@ def predict_on_device(
         width: tokens of each row.
         labels: in all.
         gpus: that share weights and states, as far as these decide what layers keep; all else is of one GPU alone.
+        logits: bytes of what the head has beyond a layer; None: of a head that is on this GPU alone.
         kernels: Triton is there: kernels quantise and step, and torch compiles the rest. Without it plain torch makes
             copies in float32, whose sizes are counted in its code and were measured on no GPU.
     """
@@ -109,7 +111,8 @@ def predict_on_device(
     largest = max(groups.values()) * item
     gradients = table + largest if recipe.step_in_backward else known.gradients + largest + table
     chunk = chunk_width(labels, config["vocab_size"]) * labels
-    activations, logits = kept + layer_temporaries(config, item, tokens), chunk * (2 * item)
+    activations = kept + layer_temporaries(config, item, tokens)
+    logits = chunk * (2 * item) if logits is None else logits
     trained = [shapes[name] for name in trained_names(config, recipe, where)]
     stepping = _stepping(recipe, trained, activations + logits, kernels)
     plain = 0 if kernels else _plain_copies(family.sizes(config, where), tokens, chunk)

@@ -39,7 +39,6 @@ def predict_on_ranks(
         rows: of the whole batch; width: tokens of each; labels: in all.
     """
     own_rows = -(-rows // gpus)
-    alone = predict_on_device(config, recipe, own_rows, width, -(-labels // gpus), where, kernels, gpus)
     item, family = DTYPES[recipe.compute_dtype].itemsize, architecture_of(config, where)
     shapes = family.tensors(config, where)
     groups: dict[str, list[int]] = {}
@@ -62,6 +61,8 @@ def predict_on_ranks(
     hidden = labels * config["hidden_size"] * (item + 3 * 4)
     vocab = -(-config["vocab_size"] // gpus)
     head = chunk_width(labels, vocab) * labels * 2 * item + hidden
+    logits = max(0, head - travelling - layer_temporaries(config, item, tokens))
+    alone = predict_on_device(config, recipe, own_rows, width, -(-labels // gpus), where, kernels, gpus, logits)
     return replace(
         alone,
         weights=alone.weights // gpus,
@@ -69,5 +70,4 @@ def predict_on_ranks(
         l2_sp=alone.l2_sp // gpus,
         gradients=gradients,
         quantised=2 * largest * item + ahead,
-        logits=max(0, head - travelling - layer_temporaries(config, item, tokens)),
     )
