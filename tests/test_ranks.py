@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -19,6 +21,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+from transformers import PreTrainedModel
 
 from fgod.checkpoints import gpus as gpus_sharing
 from fgod.checkpoints import saved_step
@@ -37,9 +40,11 @@ from fgod.train.batches import collate
 from fgod.train.device.head import chunk_width
 from fgod.train.device.plan import CUDA_WORKSPACE, layer_temporaries, predict_on_device
 from fgod.train.device.trainer import device_stepper
+from fgod.train.device.weights import Masters, as_module
 from fgod.train.memory import step_temporaries
 from fgod.train.optimizer import TensorOptimizer
 from fgod.train.ranks import optimizer as rank_optimizer
+from fgod.train.ranks import trainer as rank_trainer
 from fgod.train.ranks.beats import Beat, Hangs, read_beats
 from fgod.train.ranks.group import Ranks
 from fgod.train.ranks.launch import HangWatch, error_of, leave_error, root, run_ranks
@@ -88,11 +93,14 @@ VARIANTS = {
 
 @dataclass
 class Found:
-    """losses of all steps; weights at the end; of ranks, whether a checkpoint gave both of them back what they had."""
+    """losses of all steps; weights at the end; of ranks, whether a checkpoint gave both of them back what they had, and
+    how many parts of the whole model preflight made, and left."""
 
     losses: list[float]
     weights: dict[str, Tensor]
     came_back: bool = True
+    whole_made: int = 0
+    whole_left: int = 0
 
 
 def start_of(folder: Path, variant: Variant) -> Path:
@@ -112,6 +120,33 @@ def steps_of(stepper: Stepper, samples: list[Sample]) -> Found:
         masters.help_read()
         return Found([row.loss for row, _ in results], {})
     return Found([row.loss for row, _ in results], {name: value.clone() for name, value in read_all(masters)})
+
+
+class Whole:
+    """The masters of a whole model, its modules and their parameters, held by nothing but weak references."""
+
+    def __init__(self) -> None:
+        self.parts: list[weakref.ref[Any]] = []
+
+    def as_module(self, masters: Masters, compute_dtype: str, block_scales: str) -> PreTrainedModel:
+        """In place of `as_module`, which it calls."""
+        model = as_module(masters, compute_dtype, block_scales)
+        self.parts += map(weakref.ref, (masters, *masters.tensors.values(), *model.modules(), *model.parameters()))
+        return model
+
+
+def left_by_preflight(stepper: Stepper, samples: list[Sample]) -> tuple[int, int]:
+    """How many parts of the whole model a preflight makes and leaves, where Python looks for circles only when it is
+    told to."""
+    whole = Whole()
+    gc.disable()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rank_trainer, "as_module", whole.as_module)
+            stepper.preflight([list(sample.ids[: sample.prompt_length]) for sample in samples[:2]])
+        return len(whole.parts), sum(part() is not None for part in whole.parts)
+    finally:
+        gc.enable()
 
 
 def came_back(ranks: Ranks, stepper: RankStepper, again: RankStepper, work: Path) -> bool:
@@ -140,7 +175,9 @@ def rank_of_two(rank: int, folder: Path) -> None:
         rank_optimizer.factors_are_less = (lambda *_: True) if variant.factors else less
         start, recipe = start_of(folder, variant), variant.made()
         one, again = (rank_stepper(ranks, Asked(start, recipe, 1, 0, lambda _: None, print)) for _ in range(2))
+        made, left = left_by_preflight(again, variant.samples())
         found = steps_of(one, variant.samples())
+        found.whole_made, found.whole_left = made, left
         found.came_back = came_back(ranks, one, again, folder / f"work{number}")
         torch.save(found, folder / f"{number}-{rank}.pt")
     ranks.leave()
@@ -179,6 +216,13 @@ def test_as_many_ranks_give_the_same_bits(two: Path) -> None:
     one, other = (found_by(two, name) for name in ("packed", "packed again"))
     assert one.losses == other.losses
     assert all(torch.equal(weight, other.weights[name]) for name, weight in one.weights.items())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_nothing_of_the_whole_model_is_left_after_preflight(two: Path, name: str) -> None:
+    first, second = (found_by(two, name, rank) for rank in range(2))
+    assert first.whole_made > 10 and first.whole_left == 0
+    assert second.whole_made == 0, "the first rank alone has it"
 
 
 @pytest.mark.parametrize("number", range(len(VARIANTS)))
