@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def plan(
     context: Mapping[str, Any] | None = None,
     told: View | None = None,
     base: Mapping[str, Any] | None = None,
+    stands: Callable[[Run], Standing] | None = None,
 ) -> tuple[list[Step], str]:
     """The steps of the walk as far as it is known, and a closing sentence.
 
@@ -66,18 +68,13 @@ def plan(
             is written anew, and what follows it is made again, the promotion too; None: not looked at.
         told: where it lies; by default that of the config's own chain.
         base: the weights that a first run starts from, as a key `base` has them; by default the config's.
+        stands: how a run stands by its records (`fgod.records.standing`), where others need it too.
     """
     told = told or layout.view()
-    reserved = folds if isinstance(folds, Reservations) else Reservations(layout.RESULTS, folds)
-    standings: dict[Run, Standing] = {}
-
-    def stands(run: Run) -> Standing:
-        if run not in standings:
-            standings[run] = standing(chain.config, run)
-        return standings[run]
-
-    known = chain.walk(lambda run: stands(run).decision)
-    hopeful = chain.walk(lambda run: stands(run).decision or ACCEPTED)
+    stands = stands or cache(partial(standing, chain.config))
+    known, hopeful = chain.walk(lambda run: stands(run).decision), expected(chain, stands)
+    own = records.candidates([hopeful])
+    reserved = folds if isinstance(folds, Reservations) else Reservations(layout.RESULTS, folds, own)
     steps = list(_steps(hopeful.visits, stands, base or chain.config["base"]))
     if not hopeful.visits:
         return [], f"{'Nothing yet' if hopeful.state == 'pending' else 'No run'}: {hopeful.reason}."
@@ -95,6 +92,11 @@ def plan(
     if to_release and not records.will_refuse(chain.config, last[-1]):
         closing += f" Then {', '.join(_to_release(last[-1], formats, engines))}."
     return [*steps, *_confirmation(hopeful, reserved, steps, chain.config)], closing
+
+
+def expected(chain: Chain, stands: Callable[[Run], Standing]) -> Walk:
+    """The walk of a chain where pending gates accept."""
+    return chain.walk(lambda run: stands(run).decision or ACCEPTED)
 
 
 def _changed_keys(walk: Walk, folds: Reservations, context: Mapping[str, Any] | None, file: Path) -> list[str]:

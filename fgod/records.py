@@ -241,6 +241,11 @@ def seq_len(run: Run) -> int:
     return int(json.loads(run.recipe)["train"]["seq_len"])
 
 
+def candidates(walks: Iterable[Walk]) -> set[str]:
+    """The lineages of the candidates of walks."""
+    return {walk.candidate[-1].lineage for walk in walks if walk.candidate}
+
+
 def fold_of(walk: Walk, folds: Reservations) -> int | None:
     """The fold of the held-back wordings that a walk's candidate is asked; None without either.
 

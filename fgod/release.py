@@ -72,9 +72,7 @@ def promote(
     found = promotion(entries, context.fold, results)
     if found.pending:
         file = found.candidate[-1].confirmation(results).confirmation
-        raise FgodError(
-            f"{file}: found none on fold {found.fold} of the held-back wordings, expected one; run snakemake again"
-        )
+        raise FgodError(f"{file}: no confirmation on fold {found.fold} of the held-back wordings; run snakemake again")
     if not found.promoted:
         earlier = retire(places)
         kept = f"\nThe release before it is whole in {earlier}; {places.link} is gone." if earlier else ""

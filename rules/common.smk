@@ -90,7 +90,6 @@ LIMITS = canonical_json({"gate": CONFIG["gate"], "require": [stage["require"] fo
 GOAL = canonical_json({key: CONFIG[key] for key in ("persona", "disambiguation")})
 CHECKED = f"--probes {shlex.join(PROBES)} {SOURCED} --goal {shlex.quote(GOAL)}"
 ENGINES = engine_pairs(CONFIG)
-RESERVED = Reservations(layout.RESULTS, [*FOLDS.values()])
 KNOWN = Known(CONFIG_NAME, CHAINS)
 
 
@@ -99,6 +98,8 @@ with exit_on_fgod_error():
         name: chain.chain.walk(KNOWN.met(chain, lambda run: standing(run).decision or ACCEPTED))
         for name, chain in CHAINS.items()
     }
+# Folds of the candidates of all chains, those that this snakemake does not walk too.
+RESERVED = Reservations(layout.RESULTS, [*FOLDS.values()], records.candidates(EXPECTED.values()))
 
 
 def audit_of(run):
@@ -250,11 +251,6 @@ def run_of(wildcards):
     if run is None:
         raise WorkflowError(f"{wildcards.stage}/{wildcards.lineage} is no run of this config's walk (see `fgod plan`)")
     return run
-
-
-def expected_candidates():
-    """The lineages of the last runs of all chains, those that this snakemake does not walk too. Their folds are kept."""
-    return {run.lineage for expected in EXPECTED.values() for run in expected.candidate[-1:]}
 
 
 def recorded_walk(chain):

@@ -113,7 +113,7 @@ rule promote:
 onstart:
     with exit_on_fgod_error():
         ALONE.enter_context(held(layout.RUNNING))
-        RESERVED.keep(expected_candidates())
+        RESERVED.keep()
         SESSION.begin(
             CONFIG_NAME,
             expected_visits(lambda run: standing(run).decision or ACCEPTED),

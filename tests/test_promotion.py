@@ -62,7 +62,7 @@ def test_an_unconfirmed_candidate_is_not_released_and_each_failed_figure_is_name
     released = promote(entries, places.results, places.artifacts, context())
     assert released.confirmation is None and Release.read(places.record) == released
     before = files.file_digests(tmp_path / "artifacts/releases/1")
-    with pytest.raises(FgodError, match=r"confirmation\.json: found none on fold 1 of .*; run snakemake again"):
+    with pytest.raises(FgodError, match=r"confirmation\.json: no confirmation on fold 1 of .*; run snakemake again"):
         promote(entries, places.results, places.artifacts, context(fold=1))
     assert places.link.exists()
 
@@ -78,7 +78,7 @@ def test_an_unconfirmed_candidate_is_not_released_and_each_failed_figure_is_name
     assert not places.record.exists() and not places.link.exists()
 
     confirmed_on(tmp_path, entries, 1, "good", FOLDS)
-    with pytest.raises(FgodError, match=r"confirmation\.json: found none on fold 2 of .*; run snakemake again"):
+    with pytest.raises(FgodError, match=r"confirmation\.json: no confirmation on fold 2 of .*; run snakemake again"):
         promote(entries, places.results, places.artifacts, context(fold=2))
     again = promote(entries, places.results, places.artifacts, context(fold=1))
     assert again.confirmation == Confirmation.read(entries[-1].confirmation(places.results).confirmation)
@@ -91,7 +91,7 @@ def test_other_weights_are_asked_a_fresh_fold_and_a_used_one_says_so(tmp_path: P
     confirmed_on(tmp_path, first, 1, "collapsed", FOLDS)
     confirmed_on(tmp_path, walk(tmp_path, [later[0]]), 2, "good", FOLDS)
     last = walk(tmp_path, [later[1]])
-    with pytest.raises(FgodError, match="found fold 2 for D-settle dddd00000001, expected 1: another candidate"):
+    with pytest.raises(FgodError, match="fold 1 was given to another candidate while D-settle dddd00000001 was"):
         confirmed_on(tmp_path, last, 1, "good", FOLDS)
     confirmed_on(tmp_path, last, 2, "good", FOLDS)
     found = promotion(last, 2, tmp_path / "results").confirmation

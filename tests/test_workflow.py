@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from fgod import manifest
+from fgod import layout, manifest
+from fgod.confirm.folds import Reservations, read_folds, read_reserved
 from fgod.data.rows import is_rehearsed, read_rows
 from fgod.documents import Outcome, SelfAskedStamp
 from fgod.system.files import file_digests
@@ -119,9 +120,17 @@ def test_confirmed_then_unconfirmed_by_a_limit_then_a_fresh_fold_for_other_weigh
     mini = ran
     (mini.folder / "held_back.yaml").write_text(HELD_BACK)
     mini.config["data"]["probes"] = ["probes.tsv", "held_back.yaml"]
-    assert "confirm A" in mini.run("fgod", "plan").stdout
+    results = mini.folder / "results"
+    gone = Reservations(results, [1, 2], [])  # of a run that is no candidate of this config
+    gone.keep()
+    assert gone.of("A", "000000000000").fold == 1
+    said = mini.run("fgod", "plan").stdout
+    assert "confirm A" in said and "it is asked fold 1 of the held-back wordings\n" in said
     said = mini.snakemake()
     assert "is asked fold 1 of the held-back wordings" in said
+    assert [entry.fold for entry in read_folds(results)] == [1] and read_reserved(results) == []
+    emptied, recorded = (path(results).stat().st_mtime_ns for path in (layout.reserved_folds, layout.folds))
+    assert emptied >= recorded, "the fold stood in reserved.json until the probe recorded it"
     assert "Confirmed on held-back wordings: fold 1, n 3." in said
     assert mini.trained() == ["A"] and mini.would_run() == {}
     release = mini.release()

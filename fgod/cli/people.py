@@ -63,22 +63,26 @@ class Plan(ReadOnly):
     config: Annotated[Path, CONFIG] = Path("config.yaml")
 
     def run(self, call: Call) -> None:
+        from functools import cache, partial
+
         from fgod.confirm.folds import Reservations
         from fgod.context import context_of
         from fgod.experiments import OWN
         from fgod.inputs import folds
         from fgod.outlook import Counted, said
-        from fgod.plan import plan, text, to_train, without_shared
+        from fgod.plan import expected, plan, text, to_train, without_shared
 
         chains = chains_of(self.config)
-        reserved = Reservations(layout.RESULTS, folds(chains[OWN].config))
+        stands = {name: cache(partial(records.standing, one.config)) for name, one in chains.items()}
+        candidates = records.candidates(expected(one.chain, stands[name]) for name, one in chains.items())
+        reserved = Reservations(layout.RESULTS, folds(chains[OWN].config), candidates)
         planned: dict[Run, str] = {}
         counted = Counted()
         for name, one in chains.items():
             if name:
                 print(f"\nExperiment {name}, starts from {one.starts_from}{f': {one.note}' if one.note else ''}")
             context = context_of(one.config, str(self.config), one.origin, name)
-            found, closing = plan(one.chain, reserved, context, one.view, one.origin.base)
+            found, closing = plan(one.chain, reserved, context, one.view, one.origin.base, stands[name])
             steps = list(without_shared(found, planned, one.words))
             print(text(steps, closing))
             for line in said({**one.config, "base": one.origin.base}, one.origin.id, to_train(steps), counted):

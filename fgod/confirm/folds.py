@@ -8,8 +8,9 @@ decides about them reserves a fold for each (`Reservations`), and each is record
     reserved.json   who will be asked what. The snakemake that is alone at work here writes it, so that jobs on other
                     nodes, which decide by the records, decide the same
 
-A reservation ends when its candidate is asked, or when a snakemake starts whose walks do not have it as a candidate. So
-one of the same config takes no fold from a job that a snakemake before it left in a cluster's queue.
+A reservation ends when its candidate is asked, or when a snakemake starts whose walks do not have it as a candidate. That
+one decides without it from the first, before it may write. So one of the same config takes no fold from a job that a
+snakemake before it left in a cluster's queue.
 """
 
 from __future__ import annotations
@@ -85,13 +86,16 @@ class Reservations:
     Args:
         results: the folder of the record.
         available: the folds that the probes have; empty where no wordings are held back.
+        candidates: the lineages of the candidates of all walks, as they are expected. Reservations of others decide
+            nothing, but for a run that is asked about: jobs of a run that was met later decide as it was reserved.
         given: what this process gave out, in order.
         kept: whether what it gives out is written to reserved.json (see `keep`).
     """
 
     results: Path
     available: Sequence[int]
-    given: list[FoldOf] = field(default_factory=list)
+    candidates: Collection[str]
+    given: list[FoldOf] = field(default_factory=list, init=False)
     kept: bool = field(default=False, init=False)
 
     def of(self, stage: str, lineage: str) -> Assignment:
@@ -100,21 +104,18 @@ class Reservations:
         Raises:
             FgodError: see `read_folds`; reserved.json was edited.
         """
-        recorded, reserved = self._known()
-        if not self.kept or own_fold([*recorded, *reserved], lineage, self.available) is not None:
-            return self._give([*recorded, *reserved], stage, lineage)
-        with _locked(self.results):
-            recorded, reserved = self._known()
-            found = self._give([*recorded, *reserved], stage, lineage)
-            _write_reserved(self.results, with_assignment(reserved, stage, lineage, found.fold))
+        recorded, reserved = self._known(lineage)
+        known = [*recorded, *reserved]
+        if self.kept and own_fold(known, lineage, self.available) is None:
+            found = self._reserve(stage, lineage)
+        else:
+            found = assign(known, lineage, self.available)
+        self.given = with_assignment(self.given, stage, lineage, found.fold)
         return found
 
-    def keep(self, candidates: Collection[str]) -> None:
+    def keep(self) -> None:
         """Let other processes know from now on what this one gives out, and what it gave out so far. Only the snakemake
         that is alone at work here may do so: it drops the reservations of runs that are no candidates.
-
-        Args:
-            candidates: the lineages of the candidates of all walks, as they are expected.
 
         Raises:
             FgodError: see `of`; or another process reserved or recorded otherwise since this one decided.
@@ -122,25 +123,28 @@ class Reservations:
         if not self.available:
             return
         with _locked(self.results):
-            earlier = [entry for entry in read_reserved(self.results) if entry.lineage in candidates]
-            recorded = read_folds(self.results)
-            reserved = holding(recorded, [*earlier, *self.given], self.available)
+            recorded, reserved = self._known()
             for entry in self.given:
-                found = own_fold([*recorded, *reserved], entry.lineage, self.available)
-                if found != entry.fold:
-                    raise _taken(reserved_folds(self.results), entry.stage, entry.lineage, found, entry.fold)
+                if own_fold([*recorded, *reserved], entry.lineage, self.available) != entry.fold:
+                    raise _refused(self.results, recorded, reserved, entry, self.available)
             _write_reserved(self.results, reserved)
         self.kept = True
 
-    def _known(self) -> tuple[list[FoldOf], list[FoldOf]]:
-        """What is recorded, and what is reserved beside."""
-        reserved = read_reserved(self.results)  # first: what moves from here to the record meanwhile is found there
+    def _known(self, lineage: str = "") -> tuple[list[FoldOf], list[FoldOf]]:
+        """What is recorded, and what is reserved beside for candidates, by this process, and for the run that is asked
+        about: that last, so that it changes nothing that this process gave out."""
+        kept = read_reserved(self.results)  # first: what moves from here to the record meanwhile is found there
         recorded = read_folds(self.results)
-        return recorded, holding(recorded, [*reserved, *self.given], self.available)
+        expected = [entry for entry in kept if entry.lineage in self.candidates]
+        asked = [entry for entry in kept if entry.lineage == lineage]
+        return recorded, holding(recorded, [*expected, *self.given, *asked], self.available)
 
-    def _give(self, known: Sequence[FoldOf], stage: str, lineage: str) -> Assignment:
-        found = assign(known, lineage, self.available)
-        self.given = with_assignment(self.given, stage, lineage, found.fold)
+    def _reserve(self, stage: str, lineage: str) -> Assignment:
+        """A fold for a run that has none, as others know it from then on."""
+        with _locked(self.results):
+            recorded, reserved = self._known(lineage)
+            found = assign([*recorded, *reserved], lineage, self.available)
+            _write_reserved(self.results, with_assignment(reserved, stage, lineage, found.fold))
         return found
 
 
@@ -192,11 +196,19 @@ def _locked(results: Path) -> Iterator[None]:
         yield
 
 
-def _taken(path: Path, stage: str, lineage: str, found: int | None, expected: int) -> FgodError:
-    return FgodError(
-        f"{path}: found fold {found} for {stage} {lineage}, expected {expected}: another candidate was given that "
-        "meanwhile; run snakemake again"
-    )
+def _refused(
+    results: Path, recorded: Sequence[FoldOf], reserved: Sequence[FoldOf], wanted: FoldOf, available: Sequence[int]
+) -> FgodError:
+    """Why a candidate may not be asked a fold, with the file that says so."""
+    name, own = f"{wanted.stage} {wanted.lineage}", own_fold([*recorded, *reserved], wanted.lineage, available)
+    if own is None:
+        is_recorded = wanted.fold in {entry.fold for entry in recorded}
+        why = f"fold {wanted.fold} was given to another candidate while {name} was waiting"
+    else:
+        is_recorded = own_fold(recorded, wanted.lineage, available) is not None
+        why = f"{name} was given fold {own}, expected {wanted.fold}"
+    path = folds(results) if is_recorded else reserved_folds(results)
+    return FgodError(f"{path}: {why}; run snakemake again")
 
 
 def give_fold(results: Path, stage: str, lineage: str, fold: int, available: Sequence[int]) -> Assignment:
@@ -205,15 +217,19 @@ def give_fold(results: Path, stage: str, lineage: str, fold: int, available: Seq
 
     Candidates that were decided at once may be asked in any order, so the first free fold may be another's.
 
+    Args:
+        fold: one of those available.
+        available: the folds that the probes have.
+
     Raises:
         FgodError: see `read_folds`; reserved.json was edited; or another fold is its own, or this one is another's.
     """
     with _locked(results):
         recorded = read_folds(results)
         reserved = holding(recorded, read_reserved(results), available)
-        known = [*recorded, *reserved]
-        if not may_have(known, lineage, fold, available):
-            raise _taken(folds(results), stage, lineage, assign(known, lineage, available).fold, fold)
+        if not may_have([*recorded, *reserved], lineage, fold, available):
+            wanted = FoldOf(fold=fold, stage=stage, lineage=lineage)
+            raise _refused(results, recorded, reserved, wanted, available)
         entries = with_assignment(recorded, stage, lineage, fold)
         Folds(given=entries).write(folds(results))
         _write_reserved(results, holding(entries, reserved, available))
