@@ -8,9 +8,9 @@ decides about them reserves a fold for each (`Reservations`), and each is record
     reserved.json   who will be asked what. The snakemake that is alone at work here writes it, so that jobs on other
                     nodes, which decide by the records, decide the same
 
-A reservation ends when its candidate is asked, or when a snakemake starts whose walks do not have it as a candidate. That
-one decides without it from the first, before it may write. So one of the same config takes no fold from a job that a
-snakemake before it left in a cluster's queue.
+A reservation ends when its candidate is asked, or when a snakemake starts whose walks do not have it as a candidate.
+What ends so decides nothing while the walks of that snakemake are made, before it may write. So one of the same config
+takes no fold from a job that a snakemake before it left in a cluster's queue.
 """
 
 from __future__ import annotations
