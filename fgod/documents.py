@@ -43,7 +43,7 @@ DECISIONS = ("diverged", "killed", "collapsed", "damaged", "missed", ACCEPTED)
 class Document(BaseModel):
     """A JSON object on disk. Keys that a model does not name are kept as they are."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, arbitrary_types_allowed=True, defer_build=True)
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -682,18 +682,20 @@ def judged_digests(run: RunRecords) -> dict[str, str]:
     return file_digests(run.folder, (path for path in run.judged if path.is_file()))
 
 
-def check_run(run: RunRecords) -> None:
-    """Make sure that a run's records and tables are those that its training and its probe wrote.
+def check_run(run: RunRecords) -> tuple[Outcome, Metrics]:
+    """Make sure that a run's records and tables are those that its training and its probe wrote; returns both records.
 
     Raises:
         FgodError: one was changed or removed since; names it, and what to delete.
     """
-    for path, document in ((run.outcome, Outcome.read(run.outcome)), (run.metrics, Metrics.read(run.metrics))):
-        if changed := differing_files(run.folder, document.tables_sha256):
+    outcome, metrics = Outcome.read(run.outcome), Metrics.read(run.metrics)
+    for path, tables in ((run.outcome, outcome.tables_sha256), (run.metrics, metrics.tables_sha256)):
+        if changed := differing_files(run.folder, tables):
             raise FgodError(
                 f"{run.folder}: {', '.join(changed)} since it was written (its sha256 stands in {path.name}); records "
                 f"are not edited: bring it back, or delete {path} and run snakemake again to make it anew"
             )
+    return outcome, metrics
 
 
 def check_confirmation_records(place: ConfirmationRecords) -> None:

@@ -195,8 +195,17 @@ def judge_records(run: RunRecords, limits: Limits, require: Mapping[str, str]) -
         UsageError: a record is missing.
         FgodError: a record was edited, or see `judge`; names the file or the folder.
     """
-    check_run(run)
-    outcome, metrics = Outcome.read(run.outcome), Metrics.read(run.metrics)
+    return judge_checked(run, *check_run(run), limits, require)
+
+
+def judge_checked(
+    run: RunRecords, outcome: Outcome, metrics: Metrics, limits: Limits, require: Mapping[str, str]
+) -> documents.Verdict:
+    """The same of records that were read and checked (`fgod.documents.check_run`).
+
+    Raises:
+        FgodError: see `judge`; names the folder.
+    """
     judged = judged_digests(run)
     try:
         verdict = judge(outcome, metrics, lambda: read_probes(run.probes), limits, require)

@@ -11,7 +11,7 @@ from typing import Any
 
 from fgod import NUMERICS_VERSION
 from fgod.chain import Inputs
-from fgod.data.formats import UserSource, read_user_file, user_sources
+from fgod.data.formats import ROW_FORMATS, UserSource, read_user_file, user_sources
 from fgod.data.optional import FILES_OF_PARTS, LOADERS, files_of, files_used, load_asking
 from fgod.data.probes import SUITES_FILE, Probe, asked_in, folds_of, load_probes, probe_files
 from fgod.data.recipe import CLAIM, NAMED, NEIGHBOUR, PART_ROWS, TALK, MixRecipe
@@ -19,13 +19,15 @@ from fgod.data.sources import PAIRED_KIND, Sources, load_sources
 from fgod.errors import UsageError, did_you_mean
 from fgod.evaluate.checked import check_probes
 from fgod.evaluate.words import ReplyWords, load_reply_words
+from fgod.exporters.exporter import EXPORTERS
 from fgod.model.spec import RANDOM_DESIGN
+from fgod.models.architecture import ARCHITECTURES
 from fgod.models.files import CONFIG, beside_weights
 from fgod.persona import goal_from_config
 from fgod.plugins import Registry
-from fgod.registry import ARCHITECTURES, EXPORTERS, MEAN_FORMATS, OPTIMIZERS, ROW_FORMATS, SQUARE_FORMATS
 from fgod.system.digests import CACHE, cached_sha256
 from fgod.system.files import digest, folder_files, read_json, sha256_file, sha256_files
+from fgod.train.recipe import MEAN_FORMATS, OPTIMIZERS, SQUARE_FORMATS
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -273,13 +275,13 @@ def sources_digest(folder: Path, languages: tuple[str, ...] = ()) -> str:
 
 
 @cache
-def _sources(folder: Path, languages: tuple[str, ...] = ()) -> Sources:
+def _sources(folder: Path, languages: tuple[str, ...]) -> Sources:
     return load_sources(folder, languages)
 
 
 def check_held_out(config: Mapping[str, Any]) -> None:
     """Every held-out topic must be a topic of the written sources, in whatever language."""
-    known = _sources(Path(config["data"]["folder"])).topic_ids
+    known = _sources(Path(config["data"]["folder"]), ()).topic_ids
     for topic in config["data"]["held_out_topics"]:
         if topic not in known:
             raise UsageError(
@@ -290,10 +292,12 @@ def check_held_out(config: Mapping[str, Any]) -> None:
 
 def check_user_sources(sources: Mapping[str, UserSource]) -> None:
     """Each of the user's data files may let only such faults through as can be."""
-    from fgod.data.audit import check_accepted
+    accepting = {name: source.accept for name, source in sources.items() if source.accept}
+    if accepting:
+        from fgod.data.audit import check_accepted
 
-    for name, source in sources.items():
-        check_accepted(source.accept, f"data.sources.{name}.audit.accept")
+        for name, accept in accepting.items():
+            check_accepted(accept, f"data.sources.{name}.audit.accept")
 
 
 def _rows_digest(name: str, source: UserSource) -> str:

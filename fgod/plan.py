@@ -22,10 +22,8 @@ from fgod.names import run_name
 from fgod.promotion import Promotion
 from fgod.recipes import changes, flatten, is_placebo
 from fgod.records import Standing, standing
-from fgod.release import release_faults
 from fgod.system.digests import CACHE
 from fgod.system.files import read_json
-from fgod.tables import same_files
 from fgod.train.recipe import TrainRecipe
 
 
@@ -105,6 +103,8 @@ def _changed_keys(walk: Walk, folds: Reservations, context: Mapping[str, Any] | 
         return []
     if not file.exists():
         return ["missing"]
+    from fgod.tables import same_files
+
     old, new = read_json(file), json.loads(records.walk_json(walk, records.fold_of(walk, folds)))
     same = same_files(old["context"].get("config", ""), context["config"])
     current = {**context, "config": old["context"]["config"]} if same else context
@@ -171,7 +171,11 @@ def _released(
 ) -> bool:
     """Whether the release is that of these runs, in these further formats, as these engines were asked, and was loaded
     by transformers."""
-    if not places.record.exists() or release_faults(places, CACHE):
+    if not places.record.exists():
+        return False
+    from fgod.release import release_faults  # a plan of what is not released needs none of it
+
+    if release_faults(places, CACHE):
         return False
     found = Release.read(places.record)
     same_runs = [run.lineage for run in found.promoted] == [run.lineage for run in runs]
@@ -231,12 +235,13 @@ def _step(fit: int, run: Run, now: Standing, training: set[Run], base: Mapping[s
         return Step(fit, run, "reuse", (f"its verdict is on record: {now.decision}",), now)
     if now.status is not None:
         return Step(fit, run, "judge", tuple(_judged_why(now)), now)
+    nearest = None if run.trained else _nearest(run)
     if run.trained:
         why: tuple[str, ...] = (f"between its start and {run.trained.lineage}: nothing is trained",)
     elif run.parent in training:
-        why = f"it follows {run.parent.stage} {run.parent.lineage}", *_reasons(run)
+        why = f"it follows {run.parent.stage} {run.parent.lineage}", *_reasons(nearest)
     else:
-        why = (*_base_reasons(run, base), *_reasons(run)) or ("it never ran",)
+        why = (*_base_reasons(run, base, nearest), *_reasons(nearest)) or ("it never ran",)
     return Step(fit, run, _making(run), (*why, *_starts_in_trash(run)), now)
 
 
@@ -265,41 +270,46 @@ def _judged_why(now: Standing) -> Iterator[str]:
         yield from now.fresh.reasons
 
 
-def _reasons(run: Run) -> Iterator[str]:
-    """How its recipe differs from the recorded one of the same stage that is most like it."""
-    nearest = _nearest(run)
-    if nearest:
-        yield from (f"{line} (against {nearest.parent.name})" for line in differences(nearest, run.recipe))
+@dataclass(frozen=True)
+class _Recorded:
+    """A run's recipe on record, and in what another one differs from it, in words: `train.lr 0.0005 → 0.001`."""
+
+    lineage: str
+    recipe: Mapping[str, Any]
+    differences: tuple[str, ...]
 
 
-def _nearest(run: Run) -> Path | None:
+def _nearest(run: Run) -> _Recorded | None:
     """The recorded recipe of the stage with the fewest differences, the newest of several: where refits have changed
     a stage since, that is still the one which was configured."""
-    found = layout.recipes(run.stage)
-    others = [p for p in found if p.parent.name != run.lineage and not is_placebo(read_json(p))]
-    return min(others, key=lambda p: (len(differences(p, run.recipe)), -p.stat().st_mtime_ns), default=None)
+    recipe, found = json.loads(run.recipe), []
+    for path in layout.recipes(run.stage):
+        if path.parent.name != run.lineage and not is_placebo(old := read_json(path)):
+            one = _Recorded(path.parent.name, old, tuple(changes(old, recipe)))
+            found.append((len(one.differences), -path.stat().st_mtime_ns, one))
+    return min(found, key=lambda entry: entry[:2])[2] if found else None
 
 
-def _base_reasons(run: Run, base: Mapping[str, Any]) -> Iterator[str]:
+def _reasons(nearest: _Recorded | None) -> Iterator[str]:
+    """How its recipe differs from the recorded one of the same stage that is most like it."""
+    if nearest:
+        yield from (f"{line} (against {nearest.lineage})" for line in nearest.differences)
+
+
+def _base_reasons(run: Run, base: Mapping[str, Any], nearest: _Recorded | None) -> Iterator[str]:
     """How the base differs from that of the nearest recorded run, where the run starts from the base."""
-    nearest = _nearest(run)
     if run.parent or not nearest:
         return
-    old_id, new_id = read_json(nearest)["starts_from"], json.loads(run.recipe)["starts_from"]
+    old_id, new_id = nearest.recipe["starts_from"], json.loads(run.recipe)["starts_from"]
     stamp = layout.base(str(old_id)).stamp
     if old_id == new_id:
         return
     if not stamp.exists():
-        yield f"it starts from the base {new_id}; {nearest.parent.name} from {old_id}"
+        yield f"it starts from the base {new_id}; {nearest.lineage} from {old_id}"
         return
     old, new = flatten({"base": read_json(stamp)["base"]}), flatten({"base": base})
     keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     yield from (f"{key} {old.get(key, 'nothing')} → {new.get(key, 'nothing')}" for key in keys)
-
-
-def differences(earlier: Path, recipe: str) -> list[str]:
-    """The keys in which a recipe differs from a recorded one: `train.lr 0.0005 → 0.001`."""
-    return changes(read_json(earlier), json.loads(recipe))
 
 
 def to_train(steps: Iterable[Step]) -> list[tuple[str, TrainRecipe]]:

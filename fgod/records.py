@@ -17,7 +17,7 @@ from fgod.decisions import ACCEPTED
 from fgod.documents import Confirmation, Limit, Outcome, Stamp, Verdict, check_run, differing_files, verdict_of
 from fgod.errors import FgodError
 from fgod.evaluate.requirements import Check, check_limits
-from fgod.gate import judge_records
+from fgod.gate import judge_checked
 from fgod.layout import (
     RESULTS,
     ConfirmationRecords,
@@ -145,16 +145,16 @@ def standing(config: Mapping[str, Any], run: Run) -> Standing:
     now = Standing(None, recorded, stale=_changed_since(files) if recorded is None else ())
     if not files.outcome.exists():
         return now
-    status = Outcome.read(files.outcome).status
     missing = tuple(path.name for path in files.judged if not path.exists())
     if missing:
+        status = Outcome.read(files.outcome).status
         return replace(now, decision=None if status == "trained" else status, status=status, missing=missing)
-    check_run(files)
+    outcome, metrics = check_run(files)
     try:
-        fresh = judge_records(files, check_limits(config["gate"]), run.requirements)
+        fresh = judge_checked(files, outcome, metrics, check_limits(config["gate"]), run.requirements)
     except FgodError as error:  # no value for a metric that is asked for since: the gate will say so, or measure anew
-        return replace(now, status=status, unknown=str(error))
-    return replace(now, decision=fresh.decision, fresh=fresh, status=status)
+        return replace(now, status=outcome.status, unknown=str(error))
+    return replace(now, decision=fresh.decision, fresh=fresh, status=outcome.status)
 
 
 def _changed_since(files: RunRecords) -> tuple[str, ...]:

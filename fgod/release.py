@@ -39,7 +39,7 @@ from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.escape import html_text, markdown_text, one_line
 from fgod.evaluate.metric import METRICS, SHARE, Estimate
 from fgod.exporters.exporter import EXPORTERS
-from fgod.exporters.nvfp4 import NVFP4
+from fgod.exporters.names import NVFP4
 from fgod.layout import FORMATS, Releases, RunRecords, RunWeights, at_alpha, run_records
 from fgod.promotion import Promotion, WalkEntry, promotion
 from fgod.stamps import check_weights, remedy
@@ -358,9 +358,9 @@ def model_card(document: Release, results: Path, context: Context) -> str:
         served=f"\nChecked before the release: {document.served.words}." if document.served else "",
         formats=_formats(document, _probed_export(last_run).bytes),
         engines=_engines(document),
-        format=NVFP4.name,
-        package=NVFP4.package,
-        engine=NVFP4.engine,
+        format=NVFP4,
+        package=EXPORTERS[NVFP4].package,
+        engine=EXPORTERS[NVFP4].engine,
     )
 
 
@@ -370,7 +370,7 @@ def _formats(document: Release, size: int) -> str:
     Args:
         size: of what was probed, in bytes.
     """
-    sizes = {".": (NVFP4.name, size)}
+    sizes = {".": (NVFP4, size)}
     sizes |= {f"{FORMATS}/{name}": (name, found.bytes) for name, found in document.formats.items()}
     rows = []
     for folder, (name, total) in sizes.items():

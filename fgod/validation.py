@@ -20,7 +20,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any, TypeVar
 
 from annotated_types import Ge, Gt, Interval, MinLen
@@ -32,8 +32,8 @@ from fgod.plugins import Registry
 
 T = TypeVar("T")
 
-KEYS = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-"""How every model of keys is checked."""
+KEYS = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+"""How every model of keys is checked. What checks it is made when it is first used: most commands use few of them."""
 
 
 class Keys:
@@ -156,18 +156,27 @@ def _own_faults(error: ValidationError) -> list[ErrorDetails]:
 def plain(value: Any) -> Any:
     """A model as JSON values: mappings of all keys with their values, tuples as lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        pairs = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
-        return {field.name: plain(item) for field, item in pairs if not _omitted(type(value), field, item)}
+        omitted = _omitted_defaults(type(value))
+        items = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+        return {name: plain(item) for name, item in items if name not in omitted or item != omitted[name]()}
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _omitted(model: type, field: dataclasses.Field[Any], value: Any) -> bool:
-    if not any(isinstance(extra, OmitDefault) for extra in _metadata(_hints(model)[field.name])):
-        return False
+@cache
+def _omitted_defaults(model: type) -> Mapping[str, Callable[[], Any]]:
+    """By key that is left out where it has its default: what gives the default."""
+    return {
+        field.name: partial(_default, field)
+        for field in dataclasses.fields(model)
+        if any(isinstance(extra, OmitDefault) for extra in _metadata(_hints(model)[field.name]))
+    }
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
     factory = field.default_factory
-    return bool(value == (field.default if factory is dataclasses.MISSING else factory()))
+    return field.default if factory is dataclasses.MISSING else factory()
 
 
 # ---------------------------------------------------------------------------------------------- what a model says

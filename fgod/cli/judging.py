@@ -19,7 +19,7 @@ from fgod.documents import Served as ServedRecord
 from fgod.engines.engine import ENGINES
 from fgod.errors import FgodError, UsageError
 from fgod.evaluate.requirements import check_limits
-from fgod.exporters.nvfp4 import NVFP4
+from fgod.exporters.names import NVFP4
 from fgod.guard.limits import WholeMachine
 from fgod.models.files import beside_weights
 from fgod.stamps import check_export, check_weights
@@ -53,7 +53,7 @@ class Probe(Probing, Chatting, SideBySide):
             "FOLDER",
         ),
     ] = None
-    format: Format = NVFP4.name
+    format: Format = NVFP4
     rows: Annotated[tuple[Path, ...], Input("training rows of the run: none of them may be a probe")]
 
     @property

@@ -11,8 +11,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from fgod.abilities.paired import Paired
 from fgod.evaluate.measure import measure
 from fgod.evaluate.metric import Estimate, Metric, middle, resampled, value_alone, wilson
@@ -117,11 +115,15 @@ def is_share(estimate: Estimate) -> bool:
     k = round(estimate.value * estimate.n)
     if not 0 <= k <= estimate.n:
         return False
+    import numpy as np  # here: the tables of runs that are compared with nothing need none of it
+
     return bool(np.allclose((estimate.value, estimate.low, estimate.high), (k / estimate.n, *wilson(k, estimate.n))))
 
 
 def paired_bootstrap(metric: Metric, other: Sequence[Scored], first: Sequence[Scored]) -> tuple[float, float]:
     """Percentile bootstrap of other - first: each resample draws probes, and both sides' replies to them."""
+    import numpy as np
+
     picks, found = np.random.default_rng(0).integers(len(other), size=(RESAMPLES, len(other))), []
     with value_alone():
         for pick in picks:

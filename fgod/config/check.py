@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from fgod import refits
-from fgod.abilities.items import path_of
 from fgod.data.formats import user_sources
 from fgod.data.probes import probe_files
 from fgod.data.recipe import DENIAL, PARTS, SELF_ASKED, VERBATIM, MixRecipe
@@ -23,7 +22,7 @@ from fgod.errors import UsageError, did_you_mean
 from fgod.evaluate.metric import METRICS
 from fgod.evaluate.requirements import check_limits, gate_limits, parse_requirements
 from fgod.exporters.exporter import EXPORTERS
-from fgod.exporters.nvfp4 import NVFP4
+from fgod.exporters.names import NVFP4
 from fgod.models.files import CONFIG
 from fgod.persona import Rule, goal_from_config, has_any, lookup, wordings_of
 from fgod.train.recipe import TrainKeys, TrainRecipe
@@ -44,13 +43,13 @@ def check_meaning(config: Mapping[str, Any], where: str) -> None:
 
 def release_formats(config: Mapping[str, Any]) -> list[str]:
     """The names of a config's `release.formats`."""
-    names: list[str] = config.get("release", {}).get("formats", [NVFP4.name])
+    names: list[str] = config.get("release", {}).get("formats", [NVFP4])
     return names
 
 
 def further_formats(config: Mapping[str, Any]) -> list[str]:
     """Those that a release has besides the one that is probed."""
-    return [name for name in release_formats(config) if name != NVFP4.name]
+    return [name for name in release_formats(config) if name != NVFP4]
 
 
 def engine_pairs(config: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -320,6 +319,9 @@ def _paths(config: Mapping[str, Any]) -> Iterator[str]:
     for path in probe_files(config):
         if not path.is_file():
             yield f"data.probes: found {str(path)!r}, expected a file that exists"
+    if config["evaluate"]["items"]:
+        from fgod.abilities.items import path_of  # most configs have none
+
     for item in config["evaluate"]["items"]:
         if not path_of(item).exists():
             yield f"evaluate.items: found {item!r}, expected a file or folder that exists"
@@ -347,15 +349,15 @@ def _confirm(config: Mapping[str, Any]) -> Iterator[str]:
 
 def _formats(config: Mapping[str, Any]) -> Iterator[str]:
     formats = release_formats(config)
-    for name in formats:
+    for name in further_formats(config):  # NVFP4 is there, and holds any base: the others are not loaded for it
         if name not in EXPORTERS:
             hint = did_you_mean(name, EXPORTERS)
             yield f"release.formats: found {name!r}{hint}, expected some of {', '.join(EXPORTERS)}"
         elif config["base"]["kind"] == "embedded" and (why := EXPORTERS[name].not_embedded):
             yield f"release.formats: {name} cannot hold the embedded base: {why}"
-    if NVFP4.name not in formats:
+    if NVFP4 not in formats:
         yield (
-            f"release.formats: found {', '.join(formats) or 'none'}, expected {NVFP4.name} among them: it is what is "
+            f"release.formats: found {', '.join(formats) or 'none'}, expected {NVFP4} among them: it is what is "
             "probed, and the release itself"
         )
 

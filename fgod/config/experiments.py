@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -37,13 +36,13 @@ def experiment_configs(raw: Mapping[str, Any], where: str) -> dict[str, dict[str
 
 
 def with_own(raw: Mapping[str, Any], own: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A config as it was read, with what an experiment replaces of it. Pure.
+    """A config as it was read, with what an experiment replaces of it. Pure: it shares what it does not replace.
 
     Raises:
         UsageError: see `experiment_configs`; of several faults all.
     """
     faults: list[str] = []
-    merged = copy.deepcopy({key: value for key, value in raw.items() if key != "experiments"})
+    merged = {key: value for key, value in raw.items() if key != "experiments"}
     merged |= {key: own[key] for key in ("seed", "refits") if own.get(key) is not None}
     merged["data"] = _data(merged.get("data", {}), own.get("data", {}), faults)
     if own.get("stages") is not None:
@@ -87,12 +86,12 @@ def _stages(stages: list[dict[str, Any]], own: list[Any], faults: list[str]) -> 
 
 def _stage(stage: Mapping[str, Any], own: Mapping[str, Any], where: str, faults: list[str]) -> dict[str, Any]:
     """A stage of the config with the keys of `mix` and `train`, and the `require`, that an experiment replaces."""
-    merged = copy.deepcopy({**stage, **own})
+    merged = {**stage, **own}
     for key in ("mix", "train"):
         if key not in own:
             continue
         if not isinstance(own[key], Mapping):
             faults.append(f"{where}.{key}: found {kind_words(own[key])}, expected a mapping of keys")
         else:
-            merged[key] = copy.deepcopy({**stage.get(key, {}), **own[key]})
+            merged[key] = {**stage.get(key, {}), **own[key]}
     return merged

@@ -17,7 +17,7 @@ from fgod.chat import ChatSettings
 from fgod.data.marks import MARKED
 from fgod.data.recipe import CLAIM, NAMED, NEIGHBOUR, PART_ROWS, TALK, MixRecipe
 from fgod.evaluate.settings import ProbeSettings
-from fgod.exporters.nvfp4 import NVFP4
+from fgod.exporters.names import NVFP4
 from fgod.guard.limits import RANK_SECS
 from fgod.model.spec import SHAPES, EmbeddedSpec
 from fgod.rule import RuleByLanguage
@@ -422,7 +422,7 @@ class Evaluate(Keys):
 class Release(Keys):
     """What a release holds."""
 
-    formats: Annotated[tuple[Text, ...], AfterValidator(distinct), FromList] = (NVFP4.name,)
+    formats: Annotated[tuple[Text, ...], AfterValidator(distinct), FromList] = (NVFP4,)
     """Formats of its weights (docs/formats.md): nvfp4, the release itself, and in folders formats/NAME of it any of
     nvfp4-head, modelopt, bf16, dat, dat-float16, gguf, gguf-bf16 and those of plugins."""
     engines: Annotated[tuple[Text, ...], AfterValidator(distinct), FromList, OmitDefault()] = ()

@@ -15,14 +15,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal
 
 from fgod.errors import UsageError
 from fgod.evaluate.scoring import Scored
 from fgod.plugins import Registry
+
+if TYPE_CHECKING:  # a command that reads what was measured resamples nothing, and need not import it
+    import numpy as np
+    from numpy.typing import NDArray
 
 METRICS: Registry[Metric] = Registry("metric", ["fgod.evaluate.metrics"])
 
@@ -274,6 +275,8 @@ def resampled() -> Iterator[list[NDArray[np.float64]]]:
 
 def middle(statistics: NDArray[np.float64]) -> tuple[float, float]:
     """The ends of the middle 95 % of a statistic over resamples."""
+    import numpy as np
+
     low, high = np.quantile(statistics, (0.025, 0.975))
     return float(low), float(high)
 
@@ -284,6 +287,8 @@ def bootstrap(n: int, statistic: Callable[[NDArray[np.intp]], NDArray[np.float64
     Args:
         statistic: places of items [resamples, n] → [resamples].
     """
+    import numpy as np
+
     picks = np.random.default_rng(0).integers(n, size=(BOOTSTRAP, n))
     found = statistic(picks)
     if (kept := _RESAMPLED.get()) is not None:
@@ -295,6 +300,8 @@ def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> Estimate
     """Σ wᵢ xᵢ / Σ wᵢ with a bootstrap interval over the items (none below two)."""
     if not values:
         return Estimate(None, 0)
+    import numpy as np
+
     x, w = np.asarray(values, dtype=np.float64), np.asarray(weights, dtype=np.float64)
     centre = math.fsum(x * w) / math.fsum(w)
     if len(x) < 2 or _VALUE_ALONE.get():
@@ -311,6 +318,8 @@ def percentile(values: Sequence[float], q: float) -> Estimate:
     """
     if not values:
         return Estimate(None, 0)
+    import numpy as np
+
     x = np.asarray(values, dtype=np.float64)
     centre = float(np.percentile(x, q))
     if len(x) < 2 or _VALUE_ALONE.get():

@@ -6,11 +6,13 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fgod.arguments import Option, Output, words_of
 from fgod.guard.limits import Limits
-from fgod.guard.watch import GuardResult, report, run
+
+if TYPE_CHECKING:
+    from fgod.guard.watch import GuardResult
 
 TOO_LARGE_OK, RANK_SECS = "too_large_ok", "rank_secs"
 """The config's keys that are no limits. The first is for all that predict their memory; the second for the trainer
@@ -52,6 +54,8 @@ class GuardOptions:
             BlindError: memory cannot be read.
             OccupiedError: others use too much of the GPU.
         """
+        from fgod.guard.watch import report, run  # options alone need none of it
+
         command = self.command[1:] if self.command[:1] == ("--",) else self.command
         gpus: int | Literal["all"] = "all" if self.lock_gpu else 0
         result = run(command, self.limits, self.table, self.reason, self.phase_file, self.lock, gpus=gpus)
