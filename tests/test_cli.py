@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import MISSING, replace
+from dataclasses import MISSING, asdict, replace
 from pathlib import Path
 
 import pytest
@@ -27,8 +27,10 @@ from fgod.evaluate.metric import Estimate
 from fgod.experiments import Origin
 from fgod.probe.record import write_probes, write_skipped
 from fgod.project import DEFAULT
+from fgod.promotion import WalkEntry
 from fgod.registry import METRICS
 from fgod.system.files import file_digests, write_json
+from tests.made_runs import context, write_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -227,6 +229,39 @@ def test_a_command_line_imports_the_module_of_its_command_alone():
     command = [sys.executable, "-c", code, "walk"]
     loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert "fgod.cli.results" in loaded and not {"fgod.cli.training", "fgod.cli.people", "torch"} & set(loaded)
+
+
+BOOKKEEPING = (
+    "gate --limits {} --require {} --out results/runs/A/aaaa11112222/verdict.json",
+    "walk --json WALK --context CONTEXT --out results/experiments/one/walk.json",
+    "tables --walk results/experiments/one/walk.json --out results/experiments/one/tables",
+    "report --tables results/experiments/one/tables --out results/experiments/one/report.html",
+    "campaign --experiments TOLD --walks results/experiments/one/walk.json --out results/experiments.tsv",
+    "campaign-report --table results/experiments.tsv --out results/experiments.html",
+    "plan",
+)
+"""What the workflow does between trainings, one command after the other; and what people ask most."""
+
+
+def test_bookkeeping_imports_nothing_that_takes_seconds(project):
+    """Each of these commands is a process of its own, and most of its time are imports."""
+    decision = write_run(Path("."), "A", "aaaa11112222", "good")
+    decided = {"visits": [asdict(WalkEntry(0, "A", "aaaa11112222", "base", decision))], "spent": "", "fold": None}
+    own = {key: value for key, value in asdict(context(experiment="one")).items() if key not in decided}
+    own.pop("adjustments")
+    words = {
+        "WALK": json.dumps({**decided, "adjustments": []}),
+        "CONTEXT": json.dumps(own),
+        "TOLD": json.dumps({"one": {"note": "", "starts_from": "base", "fault": ""}}),
+    }
+    code = "import sys; from fgod.cli import main; code = main(sys.argv[1:]); print(*sys.modules); sys.exit(code)"
+    for command in BOOKKEEPING:
+        line = [words.get(word, word) for word in command.split()]
+        ended = subprocess.run([sys.executable, "-c", code, *line], capture_output=True, text=True, check=True)
+        loaded = {name.partition(".")[0] for name in ended.stdout.splitlines()[-1].split()}
+        slow = {"torch", "transformers", "snakemake", "numpy"} & loaded
+        assert "fgod" in loaded and not slow, f"{command}: imports {', '.join(sorted(slow))}"
+    assert Path("results/experiments.html").exists()
 
 
 def entries(name):

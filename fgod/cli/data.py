@@ -15,7 +15,6 @@ from fgod.call import Call, say
 from fgod.chat import ChatSettings
 from fgod.cli.command import Command, Personal, SideBySide
 from fgod.cli.options import CHAT, LANGUAGES, Asked, Chat, Chatting, Sourced
-from fgod.data import audit as audits
 from fgod.data.formats import UserSource, read_user_file, user_rows, user_sources
 from fgod.data.marks import accepted_of
 from fgod.data.mix import OldIdentity, build_pools, changes_of, framed, plan_mix
@@ -27,7 +26,6 @@ from fgod.documents import Audit as AuditRecord
 from fgod.documents import Finding, MixStamp, check_answers, check_rows, check_self_asked
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.imports import lasting_imports
-from fgod.inputs import base_id, languages_of, own_weights, readers_of, sources_digest
 from fgod.persona import Goal, Persona, goal_from_config
 from fgod.recipes import PLACEBO
 from fgod.stamps import check_export
@@ -35,6 +33,7 @@ from fgod.system.files import sha256_file
 
 if TYPE_CHECKING:
     from fgod.cli.work.worker import Work
+    from fgod.data import audit as audits
     from fgod.data.probes import Probe
 
 SPEC = Option("all that the rows depend on")
@@ -240,7 +239,11 @@ class Audit(Command):
     def _standards(self, config: Mapping[str, Any] | None) -> Standards:
         goal = self.goal or config
         folder = self.sources or (Path(goal["data"]["folder"]) if goal and "data" in goal else None)
-        languages = self.languages or (languages_of(config) if config else ())
+        languages = self.languages
+        if config and not languages:
+            from fgod.inputs import languages_of
+
+            languages = languages_of(config)
         return Standards(goal, folder, languages, self._probes(folder, languages), self._token_limit(config))
 
     def _probes(self, folder: Path | None, languages: Sequence[str]) -> Sequence[Probe]:
@@ -260,6 +263,8 @@ class Audit(Command):
         return check_rows(mix) if self.file == mix.rows and mix.stamp.exists() else None
 
     def _of_mix(self, stamp: MixStamp, standards: Standards) -> audits.Audit:
+        from fgod.data import audit as audits
+
         recipe = MixRecipe.from_dict(stamp.spec["recipe"])
         files = {name: source for name, source in user_sources(self.files).items() if name in recipe.parts()}
         accepted = accepted_of(standards.goal["persona"]) if standards.goal else ()
@@ -272,6 +277,8 @@ class Audit(Command):
         )  # fmt: skip
 
     def _of_file(self, standards: Standards, config: Mapping[str, Any] | None) -> audits.Audit:
+        from fgod.data import audit as audits
+
         source = self._source(config)
         return audits.audit_file(
             self.file,
@@ -293,6 +300,7 @@ class Audit(Command):
                 "(--weights and --seq-len name another).")  # fmt: skip
             return None
         with lasting_imports():
+            from fgod.data import audit as audits
             from fgod.model.chats import ChatFormat
             from fgod.model.template import control_tokens
         settings = self.chat or ChatSettings.from_dict(config["chat"] if config else {})
@@ -302,6 +310,8 @@ class Audit(Command):
     def _source(self, config: Mapping[str, Any] | None) -> UserSource:
         """How a user's file is read and what of it is let through: as the config's `data.sources` says, if it names
         the file, and as the options do."""
+        from fgod.data import audit as audits
+
         audits.check_accepted(self.accept, "--accept")
         named = user_sources(config["data"]["sources"]).values() if config else ()
         source = next((s for s in named if s.path.resolve() == self.file.resolve()), UserSource(self.file))
@@ -310,6 +320,8 @@ class Audit(Command):
 
 def _made_base(config: Mapping[str, Any]) -> Path | None:
     """The folder of the config's base; None while it has not been made."""
+    from fgod.inputs import base_id, languages_of, own_weights, readers_of, sources_digest
+
     if own := own_weights(config["base"]):
         return own
     sources = sources_digest(Path(config["data"]["folder"]), languages_of(config))
@@ -345,6 +357,7 @@ class Identity(Personal):
         from fgod.config import load
         from fgod.data.identity import identity_file
         from fgod.data.tsv import write_user_tsv
+        from fgod.inputs import languages_of
 
         if self.out.exists():
             raise UsageError(f"{self.out}: this file exists; expected a new name (nothing is overwritten)")

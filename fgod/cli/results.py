@@ -6,19 +6,20 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fgod import layout
 from fgod.arguments import Input, Json, JsonObject, Option, OptionalObject, Output
 from fgod.call import Call, say
 from fgod.cli.command import Command, ReadOnly
-from fgod.documents import Release
 from fgod.errors import FgodError, UsageError
 from fgod.escape import html_text
 from fgod.layout import RunRecords
-from fgod.promotion import Promotion, WalkEntry, of_walk
 from fgod.system.files import read_json, write_json
-from fgod.tables import Context
+
+if TYPE_CHECKING:
+    from fgod.promotion import Promotion, WalkEntry
+    from fgod.tables import Context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,9 @@ class Walk(Command):
 
 
 def _walk_and_context(file: Path) -> tuple[list[WalkEntry], Context]:
+    from fgod.promotion import WalkEntry
+    from fgod.tables import Context
+
     decided = read_json(file)
     walk, context = decided["walk"], decided["context"]
     entries = [WalkEntry(**visit) for visit in walk["visits"]]
@@ -184,6 +188,7 @@ class Summary(ReadOnly):
         from fgod.keep import inventory
         from fgod.manifest import torn, write_jsonl
         from fgod.plan import stopped
+        from fgod.promotion import Promotion, of_walk
 
         decided = self.walk or self.stopped
         found = of_walk(decided, layout.RESULTS) if decided else Promotion()
@@ -201,6 +206,7 @@ class Summary(ReadOnly):
 
     def _released(self, found: Promotion) -> Sequence[str]:
         """What was released, in words; of a run that was stopped, where its report lies."""
+        from fgod.documents import Release
         from fgod.release import summary_text
 
         released, report = layout.Releases().record, layout.view().report

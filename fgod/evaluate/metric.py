@@ -18,12 +18,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from fgod.errors import UsageError
-from fgod.evaluate.scoring import Scored
 from fgod.plugins import Registry
 
-if TYPE_CHECKING:  # a command that reads what was measured resamples nothing, and need not import it
+if TYPE_CHECKING:  # what reads records alone resamples and scores nothing, and need not import it
     import numpy as np
     from numpy.typing import NDArray
+
+    from fgod.evaluate.scoring import Scored
 
 METRICS: Registry[Metric] = Registry("metric", ["fgod.evaluate.metrics"])
 
