@@ -195,18 +195,26 @@ def judge_records(run: RunRecords, limits: Limits, require: Mapping[str, str]) -
         UsageError: a record is missing.
         FgodError: a record was edited, or see `judge`; names the file or the folder.
     """
-    return judge_checked(run, *check_run(run), limits, require)
+    outcome, metrics = check_run(run)
+    return judge_checked(run, outcome, metrics, judged_digests(run), limits, require)
 
 
 def judge_checked(
-    run: RunRecords, outcome: Outcome, metrics: Metrics, limits: Limits, require: Mapping[str, str]
+    run: RunRecords,
+    outcome: Outcome,
+    metrics: Metrics,
+    judged: Mapping[str, str],
+    limits: Limits,
+    require: Mapping[str, str],
 ) -> documents.Verdict:
     """The same of records that were read and checked (`fgod.documents.check_run`).
+
+    Args:
+        judged: their digests (`fgod.documents.judged_digests`).
 
     Raises:
         FgodError: see `judge`; names the folder.
     """
-    judged = judged_digests(run)
     try:
         verdict = judge(outcome, metrics, lambda: read_probes(run.probes), limits, require)
     except FgodError as error:
@@ -214,7 +222,7 @@ def judge_checked(
     worst = documents.WorstProbe(**asdict(verdict.worst)) if verdict.worst else None
     checks = [documents.Limit(**asdict(check)) for check in checks_of(limits, parse_requirements(require))]
     return documents.Verdict(
-        decision=verdict.decision, reasons=list(verdict.reasons), worst=worst, limits=checks, judged=judged
+        decision=verdict.decision, reasons=list(verdict.reasons), worst=worst, limits=checks, judged=dict(judged)
     )
 
 

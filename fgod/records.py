@@ -14,7 +14,17 @@ from fgod.chain import Run, Walk
 from fgod.confirm.folds import Reservations
 from fgod.confirm.judge import confirmation_checks, judge_confirmation
 from fgod.decisions import ACCEPTED
-from fgod.documents import Confirmation, Limit, Outcome, Stamp, Verdict, check_run, differing_files, verdict_of
+from fgod.documents import (
+    Confirmation,
+    Limit,
+    Outcome,
+    Stamp,
+    Verdict,
+    check_run,
+    differing_files,
+    judged_digests,
+    verdict_of,
+)
 from fgod.errors import FgodError
 from fgod.evaluate.requirements import Check, check_limits
 from fgod.gate import judge_checked
@@ -151,10 +161,19 @@ def standing(config: Mapping[str, Any], run: Run) -> Standing:
         return replace(now, decision=None if status == "trained" else status, status=status, missing=missing)
     outcome, metrics = check_run(files)
     try:
-        fresh = judge_checked(files, outcome, metrics, check_limits(config["gate"]), run.requirements)
+        limits = check_limits(config["gate"])
+        fresh = judge_checked(files, outcome, metrics, _judged_digests(files, recorded), limits, run.requirements)
     except FgodError as error:  # no value for a metric that is asked for since: the gate will say so, or measure anew
         return replace(now, status=outcome.status, unknown=str(error))
     return replace(now, decision=fresh.decision, fresh=fresh, status=outcome.status)
+
+
+def _judged_digests(files: RunRecords, recorded: Verdict | None) -> Mapping[str, str]:
+    """Digests of the records that a verdict is made of, all of which are there: those of a verdict that counts are
+    what stands there now."""
+    if recorded is not None and recorded.judged.keys() == {path.name for path in files.judged}:
+        return recorded.judged
+    return judged_digests(files)
 
 
 def _changed_since(files: RunRecords) -> tuple[str, ...]:
