@@ -24,6 +24,7 @@ from fgod.errors import UsageError
 from fgod.guard.limits import OverTime
 from fgod.guard.samples import Sample, Samples, TableWriter
 from fgod.guard.sources import HostMemory, User
+from fgod.system import process as processes
 from fgod.system.lock import holder_numbers
 from fgod.system.process import Member, ProcessTree, read_process
 from fgod.system.procfs import MIB
@@ -593,6 +594,27 @@ guard.run(["sleep", "60"], guard.Limits(1, poll_secs=0.02), Path({str(table)!r})
         assert until(table.exists)
         process.kill()
     assert read_texts(table, guard.COLUMNS)
+
+
+def test_a_child_whose_parent_ends_during_a_look_is_found_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper, shell, child, stranger = 100, 101, 102, 103
+
+    def listed(shell_lives: bool, parent: int) -> None:
+        found = {
+            keeper: Member(keeper, 1, keeper, keeper, 1, "keeper"),
+            child: Member(child, parent, shell, shell, 3, "sleep"),
+            1: Member(1, 0, 1, 1, 0, "init"),
+            stranger: Member(stranger, 1, 1, 1, 2, "other"),
+        }
+        names = [str(pid) for pid in (1, keeper, *([shell] if shell_lives else []), child, stranger)]
+        monkeypatch.setattr(processes.os, "listdir", lambda path: names)
+        monkeypatch.setattr(processes, "read_process", found.get)
+
+    tree = ProcessTree(keeper, keeper=True)
+    listed(shell_lives=True, parent=shell)  # read before the shell ended, which is a zombie when its turn comes
+    assert tree.watched() == []
+    listed(shell_lives=False, parent=keeper)
+    assert [member.pid for member in tree.watched()] == [child], "also where no process was created since"
 
 
 def test_a_tree_is_found_and_killed() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from fgod import guard
 from fgod.errors import UsageError
-from fgod.guard import cap, predict
+from fgod.guard import cap, cuda, predict
 from fgod.guard.ends import Action, End, OomKills, classify, exit_code, sentence
 from fgod.guard.limits import Stall, lowered
 from fgod.guard.phases import PhaseReader
@@ -199,6 +199,7 @@ def test_a_device_that_others_filled_is_told_from_what_the_cap_refused(monkeypat
 
     monkeypatch.setattr(cap, "cap_allocator", lambda room: {0: 768.0})
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 700 << 20)
+    monkeypatch.setattr(cuda, "here", lambda: [cuda.Gpu(0, "uuid", False, 8192.0)])
     for free, refused in ((100, True), (60, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free << 20, 8 << 30))
         assert ("take more than 768 MiB of gpu0" in cap.refusal(1024)) is refused

@@ -70,6 +70,7 @@ class ProcessTree:
         self._hidden = {root} if keeper else set()
         self._members: dict[int, Member] = {}
         self._strangers: set[str] = set()  # names in /proc
+        self._orphans = False  # of the last look: processes whose parent ended while we looked
         self._rescan_at = 0.0
         self._last_created: bytes | None = None
         self._watched: list[Member] = []
@@ -82,7 +83,7 @@ class ProcessTree:
         Those that ended meanwhile are still listed.
         """
         last = self._loadavg.read(128).split()[-1]
-        if last != self._last_created or time.monotonic() >= self._rescan_at:
+        if last != self._last_created or self._orphans or time.monotonic() >= self._rescan_at:
             self._last_created = last
             self._watched = self.members()
         return self._watched
@@ -108,14 +109,20 @@ class ProcessTree:
         }
 
     def _adopt(self, unknown: list[Member]) -> None:
-        """Sort new processes into members and strangers; as a child may come before its parent, until no more join."""
+        """Sort new processes into members and strangers; as a child may come before its parent, until no more join.
+
+        One whose parent has ended meanwhile has another by now, perhaps the keeper: it is read again next time.
+        """
+        living = {str(p.pid) for p in unknown} | self._strangers | {"0"}
         joined = True
         while joined:
             joining = [p for p in unknown if self._belongs(p)]
             self._members.update((p.pid, p) for p in joining)
             unknown = [p for p in unknown if p.pid not in self._members]
             joined = bool(joining)
-        self._strangers.update(str(p.pid) for p in unknown)
+        strangers = {str(p.pid) for p in unknown if str(p.parent) in living}
+        self._orphans = len(strangers) < len(unknown)
+        self._strangers |= strangers
 
     def _belongs(self, p: Member) -> bool:
         return self.root in (p.pid, p.session, p.group) or p.parent in self._members
