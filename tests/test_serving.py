@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers.utils.import_utils import is_serve_available
+from transformers.utils.import_utils import is_accelerate_available, is_serve_available
 
 from fgod.layout import RunRecords
 from fgod.probe.record import read_probes
@@ -58,7 +58,8 @@ def wait_for(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
 
 
 @pytest.mark.skipif(
-    not is_serve_available(), reason="transformers serve needs fastapi, uvicorn and openai, the extra serve of fgod"
+    not (is_serve_available() and is_accelerate_available()),
+    reason="transformers serve needs accelerate, fastapi, uvicorn and openai, the extra serve of fgod",
 )
 def test_a_client_of_openai_gets_what_was_probed(served: tuple[str, Mini]) -> None:
     from openai import OpenAI
