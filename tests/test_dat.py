@@ -196,6 +196,28 @@ def test_the_command_exports_what_was_trained(
     assert said in capsys.readouterr().err and not (tmp_path / "run" / "exported.json").exists()
 
 
+def test_a_folder_of_ones_own_is_exported_without_a_stamp(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = str(folders / "tied")
+    assert main(["export", own, "--format", "dat", "--out", "made/mine"]) == 0
+    assert (tmp_path / "made/mine" / FILE).read_bytes() == (folders / "tied-dat" / FILE).read_bytes()
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["mine"], "nothing is recorded outside a project"
+    Path("trained.json").touch()
+    run = ["--weights", own, "--stamp", "trained.json"]
+    for words, said in (
+        ([own, "--out", "made/mine"], "made/mine: this folder exists"),
+        (["--out", "x"], "found nothing, expected FOLDER, or --weights and --stamp of a run"),
+        ([own, *run, "--out", "x"], "expected FOLDER, or"),
+        ([*run[:2], "--out", "x"], "expected FOLDER, or"),
+        ([*run, "--format", "dat", "--out", "dat"], "--out: found dat, which is the folder that is made; expected"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            main(["export", *words])
+        assert left.value.code == 2 and said in capsys.readouterr().err
+
+
 # Weights that cannot be written
 
 

@@ -50,7 +50,7 @@ class Entry:
 
 COMMANDS: Mapping[str, Entry] = {
     "base": Entry("base:Base", "make the embedded base or a random one, or check a folder"),
-    "export": Entry("base:Export", "export a run's weights"),
+    "export": Entry("base:Export", "export a folder of weights, or those of a run, to a format"),
     "answers self-asked": Entry("answers:SelfAsked", "prompts that it asks of its own accord"),
     "answers rehearsal": Entry("answers:Rehearsal", "its answers to the rehearsal prompts"),
     "answers reference": Entry("answers:Reference", "its answers to the probes"),

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from fgod import layout
 from fgod.arguments import Input, JsonObject, Option, Output
 from fgod.call import Call
-from fgod.cli.command import Guarded
+from fgod.cli.command import Guarded, check_new, is_project
 from fgod.cli.options import Chatting, Format, Gpus, Sourced
 from fgod.documents import BaseStamp, Stamp
 from fgod.errors import UsageError
 from fgod.exporters.exporter import EXPORTERS
 from fgod.exporters.names import NVFP4
+from fgod.guard.limits import WholeMachine
 from fgod.inputs import own_weights
 from fgod.models.files import beside_weights
 from fgod.stamps import check_weights, digests_of
@@ -62,37 +63,69 @@ class Base(Sourced, Chatting, Guarded):
 
 @dataclass(frozen=True, kw_only=True)
 class Export(Guarded):
-    """Export trained weights; a run without weights leaves a stamp that says so."""
+    """Export a folder of weights; or those of a run, which leaves a stamp: without weights one that says so."""
 
-    weights: Annotated[Path, Input("folder of the weights")]
-    stamp: Annotated[Path, Input("stamp of their training")]
-    out: Annotated[Path, Output("stamp to write, beside the export")]
-    dtype: Annotated[Literal["float32", "bfloat16"], Option("format of what stays unquantised")]
+    folder: Annotated[Path | None, Input("a folder of weights of yours", "FOLDER", positional=True)] = None
+    out: Annotated[Path, Output("of FOLDER: the folder to make; of a run: the stamp to write, beside the export")]
+    weights: Annotated[Path | None, Input("of a run: folder of its weights, in place of FOLDER")] = None
+    stamp: Annotated[Path | None, Input("of a run: stamp of its training")] = None
+    dtype: Annotated[
+        Literal["float32", "bfloat16"], Option("format of what stays unquantised (default: %(default)s)")
+    ] = "bfloat16"
     format: Format = NVFP4
     gpus: Gpus = 0
+    guard: WholeMachine
+
+    @property
+    def source(self) -> Path:
+        """The folder that it reads."""
+        found = self.folder or self.weights
+        assert found is not None
+        return found
 
     @property
     def exported(self) -> Path:
         """The folder that it makes."""
-        return layout.Export(self.out.parent).of(self.format)
+        return self.out if self.folder else layout.Export(self.out.parent).of(self.format)
+
+    @property
+    def recorded(self) -> bool:
+        return self.folder is None or is_project()
 
     def outputs(self) -> list[Path]:
-        return [*super().outputs(), self.exported]
+        return [*dict.fromkeys([*super().outputs(), self.exported])]
 
     def run(self, call: Call) -> None:
+        self._check_source()
+        what = f"the export of {self.source} as {self.format}"
+        if self.weights is None or self.stamp is None:
+            check_new(self.out)
+            self.supervised(call, what, gpu=self.gpus > 0)
+            return
         self._check_out()
         stamp = Stamp.read(self.stamp)
         if stamp.status != "trained":
             Stamp(status="skipped", reason=f"{stamp.status}: {stamp.reason}").write(self.out)
             return
         check_weights(self.weights, self.stamp)
-        self.supervised(call, f"the export of {self.weights} as {self.format}", gpu=self.gpus > 0)
+        self.supervised(call, what, gpu=self.gpus > 0)
         exported = digests_of(self.exported)
         Stamp(status="exported", source_sha256=stamp.weights_sha256, **exported).write(self.out)
 
+    def _check_source(self) -> None:
+        """Raise UsageError unless it is either a folder or a run with its stamp."""
+        if (self.folder is None) is (self.weights is None) or (self.weights is None) is not (self.stamp is None):
+            given = [name for name in ("folder", "weights", "stamp") if getattr(self, name) is not None]
+            raise UsageError(f"export: found {given or 'nothing'}, expected FOLDER, or --weights and --stamp of a run")
+
     def _check_out(self) -> None:
-        """Raise UsageError if the stamp would be written over that of another format."""
+        """Raise UsageError if the stamp would be written over that of another format, or over the export."""
         stamp_of = layout.Export(self.out.parent).stamp_of
+        if self.out == self.exported:
+            raise UsageError(
+                f"--out: found {self.out}, which is the folder that is made; expected the name of a stamp beside it, "
+                f"such as {stamp_of(self.format).name}"
+            )
         others = {stamp_of(name): name for name, _ in EXPORTERS.items() if name != self.format}
         if other := others.get(self.out):
             raise UsageError(

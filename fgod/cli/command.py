@@ -53,6 +53,17 @@ def _paths(command: Command, mark: type[Input] | type[Output]) -> list[Path]:
     return found
 
 
+def is_project() -> bool:
+    """Whether the current folder is a project, which has a manifest."""
+    return Path("Snakefile").is_file()
+
+
+def check_new(out: Path) -> None:
+    """Raise UsageError if there is something that would be overwritten."""
+    if out.exists():
+        raise UsageError(f"{out}: this folder exists; expected a new name (nothing is overwritten)")
+
+
 class ReadOnly(Command):
     """A command that makes and removes nothing that the manifest is to hold."""
 
@@ -66,7 +77,7 @@ class Personal(Command):
 
     @property
     def recorded(self) -> bool:
-        return Path("Snakefile").is_file()
+        return is_project()
 
 
 @dataclass(frozen=True, kw_only=True)

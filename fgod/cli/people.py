@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from fgod import checkpoints, layout, records
 from fgod.arguments import Input, Option, Output
 from fgod.call import Call, say
-from fgod.cli.command import Personal, ReadOnly
+from fgod.cli.command import Personal, ReadOnly, check_new
 from fgod.cli.options import Like
 from fgod.errors import UsageError
 from fgod.guard.command import GuardOptions
@@ -160,11 +160,6 @@ class Resume(Personal):
         return checkpoints.saved_step(layout.work(run.folder.name).folder)
 
 
-def _check_new(out: Path) -> None:
-    if out.exists():
-        raise UsageError(f"{out}: this folder exists; expected a new name (nothing is overwritten)")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Import(Personal):
     """Turn a GGUF file or a TorchSharp state dict into a folder that can be a base."""
@@ -186,7 +181,7 @@ class Import(Personal):
         with lasting_imports():
             from fgod.importing.file import import_file
 
-        _check_new(self.out)
+        check_new(self.out)
         facts = import_file(self.file, self.out, self.like, self.dtype, say=say)
         say(f"{self.out}: {facts.architecture}, {facts.layers} layers, {facts.dtypes[0]}")
 
@@ -210,7 +205,7 @@ class Fetch(Personal):
         with lasting_imports():
             from fgod.importing.hub import fetch
 
-        _check_new(self.out)
+        check_new(self.out)
         commit = fetch(self.repository, self.out, self.revision, say=say)
         say(f"{self.out}: {self.repository} at {commit}")
 

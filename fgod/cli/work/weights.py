@@ -29,12 +29,12 @@ def export(args: Export, worker: Worker) -> None:
     """
     exporter = EXPORTERS[args.format]
     gpu = args.gpus > 0 and use_device("cuda", "--gpus")
-    master = memory.stored(args.weights)
+    master = memory.stored(args.source)
     worker.fit(lambda _: memory.predict_export(master, worker.process(gpu), gpu), 1, gpu)
     device = torch.device("cuda" if gpu else "cpu")
     try:
         with follow("", master.tensors, "tensor") as progress:
-            exporter.write(args.weights, args.exported, args.dtype, device, worker.counted(progress))
+            exporter.write(args.source, args.exported, args.dtype, device, worker.counted(progress))
     except StorageError:
         raise
     except FgodError as error:
