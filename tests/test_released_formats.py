@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,14 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from fgod import config as settings
+from fgod.cli.base import Export
 from fgod.cli.work.weights import export
 from fgod.cli.work.worker import Worker
 from fgod.dat.exporter import Dat
 from fgod.documents import Release, Served
 from fgod.errors import FgodError, UsageError
 from fgod.exporters.nvfp4 import NVFP4
+from fgod.guard.limits import WholeMachine
 from fgod.layout import Releases
 from fgod.model import load
 from fgod.model.chats import ChatFormat
@@ -145,9 +146,9 @@ def test_a_format_that_cannot_hold_a_model_is_named_with_the_reason(tmp_path: Pa
     stored = load_file(master / "model.safetensors")
     stored["model.norm.weight"][0] = 1e6
     save_file(stored, master / "model.safetensors", {"format": "pt"})
-    args = Namespace(format="own", weights=master, exported=tmp_path / "own", dtype="bfloat16", gpus=0)
+    args = Export(folder=master, out=tmp_path / "own", format="own", guard=WholeMachine())
     with pytest.raises(UsageError, match=r"there is no export as own: .*master: model\.norm\.weight.*float16"):
-        export(args, Worker(tmp_path / "report.json", 8.0, False))  # type: ignore[arg-type]
+        export(args, Worker(tmp_path / "report.json", 8.0, False))
     assert not args.exported.exists()
 
 
