@@ -1,5 +1,5 @@
 """Imported before any test, and so before torch."""
 
-from fgod.system.threads import sleep_while_waiting
+from fgod.system.threads import spin_briefly
 
-sleep_while_waiting()
+spin_briefly()

@@ -28,7 +28,7 @@ from fgod.imports import lasting_imports
 from fgod.names import GROUPS
 from fgod.plugins import load_plugins
 from fgod.system.stop import exit_on_fgod_error, stop_signals_as_exceptions
-from fgod.system.threads import sleep_while_waiting
+from fgod.system.threads import spin_briefly
 
 if TYPE_CHECKING:
     from fgod.cli.command import Command, Guarded
@@ -115,7 +115,7 @@ COMMANDS: Mapping[str, Entry] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns or exits with its code."""
-    sleep_while_waiting()
+    spin_briefly()
     words = list(sys.argv[1:] if argv is None else argv)
     found = build_parser(words).parse_args(words)
     child = getattr(found, "child", None) is not None  # the command that started it follows snakemake, and records
