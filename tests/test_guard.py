@@ -617,6 +617,31 @@ def test_a_child_whose_parent_ends_during_a_look_is_found_by_the_next(monkeypatc
     assert [member.pid for member in tree.watched()] == [child], "also where no process was created since"
 
 
+def test_a_child_whose_parent_ends_during_a_look_is_found_by_the_same_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper, shell, child = 100, 101, 102
+    parents = iter([shell, keeper])  # read before the shell ended, then after the keeper has taken it over
+    listings = iter([[str(keeper), str(shell), str(child)], [str(keeper), str(child)]])
+    monkeypatch.setattr(processes.os, "listdir", lambda path: next(listings))
+
+    def read(pid: int) -> Member | None:
+        if pid == child:
+            return Member(child, next(parents), shell, shell, 3, "sleep")
+        return Member(keeper, 1, keeper, keeper, 1, "keeper") if pid == keeper else None
+
+    monkeypatch.setattr(processes, "read_process", read)
+    assert [member.pid for member in ProcessTree(keeper, keeper=True).wait_gone(0)] == [child]
+
+
+def test_a_process_with_a_hidden_parent_does_not_hold_a_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    monkeypatch.setattr(processes.os, "listdir", lambda path: looks.append(path) or ["100", "102"])
+    monkeypatch.setattr(
+        processes, "read_process", lambda pid: Member(102, 99, 99, 99, 3, "other") if pid == 102 else None
+    )
+    assert ProcessTree(100, keeper=True).members() == []
+    assert len(looks) == processes.LOOKS
+
+
 def test_a_tree_is_found_and_killed() -> None:
     script = "sleep 60 & (sleep 60 &) ; wait"
     process = subprocess.Popen(["sh", "-c", script], start_new_session=True)

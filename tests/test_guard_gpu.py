@@ -25,7 +25,7 @@ assert cuda.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(int(sys.argv[1]
 time.sleep(float(sys.argv[2]))
 """
 GPUS = cuda.visible()
-pytestmark = pytest.mark.skipif(not GPUS, reason="no GPU is visible")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not GPUS, reason="no GPU is visible")]
 
 
 def pool_of_gpu_0(limits: guard.Limits) -> guard.Pool:

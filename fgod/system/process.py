@@ -20,6 +20,9 @@ from fgod.system.procfs import OpenFile
 RESCAN_SECS = 60.0
 """How often strangers are looked at again: a number may have gone round and be reused between two looks."""
 
+LOOKS = 3
+"""How often one call looks for members while some have parents that ended during the look."""
+
 KILL_SECS = 5.0
 """How long a killed process may take to vanish (freeing many GiB takes time) before it counts as a survivor."""
 
@@ -89,7 +92,17 @@ class ProcessTree:
         return self._watched
 
     def members(self) -> list[Member]:
-        """Living members, sorted by number. Costs one listing of /proc and one read for each member or new process."""
+        """Living members, sorted by number. Costs one listing of /proc and one read for each member or new process.
+
+        A process whose parent ended during a look is read again at once, `LOOKS` times at most in all.
+        """
+        for _ in range(LOOKS):
+            self._look()
+            if not self._orphans:
+                break
+        return sorted((m for m in self._members.values() if m.pid not in self._hidden), key=lambda m: m.pid)
+
+    def _look(self) -> None:
         now = time.monotonic()
         if now >= self._rescan_at:
             self._strangers.clear()
@@ -100,7 +113,6 @@ class ProcessTree:
         new = listed - self._strangers - {str(pid) for pid in self._members}
         self._strangers.update(name for name in new if not name.isdecimal())
         self._adopt([p for name in new - self._strangers if (p := read_process(int(name)))])
-        return sorted((m for m in self._members.values() if m.pid not in self._hidden), key=lambda m: m.pid)
 
     def _drop_dead(self) -> None:
         current = {pid: read_process(pid) for pid in self._members}
@@ -111,7 +123,7 @@ class ProcessTree:
     def _adopt(self, unknown: list[Member]) -> None:
         """Sort new processes into members and strangers; as a child may come before its parent, until no more join.
 
-        One whose parent has ended meanwhile has another by now, perhaps the keeper: it is read again next time.
+        One whose parent has ended meanwhile has another by now, perhaps the keeper: it is read again by the next look.
         """
         living = {str(p.pid) for p in unknown} | self._strangers | {"0"}
         joined = True
