@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from fgod.cli import main
 from fgod.config import resolve
 from fgod.data.audit import audit_rows
 from fgod.data.mix import Pools, build_pools, framed, plan_mix, wording
-from fgod.data.optional import load_denials, load_systems
+from fgod.data.optional import SYSTEMS_FILE, files_used, load_denials, load_systems
 from fgod.data.recipe import MixRecipe
 from fgod.data.rows import BASE, CONFIG, NO_SYSTEM, Prompt, Row, normalise, read_rows
 from fgod.data.sources import Sources, load_sources
@@ -109,6 +110,38 @@ def test_frames_have_exact_shares_and_pairs_stay_under_one(pools: Pools, systems
     assert [row.system for row in mended] == [NO_SYSTEM, NO_SYSTEM, ""]
     kept = framed([pair[0], Row("b", "t", "en", "pairs", "x", group="g", answered_by=BASE)], recipe, systems, 1)
     assert [row.system for row in kept] == ["", ""], "half of a pair is the base's: it was asked under the default"
+
+
+def test_rehearsed_prompts_stand_under_frames_of_their_own(systems: Systems) -> None:
+    taught = [Row(f"t{n}", "x", "en", "identity", "identity", answered_by=CONFIG) for n in range(10)]
+    base = [Row(f"b{n % 20}", "y", "en", "general", "topic", answered_by=BASE) for n in range(60)]
+    others = [
+        replace(base[0], prompt="a", asked_under="You are a poet."),
+        replace(base[0], prompt="b", system="You are a cook."),
+        replace(base[0], prompt="c", group="g"),
+        replace(base[0], prompt="d", answered_by=""),
+    ]
+    weights = {"default": 2, "none": 1, "foreign": 1}
+    recipe = MixRecipe("balanced", 74, {"identity": 1}, rehearsed_frames=weights)
+    rows = framed([*taught, *base, *others], recipe, systems, 1)
+    assert rows[:10] == taught and rows[70:] == others, "others' frames are their own"
+    by_prompt: dict[str, set[str]] = {}
+    for row in rows[10:70]:
+        by_prompt.setdefault(row.prompt, set()).add(row.system)
+    assert all(len(found) == 1 for found in by_prompt.values()), "copies of a prompt need one answer of the teacher"
+    found = Counter(system for (system,) in by_prompt.values())
+    assert (found[""], found[NO_SYSTEM]) == (10, 5) and sum(found.values()) == 20
+    assert set(found) - {"", NO_SYSTEM} <= set(systems["en"])
+    assert files_used(recipe) == (SYSTEMS_FILE,) and MixRecipe.from_dict(recipe.to_dict()) == recipe
+    assert "rehearsed_frames" not in MixRecipe("balanced", 1, {"identity": 1}).to_dict(), "other digests stay"
+
+
+@pytest.mark.parametrize("key", ["frames", "rehearsed_frames"])
+def test_frames_that_say_nothing_are_refused(key: str) -> None:
+    with pytest.raises(UsageError, match=rf"mix\.{key}: all weights are 0"):
+        MixRecipe.from_dict({"kind": "balanced", "rows": 1, "shares": {"identity": 1}, key: {"none": 0}})
+    with pytest.raises(UsageError, match=rf"mix\.{key}: not allowed here"):
+        MixRecipe.from_dict({"kind": "verbatim", "source": "mine", key: {"none": 1}})
 
 
 def test_no_system_prompt_names_the_persona_or_an_assistant(systems: Systems) -> None:

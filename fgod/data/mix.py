@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise, zip_longest
 from math import sqrt
@@ -393,24 +393,37 @@ def wording(reply: Wordings, prompt: Prompt, seed: int) -> str:
 
 
 def framed(rows: Sequence[Row], recipe: MixRecipe, systems: Mapping[str, Sequence[str]], seed: int) -> list[Row]:
-    """The rows of a mix, those that the config answers under the recipe's frames, in exact shares. A minimal pair
-    stands under one frame; rehearsed and users' rows stay as they are.
+    """The rows of a mix under the recipe's frames: those that the config answers in exact shares, and prompts that the
+    base answers in exact shares of prompts. A minimal pair stands under one frame, and so do all copies of a rehearsed
+    prompt. Users' rows stay as they are, and answers that the base gave under another system prompt.
 
     Args:
         systems: foreign system prompts by language.
     """
-    units: dict[object, list[int]] = {}
+    taught: dict[object, list[int]] = {}
+    rehearsed: dict[object, list[int]] = {}
     for number, row in enumerate(rows):
-        units.setdefault(row.group or number, []).append(number)
-    taught = [unit for unit in units.values() if all(rows[number].answered_by == CONFIG for number in unit)]
-    weights = {name: weight for name, weight in recipe.frames.items() if weight}
-    counts = apportion(fractions(weights), len(taught)) if weights else {}
-    names = [name for name, count in counts.items() for _ in range(count)]
+        taught.setdefault(row.group or number, []).append(number)
+        if row.answered_by == BASE and not (row.asked_under or row.system or row.group):
+            rehearsed.setdefault(row.prompt, []).append(number)
+    units = [unit for unit in taught.values() if all(rows[number].answered_by == CONFIG for number in unit)]
     out = list(rows)
-    for name, unit in zip(names, shuffled(taught, f"{seed}|frames", str), strict=bool(names)):
-        for number in unit:
-            out[number] = replace(rows[number], system=_system(name, rows[unit[0]], systems, f"{seed}|{unit[0]}"))
+    for key, weights, among in (
+        ("frames", recipe.frames, units),
+        ("rehearsed_frames", recipe.rehearsed_frames, [*rehearsed.values()]),
+    ):
+        for name, unit in _drawn(weights, among, f"{seed}|{key}"):
+            for number in unit:
+                out[number] = replace(rows[number], system=_system(name, rows[unit[0]], systems, f"{seed}|{unit[0]}"))
     return out
+
+
+def _drawn(weights: Mapping[str, float], units: Sequence[list[int]], key: str) -> Iterator[tuple[str, list[int]]]:
+    """A frame for each unit, in exact shares; nothing where there are no weights."""
+    above = {name: weight for name, weight in weights.items() if weight}
+    counts = apportion(fractions(above), len(units)) if above else {}
+    names = [name for name, count in counts.items() for _ in range(count)]
+    yield from zip(names, shuffled(units, key, str), strict=bool(names))
 
 
 def _system(frame: str, row: Row, systems: Mapping[str, Sequence[str]], key: str) -> str:

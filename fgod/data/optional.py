@@ -173,7 +173,8 @@ def load_asking(folder: Path, languages: Sequence[str] = ()) -> dict[str, tuple[
 
 def files_used(recipe: MixRecipe) -> tuple[str, ...]:
     """The optional files that a mix is made of."""
-    return (*files_of(recipe.parts()), *((SYSTEMS_FILE,) if recipe.frames.get("foreign") else ()))
+    foreign = recipe.frames.get("foreign") or recipe.rehearsed_frames.get("foreign")
+    return (*files_of(recipe.parts()), *((SYSTEMS_FILE,) if foreign else ()))
 
 
 def files_of(parts: Iterable[str]) -> tuple[str, ...]:

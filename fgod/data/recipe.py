@@ -43,12 +43,16 @@ VERBATIM = "verbatim"
 """The kind of mix that is a user's file as it stands."""
 KINDS = ("balanced", "disambiguation", "curriculum", VERBATIM)
 FRAMES = ("default", "none", "foreign")
-"""What a taught row may stand under: the config's chat.system, no system turn, or a system prompt of systems.yaml."""
+"""What a row may stand under: the config's chat.system, no system turn, or a system prompt of systems.yaml."""
+Frames = Mapping[Annotated[str, OneOf(FRAMES)], NotNegative]
 STYLES = {"natural": 0.75, "control": 0.15, "multilingual": 0.10}
+
+OF_PLANNED = ("shares", "final_shares", "frames", "rehearsed_frames")
+"""Keys of all kinds but verbatim."""
 
 KEYS_OF_KINDS: dict[str, Any] = {
     "if": {"properties": {"kind": {"const": VERBATIM}}},
-    "then": {"required": ["source"], "properties": dict.fromkeys(("rows", "shares", "final_shares", "frames"), False)},
+    "then": {"required": ["source"], "properties": dict.fromkeys(("rows", *OF_PLANNED), False)},
     "else": {
         "required": ["rows", "shares"],
         "properties": {"source": False},
@@ -85,8 +89,10 @@ class MixRecipe(Keys):
     kinds: Mapping[str, NotNegative] = field(default_factory=lambda: {"who_am_i": 1.0})
     """Weight of each kind of question among disambiguation rows."""
 
-    frames: Annotated[Mapping[Annotated[str, OneOf(FRAMES)], NotNegative], OmitDefault()] = field(default_factory=dict)
+    frames: Annotated[Frames, OmitDefault()] = field(default_factory=dict)
     """Weight of each frame among rows whose answer is the config's: default, none (no system turn), foreign."""
+    rehearsed_frames: Annotated[Frames, OmitDefault()] = field(default_factory=dict)
+    """The same among prompts whose answer is the base's own, so that these are not answered otherwise there."""
 
     def __post_init__(self) -> None:
         self._check_keys()
@@ -98,8 +104,10 @@ class MixRecipe(Keys):
             raise fault("final_shares", "not allowed here (final_shares belong to kind curriculum)")
         if not any(self.shares.values()):
             raise fault("shares", "all shares are 0: a stage without data")
-        if self.frames and not any(self.frames.values()):
-            raise fault("frames", "all weights are 0: expected one above 0")
+        for key in ("frames", "rehearsed_frames"):
+            weights = getattr(self, key)
+            if weights and not any(weights.values()):
+                raise fault(key, "all weights are 0: expected one above 0")
         if self.kind == "disambiguation" and not self.shares.get("pairs"):
             raise fault("shares", "kind disambiguation needs a share of pairs above 0")
 
@@ -109,7 +117,7 @@ class MixRecipe(Keys):
         for key in mine if self.kind == VERBATIM else others:
             if not getattr(self, key):
                 raise fault("", f"the key {key!r} is missing")
-        for key in (*others, "final_shares", "frames") if self.kind == VERBATIM else mine:
+        for key in ("rows", *OF_PLANNED) if self.kind == VERBATIM else mine:
             if getattr(self, key):
                 raise fault(key, "not allowed here (source belongs to kind verbatim, rows and shares to the others)")
 

@@ -38,7 +38,7 @@ from fgod.rule import RuleByLanguage
 from fgod.validation import KEYS, Count, FromList, Keys, OneOf, Text, distinct, fault, validate
 
 SHOWN = "shown"
-COMPARED = ("reference", "talk", "neighbour", "named", "task", "refusal", "script")
+COMPARED = ("reference", "talk", "neighbour", "named", "task", "refusal", "script", "framed")
 """Scorings by what the reference answers."""
 SCORINGS = ("persona", "kind", "denial", "claim", *COMPARED, SHOWN)
 """How a suite may be scored: by the persona's rule, by the rule of the question's kind, as a denial that names the

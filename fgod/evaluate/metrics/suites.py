@@ -22,6 +22,7 @@ NAMES = {
     "task": ("tasks", "tasks"),
     "refusal": ("refusal", "what is to be refused"),
     "script": ("script", "questions in Traditional characters"),
+    "framed": ("framed", "ordinary questions without a system prompt or under another one"),
 }
 """Scoring → its name in metrics, and what it asks."""
 
