@@ -197,8 +197,8 @@ class _Layout:
 def _masters(
     weights: Weights, names: Iterable[str], packed: Mapping[str, str], device: torch.device
 ) -> Iterator[tuple[str, Tensor, float | None]]:
-    """Each tensor on the device, with the global scale of its scale group if it has one: groups are read together, each
-    tensor once.
+    """Each tensor, with the global scale of its scale group if it has one: groups are read together, each tensor once.
+    What is packed is on the device. The rest is only stored, and stays on the host.
 
     Raises:
         NonFiniteError: a weight that is packed is NaN or infinite; names folder and tensor.
@@ -208,7 +208,7 @@ def _masters(
     for name in names:
         group = packed.get(name)
         if group is None:
-            yield name, weights.read(name).to(device), None
+            yield name, weights.read(name), None
             continue
         if group not in scales:
             members = {one: weights.read(one).to(device) for one, its in packed.items() if its == group}
