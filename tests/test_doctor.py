@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from compileall import compile_file
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from fgod.doctor import checks, child, configs
 from fgod.doctor import look as looks
 from fgod.doctor.child import how_it_ended, run_cases
 from fgod.doctor.finding import Finding, as_json, closing, faults, lines
-from fgod.doctor.machine import Config, Look, Machine, read_config
+from fgod.doctor.machine import Config, Look, Machine, has_bytecode, read_config
 from fgod.doctor.told import Asked, Benchmark, CaseResult, Speed, Told, TorchFacts, parsed
 from fgod.documents import Outcome
 from fgod.errors import FgodError
@@ -70,7 +71,7 @@ def machine(told: Told | None = None, **changes: Any) -> Machine:
     told = told or Told(CPU, (CaseResult("NVFP4 codec", "every pair of codes", "cpu"),), done=True)
     found: dict[str, Any] = {
         "gpus": list, "nvml": absent, "build": lambda: Build("2.13.0", None), "free": lambda folder: 2**40,
-        "child": lambda asked: told,
+        "child": lambda asked: told, "writes_bytecode": True,
     }  # fmt: skip
     return Machine(**(found | changes))
 
@@ -133,6 +134,23 @@ def test_a_check_that_raises_is_a_fault_and_the_others_go_on() -> None:
 def test_an_old_python_is_a_fault() -> None:
     [old] = found_by(checks.python, machine(python=(3, 10, 1)))
     assert old.state == "fault" and old.found == "3.10.1" and "3.11" in old.expected
+
+
+@pytest.mark.parametrize(("writes", "there", "told"), [(False, False, 1), (True, False, 0), (False, True, 0)])
+def test_packages_that_every_command_compiles_are_noted(writes: bool, there: bool, told: int) -> None:
+    look = Look(machine(writes_bytecode=writes, bytecode=lambda: there), [])
+    notes = [one for one in checks.python(look) if one.state == "note"]
+    assert len(notes) == told and all("PYTHONDONTWRITEBYTECODE" in one.todo for one in notes)
+
+
+def test_bytecode_is_looked_for_where_python_would_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "made_up").mkdir()
+    module = tmp_path / "made_up" / "__init__.py"
+    module.write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not has_bytecode("made_up") and has_bytecode("not_installed")
+    compile_file(module)
+    assert has_bytecode("made_up")
 
 
 def test_a_machine_without_a_gpu_has_nothing_wrong_unless_a_config_wants_one(project: Path) -> None:

@@ -35,8 +35,16 @@ def python(look: Look) -> Iterator[Finding]:
     found, oldest = ".".join(map(str, look.machine.python)), ".".join(map(str, OLDEST_PYTHON))
     if look.machine.python[:2] >= OLDEST_PYTHON:
         yield ok("Python", found)
-        return
-    yield Finding("Python", "fault", found, f"{oldest} or newer", f"make PYTHON=/path/to/python{oldest}")
+    else:
+        yield Finding("Python", "fault", found, f"{oldest} or newer", f"make PYTHON=/path/to/python{oldest}")
+    if not look.machine.writes_bytecode and not look.machine.bytecode():
+        yield Finding(
+            "bytecode",
+            "note",
+            "PYTHONDONTWRITEBYTECODE is set, and torch has no bytecode: each command compiles all that it imports",
+            "bytecode of the installed packages: commands that load a model start twice as fast",
+            "unset PYTHONDONTWRITEBYTECODE, with PYTHONPYCACHEPREFIX=FOLDER where the packages cannot be written to",
+        )
 
 
 def torch(look: Look) -> Iterator[Finding]:

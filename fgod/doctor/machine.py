@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,20 @@ from fgod.sizes import BaseSizes, NotHereError, base_sizes, require_weights
 from fgod.torch_build import Build, devices_of
 
 
+def has_bytecode(package: str) -> bool:
+    """Whether an installed package was compiled where this Python would look for it (PEP 3147); true of none."""
+    spec = find_spec(package)
+    return spec is None or spec.cached is None or Path(spec.cached).exists()
+
+
 @dataclass(frozen=True)
 class Machine:
     """How this machine is asked."""
 
     python: tuple[int, int, int] = sys.version_info[:3]
     architecture: str = platform.machine()
+    writes_bytecode: bool = not sys.dont_write_bytecode
+    bytecode: Callable[[], bool] = lambda: has_bytecode("torch")
     gpus: Callable[[], list[Gpu]] = cuda.visible
     nvml: Callable[[], Nvml] = Nvml
     build: Callable[[], Build] = torch_build.installed
