@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from fgod.doctor import checks, child, configs
 from fgod.doctor import look as looks
 from fgod.doctor.child import how_it_ended, run_cases
 from fgod.doctor.finding import Finding, as_json, closing, faults, lines
-from fgod.doctor.machine import Config, Look, Machine, has_bytecode, read_config
+from fgod.doctor.machine import Config, Look, Machine, read_config, why_uncompiled
 from fgod.doctor.told import Asked, Benchmark, CaseResult, Speed, Told, TorchFacts, parsed
 from fgod.documents import Outcome
 from fgod.errors import FgodError
@@ -71,7 +72,7 @@ def machine(told: Told | None = None, **changes: Any) -> Machine:
     told = told or Told(CPU, (CaseResult("NVFP4 codec", "every pair of codes", "cpu"),), done=True)
     found: dict[str, Any] = {
         "gpus": list, "nvml": absent, "build": lambda: Build("2.13.0", None), "free": lambda folder: 2**40,
-        "child": lambda asked: told, "writes_bytecode": True,
+        "child": lambda asked: told, "uncompiled": str,
     }  # fmt: skip
     return Machine(**(found | changes))
 
@@ -136,11 +137,10 @@ def test_an_old_python_is_a_fault() -> None:
     assert old.state == "fault" and old.found == "3.10.1" and "3.11" in old.expected
 
 
-@pytest.mark.parametrize(("writes", "there", "told"), [(False, False, 1), (True, False, 0), (False, True, 0)])
-def test_packages_that_every_command_compiles_are_noted(writes: bool, there: bool, told: int) -> None:
-    look = Look(machine(writes_bytecode=writes, bytecode=lambda: there), [])
-    notes = [one for one in checks.python(look) if one.state == "note"]
-    assert len(notes) == told and all("PYTHONDONTWRITEBYTECODE" in one.todo for one in notes)
+def test_packages_that_every_command_compiles_are_noted() -> None:
+    [_, note] = found_by(checks.python, machine(uncompiled=lambda: "it is read-only"))
+    assert note.state == "note" and "it is read-only" in note.found and "PYTHONPYCACHEPREFIX" in note.todo
+    assert len(found_by(checks.python, machine())) == 1
 
 
 def test_bytecode_is_looked_for_where_python_would_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,9 +148,14 @@ def test_bytecode_is_looked_for_where_python_would_read_it(tmp_path: Path, monke
     module = tmp_path / "made_up" / "__init__.py"
     module.write_text("")
     monkeypatch.syspath_prepend(tmp_path)
-    assert not has_bytecode("made_up") and has_bytecode("not_installed")
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    assert why_uncompiled("made_up") == "" == why_uncompiled("not_installed"), "it can be written when it is imported"
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert "cannot be written to" in why_uncompiled("made_up")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    assert "PYTHONDONTWRITEBYTECODE" in why_uncompiled("made_up")
     compile_file(module)
-    assert has_bytecode("made_up")
+    assert why_uncompiled("made_up") == ""
 
 
 def test_a_machine_without_a_gpu_has_nothing_wrong_unless_a_config_wants_one(project: Path) -> None:

@@ -116,13 +116,12 @@ def test_rehearsed_prompts_stand_under_frames_of_their_own(systems: Systems) -> 
     taught = [Row(f"t{n}", "x", "en", "identity", "identity", answered_by=CONFIG) for n in range(10)]
     base = [Row(f"b{n % 20}", "y", "en", "general", "topic", answered_by=BASE) for n in range(60)]
     others = [
-        replace(base[0], prompt="a", asked_under="You are a poet."),
         replace(base[0], prompt="b", system="You are a cook."),
         replace(base[0], prompt="c", group="g"),
         replace(base[0], prompt="d", answered_by=""),
     ]
     weights = {"default": 2, "none": 1, "foreign": 1}
-    recipe = MixRecipe("balanced", 74, {"identity": 1}, rehearsed_frames=weights)
+    recipe = MixRecipe("balanced", 73, {"identity": 1}, rehearsed_frames=weights)
     rows = framed([*taught, *base, *others], recipe, systems, 1)
     assert rows[:10] == taught and rows[70:] == others, "others' frames are their own"
     by_prompt: dict[str, set[str]] = {}
@@ -132,6 +131,9 @@ def test_rehearsed_prompts_stand_under_frames_of_their_own(systems: Systems) -> 
     found = Counter(system for (system,) in by_prompt.values())
     assert (found[""], found[NO_SYSTEM]) == (10, 5) and sum(found.values()) == 20
     assert set(found) - {"", NO_SYSTEM} <= set(systems["en"])
+    nowhere = MixRecipe("balanced", 1, {"identity": 1}, rehearsed_frames={"none": 1})
+    [moved] = framed([replace(base[0], asked_under="You are a poet.")], nowhere, systems, 1)
+    assert (moved.system, moved.asked_under) == (NO_SYSTEM, "You are a poet."), "the teacher stays where the base spoke"
     assert files_used(recipe) == (SYSTEMS_FILE,) and MixRecipe.from_dict(recipe.to_dict()) == recipe
     assert "rehearsed_frames" not in MixRecipe("balanced", 1, {"identity": 1}).to_dict(), "other digests stay"
 

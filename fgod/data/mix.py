@@ -395,7 +395,7 @@ def wording(reply: Wordings, prompt: Prompt, seed: int) -> str:
 def framed(rows: Sequence[Row], recipe: MixRecipe, systems: Mapping[str, Sequence[str]], seed: int) -> list[Row]:
     """The rows of a mix under the recipe's frames: those that the config answers in exact shares, and prompts that the
     base answers in exact shares of prompts. A minimal pair stands under one frame, and so do all copies of a rehearsed
-    prompt. Users' rows stay as they are, and answers that the base gave under another system prompt.
+    prompt. Users' rows stay as they are, and halves of pairs that the base answers.
 
     Args:
         systems: foreign system prompts by language.
@@ -404,7 +404,7 @@ def framed(rows: Sequence[Row], recipe: MixRecipe, systems: Mapping[str, Sequenc
     rehearsed: dict[object, list[int]] = {}
     for number, row in enumerate(rows):
         taught.setdefault(row.group or number, []).append(number)
-        if row.answered_by == BASE and not (row.asked_under or row.system or row.group):
+        if row.answered_by == BASE and not (row.system or row.group):
             rehearsed.setdefault(row.prompt, []).append(number)
     units = [unit for unit in taught.values() if all(rows[number].answered_by == CONFIG for number in unit)]
     out = list(rows)

@@ -66,7 +66,9 @@ class Row:
     `cut`: the answer stops where the base was cut short, so no end token is learned after it.
     `answered_by`: base where the answer is the base's own (the row is rehearsed), config where it is one of the
     configured replies, user where it stands in a file of the user's (both are taught). Empty: nobody says.
-    `asked_under`: the system prompt under which the base gave this answer, where that is not the row's own.
+    `asked_under`: the system prompt under which the teacher reads the row, and the base gave this answer, where it is
+    neither the row's own nor the default one. (The answer of a row under `rehearsed_frames` was given under the default
+    one, and the teacher reads it under the row's own.)
     """
 
     prompt: str

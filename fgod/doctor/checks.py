@@ -37,13 +37,13 @@ def python(look: Look) -> Iterator[Finding]:
         yield ok("Python", found)
     else:
         yield Finding("Python", "fault", found, f"{oldest} or newer", f"make PYTHON=/path/to/python{oldest}")
-    if not look.machine.writes_bytecode and not look.machine.bytecode():
+    if reason := look.machine.uncompiled():
         yield Finding(
             "bytecode",
             "note",
-            "PYTHONDONTWRITEBYTECODE is set, and torch has no bytecode: each command compiles all that it imports",
-            "bytecode of the installed packages: commands that load a model start twice as fast",
-            "unset PYTHONDONTWRITEBYTECODE, with PYTHONPYCACHEPREFIX=FOLDER where the packages cannot be written to",
+            f"torch has none, and {reason}: each command compiles all that it imports",
+            "bytecode of the installed packages, with which commands start faster by some seconds",
+            "unset PYTHONDONTWRITEBYTECODE, and set PYTHONPYCACHEPREFIX=FOLDER where packages cannot be written to",
         )
 
 

@@ -28,10 +28,15 @@ from fgod.sizes import BaseSizes, NotHereError, base_sizes, require_weights
 from fgod.torch_build import Build, devices_of
 
 
-def has_bytecode(package: str) -> bool:
-    """Whether an installed package was compiled where this Python would look for it (PEP 3147); true of none."""
+def why_uncompiled(package: str) -> str:
+    """Why each process compiles an installed package anew; empty where it has bytecode (PEP 3147), or will have."""
     spec = find_spec(package)
-    return spec is None or spec.cached is None or Path(spec.cached).exists()
+    if spec is None or spec.cached is None or Path(spec.cached).exists():
+        return ""
+    if sys.dont_write_bytecode:
+        return "PYTHONDONTWRITEBYTECODE (or -B) is set"
+    folder = next(one for one in Path(spec.cached).parents if one.exists())
+    return "" if os.access(folder, os.W_OK) else f"{folder} cannot be written to"
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,7 @@ class Machine:
 
     python: tuple[int, int, int] = sys.version_info[:3]
     architecture: str = platform.machine()
-    writes_bytecode: bool = not sys.dont_write_bytecode
-    bytecode: Callable[[], bool] = lambda: has_bytecode("torch")
+    uncompiled: Callable[[], str] = lambda: why_uncompiled("torch")
     gpus: Callable[[], list[Gpu]] = cuda.visible
     nvml: Callable[[], Nvml] = Nvml
     build: Callable[[], Build] = torch_build.installed

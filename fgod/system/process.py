@@ -73,7 +73,7 @@ class ProcessTree:
         self._hidden = {root} if keeper else set()
         self._members: dict[int, Member] = {}
         self._strangers: set[str] = set()  # names in /proc
-        self._orphans = False  # of the last look: processes whose parent ended while we looked
+        self._orphans: frozenset[Member] = frozenset()  # of the last look: processes whose parent ended while we looked
         self._rescan_at = 0.0
         self._last_created: bytes | None = None
         self._watched: list[Member] = []
@@ -92,14 +92,17 @@ class ProcessTree:
         return self._watched
 
     def members(self) -> list[Member]:
-        """Living members, sorted by number. Costs one listing of /proc and one read for each member or new process.
+        """Living members, sorted by number. A look lists /proc once and reads each member and each new process.
 
-        A process whose parent ended during a look is read again at once, `LOOKS` times at most in all.
+        A process whose parent ended during a look is read again at once, until all have one that lives or no look finds
+        others, `LOOKS` times at most.
         """
+        before: frozenset[Member] = frozenset()
         for _ in range(LOOKS):
             self._look()
-            if not self._orphans:
+            if not self._orphans or self._orphans == before:
                 break
+            before = self._orphans
         return sorted((m for m in self._members.values() if m.pid not in self._hidden), key=lambda m: m.pid)
 
     def _look(self) -> None:
@@ -132,9 +135,8 @@ class ProcessTree:
             self._members.update((p.pid, p) for p in joining)
             unknown = [p for p in unknown if p.pid not in self._members]
             joined = bool(joining)
-        strangers = {str(p.pid) for p in unknown if str(p.parent) in living}
-        self._orphans = len(strangers) < len(unknown)
-        self._strangers |= strangers
+        self._orphans = frozenset(p for p in unknown if str(p.parent) not in living)
+        self._strangers |= {str(p.pid) for p in unknown} - {str(p.pid) for p in self._orphans}
 
     def _belongs(self, p: Member) -> bool:
         return self.root in (p.pid, p.session, p.group) or p.parent in self._members
