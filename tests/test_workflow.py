@@ -365,6 +365,7 @@ def test_an_audit_with_errors_stops_the_mix_before_it_trains(mini):
 def test_what_the_base_asks_itself_is_answered_and_rehearsed_beside_the_written_parts(mini):
     shares = {"identity": 0.3, "self_asked": 0.2, "talk": 0.2, "neighbour": 0.2, "named": 0.1}
     mini.config["stages"][0]["mix"] |= {"shares": shares, "frames": {"default": 0.7, "none": 0.15, "foreign": 0.15}}
+    mini.config["stages"][0]["train"]["seq_len"] = 160  # some system prompts are long
     mini.config["data"]["self_asked"] = {"prompts": 20, "max_tokens": 24}
     mini.config["data"]["rehearse"] |= {"talk_rows": 30, "named_rows": 30, "neighbour_rows": 30}
     mini.config["persona"] |= {"replaces": ["Qwen", "通義", "通义"], "neighbours": {"words": {"zh": ["狐狸"]}}}
