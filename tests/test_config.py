@@ -160,6 +160,23 @@ def test_every_override_fits_what_it_overrides(path):
     jsonschema.Draft202012Validator(schema()).validate({**raw, **merged})
 
 
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("dose", {"train.steps", "train.schedule", "train.check"}),
+        ("system-prompts", {"mix.rehearsed_frames", "train.seq_len"}),
+    ],
+)
+def test_an_override_repeats_the_stage_of_the_config_but_for_its_own_keys(name, own):
+    """A list is replaced as a whole, so what they share is written twice."""
+    ours, theirs = (
+        settings.read_yaml(ROOT / f"config/{one}.yaml")["stages"][0] for one in ("qwen2.5-0.5b", f"overrides/{name}")
+    )
+    keys = {(part, key) for part in ("mix", "train") for stage in (ours, theirs) for key in stage[part]}
+    differ = {f"{part}.{key}" for part, key in keys if ours[part].get(key) != theirs[part].get(key)}
+    assert differ <= own and ours["require"] == theirs["require"]
+
+
 def test_the_dose_override_names_suites_that_can_be_checked():
     over, config = (settings.read_yaml(ROOT / f"config/{name}.yaml") for name in ("overrides/dose", "qwen2.5-0.5b"))
     probes = load_probes([ROOT / name for name in config["data"]["probes"]], ROOT / "traindata")

@@ -400,16 +400,16 @@ def framed(rows: Sequence[Row], recipe: MixRecipe, systems: Mapping[str, Sequenc
     Args:
         systems: foreign system prompts by language.
     """
-    taught: dict[object, list[int]] = {}
+    units: dict[object, list[int]] = {}
     rehearsed: dict[object, list[int]] = {}
     for number, row in enumerate(rows):
-        taught.setdefault(row.group or number, []).append(number)
+        units.setdefault(row.group or number, []).append(number)
         if row.answered_by == BASE and not (row.system or row.group):
             rehearsed.setdefault(row.prompt, []).append(number)
-    units = [unit for unit in taught.values() if all(rows[number].answered_by == CONFIG for number in unit)]
+    taught = [unit for unit in units.values() if all(rows[number].answered_by == CONFIG for number in unit)]
     out = list(rows)
     for key, weights, among in (
-        ("frames", recipe.frames, units),
+        ("frames", recipe.frames, taught),
         ("rehearsed_frames", recipe.rehearsed_frames, [*rehearsed.values()]),
     ):
         for name, unit in _drawn(weights, among, f"{seed}|{key}"):
