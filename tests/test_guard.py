@@ -316,7 +316,8 @@ sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from pathlib import Path
 from fgod.guard.phases import write_phase
 path = Path({str(phase_file)!r})
-write_phase(path, "model_loaded"); time.sleep(0.1)
+time.sleep(0.5)  # a loaded machine may let the guard wait before its first reading
+write_phase(path, "model_loaded"); time.sleep(0.5)
 write_phase(path, "backward_done"); x = bytearray(200 << 20); time.sleep(30)
 """
     result = guard.run(python(code), SMALL, table, tmp_path / "reason.json", phase_file)
