@@ -315,6 +315,22 @@ def test_the_row_that_a_template_fails_on_is_named() -> None:
         chosen.rows(rows)
 
 
+def test_copies_of_a_row_are_encoded_once_and_messages_have_the_numbers_of_the_file() -> None:
+    chosen = FORMS["no-system"]
+    rows = [
+        row("a", "b"),
+        row("c", "d"),
+        row("a", "b"),
+        row("a", "b", cut=True),
+        row("a", "b", history=history("x", "y")),
+    ]
+    samples = chosen.rows(rows)
+    assert samples == [chosen.row_ids(one) for one in rows]
+    assert samples[2] is samples[0] and len(set(map(id, samples))) == 4
+    with pytest.raises(UsageError, match=r"row 31 \('c'\): .* tokens; train.seq_len allows"):
+        chosen.rows([row("a", "b"), row("c", "d" * 99), row("c", "d" * 99)], 64, numbers=[7, 31, 32])
+
+
 def test_learned_places_are_those_of_the_answers() -> None:
     assert Sample((1, 2, 3, 4), 2).learned == [2, 3]
     assert Sample(tuple(range(9)), 7, ((1, 2), (4, 6))).learned == [1, 4, 5, 7, 8]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,15 @@ from fgod.nvfp4.codec import device_global_scale, power_of_two_global_scale
 from fgod.nvfp4.layers import prepare
 from fgod.plugins import load_plugins
 from fgod.train.autograd import answer_loss, autograd_stepper, soft_loss
-from fgod.train.batches import Batch, collate
+from fgod.train.batches import Batch, collate, packed
 from fgod.train.device import head
 from fgod.train.device import ops as device_ops
+from fgod.train.device.attention import PackedRows, attention
 from fgod.train.device.module import ModuleNetwork
 from fgod.train.device.network import Inputs, Network, SavePolicy
 from fgod.train.device.optimizer import GroupGradients, device_optimizer
 from fgod.train.device.plan import predict_on_device
-from fgod.train.device.trainer import DeviceStepper, choose_network, padded
+from fgod.train.device.trainer import PACKED, DeviceStepper, choose_network, padded
 from fgod.train.device.weights import Masters, as_module, frequencies, split_rows, stream_in
 from fgod.train.distil import Rehearsed, SoftLabels
 from fgod.train.optimizer import TensorOptimizer
@@ -314,6 +316,62 @@ def test_cross_entropy_in_chunks_is_that_of_all_logits(monkeypatch: pytest.Monke
             assert leaf.grad is not None and torch.allclose(ours, leaf.grad, rtol=1e-4, atol=1e-6)
 
 
+# ---- packed rows
+
+
+def parts_of(lengths: Sequence[int], heads: int, kv_heads: int) -> list[Tensor]:
+    """Queries, keys and values of rows one after another, that want gradients."""
+    total = sum(lengths)
+    return [
+        noise((1, total, count, 16), seed).requires_grad_() for seed, count in enumerate((heads, kv_heads, kv_heads))
+    ]
+
+
+def test_nothing_in_a_packed_row_looks_into_another_row() -> None:
+    """Rows of different lengths, an empty one among them: outputs and gradients are those of each row by itself."""
+    lengths = [5, 1, 0, 9]
+    rows = PackedRows(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), 16)
+    assert rows.numbers(15).tolist() == [0] * 5 + [1] + [3] * 9
+    assert rows.places(15).tolist() == [*range(5), 0, *range(9)]
+    together, alone = parts_of(lengths, 4, 2), parts_of(lengths, 4, 2)
+    out = attention(*together, rows)
+    rows_alone = zip(*(part.split(lengths, 1) for part in alone), strict=True)
+    each = torch.cat([attention(*parts) for parts in rows_alone if parts[0].numel()], 1)
+    torch.testing.assert_close(out, each)
+    slopes = noise(tuple(out.shape), 9)
+    for ours, theirs in zip(
+        torch.autograd.grad(out, together, slopes), torch.autograd.grad(each, alone, slopes), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_packed_rows_are_filled_up_by_a_row_that_nothing_is_learned_of() -> None:
+    samples = ChatFormat(tiny_tokenizer()).rows(tiny_rows(3), 64)
+    one, plain = packed(samples), collate(samples, 0)
+    found = padded(one, 4, 7, longest=64)
+    lengths = [len(sample.ids) - 1 for sample in samples]
+    assert found.packed is not None and found.ids.shape == (1, PACKED) and len(found.labels) == PACKED
+    assert found.packed.starts.tolist() == [0, *accumulate(lengths), sum(lengths), PACKED]
+    assert found.packed.longest == PACKED, "also what fills up"
+    assert found.ids[0, : sum(lengths)].tolist() == [token for sample in samples for token in sample.ids[:-1]]
+    assert set(found.ids[0, sum(lengths) :].tolist()) == {7}
+    assert found.weights.sum() == len(one.labels) == len(plain.labels)
+    assert one.tokens == plain.tokens and torch.equal(one.labels, plain.labels)
+    asked, padded_asked = one.input_ids.flatten()[one.positions], plain.input_ids.flatten()[plain.positions]
+    assert torch.equal(asked, padded_asked), "labels follow the same tokens"
+
+
+def test_transformers_model_says_that_it_pads_rows(tmp_path: Path) -> None:
+    folder, said = tiny_folder(tmp_path / "start"), list[str]()
+    held = stream_in(folder, read_config(folder), "fp32", CPU)
+    recipe = replace(RECIPE, batching="packed")
+    optimizer = device_optimizer(held, recipe, dict.fromkeys(held.tensors, 1.0), 7, device_ops.PLAIN)
+    stepper = DeviceStepper(ModuleNetwork(held, torch.float32, "amax"), optimizer, recipe, 0, said.append)
+    assert said == ["train.batching: packed: transformers' model cannot compute packed rows; they are padded"]
+    stepper.launch(0, ChatFormat(tiny_tokenizer()).rows(tiny_rows(4), 64))
+    assert {key[0] for key in stepper.shapes} == {4}
+
+
 # ---- steps
 
 RECIPE = TrainRecipe(steps=6, lr=1e-3, batch=4, seq_len=64, warmup=2, weight_decay=0.01, l2_sp=2.0, length_bucket=8)
@@ -348,6 +406,8 @@ def check_weights(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], begu
     [
         {},
         {"micro_batch": 2},
+        {"batching": "packed"},
+        {"batching": "packed", "micro_batch": 2},
         {"step_in_backward": True, "activation_checkpointing": True},
         {"memory": "80gb"},
         {"memory": "24gb"},
@@ -380,10 +440,14 @@ def losses_of_rows(row: StepRow) -> list[float]:
     return [float(loss) for loss in row.row_losses.split()]
 
 
+@pytest.mark.parametrize("batching", ["shuffled", "packed"])
 @pytest.mark.parametrize("micro_batch", [None, 2])
-def test_steps_by_kl_are_those_of_the_trainer_of_the_cpu(micro_batch: int | None, tmp_path: Path) -> None:
+def test_steps_by_kl_are_those_of_the_trainer_of_the_cpu(
+    micro_batch: int | None, batching: str, tmp_path: Path
+) -> None:
     """Some pieces of a batch have no rehearsed row."""
-    recipe = replace(RECIPE, compute_dtype="float32", eps=1e-3, kl=Kl(weight=2.0, top_k=6), micro_batch=micro_batch)
+    modes: dict[str, Any] = {"micro_batch": micro_batch, "batching": batching}
+    recipe = replace(RECIPE, compute_dtype="float32", eps=1e-3, kl=Kl(weight=2.0, top_k=6), **modes)
     folder = tiny_folder(tmp_path / "start")
     ours, theirs = device_stepper(folder, recipe), autograd_stepper(folder, recipe, 7, 0, lambda _: None)
     for step, samples in enumerate((soft_samples(6, 4), soft_samples(6, 12)[8:], soft_samples(6, 12)[1:2])):

@@ -112,7 +112,7 @@ def test_frames_have_exact_shares_and_pairs_stay_under_one(pools: Pools, systems
     assert [row.system for row in kept] == ["", ""], "half of a pair is the base's: it was asked under the default"
 
 
-def test_rehearsed_prompts_stand_under_frames_of_their_own(systems: Systems) -> None:
+def test_rehearsed_rows_stand_under_frames_of_their_own(systems: Systems) -> None:
     taught = [Row(f"t{n}", "x", "en", "identity", "identity", answered_by=CONFIG) for n in range(10)]
     base = [Row(f"b{n % 20}", "y", "en", "general", "topic", answered_by=BASE) for n in range(60)]
     others = [
@@ -124,13 +124,11 @@ def test_rehearsed_prompts_stand_under_frames_of_their_own(systems: Systems) -> 
     recipe = MixRecipe("balanced", 73, {"identity": 1}, rehearsed_frames=weights)
     rows = framed([*taught, *base, *others], recipe, systems, 1)
     assert rows[:10] == taught and rows[70:] == others, "others' frames are their own"
-    by_prompt: dict[str, set[str]] = {}
-    for row in rows[10:70]:
-        by_prompt.setdefault(row.prompt, set()).add(row.system)
-    assert all(len(found) == 1 for found in by_prompt.values()), "copies of a prompt need one answer of the teacher"
-    found = Counter(system for (system,) in by_prompt.values())
-    assert (found[""], found[NO_SYSTEM]) == (10, 5) and sum(found.values()) == 20
-    assert set(found) - {"", NO_SYSTEM} <= set(systems["en"])
+    found = Counter(row.system for row in rows[10:70])
+    assert (found[""], found[NO_SYSTEM]) == (30, 15)
+    assert set(found) - {"", NO_SYSTEM} <= set(systems["en"]) and len(found) > 4
+    by_prompt = [{row.system for row in rows[10:70] if row.prompt == f"b{n}"} for n in range(20)]
+    assert sum("" in own for own in by_prompt) > 14, "most prompts are rehearsed under the default, too"
     nowhere = MixRecipe("balanced", 1, {"identity": 1}, rehearsed_frames={"none": 1})
     [moved] = framed([replace(base[0], asked_under="You are a poet.")], nowhere, systems, 1)
     assert (moved.system, moved.asked_under) == (NO_SYSTEM, "You are a poet."), "the teacher stays where the base spoke"

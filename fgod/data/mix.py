@@ -393,24 +393,23 @@ def wording(reply: Wordings, prompt: Prompt, seed: int) -> str:
 
 
 def framed(rows: Sequence[Row], recipe: MixRecipe, systems: Mapping[str, Sequence[str]], seed: int) -> list[Row]:
-    """The rows of a mix under the recipe's frames: those that the config answers in exact shares, and prompts that the
-    base answers in exact shares of prompts. A minimal pair stands under one frame, and so do all copies of a rehearsed
-    prompt. Users' rows stay as they are, and halves of pairs that the base answers.
+    """The rows of a mix under the recipe's frames, in exact shares: those that the config answers, and those that the
+    base answers. A minimal pair stands under one frame; copies of a rehearsed prompt each have their own, so that most
+    prompts are rehearsed under the default system prompt too. Users' rows stay as they are, and halves of pairs that
+    the base answers.
 
     Args:
         systems: foreign system prompts by language.
     """
     units: dict[object, list[int]] = {}
-    rehearsed: dict[object, list[int]] = {}
     for number, row in enumerate(rows):
         units.setdefault(row.group or number, []).append(number)
-        if row.answered_by == BASE and not (row.system or row.group):
-            rehearsed.setdefault(row.prompt, []).append(number)
+    rehearsed = [[n] for n, row in enumerate(rows) if row.answered_by == BASE and not (row.system or row.group)]
     taught = [unit for unit in units.values() if all(rows[number].answered_by == CONFIG for number in unit)]
     out = list(rows)
     for key, weights, among in (
         ("frames", recipe.frames, taught),
-        ("rehearsed_frames", recipe.rehearsed_frames, [*rehearsed.values()]),
+        ("rehearsed_frames", recipe.rehearsed_frames, rehearsed),
     ):
         for name, unit in _drawn(weights, among, f"{seed}|{key}"):
             for number in unit:

@@ -92,7 +92,7 @@ class MixRecipe(Keys):
     frames: Annotated[Frames, OmitDefault()] = field(default_factory=dict)
     """Weight of each frame among rows whose answer is the config's: default, none (no system turn), foreign."""
     rehearsed_frames: Annotated[Frames, OmitDefault()] = field(default_factory=dict)
-    """The same among prompts whose answer is the base's own, so that these are not answered otherwise there."""
+    """The same among rows whose answer is the base's own, so that such prompts are not answered otherwise there."""
 
     def __post_init__(self) -> None:
         self._check_keys()

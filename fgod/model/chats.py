@@ -194,15 +194,21 @@ class ChatFormat:
         """One row as token ids."""
         return self.rows([row])[0]
 
-    def rows(self, rows: Sequence[Row], seq_len: int | None = None) -> list[Sample]:
+    def rows(
+        self, rows: Sequence[Row], seq_len: int | None = None, numbers: Sequence[int] | None = None
+    ) -> list[Sample]:
         """Rows as token ids, each with the end token after its answer, unless that is cut.
+
+        Args:
+            numbers: of the rows, for messages; None: from 1.
 
         Raises:
             UsageError: a row has no answer or is longer than `seq_len`; names the row. Or the template fails, changes a
                 text, ends no answer, or writes an earlier answer that is to be learned otherwise than a last one.
         """
-        samples = self._samples(rows)
-        for number, (row, sample) in enumerate(zip(rows, samples, strict=True), start=1):
+        numbers = numbers or range(1, len(rows) + 1)
+        samples = self._samples(rows, numbers)
+        for number, row, sample in zip(numbers, rows, samples, strict=True):
             if not row.target.strip():
                 raise UsageError(f"row {number} ({row.prompt!r}): the target {row.target!r} has no token")
             if seq_len is not None and len(sample.ids) > seq_len:
@@ -210,16 +216,25 @@ class ChatFormat:
                     f"row {number} ({row.prompt!r}): {len(sample.ids)} tokens; train.seq_len allows {seq_len}: shorten "
                     "the row or raise it"
                 )
-        self._check_earlier(rows, samples)
+        self._check_earlier(rows, samples, numbers)
         return samples
 
     def row_lengths(self, rows: Sequence[Row]) -> list[int]:
         """Tokens of each row as `rows` gives them: chat prompt, answer, end token if the answer ends."""
-        return [len(sample.ids) for sample in self._samples(rows)]
+        return [len(sample.ids) for sample in self._samples(rows, range(1, len(rows) + 1))]
 
-    def _samples(self, rows: Sequence[Row]) -> list[Sample]:
+    def _samples(self, rows: Sequence[Row], numbers: Sequence[int]) -> list[Sample]:
+        """Rows of the same texts have the same sample: a mix has many copies."""
+        spelled = [(answered(row), row.loss_on, row.cut) for row in rows]
+        first = {one: place for place, one in reversed([*enumerate(spelled)])}
+        places = sorted(first.values())
+        distinct = self._distinct_samples([rows[place] for place in places], [numbers[place] for place in places])
+        samples = dict(zip(places, distinct, strict=True))
+        return [samples[first[one]] for one in spelled]
+
+    def _distinct_samples(self, rows: Sequence[Row], numbers: Sequence[int]) -> list[Sample]:
         chats = [answered(row) for row in rows]
-        names = [f"row {number} ({row.prompt!r})" for number, row in enumerate(rows, start=1)]
+        names = [f"row {number} ({row.prompt!r})" for number, row in zip(numbers, rows, strict=True)]
         groups = []
         for row, chat, texts in zip(rows, chats, self.template.said(chats, names, prompt=False), strict=True):
             pieces = self._learned(row, self.template.shape(chat, prompt=False), texts)
@@ -256,14 +271,14 @@ class ChatFormat:
             )
         return end
 
-    def _check_earlier(self, rows: Sequence[Row], samples: Sequence[Sample]) -> None:
+    def _check_earlier(self, rows: Sequence[Row], samples: Sequence[Sample], numbers: Sequence[int]) -> None:
         """Earlier answers that are learned are encoded by themselves: as where they are not learned."""
-        chosen = [number for number, sample in enumerate(samples) if sample.earlier]
-        wanted = self.prompts([chat_of(rows[number]) for number in chosen])
-        for number, ids in zip(chosen, wanted, strict=True):
-            if list(samples[number].ids[: samples[number].prompt_length]) != ids:
+        chosen = [place for place, sample in enumerate(samples) if sample.earlier]
+        wanted = self.prompts([chat_of(rows[place]) for place in chosen])
+        for place, ids in zip(chosen, wanted, strict=True):
+            if list(samples[place].ids[: samples[place].prompt_length]) != ids:
                 raise UsageError(
-                    f"row {number + 1} ({rows[number].prompt!r}): loss_on: all: the tokenizer joins the beginning of "
+                    f"row {numbers[place]} ({rows[place].prompt!r}): loss_on: all: the tokenizer joins the beginning of "
                     "an earlier answer with what the template writes before it; expected an answer that begins with "
                     "no white space, or loss_on: last"
                 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import accumulate, count
 
 import torch
 from torch import Tensor
@@ -23,7 +23,8 @@ class Batch:
 
     input_ids: int64 [rows, longest - 1], for nothing is predicted from a row's last token; positions: int64 [labels],
     places in the flattened ids whose next token is a label; labels: int64 [labels]; tokens: those of the rows; soft:
-    the same labels with the teacher's distributions, where rows are rehearsed that have one.
+    the same labels with the teacher's distributions, where rows are rehearsed that have one; starts: int32 [rows + 1],
+    where rows begin and where the last one ends, if they are packed: input_ids are [1, tokens] then, without padding.
     """
 
     input_ids: Tensor
@@ -31,6 +32,7 @@ class Batch:
     labels: Tensor
     tokens: int
     soft: SoftLabels | None = None
+    starts: Tensor | None = None
 
     @property
     def rehearsed(self) -> int:
@@ -49,6 +51,19 @@ def collate(samples: Sequence[Sample], pad: int, bucket: int = 1) -> Batch:
     labels = [sample.ids[place] for sample in samples for place in sample.learned]
     tokens = sum(len(sample.ids) for sample in samples)
     return Batch(torch.tensor(ids), torch.tensor(positions), torch.tensor(labels), tokens, joined(samples))
+
+
+def packed(samples: Sequence[Sample]) -> Batch:
+    """Samples one after another, without padding. Only `input_ids`, `positions` and `starts` differ from those of
+    `collate`."""
+    starts = [0, *accumulate(len(sample.ids) - 1 for sample in samples)]
+    ids = [token for sample in samples for token in sample.ids[:-1]]
+    positions = [start + place - 1 for start, sample in zip(starts, samples, strict=False) for place in sample.learned]
+    labels = [sample.ids[place] for sample in samples for place in sample.learned]
+    return Batch(
+        torch.tensor([ids]), torch.tensor(positions), torch.tensor(labels), len(ids) + len(samples), joined(samples),
+        torch.tensor(starts, dtype=torch.int32),
+    )  # fmt: skip
 
 
 def real_share(lengths: Sequence[int], chosen: Sequence[Sequence[int]], bucket: int = 1) -> float:
@@ -188,18 +203,20 @@ def batches(rows: Sequence[Row], recipe: TrainRecipe, seed: int, lengths: Sequen
         yield next(source)
 
 
-def micro_batches(samples: Sequence[Sample], size: int | None, pad: int, bucket: int = 1) -> list[Batch]:
+def pieces(samples: Sequence[Sample], size: int | None) -> list[list[Sample]]:
     """A batch cut into pieces of at most `size` rows, of similar lengths: less padding. Whole, it keeps its order."""
     order = computed_order(samples, size)
     size = size or len(samples)
-    return [
-        collate([samples[i] for i in order[first : first + size]], pad, bucket)
-        for first in range(0, len(samples), size)
-    ]
+    return [[samples[i] for i in order[first : first + size]] for first in range(0, len(samples), size)]
+
+
+def micro_batches(samples: Sequence[Sample], size: int | None, pad: int, bucket: int = 1) -> list[Batch]:
+    """The `pieces` of a batch, their rows padded."""
+    return [collate(piece, pad, bucket) for piece in pieces(samples, size)]
 
 
 def computed_order(samples: Sequence[Sample], size: int | None) -> list[int]:
-    """Places of the samples in the order in which `micro_batches` takes them: by length where it cuts."""
+    """Places of the samples in the order in which `pieces` takes them: by length where it cuts."""
     if size is None or size >= len(samples):
         return list(range(len(samples)))
     return sorted(range(len(samples)), key=lambda place: len(samples[place].ids))

@@ -41,7 +41,8 @@ OPTIMIZERS: Registry[Optimizer] = Registry(
 )
 
 SCHEDULES = ("constant", "linear", "cosine")
-BATCHINGS = ("shuffled", "by_length")
+PACKED_ROWS = "packed"
+BATCHINGS = ("shuffled", "by_length", PACKED_ROWS)
 SAMPLE_MODES = ("random", "sequential", "curriculum")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 MASTER_DTYPES = ("fp32", "bf16", "nvfp4", "bf16-rtn", "nvfp4-rtn")
@@ -147,7 +148,8 @@ class TrainKeys(Keys):
     sample_mode: Annotated[str, OneOf(SAMPLE_MODES)] = "random"
     """Which rows a step takes: a new order each epoch, the file's order, or one pass stretched over all steps."""
     batching: Annotated[str, OneOf(BATCHINGS), OmitDefault()] = "shuffled"
-    """shuffled: rows as the order has them. by_length: of 24 batches at a time those of similar lengths together."""
+    """shuffled: rows as the order has them. by_length: of 24 batches at a time those of similar lengths together.
+    packed: as shuffled, and on a GPU one after another, without padding."""
     compute_dtype: Annotated[str, OneOf(COMPUTE_DTYPES)] = "float32"
     """Number format of the forward and backward pass."""
     threads: Annotated[int, Interval(ge=1, le=1024)] = 1
@@ -312,6 +314,8 @@ def check_recipe(recipe: TrainRecipe, gpus: int) -> None:
         "masters is that of a whole tensor": recipe.master_dtype.startswith("nvfp4"),
         f"{'loss' if recipe.loss != 'ce' else 'train_last_layers'}: a debugging mode with gpus: {gpus}; expected gpus: "
         "1 with it": recipe.loss != "ce" or recipe.train_last_layers > 0,
+        f"batching: found {PACKED_ROWS} with gpus: {gpus}; expected shuffled or by_length: GPUs share padded rows":
+            recipe.batching == PACKED_ROWS,
         f"{'batch' if recipe.micro_batch is None else 'micro_batch'}: found {rows} with gpus: {gpus}; expected at "
         "least a row for each": rows < gpus,
     }  # fmt: skip

@@ -65,18 +65,19 @@ def teacher_samples(chat: ChatFormat, rows: Sequence[Row]) -> dict[Sample, Sampl
     Raises:
         FgodError: the answer has other tokens there.
     """
-    samples = chat.rows(rows)
-    elsewhere = iter(chat.rows([replace(row, system=row.asked_under) for row in rows if row.asked_under]))
+    numbered = [(number, row) for number, row in enumerate(rows, start=1) if is_rehearsed(row)]
+    samples = chat.rows([row for _, row in numbered], numbers=[number for number, _ in numbered])
+    moved = [(number, replace(row, system=row.asked_under)) for number, row in numbered if row.asked_under]
+    elsewhere = iter(chat.rows([row for _, row in moved], numbers=[number for number, _ in moved]))
     pairs: dict[Sample, Sample] = {}
-    for row, sample in zip(rows, samples, strict=True):
+    for (_, row), sample in zip(numbered, samples, strict=True):
         other = next(elsewhere) if row.asked_under else sample
         if sample.ids[sample.prompt_length :] != other.ids[other.prompt_length :]:
             raise FgodError(
                 f"the answer to {row.prompt!r} has other tokens under the system prompt {row.asked_under!r} than under "
                 "its own, so that the teacher's distributions do not fit; leave out data.rehearse.neutral_system"
             )
-        if is_rehearsed(row):
-            pairs[sample] = other
+        pairs[sample] = other
     return pairs
 
 

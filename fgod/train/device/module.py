@@ -25,6 +25,9 @@ from fgod.train.distil import SoftLabels, divergence
 class ModuleNetwork:
     """transformers' model on these masters. Gradients go on as soon as autograd has completed them."""
 
+    packs = False
+    """Whether it computes rows that are packed."""
+
     def __init__(
         self,
         masters: Masters,

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from fgod.models.architecture import architecture_of
 from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.codec import device_global_scale
+from fgod.train.device.attention import PackedRows, attention
 from fgod.train.device.head import WHOLE, SoftTargets, Vocabulary, head_loss, soft_head_loss
 from fgod.train.device.ops import Ops
 from fgod.train.device.weights import Masters, frequencies
@@ -59,17 +60,19 @@ class Attended(NamedTuple):
 
 class Inputs(NamedTuple):
     """Of one step, all on the device. ids int64 [B, S]; positions and labels int64 [L]; weights float32 [L]: 0 where
-    a label only fills up, else 1 over the count of labels (times what it counts, with `soft`)."""
+    a label only fills up, else 1 over the count of labels (times what it counts, with `soft`). packed: where rows lie
+    in ids [1, T]; None: each is a row of ids."""
 
     ids: Tensor
     positions: Tensor
     labels: Tensor
     weights: Tensor
     soft: SoftTargets | None = None
+    packed: PackedRows | None = None
 
     def tensors(self) -> tuple[Tensor, ...]:
         """All of them, in order."""
-        return (*self[:4], *(self.soft or ()))
+        return (*self[:4], *(self.soft or ()), *(self.packed[:1] if self.packed else ()))
 
     def empty_like(self, device: torch.device) -> Inputs:
         """Room for others of the same shapes."""
@@ -78,7 +81,8 @@ class Inputs(NamedTuple):
             return torch.empty_like(part, device=device)
 
         soft = None if self.soft is None else SoftTargets(*map(room, self.soft))
-        return Inputs(room(self.ids), room(self.positions), room(self.labels), room(self.weights), soft)
+        packed = None if self.packed is None else self.packed._replace(starts=room(self.packed.starts))
+        return Inputs(room(self.ids), room(self.positions), room(self.labels), room(self.weights), soft, packed)
 
     def summed(self, each: Tensor) -> Tensor:
         """The loss that labels [L] add up to: no dimension; with `soft` [2], of taught ones and of rehearsed ones."""
@@ -140,6 +144,9 @@ class VectorGradients:
 class Network:
     """Loss and gradients of masters on a device."""
 
+    packs = True
+    """Whether it computes rows that are packed."""
+
     def __init__(
         self, masters: Masters, ops: Ops, dtype: torch.dtype, block_scales: str, head_gradient: float = 1.0
     ) -> None:
@@ -154,8 +161,11 @@ class Network:
         self.frequencies = frequencies(masters.config).to(masters.device)
         self.scaled = [group for group in masters.groups if group not in (EMBEDDING, TIED_HEAD)]
         self.scales: dict[str, Tensor] = {}
-        self.rope_cos_sin: tuple[Tensor, Tensor] = self.rotary(0)
+        self.rope_cos_sin: tuple[Tensor, Tensor]
         """cos and sin of the step that is computed."""
+        self.packed: PackedRows | None
+        """Where its rows lie."""
+        self._arrange(torch.zeros(1, 0))
 
     def measure_scales(self, amaxes: Tensor, members: Tensor) -> None:
         """Global scales of all groups at once, before a forward pass.
@@ -197,11 +207,15 @@ class Network:
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return self.ops.norm(x, weight, self.eps)
 
-    def rotary(self, width: int) -> tuple[Tensor, Tensor]:
-        """cos and sin float32 [S, D], rounded to the compute dtype."""
-        angles = torch.arange(width, device=self.frequencies.device).float()[:, None] * self.frequencies
+    def _arrange(self, ids: Tensor, packed: PackedRows | None = None) -> None:
+        """Before a step on ids [B, S]: where its rows lie, and cos and sin float32 [S, D] of the places of tokens in
+        them, rounded to the compute dtype."""
+        width = ids.shape[1]
+        places = torch.arange(width, device=self.frequencies.device) if packed is None else packed.places(width)
+        angles = places.float()[:, None] * self.frequencies
         both = torch.cat((angles, angles), -1)
-        return both.cos().to(self.dtype).float(), both.sin().to(self.dtype).float()
+        self.packed = packed
+        self.rope_cos_sin = both.cos().to(self.dtype).float(), both.sin().to(self.dtype).float()
 
     # -------------------------------------------------------------------------------------------------------- forward
 
@@ -219,9 +233,7 @@ class Network:
             for part in parts:
                 part.requires_grad_()
         with torch.set_grad_enabled(graph):
-            q, k, v = (part.transpose(1, 2) for part in parts)
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.heads != self.kv_heads)
-            return Attended(qkv, parts, out.transpose(1, 2).reshape(len(entered), -1))
+            return Attended(qkv, parts, attention(*parts, self.packed).reshape(len(entered), -1))
 
     def layer(self, layer: int, x: Tensor, shape: torch.Size, policy: SavePolicy) -> tuple[Tensor, SavedActivations]:
         """One layer on the residual stream x [T, H]."""
@@ -238,7 +250,7 @@ class Network:
     @torch.no_grad()
     def logits(self, ids: Tensor) -> Tensor:
         """float32 [B, S, V], for comparisons."""
-        self.rope_cos_sin = self.rotary(ids.shape[1])
+        self._arrange(ids)
         x = self.embed(ids)
         for layer in range(self.layers):
             x, _ = self.layer(layer, x, ids.shape, SavePolicy(False, False))
@@ -259,7 +271,7 @@ class Network:
         With soft targets it is weight · KL.
         """
         shape = inputs.ids.shape
-        self.rope_cos_sin = self.rotary(shape[1])
+        self._arrange(inputs.ids, inputs.packed)
         grads = VectorGradients(self.masters, on_grad)
         saved: list[SavedActivations] = []
         x = self.embed(inputs.ids)

@@ -1,8 +1,9 @@
 """Optimizer steps on a device, each as a CUDA graph where its shape is known, with its results a step later.
 
 Shapes are few: rows are padded to the batch, tokens to the recipe's `length_bucket`, labels to a multiple of
-`LABELS`. The first step of a shape runs as it is written (and compiles what is compiled), the second is captured,
-every later one is replayed. Where capture fails the step runs as it is written from then on, and that is said.
+`LABELS`; packed rows are filled up to multiples of `PACKED`. The first step of a shape runs as it is written (and
+compiles what is compiled), the second is captured, every later one is replayed. Where capture fails the step runs as it
+is written from then on, and that is said.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from fgod.model.chats import Sample
 from fgod.models.architecture import architecture_of
 from fgod.nvfp4.folders import DTYPES, read_plain_config
 from fgod.system.procfs import forget_peak, peak_mib, resident_mib
-from fgod.train.batches import Batch, collate, micro_batches, row_losses
+from fgod.train.batches import Batch, micro_batches, packed, pieces, row_losses
+from fgod.train.device.attention import PackedRows
 from fgod.train.device.head import SoftTargets
 from fgod.train.device.module import ModuleNetwork
 from fgod.train.device.network import Inputs, Network, SavePolicy
@@ -34,13 +36,16 @@ from fgod.train.distil import LossParts, SoftLabels, hard_labels, label_weights
 from fgod.train.efficiency import Projection
 from fgod.train.optimizer import StepFacts, TensorOptimizer, lr_factors
 from fgod.train.preflight import check_forward, check_network
-from fgod.train.recipe import Kl, TrainRecipe
+from fgod.train.recipe import PACKED_ROWS, Kl, TrainRecipe
 from fgod.train.record import StepRow, numbers
 from fgod.train.stepper import UPDATE_NOT_FINITE, DivergedError, Phase, Result
 from fgod.train.stored import OwnTensors, StoredTensors
 
 LABELS = 64
 """Labels are filled up to a multiple of this many: fewer shapes."""
+
+PACKED = 256
+"""Tokens of packed rows, and their labels, are filled up to a multiple of this many."""
 
 LAG = 1
 """Steps that may be under way when the results of an earlier one are read: the host prepares while the device works."""
@@ -63,26 +68,43 @@ class _PendingStep:
     done: torch.cuda.Event | None
 
 
-def padded(batch: Batch, rows: int, pad: int, kl: Kl | None = None, labels_to: int = 0) -> Inputs:
+def padded(batch: Batch, rows: int, pad: int, kl: Kl | None = None, labels_to: int = 0, longest: int = 0) -> Inputs:
     """A batch on the host, rows and labels filled up; the weight of a label is what it counts beside others.
 
     Args:
-        labels_to: how many labels there must be; 0: the next multiple of `LABELS`.
+        labels_to: how many labels there must be; 0: the next multiple of `LABELS`, or of `PACKED`.
+        longest: tokens that a packed row has at most, in any step.
     """
-    ids = torch.full((rows, batch.input_ids.shape[1]), pad)
-    ids[: len(batch.input_ids)] = batch.input_ids
+    ids, where = _filled(batch, rows, pad, longest)
     count = len(batch.labels)
-    more = labels_to - count if labels_to else -count % LABELS
+    more = labels_to - count if labels_to else -count % (LABELS if where is None else PACKED)
     positions, labels = (torch.zeros(count + more, dtype=torch.int64) for _ in range(2))
     positions[:count], labels[:count] = batch.positions, batch.labels
     weights = torch.zeros(len(labels))
     weights[:count] = 1.0
     if kl is None or batch.soft is None:
-        return Inputs(ids, positions, labels, weights)
+        return Inputs(ids, positions, labels, weights, packed=where)
     fill = hard_labels(torch.zeros(more, dtype=torch.int64), batch.soft.ids.shape[1])
     soft = SoftLabels(*map(torch.cat, zip(batch.soft, fill, strict=True)))
     counts, cooling = label_weights(soft, kl)
-    return Inputs(ids, positions, labels, weights * counts, SoftTargets(*soft[:3], soft.rehearsed.float(), cooling))
+    targets = SoftTargets(*soft[:3], soft.rehearsed.float(), cooling)
+    return Inputs(ids, positions, labels, weights * counts, targets, where)
+
+
+def _filled(batch: Batch, rows: int, pad: int, longest: int) -> tuple[Tensor, PackedRows | None]:
+    """Ids of a batch of so many rows. What fills packed rows up is a row more, the last one."""
+    found = batch.input_ids
+    if batch.starts is None:
+        ids = torch.full((rows, found.shape[1]), pad)
+        ids[: len(found)] = found
+        return ids, None
+    count = found.shape[1]
+    ids = torch.full((1, count + -count % PACKED), pad)
+    ids[:, :count] = found
+    starts = torch.full((rows + 2,), count, dtype=torch.int32)
+    starts[: len(batch.starts)] = batch.starts
+    starts[-1] = ids.shape[1]
+    return ids, PackedRows(starts, max(longest, PACKED))
 
 
 class _Shape:
@@ -119,6 +141,9 @@ class DeviceStepper:
         self.graphs = graphs and self.device.type == "cuda" and recipe.step_in_backward
         if graphs and self.device.type == "cuda" and not recipe.step_in_backward:
             say("CUDA graphs hold steps with step_in_backward: true; this recipe's run as they are written")
+        self.packs = recipe.batching == PACKED_ROWS and network.packs
+        if recipe.batching == PACKED_ROWS and not network.packs:
+            say(f"train.batching: {PACKED_ROWS}: transformers' model cannot compute packed rows; they are padded")
         self.shapes: dict[tuple[int, ...], _Shape] = {}
         self.pending: deque[_PendingStep] = deque()
         self.last = time.perf_counter()
@@ -178,11 +203,12 @@ class DeviceStepper:
     def _inputs(self, batch: Batch) -> tuple[Inputs, slice | Tensor]:
         """A batch as it is sent to the device, and where its labels are among those that fill up."""
         rows = self.recipe.micro_batch or self.recipe.batch
-        return padded(batch, rows, self.pad, self.recipe.kl), slice(len(batch.labels))
+        inputs = padded(batch, rows, self.pad, self.recipe.kl, longest=self.recipe.seq_len)
+        return inputs, slice(len(batch.labels))
 
     def _batches(self, samples: Sequence[Sample]) -> list[Batch]:
-        if self.recipe.micro_batch is None:
-            return [collate(samples, self.pad, self.recipe.length_bucket)]
+        if self.packs:
+            return [packed(piece) for piece in pieces(samples, self.recipe.micro_batch)]
         return micro_batches(samples, self.recipe.micro_batch, self.pad, self.recipe.length_bucket)
 
     def _begin_pieces(self) -> None:
