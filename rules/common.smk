@@ -271,11 +271,16 @@ def say_what_is_finished():
             )
 
 
+def accepted(chain):
+    """The last run of the accepted fit, in a list; empty where there is none, or it is a control."""
+    return [run for run in walk(chain).candidate[-1:] if not records.is_control(run)]
+
+
 def to_release(chain):
-    """The last run of the accepted fit, in a list; empty where there is none, or held-back wordings do not confirm it,
-    or it is a control: what a release needs is made of no other. Pending asks the checkpoint; a dry-run counts it as
-    confirmed, and judges by other limits what was asked."""
-    last = [run for run in walk(chain).candidate[-1:] if not records.is_control(run)]
+    """The last run of the accepted fit, in a list; empty also where held-back wordings do not confirm it: what only a
+    release needs is made of no other. Pending asks the checkpoint; a dry-run counts it as confirmed, and judges by
+    other limits what was asked."""
+    last = accepted(chain)
     if not FOLDS:
         return last
     if workflow.dryrun:

@@ -84,15 +84,21 @@ rule engine:
 
 
 def needed_to_release(wildcards):
-    """Of what is to be released: its weights in further formats, and that they load elsewhere."""
-    last = to_release(told(wildcards))
-    formats = [records.weights_of(run).stamp_of(name) for run in last for name in FORMATS]
-    return [*formats, *(records.records_of(run).served for run in last), *engine_verdicts(wildcards)]
+    """Of what is to be released: its weights in further formats, and what engines say with them."""
+    formats = [records.weights_of(run).stamp_of(name) for run in to_release(told(wildcards)) for name in FORMATS]
+    return [*formats, *engine_verdicts(wildcards)]
+
+
+def served_elsewhere(wildcards):
+    """That an accepted run loads elsewhere: looked at on a CPU while the held-back wordings are asked, unless these
+    have refused it."""
+    return [records.records_of(run).served for run in accepted(told(wildcards)) if not records.refused(run)]
 
 
 rule promote:
     input:
         needed_to_release,
+        served=served_elsewhere,
         exports=candidate("stamp"),
         walk=OF_CHAIN.walk,
         confirmation=confirmation,
