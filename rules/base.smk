@@ -41,6 +41,7 @@ rule self_asked:
         ancient(BASE_EXPORT.stamp),
     output:
         BASE.self_asked("{asked}").table,
+    priority: 1  # the reference can be asked while a mix is planned
     threads: processes(CONFIG["probe"]["device"])
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
@@ -67,6 +68,7 @@ rule rehearsal:
         asked=lambda wildcards: [ancient(path) for path in asked_of(REHEARSALS[wildcards.rehearsed])],
     output:
         BASE.answers("{rehearsed}").table,
+    priority: 1
     threads: processes(CONFIG["probe"]["device"])
     resources:
         gpu=gpus(CONFIG["probe"]["device"]),
