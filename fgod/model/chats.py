@@ -278,9 +278,9 @@ class ChatFormat:
         for place, ids in zip(chosen, wanted, strict=True):
             if list(samples[place].ids[: samples[place].prompt_length]) != ids:
                 raise UsageError(
-                    f"row {numbers[place]} ({rows[place].prompt!r}): loss_on: all: the tokenizer joins the beginning of "
-                    "an earlier answer with what the template writes before it; expected an answer that begins with "
-                    "no white space, or loss_on: last"
+                    f"row {numbers[place]} ({rows[place].prompt!r}): loss_on: all: the tokenizer joins the beginning "
+                    "of an earlier answer with what the template writes before it; expected an answer that begins "
+                    "with no white space, or loss_on: last"
                 )
 
     # ---------------------------------------------------------------------------------------------------- encoding
