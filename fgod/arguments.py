@@ -1,34 +1,51 @@
-"""Arguments of a command as a frozen dataclass, and the command line that argparse derives from it.
+"""Arguments of a command as a frozen dataclass, and the command line that jsonargparse makes of it.
 
     @dataclass(frozen=True, kw_only=True)
     class Gate:
-        limits: Annotated[Json, Option("the key gate")]
+        limits: Annotated[JsonObject, Option("the key gate")]
         out: Annotated[Path, Output("verdict.json to write")]
-        fold: Annotated[Count, Option("a fold, from 1")] = 0
+        fold: Annotated[PositiveInt | None, Option("a fold, from 1")] = None
 
+    parser = Parser(prog="gate")
     add_options(parser, Gate)                   # --limits JSON --out PATH [--fold N]
     options_of(Gate, parser.parse_args())       # a Gate
 
-The type of a field says how its text is read and the name how the option is called; without a default it is required.
-A `bool` is a flag, a `tuple` takes one or more words, a `Literal` names the choices. A field that is a dataclass,
-like `Limits` of the guard, stands for the options of that dataclass.
+jsonargparse reads and checks the text of a field by its type; a class of our own is made known to it by
+`jsonargparse.typing.register_type`. The field's name is the option's; without a default it is required.
+A `bool` is a flag, a `tuple` takes one or more words. A field that is a dataclass, like `Limits` of the guard, stands
+for the options of that dataclass.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from fgod.errors import UsageError
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import get_registered_type, register_type
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+    from jsonargparse._core import ArgumentGroup
+
+    PositiveInt = int  # to mypy: jsonargparse makes these classes where it runs
+    NonNegativeInt = int
+    NonNegativeFloat = float
+    PositiveFloat = float
+    ClosedUnitInterval = float
+else:
+    from jsonargparse.typing import ClosedUnitInterval as ClosedUnitInterval
+    from jsonargparse.typing import NonNegativeFloat as NonNegativeFloat
+    from jsonargparse.typing import NonNegativeInt as NonNegativeInt
+    from jsonargparse.typing import PositiveFloat as PositiveFloat
+    from jsonargparse.typing import PositiveInt as PositiveInt
 
 HIDDEN = argparse.SUPPRESS
 """The help of an option that people do not set."""
@@ -65,62 +82,26 @@ class Output(Option):
     """A file or folder that the command makes or removes; the manifest digests it."""
 
 
-@dataclass(frozen=True)
-class Reader:
-    """How a text of the command line becomes a value.
+JsonObject = dict[str, Any]
+"""An object of JSON."""
 
-    Args:
-        read: raises UsageError that says what was found and what was expected.
-        metavar: what stands for the value in help.
-        write: the text that is read as a value.
+
+def read_object(given: Any) -> JsonObject:
+    """For jsonargparse, which hands over what JSON holds, or a text that is none.
+
+    Raises:
+        ValueError: it is no object of JSON.
     """
-
-    read: Callable[[str], Any]
-    metavar: str
-    write: Callable[[Any], str] = str
-
-    def __call__(self, text: str) -> Any:
-        """For argparse, whose message names the option."""
-        try:
-            return self.read(text)
-        except UsageError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def read_json(text: str) -> Any:
-    """Raises UsageError where the text is no JSON."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"not JSON: {error.msg} at character {error.pos}") from None
-
-
-def read_object(text: str) -> dict[str, Any]:
-    """Raises UsageError where the text is no object of JSON."""
-    value = read_json(text)
+    value = json.loads(given) if isinstance(given, str) else given
     if not isinstance(value, dict):
-        raise UsageError(f"found {text!r}, expected a JSON object")
+        raise ValueError(f"found {given!r}, expected a JSON object")
     return value
 
 
-def read_object_or_null(text: str) -> dict[str, Any] | None:
-    """Raises UsageError where the text is neither an object of JSON nor null."""
-    return None if read_json(text) is None else read_object(text)
+# By itself, jsonargparse would read the texts in a dict[str, Any] as JSON once more: {"name": "1"} as {"name": 1}.
+register_type(dict, serializer=dict, deserializer=read_object, type_check=isinstance)
 
-
-def read_count(text: str) -> int:
-    """Raises UsageError where the text is no whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"found {text!r}, expected a whole number above 0")
-    return int(text)
-
-
-Json = Annotated[Any, Reader(read_json, "JSON", json.dumps)]
-JsonObject = Annotated[dict[str, Any], Reader(read_object, "JSON", json.dumps)]
-OptionalObject = Annotated[dict[str, Any] | None, Reader(read_object_or_null, "JSON", json.dumps)]
-Count = Annotated[int, Reader(read_count, "N")]
-
-METAVARS = {Path: "PATH", int: "N"}
+METAVARS = {Path: "PATH", int: "N", PositiveInt: "N", NonNegativeInt: "N", JsonObject: "JSON"}
 
 
 @dataclass(frozen=True)
@@ -134,7 +115,6 @@ class Argument:
     type: Any
     default: Any
     option: Option
-    reader: Reader | None
     many: bool
     nested: type[DataclassInstance] | None
 
@@ -151,83 +131,88 @@ def arguments_of(cls: type[DataclassInstance]) -> tuple[Argument, ...]:
 
 
 def _argument(field: Field[Any], hint: Any) -> Argument:
-    kind, marks = _unwrapped(hint)
-    many = get_origin(kind) is tuple
-    if many:
-        kind, more = _unwrapped(get_args(kind)[0])
-        marks += more
-    option = next((mark for mark in marks if isinstance(mark, Option)), None)
-    nested = kind if is_dataclass(kind) and option is None else None
-    if option is None and nested is None:
-        raise TypeError(f"{field.name}: expected Annotated[…, Option(…)]")
-    reader = next((mark for mark in marks if isinstance(mark, Reader)), None)
     default = field.default if field.default_factory is MISSING else field.default_factory()
-    return Argument(field.name, kind, default, option or Option(""), reader, many, nested)
+    if is_dataclass(hint):
+        return Argument(field.name, hint, default, Option(""), False, hint)
+    kind, *marks = get_args(hint) if get_origin(hint) is Annotated else [hint]
+    option = next((mark for mark in marks if isinstance(mark, Option)), None)
+    if option is None:
+        raise TypeError(f"{field.name}: expected Annotated[…, Option(…)]")
+    if get_origin(kind) in (Union, UnionType):  # an error then says what was expected, and not that null would do too
+        [kind] = [one for one in get_args(kind) if one is not NoneType]
+    many = get_origin(kind) is tuple
+    return Argument(field.name, get_args(kind)[0] if many else kind, default, option, many, None)
 
 
-def _unwrapped(hint: Any) -> tuple[Any, list[Any]]:
-    """The type below annotations and `| None`, and the annotations."""
-    marks: list[Any] = []
-    while True:
-        if get_origin(hint) is Annotated:
-            marks += hint.__metadata__
-            hint = hint.__origin__
-        elif get_origin(hint) in (Union, UnionType) and NoneType in get_args(hint):
-            [hint] = [one for one in get_args(hint) if one is not NoneType]
-        else:
-            return hint, marks
+LACKING = "the following arguments are required: "
+"""How jsonargparse begins to say which arguments are missing."""
 
 
-def add_options(parser: argparse.ArgumentParser, cls: type[DataclassInstance]) -> None:
+class Parser(ArgumentParser):
+    """jsonargparse's parser, with JSON as values and options whose names have dashes, as its messages write them."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(parser_mode="json", formatter_class=argparse.HelpFormatter, allow_abbrev=True, **settings)
+        self.commands: dict[str, Parser] = {}
+        """Of a parser with subcommands: the parser of each, by its words with dots between them."""
+
+    def titled(self, title: str) -> Parser | ArgumentGroup:
+        """Where options go that help shows under a title; without one, the parser itself."""
+        groups: dict[str, ArgumentGroup] = self.groups or {}
+        return groups.get(title) or self.add_argument_group(title, name=title) if title else self
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong, with the usage of the subcommand that it is about, and end with 2."""
+        if message.startswith(LACKING):
+            keys = message.removeprefix(LACKING).split(", ")
+            parser = self.commands.get(keys[0].rpartition(".")[0], self)
+            message = LACKING + ", ".join(parser._written(key.rpartition(".")[2]) for key in keys)
+            ArgumentParser.error(parser, message, ex)
+        message = re.sub(
+            r'Parser key "(\w+)"( element \d+)?:\s*', lambda m: f"argument {self._written(m[1])}: ", message
+        )
+        super().error(re.sub(r"<class '(\w+)'>|typing\.(?=Literal)", r"\1", message), ex)
+
+    def _written(self, key: str) -> str:
+        """A key as the command line writes it: an option with its dashes."""
+        flag = f"--{key.replace('_', '-')}"
+        return flag if flag in self._option_string_actions else key
+
+
+def add_options(parser: Parser, cls: type[DataclassInstance]) -> None:
     """Give a parser the options of a dataclass."""
-    groups: dict[str, argparse._ActionsContainer] = {"": parser}
     for argument in arguments_of(cls):
         if argument.nested:
             add_options(parser, argument.nested)
             continue
-        title = argument.option.group
-        if title not in groups:
-            groups[title] = parser.add_argument_group(title)
-        names = [argument.name] if argument.option.positional else [argument.option.short, argument.flag]
-        groups[title].add_argument(*filter(None, names), **_settings(argument))
+        option = argument.option
+        names = [argument.name] if option.positional else [option.short, argument.flag]
+        parser.titled(option.group).add_argument(*filter(None, names), **_settings(argument))
 
 
 def _settings(argument: Argument) -> dict[str, Any]:
-    """What argparse is told of an argument besides its name."""
+    """What jsonargparse is told of an argument besides its name."""
     option, required = argument.option, argument.default is MISSING
     found: dict[str, Any] = {"help": option.help}
     if not required:
-        found["default"] = argument.default
+        found["default"] = argparse.SUPPRESS if is_dataclass(argument.default) else argument.default
     if argument.type is bool:
         return {**found, "action": option.action or "store_true"}
+    if metavar := option.metavar or METAVARS.get(argument.type):
+        found["metavar"] = metavar
+    if option.rest:
+        return {**found, "nargs": argparse.REMAINDER}
+    found |= {"type": argument.type, "nargs": "+" if argument.many else None}
     if not option.positional:
-        found["required"] = required
-    return {**found, **_type(argument), "nargs": _nargs(argument, required)}
-
-
-def _type(argument: Argument) -> dict[str, Any]:
-    metavar, reader = argument.option.metavar, argument.reader
-    if reader:
-        return {"type": reader, "metavar": metavar or reader.metavar}
-    if get_origin(argument.type) is Literal:
-        choices = get_args(argument.type)
-        return {"type": type(choices[0]), "choices": choices, "metavar": metavar or None}
-    return {"type": argument.type, "metavar": metavar or METAVARS.get(argument.type)}
-
-
-def _nargs(argument: Argument, required: bool) -> str | None:
-    if argument.option.rest:
-        return argparse.REMAINDER
-    if argument.option.positional and not required:
-        return "*" if argument.many else "?"
-    return "+" if argument.many else None
+        return {**found, "required": required}
+    return found if required else {**found, "nargs": "*" if argument.many else "?"}
 
 
 T = TypeVar("T", bound="DataclassInstance")
 
 
-def options_of(cls: type[T], found: argparse.Namespace) -> T:
-    """The dataclass of what argparse found.
+def options_of(cls: type[T], found: Namespace) -> T:
+    """The dataclass of what jsonargparse found.
 
     Raises:
         UsageError: the dataclass refuses a value.
@@ -236,32 +221,30 @@ def options_of(cls: type[T], found: argparse.Namespace) -> T:
     for argument in arguments_of(cls):
         if argument.nested:
             values[argument.name] = options_of(argument.nested, found)
-        else:
-            value = getattr(found, argument.name)
+        elif argument.name in found:
+            value = found[argument.name]
             values[argument.name] = tuple(value) if argument.many else value
     return cls(**values)
 
 
-def words_of(made: DataclassInstance) -> list[str]:
-    """The command line that gives this dataclass again; what has its default is left out."""
-    words: list[str] = []
+def words_of(made: DataclassInstance) -> Iterator[str]:
+    """The options that give this dataclass again; what has its default is left out."""
     for argument in arguments_of(type(made)):
         value = getattr(made, argument.name)
         if argument.nested:
-            words += words_of(value)
+            yield from words_of(value)
+        elif argument.type is bool and value:
+            yield argument.flag
+        elif argument.many and value:
+            yield from [argument.flag, *(_text(argument.type, one) for one in value)]
         elif value != argument.default:
-            words += _words(argument, value)
-    return words
+            yield f"{argument.flag}={_text(argument.type, value)}"
 
 
-def _words(argument: Argument, value: Any) -> list[str]:
-    if argument.type is bool:
-        return [argument.flag]
-    write = argument.reader.write if argument.reader else str
-    texts = [write(one) for one in (value if argument.many else [value])]
-    if argument.option.positional:
-        return texts
-    return [argument.flag, *texts] if argument.many else [f"{argument.flag}={texts[0]}"]
+def _text(kind: Any, value: Any) -> str:
+    registered = get_registered_type(kind)
+    plain = registered.serializer(value) if registered else value
+    return plain if isinstance(plain, str) else json.dumps(plain)
 
 
 def marked(made: DataclassInstance, mark: type[Option]) -> Iterator[Any]:

@@ -13,17 +13,18 @@ that names it: a frozen dataclass of its arguments (`fgod.arguments`) that says 
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import Namespace
 
 from fgod import __version__
-from fgod.arguments import add_options, options_of
+from fgod.arguments import Parser, add_options, options_of
 from fgod.imports import lasting_imports
 from fgod.names import GROUPS
 from fgod.plugins import load_plugins
@@ -112,18 +113,31 @@ COMMANDS: Mapping[str, Entry] = {
 }
 """The subcommands by their words."""
 
+COMMAND = "COMMAND"
+"""What jsonargparse calls the word of a subcommand, in help too."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns or exits with its code."""
     spin_briefly()
     words = list(sys.argv[1:] if argv is None else argv)
     found = build_parser(words).parse_args(words)
-    child = getattr(found, "child", None) is not None  # the command that started it follows snakemake, and records
+    name, given = _named(found)
+    child = given.get("child") is not None  # the command that started it follows snakemake, and records
     with exit_on_fgod_error(), stop_signals_as_exceptions(follow_snakemake=not child):
-        plugins = tuple(found.plugin)
+        plugins = tuple(map(Path, found.plugin))
         load_plugins(plugins)
-        command = options_of(found.command_class, found)
-        return _work(command, found.command_name) if child else _run(command, words, plugins)
+        command: Any = options_of(COMMANDS[name].load(), given)
+        return _work(command, name) if child else _run(command, words, plugins)
+
+
+def _named(found: Namespace) -> tuple[str, Namespace]:
+    """The words of the subcommand that was named, and what it was given."""
+    words: list[str] = []
+    while COMMAND in found:
+        words.append(found[COMMAND])
+        found = found[words[-1]]
+    return " ".join(words), found
 
 
 def _work(command: Guarded, name: str) -> int:
@@ -164,41 +178,40 @@ def parse(argv: Sequence[str]) -> Command:
     """The command of a command line.
 
     Raises:
-        SystemExit: what argparse refuses, which it says on standard error; --help and --version.
+        SystemExit: what jsonargparse refuses, which it says on standard error; --help and --version.
         UsageError: values that do not go together.
     """
-    found = build_parser(argv).parse_args(argv)
-    made: Command = options_of(found.command_class, found)
-    return made
+    name, given = _named(build_parser(argv).parse_args(argv))
+    return options_of(COMMANDS[name].load(), given)
 
 
-def build_parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
+def build_parser(argv: Sequence[str] | None = None) -> Parser:
     """The whole command line.
 
     Args:
         argv: what is to be parsed: subcommands that it does not name are listed, without their options; None: all
             have theirs.
     """
-    parser = argparse.ArgumentParser(prog="fgod", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = Parser(prog="fgod", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--version", action="version", version=f"fgod {__version__}")
     parser.add_argument(
         "--plugin",
-        type=Path,
         action="append",
         default=[],
         metavar="FILE.py",
         help="load a file that registers metrics, model families or row formats; as often as needed",
     )
-    below = {"": parser.add_subparsers(required=True, metavar="COMMAND")}
+    below = {"": parser.add_subcommands(dest=COMMAND, metavar=COMMAND, description=None)}
     for group, help in GROUPS.items():
-        within = below[""].add_parser(group, help=help, description=help)
-        below[group] = within.add_subparsers(required=True, metavar="WHAT")
+        within = below[""].add_subcommand(group, Parser(description=help), help=help)
+        below[group] = within.add_subcommands(dest=COMMAND, metavar=COMMAND, description=None)
     for name, entry in COMMANDS.items():
         group, _, word = name.rpartition(" ")
-        own = below[group].add_parser(word, help=entry.help, description=entry.help)
+        own = Parser(description=entry.help)
+        below[group].add_subcommand(word, own, help=entry.help)
+        own.prog = f"fgod {name}"
+        parser.commands[name.replace(" ", ".")] = own
         if argv is None or set(name.split()) <= set(argv):
             with lasting_imports():
-                made = entry.load()
-            add_options(own, made)
-            own.set_defaults(command_class=made, command_name=name)
+                add_options(own, entry.load())
     return parser

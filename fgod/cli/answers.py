@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fgod import layout
 from fgod.answers import BATCH, read_answers
-from fgod.arguments import Input, JsonObject, Option, Output
+from fgod.arguments import Input, JsonObject, Option, Output, PositiveFloat
 from fgod.call import Call, say
 from fgod.cli.command import Command, SideBySide
 from fgod.cli.options import Asked, Chatting, Probing, Sourced
@@ -114,7 +114,7 @@ class Teacher(SideBySide):
     rows: Annotated[Path, Input("rows.tsv of the mix")]
     out: Annotated[Path, Output("teacher.json to write")]
     settings: Annotated[JsonObject, Option("how it is asked")]
-    disk_gb: Annotated[float, Option("the most that it may write", "GIB")]
+    disk_gb: Annotated[PositiveFloat, Option("the most that it may write", "GIB")]
 
     def outputs(self) -> list[Path]:
         return [*super().outputs(), layout.Teacher(self.out.parent).soft_labels]

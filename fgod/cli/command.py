@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fgod.arguments import HIDDEN, Count, Input, Option, Output, marked
+from fgod.arguments import HIDDEN, Input, Option, Output, PositiveInt, marked
 from fgod.call import Call
 from fgod.errors import UsageError
 from fgod.guard.limits import Limits
@@ -104,7 +104,7 @@ class Batched(Guarded):
     """A command that asks prompts in batches."""
 
     batch: Annotated[
-        Count | None,
+        PositiveInt | None,
         Option("prompts at once (default: as configured); after kills it is tried again with fewer"),
     ] = None
 
@@ -125,7 +125,7 @@ class SideBySide(Batched):
     """A command that asks several batches side by side on a CPU."""
 
     processes: Annotated[
-        Count | None,
+        PositiveInt | None,
         Option("processes that ask a batch each on a CPU (default: the cores that it may use); same bytes"),
     ] = None
 

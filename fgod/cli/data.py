@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fgod import layout
 from fgod.answers import BATCH, read_answers
-from fgod.arguments import Input, JsonObject, Option, OptionalObject, Output
+from fgod.arguments import Input, JsonObject, Option, Output, PositiveInt
 from fgod.call import Call, say
 from fgod.chat import ChatSettings
 from fgod.cli.command import Command, Personal, SideBySide
-from fgod.cli.options import CHAT, LANGUAGES, Asked, Chat, Chatting, Sourced
+from fgod.cli.options import CHAT, LANGUAGES, Asked, Chatting, Sourced
 from fgod.data.formats import UserSource, read_user_file, user_rows, user_sources
 from fgod.data.marks import accepted_of
 from fgod.data.mix import OldIdentity, build_pools, changes_of, framed, plan_mix
@@ -198,15 +198,15 @@ class Audit(Command):
         Path, Input("rows.tsv of a mix, or a file of your own rows, of any row format", "FILE", positional=True)
     ]
     probes: Annotated[tuple[Path, ...], Input("files of probes that no row may repeat")] = ()
-    goal: Annotated[OptionalObject, Option("persona and disambiguation (default: config.yaml)")] = None
+    goal: Annotated[JsonObject | None, Option("persona and disambiguation (default: config.yaml)")] = None
     sources: Annotated[Path | None, Input("the written sources (default: data.folder of config.yaml)")] = None
     languages: Annotated[tuple[str, ...], LANGUAGES] = ()
     files: Annotated[JsonObject, Option("the user's files that a mix is made of")] = field(default_factory=dict)
     format: Annotated[str, Option("row format of a file (default: as it looks)", "NAME")] = ""
     accept: Annotated[tuple[str, ...], Option("faults of a file that are let through", "CODE")] = ()
     weights: Annotated[Path | None, Input("folder whose tokenizer counts (default: the base)")] = None
-    seq_len: Annotated[int | None, Option("most tokens of a row (default: least of the stages)")] = None
-    chat: Annotated[Chat | None, CHAT] = None
+    seq_len: Annotated[PositiveInt | None, Option("most tokens of a row (default: least of the stages)")] = None
+    chat: Annotated[ChatSettings | None, CHAT] = None
     out: Annotated[Path | None, Output("audit.json to write; without it the audit is only shown")] = None
 
     @property
@@ -345,7 +345,7 @@ def origins_of(files: Mapping[str, UserSource]) -> dict[tuple[object, ...], list
 class Identity(Personal):
     """Write an identity file of your own (prompt<TAB>target)."""
 
-    count: Annotated[int, Option("rows")] = 1000
+    count: Annotated[PositiveInt, Option("rows")] = 1000
     seed: Annotated[int, Option("another seed, other wordings")] = 20260226
     target: Annotated[
         str | None, Option("the one target of every row (default: the persona's reply by language)", "TEXT")

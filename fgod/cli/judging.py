@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from fgod import layout
-from fgod.arguments import Count, Input, Json, JsonObject, Option, OptionalObject, Output
+from fgod.arguments import Input, JsonObject, NonNegativeFloat, Option, Output, PositiveInt
 from fgod.call import Call, say
 from fgod.cli.command import Batched, Command, Guarded, SideBySide
 from fgod.cli.options import Chatting, Format, Like, Probing, Where
@@ -44,7 +44,7 @@ class Probe(Probing, Chatting, SideBySide):
     out: Annotated[Path, Output("metrics.json to write, beside probes.tsv")]
     base: Annotated[JsonObject, Option("the config's key base")]
     goal: Annotated[JsonObject, Option("persona and disambiguation")]
-    held_out: Annotated[Json, Option("topics never rehearsed")]
+    held_out: Annotated[list[str], Option("topics never rehearsed", "JSON")]
     settings: Annotated[JsonObject, Option("the key probe")]
     model: Annotated[
         Path | None,
@@ -177,12 +177,12 @@ class Engine(Probing, Chatting, Guarded):
     reference: Annotated[Path, Input("answers.tsv of the base")]
     base: Annotated[JsonObject, Option("the config's key base")]
     goal: Annotated[JsonObject, Option("persona and disambiguation")]
-    held_out: Annotated[Json, Option("topics never rehearsed")]
+    held_out: Annotated[list[str], Option("topics never rehearsed", "JSON")]
     settings: Annotated[JsonObject, Option("the key probe")]
     limits: Annotated[JsonObject, LIMITS]
     require: Annotated[JsonObject, Option("what the stage requires")]
-    count: Annotated[Count | None, Option("probes to ask, of each suite in turn (default: all)")] = None
-    threads: Annotated[Count | None, Option("of the engine (default: the cores that it may use)")] = None
+    count: Annotated[PositiveInt | None, Option("probes to ask, of each suite in turn (default: all)")] = None
+    threads: Annotated[PositiveInt | None, Option("of the engine (default: the cores that it may use)")] = None
     out: Annotated[Path, Output("engine-ENGINE-FORMAT.json to write, beside probes.tsv")]
 
     @property
@@ -243,14 +243,14 @@ class Evaluate(Chatting, Batched):
     ]
     out: Annotated[Path, Output("FILE.json to write, beside FILE.tsv")]
     loss_limit: Annotated[
-        float,
+        NonNegativeFloat,
         Option("points of 100 that may be lost: what the 95 %% bound is held against (default %(default)g)", "POINTS"),
     ] = 2.0
     code: Annotated[bool, Option("run programs that the models write, in a sandbox")] = False
     chat_template: Annotated[
         bool, Option("ask multiple choice by the chat template (default: as plain text, as lm_eval does)")
     ] = False
-    max_tokens: Annotated[Count, Option("of a reply (default %(default)s)")] = 512
+    max_tokens: Annotated[PositiveInt, Option("of a reply (default %(default)s)")] = 512
     like: Like = None
     device: Where = "cpu"
 
@@ -283,7 +283,7 @@ class Confirm(Command):
     limits: Annotated[JsonObject, LIMITS]
     require: Annotated[JsonObject, Option("what the last stage requires")]
     own: Annotated[JsonObject, Option("the key confirm")]
-    fold: Annotated[Count, Option("the fold that it was asked")]
+    fold: Annotated[PositiveInt, Option("the fold that it was asked")]
     out: Annotated[Path, Output("confirmation.json to write, beside the records it judges")]
 
     def inputs(self) -> list[Path]:
@@ -308,7 +308,7 @@ class Gate(Command):
     limits: Annotated[JsonObject, LIMITS]
     require: Annotated[JsonObject, Option("what the stage requires")]
     log: Annotated[
-        OptionalObject, Option("what the DevLog needs of the config: language, stages, refits (default: no DevLog)")
+        JsonObject | None, Option("what the DevLog needs of the config: language, stages, refits (default: no DevLog)")
     ] = None
     out: Annotated[Path, Output("verdict.json to write, beside the records it judges")]
 

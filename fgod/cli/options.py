@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fgod.arguments import Count, Input, Option, Reader, read_json
+from jsonargparse import set_parsing_settings
+from jsonargparse.typing import register_type
+
+from fgod.arguments import Input, NonNegativeInt, Option, read_object
 from fgod.chat import ChatSettings
+from fgod.errors import UsageError
 from fgod.exporters.names import NVFP4
 
-Chat = Annotated[
+set_parsing_settings(subclasses_enabled=[ChatSettings])  # or its keys would be options of their own
+register_type(
     ChatSettings,
-    Reader(
-        lambda text: ChatSettings.from_dict(read_json(text)), "JSON", lambda settings: json.dumps(settings.to_dict())
-    ),
-]
+    serializer=ChatSettings.to_dict,
+    deserializer=lambda given: ChatSettings.from_dict(read_object(given)),
+    deserializer_exceptions=(ValueError, UsageError),
+)
 
-CHAT = Option("the config's key chat (default: the chat template alone)")
+CHAT = Option("the config's key chat (default: the chat template alone)", "JSON")
 
 LANGUAGES = Option("only these (default: all there are)", "TAG")
 
@@ -55,7 +59,7 @@ Asked = Annotated[Path | None, Input("prompts.tsv of what the base asked itself"
 class Chatting:
     """For commands that write chats."""
 
-    chat: Annotated[Chat, CHAT] = field(default_factory=ChatSettings)
+    chat: Annotated[ChatSettings, CHAT] = field(default_factory=ChatSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,5 +76,5 @@ class Probing(Sourced):
 
     probes: Annotated[tuple[Path, ...], Input("the files of probes")]
     fold: Annotated[
-        Count, Option("a fold of the wordings that are held back, from 1 (default: what the gate asks)")
+        NonNegativeInt, Option("a fold of the wordings that are held back, from 1 (default 0: what the gate asks)")
     ] = 0

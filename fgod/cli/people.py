@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from fgod import checkpoints, layout, records
-from fgod.arguments import Input, Option, Output
+from fgod.arguments import Input, Option, Output, PositiveInt
 from fgod.call import Call, say
 from fgod.cli.command import Personal, ReadOnly, check_new
 from fgod.cli.options import Like
@@ -138,7 +138,7 @@ class Resume(Personal):
     """Let a training that was stopped go on with another number of GPUs, from its newest checkpoint."""
 
     run_name: Annotated[str, Option(f"a stopped run: {RUNS}", "RUN", positional=True)]
-    gpus: Annotated[int, Option("GPUs that share the run from here on")]
+    gpus: Annotated[PositiveInt, Option("GPUs that share the run from here on")]
 
     def run(self, call: Call) -> None:
         from fgod.train.recipe import TrainRecipe, check_recipe
@@ -146,8 +146,6 @@ class Resume(Personal):
         every = {name_of(run): run for run in all_runs()}
         stopped = {name: run for name, run in every.items() if not run.outcome.exists() and self._saved(run)}
         run = stopped[matching(self.run_name, stopped, "stopped run with a checkpoint")]
-        if self.gpus < 1:
-            raise UsageError(f"--gpus: found {self.gpus}, expected 1 or more")
         check_recipe(TrainRecipe.from_dict(read_json(run.recipe)["train"]), self.gpus)
         work = layout.work(run.folder.name)
         with held(work.lock):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from fgod import layout
-from fgod.arguments import Input, Json, JsonObject, Option, OptionalObject, Output
+from fgod.arguments import Input, JsonObject, Option, Output
 from fgod.call import Call, say
 from fgod.cli.command import Command, ReadOnly
 from fgod.errors import FgodError, UsageError
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class Walk(Command):
     """Write the sequence of fits, verdicts and refits, and what reports say besides the records."""
 
-    json: Annotated[Json, Option("the walk")]
-    context: Annotated[Json, Option("what reports say besides the records")]
+    json: Annotated[JsonObject, Option("the walk")]
+    context: Annotated[JsonObject, Option("what reports say besides the records")]
     out: Annotated[Path, Output("walk.json to write")]
 
     def run(self, call: Call) -> None:
@@ -180,9 +180,9 @@ class CampaignReport(Command):
 class Summary(ReadOnly):
     """Join the manifest and say what was released, how good it is, where the report lies; or how far a run came."""
 
-    walk: Annotated[OptionalObject, Option("the walk: only what it promoted is reported as released")] = None
+    walk: Annotated[JsonObject | None, Option("the walk: only what it promoted is reported as released")] = None
     experiments: Annotated[bool, Option("only experiments ran: nothing of the config's own chain is told")] = False
-    stopped: Annotated[OptionalObject, Option("the walk, where the run ended before its end")] = None
+    stopped: Annotated[JsonObject | None, Option("the walk, where the run ended before its end")] = None
 
     def run(self, call: Call) -> None:
         from fgod.keep import inventory

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
-from fgod.arguments import Count, Option
+from fgod.arguments import Option, PositiveInt
 from fgod.call import Call
 from fgod.cli.command import ReadOnly
 
@@ -62,7 +62,7 @@ class WhyStep(ReadOnly):
     """The rows that a step of a training was made of: prompts, targets, and the loss of each."""
 
     of: Annotated[str, RUN]
-    step: Annotated[Count, Option("a step of its train.tsv, from 1", "STEP", positional=True)]
+    step: Annotated[PositiveInt, Option("a step of its train.tsv, from 1", "STEP", positional=True)]
     json: Annotated[bool, Option("for programs: one object (docs/status.md)")] = False
 
     def run(self, call: Call) -> None:

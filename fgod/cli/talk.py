@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from fgod.arguments import Count, Input, Option
+from fgod.arguments import ClosedUnitInterval, Input, NonNegativeFloat, NonNegativeInt, Option, PositiveInt
 from fgod.call import Call
 from fgod.cli.command import Guarded, ReadOnly
 from fgod.cli.options import Anywhere, Chatting, Like
@@ -33,7 +33,7 @@ class Talking(Chatting, Guarded, ReadOnly):
     device: Anywhere = "auto"
     like: Like = None
     json: Annotated[bool, Option("print JSON")] = False
-    max_tokens: Annotated[Count, Option("of a reply (default %(default)s)")] = 512
+    max_tokens: Annotated[PositiveInt, Option("of a reply (default %(default)s)")] = 512
 
     @property
     @abstractmethod
@@ -50,9 +50,9 @@ class Answering(Talking):
 
     folder: Annotated[Path, Input(PLACES, "FOLDER", positional=True)]
     system: Annotated[str | None, Option("the system prompt; '' for none (default: as --chat says)", "TEXT")] = None
-    temperature: Annotated[float, Option("draw tokens (default: likeliest)", "T")] = 0.0
-    top_p: Annotated[float, Option("from the likeliest of this probability", "P")] = 1.0
-    top_k: Annotated[int, Option("from so many of the likeliest", "K")] = 0
+    temperature: Annotated[NonNegativeFloat, Option("draw tokens (default: likeliest)", "T")] = 0.0
+    top_p: Annotated[ClosedUnitInterval, Option("from the likeliest of this probability", "P")] = 1.0
+    top_k: Annotated[NonNegativeInt, Option("from so many of the likeliest", "K")] = 0
     seed: Annotated[int | None, Option("of the draws")] = None
     replay: Annotated[bool, Option("compute the whole conversation anew for each reply")] = False
     verbose: Annotated[bool, Option("say what was computed anew and what was cached")] = False
@@ -102,7 +102,7 @@ class Parity(Talking):
     path_b: Computed = "stored"
     prompts: Annotated[Path | None, Input("a prompt on each line (default: five)", "FILE")] = None
     limit: Annotated[float | None, Option("exit 100 where a difference is larger", "X")] = None
-    max_tokens: Annotated[Count, Option("of a reply (default %(default)s)")] = 32
+    max_tokens: Annotated[PositiveInt, Option("of a reply (default %(default)s)")] = 32
 
     @property
     def what(self) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fgod import layout
-from fgod.arguments import Input, Json, Option, OptionalObject, Output
+from fgod.arguments import Input, JsonObject, NonNegativeFloat, NonNegativeInt, Option, Output, PositiveInt
 from fgod.call import Call, say
 from fgod.cli.command import Command, Guarded
 from fgod.cli.options import LANGUAGES, Gpus
@@ -38,7 +38,7 @@ INSTEAD = "instead of training"
 class Recipe(Command):
     """Write a run's recipe."""
 
-    json: Annotated[Json, Option("the recipe")]
+    json: Annotated[JsonObject, Option("the recipe")]
     out: Annotated[Path, Output("recipe.json to write")]
 
     def run(self, call: Call) -> None:
@@ -100,16 +100,16 @@ class Train(Command):
     probes: Annotated[tuple[Path, ...], Input("files of probes", group=CHECKED)] = ()
     sources: Annotated[Path | None, Input("folder of the written sources", group=CHECKED)] = None
     languages: Annotated[tuple[str, ...], replace(LANGUAGES, group=CHECKED)] = ()
-    goal: Annotated[OptionalObject, Option("persona and disambiguation", group=CHECKED)] = None
+    goal: Annotated[JsonObject | None, Option("persona and disambiguation", group=CHECKED)] = None
     guard: Limits
     too_large_ok: Annotated[
         bool, Option("start even if more memory is predicted than the limit: only the guard still protects")
     ] = False
-    fit: Annotated[int, Option("shown in its progress")] = 0
-    checkpoint_secs: Annotated[float, Option("a checkpoint this often (0: none by time)", "S")] = 0.0
-    checkpoint_steps: Annotated[int, Option("and after this many steps (0: none by count)")] = 0
+    fit: Annotated[NonNegativeInt, Option("shown in its progress")] = 0
+    checkpoint_secs: Annotated[NonNegativeFloat, Option("a checkpoint this often (0: none by time)", "S")] = 0.0
+    checkpoint_steps: Annotated[NonNegativeInt, Option("and after this many steps (0: none by count)")] = 0
     rank_secs: Annotated[
-        float, Option("seconds that GPUs wait for one that shares the run (default %(default)g)", "S")
+        NonNegativeFloat, Option("seconds that GPUs wait for one that shares the run (default %(default)g)", "S")
     ] = RANK_SECS
     memory_report: Annotated[
         Path | None,
@@ -119,7 +119,7 @@ class Train(Command):
             group=INSTEAD,
         ),
     ] = None
-    steps: Annotated[int | None, Option("steps of a --memory-report (default 1)", group=INSTEAD)] = None
+    steps: Annotated[PositiveInt | None, Option("steps of a --memory-report (default 1)", group=INSTEAD)] = None
     explain_memory: Annotated[
         bool,
         Option(

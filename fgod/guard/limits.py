@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-from fgod.arguments import Option
+from fgod.arguments import NonNegativeFloat, Option
 from fgod.errors import UsageError
 
 KILLED_EXIT = 75
@@ -43,9 +43,9 @@ class Limits:
     stall_secs: Annotated[
         float, Option("seconds without a heartbeat after which it is ended (default: never)", "S")
     ] = 0.0
-    others_gb: Annotated[float, Option("GiB that others may use on the GPU when it starts (default: any)", "GIB")] = (
-        math.inf
-    )
+    others_gb: Annotated[
+        NonNegativeFloat, Option("GiB that others may use on the GPU when it starts (default: any)", "GIB")
+    ] = math.inf
     wait_secs: Annotated[
         float,
         Option("seconds to wait for others to leave the GPU before refusing (default %(default)g)", "S"),

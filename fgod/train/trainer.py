@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from fgod.arguments import Option, OptionalObject, add_options, options_of, words_of
+from fgod.arguments import JsonObject, Option, Parser, add_options, options_of, words_of
 from fgod.guard.limits import RANK_SECS
 
 
@@ -28,7 +27,7 @@ class Trainer:
     probes: Annotated[tuple[Path, ...], Option("files of probes, for train.check")] = ()
     sources: Annotated[Path | None, Option("folder of the written sources")] = None
     languages: Annotated[tuple[str, ...], Option("only these (default: all there are)", "TAG")] = ()
-    goal: Annotated[OptionalObject, Option("persona and disambiguation")] = None
+    goal: Annotated[JsonObject | None, Option("persona and disambiguation")] = None
     memory_report: Annotated[Path | None, Option("table to write of the memory of each phase")] = None
     steps: Annotated[int | None, Option("steps (default: as the recipe says)")] = None
     fit: Annotated[int, Option("shown in its progress")] = 0
@@ -49,7 +48,7 @@ class Trainer:
             module: that it runs.
             description: for its help.
         """
-        parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+        parser = Parser(prog=f"python -m {module}", description=description)
         add_options(parser, cls)
         return options_of(cls, parser.parse_args())
 
