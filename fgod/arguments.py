@@ -28,7 +28,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import REMAINDER, SUPPRESS, ArgumentParser, Namespace
 from jsonargparse.typing import get_registered_type, register_type
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ else:
     from jsonargparse.typing import PositiveFloat as PositiveFloat
     from jsonargparse.typing import PositiveInt as PositiveInt
 
-HIDDEN = argparse.SUPPRESS
+HIDDEN = SUPPRESS
 """The help of an option that people do not set."""
 
 
@@ -168,9 +168,7 @@ class Parser(ArgumentParser):
             parser = self.commands.get(keys[0].rpartition(".")[0], self)
             message = LACKING + ", ".join(parser._written(key.rpartition(".")[2]) for key in keys)
             ArgumentParser.error(parser, message, ex)
-        message = re.sub(
-            r'Parser key "(\w+)"( element \d+)?:\s*', lambda m: f"argument {self._written(m[1])}: ", message
-        )
+        message = re.sub(r'Parser key "(\w+)".*:\s*', lambda of: f"argument {self._written(of[1])}: ", message)
         super().error(re.sub(r"<class '(\w+)'>|typing\.(?=Literal)", r"\1", message), ex)
 
     def _written(self, key: str) -> str:
@@ -195,13 +193,13 @@ def _settings(argument: Argument) -> dict[str, Any]:
     option, required = argument.option, argument.default is MISSING
     found: dict[str, Any] = {"help": option.help}
     if not required:
-        found["default"] = argparse.SUPPRESS if is_dataclass(argument.default) else argument.default
+        found["default"] = SUPPRESS if is_dataclass(argument.default) else argument.default
     if argument.type is bool:
         return {**found, "action": option.action or "store_true"}
     if metavar := option.metavar or METAVARS.get(argument.type):
         found["metavar"] = metavar
     if option.rest:
-        return {**found, "nargs": argparse.REMAINDER}
+        return {**found, "nargs": REMAINDER}
     found |= {"type": argument.type, "nargs": "+" if argument.many else None}
     if not option.positional:
         return {**found, "required": required}
@@ -228,17 +226,17 @@ def options_of(cls: type[T], found: Namespace) -> T:
 
 
 def words_of(made: DataclassInstance) -> Iterator[str]:
-    """The options that give this dataclass again; what has its default is left out."""
+    """The command line that gives this dataclass again; what has its default is left out."""
     for argument in arguments_of(type(made)):
         value = getattr(made, argument.name)
         if argument.nested:
             yield from words_of(value)
         elif argument.type is bool and value:
             yield argument.flag
-        elif argument.many and value:
-            yield from [argument.flag, *(_text(argument.type, one) for one in value)]
         elif value != argument.default:
-            yield f"{argument.flag}={_text(argument.type, value)}"
+            texts = [_text(argument.type, one) for one in (value if argument.many else [value])]
+            named = [] if argument.option.positional else [argument.flag]
+            yield from [*named, *texts] if argument.many or not named else ["=".join([*named, *texts])]
 
 
 def _text(kind: Any, value: Any) -> str:

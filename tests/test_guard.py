@@ -35,14 +35,14 @@ SMALL = guard.Limits(limit_gb=0.1, poll_secs=0.02)  # 102 MiB; a bare Python nee
 LARGE = guard.Limits(limit_gb=2, poll_secs=0.02)
 HOG = "import time; x = bytearray(200 << 20); time.sleep(30)"
 CLI = """
-import argparse, signal, sys
-from fgod.arguments import add_options, options_of
+import signal, sys
+from fgod.arguments import Parser, add_options, options_of
 from fgod.errors import FgodError
 from fgod.guard import GuardOptions
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_DFL)  # a shell starts background jobs with SIGINT ignored, and so it would stay
-parser = argparse.ArgumentParser()
-add_options(parser.add_subparsers(required=True).add_parser("guard"), GuardOptions)
+parser = Parser()
+add_options(parser, GuardOptions)
 try:
     sys.exit(options_of(GuardOptions, parser.parse_args()).ended().exit_code)
 except FgodError as error:
@@ -56,7 +56,7 @@ def python(code: str, *args: object) -> list[str]:
 
 
 def cli(*args: object) -> list[str]:
-    return [PYTHON, "-c", CLI, "guard", *map(str, args)]
+    return [PYTHON, "-c", CLI, *map(str, args)]
 
 
 @cache

@@ -184,7 +184,7 @@ def test_a_batch_is_a_whole_number_above_zero(argv: list[str], capsys: pytest.Ca
     known = shlex.split("answers reference --export e --probes p --sources s --out o --settings {}")
     with pytest.raises(SystemExit):
         parse([*known, "--limit-gb", "1", *argv])
-    assert "expected a whole number above 0" in capsys.readouterr().err
+    assert f"argument {argv[0]}: Not of type PositiveInt: " in capsys.readouterr().err
 
 
 # The child's side
