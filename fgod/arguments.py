@@ -33,7 +33,6 @@ from jsonargparse.typing import get_registered_type, register_type
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-    from jsonargparse._core import ArgumentGroup
 
     PositiveInt = int  # to mypy: jsonargparse makes these classes where it runs
     NonNegativeInt = int
@@ -156,9 +155,9 @@ class Parser(ArgumentParser):
         self.commands: dict[str, Parser] = {}
         """Of a parser with subcommands: the parser of each, by its words with dots between them."""
 
-    def titled(self, title: str) -> Parser | ArgumentGroup:
+    def titled(self, title: str) -> argparse._ActionsContainer:
         """Where options go that help shows under a title; without one, the parser itself."""
-        groups: dict[str, ArgumentGroup] = self.groups or {}
+        groups = self.groups or {}
         return groups.get(title) or self.add_argument_group(title, name=title) if title else self
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

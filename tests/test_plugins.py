@@ -146,7 +146,7 @@ def test_a_check_of_a_plugin_is_run_and_accepted_by_the_real_command(
     with pytest.raises(UsageError, match=r"data\.sources\.mine\.audit\.accept: no such code 'shouting'"):
         inputs.gather(settings.resolve(copy.deepcopy(raw), "config.yaml"))
 
-    command = ["--plugin", plugin, "data", "audit", str(rows), "--goal", "null", "--sources", "traindata"]
+    command = ["--plugin", plugin, "data", "audit", str(rows), "--sources", "traindata"]
     assert main([*command, "--accept", "shouting"]) == 0
     said = capsys.readouterr().out
     assert f"{rows}:2: accepted: 1 row in capital letters [shouting]" in said and "0 errors" in said
