@@ -29,7 +29,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import REMAINDER, SUPPRESS, ArgumentParser, Namespace
-from jsonargparse.typing import get_registered_type, register_type
+from jsonargparse.typing import get_registered_type, register_type, restricted_number_type
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -39,12 +39,15 @@ if TYPE_CHECKING:
     NonNegativeFloat = float
     PositiveFloat = float
     ClosedUnitInterval = float
+    Seed = int
 else:
     from jsonargparse.typing import ClosedUnitInterval as ClosedUnitInterval
     from jsonargparse.typing import NonNegativeFloat as NonNegativeFloat
     from jsonargparse.typing import NonNegativeInt as NonNegativeInt
     from jsonargparse.typing import PositiveFloat as PositiveFloat
     from jsonargparse.typing import PositiveInt as PositiveInt
+
+    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**63)])
 
 HIDDEN = SUPPRESS
 """The help of an option that people do not set."""
@@ -100,7 +103,7 @@ def read_object(given: Any) -> JsonObject:
 # By itself, jsonargparse would read the texts in a dict[str, Any] as JSON once more: {"name": "1"} as {"name": 1}.
 register_type(dict, serializer=dict, deserializer=read_object, type_check=isinstance)
 
-METAVARS = {Path: "PATH", int: "N", PositiveInt: "N", NonNegativeInt: "N", JsonObject: "JSON"}
+METAVARS = {Path: "PATH", int: "N", PositiveInt: "N", NonNegativeInt: "N", Seed: "N", JsonObject: "JSON"}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache, PreTrainedModel
 
+from fgod.cli import parse
 from fgod.errors import UsageError
 from fgod.model.attention import one_kernel_norms
 from fgod.model.decode import decode
@@ -199,20 +200,26 @@ def test_a_seed_gives_the_same_draws() -> None:
     assert draws(1) == draws(1) != draws(2)
 
 
+def test_what_is_said_of_draws_needs_a_temperature() -> None:
+    with pytest.raises(UsageError, match="--top-p, --seed: without --temperature nothing is drawn"):
+        Sampling(top_p=0.5, seed=3)
+
+
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("option", "value"),
     [
-        ({"temperature": -1.0}, "--temperature: found -1.0, expected 0"),
-        ({"temperature": float("nan")}, "--temperature: found nan"),
-        ({"temperature": 1.0, "top_p": 0.0}, "--top-p: found 0.0, expected a probability above 0"),
-        ({"temperature": 1.0, "top_k": -1}, "--top-k: found -1"),
-        ({"temperature": 1.0, "seed": -1}, "--seed: found -1"),
-        ({"top_p": 0.5, "seed": 3}, "--top-p, --seed: without --temperature nothing is drawn"),
+        ("temperature", "-1"),
+        ("temperature", "nan"),
+        ("top-p", "1.1"),
+        ("top-k", "-1"),
+        ("seed", "-1"),
+        ("seed", f"{2**63}"),
     ],
 )
-def test_what_cannot_be_sampled_is_refused(values: dict[str, float], words: str) -> None:
-    with pytest.raises(UsageError, match=words):
-        Sampling(**values)  # type: ignore[arg-type]
+def test_what_cannot_be_sampled_is_refused(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["ask", "models/a", "hi", f"--{option}={value}"])
+    assert f"argument --{option}: Not of type " in capsys.readouterr().err
 
 
 assert set(KINDS) <= set(FAMILIES)

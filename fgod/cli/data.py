@@ -345,7 +345,7 @@ def origins_of(files: Mapping[str, UserSource]) -> dict[tuple[object, ...], list
 class Identity(Personal):
     """Write an identity file of your own (prompt<TAB>target)."""
 
-    count: Annotated[PositiveInt, Option("rows")] = 1000
+    count: Annotated[int, Option("rows")] = 1000
     seed: Annotated[int, Option("another seed, other wordings")] = 20260226
     target: Annotated[
         str | None, Option("the one target of every row (default: the persona's reply by language)", "TEXT")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,7 +14,7 @@ from fgod.errors import UsageError
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen.
+    """How tokens are chosen; the command line checks the range of each value (`fgod.cli.talk`).
 
     Args:
         temperature: divides the logits; 0: the likeliest token, and nothing is drawn.
@@ -24,7 +23,7 @@ class Sampling:
         seed: of the draws, which are the same for it on the same device.
 
     Raises:
-        UsageError: a value is out of its range, or is given where nothing is drawn.
+        UsageError: a value is given where nothing is drawn.
     """
 
     temperature: float = 0.0
@@ -33,16 +32,6 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise UsageError(
-                f"--temperature: found {self.temperature}, expected 0 (the likeliest token) or a number above"
-            )
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"--top-p: found {self.top_p}, expected a probability above 0, at most 1")
-        if self.top_k < 0:
-            raise UsageError(f"--top-k: found {self.top_k}, expected a number of tokens, or 0 for all")
-        if self.seed is not None and not 0 <= self.seed < 2**63:
-            raise UsageError(f"--seed: found {self.seed}, expected a whole number from 0 to 2^63 - 1")
         given = [name for name, there in (("--top-p", self.top_p < 1), ("--top-k", self.top_k > 0),
                                           ("--seed", self.seed is not None)) if there]  # fmt: skip
         if given and not self.temperature:
