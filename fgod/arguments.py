@@ -147,7 +147,9 @@ def _argument(field: Field[Any], hint: Any) -> Argument:
 
 
 LACKING = "the following arguments are required: "
-"""How jsonargparse begins to say which arguments are missing."""
+AT_KEY = re.compile(r'^Parser key "(\w+)"(?: element \d+)?:\s*')
+PYTHON_TYPE = re.compile(r"<class '(\w+)'>|typing\.(?=Literal)")
+"""How jsonargparse says which arguments are missing, at which one something is wrong, and which type it expects."""
 
 
 class Parser(ArgumentParser):
@@ -163,6 +165,10 @@ class Parser(ArgumentParser):
         groups = self.groups or {}
         return groups.get(title) or self.add_argument_group(title, name=title) if title else self
 
+    def print_usage(self, file: Any = None) -> None:
+        """As in help: by itself, jsonargparse shows what is required as optional where a subcommand was misread."""
+        print(self.format_help().partition("\n\n")[0], file=file)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong, with the usage of the subcommand that it is about, and end with 2."""
         if message.startswith(LACKING):
@@ -170,8 +176,8 @@ class Parser(ArgumentParser):
             parser = self.commands.get(keys[0].rpartition(".")[0], self)
             message = LACKING + ", ".join(parser._written(key.rpartition(".")[2]) for key in keys)
             ArgumentParser.error(parser, message, ex)
-        message = re.sub(r'Parser key "(\w+)".*:\s*', lambda of: f"argument {self._written(of[1])}: ", message)
-        super().error(re.sub(r"<class '(\w+)'>|typing\.(?=Literal)", r"\1", message), ex)
+        message = AT_KEY.sub(lambda at: f"argument {self._written(at[1])}: ", message)
+        super().error(PYTHON_TYPE.sub(r"\1", message), ex)
 
     def _written(self, key: str) -> str:
         """A key as the command line writes it: an option with its dashes."""

@@ -58,6 +58,7 @@ class Everything:
     gpus: Annotated[Literal[0, 1], Option("how many")] = 0
     batch: Annotated[PositiveInt | None, Option("prompts at once")] = None
     too_large_ok: Annotated[bool, Option("start all the same")] = False
+    sizes: Annotated[tuple[PositiveInt, ...], Option("several")] = ()
     note: Annotated[str, Option("a text")] = ""
     out: Annotated[Path | None, Output("what it writes")] = None
 
@@ -131,6 +132,10 @@ def test_texts_in_json_and_texts_that_are_json_stay_texts() -> None:
             ["--share", "nan"],
             "argument --share: Not of type NonNegativeFloat: nan does not conform to",
         ),
+        (
+            ["--sizes", "1", "x: 2"],
+            "argument --sizes: Not of type PositiveInt: invalid literal for int() with base 10: 'x: ",
+        ),
         (["--no-such", "x"], "unrecognized arguments: --no-such x"),
     ],
 )
@@ -183,6 +188,7 @@ TABLES = st.dictionaries(TEXTS, VALUES, max_size=2)
         gpus=st.sampled_from([0, 1]),
         batch=st.none() | st.integers(1),
         too_large_ok=st.booleans(),
+        sizes=st.lists(st.integers(1), max_size=2).map(tuple),
         note=TEXTS,
         out=st.none() | PATHS,
     )

@@ -102,6 +102,7 @@ def test_every_rule_of_the_workflow_calls_a_known_subcommand():
             2,
             "argument --limits: Not of type dict: Expecting",
         ),
+        (["gate", "--limits", "{"], 2, "usage: fgod gate [-h] --limits JSON"),
         (["manifest", "why"], 2, "the following arguments are required: file"),
         (["confirm", "--limits", "{}", "--out", "x"], 2, "arguments are required: --require, --own, --fold"),
         (["plan", "--config", "none.yaml"], 2, "none.yaml: no such file"),
