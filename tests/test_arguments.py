@@ -134,7 +134,7 @@ def test_texts_in_json_and_texts_that_are_json_stay_texts() -> None:
         ),
         (
             ["--sizes", "1", "x: 2"],
-            "argument --sizes: Not of type PositiveInt: invalid literal for int() with base 10: 'x: ",
+            "argument --sizes: Not of type PositiveInt: invalid literal for int() with",
         ),
         (["--no-such", "x"], "unrecognized arguments: --no-such x"),
     ],

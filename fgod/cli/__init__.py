@@ -204,6 +204,7 @@ def build_parser(argv: Sequence[str] | None = None) -> Parser:
     below = {"": parser.add_subcommands(dest=COMMAND, metavar=COMMAND, description=None)}
     for group, help in GROUPS.items():
         within = below[""].add_subcommand(group, Parser(description=help), help=help)
+        within.prog = f"fgod {group}"
         below[group] = within.add_subcommands(dest=COMMAND, metavar=COMMAND, description=None)
     for name, entry in COMMANDS.items():
         group, _, word = name.rpartition(" ")
