@@ -7,24 +7,27 @@ An experiment that no longer has a run to release takes its release back, as the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pandas import DataFrame
+
+from fgod import dataframes
 from fgod.documents import Metrics, Verdict
 from fgod.evaluate.metric import METRICS
 from fgod.layout import Releases
 from fgod.promotion import WalkEntry, of_walk
 from fgod.release import retire
-from fgod.system.table import COUNT, NUMBER, TEXT, write_table
+from fgod.system.table import COUNT, TEXT
 from fgod.tables import REASON_BREAK
 
 BEFORE = {"experiment": TEXT, "starts_from": TEXT, "note": TEXT, "fits": COUNT, "stage": TEXT, "lineage": TEXT}
 BEFORE |= {"decision": TEXT, "reasons": TEXT, "release": TEXT}
 
 
-def write_campaign(out: Path, walks: Mapping[str, Mapping[str, Any]], results: Path) -> list[dict[str, Any]]:
-    """Write a row for each experiment, of the last run that it came by; returns the rows.
+def write_campaign(out: Path, walks: Mapping[str, Mapping[str, Any]], results: Path) -> DataFrame:
+    """Write a row for each experiment, of the last run that it came by; returns the table.
 
     Args:
         walks: note, start, fault and walk (`fgod.records.walk_json`) of each, by name.
@@ -32,9 +35,9 @@ def write_campaign(out: Path, walks: Mapping[str, Mapping[str, Any]], results: P
     Raises:
         FgodError: a record of a run that was judged is missing or was edited; names the file.
     """
-    rows = [_row(name, one, results) for name, one in walks.items()]
-    write_table(out, {**BEFORE, **dict.fromkeys(METRICS, NUMBER)}, rows)
-    return rows
+    experiments = dataframes.made((_row(name, one, results) for name, one in walks.items()), (*BEFORE, *METRICS))
+    dataframes.write(out, experiments)
+    return experiments
 
 
 def _row(name: str, told: Mapping[str, Any], results: Path) -> dict[str, Any]:
@@ -84,21 +87,27 @@ def retire_unpromoted(walks: Mapping[str, Mapping[str, Any]], results: Path, art
             yield f"{name}: nothing is released any more; its earlier release is whole in {earlier}"
 
 
-def tree(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def below(experiments: DataFrame) -> tuple[list[str], dict[str, list[dict[str, Any]]]]:
+    """The starts that are no experiments, and the rows of those that start from each name."""
+    found = {str(start): dataframes.rows(rows) for start, rows in experiments.groupby("starts_from", sort=False)}
+    names = set(experiments["experiment"])
+    return [start for start in found if start not in names], found
+
+
+def tree(experiments: DataFrame) -> Iterator[str]:
     """The experiments below what they start from, a line each."""
-    names = {row["experiment"] for row in rows}
-    roots = dict.fromkeys(row["starts_from"] for row in rows if row["starts_from"] not in names)
+    roots, found = below(experiments)
     for root in roots:
         yield root
-        yield from _below(root, rows, "")
+        yield from _branch(root, found, "")
 
 
-def _below(start: str, rows: Sequence[Mapping[str, Any]], indent: str) -> Iterator[str]:
-    children = [row for row in rows if row["starts_from"] == start]
+def _branch(start: str, found: Mapping[str, list[dict[str, Any]]], indent: str) -> Iterator[str]:
+    children = found.get(start, [])
     for i, row in enumerate(children):
         corner, side = ("└─ ", "   ") if i == len(children) - 1 else ("├─ ", "│  ")
         run = f"{row['stage']}@{row['lineage']}" if row["stage"] else "no run"
         end = f", released as {row['release']}" if row["release"] else ""
         why = f" ({row['reasons']})" if row["reasons"] and not row["release"] else ""
         yield f"{indent}{corner}{row['experiment']}  {run}: {row['decision'] or 'nothing'}{end}{why}"
-        yield from _below(row["experiment"], rows, indent + side)
+        yield from _branch(row["experiment"], found, indent + side)

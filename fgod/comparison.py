@@ -6,10 +6,10 @@ rounding costs stands in the first column. Pure but for the table.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fgod.compare.pairs import difference, paired
 from fgod.confirm.words import side_words, signed
@@ -20,7 +20,10 @@ from fgod.evaluate.metric import METRICS, Estimate, Unit
 from fgod.evaluate.scoring import Scored
 from fgod.layout import RunRecords
 from fgod.probe.record import read_probes
-from fgod.system.table import COUNT, NUMBER, TEXT, Column, read_table, write_table
+from fgod.system.table import COUNT, NUMBER, TEXT, Column
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 SIDES = ("base", "rounded", "placebo", "tuned")
 """base: in its own number format; rounded: to NVFP4, the reference itself."""
@@ -85,10 +88,13 @@ def comparison_rows(sides: Mapping[str, Sequence[Scored]], names: Mapping[str, s
 
 def write_comparison(out: Path, metrics: Mapping[str, Path]) -> None:
     """Write comparison.tsv of the metrics.json of each side, with probes.tsv beside it."""
+    from fgod import dataframes  # here: the workflow takes no more than the columns
+
     runs = {side: RunRecords(path.parent) for side, path in metrics.items()}
     names = {"stage": runs["tuned"].folder.parent.name, "lineage": runs["tuned"].folder.name}
     names["placebo_lineage"] = runs["placebo"].folder.name
-    write_table(out, COLUMNS, comparison_rows({side: read_side(run) for side, run in runs.items()}, names))
+    rows = comparison_rows({side: read_side(run) for side, run in runs.items()}, names)
+    dataframes.write(out, dataframes.made(rows, COLUMNS))
 
 
 # ----------------------------------------------------------------------------------------------------------- in words
@@ -120,12 +126,13 @@ def in_words(row: Mapping[str, Any], unit: Unit) -> Words:
     )
 
 
-def read_comparison(path: Path, lineage: str) -> list[dict[str, Any]]:
-    """The typed rows of comparison.tsv about a run; none where the file is not there, or is about another run.
+def read_comparison(path: Path, lineages: Iterable[str]) -> DataFrame:
+    """The rows of comparison.tsv about runs; none where the file is not there, or is about others.
 
     Raises:
         FgodError: it is no such table; names the file, and the line.
     """
-    if not path.exists():
-        return []
-    return [row for row in read_table(path, COLUMNS) if row["lineage"] == lineage]
+    from fgod import dataframes
+
+    found = dataframes.read(path, COLUMNS) if path.exists() else dataframes.made((), COLUMNS)
+    return found[found["lineage"].isin(list(lineages))]

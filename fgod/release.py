@@ -423,10 +423,12 @@ def _confirmed(found: Confirmation | None) -> str:
 
 def _in_columns(path: Path, lineage: str) -> str:
     """The section of the model card on what tuning costs beside a placebo."""
-    found = read_comparison(path, lineage)
-    if not found:
+    from fgod import dataframes  # here: the workflow reads no table
+
+    found = read_comparison(path, [lineage])
+    if found.empty:
         return HOW
-    words = [in_columns(row, METRICS[row["metric"]].unit) for row in found]
+    words = [in_columns(row, METRICS[row["metric"]].unit) for row in dataframes.rows(found)]
     cells = [(one.metric, *one.sides, one.difference) for one in words]
     return _COLUMNS + "\n".join(f"| {' | '.join(map(markdown_text, row))} |" for row in cells)
 

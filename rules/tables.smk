@@ -30,6 +30,7 @@ rule tables:
     output:
         TABLES,
     params:
-        code=inputs.code_digest("tables.py", "comparison.py", "promotion.py", "confirm", "evaluate") + PLUGINS,
+        code=inputs.code_digest("gather.py", "tables.py", "comparison.py", "promotion.py", "confirm", "evaluate")
+        + PLUGINS,
     shell:
         "{FGOD} tables --walk {input.walk:q} --out results{wildcards.of}/tables"

@@ -28,12 +28,12 @@ from fgod.cli.judging import Evaluate
 from fgod.cli.work.evaluate import evaluate
 from fgod.cli.work.worker import Worker
 from fgod.errors import UsageError
+from fgod.gather import gather
 from fgod.layout import abilities, run_of_path
 from fgod.model.chats import ChatFormat
 from fgod.model.load import load_model
 from fgod.report import write_report
 from fgod.system.table import read_texts
-from fgod.tables import gather
 from tests.made_runs import STORY, context, walk
 from tests.tiny_model import tiny_folder
 

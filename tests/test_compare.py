@@ -371,8 +371,8 @@ def test_the_command_prints_and_leaves_a_record_where_it_writes(
     assert told["outputs"][0]["path"] == str(html) and html.read_text().startswith("<!doctype html>")
 
 
-def test_neither_torch_nor_templates_nor_a_config_are_imported_for_the_text(here: Path) -> None:
+def test_neither_torch_nor_pandas_nor_templates_nor_a_config_are_imported_for_the_text(here: Path) -> None:
     code = "import sys; from fgod.cli import main; main(['compare', 'B-nudge', 'A-mixed']); print(*sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(ended.stdout.splitlines()[-1].split())
-    assert "fgod.compare.words" in loaded and not {"torch", "transformers", "jinja2", "fgod.config"} & loaded
+    assert "fgod.compare.words" in loaded and not {"torch", "transformers", "pandas", "jinja2", "fgod.config"} & loaded

@@ -21,10 +21,12 @@ from fgod.comparison import (
     write_comparison,
 )
 from fgod.confirm.compare import difference_interval
+from fgod.dataframes import rows
 from fgod.documents import Probed
 from fgod.errors import FgodError
 from fgod.evaluate.metric import Estimate, mean, share, value_alone, weighted_mean
 from fgod.evaluate.scoring import Scored
+from fgod.gather import gather
 from fgod.layout import RunRecords
 from fgod.probe.record import measured, write_probes, write_skipped
 from fgod.registry import METRICS
@@ -32,7 +34,6 @@ from fgod.release import promote
 from fgod.report import write_report
 from fgod.system.files import file_digests
 from fgod.system.table import read_texts, write_table
-from fgod.tables import gather
 from tests.made_runs import STORY, context, walk
 
 NAMES = {"stage": "A", "lineage": "a" * 12, "placebo_lineage": "b" * 12}
@@ -125,12 +126,13 @@ def test_the_table_is_made_of_records(tmp_path: Path) -> None:
     found = {row["metric"]: row for row in read_texts(tmp_path / "comparison.tsv", COLUMNS)}
     assert float(found["kl_reference"]["difference"]) == pytest.approx(0.1)
     assert found["kl_reference"]["lineage"] == "tuned"
-    typed = read_comparison(tmp_path / "comparison.tsv", "tuned")
-    row = next(row for row in typed if row["metric"] == "kl_reference")
+    typed = read_comparison(tmp_path / "comparison.tsv", ["tuned"])
+    (row,) = rows(typed[typed["metric"] == "kl_reference"])
     assert row["tuned_n"] == 60 and row["difference"] == pytest.approx(0.1)
     words = in_words(row, METRICS["kl_reference"].unit)
     assert len(words.sides) == 4 and "n 60" in words.sides[0] and words.difference == "+0.1 nats (0.1 to 0.1 nats)"
-    assert read_comparison(tmp_path / "comparison.tsv", "another") == [] == read_comparison(tmp_path / "none", "tuned")
+    assert read_comparison(tmp_path / "comparison.tsv", ["another"]).empty
+    assert read_comparison(tmp_path / "none", ["tuned"]).empty
     probes = paths["base"].parent / "probes.tsv"
     probes.write_text(probes.read_text().replace("said", "SAID"))
     with pytest.raises(FgodError, match=r"probes\.tsv .*since it was written"):

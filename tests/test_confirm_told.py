@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from fgod.confirm.words import HELD_BACK_NONE
+from fgod.gather import gather
 from fgod.plan import stopped
 from fgod.promotion import WalkEntry, of_walk, promotion
 from fgod.release import promote, summary_text
 from fgod.report import write_report
 from fgod.system.table import read_texts
-from fgod.tables import TABLES, gather
+from fgod.tables import TABLES
 from tests.made_runs import STORY, confirmed_on, context, walk
 
 

@@ -25,6 +25,7 @@ from fgod.errors import FgodError, UsageError
 from fgod.evaluate.requirements import gate_limits
 from fgod.evaluate.scoring import Said
 from fgod.gate import checks_of
+from fgod.gather import gather
 from fgod.layout import Releases
 from fgod.plugins import load_plugins
 from fgod.promotion import WalkEntry
@@ -32,7 +33,6 @@ from fgod.registry import ENGINES, EXPORTERS
 from fgod.release import promote, release_faults, summary_text
 from fgod.report import write_report
 from fgod.system import files
-from fgod.tables import gather
 from tests.made_runs import GOD, MASTER, STANDARD, STORY, context, scored, walk, write_engine, write_format
 from tests.mini import Mini
 from tests.tiny_model import tiny_folder

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from fgod import config as settings
-from fgod import layout, records
+from fgod import dataframes, layout, records
 from fgod.campaign import retire_unpromoted, tree
 from fgod.cli import main
 from fgod.config import base_words
@@ -287,7 +287,7 @@ def test_the_tree_shows_each_experiment_below_its_start():
         }
 
     rows = [row("a", "base", release="here"), row("b", "a", "missed", reasons="identity"), row("c", "base")]
-    assert list(tree(rows)) == [
+    assert list(tree(dataframes.made(rows, rows[0]))) == [
         "base",
         "├─ a  A@1: accepted, released as here",
         "│  └─ b  A@1: missed (identity)",

@@ -59,3 +59,14 @@ def test_a_circle_is_found_wherever_the_import_stands(back: str, tmp_path: Path)
     assert circle(packages(root)) == ""
     (root / "a.py").write_text(back)
     assert circle(packages(root)) in ("a ← b ← a", "b ← a ← b")
+
+
+def test_only_what_makes_tables_reports_and_model_cards_imports_pandas() -> None:
+    """All others read and write tables by `fgod.system.table`, which imports nothing slow."""
+    found = {
+        path.relative_to(PACKAGE).with_suffix("").parts[0]
+        for path in PACKAGE.rglob("*.py")
+        for name in imported(ast.parse(path.read_text("utf-8")))
+        if name.split(".")[0] == "pandas" or name.startswith("fgod.dataframes")
+    }
+    assert found == {"dataframes", "gather", "campaign", "comparison", "report", "release"}

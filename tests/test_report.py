@@ -22,20 +22,22 @@ from markupsafe import escape
 
 from fgod.campaign import BEFORE
 from fgod.data.formats import Severity
+from fgod.dataframes import made
 from fgod.devlog.words import LANGUAGES as OF_DEVLOG
 from fgod.errors import FgodError, UsageError
 from fgod.evaluate.words import simplified
+from fgod.gather import gather
 from fgod.registry import METRICS
 from fgod.report import render, write_report
 from fgod.report.campaign import write_campaign_report
 from fgod.report.differences import marked, pieces
 from fgod.report.frontier import frontier_of
+from fgod.report.page import audit_view
 from fgod.report.reading import read_tables
 from fgod.report.svg import Line, Spot, line_chart, nice_ticks, plot, strip, thinned
 from fgod.report.tree import branches
 from fgod.report.words import EN, LANGUAGES, METRICS_ZH_HANT, NAMES, ZH_HANT
 from fgod.system.table import NUMBER, write_table
-from fgod.tables import gather
 from tests.made_runs import DOOM, STORY, context, walk
 from tests.mini import ROOT
 
@@ -170,13 +172,13 @@ def test_runs_stand_below_what_they_start_from(stories: dict[str, Path]) -> None
 
 def test_all_runs_and_the_limits_are_in_the_frontier(stories: dict[str, Path]) -> None:
     tables = read_tables(stories["doom"])
-    found = frontier_of({"": tables.stages}, tables.metrics, tables.legends)
+    found = frontier_of(tables.stages.assign(experiment=""), tables.metrics, tables.legends)
     assert [p.row["lineage"] for p in found.points] == ["aaaa11112222", "bbbb00000000"]  # the others left no weights
     drawn = ElementTree.fromstring(str(found.drawing))
-    limits = {m["limit"] for m in tables.metrics if m["metric"] == "kl_reference" and m["limit"] is not None}
+    limits = set(tables.metrics[tables.metrics["metric"] == "kl_reference"]["limit"].dropna())
     upright = [e for e in drawn if e.get("class") == "limit" and "V" in (e.get("d") or "")]
     assert len(upright) == len(limits) > 0
-    assert frontier_of({}, [], tables.legends).drawing is None
+    assert frontier_of(tables.stages[:0].assign(experiment=""), tables.metrics, tables.legends).drawing is None
 
 
 def test_the_page_of_a_campaign_shows_experiments_below_their_start(tmp_path: Path) -> None:
@@ -203,8 +205,18 @@ def test_the_page_of_a_campaign_shows_experiments_below_their_start(tmp_path: Pa
 @pytest.mark.parametrize("severity", get_args(Severity))
 def test_findings_of_every_severity_are_shown(severity: str, tables: Path) -> None:
     read = read_tables(tables)
-    audits = [{**row, "severity": severity} if row["severity"] == "warning" else row for row in read.audits]
+    audits = read.audits.assign(severity=read.audits["severity"].replace("warning", severity))
     assert f'<span class="tag {severity}">' in render(replace(read, audits=audits), tables)
+
+
+def test_errors_come_before_what_was_accepted_and_all_else_after(tables: Path) -> None:
+    read = read_tables(tables)
+    run = {"stage": "A-mixed", "lineage": "aaaa11112222", "line": None, "code": "x", "message": "", "examples": "[]"}
+    severities = ("note", "accepted", "fact", "error", "warning", "error")
+    audits = made([{**run, "severity": severity} for severity in severities], read.audits)
+    _, facts, findings = audit_view(run, replace(read, audits=audits), tables)
+    assert [found["severity"] for found, _ in findings] == ["error", "error", "accepted", "note", "warning"]
+    assert [fact["severity"] for fact in facts] == ["fact"]
 
 
 def test_languages_have_the_same_words() -> None:

@@ -8,13 +8,14 @@ import pytest
 
 from fgod.documents import Release
 from fgod.errors import FgodError, RefusedError, UsageError
+from fgod.gather import gather
 from fgod.layout import Releases, RunWeights
 from fgod.promotion import WalkEntry
 from fgod.registry import METRICS
 from fgod.release import failure_message, promote, release_faults, summary_text
 from fgod.system import files
 from fgod.system.table import read_texts
-from fgod.tables import TABLES, gather, stage_columns
+from fgod.tables import TABLES, stage_columns
 from tests.made_runs import DOOM, STAGES, STORY, context, walk
 
 DESIGN = {

@@ -68,7 +68,7 @@ class Tables(Command):
     out: Annotated[Path, Output("folder of the tables")]
 
     def run(self, call: Call) -> None:
-        from fgod.tables import gather
+        from fgod.gather import gather
 
         entries, context = _walk_and_context(self.walk)
         results = _results(self.out, context)

@@ -10,7 +10,7 @@ from typing import Any
 
 from fgod import runs
 from fgod.compare.operands import Operand
-from fgod.compare.pairs import Difference, Pairs, difference, paired
+from fgod.compare.pairs import Difference, Pairs, difference, joined, paired
 from fgod.documents import Metrics, Outcome, Recipe, Verdict, check_run, verdict_of
 from fgod.errors import UsageError
 from fgod.evaluate.metric import METRICS, Estimate
@@ -125,8 +125,7 @@ def compare(operands: Sequence[Operand]) -> Comparison:
     first, *others = found
     pairs = {run.side.letter: paired(first.replies, run.replies) for run in others}
     asked = tuple(_asked(first, run, pairs[run.side.letter]) for run in others)
-    answered = [run for run in found if run.replies]
-    common = _common(answered)
+    common = joined(run.replies for run in found if run.replies)
     return Comparison(
         sides=tuple(run.side for run in found),
         notes=tuple(_notes(found, asked)),
@@ -270,17 +269,6 @@ def _measured(found: Sequence[_Run], pairs: Mapping[str, Pairs]) -> Iterator[Mea
         estimates = tuple(run.metrics.metrics.get(name, none) for run in found)
         if any(estimate.value is not None for estimate in estimates):
             yield Measured(name, estimates, {letter: difference(metric, pair) for letter, pair in pairs.items()})
-
-
-def _common(answered: Sequence[_Run]) -> list[tuple[Scored, ...]]:
-    """The replies of all sides that have some to the probes that all of them were asked."""
-    if not answered:
-        return []
-    found: list[tuple[Scored, ...]] = [(reply,) for reply in answered[0].replies]
-    for run in answered[1:]:
-        also = {id(a): b for a, b in paired(answered[0].replies, run.replies)}
-        found = [(*replies, also[id(replies[0])]) for replies in found if id(replies[0]) in also]
-    return found
 
 
 def _changed(found: Sequence[_Run], common: Iterable[tuple[Scored, ...]]) -> list[Changed]:

@@ -44,10 +44,16 @@ class Difference:
 
 
 def paired(first: Iterable[Scored], other: Iterable[Scored]) -> list[tuple[Scored, Scored]]:
-    """The replies of two runs to the same probes, in the order of the first. Of a probe that is asked several times the
-    first replies are a pair, then the second ones."""
-    theirs = dict(_numbered(other))
-    return [(reply, theirs[name]) for name, reply in _numbered(first) if name in theirs]
+    """The replies of two runs to the same probes, in the order of the first."""
+    return [(a, b) for a, b in joined([first, other])]
+
+
+def joined(sides: Iterable[Iterable[Scored]]) -> list[tuple[Scored, ...]]:
+    """The replies of all runs to the probes that each was asked, in the order of the first. Of a probe that is asked
+    several times the first replies belong together, then the second ones."""
+    by_name = [dict(_numbered(side)) for side in sides]
+    common = [name for name in by_name[0] if all(name in side for side in by_name)] if by_name else []
+    return [tuple(side[name] for side in by_name) for name in common]
 
 
 def _numbered(records: Iterable[Scored]) -> Iterable[tuple[object, Scored]]:

@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgod.campaign import BEFORE
+import pandas as pd
+from pandas import DataFrame
+
+from fgod import dataframes
+from fgod.campaign import BEFORE, below
 from fgod.errors import FgodError
 from fgod.layout import view
 from fgod.report.frontier import frontier_of
@@ -15,7 +19,7 @@ from fgod.report.reading import Row, Told, read_told
 from fgod.report.templating import environment
 from fgod.report.tree import Node, branches
 from fgod.system import files
-from fgod.system.table import NUMBER, read_table
+from fgod.system.table import NUMBER
 from fgod.tables import REASON_BREAK
 
 
@@ -36,51 +40,50 @@ def write_campaign_report(table: Path, out: Path) -> list[Path]:
         UsageError: a table is missing.
         FgodError: a table is broken, or there is no experiment; names the file.
     """
-    rows = read_table(table, BEFORE)
-    if not rows:
+    names = dataframes.read(table, BEFORE)["experiment"]
+    if names.empty:
         raise FgodError(f"{table}: found no experiment, expected a row for each")
-    folders = {row["experiment"]: view(row["experiment"], table.parent).tables for row in rows}
+    folders = {name: view(name, table.parent).tables for name in names}
     told = {name: read_told(folder) for name, folder in folders.items()}
     legends = next(iter(told.values())).legends
-    figures = read_table(table, {**BEFORE, **dict.fromkeys(legends, NUMBER)})
-    files.write_text(out, _page(figures, told))
+    experiments = dataframes.read(table, {**BEFORE, **dict.fromkeys(legends, NUMBER)})
+    files.write_text(out, _page(experiments, told))
     return list(folders.values())
 
 
-def _page(rows: Sequence[Row], told: Mapping[str, Told]) -> str:
+def _page(experiments: DataFrame, told: Mapping[str, Told]) -> str:
     first = next(iter(told.values()))
-    shown = [legend for name, legend in first.legends.items() if any(row[name] is not None for row in rows)]
-    names = {row["experiment"] for row in rows}
-    starts = dict.fromkeys(row["starts_from"] for row in rows if row["starts_from"] not in names)
+    roots, starting = below(experiments)
+    rows = dataframes.rows(experiments)
     templates = environment()
     templates.filters["title"] = title
     return templates.get_template("campaign.html.j2").render(
         language=first.context["language"],
         persona=first.context["persona"],
         rows=rows,
-        roots={start: _below(start, rows, told) for start in starts},
+        roots={start: _views(start, starting, told) for start in roots},
         frontier=frontier_of(
-            {name: one.stages for name, one in told.items()},
-            [row for one in told.values() for row in one.metrics],
+            pd.concat([one.stages.assign(experiment=name) for name, one in told.items()]),
+            pd.concat([one.metrics for one in told.values()]),
             first.legends,
         ),
         figures=[
-            (legend, ["–" if row[legend.name] is None else legend.unit.text(row[legend.name]) for row in rows])
-            for legend in shown
+            (legend, ["–" if row[name] is None else legend.unit.text(row[name]) for row in rows])
+            for name, legend in first.legends.items()
+            if experiments[name].notna().any()
         ],
     )
 
 
-def _below(start: str, rows: Sequence[Row], told: Mapping[str, Told]) -> list[ExperimentView]:
+def _views(start: str, starting: Mapping[str, Sequence[Row]], told: Mapping[str, Told]) -> list[ExperimentView]:
     return [
         ExperimentView(
             row,
-            [reason for reason in (row["reasons"] or "").split(REASON_BREAK) if reason],
+            [reason for reason in row["reasons"].split(REASON_BREAK) if reason],
             _runs(told[row["experiment"]]),
-            _below(row["experiment"], rows, told),
+            _views(row["experiment"], starting, told),
         )
-        for row in rows
-        if row["starts_from"] == start
+        for row in starting.get(start, ())
     ]
 
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
+from pandas import DataFrame
 
+from fgod import dataframes
 from fgod.decisions import ACCEPTED
 from fgod.evaluate.metric import Legend
 from fgod.report.phrases import say, short
@@ -37,29 +39,25 @@ class Frontier:
     drawing: Markup | None
 
 
-def frontier_of(chains: Mapping[str, Sequence[Row]], metrics: Sequence[Row], legends: Mapping[str, Legend]) -> Frontier:
-    """All runs of chains, each once.
+def frontier_of(stages: DataFrame, metrics: DataFrame, legends: Mapping[str, Legend]) -> Frontier:
+    """All runs, each once.
 
     Args:
-        chains: rows of stages.tsv by experiment.
+        stages: rows of stages.tsv, and the `experiment` of each.
         metrics: rows of metrics.tsv, for the limits.
     """
-    runs: dict[str, tuple[str, Row]] = {}
-    for name, rows in chains.items():
-        for row in rows:
-            runs.setdefault(row["lineage"], (name, row))
-    known = [(name, row) for name, row in runs.values() if None not in (row[ACROSS], row[UP])]
-    points = [Point(i, name, row, row[ACROSS], row[UP]) for i, (name, row) in enumerate(known, start=1)]
+    known = dataframes.rows(stages.drop_duplicates("lineage").dropna(subset=[ACROSS, UP]))
+    points = [Point(i, row["experiment"], row, row[ACROSS], row[UP]) for i, row in enumerate(known, start=1)]
     across, up = legends[ACROSS], legends[UP]
     return Frontier(across, up, points, _drawn(points, across, up, metrics) if points else None)
 
 
-def _drawn(points: Sequence[Point], across: Legend, up: Legend, metrics: Sequence[Row]) -> Markup:
+def _drawn(points: Sequence[Point], across: Legend, up: Legend, metrics: DataFrame) -> Markup:
     spots = [Spot(str(p.number), p.x, p.y, p.row["decision"] == ACCEPTED) for p in points]
     title = say("frontier_title", n=len(points)).plain
     labels = short(across).svg + Markup(f" ({across.unit.symbol})"), short(up).svg
     return plot(spots, title, labels, (_limits(metrics, ACROSS), _limits(metrics, UP)))
 
 
-def _limits(metrics: Sequence[Row], name: str) -> list[float]:
-    return sorted({m["limit"] for m in metrics if m["metric"] == name and m["limit"] is not None})
+def _limits(metrics: DataFrame, name: str) -> list[float]:
+    return sorted(metrics.loc[metrics["metric"] == name, "limit"].dropna().unique())

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
+import numpy as np
 from markupsafe import Markup
+from pandas import DataFrame
 
+from fgod import dataframes
 from fgod.comparison import in_words as in_columns
 from fgod.confirm.words import Words, in_words
 from fgod.data.rows import frame_words
@@ -28,7 +32,7 @@ from fgod.report.svg import Line, line_chart, strip, thinned
 from fgod.report.templating import environment
 from fgod.report.tree import branches
 from fgod.system import files
-from fgod.tables import AGREEMENT, REASON_BREAK
+from fgod.tables import AGREEMENT, IN_FIT, KEY, REASON_BREAK
 
 SIGNED_NATS = Unit("nats", low=-math.inf)
 Fact = tuple[Phrase, Phrase | str]
@@ -162,8 +166,9 @@ def render(tables: Tables, folder: Path) -> str:
 
 def view(tables: Tables, folder: Path) -> dict[str, Any]:
     """Everything that the template shows."""
-    runs = run_views(tables)
+    runs, scored = run_views(tables), tables.probes[tables.probes["scored_by"] != SHOWN]
     first = [run for run in runs if not run.shared]
+    compared = [(row, legend_of(row["metric"], tables)) for row in dataframes.rows(tables.comparison)]
     best = next((run for run in reversed(runs) if run.promoted), None)
     fits: dict[int, list[RunView]] = {}
     for run in runs:
@@ -172,22 +177,22 @@ def view(tables: Tables, folder: Path) -> dict[str, Any]:
         "context": tables.context,
         "language": tables.context["language"],
         "tree": branches(tables.stages, [tuple(key) for key in tables.context["promoted"][-1:]]),
-        "frontier": frontier_of({"": tables.stages}, tables.metrics, tables.legends),
+        "frontier": frontier_of(tables.stages.assign(experiment=""), tables.metrics, tables.legends),
         "fits": fits,
         "runs": first,
         "released": best,
         "headline": [m for m in (best.metrics if best else ()) if m.legend.headline],
         "questions": question_views(tables),
-        "suites": sorted({reply.probe["suite"] for run in first for reply in run.replies}),
-        "languages": sorted({reply.probe["language"] for run in first for reply in run.replies}),
+        "suites": sorted(scored["suite"].unique()),
+        "languages": sorted(scored["language"].unique()),
         "training": [training_view(run.row, tables) for run in first],
         "audits": [(run.row, *audit_view(run.row, tables, folder)) for run in first],
-        "artifacts": tables.artifacts,
-        "compared": [compared_view(row, legend_of(row, tables)) for row in tables.confirmation],
-        "columns": [(legend_of(r, tables), in_columns(r, legend_of(r, tables).unit)) for r in tables.comparison],
-        "compared_run": next(iter(tables.comparison), None),
-        "engines": [engine_view(row) for row in tables.engines],
-        "abilities": [(run.row, rows) for run in first if (rows := _of(tables.abilities, run.row))],
+        "artifacts": dataframes.rows(tables.artifacts),
+        "compared": [compared_view(row, tables) for row in dataframes.rows(tables.confirmation)],
+        "columns": [(legend, in_columns(row, legend.unit)) for row, legend in compared],
+        "compared_run": compared[0][0] if compared else None,
+        "engines": [engine_view(row) for row in dataframes.rows(tables.engines)],
+        "abilities": [(run.row, found) for run in first if (found := dataframes.rows(_of(run.row, tables.abilities)))],
     }
 
 
@@ -195,46 +200,41 @@ def _key(row: Row) -> Key:
     return row["stage"], row["lineage"]
 
 
-def _of(rows: Iterable[Row], run: Row) -> list[Row]:
-    return [r for r in rows if _key(r) == _key(run)]
+def _of(run: Row, table: DataFrame, key: Sequence[str] = tuple(KEY)) -> DataFrame:
+    """The rows of a table about a run."""
+    return table[(table[list(key)] == [run[name] for name in key]).all(axis=1)]
 
 
 def run_views(tables: Tables) -> list[RunView]:
     """Every run of every fit, in the order of stages.tsv."""
     released = {tuple(key) for key in tables.context["promoted"]}
-    last_fit = max((row["fit"] for row in tables.stages), default=0)
-    first_fit: dict[Key, int] = {}
-    views = []
-    for row in tables.stages:
-        first_fit.setdefault(_key(row), row["fit"])
-        is_promoted = _key(row) in released and row["fit"] == last_fit
-        views.append(_run_view(row, tables, first_fit[_key(row)], is_promoted))
-    return views
+    last_fit, first_fits = tables.stages["fit"].max(), tables.stages.groupby(list(KEY))["fit"].transform("first")
+    return [
+        _run_view(row, tables, first_fit, _key(row) in released and row["fit"] == last_fit)
+        for row, first_fit in zip(dataframes.rows(tables.stages), first_fits, strict=True)
+    ]
 
 
 def _run_view(row: Row, tables: Tables, first_fit: int, is_promoted: bool) -> RunView:
-    metrics = [m for m in _of(tables.metrics, row) if m["fit"] == row["fit"]]
-    languages = sorted({m["language"] for m in metrics if m["language"]})
-    probes = [p for p in _of(tables.probes, row) if p["fit"] == row["fit"] and p["scored_by"] != SHOWN]
+    metrics, probes = (_of(row, table, tuple(IN_FIT)) for table in (tables.metrics, tables.probes))
+    overall, spoken = metrics[metrics["language"] == ""], metrics[metrics["language"] != ""]
+    said = overall[(overall["n"] > 0) | overall["limit"].notna()]  # some probe measures it, or it has a limit
+    languages = sorted(spoken["language"].unique())
+    replies = dataframes.rows(probes[probes["scored_by"] != SHOWN])
     return RunView(
         anchor=f"run-{row['fit']}-{row['stage']}-{row['lineage']}",
         row=row,
         reasons=[reason for reason in row["reasons"].split(REASON_BREAK) if reason],
         first_fit=first_fit,
         promoted=is_promoted,
-        metrics=[metric_view(m, legend_of(m, tables)) for m in metrics if not m["language"] and _said(m)],
+        metrics=[metric_view(m, legend_of(m["metric"], tables)) for m in dataframes.rows(said)],
         languages=languages,
         by_language=[
-            (legend, _language_cells(legend, metrics, languages))
-            for legend in dict.fromkeys(legend_of(m, tables) for m in metrics if m["language"])
+            (legend := legend_of(str(name), tables), _language_cells(legend.unit, found, languages))
+            for name, found in spoken.groupby("metric", sort=False)
         ],
-        replies=[ReplyView(p, marked(p["reference"], p["reply"]), faults(p)) for p in probes],
+        replies=[ReplyView(p, marked(p["reference"], p["reply"]), faults(p)) for p in replies],
     )
-
-
-def _said(m: Row) -> bool:
-    """Whether a metric says something: some probe measures it, or it has a limit."""
-    return bool(m["n"]) or m["limit"] is not None
 
 
 def frame_of(probe: Row) -> str:
@@ -242,22 +242,22 @@ def frame_of(probe: Row) -> str:
     return frame_words(probe["system"], probe["history"])
 
 
-def legend_of(m: Row, tables: Tables) -> Legend:
-    """How a row of metrics.tsv is shown.
+def legend_of(metric: str, tables: Tables) -> Legend:
+    """How a metric is shown.
 
     Raises:
-        FgodError: context.json does not list the metric.
+        FgodError: context.json does not list it.
     """
-    legend = tables.legends.get(m["metric"])
+    legend = tables.legends.get(metric)
     if legend is None:
         known = ", ".join(tables.legends)
-        raise FgodError(f"metrics.tsv: metric {m['metric']!r} is not in context.json (metrics: {known})")
+        raise FgodError(f"metrics.tsv: metric {metric!r} is not in context.json (metrics: {known})")
     return legend
 
 
-def _language_cells(legend: Legend, metrics: Sequence[Row], languages: Sequence[str]) -> list[str]:
-    cells = {m["language"]: m for m in metrics if m["metric"] == legend.name and m["value"] is not None}
-    return [f"{legend.unit.text(cells[x]['value'])} ({cells[x]['n']})" if x in cells else "–" for x in languages]
+def _language_cells(unit: Unit, found: DataFrame, languages: Sequence[str]) -> list[str]:
+    cells = {m["language"]: m for m in dataframes.rows(found.dropna(subset="value"))}
+    return [f"{unit.text(cells[x]['value'])} ({cells[x]['n']})" if x in cells else "–" for x in languages]
 
 
 def metric_view(m: Row, legend: Legend) -> MetricView:
@@ -275,8 +275,9 @@ def metric_view(m: Row, legend: Legend) -> MetricView:
     )
 
 
-def compared_view(row: Row, legend: Legend) -> ComparedView:
+def compared_view(row: Row, tables: Tables) -> ComparedView:
     """One metric on the wordings that the gate knew, and on those that were held back."""
+    legend = legend_of(row["metric"], tables)
     development, confirmation = (
         Estimate(row[side], row[f"{side}_n"], row[f"{side}_low"], row[f"{side}_high"])
         for side in ("development", "confirmation")
@@ -336,9 +337,8 @@ def faults(probe: Row) -> list[str]:
 
 def question_views(tables: Tables) -> list[QuestionView]:
     """The shown questions, in the order of the probes."""
-    rows = [p for p in tables.probes if p["scored_by"] == SHOWN]
-    prompts = dict.fromkeys(p["prompt"] for p in rows)
-    asked = [[p for p in rows if p["prompt"] == prompt] for prompt in prompts]
+    shown = tables.probes[tables.probes["scored_by"] == SHOWN]
+    asked = [dataframes.rows(found) for _, found in shown.groupby("prompt", sort=False)]
     return [
         QuestionView(a[0]["prompt"], a[0]["language"], a[0]["reference"], {_key(p): p["reply"] for p in a})
         for a in asked
@@ -347,61 +347,56 @@ def question_views(tables: Tables) -> list[QuestionView]:
 
 def training_view(row: Row, tables: Tables) -> TrainingView:
     """Loss and memory over time, and the figures beside them."""
-    steps, samples = _of(tables.training, row), _of(tables.guard, row)
+    steps = _of(row, tables.training)
     return TrainingView(
         row=row,
         loss=loss_chart(steps),
-        memory=memory_chart(samples),
+        memory=memory_chart(_of(row, tables.guard)),
         facts=_training_facts(row, steps),
-        tensors=_tensor_facts(_of(tables.participation, row)),
+        tensors=_tensor_facts(_of(row, tables.participation)),
     )
 
 
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return math.fsum(found) / len(found)
+def _points(table: DataFrame, x: str, y: str) -> list[tuple[float, float]]:
+    return list(zip(table[x].astype(float), table[y].astype(float), strict=True))
 
 
-def _numbers(rows: Sequence[Row], column: str) -> list[float]:
-    return [r[column] for r in rows if r[column] is not None]
-
-
-def loss_chart(steps: Sequence[Row]) -> Markup | None:
+def loss_chart(steps: DataFrame) -> Markup | None:
     """The loss by step, or None if no step was taken."""
-    points = [(s["step"], s["loss"]) for s in steps if s["step"] is not None and s["loss"] is not None]
-    finite = [y for _, y in points if math.isfinite(y)]
-    if not finite:
+    known = steps.dropna(subset=["step", "loss"])
+    losses = known["loss"].astype(float)
+    finite = losses[np.isfinite(losses)]
+    if finite.empty:
         return None
-    first, last, lowest = (f"{y:.3g}" for y in (finite[0], finite[-1], min(finite)))
-    title = say("loss_title", n=len(points), first=first, last=last, lowest=lowest)
-    return line_chart([Line("loss", thinned(points, _mean))], title.plain, say("step").svg)
+    first, last, lowest = (f"{y:.3g}" for y in (finite.iloc[0], finite.iloc[-1], finite.min()))
+    title = say("loss_title", n=len(known), first=first, last=last, lowest=lowest)
+    return line_chart([Line("loss", thinned(_points(known, "step", "loss"), fmean))], title.plain, say("step").svg)
 
 
-def memory_chart(samples: Sequence[Row]) -> Markup | None:
+def memory_chart(samples: DataFrame) -> Markup | None:
     """Memory by second, a line for each source; the limit is drawn if the peak comes near it (half of it)."""
-    known = [s for s in samples if s["used_mib"] is not None and s["t"] is not None]
-    if not known:
+    known = samples.dropna(subset=["used_mib", "t"])
+    if known.empty:
         return None
-    sources = list(dict.fromkeys(s["source"] for s in known))
     lines = [
-        Line(source, thinned([(s["t"], s["used_mib"]) for s in known if s["source"] == source], max))
-        for source in sources
+        Line(str(source), thinned(_points(found, "t", "used_mib"), max))
+        for source, found in known.groupby("source", sort=False)
     ]
-    peak, limit = max(s["used_mib"] for s in known), known[-1]["limit_mib"]
+    peak, limit = known["used_mib"].max(), dataframes.rows(known)[-1]["limit_mib"]
     drawn = limit if limit is not None and math.isfinite(limit) and peak >= limit / 2 else None
     title = say("memory_title", peak=mebibytes(peak))
     return line_chart(lines, title.plain, say("seconds").svg, drawn, say("limit").svg)
 
 
-def _training_facts(row: Row, steps: Sequence[Row]) -> list[Fact]:
+def _training_facts(row: Row, steps: DataFrame) -> list[Fact]:
     facts: list[Fact] = [(say("status"), row["status"])]
-    losses, efficiency, norms = (_numbers(steps, c) for c in ("loss", "update_efficiency", "grad_norm"))
-    if losses:
-        facts.append((say("loss"), f"{losses[0]:.3g} → {losses[-1]:.3g}"))
-    if norms:
-        facts.append((say("largest_norm"), f"{max(norms):.3g}"))
-    if efficiency:
-        facts.append((say("efficiency"), f"{_mean(efficiency):.3f}"))
+    losses, efficiency, norms = (steps[c].dropna().astype(float) for c in ("loss", "update_efficiency", "grad_norm"))
+    if len(losses):
+        facts.append((say("loss"), f"{losses.iloc[0]:.3g} → {losses.iloc[-1]:.3g}"))
+    if len(norms):
+        facts.append((say("largest_norm"), f"{norms.max():.3g}"))
+    if len(efficiency):
+        facts.append((say("efficiency"), f"{fmean(efficiency):.3f}"))
     if row["parity_max_abs"] is not None:
         token, gap = row["parity_first_differing_token"], row["parity_max_abs"]
         where = say("no_token") if token is None else say("token_first", token=token)
@@ -410,27 +405,23 @@ def _training_facts(row: Row, steps: Sequence[Row]) -> list[Fact]:
     return facts
 
 
-def _tensor_facts(tensors: Sequence[Row]) -> list[Fact]:
+def _tensor_facts(tensors: DataFrame) -> list[Fact]:
     """The participation audit in few words."""
-    if not tensors:
+    if tensors.empty:
         return []
-    own = [t for t in tensors if not t["alias_of"]]
-    least = min((t for t in own if t["changed_share"] is not None), key=lambda t: t["changed_share"], default=None)
-    counts: dict[str, int] = {}
-    for tensor in own:
-        kind = tensor["exported_as"] or ""
-        counts[kind] = counts.get(kind, 0) + 1
-    kept = [f"{kind} {count}" for kind, count in sorted(counts.items()) if kind]
-    exported: list[Fact] = [(say("exported_as"), ", ".join(kept))] if kept else []
-    if lost := counts.get("", 0):
-        exported.append((say("not_exported"), str(lost)))
+    own = tensors[tensors["alias_of"] == ""]
+    kinds = own["exported_as"].value_counts().sort_index()
+    kept = [f"{kind} {count}" for kind, count in kinds.items() if kind]
     facts: list[Fact] = [
         (say("tensors_count"), say("tensors_alias", own=len(own), alias=len(tensors) - len(own))),
-        (say("trainable"), say("n_of", n=sum(bool(t["trainable"]) for t in own), of=len(own))),
-        (say("got_gradient"), say("n_of", n=sum(bool(t["got_gradient"]) for t in own), of=len(own))),
-        *exported,
+        (say("trainable"), say("n_of", n=own["trainable"].sum(), of=len(own))),
+        (say("got_gradient"), say("n_of", n=own["got_gradient"].sum(), of=len(own))),
     ]
-    if least is not None:
+    if kept:
+        facts.append((say("exported_as"), ", ".join(kept)))
+    if lost := kinds.get("", 0):
+        facts.append((say("not_exported"), str(lost)))
+    for least in dataframes.rows(own.dropna(subset="changed_share").sort_values("changed_share", kind="stable")[:1]):
         share = say("changed_share", tensor=least["tensor"], share=f"{least['changed_share']:.1%}")
         facts.append((say("changed_least"), share))
     return facts
@@ -439,15 +430,15 @@ def _tensor_facts(tensors: Sequence[Row]) -> list[Fact]:
 def audit_view(row: Row, tables: Tables, folder: Path) -> tuple[list[str], list[Row], list[tuple[Row, list[str]]]]:
     """(sentences, further facts, findings with their examples) of the audit of a run's mix; errors first,
     then what was accepted."""
-    lines = [(line, a) for line, a in enumerate(tables.audits, start=2) if _key(a) == _key(row)]
-    facts = [a for _, a in lines if a["severity"] == "fact"]
-    aloud = [a["message"] for a in facts if a["code"] == "aloud"]
-    facts = [a for a in facts if a["code"] != "aloud"]
-    path = str(folder / "audits.tsv")
-    findings = [(a, examples(a["examples"], path, line)) for line, a in lines if a["severity"] != "fact"]
-    order = ("error", "accepted")
-    rank = {severity: place for place, severity in enumerate(order)}
-    return aloud, facts, sorted(findings, key=lambda f: rank.get(f[0]["severity"], len(order)))
+    audit, order = _of(row, tables.audits), {"error": 0, "accepted": 1}
+    facts, findings = audit[audit["severity"] == "fact"], audit[audit["severity"] != "fact"]
+    aloud, others = facts[facts["code"] == "aloud"], facts[facts["code"] != "aloud"]
+    findings = findings.sort_values("severity", key=lambda found: found.map(order).fillna(len(order)), kind="stable")
+    shown: list[tuple[Row, list[str]]] = [
+        (found, examples(found["examples"], str(folder / "audits.tsv"), place + 2))
+        for place, found in zip(findings.index, dataframes.rows(findings), strict=True)
+    ]
+    return list(aloud["message"]), [*dataframes.rows(others)], shown
 
 
 def title(row: Mapping[str, Any]) -> str:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pandas import DataFrame, MultiIndex
+
+from fgod import dataframes
 from fgod.errors import FgodError
 from fgod.evaluate.metric import Legend, Unit
 from fgod.report.words import LANGUAGES
 from fgod.system import files
-from fgod.system.table import WHOLE, Column, or_nothing, read_table
-from fgod.tables import TABLES
+from fgod.system.table import WHOLE, Column, or_nothing
+from fgod.tables import KEY, TABLES
 
 Row = Mapping[str, Any]
 Key = tuple[str, str]
@@ -21,25 +24,25 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Tables:
-    """results/tables, typed: whole numbers, numbers, truth values and text; None for an empty field.
+    """results/tables, each with its columns' types.
 
     `legends` say how each metric is shown, by name.
     """
 
     context: Mapping[str, Any]
     legends: Mapping[str, Legend]
-    stages: Sequence[Row]
-    probes: Sequence[Row]
-    metrics: Sequence[Row]
-    training: Sequence[Row]
-    participation: Sequence[Row]
-    guard: Sequence[Row]
-    audits: Sequence[Row]
-    artifacts: Sequence[Row]
-    confirmation: Sequence[Row]
-    abilities: Sequence[Row]
-    comparison: Sequence[Row]
-    engines: Sequence[Row]
+    stages: DataFrame
+    probes: DataFrame
+    metrics: DataFrame
+    training: DataFrame
+    participation: DataFrame
+    guard: DataFrame
+    audits: DataFrame
+    artifacts: DataFrame
+    confirmation: DataFrame
+    abilities: DataFrame
+    comparison: DataFrame
+    engines: DataFrame
 
 
 def _measured(unit: Unit) -> Column:
@@ -51,7 +54,7 @@ def _measured(unit: Unit) -> Column:
             raise ValueError(text)
         return value
 
-    return or_nothing(Column(parse, f"{unit.noun} {unit.range_words}".strip()))
+    return or_nothing(Column(parse, f"{unit.noun} {unit.range_words}".strip(), "Float64"))
 
 
 _CONTEXT = (
@@ -96,8 +99,8 @@ class Told:
 
     context: Mapping[str, Any]
     legends: Mapping[str, Legend]
-    stages: Sequence[Row]
-    metrics: Sequence[Row]
+    stages: DataFrame
+    metrics: DataFrame
 
 
 def read_told(folder: Path) -> Told:
@@ -106,12 +109,12 @@ def read_told(folder: Path) -> Told:
     return Told(context, legends, *(_read(folder, name, context, legends) for name in ("stages", "metrics")))
 
 
-def _read(folder: Path, name: str, context: Mapping[str, Any], legends: Mapping[str, Legend]) -> list[dict[str, Any]]:
+def _read(folder: Path, name: str, context: Mapping[str, Any], legends: Mapping[str, Legend]) -> DataFrame:
     columns = TABLES[name]
     if name == "stages":
         measured = {metric: _measured(legend.unit) for metric, legend in legends.items()}
         columns = {**columns, **measured, **{f"n_{suite}": WHOLE for suite in context["suites"]}}
-    return read_table(folder / f"{name}.tsv", columns)
+    return dataframes.read(folder / f"{name}.tsv", columns)
 
 
 def _legends(path: Path, listed: Any) -> dict[str, Legend]:
@@ -139,14 +142,14 @@ def check_unchanged(folder: Path, recorded: Mapping[str, str]) -> None:
         )
 
 
-def _check_runs(folder: Path, tables: Mapping[str, Sequence[Row]]) -> None:
+def _check_runs(folder: Path, tables: Mapping[str, DataFrame]) -> None:
     """Every row must belong to a run of stages.tsv."""
-    known = {(row["stage"], row["lineage"]) for row in tables["stages"]}
-    for name, rows in tables.items():
-        for line, row in enumerate(rows, start=2):
-            if (row["stage"], row["lineage"]) not in known:
-                where = f"{folder / f'{name}.tsv'}:{line}"
-                raise FgodError(f"{where}: the run {row['stage']} {row['lineage']} is not in stages.tsv")
+    runs = {name: MultiIndex.from_frame(table[list(KEY)]) for name, table in tables.items()}
+    for name, found in runs.items():
+        unknown = ~found.isin(runs["stages"])
+        if unknown.any():
+            (stage, lineage), where = found[unknown][0], f"{folder / f'{name}.tsv'}:{unknown.argmax() + 2}"
+            raise FgodError(f"{where}: the run {stage} {lineage} is not in stages.tsv")
 
 
 def examples(text: str, path: str, line: int) -> list[str]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from pandas import DataFrame
+
+from fgod import dataframes
 from fgod.report.reading import Key, Row
 
 
@@ -14,23 +17,22 @@ class Node:
 
     row: Row
     released: bool
-    fits: list[int] = field(default_factory=list)
+    fits: Sequence[int]
     children: list[Node] = field(default_factory=list)
 
 
-def branches(stages: Sequence[Row], released: Collection[Key]) -> list[Node]:
+def branches(stages: DataFrame, released: Collection[Key]) -> list[Node]:
     """The runs that start from no other run of the chain, and all others below them.
 
     Args:
-        stages: rows of stages.tsv, in which a run stands after the one that it starts from.
+        stages: stages.tsv, in which a run stands after the one that it starts from.
         released: stage and lineage of the runs that are.
     """
+    fits = stages.groupby("lineage")["fit"].agg(list)
     found: dict[str, Node] = {}
     roots: list[Node] = []
-    for row in stages:
-        if row["lineage"] not in found:
-            node = found[row["lineage"]] = Node(row, (row["stage"], row["lineage"]) in released)
-            before = found.get(row["starts_from"] or "")
-            (before.children if before and before is not node else roots).append(node)
-        found[row["lineage"]].fits.append(row["fit"])
+    for row in dataframes.rows(stages.drop_duplicates("lineage")):
+        lineage, before = row["lineage"], found.get(row["starts_from"])
+        found[lineage] = Node(row, (row["stage"], lineage) in released, fits[lineage])
+        (before.children if before else roots).append(found[lineage])
     return roots
