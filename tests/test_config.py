@@ -164,7 +164,7 @@ def test_every_override_fits_what_it_overrides(path):
     ("name", "own"),
     [
         ("dose", {"train.steps", "train.schedule", "train.check"}),
-        ("system-prompts", {"mix.rehearsed_frames", "train.seq_len"}),
+        ("system-prompts", {"mix.rehearsed_frames", "train.seq_len", "train.batching"}),
     ],
 )
 def test_an_override_repeats_the_stage_of_the_config_but_for_its_own_keys(name, own):
