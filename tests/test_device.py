@@ -28,18 +28,19 @@ from fgod.train.autograd import answer_loss, autograd_stepper, soft_loss
 from fgod.train.batches import Batch, collate, packed
 from fgod.train.device import head
 from fgod.train.device import ops as device_ops
-from fgod.train.device.attention import PackedRows, attention
+from fgod.train.device.attention import PACKED, PackedRows, attention
 from fgod.train.device.module import ModuleNetwork
 from fgod.train.device.network import Inputs, Network, SavePolicy
 from fgod.train.device.optimizer import GroupGradients, device_optimizer
 from fgod.train.device.plan import predict_on_device
-from fgod.train.device.trainer import PACKED, DeviceStepper, choose_network, padded
+from fgod.train.device.trainer import DeviceStepper, choose_network, padded
 from fgod.train.device.weights import Masters, as_module, frequencies, split_rows, stream_in
 from fgod.train.distil import Rehearsed, SoftLabels
 from fgod.train.optimizer import TensorOptimizer
 from fgod.train.preflight import PreflightError, check_network
 from fgod.train.recipe import Kl, MemoryModes, TrainRecipe
 from fgod.train.record import StepRow
+from fgod.train.stage import prediction
 from fgod.train.teacher import top_tokens
 from fgod.train.update import Factors
 from tests.families import FAMILIES, family_folder
@@ -359,6 +360,14 @@ def test_packed_rows_are_filled_up_by_a_row_that_nothing_is_learned_of() -> None
     assert one.tokens == plain.tokens and torch.equal(one.labels, plain.labels)
     asked, padded_asked = one.input_ids.flatten()[one.positions], plain.input_ids.flatten()[plain.positions]
     assert torch.equal(asked, padded_asked), "labels follow the same tokens"
+
+
+def test_the_prediction_counts_what_fills_packed_rows_up(tmp_path: Path) -> None:
+    config, cuda = read_config(tiny_folder(tmp_path / "start")), torch.device("cuda")
+    recipe = replace(RECIPE, batch=3, memory="80gb", compute_dtype="bfloat16", device="cuda")
+    packed_one = prediction(config, replace(recipe, batching="packed"), cuda, 3, 20, 30, 0)
+    assert packed_one == prediction(config, recipe, cuda, 3, -(-PACKED // 3), PACKED, 0)
+    assert packed_one.total > prediction(config, recipe, cuda, 3, 20, 30, 0).total
 
 
 def test_transformers_model_says_that_it_pads_rows(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ from fgod.train import checkpoint, dose
 from fgod.train.batches import batches
 from fgod.train.checkpoint import Schedule
 from fgod.train.choose import choose_stepper
+from fgod.train.device.attention import packed_size
 from fgod.train.device.plan import predict_on_device
 from fgod.train.device.settings import choose_device, processor, repeatable_cuda
 from fgod.train.dose import Asker
@@ -56,7 +57,7 @@ from fgod.train.preflight import PROMPTS, check_changed, check_chat
 from fgod.train.ranks.group import Ranks
 from fgod.train.ranks.plan import predict_on_ranks
 from fgod.train.ranks.trainer import Asked, rank_stepper
-from fgod.train.recipe import TrainRecipe
+from fgod.train.recipe import PACKED_ROWS, TrainRecipe
 from fgod.train.record import (
     COLUMNS,
     GROUP_COLUMNS,
@@ -321,6 +322,8 @@ def prediction(
         found = predict_on_ranks(config, recipe, gpus, rows, width, labels, kernels=kernels.run_on(device))
         return replace(found, process=before)
     if device.type == "cuda" and architecture_of(config, "config").hand_written(config):
+        if recipe.batching == PACKED_ROWS:
+            width, labels = -(-packed_size(rows * width) // rows), packed_size(labels)
         return predict_on_device(config, recipe, rows, width, labels, kernels=kernels.run_on(device))
     return predict(config, recipe, width, labels, before)
 

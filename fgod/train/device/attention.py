@@ -8,6 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+PACKED = 256
+"""Tokens of packed rows, and their labels, are filled up to a multiple of this many: fewer shapes."""
+
+
+def packed_size(count: int) -> int:
+    """To how many so many tokens or labels are filled up."""
+    return count + -count % PACKED
+
 
 class PackedRows(NamedTuple):
     """Where rows lie in ids [1, T].

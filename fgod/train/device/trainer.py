@@ -1,9 +1,9 @@
 """Optimizer steps on a device, each as a CUDA graph where its shape is known, with its results a step later.
 
 Shapes are few: rows are padded to the batch, tokens to the recipe's `length_bucket`, labels to a multiple of
-`LABELS`; packed rows are filled up to multiples of `PACKED`. The first step of a shape runs as it is written (and
-compiles what is compiled), the second is captured, every later one is replayed. Where capture fails the step runs as it
-is written from then on, and that is said.
+`LABELS`; packed rows are filled up as `attention.packed_size` says. The first step of a shape runs as it is written
+(and compiles what is compiled), the second is captured, every later one is replayed. Where capture fails the step runs
+as it is written from then on, and that is said.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fgod.models.architecture import architecture_of
 from fgod.nvfp4.folders import DTYPES, read_plain_config
 from fgod.system.procfs import forget_peak, peak_mib, resident_mib
 from fgod.train.batches import Batch, micro_batches, packed, pieces, row_losses
-from fgod.train.device.attention import PackedRows
+from fgod.train.device.attention import PACKED, PackedRows, packed_size
 from fgod.train.device.head import SoftTargets
 from fgod.train.device.module import ModuleNetwork
 from fgod.train.device.network import Inputs, Network, SavePolicy
@@ -43,9 +43,6 @@ from fgod.train.stored import OwnTensors, StoredTensors
 
 LABELS = 64
 """Labels are filled up to a multiple of this many: fewer shapes."""
-
-PACKED = 256
-"""Tokens of packed rows, and their labels, are filled up to a multiple of this many."""
 
 LAG = 1
 """Steps that may be under way when the results of an earlier one are read: the host prepares while the device works."""
@@ -72,12 +69,13 @@ def padded(batch: Batch, rows: int, pad: int, kl: Kl | None = None, labels_to: i
     """A batch on the host, rows and labels filled up; the weight of a label is what it counts beside others.
 
     Args:
-        labels_to: how many labels there must be; 0: the next multiple of `LABELS`, or of `PACKED`.
+        labels_to: how many labels there must be; 0: the next multiple of `LABELS`, or their `packed_size`.
         longest: tokens that a packed row has at most, in any step.
     """
     ids, where = _filled(batch, rows, pad, longest)
     count = len(batch.labels)
-    more = labels_to - count if labels_to else -count % (LABELS if where is None else PACKED)
+    padded_size = count + -count % LABELS if where is None else packed_size(count)
+    more = (labels_to or padded_size) - count
     positions, labels = (torch.zeros(count + more, dtype=torch.int64) for _ in range(2))
     positions[:count], labels[:count] = batch.positions, batch.labels
     weights = torch.zeros(len(labels))
@@ -99,7 +97,7 @@ def _filled(batch: Batch, rows: int, pad: int, longest: int) -> tuple[Tensor, Pa
         ids[: len(found)] = found
         return ids, None
     count = found.shape[1]
-    ids = torch.full((1, count + -count % PACKED), pad)
+    ids = torch.full((1, packed_size(count)), pad)
     ids[:, :count] = found
     starts = torch.full((rows + 2,), count, dtype=torch.int32)
     starts[: len(batch.starts)] = batch.starts
