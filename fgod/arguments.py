@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
@@ -38,15 +39,17 @@ if TYPE_CHECKING:
     NonNegativeInt = int
     NonNegativeFloat = float
     PositiveFloat = float
-    ClosedUnitInterval = float
+    FiniteNonNegative = float
+    PositiveShare = float
     Seed = int
 else:
-    from jsonargparse.typing import ClosedUnitInterval as ClosedUnitInterval
     from jsonargparse.typing import NonNegativeFloat as NonNegativeFloat
     from jsonargparse.typing import NonNegativeInt as NonNegativeInt
     from jsonargparse.typing import PositiveFloat as PositiveFloat
     from jsonargparse.typing import PositiveInt as PositiveInt
 
+    FiniteNonNegative = restricted_number_type("FiniteNonNegative", float, [(">=", 0), ("<", math.inf)])
+    PositiveShare = restricted_number_type("PositiveShare", float, [(">", 0), ("<=", 1)])
     Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**63)])
 
 HIDDEN = SUPPRESS

@@ -235,9 +235,11 @@ class Chain:
         parts = {part for table in ("shares", "final_shares", "at_least") for part in mix.get(table, {})}
         kinds = self.config["disambiguation"]
         closed = {} if self.config["base"]["closed_answers"] else {"closed_answers": False}
+        framed = {"rehearsed_framed": "by row"} if planned.rehearsed_frames else {}  # it was by prompt once
         return {
             **self._user_files(parts),
             **closed,
+            **framed,
             **({"optional": optional} if optional else {}),
             **denied,
             **replaced,

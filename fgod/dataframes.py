@@ -66,7 +66,11 @@ def made(rows: Iterable[Mapping[str, object]], columns: Iterable[str]) -> DataFr
 
 
 def write(path: Path, frame: DataFrame) -> None:
-    """Write a table atomically, without its index."""
+    """Write a table atomically, without its index.
+
+    Raises:
+        csv.Error: the only field of a row is empty, which pandas does not write; `write_table` does.
+    """
     fields = frame.astype(object).map(lambda value: field(_none_for_na(value)))
     header = [field(name) for name in frame.columns]
     write_text(path, fields.to_csv(sep="\t", quoting=QUOTE_NONE, lineterminator="\n", header=header, index=False))

@@ -276,19 +276,21 @@ def accepted(chain):
     return [run for run in walk(chain).candidate[-1:] if not records.is_control(run)]
 
 
+def refused(chain, run):
+    """Whether held-back wordings refuse an accepted run, as far as is known: a dry-run judges by the limits of now."""
+    if not FOLDS:
+        return False
+    return records.will_refuse(chain.config, run) if workflow.dryrun else records.refused(run)
+
+
 def to_release(chain):
     """The last run of the accepted fit, in a list; empty also where held-back wordings do not confirm it: what only a
-    release needs is made of no other. Pending asks the checkpoint; a dry-run counts it as confirmed, and judges by
-    other limits what was asked."""
+    release needs is made of no other. Pending asks the checkpoint; a dry-run counts it as confirmed."""
     last = accepted(chain)
-    if not FOLDS:
-        return last
-    if workflow.dryrun:
-        return [run for run in last if not records.will_refuse(chain.config, run)]
-    for run in last:
+    for run in last if FOLDS and not workflow.dryrun else ():
         with checkpoints.confirm.get(stage=run.stage, lineage=run.lineage).output[0].open():
             pass
-    return [run for run in last if not records.refused(run)]
+    return [run for run in last if not refused(chain, run)]
 
 
 def engine_verdicts(wildcards):

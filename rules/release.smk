@@ -92,7 +92,8 @@ def needed_to_release(wildcards):
 def served_elsewhere(wildcards):
     """That an accepted run loads elsewhere: looked at on a CPU while the held-back wordings are asked, unless these
     have refused it."""
-    return [records.records_of(run).served for run in accepted(told(wildcards)) if not records.refused(run)]
+    chain = told(wildcards)
+    return [records.records_of(run).served for run in accepted(chain) if not refused(chain, run)]
 
 
 rule promote:

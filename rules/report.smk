@@ -19,7 +19,7 @@ rule report:
     wildcard_constraints:
         of="(?:/experiments/[A-Za-z][A-Za-z0-9._-]*)?",
     params:
-        code=code_digest("report", "comparison.py"),
+        code=code_digest("report", "comparison.py", "dataframes.py"),
     shell:
         "fgod report --tables results{wildcards.of}/tables --out {output:q}"
 
@@ -30,6 +30,6 @@ rule campaign_report:
     output:
         layout.CAMPAIGN_REPORT,
     params:
-        code=code_digest("report", "comparison.py"),
+        code=code_digest("report", "comparison.py", "dataframes.py"),
     shell:
         "fgod campaign-report --table {input:q} --out {output:q}"

@@ -30,7 +30,9 @@ rule tables:
     output:
         TABLES,
     params:
-        code=inputs.code_digest("gather.py", "tables.py", "comparison.py", "promotion.py", "confirm", "evaluate")
+        code=inputs.code_digest(
+            "gather.py", "dataframes.py", "tables.py", "comparison.py", "promotion.py", "confirm", "evaluate"
+        )
         + PLUGINS,
     shell:
         "{FGOD} tables --walk {input.walk:q} --out results{wildcards.of}/tables"

@@ -28,7 +28,7 @@ from fgod.train.autograd import answer_loss, autograd_stepper, soft_loss
 from fgod.train.batches import Batch, collate, packed
 from fgod.train.device import head
 from fgod.train.device import ops as device_ops
-from fgod.train.device.attention import PACKED, PackedRows, attention
+from fgod.train.device.attention import PACKED, PackedRows, attention, kernel_serves
 from fgod.train.device.module import ModuleNetwork
 from fgod.train.device.network import Inputs, Network, SavePolicy
 from fgod.train.device.optimizer import GroupGradients, device_optimizer
@@ -40,7 +40,7 @@ from fgod.train.optimizer import TensorOptimizer
 from fgod.train.preflight import PreflightError, check_network
 from fgod.train.recipe import Kl, MemoryModes, TrainRecipe
 from fgod.train.record import StepRow
-from fgod.train.stage import prediction
+from fgod.train.stage import _largest, _packs, prediction
 from fgod.train.teacher import top_tokens
 from fgod.train.update import Factors
 from tests.families import FAMILIES, family_folder
@@ -370,13 +370,34 @@ def test_the_prediction_counts_what_fills_packed_rows_up(tmp_path: Path) -> None
     assert packed_one.total > prediction(config, recipe, cuda, 3, 20, 30, 0).total
 
 
+def test_rows_are_packed_on_a_gpu_where_the_kernel_serves(tmp_path: Path) -> None:
+    served = [kernel_serves(dtype, size) for dtype in (torch.bfloat16, torch.float32) for size in (64, 128, 100, 512)]
+    assert served == [True, True, False, False, False, False, False, False]
+    config, cuda = read_config(tiny_folder(tmp_path / "start")), torch.device("cuda")
+    recipe = replace(RECIPE, batch=3, memory="80gb", device="cuda", batching="packed", compute_dtype="bfloat16")
+    assert _packs(config, recipe, cuda) and not _packs(config, recipe, CPU)
+    for other in (replace(recipe, compute_dtype="float32"), replace(recipe, batching="shuffled")):
+        assert not _packs(config, other, cuda)
+        assert prediction(config, other, cuda, 3, 20, 30, 0) == prediction(
+            config, replace(other, batching="shuffled"), cuda, 3, 20, 30, 0
+        )
+
+
+def test_the_largest_packed_batch_has_the_longest_rows_and_no_padding() -> None:
+    samples = [Sample(tuple(range(length + 1)), length) for length in (50, 10, 20)]
+    recipe = replace(RECIPE, batch=2, length_bucket=32)
+    assert _largest(recipe, samples, packs=True) == (2, 35, 2)
+    assert _largest(recipe, samples, packs=False) == (2, 64, 2)
+    assert _largest(replace(recipe, batch=4), samples, packs=True) == (4, 33, 4), "few rows meet themselves"
+
+
 def test_transformers_model_says_that_it_pads_rows(tmp_path: Path) -> None:
     folder, said = tiny_folder(tmp_path / "start"), list[str]()
     held = stream_in(folder, read_config(folder), "fp32", CPU)
     recipe = replace(RECIPE, batching="packed")
     optimizer = device_optimizer(held, recipe, dict.fromkeys(held.tensors, 1.0), 7, device_ops.PLAIN)
     stepper = DeviceStepper(ModuleNetwork(held, torch.float32, "amax"), optimizer, recipe, 0, said.append)
-    assert said == ["train.batching: packed: transformers' model cannot compute packed rows; they are padded"]
+    assert len(said) == 1 and said[0].startswith("train.batching: packed: rows are padded; ")
     stepper.launch(0, ChatFormat(tiny_tokenizer()).rows(tiny_rows(4), 64))
     assert {key[0] for key in stepper.shapes} == {4}
 

@@ -212,3 +212,12 @@ def test_the_command_makes_them_and_only_such_mixes_depend_on_their_files(
     systems.unlink()
     with pytest.raises(UsageError, match=r"systems\.yaml: no such file"):
         spec(frames={"foreign": 1})
+
+
+def test_how_rehearsed_rows_are_framed_is_part_of_their_lineage_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    config = resolve(yaml.safe_load(Path("config.yaml").read_text()), "config.yaml")
+    chain = Chain(config, inputs.gather(config))
+    mix = config["stages"][0]["mix"]
+    plain, framed_too = (chain.mix_spec({**mix, **more}) for more in ({}, {"rehearsed_frames": {"none": 1}}))
+    assert "rehearsed_framed" not in plain and framed_too["rehearsed_framed"] == "by row"

@@ -210,6 +210,8 @@ def test_what_is_said_of_draws_needs_a_temperature() -> None:
     [
         ("temperature", "-1"),
         ("temperature", "nan"),
+        ("temperature", "inf"),
+        ("top-p", "0"),
         ("top-p", "1.1"),
         ("top-k", "-1"),
         ("seed", "-1"),

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from fgod.arguments import ClosedUnitInterval, Input, NonNegativeFloat, NonNegativeInt, Option, PositiveInt, Seed
+from fgod.arguments import FiniteNonNegative, Input, NonNegativeInt, Option, PositiveInt, PositiveShare, Seed
 from fgod.call import Call
 from fgod.cli.command import Guarded, ReadOnly
 from fgod.cli.options import Anywhere, Chatting, Like
@@ -50,8 +50,8 @@ class Answering(Talking):
 
     folder: Annotated[Path, Input(PLACES, "FOLDER", positional=True)]
     system: Annotated[str | None, Option("the system prompt; '' for none (default: as --chat says)", "TEXT")] = None
-    temperature: Annotated[NonNegativeFloat, Option("draw tokens (default: likeliest)", "T")] = 0.0
-    top_p: Annotated[ClosedUnitInterval, Option("from the likeliest of this probability", "P")] = 1.0
+    temperature: Annotated[FiniteNonNegative, Option("draw tokens (default: likeliest)", "T")] = 0.0
+    top_p: Annotated[PositiveShare, Option("from the likeliest of this probability", "P")] = 1.0
     top_k: Annotated[NonNegativeInt, Option("from so many of the likeliest", "K")] = 0
     seed: Annotated[Seed | None, Option("of the draws")] = None
     replay: Annotated[bool, Option("compute the whole conversation anew for each reply")] = False

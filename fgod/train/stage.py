@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +28,7 @@ from fgod.nvfp4.codec import BLOCK_SCALES
 from fgod.nvfp4.folders import (
     BLOCK_SCALES_KEY,
     DEVICE_SHARD_BYTES,
+    DTYPES,
     SHARD_BYTES,
     copy_side_files,
     open_weights,
@@ -44,7 +45,7 @@ from fgod.train import checkpoint, dose
 from fgod.train.batches import batches
 from fgod.train.checkpoint import Schedule
 from fgod.train.choose import choose_stepper
-from fgod.train.device.attention import packed_size
+from fgod.train.device.attention import kernel_serves, packed_size
 from fgod.train.device.plan import predict_on_device
 from fgod.train.device.settings import choose_device, processor, repeatable_cuda
 from fgod.train.dose import Asker
@@ -275,13 +276,32 @@ def save_masters(start: Path, masters: StoredTensors, recipe: TrainRecipe, out: 
     return digests
 
 
-def _largest(recipe: TrainRecipe, samples: Sequence[Sample]) -> tuple[int, int, int]:
-    """Rows, tokens of each and labels in all of the largest batch that the longest rows can make."""
+def _packs(config: Mapping[str, Any], recipe: TrainRecipe, device: torch.device) -> bool:
+    """Whether the rows of a batch are computed without padding."""
+    family = architecture_of(config, "config")
+    return (
+        recipe.batching == PACKED_ROWS
+        and device.type == "cuda"
+        and family.hand_written(config)
+        and kernel_serves(DTYPES[recipe.compute_dtype], family.sizes(config, "config").head_dim)
+    )
+
+
+def _largest(recipe: TrainRecipe, samples: Sequence[Sample], packs: bool) -> tuple[int, int, int]:
+    """Rows, tokens of each and labels in all of the largest batch that the longest rows can make; of packed rows, which
+    have no padding, the mean of their tokens."""
     rows = recipe.micro_batch or recipe.batch
-    labels = sorted((len(s.learned) for s in samples), reverse=True)
     rounds, rest = divmod(rows, len(samples))  # few rows meet themselves in a large batch
-    width = max(len(sample.ids) for sample in samples) - 1
-    return rows, width + -width % recipe.length_bucket, rounds * sum(labels) + sum(labels[:rest])
+
+    def most(counts: Iterable[int]) -> int:
+        largest_first = sorted(counts, reverse=True)
+        return rounds * sum(largest_first) + sum(largest_first[:rest])
+
+    lengths, labels = [len(sample.ids) - 1 for sample in samples], most(len(sample.learned) for sample in samples)
+    if packs:
+        return rows, -(-most(lengths) // rows), labels
+    width = max(lengths)
+    return rows, width + -width % recipe.length_bucket, labels
 
 
 def _predictor(
@@ -291,7 +311,8 @@ def _predictor(
     config = read_plain_config(start)
 
     def predicted(recipe: TrainRecipe) -> Prediction:
-        return prediction(config, recipe, device, *_largest(recipe, samples), process, gpus)
+        largest = _largest(recipe, samples, _packs(config, recipe, device))
+        return prediction(config, recipe, device, *largest, process, gpus)
 
     return predicted
 
@@ -322,7 +343,7 @@ def prediction(
         found = predict_on_ranks(config, recipe, gpus, rows, width, labels, kernels=kernels.run_on(device))
         return replace(found, process=before)
     if device.type == "cuda" and architecture_of(config, "config").hand_written(config):
-        if recipe.batching == PACKED_ROWS:
+        if _packs(config, recipe, device):
             width, labels = -(-packed_size(rows * width) // rows), packed_size(labels)
         return predict_on_device(config, recipe, rows, width, labels, kernels=kernels.run_on(device))
     return predict(config, recipe, width, labels, before)

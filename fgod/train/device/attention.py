@@ -17,6 +17,11 @@ def packed_size(count: int) -> int:
     return count + -count % PACKED
 
 
+def kernel_serves(dtype: torch.dtype, head_dim: int) -> bool:
+    """Whether FlashAttention's kernel computes packed rows in this number format, with heads of this size."""
+    return dtype in (torch.bfloat16, torch.float16) and head_dim % 8 == 0 and head_dim <= 256
+
+
 class PackedRows(NamedTuple):
     """Where rows lie in ids [1, T].
 
@@ -42,13 +47,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor, packed: PackedRows | None = None)
 
     Where rows are packed B is 1.
     """
-    if packed is not None and q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
+    if packed is not None and q.is_cuda:
         return _flash(q, k, v, packed)
     return plain_attention(q, k, v, packed)
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, packed: PackedRows) -> Tensor:
-    """By FlashAttention's kernel for rows of different lengths, which torch has; autograd knows its backward pass."""
+    """By FlashAttention's kernel for rows of different lengths, which torch has; autograd knows its backward pass. See
+    `kernel_serves`."""
     starts, longest = packed
     found = torch.ops.aten._flash_attention_forward(
         q[0], k[0], v[0], starts, starts, longest, longest, 0.0, is_causal=True, return_debug_mask=False
@@ -58,7 +64,7 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, packed: PackedRows) -> Tensor:
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, packed: PackedRows | None = None) -> Tensor:
-    """The same on any device and in any number format; for packed rows with a mask [T, T]."""
+    """The same on any device and in any number format; for packed rows with a mask [T, T], which takes much memory."""
     queries, keys, values = (part.transpose(1, 2) for part in (q, k, v))
     mask = None
     if packed is not None:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from fgod.models.architecture import architecture_of
 from fgod.models.names import EMBEDDING, TIED_HEAD
 from fgod.nvfp4.codec import device_global_scale
-from fgod.train.device.attention import PackedRows, attention
+from fgod.train.device.attention import PackedRows, attention, kernel_serves
 from fgod.train.device.head import WHOLE, SoftTargets, Vocabulary, head_loss, soft_head_loss
 from fgod.train.device.ops import Ops
 from fgod.train.device.weights import Masters, frequencies
@@ -144,9 +144,6 @@ class VectorGradients:
 class Network:
     """Loss and gradients of masters on a device."""
 
-    packs = True
-    """Whether it computes rows that are packed."""
-
     def __init__(
         self, masters: Masters, ops: Ops, dtype: torch.dtype, block_scales: str, head_gradient: float = 1.0
     ) -> None:
@@ -166,6 +163,11 @@ class Network:
         self.packed: PackedRows | None
         """Where its rows lie."""
         self._arrange(torch.zeros(1, 0))
+
+    @property
+    def packs(self) -> bool:
+        """Whether it computes rows that are packed."""
+        return self.masters.device.type != "cuda" or kernel_serves(self.dtype, self.head_dim)
 
     def measure_scales(self, amaxes: Tensor, members: Tensor) -> None:
         """Global scales of all groups at once, before a forward pass.

@@ -141,7 +141,10 @@ class DeviceStepper:
             say("CUDA graphs hold steps with step_in_backward: true; this recipe's run as they are written")
         self.packs = recipe.batching == PACKED_ROWS and network.packs
         if recipe.batching == PACKED_ROWS and not network.packs:
-            say(f"train.batching: {PACKED_ROWS}: transformers' model cannot compute packed rows; they are padded")
+            say(
+                f"train.batching: {PACKED_ROWS}: rows are padded; on a GPU they are packed in bfloat16, for models "
+                "that fgod's own network computes"
+            )
         self.shapes: dict[tuple[int, ...], _Shape] = {}
         self.pending: deque[_PendingStep] = deque()
         self.last = time.perf_counter()
