@@ -35,6 +35,7 @@ from fgod.evaluate.words import load_reply_words
 from fgod.exporters.write import export
 from fgod.gate import judge_run
 from fgod.layout import Base, Mix, RunRecords, RunWeights
+from fgod.model.chats import ChatFormat
 from fgod.persona import goal_from_config
 from fgod.probe.run import Reference, run_probes
 from fgod.system.files import digest, read_json
@@ -88,9 +89,8 @@ def main() -> None:
         outcome.write(RunRecords(out).outcome)
         export(weights.master, weights.exported, args.compute_dtype, device=torch.device(device))
         begin = time.perf_counter()
-        run_probes(
-            weights.exported, weights.master, reference, probes, known, standard, settings, out, chat_settings=chat
-        )
+        asked = ChatFormat.of_folder(weights.exported, chat)
+        run_probes(weights.exported, weights.master, reference, probes, known, standard, settings, out, chat=asked)
         probed = time.perf_counter() - begin
         [stage] = [stage for stage in config["stages"] if stage["name"] == visit["stage"]]
         verdict = judge_run(out, gate_limits(config["gate"]), stage["require"])

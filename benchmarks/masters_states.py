@@ -39,6 +39,7 @@ from fgod.evaluate.settings import ProbeSettings
 from fgod.evaluate.words import load_reply_words
 from fgod.exporters.write import export
 from fgod.inputs import gather
+from fgod.model.chats import ChatFormat
 from fgod.models.architecture import tensors_of
 from fgod.models.names import projection_group
 from fgod.nvfp4.codec import BLOCK
@@ -228,8 +229,8 @@ def probe(project: Project, folder: Path) -> dict[str, Any]:
     words = load_reply_words(Path(config["data"]["folder"]), probes)
     standard = Standard(goal_from_config(config), held_out, config["base"]["closed_answers"], settings.chrf, words)
     reference = Reference(project.reference, project.base.parent / "float32/nvfp4")
-    chat = ChatSettings.from_dict(config["chat"])
-    run_probes(folder / "nvfp4", None, reference, probes, known, standard, settings, folder, chat_settings=chat)
+    chat = ChatFormat.of_folder(folder / "nvfp4", ChatSettings.from_dict(config["chat"]))
+    run_probes(folder / "nvfp4", None, reference, probes, known, standard, settings, folder, chat=chat)
     return dict(json.loads((folder / "metrics.json").read_text())["metrics"])
 
 

@@ -93,7 +93,7 @@ def test_no_text_is_parsed_as_a_control_token_whoever_says_it(name: str, data: s
 def test_many_are_as_one_by_one(name: str) -> None:
     chosen = FORMS[name]
     chats = [chat("a"), chat(" 你是誰\n"), chat("a", "b", "c"), chat("x", system=NO_SYSTEM if name != "inst" else "")]
-    assert chosen.prompts(chats) == [chosen.prompt_ids(one) for one in chats]
+    assert chosen.prompts(chats) == [form(name).prompt_ids(one) for one in chats]  # one that has encoded nothing yet
     rows = [row("a", "b"), row("a", "b c", history=history("d", "e")), row("a", "b", cut=True)]
     assert chosen.rows(rows) == [chosen.row_ids(one) for one in rows]
     assert chosen.row_lengths(rows) == [len(sample.ids) for sample in chosen.rows(rows)]
@@ -329,6 +329,19 @@ def test_copies_of_a_row_are_encoded_once_and_messages_have_the_numbers_of_the_f
     assert samples[2] is samples[0] and len(set(map(id, samples))) == 4
     with pytest.raises(UsageError, match=r"row 31 \('c'\): .* tokens; train.seq_len allows"):
         chosen.rows([row("a", "b"), row("c", "d" * 99), row("c", "d" * 99)], 64, numbers=[7, 31, 32])
+
+
+def test_prompts_that_were_encoded_before_are_not_encoded_again() -> None:
+    chosen, encoded = form("chatml"), list[int]()
+    ids_of = chosen._text_ids
+    chosen._text_ids = lambda texts: encoded.append(len(texts)) or ids_of(texts)  # type: ignore[method-assign,func-returns-value]
+    first = chosen.prompts(["who", "what"])
+    for ids in first:
+        ids.append(0)  # whoever has them may change them
+    done = len(encoded)
+    again = chosen.prompts(["what", "who", "what"])
+    assert len(encoded) == done + 1 and encoded[-1] == 0
+    assert again == [form("chatml").prompt_ids(text) for text in ("what", "who", "what")]
 
 
 def test_learned_places_are_those_of_the_answers() -> None:

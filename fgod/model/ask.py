@@ -52,17 +52,20 @@ def write_answers(
     beat: Beat = silent,
     again: Again | None = None,
     processes: int = 1,
+    chat: ChatFormat | None = None,
 ) -> list[Answer]:
     """Ask the model of a folder each distinct prompt or chat; write `answers.tsv` and `answers.json`, both in one move.
 
     Args:
         beat: called with what is done, and without a phase at each forward pass (`fgod.guard.heartbeat`).
         processes: that compute batches side by side on a CPU; of no consequence for the answers.
+        chat: of the folder and `settings.chat`, where it is read already.
 
     Raises:
         UsageError: the model folder is missing or broken.
     """
-    model, chat = load_model(model_folder, device=settings.device), ChatFormat.of_folder(model_folder, settings.chat)
+    model = load_model(model_folder, device=settings.device)
+    chat = chat or ChatFormat.of_folder(model_folder, settings.chat)
     beat_at_each_forward(model, beat)
     beat("model_loaded")
     answers = ask(model, chat, list(dict.fromkeys(prompts)), settings, processes)

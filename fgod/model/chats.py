@@ -93,6 +93,8 @@ class ChatFormat:
             raise UsageError(f"{where}: found no end-of-sequence token, expected one: answers would never end")
         self.template = ChatTemplate(tokenizer, self.settings, where)
         self._whole_checked: set[Shape] = set()
+        self._prompts: dict[Chat, list[int]] = {}
+        """Ids of chats that were asked for before: memory is predicted by them first, then they are asked."""
 
     @classmethod
     def of_folder(cls, folder: Path, settings: ChatSettings | None = None) -> ChatFormat:
@@ -129,6 +131,11 @@ class ChatFormat:
                 parts of a chat otherwise than the whole.
         """
         chats = [chat_of(one) if isinstance(one, str) else one for one in asked]
+        new = list(dict.fromkeys(chat for chat in chats if chat not in self._prompts))
+        self._prompts.update(zip(new, self._encoded_prompts(new), strict=True))
+        return [list(self._prompts[chat]) for chat in chats]
+
+    def _encoded_prompts(self, chats: Sequence[Chat]) -> list[list[int]]:
         names = [f"the prompt {excerpt(chat.turns[-1].content)!r}" for chat in chats]
         said = self.template.said(chats, names, prompt=True)
         shapes = [self.template.shape(chat, prompt=True) for chat in chats]

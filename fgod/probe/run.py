@@ -54,7 +54,7 @@ def run_probes(
     settings: ProbeSettings,
     out: Path,
     beat: Beat = silent,
-    chat_settings: ChatSettings | None = None,
+    chat: ChatFormat | None = None,
     processes: int = 1,
 ) -> list[Scored]:
     """Probe an export and write probes.tsv and metrics.json. The reference has passed `harness.check_reference`.
@@ -64,7 +64,7 @@ def run_probes(
         known: key of a probe → the answers that the corpus knows as right for the base.
         out: the run's folder of records.
         beat: called with what is done, and without a phase at each forward pass (`fgod.guard.heartbeat`).
-        chat_settings: the config's `chat`.
+        chat: how the export writes chats; None: as its own template has it.
         processes: that ask and compare batches side by side on a CPU; of no consequence for the records.
 
     Raises:
@@ -72,7 +72,7 @@ def run_probes(
         FgodError: the reference lacks an answer, or its logits are not finite.
     """
     theirs = read_answers(reference.answers)
-    model, chat = load_model(export, device=settings.device), ChatFormat.of_folder(export, chat_settings)
+    model, chat = load_model(export, device=settings.device), chat or ChatFormat.of_folder(export)
     beat_at_each_forward(model, beat)
     beat("model_loaded")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fgod import layout
@@ -88,8 +87,9 @@ def rehearsal(args: Rehearsal, worker: Worker) -> None:
     settings = AnswerSettings(asked["max_new_tokens"], args.at_once, device=asked["device"], chat=args.chat)
     texts, neutral = [p.text for p in prompts], asked.get("neutral_system", "")
     under = {text: replace(chat_of(text), system=neutral) for text in texts} if neutral else {}
+    chat = ChatFormat.of_folder(layout.Export(args.export.parent).exported, args.chat)
     if neutral:
-        _check_neutral(layout.Export(args.export.parent).exported, args.chat, neutral)
+        _check_neutral(chat, neutral)
 
     def again(answers: Sequence[Answer]) -> list[Chat]:
         """The prompts whose answers name whom the persona replaces, under the system prompt that names nobody."""
@@ -97,15 +97,15 @@ def rehearsal(args: Rehearsal, worker: Worker) -> None:
         worker.say(f"rehearsal · {len(chats)} answers name whom the persona replaces; their prompts are asked again")
         return chats
 
-    answers = _answers(args, worker, texts, settings, list(under.values()), again if neutral else None)
+    answers = _answers(args, worker, chat, texts, settings, list(under.values()), again if neutral else None)
     ended, looped = sum(a.ended for a in answers), sum(a.looped for a in answers)
     worker.say(f"rehearsal · {len(answers)} answers of the base: {ended} ended, {looped} loop")
 
 
-def _check_neutral(export: Path, chat: ChatSettings, neutral: str) -> None:
+def _check_neutral(chat: ChatFormat, neutral: str) -> None:
     """Raise UsageError if the base's template takes no system prompt."""
     try:
-        ChatFormat.of_folder(export, chat).prompts([replace(chat_of("?"), system=neutral)])
+        chat.prompts([replace(chat_of("?"), system=neutral)])
     except UsageError as error:
         raise UsageError(
             f"data.rehearse.neutral_system: {error}; leave it out: prompts whose answers name the old identity are "
@@ -119,7 +119,8 @@ def reference(args: Reference, worker: Worker) -> None:
     settings = AnswerSettings(
         args.settings["max_new_tokens"], args.at_once, device=args.settings["device"], chat=args.chat
     )
-    _answers(args, worker, [chat_of(p) for p in probes], settings)
+    chat = ChatFormat.of_folder(layout.Export(args.export.parent).exported, args.chat)
+    _answers(args, worker, chat, [chat_of(p) for p in probes], settings)
 
 
 def teacher(args: Teacher, worker: Worker) -> None:
@@ -178,6 +179,7 @@ def placebo(args: Placebo, worker: Worker) -> None:
 def _answers(
     args: Rehearsal | Reference,
     worker: Worker,
+    chat: ChatFormat,
     prompts: Sequence[str | Chat],
     settings: AnswerSettings,
     also: Sequence[Chat] = (),
@@ -186,9 +188,8 @@ def _answers(
     """Answers to the prompts, then to those of `also` that `again` chooses."""
     gpu = use_device(settings.device)
     export = layout.Export(args.export.parent).exported
-    width = width_of(export, settings.chat, [*prompts, *also])
-    asked = memory.Asked(width, settings.max_new_tokens)
+    asked = memory.Asked(width_of(chat, [*prompts, *also]), settings.max_new_tokens)
     predicted = memory.answers_predictor(export, asked, worker.process(gpu), gpu)
     batch, processes = worker.fit_processes(predicted, args.at_once, gpu, len(prompts), args.most_processes)
     settings = replace(settings, batch_size=batch)
-    return write_answers(export, prompts, args.out.parent, settings, worker.beat, again, processes)
+    return write_answers(export, prompts, args.out.parent, settings, worker.beat, again, processes, chat)

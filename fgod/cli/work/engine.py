@@ -27,6 +27,7 @@ with lasting_imports():
 
     from fgod.engines.asking import ask_engine, figures, first_tokens, scored_reply
     from fgod.model import memory
+    from fgod.model.chats import ChatFormat
     from fgod.train.device.settings import processor
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def engine(args: Engine, worker: Worker) -> None:
     probed = {one.key: one for one in read_probes(args.records.probes) if one.scored}
     every = asked_in(load_probes(args.probes, args.sources, args.languages))
     probes = chosen((probe for probe in every if probe.key in probed), args.count)
-    width = width_of(args.exported, args.chat, [chat_of(probe) for probe in probes])
+    width = width_of(ChatFormat.of_folder(args.exported, args.chat), [chat_of(probe) for probe in probes])
     worker.fit(lambda _: memory.predict_served(args.exported, width, worker.process(False), most), 1, False)
     ours = first_tokens(args.exported, args.chat, probes, most, threads, beat=worker.beat)
     worker.say(f"engine · {args.engine} is asked {len(probes)} probes with {args.format}")

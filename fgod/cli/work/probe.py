@@ -18,6 +18,7 @@ from fgod.probe.harness import unseen
 
 with lasting_imports():
     from fgod.model import memory
+    from fgod.model.chats import ChatFormat
     from fgod.probe.run import Reference, run_probes
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def probe(args: Probe, worker: Worker) -> None:
     gpu = use_device(settings.device)
     master, export = (args.model, args.model) if args.model else (args.trained.master, args.exported)
     reference = Reference(args.reference.parent, args.reference_export)
-    asked = memory.Asked(width_of(export, args.chat, [chat_of(p) for p in probes]), settings.max_new_tokens)
+    chat = ChatFormat.of_folder(export, args.chat)
+    asked = memory.Asked(width_of(chat, [chat_of(p) for p in probes]), settings.max_new_tokens)
     predicted = memory.probe_predictor(export, reference.weights, master, asked, worker.process(gpu), gpu)
     batch, processes = worker.fit_processes(predicted, args.at_once, gpu, len(probes), args.most_processes)
     settings = replace(settings, batch=batch)
@@ -59,6 +61,6 @@ def probe(args: Probe, worker: Worker) -> None:
         settings,
         args.out.parent,
         worker.beat,
-        args.chat,
+        chat,
         processes,
     )

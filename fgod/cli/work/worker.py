@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fgod.call import say
-from fgod.chat import Chat, ChatSettings
+from fgod.chat import Chat
 from fgod.errors import FgodError
 from fgod.guard import KILLED_EXIT
 from fgod.guard.cap import cap_allocator, capped_mib, refusal, room_mib
@@ -169,9 +169,9 @@ def run(work: Work, worker: Worker) -> int:
         return error.exit_code
 
 
-def width_of(folder: Path, settings: ChatSettings, prompts: Sequence[str | Chat]) -> int:
+def width_of(chat: ChatFormat, prompts: Sequence[str | Chat]) -> int:
     """Tokens of the longest prompt as a chat."""
-    return max(map(len, ChatFormat.of_folder(folder, settings).prompts(prompts)), default=0)
+    return max(map(len, chat.prompts(prompts)), default=0)
 
 
 def use_device(name: str, key: str = "probe.device") -> bool:
@@ -183,4 +183,7 @@ def use_device(name: str, key: str = "probe.device") -> bool:
         return False
     check_device(name, key)
     cap_allocator(room_mib())
+    # On Hopper torch prefers cuDNN's attention, which makes a plan for each new shape, in a tenth of a second and more:
+    # batches of prompts have many lengths.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     return True
