@@ -280,17 +280,37 @@ def test_logits_are_those_of_the_module_on_the_same_masters(masters: Masters) ->
 def test_preflight_compares_the_network_with_the_module(masters: Masters) -> None:
     network = measured(Network(masters, device_ops.PLAIN, torch.float32, "amax"))
     model, chats = as_module(masters, "float32", "amax"), [[5, 6, 7], [9, 4, 33, 2, 1]]
-    assert check_network(network.logits, model, chats) < 1e-5
-    widths = []
-
-    def wrong(ids: Tensor) -> Tensor:
-        widths.append(ids.shape[1])
-        return network.logits(ids) * 1.01
-
+    right = [network.logits(torch.tensor([chat]))[0] for chat in chats]
+    assert check_network(right, model, chats) < 1e-5
     with pytest.raises(PreflightError, match=r"preflight, network: .* by 0\.01"):
-        check_network(wrong, model, chats, 4)
-    assert widths == [4, 8]
-    assert check_network(network.logits, model, chats, 4) < 1e-5
+        check_network([right[0], right[1] * 1.01], model, chats)
+
+
+@pytest.mark.parametrize("batching", ["shuffled", "packed"])
+def test_preflight_lays_rows_out_as_steps_do(tmp_path: Path, batching: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, asked = tiny_folder(tmp_path / "start"), list[tuple[int, list[int]]]()
+    recipe = replace(RECIPE, batching=batching, length_bucket=4)
+    stepper = device_stepper(folder, recipe)
+    chats = [[5, 6, 7], [9, 4, 33, 2, 1], [8]]
+    logits = Network.logits
+
+    def spied(network: Network, ids: Tensor, packed: PackedRows | None = None) -> Tensor:
+        asked.append((ids.shape[1], [] if packed is None else packed.starts.tolist()))
+        return logits(network, ids, packed)
+
+    monkeypatch.setattr(Network, "logits", spied)
+    assert stepper.preflight(chats) > 0
+    two, one = [0, 3, 8, PACKED], [0, 1, PACKED]
+    assert asked == {"shuffled": [(4, []), (8, []), (4, [])], "packed": [(PACKED, two), (PACKED, one)]}[batching]
+
+    def leaking(network: Network, ids: Tensor, packed: PackedRows | None = None) -> Tensor:
+        """Rows that see those before them."""
+        return logits(network, ids)
+
+    if batching == "packed":
+        monkeypatch.setattr(Network, "logits", leaking)
+        with pytest.raises(PreflightError, match="preflight, network"):
+            stepper.preflight(chats)
 
 
 def test_global_scales_are_those_of_the_host() -> None:

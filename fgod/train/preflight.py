@@ -7,7 +7,7 @@ a loss of 35 and then washes the model out: it must never take a step.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -129,24 +129,16 @@ def check_forward(model: PreTrainedModel, chats: Sequence[Sequence[int]]) -> flo
     return loss
 
 
-def filled(chat: Sequence[int], bucket: int, device: torch.device) -> Tensor:
-    """ids [1, T] of a chat, filled up to a multiple of `bucket` tokens."""
-    return torch.tensor([[*chat, *[chat[-1]] * (-len(chat) % bucket)]], device=device)
-
-
 NETWORK_LIMIT = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 """‖ours - theirs‖ / ‖theirs‖ of logits by two paths that round at other places; a wrong path is off by 1."""
 
 
 @torch.no_grad()
-def check_network(
-    logits: Callable[[Tensor], Tensor], model: PreTrainedModel, chats: Sequence[Sequence[int]], bucket: int = 1
-) -> float:
+def check_network(found: Iterable[Tensor], model: PreTrainedModel, chats: Sequence[Sequence[int]]) -> float:
     """The forward pass of a device's own network gives the logits of transformers' model on the same masters.
 
     Args:
-        logits: float32 [1, T, V] of ids [1, T].
-        bucket: tokens are filled up to a multiple of this, as in training: every shape is compiled anew.
+        found: logits of each chat, float32 [T, V], by the device's network, laid out as in training.
 
     Returns:
         The largest relative difference of a chat's logits.
@@ -155,9 +147,8 @@ def check_network(
         PreflightError
     """
     worst = 0.0
-    for chat in chats:
+    for chat, ours in zip(chats, found, strict=True):
         theirs = _last_logits(model, [chat], len(chat))[0]
-        ours = logits(filled(chat, bucket, theirs.device))[0, : len(chat)]
         worst = max(worst, ((ours - theirs).norm() / theirs.norm()).item())
     layer = next(module for module in model.modules() if isinstance(module, StraightThroughLinear))
     limit = NETWORK_LIMIT[layer.compute_dtype]

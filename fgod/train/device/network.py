@@ -250,9 +250,9 @@ class Network:
         return leaving, saved
 
     @torch.no_grad()
-    def logits(self, ids: Tensor) -> Tensor:
+    def logits(self, ids: Tensor, packed: PackedRows | None = None) -> Tensor:
         """float32 [B, S, V], for comparisons."""
-        self._arrange(ids)
+        self._arrange(ids, packed)
         x = self.embed(ids)
         for layer in range(self.layers):
             x, _ = self.layer(layer, x, ids.shape, SavePolicy(False, False))

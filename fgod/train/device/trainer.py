@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,8 +170,25 @@ class DeviceStepper:
         model = self.model
         first_loss = check_forward(model, chats)
         self.measure()
-        check_network(self.network.logits, model, chats, self.recipe.length_bucket)
+        check_network(self._logits(chats), model, chats)
         return first_loss
+
+    def _logits(self, chats: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+        """float32 [T, V] of each chat, with rows laid out as in training: two packed ones, or one that is filled up to
+        a multiple of the bucket, as every shape is compiled anew."""
+        network = self.network
+        if not (self.packs and isinstance(network, Network)):
+            for chat in chats:
+                more = -len(chat) % self.recipe.length_bucket
+                ids = torch.tensor([[*chat, *[self.pad] * more]], device=self.device)
+                yield network.logits(ids)[0, : len(chat)]
+            return
+        for two in (chats[at : at + 2] for at in range(0, len(chats), 2)):
+            batch = packed([Sample((*chat, self.pad), len(chat)) for chat in two])
+            ids, where = _filled(batch, len(two), self.pad, self.recipe.seq_len)
+            where = where and where._replace(starts=where.starts.to(self.device))
+            lengths = [*map(len, two)]
+            yield from network.logits(ids.to(self.device), where)[0, : sum(lengths)].split(lengths)
 
     # -------------------------------------------------------------------------------------------------------- a step
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fgod.models.names import EMBEDDING
+from fgod.train.device.attention import PackedRows
 from fgod.train.device.head import Vocabulary
 from fgod.train.device.network import Inputs, Network, OnGrad, SavePolicy
 from fgod.train.device.ops import Ops
@@ -121,10 +122,10 @@ class RankNetwork(Network):
     # ---------------------------------------------------------------------------------------------------------- a step
 
     @torch.no_grad()
-    def logits(self, ids: Tensor) -> Tensor:
+    def logits(self, ids: Tensor, packed: PackedRows | None = None) -> Tensor:
         """float32 [B, S, V] of the same ids on every rank."""
         self._will_use(self._forward_order())
-        own = super().logits(ids)
+        own = super().logits(ids, packed)
         each = -(-self.vocab // self.ranks.count)
         filled = F.pad(own, (0, each - own.shape[-1]))
         parts = self.ranks.gather(filled).wait()

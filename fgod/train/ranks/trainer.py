@@ -22,7 +22,7 @@ from fgod.train.device.trainer import LABELS, DeviceStepper, padded
 from fgod.train.device.weights import Masters, as_module, stream_in
 from fgod.train.distil import SoftLabels
 from fgod.train.optimizer import lr_factors
-from fgod.train.preflight import check_forward, check_network, filled
+from fgod.train.preflight import check_forward, check_network
 from fgod.train.ranks.group import Ranks
 from fgod.train.ranks.network import RankNetwork
 from fgod.train.ranks.optimizer import RankGradients, RankOptimizer, RankTensors
@@ -112,18 +112,18 @@ class RankStepper(DeviceStepper):
     def preflight(self, chats: Sequence[Sequence[int]]) -> float:
         """The first rank has the whole model for a moment, with which the network of all ranks is compared."""
         self.measure()
-        bucket, first_loss = self.recipe.length_bucket, 0.0
+        first_loss = 0.0
         if self.ranks.first:
             config = self.network.masters.config
             whole = stream_in(self.start, config, self.recipe.master_dtype, self.device)
             model = as_module(whole, self.recipe.compute_dtype, self.recipe.block_scales)
             first_loss = check_forward(model, chats)
-            check_network(self.network.logits, model, chats, bucket)
+            check_network(self._logits(chats), model, chats)
             del model, whole
             gc.collect()  # modules refer to each other in circles: without it the whole model stays for some steps
         else:
-            for chat in chats:
-                self.network.logits(filled(chat, bucket, self.device))
+            for _ in self._logits(chats):
+                pass
         return self.ranks.agreed(first_loss)
 
     def _inputs(self, batch: Batch) -> tuple[Inputs, slice | Tensor]:
