@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from fgod import NUMERICS_VERSION, training_numerics
+from fgod import NUMERICS_VERSION, numerics_on
 from fgod.data.optional import files_used
 from fgod.data.recipe import DENIAL, NEIGHBOUR, VARIED, VERBATIM, MixRecipe
 from fgod.decisions import ACCEPTED
@@ -188,7 +188,7 @@ class Chain:
     def _run(self, stage: Mapping[str, Any], start: Start) -> Run:
         spec, train = self.mix_spec(stage["mix"]), TrainRecipe.from_dict(stage["train"])
         recipe = {
-            "numerics": training_numerics(train.device),
+            "numerics": numerics_on(train.device),
             "stage": stage["name"],
             "starts_from": start.id,
             "seed": self.config["seed"],

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fgod import NUMERICS_VERSION
+from fgod import NUMERICS_VERSION, numerics_on
 from fgod.chain import Inputs
 from fgod.data.formats import ROW_FORMATS, UserSource, read_user_file, user_sources
 from fgod.data.optional import FILES_OF_PARTS, LOADERS, files_of, files_used, load_asking
@@ -55,7 +55,7 @@ def gather(config: Mapping[str, Any], asked: Mapping[str, Any] | None = None) ->
         rehearsal_id=digest(
             "rehearsal",
             base,
-            NUMERICS_VERSION,
+            numerics_on(config["probe"]["device"]),
             sources,
             rehearsal_settings(asked or config),
             _base_dtype(config),
@@ -100,14 +100,14 @@ def teacher_settings(config: Mapping[str, Any], base_id: str, recipe: Mapping[st
         return None
     asked = {key: kl[key] for key in ("teacher", "top_k", "temperature")}
     asked |= {"device": recipe["train"]["device"], "chat": recipe.get("chat", {})}
-    return {"numerics": NUMERICS_VERSION, "base": base_id, "dtype": _base_dtype(config), **asked}
+    return {"numerics": numerics_on(asked["device"]), "base": base_id, "dtype": _base_dtype(config), **asked}
 
 
 def placebo_settings(config: Mapping[str, Any], base_id: str) -> dict[str, Any]:
     """What the base's answers to taught rows depend on, for `fgod.placebo`."""
     asked = {"max_new_tokens": config["data"]["rehearse"]["max_new_tokens"], "device": config["probe"]["device"]}
     return {
-        "numerics": NUMERICS_VERSION,
+        "numerics": numerics_on(asked["device"]),
         "base": base_id,
         "dtype": _base_dtype(config),
         "chat": config["chat"],
@@ -174,7 +174,7 @@ def self_asked_id(config: Mapping[str, Any], base: str) -> str:
     asked = asking_settings(config)
     if asked is None:
         return ""
-    return digest("self_asked", base, NUMERICS_VERSION, asked, _base_dtype(config), *_chat(config))
+    return digest("self_asked", base, numerics_on(asked["device"]), asked, _base_dtype(config), *_chat(config))
 
 
 def asking_settings(config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -220,8 +220,18 @@ def reply_words_digest(config: Mapping[str, Any]) -> str:
     return digest(asdict(words)) if words != ReplyWords() else ""
 
 
-REPLIES = ("chat.py", "model/chats.py", "model/template.py", "model/generate.py", "model/decode.py")
+REPLIES = (
+    "chat.py",
+    "model/attention.py",
+    "model/chats.py",
+    "model/template.py",
+    "model/generate.py",
+    "model/decode.py",
+)
 """The modules that make replies of prompts."""
+
+TABLES = ("dataframes.py", "system/table.py")
+"""The modules that write and read tables."""
 
 
 def rehearsal_settings(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -150,14 +150,14 @@ def recorded(stage: str, recipe: TrainRecipe, results: Path = layout.RESULTS) ->
     return None
 
 
-TIMED = ("batch", "seq_len", "micro_batch", "compute_dtype", "threads", "device", "memory", "optimizer")
+TIMED = ("batch", "batching", "seq_len", "micro_batch", "compute_dtype", "threads", "device", "memory", "optimizer")
 """Keys of a recipe that a step's time hangs on."""
 
 
 def _alike(found: Mapping[str, Any], recipe: TrainRecipe) -> bool:
     """Whether a recorded run's steps take as long; no interpolated run has any."""
     ours = recipe.to_dict()
-    return "interpolate" not in found and all(found["train"].get(key) == ours[key] for key in TIMED if key in ours)
+    return "interpolate" not in found and all(found["train"].get(key) == ours.get(key) for key in TIMED)
 
 
 def hours(seconds: float) -> str:

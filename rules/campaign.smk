@@ -28,6 +28,7 @@ rule experiments:
         layout.CAMPAIGN,
     params:
         experiments=of_experiments,
+        code=inputs.code_digest("campaign.py", *inputs.TABLES),
     shell:
         "{FGOD} campaign --experiments {params.experiments:q} --walks {input.walks:q} --out {output:q}"
 

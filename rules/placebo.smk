@@ -100,7 +100,7 @@ rule comparison:
     output:
         layout.view().comparison,
     params:
-        code=inputs.code_digest("comparison.py", "dataframes.py", "evaluate") + PLUGINS,
+        code=inputs.code_digest("comparison.py", *inputs.TABLES, "evaluate") + PLUGINS,
     shell:
         "{FGOD} comparison --base {input.base:q} --rounded {input.rounded:q} --placebo {input.placebo:q}"
         " --tuned {input.tuned:q} --out {output:q}"

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from fgod import layout
-from fgod.inputs import code_digest
+from fgod import inputs, layout
 from fgod.tables import TABLES as COLUMNS
 
 # What is told of a chain. `of` is empty for the config's own, /experiments/NAME for an experiment.
@@ -19,7 +18,7 @@ rule report:
     wildcard_constraints:
         of="(?:/experiments/[A-Za-z][A-Za-z0-9._-]*)?",
     params:
-        code=code_digest("report", "comparison.py", "dataframes.py"),
+        code=inputs.code_digest("report", "comparison.py", *inputs.TABLES),
     shell:
         "fgod report --tables results{wildcards.of}/tables --out {output:q}"
 
@@ -30,6 +29,6 @@ rule campaign_report:
     output:
         layout.CAMPAIGN_REPORT,
     params:
-        code=code_digest("report", "comparison.py", "dataframes.py"),
+        code=inputs.code_digest("report", "comparison.py", *inputs.TABLES),
     shell:
         "fgod campaign-report --table {input:q} --out {output:q}"

@@ -31,7 +31,7 @@ rule tables:
         TABLES,
     params:
         code=inputs.code_digest(
-            "gather.py", "dataframes.py", "tables.py", "comparison.py", "promotion.py", "confirm", "evaluate"
+            "gather.py", "tables.py", *inputs.TABLES, "comparison.py", "promotion.py", "confirm", "evaluate"
         )
         + PLUGINS,
     shell:

@@ -171,6 +171,22 @@ def test_the_dose_override_repeats_the_stage_of_the_config_but_for_its_own_keys(
     assert differ <= own and ours["require"] == theirs["require"]
 
 
+def test_the_identity_override_comes_to_the_stage_of_the_config():
+    """Its refit says again what the config's stage says; so does its stage, but for what collapses."""
+    over, config = (
+        settings.read_yaml(ROOT / f"config/{one}.yaml") for one in ("overrides/identity-only", "qwen2.5-0.5b")
+    )
+    stage, wanted = over["stages"][0], config["stages"][0]
+    for key, value in over["refits"]["rules"][0]["set"].items():
+        *parts, last = key.split(".")
+        place = stage
+        for part in parts:
+            place = place[part]
+        place[last] = value
+    assert stage["mix"].pop("kind") == "balanced" and wanted["mix"].pop("kind") == "disambiguation"
+    assert stage == wanted
+
+
 def test_the_dose_override_names_suites_that_can_be_checked():
     over, config = (settings.read_yaml(ROOT / f"config/{name}.yaml") for name in ("overrides/dose", "qwen2.5-0.5b"))
     probes = load_probes([ROOT / name for name in config["data"]["probes"]], ROOT / "traindata")

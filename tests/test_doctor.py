@@ -501,7 +501,7 @@ def test_time_is_that_of_the_newest_run_with_such_steps(project: Path) -> None:
     train = config["stages"][0]["train"]
     recipe = TrainRecipe.from_dict(train)
     assert outlook.recorded("A-mixed", recipe) is None
-    for lineage, other in (("a" * 12, {}), ("b" * 12, {"batch": 99})):
+    for lineage, other in (("a" * 12, {}), ("b" * 12, {"batch": 99}), ("c" * 12, {"batching": "packed"})):
         folder = Path("results/runs/A-mixed") / lineage
         write_json(folder / "recipe.json", {"train": {**recipe.to_dict(), "steps": 10, **other}})
         Outcome(status="trained", steps_done=10, wall_s=5.0).write(folder / "outcome.json")

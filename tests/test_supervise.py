@@ -391,13 +391,13 @@ def test_weights_are_loaded_under_the_guard_alone(ran: Any) -> None:
     assert "fgod: the probe of artifacts/A/" in ended.stderr and "Raise guard.limit_gb" in ended.stderr
 
 
-def test_on_a_gpu_no_plan_is_made_for_each_shape_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "check_device", lambda name, key: None)  # as if there were one
-    before, threads = torch.backends.cuda.cudnn_sdp_enabled(), torch.get_num_threads()
+def test_a_worker_asks_without_a_plan_for_each_shape_of_a_batch(tmp_path: Path) -> None:
+    found = list[bool]()
+    before = torch.backends.cuda.cudnn_sdp_enabled()
     try:
         torch.backends.cuda.enable_cudnn_sdp(True)
-        assert not workers.use_device("cpu") and torch.backends.cuda.cudnn_sdp_enabled()
-        assert workers.use_device("cuda") and not torch.backends.cuda.cudnn_sdp_enabled()
+        worker = Worker(tmp_path / "report.json", 1.0, False)
+        assert run(lambda _: found.append(torch.backends.cuda.cudnn_sdp_enabled()), worker) == 0
+        assert found == [False] and torch.backends.cuda.cudnn_sdp_enabled(), "as before afterwards"
     finally:
         torch.backends.cuda.enable_cudnn_sdp(before)
-        torch.set_num_threads(threads)

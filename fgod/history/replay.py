@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fgod import manifest, training_numerics
+from fgod import manifest, numerics_on
 from fgod.documents import Outcome, Recipe
 from fgod.errors import FgodError, RefusedError, UsageError
 from fgod.history.index import Entry, Index, maker_of, subcommand, words_of
@@ -203,7 +203,7 @@ def environment_then(run: RunRecords, making: Entry) -> list[str]:
     now, then = manifest.versions(), making["versions"]
     lines = [f"{name}: {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
     recipe = Recipe.read(run.recipe)
-    numerics = training_numerics(recipe.train.get("device", "cpu"))
+    numerics = numerics_on(recipe.train.get("device", "cpu"))
     if recipe.numerics != numerics:
         lines.append(f"version of the numerics: {recipe.numerics}, now {numerics}")
     was, is_now = making.get("commit"), manifest.commit(Path("."))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -51,6 +52,18 @@ def use_grouped_attention(model: PreTrainedModel) -> None:
     """Let a model that attends by `sdpa` attend so. Others stay as they are."""
     if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(GROUPED)
+
+
+@contextmanager
+def no_plans() -> Iterator[None]:
+    """Inside, torch does not attend by cuDNN, which it prefers on Hopper. cuDNN makes a plan for each new shape, in a
+    tenth of a second and more, and batches of prompts have many lengths."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 @contextmanager

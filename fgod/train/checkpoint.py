@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fgod import training_numerics
+from fgod import numerics_on
 from fgod.checkpoints import PREFIX, folders
 from fgod.data.rows import LATER_COLUMNS, ROW_COLUMNS, Row, record
 from fgod.errors import FgodError, UsageError
@@ -59,7 +59,7 @@ class Identity:
 def digest_of(recipe: TrainRecipe, rows: Sequence[Row], seed: int, start: Path, more: Sequence[object] = ()) -> str:
     """Digest of what the weights of a run depend on; `start` by its files' names and sizes, `more` as it is."""
     begun = [(path.relative_to(start).as_posix(), path.stat().st_size) for path in files.folder_files(start)]
-    numerics = training_numerics(recipe.device)
+    numerics = numerics_on(recipe.device)
     return files.digest(numerics, recipe.to_dict(), [_content(row) for row in rows], seed, begun, *more)
 
 

@@ -20,6 +20,7 @@ from fgod.data.rows import Message
 from fgod.evaluate.checked import CheckProbes
 from fgod.evaluate.requirements import COMPARE, comparison
 from fgod.evaluate.scoring import Said
+from fgod.model.attention import no_plans
 from fgod.model.chats import ChatFormat
 from fgod.model.generate import greedy, loops
 from fgod.nvfp4.layers import StraightThroughLinear, quantised_once
@@ -104,7 +105,8 @@ class Asker:
         """What a prepared model answers with its weights rounded once; it trains on as before afterwards."""
         quantised_once(model)
         try:
-            replies = greedy(model, self.chat, self.chats, self.check.max_new_tokens, ASKED_AT_ONCE)
+            with no_plans():
+                replies = greedy(model, self.chat, self.chats, self.check.max_new_tokens, ASKED_AT_ONCE)
         finally:
             for module in model.modules():
                 if isinstance(module, StraightThroughLinear):

@@ -30,6 +30,7 @@ with lasting_imports():
     import torch
 
     from fgod.model import memory
+    from fgod.model.attention import no_plans
     from fgod.model.chats import ChatFormat
     from fgod.model.load import beat_at_each_forward, check_device, load_model
 
@@ -156,7 +157,8 @@ def run(work: Work, worker: Worker) -> int:
     75: torch's allocator refused what the guard does not allow.
     """
     try:
-        work(worker)
+        with no_plans():
+            work(worker)
         return 0
     except torch.OutOfMemoryError:
         refused = refusal(room_mib())
@@ -183,7 +185,4 @@ def use_device(name: str, key: str = "probe.device") -> bool:
         return False
     check_device(name, key)
     cap_allocator(room_mib())
-    # On Hopper torch prefers cuDNN's attention, which makes a plan for each new shape, in a tenth of a second and more:
-    # batches of prompts have many lengths.
-    torch.backends.cuda.enable_cudnn_sdp(False)
     return True
