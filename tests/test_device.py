@@ -35,10 +35,10 @@ from fgod.train.device.optimizer import GroupGradients, device_optimizer
 from fgod.train.device.plan import predict_on_device
 from fgod.train.device.trainer import DeviceStepper, choose_network, padded
 from fgod.train.device.weights import Masters, as_module, frequencies, split_rows, stream_in
-from fgod.train.distil import Rehearsed, SoftLabels
+from fgod.train.distil import Rehearsed, SoftLabels, places_of
 from fgod.train.optimizer import TensorOptimizer
 from fgod.train.preflight import PreflightError, check_network
-from fgod.train.recipe import Kl, MemoryModes, TrainRecipe
+from fgod.train.recipe import Kl, MemoryModes, Opening, TrainRecipe
 from fgod.train.record import StepRow
 from fgod.train.stage import _largest, _packs, prediction
 from fgod.train.teacher import top_tokens
@@ -178,7 +178,7 @@ def soft_samples(k: int, count: int) -> list[Sample]:
         logits = noise((len(sample.learned), 304), number) * 8
         top = top_tokens(logits, k, 2.0)
         rehearsed = torch.ones(len(logits), dtype=torch.bool)
-        soft = SoftLabels(top.ids, top.logprobs.exp(), top.rest, rehearsed)
+        soft = SoftLabels(top.ids, top.logprobs.exp(), top.rest, rehearsed, places_of(sample))
         samples[2 * number] = Rehearsed(sample.ids, sample.prompt_length, sample.earlier, soft=soft)
     return samples
 
@@ -193,7 +193,7 @@ def test_kl_and_every_gradient_are_those_of_autograd(
     masters: Masters, module: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(head, "CHUNK_LOGITS", chunk)
-    one, kl = collate(soft_samples(6, 6), 0), Kl(weight=3.0, temperature=2.0)
+    one, kl = collate(soft_samples(6, 6), 0), Kl(weight=3.0, temperature=2.0, opening=Opening(weight=4.0, tokens=2))
     found_inputs = padded(one, 6, 0, kl)
     found_inputs.weights.div_(len(one.labels))
     assert found_inputs.soft is not None and len(found_inputs.labels) == 64 > len(one.labels)
@@ -496,7 +496,13 @@ def test_steps_by_kl_are_those_of_the_trainer_of_the_cpu(
 ) -> None:
     """Some pieces of a batch have no rehearsed row."""
     modes: dict[str, Any] = {"micro_batch": micro_batch, "batching": batching}
-    recipe = replace(RECIPE, compute_dtype="float32", eps=1e-3, kl=Kl(weight=2.0, top_k=6), **modes)
+    recipe = replace(
+        RECIPE,
+        compute_dtype="float32",
+        eps=1e-3,
+        kl=Kl(weight=2.0, top_k=6, opening=Opening(weight=4.0, tokens=2)),
+        **modes,
+    )
     folder = tiny_folder(tmp_path / "start")
     ours, theirs = device_stepper(folder, recipe), autograd_stepper(folder, recipe, 7, 0, lambda _: None)
     for step, samples in enumerate((soft_samples(6, 4), soft_samples(6, 12)[8:], soft_samples(6, 12)[1:2])):

@@ -15,6 +15,7 @@ from fgod.train.distil import (
     LossParts,
     Rehearsed,
     SoftLabels,
+    Weighed,
     divergence,
     divergences,
     fold_rest,
@@ -22,12 +23,14 @@ from fgod.train.distil import (
     joined,
     label_weights,
     log_sums,
+    places_of,
     put,
+    rehearsed_labels,
     rest_slopes,
     take,
     top_slopes,
 )
-from fgod.train.recipe import Kl
+from fgod.train.recipe import Kl, Opening
 
 
 def random_case(labels: int, vocab: int, k: int, seed: int, sharp: float = 3.0) -> tuple[Tensor, SoftLabels]:
@@ -36,7 +39,8 @@ def random_case(labels: int, vocab: int, k: int, seed: int, sharp: float = 3.0) 
     logits, teacher = (torch.randn(2, labels, vocab, generator=generator, dtype=torch.float64) * sharp).unbind()
     top = teacher.softmax(-1).topk(k)
     rest = (1 - top.values.sum(-1)).clamp(min=0) if k < vocab else torch.zeros(labels, dtype=torch.float64)
-    soft = SoftLabels(top.indices.int(), top.values, rest, torch.ones(labels, dtype=torch.bool))
+    known, places = torch.ones(labels, dtype=torch.bool), torch.arange(labels, dtype=torch.int32)
+    soft = SoftLabels(top.indices.int(), top.values, rest, known, places)
     if labels > 1:
         last = hard_labels(torch.tensor([vocab // 2]), k)
         soft = SoftLabels(*(torch.cat((a[:-1], b.to(a.dtype))) for a, b in zip(soft, last, strict=True)))
@@ -99,11 +103,11 @@ def test_a_hard_label_is_cross_entropy_and_every_token_is_the_full_kl() -> None:
 @given(seed=st.integers(0, 999), k=st.integers(1, 8))
 def test_fewer_classes_never_have_a_larger_kl_and_the_model_as_its_own_teacher_has_none(seed: int, k: int) -> None:
     logits, fine = random_case(1, 20, k + 4, seed)
-    coarse = SoftLabels(fine.ids[:, :k], fine.p[:, :k], fine.rest + fine.p[:, k:].sum(-1), fine.rehearsed)
+    coarse = SoftLabels(fine.ids[:, :k], fine.p[:, :k], fine.rest + fine.p[:, k:].sum(-1), *fine[3:])
     one = torch.ones(1, dtype=torch.float64)
     assert 0 <= divergence(logits, coarse, one).item() <= divergence(logits, fine, one).item() + 1e-12
     own = logits.softmax(-1).topk(k)
-    same = SoftLabels(own.indices.int(), own.values, 1 - own.values.sum(-1), fine.rehearsed)
+    same = SoftLabels(own.indices.int(), own.values, 1 - own.values.sum(-1), *fine[3:])
     x = logits.clone().requires_grad_()
     value = divergence(x, same, one)
     value.sum().backward()
@@ -144,7 +148,7 @@ def test_a_tiny_mass_of_others_is_no_difference_of_large_numbers() -> None:
 def test_batches_join_hard_and_soft_labels_in_order() -> None:
     taught = Sample((1, 2, 3, 4), 2)
     _, soft = random_case(1, 9, 3, 4)
-    soft = SoftLabels(soft.ids, soft.p.float(), soft.rest.float(), soft.rehearsed)
+    soft = soft._replace(p=soft.p.float(), rest=soft.rest.float())
     assert joined([taught]) is None
     both = joined([taught, Rehearsed((5, 6), 1, soft=soft)])
     assert both is not None
@@ -155,9 +159,26 @@ def test_batches_join_hard_and_soft_labels_in_order() -> None:
     assert weights.tolist() == [1, 1, 12] and cooling.tolist() == [1, 1, 0.5]
 
 
+def test_the_first_tokens_of_rehearsed_answers_count_more() -> None:
+    """Of every answer of a row that is learned."""
+    sample = Sample(tuple(range(12)), 8, earlier=((2, 5),))
+    assert places_of(sample).tolist() == [0, 1, 2, 0, 1, 2, 3]
+    _, soft = random_case(1, 9, 3, 4)
+    part = SoftLabels(*(part.repeat(7, *[1] * (part.dim() - 1)) for part in soft))._replace(place=places_of(sample))
+    both = joined([Sample((1, 2, 3, 4), 2), Rehearsed(sample.ids, 8, sample.earlier, soft=part)])
+    kl = Kl(weight=2, opening=Opening(weight=5, tokens=2))
+    assert both is not None
+    assert label_weights(both, kl)[0].tolist() == [1, 1, 10, 10, 2, 10, 10, 2, 2], "what is taught is not rehearsed"
+    assert rehearsed_labels([both, None], kl) == Weighed(7, 46.0)
+    assert rehearsed_labels([None], kl) == Weighed(0, 0) and rehearsed_labels([both], None) == Weighed(7, 0)
+
+
 def test_losses_are_told_apart_in_nats_a_label() -> None:
     parts = LossParts(taught=0.5, rehearsed=0.25)
     assert parts.loss == 0.75
-    assert parts.means(10, 4, Kl(weight=2.0)) == (pytest.approx(0.5 * 10 / 6), pytest.approx(0.25 * 10 / 8))
-    assert parts.means(10, 10, Kl()) == (None, pytest.approx(0.25))
-    assert parts.means(10, 0, None) == (None, None)
+    assert parts.means(10, Weighed(4, 8.0), Kl(weight=2.0)) == (
+        pytest.approx(0.5 * 10 / 6),
+        pytest.approx(0.25 * 10 / 8),
+    )
+    assert parts.means(10, Weighed(10, 10.0), Kl()) == (None, pytest.approx(0.25))
+    assert parts.means(10, Weighed(0, 0.0), None) == (None, None)

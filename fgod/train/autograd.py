@@ -19,7 +19,7 @@ from fgod.model.masters import load_masters
 from fgod.nvfp4.codec import NonFiniteError
 from fgod.system.procfs import forget_peak, peak_mib, resident_mib
 from fgod.train.batches import Batch, micro_batches, row_losses
-from fgod.train.distil import LossParts, SoftLabels, divergence, label_weights
+from fgod.train.distil import LossParts, SoftLabels, divergence, label_weights, rehearsed_labels
 from fgod.train.memory import trained_names
 from fgod.train.optimizer import StepFacts, TensorOptimizer, lr_factors
 from fgod.train.preflight import check_forward
@@ -163,7 +163,8 @@ class AutogradStepper:
             raise DivergedError(UPDATE_NOT_FINITE)
         seconds = round(time.perf_counter() - begin, 6)
         tokens, whole = sum(piece.tokens for piece in pieces), facts.whole
-        labels, rehearsed = sum(len(piece.labels) for piece in pieces), sum(piece.rehearsed for piece in pieces)
+        labels = sum(len(piece.labels) for piece in pieces)
+        rehearsed = rehearsed_labels((piece.soft for piece in pieces), self.recipe.kl)
         row = StepRow(
             step + 1, loss.loss, lr, facts.grad_norm, whole.ratio(), tokens, seconds, resident_mib(), whole.noise(),
             whole.largest, whole.clamped_share(), *loss.means(labels, rehearsed, self.recipe.kl),

@@ -34,11 +34,6 @@ class Batch:
     soft: SoftLabels | None = None
     starts: Tensor | None = None
 
-    @property
-    def rehearsed(self) -> int:
-        """Labels at which the teacher's distribution is known."""
-        return 0 if self.soft is None else int(self.soft.rehearsed.sum())
-
 
 def collate(samples: Sequence[Sample], pad: int, bucket: int = 1) -> Batch:
     """Pad samples to the longest one, and on to a multiple of `bucket` tokens."""

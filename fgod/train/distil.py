@@ -14,7 +14,7 @@ is left into a running log-sum-exp, so that a small mass of others is never a di
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -33,12 +33,14 @@ LOWEST = -1e30
 
 class SoftLabels(NamedTuple):
     """Of L labels. ids int32 [L, k], `FILL` after the last; p [L, k]: their probabilities, 0 there; rest [L]: the mass
-    of all other tokens; rehearsed bool [L]: whether the teacher gave them, or they are hard."""
+    of all other tokens; rehearsed bool [L]: whether the teacher gave them, or they are hard; place int32 [L]:
+    of each in its answer, from 0."""
 
     ids: Tensor
     p: Tensor
     rest: Tensor
     rehearsed: Tensor
+    place: Tensor
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,20 @@ class Rehearsed(Sample):
     soft: SoftLabels = field(kw_only=True)
 
 
+def places_of(sample: Sample) -> Tensor:
+    """int32 [L]: the place of each label in its answer, from 0."""
+    spans = (*sample.earlier, (sample.prompt_length, len(sample.ids)))
+    return torch.cat([torch.arange(end - start, dtype=torch.int32) for start, end in spans])
+
+
 def hard_labels(labels: Tensor, k: int) -> SoftLabels:
-    """Labels int64 [L] in the form of soft ones: all of the mass on one token."""
+    """Labels int64 [L] in the form of soft ones, all of the mass on one token. Where they stand is of no consequence:
+    their place is 0."""
     ids = torch.full((len(labels), k), FILL, dtype=torch.int32)
     p = torch.zeros(len(labels), k)
     ids[:, 0], p[:, 0] = labels, 1.0
-    return SoftLabels(ids, p, torch.zeros(len(labels)), torch.zeros(len(labels), dtype=torch.bool))
+    nothing = torch.zeros(len(labels))
+    return SoftLabels(ids, p, nothing, nothing.bool(), nothing.int())
 
 
 def joined(samples: Sequence[Sample]) -> SoftLabels | None:
@@ -74,7 +84,25 @@ def label_weights(soft: SoftLabels, kl: Kl) -> tuple[Tensor, Tensor]:
     """What each label's divergence counts in the loss, and 1 over its temperature: float32 [L] both."""
     rehearsed = soft.rehearsed.float()
     weights = 1 + rehearsed * (kl.weight * kl.temperature**2 - 1)
+    if kl.opening is not None:
+        first = soft.rehearsed & (soft.place < kl.opening.tokens)
+        weights = torch.where(first, weights * kl.opening.weight, weights)
     return weights, 1 + rehearsed * (1 / kl.temperature - 1)
+
+
+class Weighed(NamedTuple):
+    """How many labels there are, and what they count together."""
+
+    labels: int
+    weight: float
+
+
+def rehearsed_labels(batches: Iterable[SoftLabels | None], kl: Kl | None) -> Weighed:
+    """The labels of batches at which the teacher's distribution is known."""
+    known = [soft for soft in batches if soft is not None]
+    labels = sum(int(soft.rehearsed.sum()) for soft in known)
+    weight = sum(float(label_weights(soft, kl)[0][soft.rehearsed].sum()) for soft in known) if kl else 0.0
+    return Weighed(labels, weight)
 
 
 class LossParts(NamedTuple):
@@ -87,8 +115,9 @@ class LossParts(NamedTuple):
     def loss(self) -> float:
         return self.taught + self.rehearsed
 
-    def means(self, labels: int, rehearsed: int, kl: Kl | None) -> tuple[float | None, float | None]:
-        """Nats of cross entropy a taught label, and of KL a rehearsed one; None of what there is none of.
+    def means(self, labels: int, rehearsed: Weighed, kl: Kl | None) -> tuple[float | None, float | None]:
+        """Nats of cross entropy a taught label, and of KL a rehearsed one, by their weights; None of what there is none
+        of.
 
         Args:
             labels: of the step, `rehearsed` of which are so.
@@ -96,11 +125,10 @@ class LossParts(NamedTuple):
         """
         if kl is None:
             return None, None
-        taught = labels - rehearsed
-        weight = kl.weight * kl.temperature**2
+        taught = labels - rehearsed.labels
         return (
             self.taught * labels / taught if taught else None,
-            self.rehearsed * labels / (rehearsed * weight) if rehearsed else None,
+            self.rehearsed * labels / rehearsed.weight if rehearsed.labels else None,
         )
 
 

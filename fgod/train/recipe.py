@@ -82,6 +82,16 @@ shares; 3.6 on 24 GB. A change here changes what recipes mean: raise NUMERICS_VE
 
 
 @dataclass(frozen=True, config=KEYS)
+class Opening(Keys):
+    """The first tokens of rehearsed answers count more: they decide what an answer will be, and are few."""
+
+    weight: Positive
+    """Of the KL of each, beside that of later tokens."""
+    tokens: Count = 4
+    """How many of an answer."""
+
+
+@dataclass(frozen=True, config=KEYS)
 class Kl(Keys):
     """Rows whose answer is the base's own are rehearsed by KL(base ‖ model), not by cross entropy."""
 
@@ -93,6 +103,8 @@ class Kl(Keys):
     """Of both distributions; above 1 the base's less probable tokens count more."""
     teacher: Annotated[str, OneOf(TEACHERS)] = "rounded"
     """The base as it answers, rounded to NVFP4; or plain, as its folder has it."""
+    opening: Annotated[Opening | None, OmitDefault()] = None
+    """How much more the first tokens of a rehearsed answer count; null: as much as later ones."""
 
 
 AtLeastOrMost = Annotated[str, StringConstraints(pattern=r"^(>=|<=)\s*(0?\.[0-9]+|0|1|1\.0+)$")]

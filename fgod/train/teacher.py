@@ -30,7 +30,7 @@ from fgod.model.load import read_config
 from fgod.nvfp4.folders import DTYPES, save_tensors
 from fgod.progress.followed import follow
 from fgod.train.batches import collate
-from fgod.train.distil import Rehearsed, SoftLabels
+from fgod.train.distil import Rehearsed, SoftLabels, places_of
 
 LABELS_AT_ONCE = 128
 """Labels whose logits over the whole vocabulary exist at once."""
@@ -189,7 +189,8 @@ def _read(stored: safe_open, sample: Sample) -> SoftLabels:
     ids, logprobs, rest = (stored.get_tensor(f"{key}.{name}") for name in ("ids", "logprobs", "rest"))
     p = logprobs.exp()
     total = p.sum(-1) + rest
-    return SoftLabels(ids, p / total[:, None], rest / total, torch.ones(len(ids), dtype=torch.bool))
+    known = torch.ones(len(ids), dtype=torch.bool)
+    return SoftLabels(ids, p / total[:, None], rest / total, known, places_of(sample))
 
 
 def teacher_predictor(folder: Path, samples: Sequence[Sample], top_k: int, process: int, gpu: bool) -> memory.Predicted:

@@ -88,5 +88,6 @@ class ModuleNetwork:
     def _losses(self, logits: Tensor, inputs: Inputs) -> Tensor:
         if inputs.soft is None:
             return F.cross_entropy(logits.float(), inputs.labels, reduction="none") * inputs.weights
-        *soft, cooling = inputs.soft
-        return divergence(logits, SoftLabels(*soft), cooling, self.ops.take, self.ops.put) * inputs.weights
+        ids, p, rest, rehearsed, cooling = inputs.soft
+        soft = SoftLabels(ids, p, rest, rehearsed, torch.zeros_like(inputs.labels))  # places are in the weights
+        return divergence(logits, soft, cooling, self.ops.take, self.ops.put) * inputs.weights

@@ -32,7 +32,7 @@ from fgod.train.device.ops import Ops, Say, choose_ops
 from fgod.train.device.optimizer import Gradients, GroupGradients, device_optimizer
 from fgod.train.device.plan import layer_plan
 from fgod.train.device.weights import Masters, as_module, stream_in
-from fgod.train.distil import LossParts, SoftLabels, hard_labels, label_weights
+from fgod.train.distil import LossParts, SoftLabels, Weighed, hard_labels, label_weights, rehearsed_labels
 from fgod.train.efficiency import Projection
 from fgod.train.optimizer import StepFacts, TensorOptimizer, lr_factors
 from fgod.train.preflight import check_forward, check_network
@@ -55,7 +55,7 @@ class _PendingStep:
     step: int
     lr: float
     tokens: int
-    labels: tuple[int, int]
+    labels: tuple[int, Weighed]
     """All, and rehearsed ones."""
     samples: Sequence[Sample]
     loss: Tensor
@@ -199,15 +199,17 @@ class DeviceStepper:
         labels = sum(len(batch.labels) for batch in batches)
         values = self.optimizer.host_numbers(lr)
         self._send(self.optimizer.on_device, values)
-        rehearsed = sum(batch.rehearsed for batch in batches)
-        loss = torch.zeros((2,) if rehearsed else (), device=self.device)
+        rehearsed = rehearsed_labels((batch.soft for batch in batches), self.recipe.kl)
+        loss = torch.zeros((2,) if rehearsed.labels else (), device=self.device)
         each: list[tuple[Tensor, slice | Tensor]] = []
         self._begin_pieces()
         for number, batch in enumerate(batches):
             inputs, real = self._inputs(batch)
             inputs.weights.div_(labels)
             last = number + 1 == len(batches)
-            part = loss if inputs.soft is not None or not rehearsed else loss[0]  # taught labels alone: one number
+            part = (
+                loss if inputs.soft is not None or not rehearsed.labels else loss[0]
+            )  # taught labels alone: one number
             shape = self._piece(inputs, last)
             part += shape.loss
             each.append((self._read_back(shape.each), real))  # the next piece may be of the same shape
