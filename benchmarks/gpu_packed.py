@@ -47,7 +47,8 @@ def batch(rows: int, vocab: int, seed: int) -> list[Sample]:
 
 
 def timed(stepper: DeviceStepper, batches: list[list[Sample]]) -> list[float]:
-    """Milliseconds of the steps that were replayed, from one step's results to those of the next."""
+    """Milliseconds of the steps that were replayed, from one step's results to those of the next. The first ones after
+    steps that were not may have the end of those in them: medians do not see it."""
     times, last, replayed = [], time.perf_counter(), []
     for step, one in enumerate(batches):
         captured = {key for key, shape in stepper.shapes.items() if shape.graph is not None}
@@ -73,8 +74,8 @@ def measure(masters: Masters, recipe: TrainRecipe, batches: list[list[Sample]], 
     computed = sum(shape.seen * shape.inputs.ids.numel() for shape in stepper.shapes.values())
     median = statistics.median(times) if times else float("nan")
     say(
-        f"{recipe.batching:9} {recipe.batch} rows  {median:7.2f} ms (mean {statistics.fmean(times or [0]):.2f}, "
-        f"{len(times)} steps)  real tokens {real / computed:.3f}  {len(stepper.shapes)} shapes  "
+        f"{recipe.batching:9} {recipe.batch} rows  {median:7.2f} ms (median of {len(times)} steps)  "
+        f"real tokens {real / computed:.3f}  {len(stepper.shapes)} shapes  "
         f"{real / len(batches) / median * 1e3:.0f} real tokens/s  peak {stepper.peak_mib() / 1024:.2f} GiB"
     )
 
