@@ -41,10 +41,14 @@ class Sample:
     earlier: tuple[tuple[int, int], ...] = ()
 
     @property
+    def answers(self) -> tuple[tuple[int, int], ...]:
+        """All that are to be learned, as `earlier`."""
+        return (*self.earlier, (self.prompt_length, len(self.ids)))
+
+    @property
     def learned(self) -> list[int]:
         """Places in `ids` of the tokens that are to be learned, in order."""
-        spans = (*self.earlier, (self.prompt_length, len(self.ids)))
-        return [place for start, end in spans for place in range(start, end)]
+        return [place for start, end in self.answers for place in range(start, end)]
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,7 @@ class Rehearsed(Sample):
 
 def places_of(sample: Sample) -> Tensor:
     """int32 [L]: the place of each label in its answer, from 0."""
-    spans = (*sample.earlier, (sample.prompt_length, len(sample.ids)))
-    return torch.cat([torch.arange(end - start, dtype=torch.int32) for start, end in spans])
+    return torch.cat([torch.arange(end - start, dtype=torch.int32) for start, end in sample.answers])
 
 
 def hard_labels(labels: Tensor, k: int) -> SoftLabels:

@@ -207,9 +207,8 @@ class DeviceStepper:
             inputs, real = self._inputs(batch)
             inputs.weights.div_(labels)
             last = number + 1 == len(batches)
-            part = (
-                loss if inputs.soft is not None or not rehearsed.labels else loss[0]
-            )  # taught labels alone: one number
+            taught_alone = inputs.soft is None and rehearsed.labels > 0
+            part = loss[0] if taught_alone else loss
             shape = self._piece(inputs, last)
             part += shape.loss
             each.append((self._read_back(shape.each), real))  # the next piece may be of the same shape
