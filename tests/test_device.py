@@ -284,6 +284,11 @@ def test_preflight_compares_the_network_with_the_module(masters: Masters) -> Non
     assert check_network(right, model, chats) < 1e-5
     with pytest.raises(PreflightError, match=r"preflight, network: .* by 0\.01"):
         check_network([right[0], right[1] * 1.01], model, chats)
+    with pytest.raises(PreflightError, match=r"preflight, network: .* by nan"):
+        check_network([right[0] * torch.nan, right[1]], model, chats)
+    turned = right[1].clone()
+    turned[1] *= -1  # one token of five, as rounding can turn it
+    assert check_network([right[0], turned], model, chats) < 1e-5
 
 
 @pytest.mark.parametrize("batching", ["shuffled", "packed"])

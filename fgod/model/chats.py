@@ -21,6 +21,7 @@ from fgod.errors import UsageError
 from fgod.model.load import explained, load_tokenizer
 from fgod.model.template import ChatTemplate, Shape
 from fgod.system.files import read_json
+from fgod.system.garbage import no_collections
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -234,6 +235,7 @@ class ChatFormat:
         """Tokens of each row as `rows` gives them: chat prompt, answer, end token if the answer ends."""
         return [len(sample.ids) for sample in self._samples(rows, range(1, len(rows) + 1))]
 
+    @no_collections()
     def _samples(self, rows: Sequence[Row], numbers: Sequence[int]) -> list[Sample]:
         """Rows of the same texts have the same sample: a mix has many copies."""
         spelled = [(answered(row), row.loss_on, row.cut) for row in rows]
