@@ -58,14 +58,13 @@ class Limits:
 
     def __post_init__(self) -> None:
         limit = self.limit_gb
-        _require("limit_gb", limit, 0 < limit < math.inf, "a number above 0 (GiB)")
-        _require("over_secs", self.over_secs, 0 <= self.over_secs < math.inf, "a number of seconds, 0 or more")
+        _require("limit_gb", limit, 0 < limit < math.inf, "a finite number above 0 (GiB)")
+        for key in ("over_secs", "stall_secs", "grace_secs", "wait_secs"):
+            secs = getattr(self, key)
+            _require(key, secs, 0 <= secs < math.inf, "a finite number of seconds, 0 or more")
         poll = MIN_POLL_SECS <= self.poll_secs < math.inf
-        _require("poll_secs", self.poll_secs, poll, f"seconds, {MIN_POLL_SECS} or more")
-        _require("stall_secs", self.stall_secs, 0 <= self.stall_secs < math.inf, "0 (never) or seconds")
+        _require("poll_secs", self.poll_secs, poll, f"a finite number of seconds, {MIN_POLL_SECS} or more")
         _require("others_gb", self.others_gb, self.others_gb >= 0, "GiB, 0 or more")
-        _require("grace_secs", self.grace_secs, 0 <= self.grace_secs < math.inf, "a number of seconds, 0 or more")
-        _require("wait_secs", self.wait_secs, 0 <= self.wait_secs < math.inf, "a number of seconds, 0 or more")
 
     @property
     def limit_mib(self) -> float:
