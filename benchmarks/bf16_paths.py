@@ -26,12 +26,13 @@ from fgod.model.load import read_config
 from fgod.train.device.network import Network
 from fgod.train.device.ops import PLAIN
 from fgod.train.device.weights import as_module, stream_in
+from fgod.train.preflight import token_gaps
 
 SUITES = Path(__file__).resolve().parents[1] / "traindata" / "suites"
 
 
 def apart(ours: Tensor, theirs: Tensor) -> str:
-    tokens = (ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)
+    tokens = token_gaps(ours, theirs)
     return f"{(ours - theirs).norm() / theirs.norm():.3f}  {tokens.median():.4f}  {tokens.max():.3f}"
 
 

@@ -133,13 +133,17 @@ NETWORK_LIMIT = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 """‖ours - theirs‖ / ‖theirs‖ of the median token's logits by two paths that round at other places."""
 
 
+def token_gaps(ours: Tensor, theirs: Tensor) -> Tensor:
+    """‖ours - theirs‖ / ‖theirs‖ [T] of the logits [T, V] of each token."""
+    return (ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)
+
+
 @torch.no_grad()
 def check_network(found: Iterable[Tensor], model: PreTrainedModel, chats: Sequence[Sequence[int]]) -> float:
     """The forward pass of a device's own network gives the logits of transformers' model on the same masters.
 
-    A chat is judged by its median token. In bfloat16 rounding can turn the logits of single tokens: with
-    Qwen2.5-Coder-0.5B and no system prompt, one of the first tokens differed by half of its norm;
-    transformers' own bfloat16 is as far from float32 there. A wrong path moves most tokens.
+    A chat is judged by its median token. In bfloat16, rounding can turn the logits of single tokens of short chats, as
+    far as transformers' own bfloat16 is from float32 there (benchmarks/bf16_paths.py). A wrong path moves most tokens.
 
     Args:
         found: logits of each chat, float32 [T, V], by the device's network, laid out as in training.
@@ -153,7 +157,7 @@ def check_network(found: Iterable[Tensor], model: PreTrainedModel, chats: Sequen
     medians = []
     for chat, ours in zip(chats, found, strict=True):
         theirs = _last_logits(model, [chat], len(chat))[0]
-        medians.append(((ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)).median())
+        medians.append(token_gaps(ours, theirs).median())
     worst = torch.stack(medians).max().item()  # NaN, where one is
     layer = next(module for module in model.modules() if isinstance(module, StraightThroughLinear))
     limit = NETWORK_LIMIT[layer.compute_dtype]
